@@ -1,0 +1,78 @@
+"""What a session's cache may hold: one frozen record, and the bytes that it promises never to exceed.
+
+No torch here: the front process validates requests and admits sessions by these numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from cache.errors import PolicyError
+
+PositionMode = Literal["relative", "absolute"]
+POLICY_NAMES = ("full", "window", "sink_window", "random")
+
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
+POSITION_BYTES = 3 * 4  # (t, h, w) float32
+LATENT_INDEX_BYTES = 8  # int64
+SCORE_BYTES = 4  # float32
+
+
+def promised_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:
+    """Bytes that a cache of ``budget + chunk`` token slots per layer allocates, once and for its whole life."""
+    if dtype not in BYTES_PER_ELEMENT:
+        raise PolicyError(f"unknown cache dtype {dtype!r}; known: {', '.join(BYTES_PER_ELEMENT)}")
+    per_token = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype] + POSITION_BYTES + LATENT_INDEX_BYTES + SCORE_BYTES
+    return layers * (budget + chunk) * per_token
+
+
+def check_room(policy: str, budget: float, sink: float, recent: float, unit: str) -> None:
+    """Raise PolicyError unless ``policy`` exists and its budget can hold the sink and the recent tokens."""
+    if policy not in POLICY_NAMES:
+        raise PolicyError(f"unknown cache policy {policy!r}; known policies: {', '.join(POLICY_NAMES)}")
+    for name, amount in (("budget", budget), ("sink", sink), ("recent", recent)):
+        if not math.isfinite(amount) or amount < 0:
+            raise PolicyError(f"cache {name} of {amount} {unit} must be a number of 0 or more")
+    if budget <= 0:
+        raise PolicyError(f"cache budget of {budget} {unit} must be more than 0")
+    if budget < sink + recent:
+        raise PolicyError(
+            f"cache budget of {budget} {unit} cannot hold {sink} sink + {recent} recent {unit}: "
+            f"raise the budget to at least {sink + recent} or keep fewer"
+        )
+    if policy == "window" and sink:
+        raise PolicyError(f"policy 'window' keeps no sink, but {sink} {unit} are asked: use 'sink_window' or sink 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """A session's cache in units of latent frames, so that one setting fits models of any resolution.
+
+    ``budget_latents`` may be fractional: a budget of 1.5 latent frames is 1.5 times the tokens of one.
+    """
+
+    policy: str
+    budget_latents: float
+    sink_latents: int
+    recent_latents: int
+    position_mode: PositionMode
+
+    def __post_init__(self) -> None:
+        check_room(self.policy, self.budget_latents, self.sink_latents, self.recent_latents, "latent frames")
+        if self.position_mode not in get_args(PositionMode):
+            known = ", ".join(get_args(PositionMode))
+            raise PolicyError(f"unknown position mode {self.position_mode!r}; known modes: {known}")
+
+    def budget_tokens(self, tokens_per_latent: int) -> int:
+        return round(self.budget_latents * tokens_per_latent)
+
+    def promised_bytes(
+        self, *, layers: int, heads: int, head_dim: int, tokens_per_latent: int, tokens_per_chunk: int, dtype: str
+    ) -> int:
+        """Bytes of one session's cache; admission control counts with this number before anything is allocated."""
+        budget = self.budget_tokens(tokens_per_latent)
+        return promised_bytes(
+            layers=layers, heads=heads, head_dim=head_dim, budget=budget, chunk=tokens_per_chunk, dtype=dtype
+        )

@@ -1,0 +1,235 @@
+"""One session's keys and values over all layers, in slots that are allocated once.
+
+The slots of a layer hold its kept tokens first, oldest first, and then the current chunk, so that attention always
+reads one dense prefix. Keys are stored un-rotated with their positions: rotating stored bf16 keys again and again
+would add up an error over an hour-long stream, and positions may be re-indexed at every chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from cache import config
+from cache.errors import CacheCorrupt, CacheError
+from cache.policy import Candidates, policy_named
+
+STORED = ("keys", "values", "positions", "latents", "scores")
+
+
+class KVCache:
+    """Key/value cache of one session.
+
+    Sizes ``budget``, ``chunk``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of
+    latent frames seen in training: temporal positions are re-indexed into it (relative mode), or left as they are
+    when it is None (absolute mode). ``seed`` feeds policies that draw.
+    """
+
+    promised_bytes = staticmethod(config.promised_bytes)
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        budget: int,
+        chunk: int,
+        policy: str,
+        sink: int,
+        recent: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        position_range: int | None,
+        seed: int = 0,
+    ) -> None:
+        config.check_room(policy, budget, sink, recent, "tokens")
+        if min(layers, heads, head_dim, chunk) < 1:
+            raise CacheError(f"layers {layers}, heads {heads}, head_dim {head_dim}, chunk {chunk} must be 1 or more")
+        if position_range is not None and position_range < 1:
+            raise CacheError(f"position_range of {position_range} latent frames must be 1 or more, or None")
+        self.layers, self.budget, self.chunk = layers, budget, chunk
+        self.sink, self.recent, self.seed = sink, recent, seed
+        self.position_range = position_range
+        self._policy = policy_named(policy)
+        slots = (layers, budget + chunk)
+        self._keys = torch.zeros(*slots, heads, head_dim, dtype=dtype, device=device)
+        self._values = torch.zeros_like(self._keys)
+        self._positions = torch.zeros(*slots, 3, device=device)
+        self._latents = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._scores = torch.zeros(slots, device=device)
+        self._kept = [0] * layers
+        self._written: set[int] | None = None  # layers written since begin_chunk; None between chunks
+        self.chunks = 0  # committed so far
+        self.evicted_tokens = 0  # since construction, summed over layers
+
+    def begin_chunk(self, positions: Tensor) -> None:
+        """Open a chunk of tokens at ``positions`` (chunk, 3); a chunk that was begun but never committed is dropped."""
+        if positions.shape != (self.chunk, 3):
+            raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
+        latents = positions[:, 0].round().to(torch.int64)
+        for layer, kept in enumerate(self._kept):
+            tail = slice(kept, kept + self.chunk)
+            self._positions[layer, tail] = positions
+            self._latents[layer, tail] = latents
+            self._scores[layer, tail] = 0
+        self._written = set()
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the open chunk's un-rotated keys and values (1, chunk, H, D) and return all that it may attend to.
+
+        Returns dense views (1, kept + chunk, H, D). Every denoising pass overwrites the slots of the one before.
+        """
+        if self._written is None:
+            raise CacheError("extend without begin_chunk: a chunk's positions must be known before its keys")
+        expected = (1, self.chunk, *self._keys.shape[2:])
+        if keys.shape != expected or values.shape != expected:
+            raise CacheError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must both be {expected}")
+        kept, end = self._kept[layer], self._kept[layer] + self.chunk
+        self._keys[layer, kept:end] = keys[0]
+        self._values[layer, kept:end] = values[0]
+        self._written.add(layer)
+        return self._keys[layer, :end].unsqueeze(0), self._values[layer, :end].unsqueeze(0)
+
+    def positions(self, layer: int) -> Tensor:
+        """Positions (1, n, 3) to rotate by: n = kept + chunk while a chunk is open, else kept.
+
+        In relative mode the newest token stands at position_range - 1, and whatever is older than the range
+        stands at 0, so that a stream of any length stays inside the positions that the model was trained on.
+        """
+        positions = self._positions[layer, : self._filled(layer)].unsqueeze(0)
+        if self.position_range is None:
+            return positions
+        newest = positions[:, -1:, 0]
+        time = (positions[..., 0] - newest + (self.position_range - 1)).clamp(min=0)
+        return torch.cat((time.unsqueeze(-1), positions[..., 1:]), dim=-1)
+
+    def commit(self, scores: Tensor | None = None) -> None:
+        """Close the chunk: the policy decides, layer by layer, which tokens stay; ``scores`` are (layers, chunk).
+
+        Raises before anything is changed, so that a failed commit leaves the cache as it was.
+        """
+        if self._written is None or len(self._written) < self.layers:
+            raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(self._written or ())}")
+        if scores is not None:
+            self._write_scores(scores)
+        kept = [self._checked(self._policy.keep(self._candidates(layer)), layer) for layer in range(self.layers)]
+        for layer, indices in enumerate(kept):
+            self.evicted_tokens += self._filled(layer) - len(indices)
+            self._compact(layer, indices)
+        self._written = None
+        self.chunks += 1
+
+    def tokens(self, layer: int) -> int:
+        """Committed tokens of a layer, at most the budget."""
+        return self._kept[layer]
+
+    def retained_positions(self) -> list[Tensor]:
+        """Per layer, the committed tokens' positions as given (n, 3), oldest first."""
+        return [self._positions[layer, :kept].clone() for layer, kept in enumerate(self._kept)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated: constant from construction on, and equal to ``promised_bytes`` of the same geometry."""
+        return sum(tensor.nbytes for tensor in self._stored().values())
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The committed state as tensors; an open chunk is not part of it."""
+        longest = max(self._kept)
+        state = {name: tensor[:, :longest].cpu().clone() for name, tensor in self._stored().items()}
+        counters = [self.chunks, self.evicted_tokens, *self._kept]
+        return {**state, "counters": torch.tensor(counters, dtype=torch.int64)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over a snapshot of a cache with the same geometry. Raises CacheError and changes nothing if not."""
+        kept = self._checked_state(state)
+        for name, tensor in self._stored().items():
+            tensor.zero_()
+            tensor[:, : max(kept)] = state[name].to(tensor.device)
+        self.chunks, self.evicted_tokens = (int(n) for n in state["counters"][:2])
+        self._kept = kept
+        self._written = None
+
+    def save(self) -> bytes:
+        """The snapshot as safetensors bytes."""
+        return save_safetensors(self.snapshot())
+
+    def load(self, data: bytes) -> None:
+        """Restore from ``save``'s bytes. Raises CacheError when they are not such bytes."""
+        try:
+            state = load_safetensors(data)
+        except Exception as error:  # safetensors raises its own type and plain ValueErrors alike
+            raise CacheError(f"the cache snapshot of {len(data)} bytes cannot be read: {error}") from error
+        self.restore(state)
+
+    def check_integrity(self) -> None:
+        """Raise CacheCorrupt if the committed state breaks a promise: budget, order, finite numbers, sink first."""
+        for layer, kept in enumerate(self._kept):
+            if not 0 <= kept <= self.budget:
+                raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {self.budget}")
+            if bool((self._latents[layer, :kept].diff() < 0).any()):
+                raise CacheCorrupt(f"layer {layer}: tokens are not in the order of their latent frames")
+            for name in ("keys", "values", "positions", "scores"):
+                if not bool(self._stored()[name][layer, :kept].isfinite().all()):
+                    raise CacheCorrupt(f"layer {layer}: {name} hold a number that is not finite")
+
+    def _stored(self) -> dict[str, Tensor]:
+        return {name: getattr(self, f"_{name}") for name in STORED}
+
+    def _filled(self, layer: int) -> int:
+        return self._kept[layer] + (self.chunk if self._written is not None else 0)
+
+    def _write_scores(self, scores: Tensor) -> None:
+        if scores.shape != (self.layers, self.chunk):
+            raise CacheError(f"scores have shape {tuple(scores.shape)}, expected ({self.layers}, {self.chunk})")
+        for layer, kept in enumerate(self._kept):
+            self._scores[layer, kept : kept + self.chunk] = scores[layer]
+
+    def _candidates(self, layer: int) -> Candidates:
+        end = self._filled(layer)
+        return Candidates(
+            **{name: tensor[layer, :end] for name, tensor in self._stored().items()},
+            budget=self.budget,
+            sink=self.sink,
+            recent=self.recent,
+            seed=self.seed,
+            chunk=self.chunks,
+            layer=layer,
+        )
+
+    def _checked(self, indices: Tensor, layer: int) -> Tensor:
+        """A policy is a guest: what it returns must fit the slots, or a later chunk would overwrite its neighbour."""
+        if len(indices) > self.budget:
+            raise CacheError(f"policy {self._policy.name!r} kept {len(indices)} tokens, budget {self.budget}")
+        if len(indices) and (bool((indices.diff() <= 0).any()) or int(indices[-1]) >= self._filled(layer)):
+            raise CacheError(f"policy {self._policy.name!r} must return sorted, distinct indices of its candidates")
+        return indices
+
+    def _compact(self, layer: int, indices: Tensor) -> None:
+        """Move the tokens at ``indices`` to the front, in order; a prefix that stays in place is not copied."""
+        count = len(indices)
+        in_place = int((indices == torch.arange(count, device=indices.device)).sum())
+        if in_place < count:
+            for tensor in self._stored().values():
+                tensor[layer, in_place:count] = tensor[layer, indices[in_place:]]
+        self._kept[layer] = count
+
+    def _checked_state(self, state: dict[str, Tensor]) -> list[int]:
+        """Tokens per layer of a snapshot that fits this cache."""
+        missing = {*STORED, "counters"} - state.keys()
+        if missing:
+            raise CacheError(f"the cache snapshot lacks {', '.join(sorted(missing))}")
+        if state["counters"].shape != (2 + self.layers,):
+            found = tuple(state["counters"].shape)
+            raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({2 + self.layers},)")
+        kept = [int(n) for n in state["counters"][2:]]
+        if not all(0 <= n <= self.budget for n in kept):
+            raise CacheError(f"the snapshot holds {max(kept)} tokens in a layer, this cache's budget is {self.budget}")
+        for name, tensor in self._stored().items():
+            expected = (self.layers, max(kept), *tensor.shape[2:])
+            if state[name].shape != expected or state[name].dtype != tensor.dtype:
+                given = f"{state[name].dtype} {tuple(state[name].shape)}"
+                raise CacheError(f"snapshot tensor {name!r} is {given}, this cache needs {tensor.dtype} {expected}")
+        return kept

@@ -1,0 +1,82 @@
+"""The recipe of pafu-mini: its stages in order, from the world to shipped weights. Every stage resumes where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.distill import dataset
+from model.distill.evaluate import judge
+from model.distill.flow_stages import student_stage, teacher_stage
+from model.distill.probe import Probe, probe_accuracy, probe_stage
+from model.distill.training import Stage, plot_curve, saved_step, trained_weights
+from model.distill.vae_stage import basis_stage, vae_stage, vae_with_basis
+from model.dit import CausalDiT
+from model.spec import PAFU_MINI
+from model.text import TextEncoder
+from model.vae import StreamingVAE
+from model.weights import load_model, save_model
+
+# What the shipped weights were trained for; see model/weights_mini/README.md.
+STEPS = {"vae": 1500, "probe": 600, "teacher": 300, "student": 1000}
+CLIPS = 2560
+STAGES = ("basis", "clips", "vae", "probe", "teacher", "student", "ship", "judge")
+
+
+class RecipeError(ValueError):
+    """A stage that does not exist, or that lacks what an earlier one makes."""
+
+
+def run(stage: str, folder: Path, steps: int | None = None) -> None:
+    """Run one stage below ``folder``, or all of them in order ("all"). Raises RecipeError or FileNotFoundError."""
+    if stage != "all" and stage not in STAGES:
+        raise RecipeError(f"unknown stage {stage!r}; stages are all, {', '.join(STAGES)}")
+    for name in STAGES if stage == "all" else (stage,):
+        _run_one(name, folder, steps)
+
+
+def _run_one(name: str, folder: Path, steps: int | None) -> None:
+    clips = folder / "clips"
+    training: dict[str, Callable[[int], Stage]] = {
+        "vae": lambda n: vae_stage(folder, n),
+        "probe": lambda n: probe_stage(folder, n),
+        "teacher": lambda n: teacher_stage(folder, clips, n),
+        "student": lambda n: student_stage(folder, clips, n),
+    }
+    if name in training:
+        stage = training[name](steps or STEPS[name])
+        stage.run()
+        plot_curve(folder, name)
+    elif name == "basis":
+        basis_stage(folder)
+    elif name == "clips":
+        dataset.build(clips, vae_with_basis(folder).eval(), steps or CLIPS)
+    elif name == "ship":
+        ship(folder)
+    else:
+        judge(load_model(PAFU_MINI, folder / "shipped"), trained_probe(folder), folder)
+    if name == "probe":
+        print(probe_accuracy(trained_probe(folder)))
+
+
+def ship(folder: Path) -> None:
+    """Write the weights that the server loads below ``folder``/shipped."""
+    dit, text, vae = CausalDiT(PAFU_MINI), TextEncoder(PAFU_MINI), StreamingVAE(PAFU_MINI)
+    student, decoder = trained_weights(folder, "student"), trained_weights(folder, "vae")
+    dit.load_state_dict(_part(student, "dit."))
+    text.load_state_dict(_part(student, "text."))
+    vae.load_state_dict(_part(decoder, "vae."))
+    trained = {name: saved_step(folder / f"{name}.checkpoint.safetensors") for name in ("vae", "teacher", "student")}
+    save_model(folder / "shipped", PAFU_MINI, dit, text, vae, trained_steps=trained, dtype=torch.float16)
+
+
+def trained_probe(folder: Path) -> Probe:
+    probe = Probe()
+    probe.load_state_dict(_part(trained_weights(folder, "probe"), "probe."))
+    return probe.eval()
+
+
+def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

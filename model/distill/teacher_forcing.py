@@ -1,0 +1,83 @@
+"""Who sees whom while the student learns: every chunk twice, once clean and once noisy, with holes in the past.
+
+The sequence is [clean | noisy]. A clean chunk sees the clean chunks up to itself, a noisy chunk the clean ones before it and
+itself: what denoising over a cache sees. A ``Past`` hides old tokens as a cache with a budget would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model import rope
+from model.attention import attend
+from model.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Past:
+    """Worth of every token (B, S) and budget of each clip (B,) in tokens; the chunk just before is always seen.
+
+    A fixed worth makes the visible sets those of a streaming cache: what was once evicted never comes back.
+    """
+
+    worth: Tensor
+    budget: Tensor
+
+    def visible(self, tokens: int, recent: int) -> Tensor:
+        """(B, tokens) True where a past token is still in the cache."""
+        worth = self.worth[:, :tokens].clone()
+        worth[:, tokens - recent :] += 1e6
+        rank = worth.argsort(dim=1, descending=True).argsort(dim=1)
+        return rank < self.budget.clamp(min=recent)[:, None]
+
+
+def random_past(generator: torch.Generator, batch: int, frames: int, spec: ModelSpec, share: float) -> Past | None:
+    """For a ``share`` of the batches: budgets of 1 to 8 latent frames; worth by chance, by recency, or sinks first."""
+    if torch.rand((), generator=generator) > share:
+        return None
+    tokens = spec.tokens_per_latent
+    worth = torch.rand(batch, frames * tokens, generator=generator)
+    recency = torch.arange(frames * tokens).float() + 1
+    kind = torch.randint(0, 4, (batch, 1), generator=generator)
+    worth = torch.where(kind == 2, recency, worth)
+    sinks_first = torch.where(torch.arange(frames * tokens) < tokens, 1e5 + recency, recency)
+    worth = torch.where(kind == 3, sinks_first, worth)
+    budget = torch.randint(spec.chunk_latents * tokens, 9 * tokens, (batch,), generator=generator)
+    return Past(worth, budget)
+
+
+class TeacherForced:
+    """The attention strategy of the student's training; positions (B, S, 3) of one copy of the clip."""
+
+    def __init__(self, positions: Tensor, spec: ModelSpec, past: Past | None = None) -> None:
+        cos, sin = rope.angles(positions, spec.rope_split, spec.rope_theta)
+        self._rotation = torch.cat([cos, cos], 1), torch.cat([sin, sin], 1)
+        self._tokens = positions.shape[1]
+        self._chunk = spec.tokens_per_chunk
+        starts = range(self._chunk, self._tokens, self._chunk)
+        self._masks = {s: past.visible(s, self._chunk) for s in starts} if past else {}
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = rope.apply(q, *self._rotation), rope.apply(k, *self._rotation)
+        clean, noisy = [], []
+        for start in range(0, self._tokens, self._chunk):
+            clean.append(self._chunk_attention(q, k, v, start, start))
+            noisy.append(self._chunk_attention(q, k, v, start, start + self._tokens))
+        return torch.cat(clean + noisy, 1)
+
+    def _chunk_attention(self, q: Tensor, k: Tensor, v: Tensor, past: int, own: int) -> Tensor:
+        """The chunk at ``own`` over the clean tokens before ``past`` and itself."""
+        here = slice(own, own + self._chunk)
+        keys = torch.cat([k[:, :past], k[:, here]], 1)
+        values = torch.cat([v[:, :past], v[:, here]], 1)
+        return attend(q[:, here], keys, values, self._mask(past))
+
+    def _mask(self, past: int) -> Tensor | None:
+        if past not in self._masks:
+            return None
+        seen = self._masks[past]
+        own = torch.ones(len(seen), self._chunk, dtype=torch.bool)
+        return torch.cat([seen, own], 1)[:, None, None, :]

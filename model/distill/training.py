@@ -1,0 +1,183 @@
+"""What every training stage shares: a resumable loop with a progress bar, checkpoints, a log and its curve.
+
+Data for step n depends on (seed, n) alone and checkpoints hold the optimiser, so a stage that was interrupted and resumed
+ends where an uninterrupted one ends. Checkpoints are safetensors: nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+Losses = dict[str, Tensor]
+
+
+@dataclass
+class Stage:
+    """One stage of a recipe.
+
+    ``loss(step)`` gives named losses; the one called "loss" is minimised. ``sample(step)`` writes pictures.
+    """
+
+    name: str
+    folder: Path
+    modules: nn.ModuleDict
+    optimizers: list[torch.optim.Optimizer]
+    loss: Callable[[int], Losses]
+    steps: int
+    sample: Callable[[int], None] = lambda step: None
+    warmup: int = 30
+    decay: float = 0.3  # share of the steps over which the rate falls to zero
+    clip: float = 1.0
+    ema: float = 0.0
+    minutes: float | None = None
+    every: int = 200
+    averaged: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.checkpoint.safetensors"
+
+    def run(self) -> None:
+        """Train up to ``steps``, going on from the last checkpoint if there is one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rates = [[g["lr"] for g in opt.param_groups] for opt in self.optimizers]
+        start = self._resume()
+        began = time.monotonic()
+        with Progress(
+            TextColumn(f"[bold]{self.name}"), BarColumn(), TextColumn("{task.completed}/{task.total} loss {task.fields[loss]}"),
+            TimeRemainingColumn(), refresh_per_second=1,
+        ) as bar:
+            task = bar.add_task(self.name, total=self.steps, completed=start, loss="-")
+            for step in range(start, self.steps):
+                losses = self._step(step, rates)
+                bar.update(task, completed=step + 1, loss=f"{losses['loss']:.4f}")
+                self._log(step, losses, time.monotonic() - began)
+                if (step + 1) % self.every == 0 or step + 1 == self.steps:
+                    self.save(step + 1)
+                    self.sample(step + 1)
+
+    def _step(self, step: int, rates: list[list[float]]) -> dict[str, float]:
+        factor = learning_rate_factor(step, self.steps, self.warmup, self.decay)
+        for opt, base in zip(self.optimizers, rates, strict=True):
+            for group, rate in zip(opt.param_groups, base, strict=True):
+                group["lr"] = rate * factor
+            opt.zero_grad(set_to_none=True)
+        losses = self.loss(step)
+        losses["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self.clip)
+        if not math.isfinite(float(norm)):
+            raise FloatingPointError(f"{self.name}: the gradient at step {step} is not finite; lower the learning rate")
+        for opt in self.optimizers:
+            opt.step()
+        self._average(step)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _average(self, step: int) -> None:
+        if not self.ema:
+            return
+        decay = min(self.ema, (1 + step) / (10 + step))  # early weights are soon forgotten
+        with torch.no_grad():
+            for name, value in self.modules.state_dict().items():
+                if name in self.averaged and value.is_floating_point():
+                    self.averaged[name].lerp_(value, 1 - decay)
+                else:
+                    self.averaged[name] = value.detach().clone()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights if there is an average, else the present ones."""
+        return self.averaged if self.ema else self.modules.state_dict()
+
+    def save(self, step: int) -> None:
+        tensors = {f"weights/{k}": v for k, v in self.modules.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.averaged.items()}
+        for number, opt in enumerate(self.optimizers):
+            for index, state in opt.state_dict()["state"].items():
+                tensors |= {f"optimizer/{number}/{index}/{k}": torch.as_tensor(v) for k, v in state.items()}
+        aside = self.checkpoint.with_suffix(".part")
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, aside, {"step": str(step)})
+        aside.replace(self.checkpoint)
+
+    def _resume(self) -> int:
+        if not self.checkpoint.exists():
+            return 0
+        tensors = load_file(self.checkpoint)
+        self.modules.load_state_dict(_under(tensors, "weights/"))
+        self.averaged = _under(tensors, "average/")
+        for number, opt in enumerate(self.optimizers):
+            content = opt.state_dict()
+            for key, value in _under(tensors, f"optimizer/{number}/").items():
+                index, name = key.split("/")
+                content["state"].setdefault(int(index), {})[name] = value
+            opt.load_state_dict(content)
+        return saved_step(self.checkpoint)
+
+    def _log(self, step: int, losses: dict[str, float], seconds: float) -> None:
+        with (self.folder / f"{self.name}.log.jsonl").open("a") as log:
+            log.write(json.dumps({"step": step, "seconds": round(seconds, 1), **losses}) + "\n")
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def saved_step(checkpoint: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def trained_weights(folder: Path, stage: str) -> dict[str, Tensor]:
+    """Weights of a stage's checkpoint, averaged ones if it kept an average. Raises FileNotFoundError saying what to run."""
+    path = folder / f"{stage}.checkpoint.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run `pafu distill mini --stage {stage} --out {folder}` first")
+    tensors = load_file(path)
+    return _under(tensors, "average/") or _under(tensors, "weights/")
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Warm up linearly, hold, fall linearly to a hundredth over the last ``decay`` share of the steps."""
+    left = (steps - step) / max(1.0, decay * steps)
+    return min(1.0, (step + 1) / max(1, warmup), max(0.01, left))
+
+
+def plot_curve(folder: Path, stage: str) -> Path:
+    """Draw the stage's losses over its steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [json.loads(line) for line in (folder / f"{stage}.log.jsonl").read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(8, 4))
+    for name in [k for k in rows[-1] if k not in ("step", "seconds")]:
+        steps = [r["step"] for r in rows if name in r]
+        values = [r[name] for r in rows if name in r]
+        axes.plot(steps, values, alpha=0.25)
+        axes.plot(steps, _smooth(values), label=name, color=axes.lines[-1].get_color())
+    axes.set(xlabel="step", yscale="log", title=stage)
+    axes.legend()
+    figure.tight_layout()
+    path = folder / f"{stage}.curve.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _smooth(values: list[float], weight: float = 0.95) -> list[float]:
+    out, mean = [], values[0]
+    for value in values:
+        mean = weight * mean + (1 - weight) * value
+        out.append(mean)
+    return out

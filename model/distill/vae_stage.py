@@ -1,0 +1,107 @@
+"""Stages ``basis`` and ``vae``: the autoencoder's linear encoder, fitted, and its streaming decoder, trained on crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.distill.sheets import save_sheet
+from model.distill.training import Losses, Stage
+from model.distill.world import random_clip, render_clip
+from model.spec import PAFU_MINI
+from model.vae import StreamingVAE, from_pictures, to_pictures
+
+SEED = 1001
+CROP = (64, 128)  # height, width in pixels
+CROP_LATENTS = 3
+CROPS = 6
+LATENT_NOISE = 0.1  # the decoder will live on generated latents, which are never exact
+
+
+def crops(step: int) -> Tensor:
+    """uint8 (CROPS, 4 * CROP_LATENTS, h, w, 3), from two clips."""
+    rng = np.random.default_rng((SEED, step))
+    pictures, length = [render_clip(random_clip(rng, chunks=3)) for _ in range(3)], CROP_LATENTS * PAFU_MINI.temporal_stride
+    out = []
+    for index in range(CROPS):
+        clip = pictures[index % 3]
+        t = 4 * int(rng.integers(0, (len(clip) - length) // 4 + 1))
+        y, x = int(rng.integers(0, clip.shape[1] - CROP[0] + 1)), int(rng.integers(0, clip.shape[2] - CROP[1] + 1))
+        out.append(clip[t : t + length, y : y + CROP[0], x : x + CROP[1]])
+    return torch.from_numpy(np.stack(out))
+
+
+def reconstruction_loss(pictures: Tensor, truth: Tensor) -> Tensor:
+    """L1 plus L1 of the differences between neighbouring pixels, which keeps edges where they are."""
+    loss = (pictures - truth).abs().mean()
+    for dim in (-1, -2):
+        loss = loss + (pictures.diff(dim=dim) - truth.diff(dim=dim)).abs().mean()
+    return loss
+
+
+BASIS_CLIPS = 60
+WHITENING = 0.5  # 0 keeps the components' own strengths, 1 makes them equal
+
+
+def fit_basis(vae: StreamingVAE) -> None:
+    """Set the encoder to the principal components of rendered clips; latents get a mean variance of one."""
+    count, total, moment = 0, 0.0, 0.0
+    for index in track(range(BASIS_CLIPS), description="principal components"):
+        clip = render_clip(random_clip(np.random.default_rng((SEED, 10**6 + index)), chunks=3))
+        blocks = vae.blocks(from_pictures(torch.from_numpy(clip))[None]).flatten(0, -2)
+        count, total, moment = count + len(blocks), total + blocks.sum(0), moment + blocks.T @ blocks
+    mean = total / count
+    variance, vectors = torch.linalg.eigh(moment / count - mean[:, None] * mean)
+    strength = variance.flip(0)[: vae.scale.numel()].sqrt()
+    kept = strength ** (1 - WHITENING)
+    vae.mean.copy_(mean)
+    vae.basis.copy_(vectors.flip(1)[:, : vae.scale.numel()])
+    vae.scale.copy_(kept / kept.square().mean().sqrt() / strength)
+
+
+def basis_stage(folder: Path) -> Path:
+    """Fit the encoder once; returns its file."""
+    path = folder / "basis.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        vae = StreamingVAE(PAFU_MINI)
+        fit_basis(vae)
+        save_file({name: getattr(vae, name) for name in ("mean", "basis", "scale")}, path)
+    return path
+
+
+def vae_with_basis(folder: Path) -> StreamingVAE:
+    vae = StreamingVAE(PAFU_MINI)
+    vae.load_state_dict(load_file(basis_stage(folder)), strict=False)
+    return vae
+
+
+def vae_stage(folder: Path, steps: int) -> Stage:
+    torch.manual_seed(SEED)
+    vae = vae_with_basis(folder).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def loss(step: int) -> Losses:
+        torch.manual_seed(SEED + step)
+        truth = from_pictures(crops(step))
+        with torch.no_grad():
+            latents = vae.encode(truth)
+        decoded, _ = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents))
+        return {"loss": reconstruction_loss(decoded, truth), "mse": (decoded - truth).square().mean()}
+
+    def sample(step: int) -> None:
+        clip = render_clip(random_clip(np.random.default_rng((SEED, 10**9)), chunks=3))
+        truth = torch.from_numpy(clip)[None]
+        vae.eval()
+        with torch.inference_mode():
+            decoded, _ = vae.decode(vae.encode(from_pictures(truth)))
+        vae.train()
+        picked = [0, 3, 12, 21, 35]
+        save_sheet([truth[0, picked].numpy(), to_pictures(decoded)[0, picked].numpy()], folder / f"vae.{step:06d}.png")
+
+    return Stage("vae", folder, nn.ModuleDict({"vae": vae}), [optimizer], loss, steps, sample, every=200)

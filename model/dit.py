@@ -1,0 +1,237 @@
+"""The diffusion transformer of the Wan2.1 family, with one timestep per latent frame.
+
+Parameter names are Wan's own, so that public checkpoints load as they are. Attention is a strategy handed to
+``forward``: the same weights run bidirectionally, block-causally, or chunk by chunk over a cache.
+Source: Wan2.1 ``wan/modules/model.py`` and Self-Forcing ``causal_model.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import Attention, attend
+from model.sampler import FULL_NOISE
+from model.spec import ModelSpec
+
+Context = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the prompt, each (B, G, text slots, H, D)
+
+LEAST_SIGMA = 0.05  # the clean pass has no noise, and nobody asks for its velocity
+WORLD_PEAK = 1.5  # bias of a rotary pair in ``init_world_attention``
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over all channels, before they are split into heads; sums run in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The fused kernel accumulates in float32, and wants the weight in x's dtype.
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def _norm(x: Tensor, eps: float) -> Tensor:
+    """LayerNorm without parameters, in x's dtype (autocast on a GPU would widen it)."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps).to(x.dtype)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (B, F, N, dim) times (1 + scale) plus shift, each (B, F, 1, dim)."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.heads = spec.num_heads
+        self.q = nn.Linear(spec.dim, spec.dim)
+        self.k = nn.Linear(spec.dim, spec.dim)
+        self.v = nn.Linear(spec.dim, spec.dim)
+        self.o = nn.Linear(spec.dim, spec.dim)
+        self.norm_q = RMSNorm(spec.dim, spec.eps)
+        self.norm_k = RMSNorm(spec.dim, spec.eps)
+
+    def forward(self, layer: int, x: Tensor, attention: Attention) -> Tensor:
+        """x (B, S, dim) -> (B, S, dim)."""
+        q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
+        k = self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1))
+        v = self.v(x).unflatten(-1, (self.heads, -1))
+        out: Tensor = self.o(attention(layer, q, k, v).flatten(-2))
+        return out
+
+
+class CrossAttention(SelfAttention):
+    """Frames look at their prompt; its keys and values are computed once, by ``encode``."""
+
+    def encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """text (B, G, slots, dim) -> keys, values, each (B, G, slots, H, D)."""
+        k = self.norm_k(self.k(text)).unflatten(-1, (self.heads, -1))
+        return k, self.v(text).unflatten(-1, (self.heads, -1))
+
+    def look(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """x (B, S, dim); keys, values (B, G, slots, H, D): the g-th part of the tokens sees the g-th prompt."""
+        groups = keys.shape[1]
+        q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)).unflatten(1, (groups, -1)).flatten(0, 1)
+        keys, values = keys.expand(x.shape[0], *keys.shape[1:]), values.expand(x.shape[0], *values.shape[1:])
+        out: Tensor = self.o(attend(q, keys.flatten(0, 1), values.flatten(0, 1)).reshape(x.shape))
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.modulation = nn.Parameter(torch.randn(1, 6, spec.dim) / spec.dim**0.5)
+        self.self_attn = SelfAttention(spec)
+        self.norm3 = nn.LayerNorm(spec.dim, spec.eps)
+        self.cross_attn = CrossAttention(spec)
+        self.ffn = nn.Sequential(
+            nn.Linear(spec.dim, spec.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(spec.ffn_dim, spec.dim)
+        )
+
+    def forward(
+        self, layer: int, x: Tensor, time: Tensor, context: tuple[Tensor, Tensor], attention: Attention
+    ) -> Tensor:
+        """x (B, F, N, dim), time (B, F, 6, dim) -> (B, F, N, dim)."""
+        modulation = (self.modulation + time).to(x.dtype).unsqueeze(3)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
+        y = _modulate(_norm(x, self.eps), shift1, scale1)
+        y = self.self_attn(layer, y.flatten(1, 2), attention).view(x.shape)
+        x = torch.addcmul(x, y, gate1)
+        y = self.norm3(x).to(x.dtype).flatten(1, 2)
+        x = x + self.cross_attn.look(y, *context).view(x.shape)
+        y = self.ffn(_modulate(_norm(x, self.eps), shift2, scale2))
+        return torch.addcmul(x, y, gate2)
+
+
+class Head(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.modulation = nn.Parameter(torch.randn(1, 2, spec.dim) / spec.dim**0.5)
+        self.head = nn.Linear(spec.dim, spec.latent_channels * spec.patch[1] * spec.patch[2])
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x (B, F, N, dim), time (B, F, dim) -> (B, F, N, patch values)."""
+        shift, scale = (self.modulation + time.unsqueeze(2)).to(x.dtype).unsqueeze(3).unbind(2)
+        out: Tensor = self.head(_modulate(_norm(x, self.eps), shift, scale))
+        return out
+
+
+def sinusoid(timesteps: Tensor, channels: int) -> Tensor:
+    """Timesteps (...) -> (..., channels) float32, [cos | sin], frequencies falling from 1 to 1/10000."""
+    half = channels // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
+    phase = timesteps.double().unsqueeze(-1) * torch.pow(10000, -exponents)
+    return torch.cat((phase.cos(), phase.sin()), dim=-1).float()
+
+
+def velocity_from_clean(x_t: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
+    """v = (x_t - x0) / s for latents (B, F, C, h, w) and timesteps (B, F); s is kept from zero, where v means nothing."""
+    sigma = (timesteps / FULL_NOISE).clamp(min=LEAST_SIGMA).view(*timesteps.shape, 1, 1, 1)
+    return (x_t - x0) / sigma.to(x_t.dtype)
+
+
+class CausalDiT(nn.Module):
+    """Velocity of noisy latents (B, F, C, h, w), each latent frame at its own timestep."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dim = spec.dim
+        self.patch_embedding = nn.Conv3d(spec.latent_channels, dim, kernel_size=spec.patch, stride=spec.patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(spec.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(spec.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        if spec.control_dim:
+            self.control_embedding = nn.Linear(spec.control_dim, dim)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
+        self.head = Head(spec)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """As Wan does, except that the head starts small and not at zero: a random model must have an output."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for sequence in (self.text_embedding, self.time_embedding):
+            for module in sequence:
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.head.head.weight, std=0.02)
+        if self.spec.control_dim:
+            nn.init.zeros_(self.control_embedding.weight)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.head.weight.dtype
+
+    def encode_context(self, text: Tensor) -> Context:
+        """Encoded prompts (B, G, slots, text_dim) -> per layer keys and values, computed once per prompt."""
+        hidden = self.text_embedding(text.to(self.dtype))
+        return [block.cross_attn.encode(hidden) for block in self.blocks]
+
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, context: Context, attention: Attention, control: Tensor | None = None
+    ) -> Tensor:
+        """Velocity (B, F, C, h, w) in the dtype of ``latents`` (B, F, C, h, w).
+
+        timesteps (B, F) in [0, 1000]; control (B, F, control_dim) for specs that have one; context (B|1, G, ...)
+        with F a multiple of G: equal runs of frames attend to one prompt each.
+        """
+        x = self._patchify(latents.to(self.dtype))
+        time = self._embed_time(timesteps, control)
+        modulation = self.time_projection(time).unflatten(-1, (6, -1))
+        for layer, block in enumerate(self.blocks):
+            x = block(layer, x, modulation, context[layer], attention)
+        out = self._unpatchify(self.head(x, time)).to(latents.dtype)
+        return out if self.spec.predicts == "velocity" else velocity_from_clean(latents, out, timesteps)
+
+    def _embed_time(self, timesteps: Tensor, control: Tensor | None) -> Tensor:
+        """(B, F) -> (B, F, dim)."""
+        time: Tensor = self.time_embedding(sinusoid(timesteps, self.spec.freq_dim).to(self.dtype))
+        if (control is None) == bool(self.spec.control_dim):
+            wanted = f"control (B, F, {self.spec.control_dim})" if self.spec.control_dim else "no control"
+            raise ValueError(f"model {self.spec.name!r} takes {wanted}")
+        if control is not None:
+            time = time + self.control_embedding(control.to(self.dtype))
+        return time
+
+    def _patchify(self, latents: Tensor) -> Tensor:
+        """(B, F, C, h, w) -> (B, F, N, dim): the convolution has stride = kernel, so it is one matrix product."""
+        batch, frames, channels = latents.shape[:3]
+        _, p, q = self.spec.patch
+        x = latents.unflatten(-1, (-1, q)).unflatten(-3, (-1, p))  # B F C rows p columns q
+        x = x.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, -1, channels * p * q)
+        return F.linear(x, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def _unpatchify(self, values: Tensor) -> Tensor:
+        """(B, F, N, p*q*C), channels fastest -> (B, F, C, h, w)."""
+        batch, frames = values.shape[:2]
+        spec = self.spec
+        grid = values.view(batch, frames, spec.token_rows, spec.token_columns, *spec.patch[1:], spec.latent_channels)
+        grid = grid.permute(0, 1, 6, 2, 4, 3, 5)
+        return grid.reshape(batch, frames, spec.latent_channels, spec.latent_height, spec.latent_width)
+
+
+@torch.no_grad()
+def init_world_attention(model: CausalDiT) -> None:
+    """Let half of the heads start by looking at their own place in the world (``facts/world.md``, "loc-init").
+
+    A constant bias on the first channel of each height and width pair gives queries and keys a common direction,
+    which the rotation turns by position: their product peaks where the relative position is zero.
+    """
+    spec = model.spec
+    time_channels = spec.rope_split[0]
+    for block in model.blocks:
+        for projection in (block.self_attn.q, block.self_attn.k):
+            per_head = projection.bias.view(spec.num_heads, spec.head_dim)
+            per_head[: spec.num_heads // 2, time_channels::2] = WORLD_PEAK

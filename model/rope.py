@@ -1,0 +1,40 @@
+"""Three-axis rotary position embedding, Wan's layout: interleaved pairs, channels split over (time, height, width).
+
+Positions are data: any real number per token and axis, so that a panned camera or a pruned cache needs no special
+case. Angles are computed once per pass (``angles``) and applied in every layer (``apply``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def axis_angles(positions: Tensor, channels: int, theta: float) -> Tensor:
+    """Angles of one axis: positions (...) -> (..., channels / 2), radians.
+
+    The product is formed in float64: a position of a long stream times the fastest frequency keeps its phase.
+    """
+    exponents = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels
+    turns = positions.to(torch.float64).unsqueeze(-1) * torch.pow(theta, -exponents) / (2 * torch.pi)
+    return ((turns - turns.round()) * (2 * torch.pi)).float()
+
+
+def angles(positions: Tensor, split: tuple[int, int, int], theta: float) -> Rotation:
+    """(cos, sin) for positions (B|1, S, 3): two float32 tensors (B|1, S, 1, head_dim / 2)."""
+    per_axis = [axis_angles(positions[..., axis], channels, theta) for axis, channels in enumerate(split)]
+    phase = torch.cat(per_axis, dim=-1).unsqueeze(2)
+    return phase.cos(), phase.sin()
+
+
+def apply(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each channel pair of x (B, S, H, D); the rotation runs in float32, the result has x's dtype."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+
+
+def rotate(x: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
+    """``angles`` and ``apply`` in one: x (B, S, H, D), positions (B|1, S, 3)."""
+    return apply(x, *angles(positions, split, theta))

@@ -1,0 +1,46 @@
+"""Flow matching with few steps, as Self-Forcing samples: predict the clean latent, re-noise it, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+FULL_NOISE = 1000.0  # timestep of pure noise; sigma = timestep / FULL_NOISE
+
+
+def _sigma(t: Tensor | float, like: Tensor) -> Tensor:
+    """Noise level in [0, 1] of timestep ``t``, a number or (B, F), shaped to broadcast over latents ``like``."""
+    sigma = torch.as_tensor(t, dtype=torch.float32, device=like.device) / FULL_NOISE
+    return sigma.reshape(sigma.shape + (1,) * (like.ndim - sigma.ndim)) if sigma.ndim else sigma
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
+    """x_t = (1 - s) x0 + s noise for latents (B, F, C, h, w) and a timestep number or (B, F)."""
+    sigma = _sigma(t, x0)
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def clean_from_velocity(x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
+    """x0 = x_t - s v in float32: the network predicts v = noise - x0."""
+    return x_t.float() - _sigma(t, x_t) * velocity.float()
+
+
+def denoise(
+    velocity_fn: Callable[[Tensor, float], Tensor],
+    noise: Tensor,
+    timesteps: Sequence[float],
+    generator: torch.Generator,
+) -> Tensor:
+    """Clean latents float32 from ``noise`` (B, F, C, h, w), one call of ``velocity_fn(x_t, t)`` per timestep.
+
+    Between two steps the prediction is re-noised with fresh noise drawn from ``generator``.
+    """
+    first, *rest = timesteps
+    x0 = clean_from_velocity(noise, velocity_fn(noise.float(), first), first)
+    for t in rest:
+        fresh = torch.randn(noise.shape, generator=generator, device=generator.device).to(noise.device)
+        x_t = add_noise(x0, fresh, t)
+        x0 = clean_from_velocity(x_t, velocity_fn(x_t, t), t)
+    return x0

@@ -1,0 +1,212 @@
+"""What a model is: one frozen record per model, one table of named models.
+
+Every other number (tokens per latent frame, cache bytes per token, pictures per chunk) is derived here, so that no
+model fact is ever a literal elsewhere. This module imports no torch: the front process reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class SpecError(ValueError):
+    """A model description that contradicts itself; the message names the field and the offending value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model of the Wan2.1 family together with its VAE's geometry and its few-step schedule.
+
+    Sizes of pictures are in pixels, positions in tokens, times in diffusion timesteps (0 clean ... 1000 noise).
+    """
+
+    name: str
+    # transformer
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    latent_channels: int
+    patch: tuple[int, int, int]
+    freq_dim: int
+    text_dim: int
+    text_len: int
+    eps: float
+    rope_theta: float
+    control_dim: int  # numbers of camera control per latent frame that enter the time embedding; 0 in Wan
+    predicts: str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
+    camera: bool  # horizontal positions are world positions: column + camera offset
+    # pictures
+    width: int
+    height: int
+    fps: int
+    spatial_stride: int
+    temporal_stride: int
+    first_latent_pictures: int  # pictures that the very first latent frame decodes to: 1 in Wan's VAE
+    # streaming
+    chunk_latents: int
+    denoising_steps: tuple[int, ...]  # as in Self-Forcing's configuration, before warping
+    shift: float
+    trained_latents: int  # temporal positions seen in training; relative positions stay inside
+    max_prompt_chars: int
+
+    def __post_init__(self) -> None:
+        self._require(self.dim % self.num_heads == 0, "dim", f"{self.dim} is not a multiple of {self.num_heads} heads")
+        self._require(self.head_dim % 2 == 0, "head_dim", f"{self.head_dim} is odd, rotary pairs need an even size")
+        stride_h, stride_w = self.spatial_stride * self.patch[1], self.spatial_stride * self.patch[2]
+        self._require(self.height % stride_h == 0, "height", f"{self.height} is not a multiple of {stride_h}")
+        self._require(self.width % stride_w == 0, "width", f"{self.width} is not a multiple of {stride_w}")
+        self._require(self.predicts in ("velocity", "clean"), "predicts", f"{self.predicts!r} is not velocity or clean")
+        self._require(self.patch[0] == 1, "patch", f"{self.patch} spans several latent frames")
+        self._require(self.trained_latents >= 2 * self.chunk_latents, "trained_latents", "is shorter than two chunks")
+        steps = self.denoising_steps
+        self._require(
+            len(steps) > 0 and all(0 < s <= 1000 for s in steps) and list(steps) == sorted(steps, reverse=True),
+            "denoising_steps",
+            f"{steps} must fall strictly inside (0, 1000]",
+        )
+
+    def _require(self, holds: bool, field: str, reason: str) -> None:
+        if not holds:
+            raise SpecError(f"model {self.name!r}: {field}: {reason}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @property
+    def rope_split(self) -> tuple[int, int, int]:
+        """Channels of a head given to (time, height, width); Wan gives time what is left over."""
+        side = 2 * (self.head_dim // 6)
+        return self.head_dim - 2 * side, side, side
+
+    @property
+    def latent_height(self) -> int:
+        return self.height // self.spatial_stride
+
+    @property
+    def latent_width(self) -> int:
+        return self.width // self.spatial_stride
+
+    @property
+    def token_rows(self) -> int:
+        return self.latent_height // self.patch[1]
+
+    @property
+    def token_columns(self) -> int:
+        return self.latent_width // self.patch[2]
+
+    @property
+    def tokens_per_latent(self) -> int:
+        return self.token_rows * self.token_columns
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        return self.tokens_per_latent * self.chunk_latents
+
+    @property
+    def pixels_per_column(self) -> int:
+        """Pixels that one token column spans: camera offsets are divided by it."""
+        return self.spatial_stride * self.patch[2]
+
+    def pictures_in_chunk(self, index: int) -> int:
+        """Pictures that chunk ``index`` (from 0) decodes to."""
+        pictures = self.chunk_latents * self.temporal_stride
+        return pictures if index else pictures - self.temporal_stride + self.first_latent_pictures
+
+    def kv_bytes_per_token(self, dtype: str) -> int:
+        """Bytes of one cached token over all layers, keys and values."""
+        return self.num_layers * 2 * self.dim * BYTES_PER_ELEMENT[dtype]
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The warped denoising timesteps: (1000, 937.5, 833.3, 625) for Self-Forcing's list at shift 5."""
+        sigmas = (step / 1000 for step in self.denoising_steps)
+        return tuple(1000 * self.shift * s / (1 + (self.shift - 1) * s) for s in sigmas)
+
+
+WAN_1_3B = ModelSpec(
+    name="wan2.1-1.3b",
+    dim=1536,
+    ffn_dim=8960,
+    num_heads=12,
+    num_layers=30,
+    latent_channels=16,
+    patch=(1, 2, 2),
+    freq_dim=256,
+    text_dim=4096,
+    text_len=512,
+    eps=1e-6,
+    rope_theta=10000.0,
+    control_dim=0,
+    predicts="velocity",
+    camera=False,
+    width=832,
+    height=480,
+    fps=16,
+    spatial_stride=8,
+    temporal_stride=4,
+    first_latent_pictures=1,
+    chunk_latents=3,
+    denoising_steps=(1000, 750, 500, 250),
+    shift=5.0,
+    trained_latents=21,
+    max_prompt_chars=2000,
+)
+
+WAN_14B = ModelSpec(**{**WAN_1_3B.__dict__, "name": "wan2.1-14b", "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40})
+
+PAFU_MINI = ModelSpec(
+    name="pafu-mini",
+    dim=192,
+    ffn_dim=768,
+    num_heads=4,
+    num_layers=6,
+    latent_channels=24,
+    patch=(1, 2, 2),
+    freq_dim=64,
+    text_dim=128,
+    text_len=32,
+    eps=1e-6,
+    rope_theta=10000.0,
+    control_dim=1,
+    predicts="clean",
+    camera=True,
+    width=256,
+    height=128,
+    fps=16,
+    spatial_stride=16,
+    temporal_stride=4,
+    first_latent_pictures=4,
+    chunk_latents=3,
+    denoising_steps=(1000, 750, 500, 250),
+    shift=5.0,
+    trained_latents=24,
+    max_prompt_chars=400,
+)
+
+TEST_TINY = ModelSpec(
+    **{
+        **PAFU_MINI.__dict__,
+        "name": "test-tiny",
+        "dim": 48,
+        "ffn_dim": 96,
+        "num_heads": 2,
+        "num_layers": 2,
+        "freq_dim": 16,
+        "text_dim": 32,
+        "width": 128,
+        "height": 128,
+    }
+)
+
+SPECS = {spec.name: spec for spec in (WAN_1_3B, WAN_14B, PAFU_MINI, TEST_TINY)}
+
+
+def spec_named(name: str) -> ModelSpec:
+    """The spec called ``name``. Raises SpecError naming the known ones."""
+    if name not in SPECS:
+        raise SpecError(f"unknown model {name!r}; known models: {', '.join(SPECS)}")
+    return SPECS[name]

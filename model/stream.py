@@ -1,0 +1,277 @@
+"""One session's generation: chunk after chunk of pictures from a prompt, a seed and a camera.
+
+A chunk is noise that four passes over (cache + chunk) denoise; a clean pass then writes its keys and values, the VAE
+decodes it, and the policy prunes the cache to its budget. The same seed and the same changes at the same chunks give
+the same bits on one device. No sockets, codecs or metrics here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from cache.config import CacheConfig
+from cache.kv_cache import KVCache
+from model.attention import Cached
+from model.camera import MAX_SPEED, CameraControl, CameraState, advance, mean_offset
+from model.dit import Context
+from model.positions import grid_positions
+from model.sampler import denoise
+from model.vae import to_pictures
+from model.weights import LoadedModel
+
+CLEAN = 0.0  # timestep of the pass that writes the cache
+SEED_PRIME = 1_000_003  # spreads (seed, chunk) over the generator's seeds
+SEED_LIMIT = 2**63
+SNAPSHOT_FORMAT = 1
+
+
+class StreamError(ValueError):
+    """A change that the model cannot follow, or a snapshot that does not belong to it."""
+
+
+class NotFiniteError(RuntimeError):
+    """The model produced infinities or NaN: this session cannot go on, others are not touched."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """One chunk: its pictures and what they cost.
+
+    Token counts are those of the layer that holds (or lost) most; ``seconds`` are by stage: text, denoise, clean,
+    decode, prune. The camera stands where the next chunk will begin, in pixels from the session's start.
+    """
+
+    index: int
+    pictures: np.ndarray[Any, np.dtype[np.uint8]]  # (T, H, W, 3)
+    latents: Tensor  # (1, F, C, h, w) float32
+    seconds: dict[str, float]
+    cache_tokens: int
+    cache_bytes: int
+    evicted_tokens: int
+    camera_offset: int
+    camera_speed: int
+
+
+class VideoStream:
+    """A session's stream; ``set_prompt`` and ``set_camera`` count from the next chunk on."""
+
+    def __init__(self, model: LoadedModel, prompt: str, seed: int, cache: CacheConfig) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._seed = seed
+        self._config = cache
+        self._context: Context | None = None  # of the prompt, made with the next chunk
+        self._camera = CameraState()
+        self._index = 0
+        self._vae_state: list[Tensor] | None = None
+        self._cache = _new_cache(model, cache, seed)
+
+    @property
+    def prompt(self) -> str:
+        return self._prompt
+
+    @property
+    def camera(self) -> CameraState:
+        return self._camera
+
+    @property
+    def cache(self) -> KVCache:
+        return self._cache
+
+    def set_prompt(self, text: str) -> None:
+        if text != self._prompt:
+            self._prompt, self._context = text, None
+
+    def set_camera(self, control: CameraControl) -> None:
+        """Steer the camera. Raises StreamError for a model without one."""
+        if not self._model.spec.camera:
+            raise StreamError(f"model {self._model.spec.name!r} has no camera to steer")
+        self._camera = self._camera.steered(control, self._model.spec.width)
+
+    @torch.inference_mode()
+    def next_chunk(self) -> Chunk:
+        """Generate the next chunk. A call that raises leaves the stream as it was, ready to try again.
+
+        Raises NotFiniteError, or CacheFull from a policy that never evicts.
+        """
+        clock = _StageClock(self._model.device)
+        with clock.stage("text"):
+            context = self._encode_prompt()
+        camera, positions, control = self._walk_camera()
+        generator = torch.Generator().manual_seed((self._seed * SEED_PRIME + self._index) % SEED_LIMIT)
+        self._cache.begin_chunk(positions)
+        velocity = _Velocity(self._model, context, self._cache, control)
+        with clock.stage("denoise"):
+            latents = denoise(velocity, self._noise(generator), self._model.spec.timesteps, generator)
+        with clock.stage("clean"):
+            velocity(latents, CLEAN)
+        with clock.stage("decode"):
+            pictures, vae_state = self._decode(latents)
+        with clock.stage("prune"):
+            evicted = self._commit()
+        chunk = self._describe(pictures, latents, clock.seconds, evicted, camera)
+        self._camera, self._vae_state, self._index = camera, vae_state, self._index + 1
+        return chunk
+
+    def snapshot(self) -> bytes:
+        """All that ``restore`` needs to go on as if nothing had happened, as safetensors bytes."""
+        vae_state = self._vae_state or []
+        tensors = {f"cache.{name}": tensor for name, tensor in self._cache.snapshot().items()}
+        tensors |= {f"vae.{place}": tensor.cpu().contiguous() for place, tensor in enumerate(vae_state)}
+        state = {
+            "format": SNAPSHOT_FORMAT,
+            "model": self._model.spec.name,
+            "digest": self._model.digest,
+            "prompt": self._prompt,
+            "seed": self._seed,
+            "index": self._index,
+            "camera": dataclasses.asdict(self._camera),
+            "cache": dataclasses.asdict(self._config),
+            "vae_tensors": len(vae_state),
+        }
+        text = json.dumps(state).encode()
+        return save_safetensors({**tensors, "state": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+
+    @classmethod
+    def restore(cls, model: LoadedModel, snapshot: bytes) -> VideoStream:
+        """The stream that ``snapshot`` was taken of. Raises StreamError or CacheError if it is not of ``model``."""
+        try:
+            tensors = load_safetensors(snapshot)
+            state = json.loads(tensors.pop("state").numpy().tobytes())
+        except Exception as error:  # safetensors raises its own type and plain ValueErrors alike
+            raise StreamError(f"the stream snapshot of {len(snapshot)} bytes cannot be read: {error}") from error
+        _check_origin(model, state)
+        stream = cls(model, state["prompt"], state["seed"], CacheConfig(**state["cache"]))
+        stream._camera = CameraState(**state["camera"])
+        stream._index = state["index"]
+        if state["vae_tensors"]:
+            stream._vae_state = [tensors[f"vae.{place}"].to(model.device) for place in range(state["vae_tensors"])]
+        prefix = "cache."
+        held = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        stream._cache.restore(held)
+        return stream
+
+    def _encode_prompt(self) -> Context:
+        if self._context is None:
+            text = self._model.text.encode(self._prompt)
+            self._context = self._model.dit.encode_context(text[None, None])
+        return self._context
+
+    def _walk_camera(self) -> tuple[CameraState, Tensor, Tensor | None]:
+        """The camera behind this chunk, the chunk's positions (tokens, 3), and its control (1, F, 1) or None."""
+        spec, device = self._model.spec, self._model.device
+        frames, first = spec.chunk_latents, self._index * spec.chunk_latents
+        if not spec.camera:
+            return self._camera, grid_positions(spec, first, frames)[0].to(device), None
+        camera, offsets, speeds = advance(self._camera, frames, spec.temporal_stride)
+        means = [mean_offset(*frame, spec.temporal_stride) for frame in zip(offsets, speeds, strict=True)]
+        positions = grid_positions(spec, first, frames, torch.tensor(means, dtype=torch.float32))[0]
+        control = torch.tensor(speeds, dtype=torch.float32).view(1, frames, 1) / MAX_SPEED
+        return camera, positions.to(device), control.to(device)
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        """Drawn on the CPU, so that a seed means the same noise everywhere: (1, F, C, h, w) float32."""
+        spec = self._model.spec
+        shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
+        return torch.randn(shape, generator=generator).to(self._model.device)
+
+    def _decode(self, latents: Tensor) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[Tensor]]:
+        if not bool(latents.isfinite().all()):
+            raise NotFiniteError(f"chunk {self._index} of model {self._model.spec.name!r} is not finite")
+        pictures, state = self._model.vae.decode(latents.to(self._model.dtype), self._vae_state)
+        return to_pictures(pictures)[0].cpu().numpy(), state
+
+    def _commit(self) -> int:
+        """Prune; returns the tokens that the layer that lost most has lost."""
+        cache = self._cache
+        before = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
+        cache.commit()
+        return max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
+
+    def _describe(
+        self,
+        pictures: np.ndarray[Any, np.dtype[np.uint8]],
+        latents: Tensor,
+        seconds: dict[str, float],
+        evicted: int,
+        camera: CameraState,
+    ) -> Chunk:
+        cache = self._cache
+        return Chunk(
+            index=self._index,
+            pictures=pictures,
+            latents=latents,
+            seconds=seconds,
+            cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
+            cache_bytes=cache.nbytes,
+            evicted_tokens=evicted,
+            camera_offset=camera.offset,
+            camera_speed=camera.speed,
+        )
+
+
+class _Velocity:
+    """The model as the sampler sees it, for one chunk: (x_t, timestep) -> velocity."""
+
+    def __init__(self, model: LoadedModel, context: Context, cache: KVCache, control: Tensor | None) -> None:
+        self._dit = model.dit
+        self._context = context
+        self._attention = Cached(cache, model.spec)
+        self._control = control
+
+    def __call__(self, x_t: Tensor, timestep: float) -> Tensor:
+        timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
+        velocity: Tensor = self._dit(x_t, timesteps, self._context, self._attention, self._control)
+        return velocity
+
+
+class _StageClock:
+    """Wall seconds by stage; on a GPU each stage waits for its own kernels, or the next would be charged for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[name] = time.perf_counter() - began
+
+
+def _new_cache(model: LoadedModel, config: CacheConfig, seed: int) -> KVCache:
+    spec = model.spec
+    return KVCache(
+        layers=spec.num_layers,
+        heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        budget=config.budget_tokens(spec.tokens_per_latent),
+        chunk=spec.tokens_per_chunk,
+        policy=config.policy,
+        sink=config.sink_latents * spec.tokens_per_latent,
+        recent=config.recent_latents * spec.tokens_per_latent,
+        dtype=model.dtype,
+        device=model.device,
+        position_range=spec.trained_latents if config.position_mode == "relative" else None,
+        seed=seed,
+    )
+
+
+def _check_origin(model: LoadedModel, state: dict[str, Any]) -> None:
+    expected = {"format": SNAPSHOT_FORMAT, "model": model.spec.name, "digest": model.digest}
+    for name, value in expected.items():
+        if state.get(name) != value:
+            raise StreamError(f"the stream snapshot has {name} {state.get(name)!r}, this model needs {value!r}")

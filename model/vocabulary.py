@@ -1,0 +1,84 @@
+"""The words that pafu-mini knows: synonyms fold into a small set of canonical tokens. No torch."""
+
+from __future__ import annotations
+
+import re
+
+from model.camera import without_camera
+
+KINDS = ("house", "tree", "pine", "tower", "mill")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
+LIGHTS = ("morning", "day", "sunset", "night")
+GROUNDS = ("meadow", "desert", "snow")
+PLACES = ("left", "middle", "right", "ahead")
+JOINTS = ("roof", "and")
+
+PAD = "<pad>"
+TOKENS = (PAD, *KINDS, *COLOURS, *LIGHTS, *GROUNDS, *PLACES, *JOINTS)
+TOKEN_IDS = {token: index for index, token in enumerate(TOKENS)}
+
+SYNONYMS = {
+    "house": ("cottage", "hut", "cabin", "home", "houses"),
+    "tree": ("oak", "trees"),
+    "pine": ("fir", "conifer", "pines", "spruce"),
+    "tower": ("lighthouse", "towers", "turret"),
+    "mill": ("windmill", "mills", "windmills"),
+    "red": ("crimson", "scarlet"),
+    "orange": ("amber",),
+    "yellow": ("golden", "lemon"),
+    "green": ("emerald", "lime"),
+    "blue": ("azure", "navy"),
+    "purple": ("violet", "lilac"),
+    "pink": ("rose", "magenta"),
+    "white": ("pale", "ivory"),
+    "morning": ("dawn", "sunrise", "early"),
+    "day": ("noon", "daylight", "sunny", "midday", "daytime"),
+    "sunset": ("dusk", "evening", "twilight"),
+    "night": ("midnight", "moonlit", "starry", "nighttime", "dark"),
+    "meadow": ("grass", "field", "fields", "grassland", "meadows", "summer"),
+    "desert": ("sand", "sandy", "dunes", "beach"),
+    "snow": ("snowy", "winter", "ice", "icy", "wintry"),
+    "left": (),
+    "middle": ("centre", "center"),
+    "right": (),
+    "ahead": ("beyond", "later", "further", "farther", "then"),
+    "roof": ("roofed", "cap", "top", "roofs"),
+    "and": (),
+}
+_CANONICAL = {word: token for token, words in SYNONYMS.items() for word in (token, *words)}
+_SILENT = frozenset(
+    "a an the with in on of at to is are there it its by from under over near side one some stands standing stand "
+    "landscape scene world view quiet calm camera picture slowly gently big tall small large little".split()
+)
+
+
+def words_of(prompt: str) -> list[str]:
+    """Lower-case words of the prompt without its camera phrases."""
+    return re.findall(r"[^\W\d_]+", without_camera(prompt).lower())
+
+
+def canonical_tokens(prompt: str) -> list[str]:
+    """The canonical tokens that the prompt's words fold into, in order; unknown words are left out."""
+    return [_CANONICAL[word] for word in words_of(prompt) if word in _CANONICAL]
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """Words that the model does not know and that it will therefore ignore, each once."""
+    return list(dict.fromkeys(w for w in words_of(prompt) if w not in _CANONICAL and w not in _SILENT))
+
+
+SUGGESTIONS = {
+    "things": KINDS,
+    "colours": COLOURS,
+    "light": LIGHTS,
+    "ground": GROUNDS,
+    "places": ("on the left", "in the middle", "on the right", "ahead"),
+    "camera": ("the camera pans right", "the camera pans left", "pans slowly right", "the camera holds still"),
+}
+
+EXAMPLES = (
+    "a sunny meadow, a red house with a blue roof on the left and a white mill on the right",
+    "a snowy night, a yellow house with a red roof in the middle and a green pine on the right; the camera pans slowly right",
+    "a desert at sunset, a purple tower with an orange roof on the left; the camera pans right",
+    "morning in a meadow, a pink tree in the middle and a blue mill on the right; the camera pans left",
+)

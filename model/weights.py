@@ -1,0 +1,199 @@
+"""Weights on disk: a folder with one safetensors file per part and a ``model.json`` that names and checksums them.
+
+Loading is strict: what does not fit is named by file, tensor and both shapes, before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from model.dit import CausalDiT
+from model.spec import ModelSpec, spec_named
+from model.text import TextEncoder
+from model.vae import StreamingVAE
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+PARTS = ("dit", "text", "vae")
+RANDOM_STD = 0.05
+SHIPPED = {"pafu-mini": Path(__file__).parent / "weights_mini"}
+
+
+class WeightsError(ValueError):
+    """Weights that are missing, damaged, or of another model; the message names the file and the tensor."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to stream, its parts in ``dtype`` on ``device``; ``digest`` tells sets of weights apart."""
+
+    spec: ModelSpec
+    dit: CausalDiT
+    text: TextEncoder
+    vae: StreamingVAE
+    device: torch.device
+    dtype: torch.dtype
+    digest: str
+
+
+def preferred_dtype(device: torch.device | str) -> torch.dtype:
+    """The fastest dtype that is good enough: bf16, except on CPUs without bf16 arithmetic, which emulate it slowly."""
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
+    abilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else torch.float32
+
+
+def save_model(
+    folder: Path,
+    spec: ModelSpec,
+    dit: nn.Module,
+    text: nn.Module,
+    vae: nn.Module,
+    *,
+    trained_steps: dict[str, int],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write the parts below ``folder``, floating-point tensors in ``dtype``; the description comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checksums = {}
+    for part, module in zip(PARTS, (dit, text, vae), strict=True):
+        tensors = {name: _stored(tensor, dtype) for name, tensor in module.state_dict().items()}
+        data = save_safetensors(tensors)
+        (folder / _file_of(part)).write_bytes(data)
+        checksums[_file_of(part)] = hashlib.sha256(data).hexdigest()
+    description = {"format": FORMAT, "name": spec.name, "sha256": checksums, "trained_steps": trained_steps}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_model(
+    spec_or_name: ModelSpec | str,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> LoadedModel:
+    """The model's parts from ``folder``, or from the weights that ship with Pafu, in ``dtype`` (None: the preferred).
+
+    Raises WeightsError for anything that is missing, damaged or does not fit.
+    """
+    spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
+    folder = folder or _shipped_folder(spec)
+    checksums = _read_description(folder, spec)
+    with torch.device("meta"):  # sizes without memory: the loaded tensors become the parameters
+        parts = _build_parts(spec)
+    for part in PARTS:
+        _load_part(parts[part], folder / _file_of(part), checksums)
+    digest = hashlib.sha256("".join(checksums[_file_of(part)] for part in PARTS).encode()).hexdigest()
+    return _ready(spec, parts, device, dtype, digest)
+
+
+def random_model(
+    spec: ModelSpec, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> LoadedModel:
+    """A model of random weights, the same for the same seed: for tests and measurements, its pictures mean nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = _build_parts(spec)
+        for part in parts.values():
+            _randomise_zeros(part)
+    return _ready(spec, parts, device, dtype, f"random-{seed}")
+
+
+def _build_parts(spec: ModelSpec) -> dict[str, nn.Module]:
+    try:
+        return {"dit": CausalDiT(spec), "text": TextEncoder(spec), "vae": StreamingVAE(spec)}
+    except ValueError as error:
+        raise WeightsError(f"model {spec.name!r} cannot be built: {error}") from error
+
+
+@torch.no_grad()
+def _randomise_zeros(module: nn.Module) -> None:
+    """Give random numbers to matrices that start at zero: they would make every picture of a random model grey."""
+    for tensor in module.state_dict().values():
+        if tensor.ndim > 1 and not bool(tensor.any()):
+            tensor.normal_(std=RANDOM_STD)
+
+
+def _ready(
+    spec: ModelSpec, parts: dict[str, nn.Module], device: torch.device | str, dtype: torch.dtype | None, digest: str
+) -> LoadedModel:
+    device, dtype = torch.device(device), dtype or preferred_dtype(device)
+    parts["vae"].to(memory_format=torch.channels_last)  # a quarter faster convolutions, on CPUs and GPUs alike
+    moved: dict[str, Any] = {
+        name: part.to(device=device, dtype=dtype).eval().requires_grad_(False) for name, part in parts.items()
+    }
+    return LoadedModel(spec, **moved, device=device, dtype=dtype, digest=digest)
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+
+
+def _file_of(part: str) -> str:
+    return f"{part}.safetensors"
+
+
+def _shipped_folder(spec: ModelSpec) -> Path:
+    if spec.name not in SHIPPED:
+        raise WeightsError(f"no weights ship with model {spec.name!r}: name a folder with its weights")
+    return SHIPPED[spec.name]
+
+
+def _read_description(folder: Path, spec: ModelSpec) -> dict[str, str]:
+    """Checksums by file name."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: {folder} is not a folder of Pafu weights")
+    try:
+        description = json.loads(path.read_text())
+        version, name, checksums = description["format"], description["name"], dict(description["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if version != FORMAT:
+        raise WeightsError(f"{path} has format {version}, this version of Pafu reads format {FORMAT}")
+    if name != spec.name:
+        raise WeightsError(f"{path} describes model {name!r}, but {spec.name!r} was asked for")
+    for part in PARTS:
+        if _file_of(part) not in checksums:
+            raise WeightsError(f"{path} gives no sha256 for {_file_of(part)}")
+    return checksums
+
+
+def _load_part(module: nn.Module, path: Path, checksums: dict[str, str]) -> None:
+    """Fill ``module`` from ``path``, after the file's checksum and every name and shape were found right."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing")
+    data = path.read_bytes()
+    try:
+        tensors = load_safetensors(data)
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is truncated or no safetensors file ({len(data)} bytes): {error}") from error
+    if hashlib.sha256(data).hexdigest() != checksums[path.name]:
+        raise WeightsError(f"{path} does not match its sha256 in {DESCRIPTION}: the file is damaged or was replaced")
+    _check_tensors(path, expected=module.state_dict(), found=tensors)
+    module.load_state_dict(tensors, assign=True)
+
+
+def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    if missing := sorted(expected.keys() - found.keys()):
+        raise WeightsError(f"{path} lacks tensor {missing[0]!r}{_and_more(missing)}")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise WeightsError(f"{path} holds tensor {extra[0]!r}, which the model does not have{_and_more(extra)}")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)}, the model needs {tuple(tensor.shape)}"
+            raise WeightsError(f"{path}: tensor {name!r} has shape {shapes}")
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -1,0 +1,188 @@
+"""The cache's own promises, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from cache.config import promised_bytes
+from cache.errors import CacheCorrupt, CacheError, CacheFull
+from cache.kv_cache import KVCache
+
+Build = Callable[..., KVCache]
+Put = Callable[..., torch.Tensor]
+
+
+def test_a_window_that_nothing_leaves_equals_full_bit_for_bit(small_cache: Build, put_chunk: Put) -> None:
+    full = small_cache(policy="full", budget=24, sink=0, recent=0)
+    window = small_cache(policy="window", budget=24, sink=0, recent=0)
+    for chunk in range(4):
+        put_chunk(full, chunk)
+        put_chunk(window, chunk)
+    ours, theirs = full.snapshot(), window.snapshot()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert full.tokens(0) == 24
+
+
+def test_two_thousand_chunks_in_relative_mode_keep_bytes_and_positions_constant(
+    small_cache: Build, put_chunk: Put
+) -> None:
+    cache = small_cache(position_range=8)
+    promise = promised_bytes(layers=2, heads=2, head_dim=4, budget=10, chunk=6, dtype="float32")
+    storage = {name: tensor.data_ptr() for name, tensor in cache._stored().items()}
+    for chunk in range(2000):
+        put_chunk(cache, chunk)
+        assert cache.nbytes == promise
+    assert {name: tensor.data_ptr() for name, tensor in cache._stored().items()} == storage
+    time = cache.positions(0)[0, :, 0]
+    assert time.tolist() == [0, 0, 4, 4, 5, 5, 6, 6, 7, 7], "sink clamped to 0, newest frame at range - 1"
+    cache.check_integrity()
+
+
+def test_absolute_positions_are_left_as_they_are(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache()
+    for chunk in range(3):
+        put_chunk(cache, chunk)
+    assert torch.equal(cache.positions(0)[0], cache.retained_positions()[0])
+    assert cache.positions(0)[0, :, 0].tolist() == [0, 0, 5, 5, 6, 6, 7, 7, 8, 8]
+
+
+def test_scores_stay_with_their_tokens(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache()
+    for chunk in range(3):
+        put_chunk(cache, chunk, torch.arange(12.0).view(2, 6) + 100 * chunk)
+    assert cache.snapshot()["scores"][1].tolist() == [6, 7, 110, 111, 206, 207, 208, 209, 210, 211]
+
+
+def test_a_chunk_without_scores_does_not_inherit_those_of_evicted_tokens(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache()
+    for chunk in range(2):
+        put_chunk(cache, chunk, torch.full((2, 6), 7.0))
+    put_chunk(cache, 2)
+    assert cache.snapshot()["scores"][0].tolist() == [7.0] * 4 + [0.0] * 6
+
+
+def test_full_refuses_to_overflow_and_stays_usable(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache(policy="full", budget=8)
+    put_chunk(cache, 0)
+    before = cache.snapshot()
+    with pytest.raises(CacheFull, match="12 tokens do not fit its budget of 8"):
+        put_chunk(cache, 1)
+    after = cache.snapshot()
+    assert all(torch.equal(before[name], after[name]) for name in ("keys", "counters"))
+
+
+def test_a_chunk_that_was_dropped_half_way_leaves_no_trace(small_cache: Build, put_chunk: Put) -> None:
+    cache, undisturbed = small_cache(), small_cache()
+    for chunk in range(3):
+        cache.begin_chunk(torch.full((6, 3), 99.0))
+        cache.extend(0, torch.full((1, 6, 2, 4), 9.0), torch.full((1, 6, 2, 4), 9.0))
+        put_chunk(cache, chunk)
+        put_chunk(undisturbed, chunk)
+    ours, theirs = cache.snapshot(), undisturbed.snapshot()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_restored_cache_goes_on_bit_for_bit(small_cache: Build, put_chunk: Put) -> None:
+    cache, twin = small_cache(policy="random", seed=5), small_cache(policy="random", seed=5)
+    for chunk in range(3):
+        put_chunk(cache, chunk)
+    twin.load(cache.save())
+    for chunk in range(3, 6):
+        put_chunk(cache, chunk)
+        put_chunk(twin, chunk)
+    assert cache.save() == twin.save()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 4}, r"'keys' is torch.float32 \(2, 6, 2, 4\), this cache needs torch.float32 \(2, 6, 4, 4\)"),
+        ({"dtype": torch.bfloat16}, "this cache needs torch.bfloat16"),
+        ({"layers": 3}, r"'counters' has shape \(4,\), expected \(5,\)"),
+        ({"budget": 4, "recent": 1, "sink": 1}, "holds 6 tokens in a layer, this cache's budget is 4"),
+    ],
+)
+def test_a_snapshot_of_another_geometry_is_refused_by_name(
+    small_cache: Build, put_chunk: Put, change: dict[str, object], message: str
+) -> None:
+    cache, other = small_cache(), small_cache(**change)
+    put_chunk(cache, 0)
+    with pytest.raises(CacheError, match=message):
+        other.load(cache.save())
+
+
+def test_a_snapshot_that_is_cut_or_incomplete_is_refused(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache()
+    put_chunk(cache, 0)
+    data = cache.save()
+    with pytest.raises(CacheError, match="cannot be read"):
+        small_cache().load(data[:-10])
+    state = cache.snapshot()
+    del state["values"]
+    with pytest.raises(CacheError, match="lacks values"):
+        small_cache().restore(state)
+
+
+def test_wrong_use_is_named(small_cache: Build) -> None:
+    cache = small_cache()
+    chunk = torch.zeros(1, 6, 2, 4)
+    with pytest.raises(CacheError, match="extend without begin_chunk"):
+        cache.extend(0, chunk, chunk)
+    with pytest.raises(CacheError, match=r"shape \(5, 3\), expected \(6, 3\)"):
+        cache.begin_chunk(torch.zeros(5, 3))
+    cache.begin_chunk(torch.zeros(6, 3))
+    with pytest.raises(CacheError, match=r"must both be \(1, 6, 2, 4\)"):
+        cache.extend(0, chunk, chunk[:, :4])
+    cache.extend(0, chunk, chunk)
+    with pytest.raises(CacheError, match="all 2 layers, got 1"):
+        cache.commit()
+    cache.extend(1, chunk, chunk)
+    with pytest.raises(CacheError, match=r"scores have shape \(1, 6\), expected \(2, 6\)"):
+        cache.commit(torch.zeros(1, 6))
+
+
+@pytest.mark.parametrize("bad", [{"layers": 0}, {"chunk": 0}, {"position_range": 0}])
+def test_an_impossible_geometry_is_refused(small_cache: Build, bad: dict[str, int]) -> None:
+    with pytest.raises(CacheError, match="must be 1 or more"):
+        small_cache(**bad)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda cache: cache._keys[1, 3].fill_(torch.nan), "layer 1: keys hold a number that is not finite"),
+        (lambda cache: cache._values[0, 2].fill_(torch.inf), "layer 0: values hold"),
+        (
+            lambda cache: cache._latents[0, :6].copy_(cache._latents[0, :6].flip(0)),
+            "layer 0: tokens are not in the order",
+        ),
+        (lambda cache: cache._kept.__setitem__(0, 11), "layer 0 holds 11 tokens, budget 10"),
+    ],
+)
+def test_damage_is_found(small_cache: Build, put_chunk: Put, damage: Callable[[KVCache], None], message: str) -> None:
+    cache = small_cache()
+    put_chunk(cache, 0)
+    cache.check_integrity()
+    damage(cache)
+    with pytest.raises(CacheCorrupt, match=message):
+        cache.check_integrity()
+
+
+@pytest.mark.parametrize("indices", [[0, 0, 1], [1, 0], [0, 6]], ids=["twice", "unsorted", "outside"])
+def test_a_policy_cannot_break_the_slots(
+    small_cache: Build, put_chunk: Put, monkeypatch: pytest.MonkeyPatch, indices: list[int]
+) -> None:
+    class Broken:
+        name = "broken"
+
+        def keep(self, candidates: object) -> torch.Tensor:
+            return torch.tensor(indices)
+
+    cache = small_cache()
+    monkeypatch.setattr(cache, "_policy", Broken())
+    with pytest.raises(CacheError, match="'broken' must return sorted, distinct indices"):
+        put_chunk(cache, 0)
+    assert cache.tokens(0) == 0

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from cache.kv_cache import KVCache
+from model.dit import CausalDiT
+from model.spec import TEST_TINY, ModelSpec
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def wan_spec() -> ModelSpec:
+    """A small Wan: no camera, no control, and a head size that the three axes divide unevenly (8, 6, 6)."""
+    return dataclasses.replace(
+        TEST_TINY,
+        name="tiny-wan",
+        dim=80,
+        ffn_dim=160,
+        num_heads=4,
+        num_layers=3,
+        freq_dim=64,
+        control_dim=0,
+        predicts="velocity",
+        camera=False,
+        width=96,
+        height=64,
+    )
+
+
+@pytest.fixture
+def seeded_dit() -> Callable[[ModelSpec], CausalDiT]:
+    """A DiT whose every parameter is random: zeros and ones would hide a misplaced bias or norm weight."""
+
+    def build(spec: ModelSpec) -> CausalDiT:
+        torch.manual_seed(7)
+        dit = CausalDiT(spec).eval()
+        with torch.no_grad():
+            for parameter in dit.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        return dit
+
+    return build
+
+
+@pytest.fixture
+def new_cache() -> Callable[..., KVCache]:
+    """A cache for a spec; budgets in latent frames."""
+
+    def build(spec: ModelSpec, policy: str = "full", budget: int = 24, position_range: int | None = None) -> KVCache:
+        return KVCache(
+            layers=spec.num_layers,
+            heads=spec.num_heads,
+            head_dim=spec.head_dim,
+            budget=budget * spec.tokens_per_latent,
+            chunk=spec.tokens_per_chunk,
+            policy=policy,
+            sink=0,
+            recent=0,
+            dtype=torch.float32,
+            position_range=position_range,
+        )
+
+    return build

@@ -1,0 +1,58 @@
+"""The camera: ramps, limits and the words that steer it."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.camera import (
+    MAX_ACCELERATION,
+    MAX_SPEED,
+    CameraControl,
+    CameraError,
+    CameraState,
+    advance,
+    camera_from_prompt,
+)
+from model.vocabulary import EXAMPLES, TOKENS, canonical_tokens, unknown_words
+
+
+@pytest.mark.parametrize(
+    ("prompt", "speed"),
+    [
+        ("a red house; the camera pans right", 8),
+        ("the camera pans slowly left", -4),
+        ("pans left fast", -16),
+        ("moving back to the right", 8),
+        ("A meadow. The camera holds still.", 0),
+        ("looks LEFT", -8),
+    ],
+)
+def test_words_steer_the_camera(prompt, speed):
+    assert camera_from_prompt(prompt) == CameraControl(speed=speed)
+
+
+def test_a_place_is_not_a_direction():
+    assert camera_from_prompt("a red house on the left, a tree on the right") is None
+    assert canonical_tokens("a red house; the camera pans right") == ["red", "house"]
+
+
+def test_speed_ramps_and_never_passes_its_limits():
+    state, offsets, speeds = advance(CameraState().steered(CameraControl(speed=MAX_SPEED), 256), 4)
+    assert speeds == [8, 16, 16, 16]
+    assert all(abs(b - a) <= MAX_ACCELERATION for a, b in zip([0, *speeds], speeds, strict=False))
+    assert offsets == [0, 32, 96, 160] and state.offset == 224
+
+
+@pytest.mark.parametrize(
+    "control", [{"speed": MAX_SPEED + 1}, {"speed": -99}, {"cut_to": 1e9}, {"cut_to": float("nan")}]
+)
+def test_a_control_out_of_range_is_refused_with_what_is_allowed(control):
+    with pytest.raises(CameraError, match="allowed"):
+        CameraControl(**control)
+
+
+def test_synonyms_fold_into_the_words_that_the_model_knows():
+    assert canonical_tokens("a crimson cottage at dusk") == ["red", "house", "sunset"]
+    assert unknown_words("a crimson zeppelin over a sandy beach") == ["zeppelin"]
+    assert all(token in TOKENS for example in EXAMPLES for token in canonical_tokens(example))
+    assert all(unknown_words(example) == [] for example in EXAMPLES)

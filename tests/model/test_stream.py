@@ -1,0 +1,164 @@
+"""A stream keeps its promises over random weights: what it shows means nothing, how it behaves does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from cache.config import CacheConfig
+from cache.errors import CacheError, CacheFull
+from model.camera import CameraControl
+from model.spec import TEST_TINY
+from model.stream import Chunk, NotFiniteError, StreamError, VideoStream
+from model.weights import LoadedModel, random_model
+
+SPEC = TEST_TINY
+CONFIG = CacheConfig(policy="sink_window", budget_latents=4, sink_latents=1, recent_latents=2, position_mode="relative")
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return random_model(SPEC, seed=0, dtype=torch.float32)
+
+
+@pytest.fixture
+def stream(model: LoadedModel) -> Callable[..., VideoStream]:
+    def build(seed: int = 5, **config: object) -> VideoStream:
+        return VideoStream(model, "a red house", seed, dataclasses.replace(CONFIG, **config))
+
+    return build
+
+
+def same(ours: Chunk, theirs: Chunk) -> bool:
+    return torch.equal(ours.latents, theirs.latents) and np.array_equal(ours.pictures, theirs.pictures)
+
+
+def eventful(stream: VideoStream) -> list[Chunk]:
+    """Five chunks with a prompt change and camera moves between them."""
+    chunks = [stream.next_chunk()]
+    stream.set_camera(CameraControl(speed=12))
+    chunks.append(stream.next_chunk())
+    stream.set_prompt("a blue tower at night")
+    chunks += [stream.next_chunk(), stream.next_chunk()]
+    stream.set_camera(CameraControl(cut_to=1.5))
+    return [*chunks, stream.next_chunk()]
+
+
+def test_a_chunk_brings_its_pictures_and_its_costs(stream: Callable[..., VideoStream]) -> None:
+    chunk = stream().next_chunk()
+    assert chunk.pictures.shape == (SPEC.pictures_in_chunk(0), SPEC.height, SPEC.width, 3)
+    assert chunk.pictures.dtype == np.uint8 and chunk.pictures.std() > 1
+    assert set(chunk.seconds) == {"text", "denoise", "clean", "decode", "prune"}
+    assert all(seconds >= 0 for seconds in chunk.seconds.values())
+    assert (chunk.index, chunk.cache_tokens, chunk.evicted_tokens) == (0, SPEC.tokens_per_chunk, 0)
+
+
+def test_the_same_seed_and_events_give_the_same_bits(stream: Callable[..., VideoStream]) -> None:
+    assert all(map(same, eventful(stream()), eventful(stream())))
+
+
+def test_another_seed_gives_another_video(stream: Callable[..., VideoStream]) -> None:
+    assert not same(stream(seed=5).next_chunk(), stream(seed=6).next_chunk())
+
+
+def test_the_budget_holds_and_its_bytes_are_those_promised(stream: Callable[..., VideoStream]) -> None:
+    session = stream()
+    promise = CONFIG.promised_bytes(
+        layers=SPEC.num_layers,
+        heads=SPEC.num_heads,
+        head_dim=SPEC.head_dim,
+        tokens_per_latent=SPEC.tokens_per_latent,
+        tokens_per_chunk=SPEC.tokens_per_chunk,
+        dtype="float32",
+    )
+    chunks = [session.next_chunk() for _ in range(4)]
+    assert [chunk.cache_bytes for chunk in chunks] == [promise] * 4
+    per_latent = SPEC.tokens_per_latent
+    assert [chunk.cache_tokens for chunk in chunks] == [3 * per_latent, 4 * per_latent, 4 * per_latent, 4 * per_latent]
+    assert [chunk.evicted_tokens for chunk in chunks] == [0, 2 * per_latent, 3 * per_latent, 3 * per_latent]
+    session.cache.check_integrity()
+
+
+def test_a_window_that_nothing_leaves_equals_full_bit_for_bit(stream: Callable[..., VideoStream]) -> None:
+    roomy = {"budget_latents": 15, "sink_latents": 0, "recent_latents": 0}
+    assert all(map(same, eventful(stream(policy="full", **roomy)), eventful(stream(policy="window", **roomy))))
+
+
+def test_what_left_the_cache_is_forgotten_and_what_stayed_is_not(stream: Callable[..., VideoStream]) -> None:
+    full = stream(policy="full", budget_latents=15)
+    pruned = stream()
+    kept, lost = [full.next_chunk() for _ in range(4)], [pruned.next_chunk() for _ in range(4)]
+    assert same(kept[0], lost[0]) and same(kept[1], lost[1]), "nothing was pruned before the third chunk"
+    assert not same(kept[2], lost[2])
+
+
+def test_changes_count_from_the_next_chunk(stream: Callable[..., VideoStream]) -> None:
+    plain, steered, told = stream(), stream(), stream()
+    assert same(plain.next_chunk(), steered.next_chunk()) and told.next_chunk()
+    steered.set_camera(CameraControl(speed=-8))
+    told.set_prompt("snow at night")
+    expected = plain.next_chunk()
+    moved = steered.next_chunk()
+    assert not same(expected, moved) and not same(expected, told.next_chunk())
+    assert (moved.camera_offset, moved.camera_speed) == (-8 * 4 * 3, -8)
+
+
+def test_a_restored_stream_goes_on_bit_for_bit(model: LoadedModel, stream: Callable[..., VideoStream]) -> None:
+    session = stream(policy="random")
+    eventful(session)
+    resumed = VideoStream.restore(model, session.snapshot())
+    assert (resumed.prompt, resumed.camera) == (session.prompt, session.camera)
+    for _ in range(2):
+        assert same(session.next_chunk(), resumed.next_chunk())
+
+
+def test_a_stream_that_has_not_begun_can_be_restored(model: LoadedModel, stream: Callable[..., VideoStream]) -> None:
+    assert same(VideoStream.restore(model, stream().snapshot()).next_chunk(), stream().next_chunk())
+
+
+def test_a_snapshot_of_other_weights_is_refused(stream: Callable[..., VideoStream]) -> None:
+    snapshot = stream().snapshot()
+    with pytest.raises(StreamError, match="digest 'random-0', this model needs 'random-9'"):
+        VideoStream.restore(random_model(SPEC, seed=9), snapshot)
+    with pytest.raises(StreamError, match="cannot be read"):
+        VideoStream.restore(random_model(SPEC, seed=9), snapshot[:50])
+
+
+def test_a_snapshot_in_another_dtype_is_refused(stream: Callable[..., VideoStream]) -> None:
+    session = stream()
+    session.next_chunk()
+    with pytest.raises(CacheError, match=r"'keys' is torch.float32 .* needs torch.bfloat16"):
+        VideoStream.restore(random_model(SPEC, seed=0, dtype=torch.bfloat16), session.snapshot())
+
+
+def test_a_chunk_that_failed_can_be_made_again(
+    stream: Callable[..., VideoStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, undisturbed = stream(), stream()
+    undisturbed.next_chunk()
+    session.next_chunk()
+    session.set_camera(CameraControl(speed=8))
+    undisturbed.set_camera(CameraControl(speed=8))
+    noise = session._noise(torch.Generator())
+    with monkeypatch.context() as broken:
+        broken.setattr(session, "_noise", lambda generator: torch.full_like(noise, torch.nan))
+        with pytest.raises(NotFiniteError, match="chunk 1 of model 'test-tiny' is not finite"):
+            session.next_chunk()
+    assert same(session.next_chunk(), undisturbed.next_chunk())
+
+
+def test_a_full_cache_ends_the_stream_with_its_own_error(stream: Callable[..., VideoStream]) -> None:
+    session = stream(policy="full")
+    session.next_chunk()
+    with pytest.raises(CacheFull, match="do not fit its budget"):
+        session.next_chunk()
+
+
+def test_a_model_without_a_camera_refuses_to_be_steered(model: LoadedModel) -> None:
+    blind = dataclasses.replace(model, spec=dataclasses.replace(SPEC, camera=False, control_dim=0))
+    with pytest.raises(StreamError, match="has no camera"):
+        VideoStream(blind, "", 0, CONFIG).set_camera(CameraControl(speed=1))
