@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, replace
 
 MAX_SPEED = 16  # pixels a picture
+SPEED_STEP = 4  # speeds are multiples: the model learned the world on a grid, which two cores can afford
+PLACE_STEP = 16  # pixels; a cut lands on this grid
 MAX_ACCELERATION = 8  # pixels a picture, gained or lost per latent frame
 DEFAULT_SPEED = 8
 SLOW_SPEED = 4
@@ -24,7 +26,7 @@ class CameraError(ValueError):
 class CameraControl:
     """What the camera is asked to do from the next chunk on.
 
-    speed: pixels a picture, positive to the right, 0 holds. None keeps the present speed.
+    speed: pixels a picture, a multiple of SPEED_STEP, positive to the right, 0 holds. None keeps the present speed.
     cut_to: place to jump to, in screens from where the session began. None does not jump.
     """
 
@@ -32,8 +34,9 @@ class CameraControl:
     cut_to: float | None = None
 
     def __post_init__(self) -> None:
-        if self.speed is not None and not -MAX_SPEED <= self.speed <= MAX_SPEED:
-            raise CameraError(f"camera speed is {self.speed}; allowed are whole numbers from -{MAX_SPEED} to {MAX_SPEED}")
+        if self.speed is not None and not (-MAX_SPEED <= self.speed <= MAX_SPEED and self.speed % SPEED_STEP == 0):
+            allowed = f"multiples of {SPEED_STEP} from -{MAX_SPEED} to {MAX_SPEED}"
+            raise CameraError(f"camera speed is {self.speed}; allowed are {allowed} (pixels a picture)")
         if self.cut_to is not None and not -MAX_PLACE <= self.cut_to <= MAX_PLACE:
             raise CameraError(f"camera cut_to is {self.cut_to}; allowed is -{MAX_PLACE:g} to {MAX_PLACE:g} screens")
 
@@ -50,7 +53,7 @@ class CameraState:
         """The state after ``control``; ``screen`` is the picture's width in pixels. A cut arrives at rest."""
         state = self
         if control.cut_to is not None:
-            state = CameraState(offset=round(control.cut_to * screen))
+            state = CameraState(offset=PLACE_STEP * round(control.cut_to * screen / PLACE_STEP))
         if control.speed is not None:
             state = replace(state, target=control.speed)
         return state
@@ -80,12 +83,18 @@ def mean_offset(offset: int, speed: int, pictures_per_latent: int = 4) -> float:
     return offset + speed * (pictures_per_latent - 1) / 2
 
 
-_VERB = r"(?:pan(?:s|ning)?|mov(?:e|es|ing)|turn(?:s|ing)?|look(?:s|ing)?|glid(?:e|es|ing)|travel(?:s|ling|ing)?|go(?:es|ing)?)"
+_VERB = (
+    r"(?:pan(?:s|ning)?|mov(?:e|es|ing)|turn(?:s|ing)?|look(?:s|ing)?|glid(?:e|es|ing)|travel(?:s|ling|ing)?"
+    r"|go(?:es|ing)?)"
+)
 _PACE = r"(?:\s+(?P<{0}>slowly|gently|fast|quickly))?"
 _MOVE = re.compile(
-    rf"\b{_VERB}{_PACE.format('before')}(?:\s+back)?\s+(?:to\s+the\s+)?(?P<side>left|right)\b{_PACE.format('after')}", re.I
+    rf"\b{_VERB}{_PACE.format('before')}(?:\s+back)?\s+(?:to\s+the\s+)?(?P<side>left|right)\b{_PACE.format('after')}",
+    re.I,
 )
-_HOLD = re.compile(r"\b(?:camera\s+)?(?:holds?(?:\s+still)?|stands?\s+still|stays?|stops?|is\s+still|static\s+camera)\b", re.I)
+_HOLD = re.compile(
+    r"\b(?:camera\s+)?(?:holds?(?:\s+still)?|stands?\s+still|stays?|stops?|is\s+still|static\s+camera)\b", re.I
+)
 _PACES = {"slowly": SLOW_SPEED, "gently": SLOW_SPEED, "fast": FAST_SPEED, "quickly": FAST_SPEED}
 
 

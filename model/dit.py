@@ -131,7 +131,8 @@ def sinusoid(timesteps: Tensor, channels: int) -> Tensor:
 
 
 def velocity_from_clean(x_t: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
-    """v = (x_t - x0) / s for latents (B, F, C, h, w) and timesteps (B, F); s is kept from zero, where v means nothing."""
+    """v = (x_t - x0) / s for latents (B, F, C, h, w) and timesteps (B, F); s is kept from zero, where v means
+    nothing."""
     sigma = (timesteps / FULL_NOISE).clamp(min=LEAST_SIGMA).view(*timesteps.shape, 1, 1, 1)
     return (x_t - x0) / sigma.to(x_t.dtype)
 

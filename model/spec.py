@@ -36,7 +36,9 @@ class ModelSpec:
     eps: float
     rope_theta: float
     control_dim: int  # numbers of camera control per latent frame that enter the time embedding; 0 in Wan
-    predicts: str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
+    predicts: (
+        str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
+    )
     camera: bool  # horizontal positions are world positions: column + camera offset
     # pictures
     width: int
@@ -156,7 +158,9 @@ WAN_1_3B = ModelSpec(
     max_prompt_chars=2000,
 )
 
-WAN_14B = ModelSpec(**{**WAN_1_3B.__dict__, "name": "wan2.1-14b", "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40})
+WAN_14B = ModelSpec(
+    **{**WAN_1_3B.__dict__, "name": "wan2.1-14b", "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+)
 
 PAFU_MINI = ModelSpec(
     name="pafu-mini",

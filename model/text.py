@@ -25,7 +25,13 @@ class TextEncoder(nn.Module):
         self.places = nn.Parameter(torch.randn(spec.text_len, spec.text_dim) * 0.5)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                spec.text_dim, HEADS, 2 * spec.text_dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+                spec.text_dim,
+                HEADS,
+                2 * spec.text_dim,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
             )
             for _ in range(LAYERS)
         )

@@ -1,10 +1,10 @@
 """pafu-mini's tiny video autoencoder: every latent frame stands for ``temporal_stride`` pictures.
 
-The encoder is linear: the strongest principal components of 16 x 16 pixels over the pictures of one latent frame, which needs
-seconds to fit where a convolutional encoder needed hours on a CPU (docs/log.md). The decoder is learned and remembers: each of its memory blocks sees its
-own input of the latent frame before, so pictures join smoothly and a stream can be decoded chunk by chunk with a small
-state. All convolutions run at a quarter of the picture's size or less; pixel shuffle paints the rest: more
-parameters in less time than a full-resolution convolution.
+The encoder is linear: the strongest principal components of 16 x 16 pixels over the pictures of one latent frame,
+which needs seconds to fit where a convolutional encoder needed hours on a CPU (docs/log.md). The decoder is learned
+and remembers: each of its memory blocks sees its own input of the latent frame before, so pictures join smoothly and
+a stream can be decoded chunk by chunk with a small state. All convolutions run at a quarter of the picture's size or
+less; pixel shuffle paints the rest: more parameters in less time than a full-resolution convolution.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Decoder(nn.Module):
         deep, middle, shallow = WIDTHS
         self.start = conv(latent_channels, deep)
         self.levels = nn.ModuleList(
-            nn.ModuleList(MemoryBlock(width) for _ in range(blocks)) for width, blocks in zip(WIDTHS, BLOCKS, strict=True)
+            nn.ModuleList(MemoryBlock(width) for _ in range(blocks))
+            for width, blocks in zip(WIDTHS, BLOCKS, strict=True)
         )
         self.grow = nn.ModuleList([conv(deep, 4 * middle, 1), conv(middle, 4 * shallow, 1)])
         self.paint = nn.Conv2d(shallow, pictures * 3 * SHUFFLE**2, 3, padding=1)

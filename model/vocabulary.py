@@ -78,7 +78,7 @@ SUGGESTIONS = {
 
 EXAMPLES = (
     "a sunny meadow, a red house with a blue roof on the left and a white mill on the right",
-    "a snowy night, a yellow house with a red roof in the middle and a green pine on the right; the camera pans slowly right",
+    "a snowy night, a yellow house with a red roof in the middle and a green pine ahead; the camera pans slowly right",
     "a desert at sunset, a purple tower with an orange roof on the left; the camera pans right",
     "morning in a meadow, a pink tree in the middle and a blue mill on the right; the camera pans left",
 )

@@ -46,9 +46,7 @@ def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) 
 
 def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
     """A caption of the stretch of tour ``offsets`` (first-picture offset per latent frame, pixels)."""
-    named = [
-        _landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets) if rng.random() < 0.85
-    ][:4]
+    named = [_landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets) if rng.random() < 0.85][:4]
     parts = [LIGHT_PHRASES[light]] if rng.random() < 0.95 else []
     parts += [GROUND_PHRASES[scene.ground]] if rng.random() < 0.95 else []
     head = " ".join(parts[::-1] if rng.random() < 0.5 else parts)

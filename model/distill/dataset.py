@@ -50,7 +50,9 @@ def clip_tensors(clip: Clip, vae: StreamingVAE) -> dict[str, Tensor]:
     chunks = len(clip.offsets) // CHUNK_LATENTS
     return {
         "latents": latents.half(),
-        "ids": torch.stack([token_ids(clip.segment_of(c).prompt, PAFU_MINI.text_len) for c in range(chunks)]).to(torch.uint8),
+        "ids": torch.stack([token_ids(clip.segment_of(c).prompt, PAFU_MINI.text_len) for c in range(chunks)]).to(
+            torch.uint8
+        ),
         "offsets": torch.tensor([mean_offset(o, s) for o, s in zip(clip.offsets, clip.speeds, strict=True)]),
         "control": torch.tensor(clip.speeds, dtype=torch.float32)[:, None] / MAX_SPEED,
     }
@@ -70,7 +72,8 @@ def build(folder: Path, vae: StreamingVAE, clips: int, seed: int = TRAIN_SEED) -
 
 
 class Clips:
-    """The shards of a folder; which clips step n sees depends on n alone and on how many shards there were at the start."""
+    """The shards of a folder; which clips step n sees depends on n alone and on how many shards there were at the
+    start."""
 
     def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("clips-*.safetensors"))

@@ -15,7 +15,12 @@ from rich.table import Table
 from cache.config import CacheConfig
 from model.camera import CameraControl, camera_from_prompt
 from model.distill.judge import (
-    JUDGE_SEED, adherence, judge_prompts, landmarks_in_world, motion, same_again,
+    JUDGE_SEED,
+    adherence,
+    judge_prompts,
+    landmarks_in_world,
+    motion,
+    same_again,
 )
 from model.distill.probe import Probe, Seen
 from model.distill.sheets import save_sheet
@@ -103,7 +108,9 @@ def judge_memory(model: LoadedModel, probe: Probe, scenes: int, folder: Path) ->
     for index in range(scenes):
         again["chance"] += same_again(firsts[index], laters[(index + 1) % scenes])
     save_sheet(rows, folder / "judge.memory.png")
-    return {f"memory_{name}": float(np.mean(values)) for name, values in again.items()} | {"landmarks": len(again["full"])}
+    return {f"memory_{name}": float(np.mean(values)) for name, values in again.items()} | {
+        "landmarks": len(again["full"])
+    }
 
 
 def _sightings(take: Take, probe: Probe) -> tuple[list[Seen], list[Seen]]:

@@ -1,7 +1,8 @@
 """Stages ``teacher`` and ``student``: flow matching on latents of the training world.
 
-The teacher sees a whole clip at once and noises all of it alike. The student starts from the teacher's weights, sees only the
-past (teacher forcing, half of the time with holes in it) and learns mainly at the timesteps that its few-step sampler uses.
+The teacher sees a whole clip at once and noises all of it alike. The student starts from the teacher's weights, sees
+only the past (teacher forcing, half of the time with holes in it) and learns mainly at the timesteps that its few-
+step sampler uses.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SPEC = PAFU_MINI
 SEED = 2002
 BATCH = 4
 CONTEXT_NOISE = 0.12  # the student's past is its own work and never exact
-HOLES = 0.5  # share of the steps in which the past is pruned
+HOLES = 0.35  # share of the steps in which the past is pruned
 LEAST_LEVEL = 0.3  # the sampler never asks for less noise
 SAMPLER_STEPS = 0.6  # share of the chunks that are noised to one of the sampler's own timesteps
 
@@ -52,12 +53,15 @@ def shifted(uniform: Tensor, shift: float) -> Tensor:
 def teacher_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
     """Velocity error with every frame of a clip at one noise level."""
     size, frames = batch.latents.shape[:2]
-    level = shifted(torch.rand(size, 1, generator=generator), SPEC.shift)
+    level = shifted(torch.rand(size, 1, generator=generator), SPEC.shift).clamp(min=LEAST_LEVEL)
     timesteps = (FULL_NOISE * level).expand(size, frames)
     noise = torch.randn(batch.latents.shape, generator=generator)
     velocity = modules["dit"](
-        add_noise(batch.latents, noise, timesteps), timesteps, encode_prompts(modules, batch.ids),
-        Bidirectional(batch.positions(), SPEC), batch.control,
+        add_noise(batch.latents, noise, timesteps),
+        timesteps,
+        encode_prompts(modules, batch.ids),
+        Bidirectional(batch.positions(), SPEC),
+        batch.control,
     )
     return {"loss": (velocity - (noise - batch.latents)).square().mean()}
 
@@ -81,9 +85,11 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
     past = random_past(generator, size, frames, SPEC, HOLES)
     both = encode_prompts(modules, batch.ids)
     velocity = modules["dit"](
-        torch.cat([clean, noisy], 1), torch.cat([torch.zeros_like(timesteps), timesteps], 1),
+        torch.cat([clean, noisy], 1),
+        torch.cat([torch.zeros_like(timesteps), timesteps], 1),
         [(torch.cat([k, k], 1), torch.cat([v, v], 1)) for k, v in both],
-        TeacherForced(batch.positions(), SPEC, past), torch.cat([batch.control] * 2, 1),
+        TeacherForced(batch.positions(), SPEC, past),
+        torch.cat([batch.control] * 2, 1),
     )[:, frames:]
     error = (velocity - (noise - batch.latents)).square().mean((2, 3, 4))
     top = timesteps == FULL_NOISE
@@ -97,7 +103,7 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
 
 
 def flow_stage(
-    name: str, folder: Path, clips: Path, steps: int, loss: Callable[..., Losses], modules: nn.ModuleDict, rate: float
+    name: str, folder: Path, clips: Path, steps: int, loss: Callable[..., Losses], modules: nn.ModuleDict
 ) -> Stage:
     source = Clips(clips)
 
@@ -105,17 +111,15 @@ def flow_stage(
         generator = torch.Generator().manual_seed(SEED * 100_003 + step)
         return loss(modules, source.batch(step, BATCH), generator)
 
-    rates = optimizers(modules, matrix_rate=rate, other_rate=rate)
+    rates = optimizers(modules, matrix_rate=2.5e-3, other_rate=2e-3)
     return Stage(name, folder, modules, rates, step_loss, steps, ema=0.995, every=50)
 
 
 def teacher_stage(folder: Path, clips: Path, steps: int) -> Stage:
-    return flow_stage("teacher", folder, clips, steps, teacher_loss, networks(), 1.5e-3)
+    return flow_stage("teacher", folder, clips, steps, teacher_loss, networks())
 
 
 def student_stage(folder: Path, clips: Path, steps: int) -> Stage:
     modules = networks()
-    teacher = trained_weights(folder, "teacher")
-    modules.load_state_dict({name: w for name, w in teacher.items() if not name.startswith("dit.head.")}, strict=False)
-    nn.init.zeros_(modules["dit"].head.head.weight)
-    return flow_stage("student", folder, clips, steps, student_loss, modules, 1.5e-3)
+    modules.load_state_dict(trained_weights(folder, "teacher"))
+    return flow_stage("student", folder, clips, steps, student_loss, modules)

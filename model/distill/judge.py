@@ -1,7 +1,7 @@
 """Judging generated video with the probe: does what the prompt names appear, is it remembered, does it move?
 
-``adherence`` scores five kinds of claims of a prompt: object, colour, place, light, camera direction. ``revisit`` pans away
-from landmarks and back and asks whether the same ones stand there again.
+``adherence`` scores five kinds of claims of a prompt: object, colour, place, light, camera direction. ``revisit``
+pans away from landmarks and back and asks whether the same ones stand there again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _claims(rng: np.random.Generator) -> Claims:
     landmarks = []
     for place in sorted(places):
         kind, colour = str(rng.choice(KINDS)), str(rng.choice(COLOURS))
-        accent = str(rng.choice([c for c in COLOURS if c != colour])) if HAS_ACCENT[kind] and rng.random() < 0.5 else None
+        accent = (
+            str(rng.choice([c for c in COLOURS if c != colour])) if HAS_ACCENT[kind] and rng.random() < 0.5 else None
+        )
         landmarks.append((kind, colour, accent, str(place)))
     light, ground, speed = str(rng.choice(LIGHTS)), str(rng.choice(GROUNDS)), int(rng.choice([-8, -4, 0, 4, 8]))
     named = " and ".join(
@@ -70,7 +72,10 @@ def shift_between(before: np.ndarray, after: np.ndarray) -> int:
 
 def camera_shifts(pictures: np.ndarray) -> list[int]:
     """Camera shift (pixels) of every PICTURE_STEP pictures."""
-    return [shift_between(pictures[i], pictures[i + PICTURE_STEP]) for i in range(0, len(pictures) - PICTURE_STEP, PICTURE_STEP)]
+    return [
+        shift_between(pictures[i], pictures[i + PICTURE_STEP])
+        for i in range(0, len(pictures) - PICTURE_STEP, PICTURE_STEP)
+    ]
 
 
 def direction(speed: float) -> int:

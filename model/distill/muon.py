@@ -58,7 +58,11 @@ class Muon(torch.optim.Optimizer):
 def optimizers(module: nn.Module, matrix_rate: float, other_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the module's matrices and convolutions, AdamW for everything else (biases, norms, embeddings)."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    matrices = [p for p in module.parameters() if p.ndim in (2, 4, 5) and id(p) not in embeddings and min(p.flatten(1).shape) > 8]
+    matrices = [
+        p
+        for p in module.parameters()
+        if p.ndim in (2, 4, 5) and id(p) not in embeddings and min(p.flatten(1).shape) > 8
+    ]
     chosen = {id(p) for p in matrices}
     others = [p for p in module.parameters() if id(p) not in chosen]
     return [Muon(matrices, matrix_rate), torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0)]

@@ -1,8 +1,8 @@
 """The probe: a small network, trained on rendered truth, that reads what a picture shows.
 
 It judges generated video, so it never sees generated pictures in training; blur and noise stand in for their faults.
-For each of ``CELLS`` columns it says which landmark has its middle there (or none), in which colours; for the whole picture
-the light and the ground.
+For each of ``CELLS`` columns it says which landmark has its middle there (or none), in which colours; for the whole
+picture the light and the ground.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torch.nn import functional as F
 from model.distill.dataset import HELD_OUT_SEED
 from model.distill.training import Losses, Stage
 from model.distill.world import (
-    CHUNK_LATENTS, HEIGHT, PICTURES_PER_LATENT, WIDTH, Clip, Scene, random_clip, render_clip,
+    CHUNK_LATENTS,
+    HEIGHT,
+    PICTURES_PER_LATENT,
+    WIDTH,
+    Clip,
+    Scene,
+    random_clip,
+    render_clip,
 )
 from model.vae import from_pictures
 from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS
@@ -50,7 +57,9 @@ class Probe(nn.Module):
             self.body.extend([nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.BatchNorm2d(wide), nn.ReLU()])
         rows = HEIGHT // 16
         self.columns = nn.Sequential(
-            nn.Conv2d(128, 192, (rows, 3), padding=(0, 1)), nn.ReLU(), nn.Conv2d(192, 1 + len(KINDS) + 2 * len(COLOURS), 1)
+            nn.Conv2d(128, 192, (rows, 3), padding=(0, 1)),
+            nn.ReLU(),
+            nn.Conv2d(192, 1 + len(KINDS) + 2 * len(COLOURS), 1),
         )
         self.whole = nn.Linear(128 * rows, len(LIGHTS) + len(GROUNDS))
 
@@ -107,8 +116,13 @@ def labels(scene: Scene, light: str, offset: int) -> dict[str, np.ndarray]:
             kind[cell] = 1 + KINDS.index(mark.kind)
             colour[cell] = COLOURS.index(mark.colour)
             accent[cell] = COLOURS.index(mark.accent) if mark.accent else -100
-    return {"kind": kind, "colour": colour, "accent": accent,
-            "light": np.array(LIGHTS.index(light)), "ground": np.array(GROUNDS.index(scene.ground))}
+    return {
+        "kind": kind,
+        "colour": colour,
+        "accent": accent,
+        "light": np.array(LIGHTS.index(light)),
+        "ground": np.array(GROUNDS.index(scene.ground)),
+    }
 
 
 def settled_pictures(clip: Clip) -> list[tuple[int, str, int]]:
@@ -134,7 +148,9 @@ def labelled_pictures(seed: int, index: int, clips: int, each: int) -> tuple[Ten
             picture, light, offset = rows[choice]
             pictures.append(rendered[picture])
             targets.append(labels(clip.scene, light, offset))
-    return torch.from_numpy(np.stack(pictures)), {k: torch.from_numpy(np.stack([t[k] for t in targets])) for k in targets[0]}
+    return torch.from_numpy(np.stack(pictures)), {
+        k: torch.from_numpy(np.stack([t[k] for t in targets])) for k in targets[0]
+    }
 
 
 def spoiled(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -181,5 +197,3 @@ def probe_accuracy(probe: Probe, clips: int = 100) -> dict[str, float]:
         for name in ("light", "ground"):
             right[name] += (out[name] == truth[name]).tolist()
     return {name: float(np.mean(values)) for name, values in right.items()}
-
-

@@ -1,4 +1,5 @@
-"""The recipe of pafu-mini: its stages in order, from the world to shipped weights. Every stage resumes where it stopped."""
+"""The recipe of pafu-mini: its stages in order, from the world to shipped weights. Every stage resumes where it
+stopped."""
 
 from __future__ import annotations
 

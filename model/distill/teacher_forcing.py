@@ -1,7 +1,7 @@
 """Who sees whom while the student learns: every chunk twice, once clean and once noisy, with holes in the past.
 
-The sequence is [clean | noisy]. A clean chunk sees the clean chunks up to itself, a noisy chunk the clean ones before it and
-itself: what denoising over a cache sees. A ``Past`` hides old tokens as a cache with a budget would.
+The sequence is [clean | noisy]. A clean chunk sees the clean chunks up to itself, a noisy chunk the clean ones before
+it and itself: what denoising over a cache sees. A ``Past`` hides old tokens as a cache with a budget would.
 """
 
 from __future__ import annotations

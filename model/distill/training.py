@@ -1,7 +1,7 @@
 """What every training stage shares: a resumable loop with a progress bar, checkpoints, a log and its curve.
 
-Data for step n depends on (seed, n) alone and checkpoints hold the optimiser, so a stage that was interrupted and resumed
-ends where an uninterrupted one ends. Checkpoints are safetensors: nothing here unpickles.
+Data for step n depends on (seed, n) alone and checkpoints hold the optimiser, so a stage that was interrupted and
+resumed ends where an uninterrupted one ends. Checkpoints are safetensors: nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ class Stage:
         start = self._resume()
         began = time.monotonic()
         with Progress(
-            TextColumn(f"[bold]{self.name}"), BarColumn(), TextColumn("{task.completed}/{task.total} loss {task.fields[loss]}"),
-            TimeRemainingColumn(), refresh_per_second=1,
+            TextColumn(f"[bold]{self.name}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            refresh_per_second=1,
         ) as bar:
             task = bar.add_task(self.name, total=self.steps, completed=start, loss="-")
             for step in range(start, self.steps):
@@ -138,7 +141,8 @@ def saved_step(checkpoint: Path) -> int:
 
 
 def trained_weights(folder: Path, stage: str) -> dict[str, Tensor]:
-    """Weights of a stage's checkpoint, averaged ones if it kept an average. Raises FileNotFoundError saying what to run."""
+    """Weights of a stage's checkpoint, averaged ones if it kept an average. Raises FileNotFoundError saying what to
+    run."""
     path = folder / f"{stage}.checkpoint.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run `pafu distill mini --stage {stage} --out {folder}` first")

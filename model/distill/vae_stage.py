@@ -1,4 +1,5 @@
-"""Stages ``basis`` and ``vae``: the autoencoder's linear encoder, fitted, and its streaming decoder, trained on crops."""
+"""Stages ``basis`` and ``vae``: the autoencoder's linear encoder, fitted, and its streaming decoder, trained on
+crops."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ LATENT_NOISE = 0.1  # the decoder will live on generated latents, which are neve
 def crops(step: int) -> Tensor:
     """uint8 (CROPS, 4 * CROP_LATENTS, h, w, 3), from two clips."""
     rng = np.random.default_rng((SEED, step))
-    pictures, length = [render_clip(random_clip(rng, chunks=3)) for _ in range(3)], CROP_LATENTS * PAFU_MINI.temporal_stride
+    pictures, length = (
+        [render_clip(random_clip(rng, chunks=3)) for _ in range(3)],
+        CROP_LATENTS * PAFU_MINI.temporal_stride,
+    )
     out = []
     for index in range(CROPS):
         clip = pictures[index % 3]

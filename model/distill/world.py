@@ -1,4 +1,5 @@
-"""The training world: a wide illustrated landscape, a camera that tours it, captions, and the truth behind every picture.
+"""The training world: a wide illustrated landscape, a camera that tours it, captions, and the truth behind every
+picture.
 
 Everything is drawn from a structured ``Scene``, so what stands where in which colour is known for every picture. World
 coordinates are pixels, x to the right from the place where the session's camera begins; pictures are uint8 RGB.
@@ -12,14 +13,16 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from model.camera import MAX_SPEED, CameraControl, CameraState, advance
+from model.camera import MAX_SPEED, SPEED_STEP, CameraControl, CameraState, advance
 from model.spec import PAFU_MINI
-from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS
+from model.vocabulary import COLOURS, GROUNDS, KINDS
 
 WIDTH, HEIGHT = PAFU_MINI.width, PAFU_MINI.height
 PICTURES_PER_LATENT = PAFU_MINI.temporal_stride
 CHUNK_LATENTS = PAFU_MINI.chunk_latents
 GROUND_Y = 98  # where landmarks stand
+PLACE_GRID = 16  # pixels; landmarks stand on this grid, which spares the model much and nobody sees
+SIZES = (0.82, 0.92)
 CLOUD_DRIFT = 0.5  # pixels a picture
 BLADE_PHASES = 16  # pictures of a quarter turn
 SMOKE_PHASES = 24
@@ -110,17 +113,16 @@ class Clip:
 
 
 def random_scene(rng: np.random.Generator, left: int, right: int) -> Scene:
-    landmarks, x = [], left + int(rng.integers(20, 110))
+    landmarks, x = [], PLACE_GRID * (left // PLACE_GRID + int(rng.integers(1, 7)))
     while x < right:
         landmarks.append(random_landmark(rng, x))
-        x += int(rng.integers(92, 150))
+        x += PLACE_GRID * int(rng.integers(6, 10))
     clouds = tuple(
         Cloud(x=float(cx), y=int(rng.integers(10, 26)), size=float(rng.uniform(0.5, 0.9)))
-        for cx in np.arange(left - 60, right + 60, 190) + rng.integers(-50, 50, size=len(np.arange(left - 60, right + 60, 190)))
+        for cx in np.arange(left - 60, right + 60, 190)
+        + rng.integers(-50, 50, size=len(np.arange(left - 60, right + 60, 190)))
     )
-    waves = tuple(
-        (float(rng.uniform(4, 13)), float(wave), float(rng.uniform(0, 2 * np.pi))) for wave in (430, 210, 97)
-    )
+    waves = tuple((float(rng.uniform(4, 13)), float(wave), float(rng.uniform(0, 2 * np.pi))) for wave in (430, 210, 97))
     return Scene(int(rng.integers(1 << 30)), str(rng.choice(GROUNDS)), left, right, tuple(landmarks), clouds, waves)
 
 
@@ -128,7 +130,7 @@ def random_landmark(rng: np.random.Generator, x: int) -> Landmark:
     kind = str(rng.choice(KINDS))
     colour = str(rng.choice(COLOURS))
     accent = str(rng.choice([c for c in COLOURS if c != colour])) if HAS_ACCENT[kind] else None
-    return Landmark(kind, colour, accent, x, float(rng.uniform(0.8, 0.95)))
+    return Landmark(kind, colour, accent, x, float(rng.choice(SIZES)))
 
 
 # ---------------------------------------------------------------------------------------------- where the camera goes
@@ -138,10 +140,10 @@ def random_tour(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
     """One control per chunk: far returns, holds, cuts; waypoints lie up to three screens from the start."""
     style = rng.choice(["tour", "return", "stay"], p=[0.7, 0.15, 0.15])
     if style == "stay":
-        speeds = rng.choice([0, 0, 4, -4], size=1).repeat(chunks)
+        speeds = rng.choice([0, 0, SPEED_STEP, -SPEED_STEP], size=1).repeat(chunks)
         return [CameraControl(speed=int(s)) for s in speeds]
     if style == "return":
-        pace, turn = int(rng.integers(6, MAX_SPEED + 1)) * int(rng.choice([-1, 1])), chunks // 2
+        pace, turn = _random_pace(rng) * int(rng.choice([-1, 1])), chunks // 2
         return [CameraControl(speed=pace if i < turn else -pace) for i in range(chunks)]
     return _waypoint_tour(rng, chunks)
 
@@ -174,9 +176,12 @@ def _next_goal(rng: np.random.Generator, here: int, visited: list[int]) -> int:
 def _speed_towards(rng: np.random.Generator, distance: int) -> int:
     if rng.random() < 0.12:
         return 0
-    wanted = int(rng.integers(4, MAX_SPEED + 1))
-    reach = max(1, abs(distance) // (CHUNK_LATENTS * PICTURES_PER_LATENT))
-    return int(np.sign(distance)) * min(wanted, reach)
+    reach = SPEED_STEP * max(1, abs(distance) // (CHUNK_LATENTS * PICTURES_PER_LATENT * SPEED_STEP))
+    return int(np.sign(distance)) * min(_random_pace(rng), reach)
+
+
+def _random_pace(rng: np.random.Generator) -> int:
+    return SPEED_STEP * int(rng.integers(1, MAX_SPEED // SPEED_STEP + 1))
 
 
 def random_clip(rng: np.random.Generator, chunks: int = 8) -> Clip:
@@ -297,8 +302,10 @@ def _paint_tower(draw, x, base, u, body, accent, trunk, glow):
 
 
 def _paint_mill(draw, x, base, u, body, accent, trunk, glow):
-    draw.polygon([(x - 26 * u, base), (x - 15 * u, base - 62 * u), (x + 15 * u, base - 62 * u), (x + 26 * u, base)], fill=body)
-    draw.pieslice((x - 18 * u, base - 80 * u, x + 18 * u, base - 44 * u), 180, 360, fill=accent)
+    draw.polygon(
+        [(x - 26 * u, base), (x - 15 * u, base - 62 * u), (x + 15 * u, base - 62 * u), (x + 26 * u, base)], fill=body
+    )
+    draw.pieslice((x - 24 * u, base - 88 * u, x + 24 * u, base - 40 * u), 180, 360, fill=accent)
     draw.rectangle((x - 6 * u, base - 20 * u, x + 6 * u, base), fill=glow)
 
 
@@ -315,7 +322,9 @@ def _picture(scene: Scene, strip: np.ndarray, light: str, offset: int, time: int
     left = offset - scene.left
     picture = strip[:, left : left + WIDTH].copy()
     for cloud in scene.clouds:
-        _blend(picture, _cloud_sprite(round(cloud.size * 10), light), int(cloud.x + CLOUD_DRIFT * time) - offset, cloud.y)
+        _blend(
+            picture, _cloud_sprite(round(cloud.size * 10), light), int(cloud.x + CLOUD_DRIFT * time) - offset, cloud.y
+        )
     for mark in scene.landmarks:
         if -120 < mark.x - offset < WIDTH + 120:
             _animate(picture, mark, light, mark.x - offset, time)
@@ -328,7 +337,12 @@ def _animate(picture: np.ndarray, mark: Landmark, light: str, x: int, time: int)
     if mark.kind == "mill":
         _blend(picture, _blade_sprite(size, (time + mark.x) % BLADE_PHASES, light), x, base - round(66 * mark.size))
     if mark.kind == "house":
-        _blend(picture, _smoke_sprite((time + mark.x) % SMOKE_PHASES, light), x + round(20 * mark.size), base - round(84 * mark.size))
+        _blend(
+            picture,
+            _smoke_sprite((time + mark.x) % SMOKE_PHASES, light),
+            x + round(20 * mark.size),
+            base - round(84 * mark.size),
+        )
 
 
 def _blend(picture: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
@@ -353,7 +367,9 @@ def _sprite(width: int, height: int, paint) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _cloud_sprite(tenths: int, light: str) -> np.ndarray:
-    colour = {"morning": (255, 240, 228), "day": (250, 252, 255), "sunset": (240, 164, 150), "night": (62, 74, 120)}[light]
+    colour = {"morning": (255, 240, 228), "day": (250, 252, 255), "sunset": (240, 164, 150), "night": (62, 74, 120)}[
+        light
+    ]
     size = tenths / 10
 
     def paint(draw: ImageDraw.ImageDraw, s: int) -> None:
@@ -374,7 +390,7 @@ def _blade_sprite(fiftieths: int, phase: int, light: str) -> np.ndarray:
             angle = np.pi / 2 * (quarter + phase / BLADE_PHASES)
             along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
             tip, mid = along * 36 * size, along * 8 * size
-            corners = [mid, mid + across * 8 * size, tip + across * 8 * size, tip]
+            corners = [mid, mid + across * 6 * size, tip + across * 6 * size, tip]
             draw.polygon([tuple(s * (half + c)) for c in corners], fill=(*colour, 255))
             draw.line([s * half, s * half, *(s * (half + tip))], fill=(*_shade(colour, 0.6), 255), width=s * 2)
 

@@ -11,9 +11,10 @@ import torch
 
 from cache.config import CacheConfig
 from cache.errors import CacheError, CacheFull
-from model.camera import CameraControl
+from model.camera import MAX_SPEED, CameraControl
 from model.spec import TEST_TINY
 from model.stream import Chunk, NotFiniteError, StreamError, VideoStream
+from model.vae import to_pictures
 from model.weights import LoadedModel, random_model
 
 SPEC = TEST_TINY
@@ -105,6 +106,61 @@ def test_changes_count_from_the_next_chunk(stream: Callable[..., VideoStream]) -
     moved = steered.next_chunk()
     assert not same(expected, moved) and not same(expected, told.next_chunk())
     assert (moved.camera_offset, moved.camera_speed) == (-8 * 4 * 3, -8)
+
+
+class Passes:
+    """What the transformer was called with, pass by pass."""
+
+    def __init__(self, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.latents: list[torch.Tensor] = []
+        self.timesteps: list[float] = []
+        self.controls: list[list[float]] = []
+        forward = model.dit.forward
+
+        def spy(latents: torch.Tensor, timesteps: torch.Tensor, *rest: object) -> torch.Tensor:
+            self.latents.append(latents.clone())
+            self.timesteps.append(timesteps[0, 0].item())
+            self.controls.append(rest[2].flatten().tolist())  # type: ignore[union-attr]
+            return forward(latents, timesteps, *rest)
+
+        monkeypatch.setattr(model.dit, "forward", spy)
+
+
+def test_each_chunk_is_denoised_from_its_own_noise_and_then_written_clean(
+    model: LoadedModel, stream: Callable[..., VideoStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Passes(model, monkeypatch)
+    session = stream()
+    chunks = [session.next_chunk(), session.next_chunk()]
+    steps = len(SPEC.timesteps) + 1
+    assert passes.timesteps == pytest.approx([*SPEC.timesteps, 0.0] * 2)
+    assert torch.equal(passes.latents[steps - 1], chunks[0].latents)
+    assert torch.equal(passes.latents[-1], chunks[1].latents)
+    assert (passes.latents[0] - passes.latents[steps]).std() > 1, "two chunks began with the same noise"
+
+
+def test_the_camera_reaches_the_model_as_world_positions_and_speed(
+    model: LoadedModel, stream: Callable[..., VideoStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Passes(model, monkeypatch)
+    session = stream()
+    session.set_camera(CameraControl(cut_to=-2.0, speed=12))
+    session.next_chunk()
+    speeds, offsets = [8, 12, 12], [-256, -256 + 32, -256 + 32 + 48]  # 128 pixels a screen, 4 pictures a latent frame
+    assert passes.controls[0] == pytest.approx([speed / MAX_SPEED for speed in speeds])
+    first_columns = session.cache.retained_positions()[0][:: SPEC.tokens_per_latent, 2]
+    means = [offset + 1.5 * speed for offset, speed in zip(offsets, speeds, strict=True)]
+    assert first_columns.tolist() == pytest.approx([mean / SPEC.pixels_per_column for mean in means])
+
+
+def test_pictures_join_over_chunks_as_if_decoded_at_once(
+    model: LoadedModel, stream: Callable[..., VideoStream]
+) -> None:
+    session = stream()
+    chunks = [session.next_chunk() for _ in range(3)]
+    with torch.inference_mode():
+        pictures, _ = model.vae.decode(torch.cat([chunk.latents for chunk in chunks], dim=1))
+    assert np.array_equal(np.concatenate([chunk.pictures for chunk in chunks]), to_pictures(pictures)[0].numpy())
 
 
 def test_a_restored_stream_goes_on_bit_for_bit(model: LoadedModel, stream: Callable[..., VideoStream]) -> None:

@@ -80,6 +80,7 @@ def test_a_model_that_predicts_clean_latents_reaches_the_sampler_as_velocity(
     spec = dataclasses.replace(SPEC, predicts="clean")
     clean, raw = seeded_dit(spec), seeded_dit(dataclasses.replace(spec, predicts="velocity"))
     latents, timesteps, positions, control, text = clip(spec)
+    timesteps = timesteps.clamp(min=250)  # near 0 a velocity means nothing
     attention = BlockCausal(positions, spec, spec.tokens_per_chunk)
     context = clean.encode_context(text)
     velocity = clean(latents, timesteps, context, attention, control)

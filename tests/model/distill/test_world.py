@@ -61,7 +61,11 @@ def test_captions_name_only_what_the_clip_shows():
             offsets = clip.offsets[segment.first_chunk * 3 : ends[0] * 3]
             true = {(m.kind, m.colour) for m, _ in in_view(clip.scene, list(offsets))}
             tokens = canonical_tokens(segment.prompt)
-            named = {(kind, colour) for colour, kind in zip(tokens, tokens[1:], strict=False) if kind in _KINDS and colour in RGB}
+            named = {
+                (kind, colour)
+                for colour, kind in zip(tokens, tokens[1:], strict=False)
+                if kind in _KINDS and colour in RGB
+            }
             assert named <= true
             assert unknown_words(segment.prompt) == []
 

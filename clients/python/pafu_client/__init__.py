@@ -1,0 +1,38 @@
+"""Watch and steer live streams of a Pafu server: ``connect`` here, or ``pafu_client.sync.connect`` without asyncio."""
+
+from __future__ import annotations
+
+from pafu_client.errors import ConnectionLost, PafuError
+from pafu_client.http import models, wait_until_ready
+from pafu_client.messages import (
+    Camera,
+    Chunk,
+    ChunkMetadata,
+    Event,
+    InteractionApplied,
+    InteractionFailed,
+    InteractionQueued,
+    SessionDone,
+    VideoStart,
+)
+from pafu_client.options import Options
+from pafu_client.stream import VideoStream, connect
+
+__all__ = [
+    "Camera",
+    "Chunk",
+    "ChunkMetadata",
+    "ConnectionLost",
+    "Event",
+    "InteractionApplied",
+    "InteractionFailed",
+    "InteractionQueued",
+    "Options",
+    "PafuError",
+    "SessionDone",
+    "VideoStart",
+    "VideoStream",
+    "connect",
+    "models",
+    "wait_until_ready",
+]

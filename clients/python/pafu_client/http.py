@@ -1,0 +1,44 @@
+"""The little that a live client asks over plain HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+
+from pafu_client.errors import PafuError
+from pafu_client.options import http_address
+
+POLL_SECONDS = 0.5
+
+
+async def models(url: str) -> list[dict[str, Any]]:
+    """The models of the server at ``url``, with the words that each knows. Raises PafuError."""
+    async with httpx.AsyncClient(base_url=http_address(url), timeout=10) as client:
+        try:
+            reply = await client.get("/v1/models")
+        except httpx.HTTPError as error:
+            raise PafuError("connect_failed", f"no answer from {url}: {error}", retryable=True) from None
+    if reply.status_code != 200:
+        raise PafuError.from_http(reply.status_code, reply.content)
+    data: list[dict[str, Any]] = reply.json()["data"]
+    return data
+
+
+async def wait_until_ready(url: str, timeout: float = 60.0) -> None:
+    """Return when the server at ``url`` can stream. Raises PafuError ``not_ready`` after ``timeout`` seconds."""
+    give_up = time.monotonic() + timeout
+    async with httpx.AsyncClient(base_url=http_address(url), timeout=10) as client:
+        while True:
+            try:
+                reply = await client.get("/readyz")
+                if reply.status_code == 200:
+                    return
+                seen = f"its /readyz says {reply.status_code}: {reply.text[:200]}"
+            except httpx.HTTPError as error:
+                seen = f"no answer ({error})"
+            if time.monotonic() > give_up:
+                raise PafuError("not_ready", f"{url} was not ready within {timeout:g} s; {seen}", retryable=True)
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,122 @@
+"""What the server says, as small frozen records. ``raw`` keeps fields that are unknown here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+from pafu_client.errors import PafuError
+
+
+class Camera(TypedDict, total=False):
+    """What the camera is asked to do from the next chunk on; ``speed`` or ``pan``, not both."""
+
+    speed: int  # pixels a picture, positive to the right, 0 holds
+    pan: Literal["left", "right", "hold"]
+    cut_to: float  # place to jump to, in screens from where the session began
+
+
+@dataclass(frozen=True)
+class VideoStart:
+    """The server took the session. ``mime`` names container and codec, ``config`` the accepted values."""
+
+    request_id: str
+    session_id: str
+    format: str
+    mime: str
+    config: dict[str, Any]
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def fps(self) -> float:
+        """Pictures a second of the stream."""
+        return float(self.config.get("fps") or 16)
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> VideoStart:
+        texts = {name: str(body.get(name) or "") for name in ("request_id", "session_id", "format", "mime")}
+        return cls(**texts, config=dict(body.get("config") or {}), raw=body)
+
+
+@dataclass(frozen=True)
+class ChunkMetadata:
+    """What the server says about one binary frame. ``stats``: chunk_seconds, cache_tokens, cache_bytes, camera ..."""
+
+    kind: str
+    index: int  # transport_chunk_index
+    generation_index: int
+    num_frames: int
+    byte_length: int
+    started_event_ids: tuple[str, ...]
+    active_event_ids: tuple[str, ...]
+    completed_event_ids: tuple[str, ...]
+    stats: dict[str, Any]
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> ChunkMetadata:
+        """Raises PafuError ``bad_message`` when a number is missing or is none."""
+        try:
+            index = int(body["transport_chunk_index"])
+            return cls(
+                kind=str(body.get("kind", "media")),
+                index=index,
+                generation_index=int(body.get("generation_chunk_index", index)),
+                num_frames=int(body.get("num_frames") or 0),
+                byte_length=int(body["byte_length"]),
+                started_event_ids=tuple(body.get("started_event_ids") or ()),
+                active_event_ids=tuple(body.get("active_event_ids") or ()),
+                completed_event_ids=tuple(body.get("completed_event_ids") or ()),
+                stats=dict(body.get("stats") or {}),
+                raw=body,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PafuError("bad_message", f"the server sent chunk metadata without sense: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk of video. Joined in order, the ``data`` of a stream's chunks are a playable file."""
+
+    metadata: ChunkMetadata
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SessionDone:
+    """The stream ended in order. ``reason``: "stopped", "complete", "server_shutdown"; "" where the server has none."""
+
+    chunks: int
+    stopped: bool
+    reason: str
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> SessionDone:
+        return cls(int(body.get("chunks") or 0), bool(body.get("stopped")), str(body.get("reason") or ""))
+
+
+@dataclass(frozen=True)
+class InteractionQueued:
+    """The server heard a change; it waits for the next chunk."""
+
+    event_id: str
+
+
+@dataclass(frozen=True)
+class InteractionApplied:
+    """A change shows from chunk ``chunk_index`` on."""
+
+    event_id: str
+    chunk_index: int
+
+
+@dataclass(frozen=True)
+class InteractionFailed:
+    """The server refused something while the stream goes on; ``event_id`` is None where it did not say which."""
+
+    event_id: str | None
+    error: PafuError
+
+
+Event = InteractionQueued | InteractionApplied | InteractionFailed

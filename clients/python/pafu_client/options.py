@@ -1,0 +1,65 @@
+"""How a stream is asked for; the same for the async and the sync client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Required, TypedDict
+from urllib.parse import urlsplit, urlunsplit
+
+from pafu_client.errors import PafuError
+from pafu_client.messages import Event
+
+LIVE_PATH = "/v1/realtime/video"
+_SIZE = ("width", "height", "fps", "num_frames")
+_WIRE = ("model", "prompt", "format", *_SIZE, "seed", "extra_params", "streaming_buffer_seconds")
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of ``connect``; what is left out is the server's choice."""
+
+    prompt: Required[str]
+    model: str
+    seed: int
+    format: str
+    width: int
+    height: int
+    fps: int
+    num_frames: int  # pictures after which the stream ends; left out: without end
+    extra_params: Mapping[str, Any]
+    streaming_buffer_seconds: float  # how far the server may run ahead of the playhead
+    realtime: bool | None  # True: play like a viewer. False: as fast as the server makes it. None: no reports
+    on_event: Callable[[Event], None]  # called for every queued, applied and failed change
+    headers: Mapping[str, str]  # of the WebSocket's opening request
+    open_timeout: float  # seconds until video.start must have come (60)
+
+
+def start_message(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``session.start`` with the options that were given. Raises TypeError for an option that is unknown."""
+    known = Options.__annotations__
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"connect() has no option {', '.join(unknown)}; known: {', '.join(known)}")
+    given = {name: options[name] for name in _WIRE if options.get(name) is not None}
+    return {"type": "session.start", "format": "m4s", **given}
+
+
+def live_address(url: str) -> str:
+    """The WebSocket address for a server's address: http(s) or ws(s), with or without the path."""
+    scheme, host, path, query, _ = urlsplit(_with_scheme(url))
+    path = path.rstrip("/")
+    path = path if path.endswith(LIVE_PATH) else path + LIVE_PATH
+    return urlunsplit(({"http": "ws", "https": "wss"}.get(scheme, scheme), host, path, query, ""))
+
+
+def http_address(url: str) -> str:
+    """The HTTP address of the server, without a trailing slash."""
+    scheme, host, path, _, _ = urlsplit(_with_scheme(url))
+    path = path.rstrip("/").removesuffix(LIVE_PATH)
+    return urlunsplit(({"ws": "http", "wss": "https"}.get(scheme, scheme), host, path, "", ""))
+
+
+def _with_scheme(url: str) -> str:
+    full = url if "://" in url else f"http://{url}"
+    parts = urlsplit(full)
+    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+        raise PafuError("bad_url", f"{url!r} is no server address; write one like http://127.0.0.1:8000", "url")
+    return full

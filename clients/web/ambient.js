@@ -1,0 +1,48 @@
+// The room around the picture takes its colours from the picture.
+
+const COLUMNS = 10;
+const ROWS = 7;
+const SOFTER = 12; // the small copy is enlarged smoothly this much before the page stretches it
+const EVERY_MS = 250;
+const SATURATE = 1.5;
+const BLEND = 0.12; // share of the new picture at each step: slow enough to breathe, never to flicker
+
+/** Paints a tiny, slowly mixed copy of `video` into `canvas`; enlarging makes it soft without a blur filter. */
+export class Ambient {
+  #tiny;
+  #soft;
+  #video;
+  #timer = 0;
+  #fresh = true;
+
+  constructor(canvas, video) {
+    this.#tiny = sized(document.createElement("canvas"), COLUMNS, ROWS);
+    this.#soft = sized(canvas, COLUMNS * SOFTER, ROWS * SOFTER);
+    this.#soft.imageSmoothingQuality = "high";
+    this.#tiny.filter = `saturate(${SATURATE})`; // where this is not supported, the room is only paler
+    this.#video = video;
+  }
+
+  start() {
+    this.stop();
+    this.#fresh = true;
+    this.#timer = setInterval(() => this.#paint(), EVERY_MS);
+  }
+
+  stop() {
+    clearInterval(this.#timer);
+  }
+
+  #paint() {
+    if (document.hidden || this.#video.readyState < 2) return;
+    this.#tiny.globalAlpha = this.#fresh ? 1 : BLEND;
+    this.#fresh = false;
+    this.#tiny.drawImage(this.#video, 0, 0, COLUMNS, ROWS);
+    this.#soft.drawImage(this.#tiny.canvas, 0, 0, this.#soft.canvas.width, this.#soft.canvas.height);
+  }
+}
+
+function sized(canvas, width, height) {
+  Object.assign(canvas, { width, height });
+  return canvas.getContext("2d");
+}

@@ -1,0 +1,55 @@
+// What the viewer wants of the camera, turned into few interactions. No DOM.
+
+export const SPEEDS = { slow: 4, steady: 8, fast: 16 }; // pixels a picture
+const HOLD_PATIENCE_MS = 2500;
+
+/**
+ * The camera's wishes. `send(speed)` must send one interaction and return its event id (or null).
+ *
+ * Changes take effect at chunk boundaries, so a short tap would be pressed and released within one chunk and do
+ * nothing. A release therefore waits until the move before it was applied.
+ */
+export class CameraWish {
+  #send;
+  #wanted = 0;
+  #sent = 0;
+  #moving = null; // event id of a move that the server has not applied yet
+  #timer = 0;
+
+  constructor(send) {
+    this.#send = send;
+  }
+
+  /** Speed last asked for, pixels a picture, positive to the right. */
+  get speed() {
+    return this.#wanted;
+  }
+
+  /** A new stream begins, or a prompt set the camera: nothing is on its way, the camera moves at `speed`. */
+  reset(speed = 0) {
+    clearTimeout(this.#timer);
+    this.#moving = null;
+    this.#wanted = this.#sent = speed;
+  }
+
+  want(speed) {
+    this.#wanted = speed;
+    if (speed !== 0 || !this.#moving) this.#flush();
+  }
+
+  applied(eventId) {
+    if (eventId !== this.#moving) return;
+    this.#moving = null;
+    this.#flush();
+  }
+
+  #flush() {
+    if (this.#wanted === this.#sent) return;
+    clearTimeout(this.#timer);
+    const id = this.#send(this.#wanted);
+    if (!id) return;
+    this.#sent = this.#wanted;
+    this.#moving = this.#wanted === 0 ? null : id;
+    if (this.#moving) this.#timer = setTimeout(() => this.applied(id), HOLD_PATIENCE_MS);
+  }
+}

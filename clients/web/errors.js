@@ -1,0 +1,30 @@
+// Error codes in plain words: what happened, and what to do.
+
+const AGAIN = "Press play to begin again.";
+const SOON = "Press play in a few seconds.";
+const TEXTS = {
+  connection_lost: ["The connection was lost", `The server stopped or the network dropped. ${AGAIN}`],
+  shutting_down: ["The server is shutting down", "Wait until it is back, then press play."],
+  session_rejected: ["There is no free place", "Others are watching. Try again in a minute."],
+  not_ready: ["Still warming up", `The model is drawing its first pictures. ${SOON}`],
+  worker_failed: ["The model stopped in the middle of a picture", `It is being started again. ${SOON}`],
+  generation_failed: ["The pictures went wrong", `This stream had to end; nothing else is affected. ${AGAIN}`],
+  internal_error: ["The server made a mistake", `This stream had to end. ${AGAIN}`],
+  viewer_stalled: ["The stream waited too long", `This page did not play for a while. ${AGAIN}`],
+  unknown_model: ["This model is not here", "Choose another one under “Seed and model”."],
+  too_many_interactions: ["Too many changes at once", "Let the picture catch up, then go on."],
+  interaction_failed: ["That change was not taken", "The stream goes on as it was. Change the words and try again."],
+  origin_not_allowed: ["This page may not use the server", "Open the page from the server's own address."],
+  host_not_allowed: ["This page may not use the server", "Open the page under the name that the server expects."],
+  unsupported_video: ["This browser cannot play the stream", "It lacks H.264 in Media Source Extensions. Use a recent Chrome, Edge, Firefox or Safari."],
+  decoder: ["The browser stopped decoding", `${AGAIN} If it comes back, reload the page.`],
+  empty_prompt: ["Nothing to paint yet", "Write what should be seen, or choose one of the examples."],
+};
+const BAD_PROMPT = ["The prompt does not work", "Change the words and press Enter."];
+const UNKNOWN = ["Something went wrong", AGAIN];
+
+/** {title, hint, detail} for an error; `detail` is the server's own sentence. */
+export function explain({ code, message, param }) {
+  const [title, hint] = param?.endsWith("prompt") ? BAD_PROMPT : (TEXTS[code] ?? UNKNOWN);
+  return { title, hint, detail: message ?? "" };
+}

@@ -1,0 +1,246 @@
+// Fragmented MP4 into a <video> through Media Source Extensions: append, evict, keep up, recover.
+
+const KEEP_BEHIND = 12; // seconds of past kept for the decoder; older ranges are evicted
+const START_WITH = 1.0; // seconds buffered before the first play; the first picture shows before that
+const START_ANYWAY_MS = 1500; // play whatever is there after this long
+const TOO_FAR = 4.0; // seconds of lead that mean the playhead was left behind
+const LAND_AT = 1.0; // seconds of lead after a jump forward
+const GAP = 0.12; // seconds; a smaller hole is stepped over by the browser itself
+const STUCK_MS = 1200; // playhead still with pictures ahead
+const TICK_MS = 200;
+const REBUILDS = 3; // attempts between two healthy stretches
+
+const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
+
+/** Whether this browser can play `mime` at all. */
+export function canPlay(mime) {
+  return Boolean(Source?.isTypeSupported(mime));
+}
+
+/** Bytes before the first `moof` box: what a fresh SourceBuffer needs before any fragment. Empty if there is none. */
+export function initSegment(data) {
+  const view = new DataView(data);
+  for (let at = 0; at + 8 <= view.byteLength; ) {
+    const size = view.getUint32(at);
+    if (view.getUint32(at + 4) === 0x6d6f6f66) return data.slice(0, at);
+    if (size < 8) break;
+    at += size;
+  }
+  return new ArrayBuffer(0);
+}
+
+/**
+ * Plays one stream in a <video>. Events: firstpicture, playing, progress, waiting, ended, blocked (the browser wants a gesture),
+ * failed [message]. Positions and leads are in seconds of media time.
+ */
+export class Player extends EventTarget {
+  #video;
+  #source = null;
+  #buffer = null;
+  #queue = [];
+  #init = null;
+  #mime = "";
+  #begunAt = 0;
+  #rebuilds = 0;
+  #rebuilding = false;
+  #finishing = false;
+  #running = false;
+  #playing = false;
+  #still = { at: 0, since: 0 };
+  #timer = 0;
+
+  constructor(video) {
+    super();
+    this.#video = video;
+    video.addEventListener("loadeddata", () => this.#running && this.#emit("firstpicture"));
+    video.addEventListener("playing", () => this.#emit("playing"));
+    video.addEventListener("timeupdate", () => this.#running && this.#emit("progress"));
+    video.addEventListener("waiting", () => this.#running && this.#emit("waiting"));
+    video.addEventListener("ended", () => this.#end());
+    video.addEventListener("error", () => this.#running && this.#rebuild());
+  }
+
+  get position() {
+    return this.#video.currentTime;
+  }
+
+  /** Seconds buffered ahead of the playhead. */
+  get lead() {
+    const { buffered, currentTime } = this.#video;
+    return buffered.length ? Math.max(0, buffered.end(buffered.length - 1) - currentTime) : 0;
+  }
+
+  get framesShown() {
+    return this.#video.getVideoPlaybackQuality?.().totalVideoFrames ?? 0;
+  }
+
+  /** Begin a stream of type `mime`; throws when the browser cannot play it. */
+  begin(mime) {
+    if (!canPlay(mime)) throw new Error(mime);
+    this.halt();
+    this.#mime = mime;
+    this.#queue = [];
+    this.#init = null;
+    this.#rebuilds = 0;
+    this.#finishing = this.#playing = this.#rebuilding = false;
+    this.#running = true;
+    this.#begunAt = performance.now();
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#attach();
+  }
+
+  append(data) {
+    if (!this.#running) return;
+    if (!this.#init) {
+      this.#init = initSegment(data);
+    }
+    this.#queue.push(data);
+    this.#pump();
+  }
+
+  /** No more fragments will come: play what is there, then end. */
+  finish() {
+    this.#finishing = true;
+    this.#pump();
+  }
+
+  /** Freeze on the current picture. */
+  halt() {
+    clearInterval(this.#timer);
+    this.#running = false;
+    this.#queue = [];
+    this.#video.pause();
+  }
+
+  /** Play after a gesture, when the browser refused to start on its own. */
+  resume() {
+    if (this.#running) this.#play();
+  }
+
+  #attach(at = 0) {
+    const source = new Source();
+    this.#source = source;
+    this.#buffer = null;
+    const url = URL.createObjectURL(source);
+    source.addEventListener(
+      "sourceopen",
+      () => {
+        URL.revokeObjectURL(url);
+        if (this.#source !== source) return;
+        this.#buffer = source.addSourceBuffer(this.#mime);
+        this.#buffer.addEventListener("updateend", () => this.#pump());
+        if (at) this.#video.currentTime = at;
+        this.#pump();
+      },
+      { once: true },
+    );
+    this.#video.disableRemotePlayback = true; // ManagedMediaSource insists on it
+    this.#video.src = url;
+  }
+
+  #pump() {
+    if (!this.#buffer || this.#buffer.updating || this.#source.readyState !== "open") return;
+    if (this.#evict(KEEP_BEHIND)) return;
+    const data = this.#queue.shift();
+    if (data) return this.#push(data);
+    if (this.#finishing) this.#source.endOfStream();
+  }
+
+  #push(data) {
+    try {
+      this.#buffer.appendBuffer(data);
+    } catch (error) {
+      if (error.name !== "QuotaExceededError") return this.#rebuild();
+      this.#queue.unshift(data);
+      if (!this.#evict(1)) setTimeout(() => this.#pump(), 500);
+    }
+  }
+
+  // Every fragment begins with a key frame, so a cut more than a fragment behind the playhead cannot lose its decoder.
+  #evict(keep) {
+    const { buffered, currentTime } = this.#video;
+    const until = currentTime - keep;
+    if (!buffered.length || buffered.start(0) > until - (keep > 1 ? KEEP_BEHIND / 2 : 0) || until <= 0) return false;
+    this.#buffer.remove(0, until);
+    return true;
+  }
+
+  #tick() {
+    if (!this.#playing) return this.#maybeStart();
+    this.#stepOverGap();
+    this.#catchUp();
+    this.#unstick();
+  }
+
+  #maybeStart() {
+    const patience = performance.now() - this.#begunAt > START_ANYWAY_MS;
+    if (this.lead >= START_WITH || (this.lead > 0 && (patience || this.#finishing))) this.#play();
+  }
+
+  async #play() {
+    this.#playing = true;
+    this.#still = { at: this.position, since: performance.now() };
+    try {
+      await this.#video.play();
+    } catch (error) {
+      if (error.name === "NotAllowedError") this.#emit("blocked");
+    }
+  }
+
+  #stepOverGap() {
+    const { buffered, currentTime } = this.#video;
+    for (let i = 0; i < buffered.length; i++) {
+      if (currentTime < buffered.start(i)) {
+        if (buffered.start(i) - currentTime > GAP || this.#video.readyState < 3) this.#video.currentTime = buffered.start(i) + 0.01;
+        return;
+      }
+      if (currentTime < buffered.end(i) - 0.05) return;
+    }
+  }
+
+  #catchUp() {
+    if (this.lead > TOO_FAR) this.#video.currentTime = this.position + this.lead - LAND_AT;
+  }
+
+  #unstick() {
+    const now = performance.now();
+    if (this.position !== this.#still.at || this.lead < 0.3) {
+      if (this.lead >= 0.3) this.#rebuilds = 0;
+      this.#still = { at: this.position, since: now };
+    } else if (now - this.#still.since > STUCK_MS) {
+      this.#still.since = now;
+      if (this.#video.paused) this.#play();
+      else this.#video.currentTime = this.position + 0.05;
+    }
+  }
+
+  // A decoder that failed is thrown away: the init segment is kept, and the next fragment begins with a key frame.
+  #rebuild() {
+    if (this.#rebuilding) return;
+    if (++this.#rebuilds > REBUILDS || !this.#init?.byteLength) return this.#fail();
+    this.#rebuilding = true;
+    this.#playing = false;
+    this.#begunAt = performance.now();
+    this.#queue = [this.#init, ...this.#queue];
+    setTimeout(() => {
+      this.#rebuilding = false;
+      if (this.#running) this.#attach(this.position);
+    }, 100);
+  }
+
+  #fail() {
+    const reason = this.#video.error?.message || "the decoder gave up";
+    this.halt();
+    this.#emit("failed", reason);
+  }
+
+  #end() {
+    if (!this.#running) return;
+    this.halt();
+    this.#emit("ended");
+  }
+
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

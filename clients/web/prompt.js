@@ -1,0 +1,58 @@
+// Pure edits of the prompt text.
+
+export const LIGHTS = ["morning", "day", "sunset", "night"];
+
+const PHRASES = { morning: "in the morning", day: "by day", sunset: "at sunset", night: "at night" };
+const NAMES = {
+  morning: ["morning", "dawn", "sunrise"],
+  day: ["sunny day", "day", "daytime", "daylight", "noon", "midday", "afternoon", "sunny"],
+  sunset: ["sunset", "dusk", "evening", "twilight"],
+  night: ["starry night", "moonlit night", "dark night", "night", "nighttime", "midnight", "moonlit", "starry"],
+};
+const LIGHT_OF = new Map(LIGHTS.flatMap((light) => NAMES[light].map((name) => [name, light])));
+const ALL_NAMES = [...LIGHT_OF.keys()].sort((a, b) => b.length - a.length).join("|");
+const LEADS = "(?:(?:early |late )?in the (?:early |late )?|at |by |during the |under the )";
+const LIGHT_PHRASE = new RegExp(`\\b(${LEADS})?(${ALL_NAMES})\\b`, "gi");
+
+// Words that stand before a noun ("a sunny meadow") must be replaced by a word that can stand there too.
+const ADJECTIVES = new Set(["sunny", "moonlit", "starry"]);
+const AS_ADJECTIVE = { morning: "morning", day: "sunny", sunset: "sunset", night: "moonlit" };
+
+/** The last light that the prompt names, or null. */
+export function lightIn(prompt) {
+  const found = [...prompt.matchAll(LIGHT_PHRASE)].at(-1);
+  return found ? LIGHT_OF.get(found[2].toLowerCase()) : null;
+}
+
+/** The prompt with its light words changed to `light`; the light is appended when the prompt names none. */
+export function withLight(prompt, light) {
+  if (!lightIn(prompt)) return join(prompt, PHRASES[light]);
+  return prompt.replace(LIGHT_PHRASE, (whole, lead, name, at) => {
+    if (ADJECTIVES.has(name.toLowerCase())) return AS_ADJECTIVE[light];
+    if (lead) return matchCase(whole, PHRASES[light]);
+    return matchCase(name, isNounAfterArticle(prompt, at) || name.includes(" ") || at === 0 ? light : PHRASES[light]);
+  });
+}
+
+/** `phrase` put into `prompt` at the caret, with commas and spaces as a writer would set them. */
+export function insertWord(prompt, phrase, caret) {
+  const before = prompt.slice(0, caret).trimEnd();
+  const after = prompt.slice(caret).trimStart();
+  const text = before ? `${before} ${phrase}` : phrase;
+  const tight = after === "" || /^[,.;:]/.test(after);
+  return { text: tight ? text + after : `${text} ${after}`, caret: text.length + (tight ? 0 : 1) };
+}
+
+/** `phrase` put behind the prompt as a part of its own. */
+export function join(prompt, phrase, mark = ",") {
+  const head = prompt.trim().replace(/[,;.\s]+$/, "");
+  return head ? `${head}${mark} ${phrase}` : phrase;
+}
+
+function isNounAfterArticle(prompt, at) {
+  return /\b(?:a|an|the|snowy|summer|winter|quiet|calm)\s+$/i.test(prompt.slice(0, at));
+}
+
+function matchCase(model, text) {
+  return /^[A-Z]/.test(model) ? text[0].toUpperCase() + text.slice(1) : text;
+}

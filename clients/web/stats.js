@@ -1,0 +1,73 @@
+// The read-out under the picture.
+
+const HISTORY = 40; // chunks in the small curve
+
+export function formatBytes(bytes) {
+  if (bytes < 1024) return `${bytes} B`;
+  const units = ["KiB", "MiB", "GiB"];
+  let value = bytes / 1024;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}
+
+export function formatSeconds(seconds) {
+  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
+}
+
+/** Fills the elements [data-stat=...] under `root` and draws the curve of chunk times. */
+export class ReadOut {
+  #cells;
+  #curve;
+  #chunks = [];
+  #frames = { count: 0, at: 0 };
+
+  constructor(root) {
+    this.#cells = Object.fromEntries([...root.querySelectorAll("[data-stat]")].map((cell) => [cell.dataset.stat, cell]));
+    this.#curve = root.querySelector("[data-curve]");
+  }
+
+  clear() {
+    this.#chunks = [];
+    this.#frames = { count: 0, at: performance.now() };
+    Object.values(this.#cells).forEach((cell) => (cell.textContent = "–"));
+    this.#curve.setAttribute("points", "");
+  }
+
+  firstPicture(seconds) {
+    this.#set("first", formatSeconds(seconds));
+  }
+
+  /** Once a second: pictures shown since the last call, and the lead in seconds. */
+  tick(framesShown, lead) {
+    const now = performance.now();
+    const fps = ((framesShown - this.#frames.count) * 1000) / Math.max(1, now - this.#frames.at);
+    this.#frames = { count: framesShown, at: now };
+    this.#set("fps", Math.max(0, fps).toFixed(1));
+    this.#set("lead", formatSeconds(lead));
+  }
+
+  /** Statistics of one chunk; `period` is the seconds of video in it. */
+  chunk(stats, period) {
+    if (stats.cache_tokens !== undefined) this.#set("tokens", stats.cache_tokens.toLocaleString("en"));
+    if (stats.cache_bytes !== undefined) this.#set("bytes", formatBytes(stats.cache_bytes));
+    if (stats.chunk_seconds === undefined) return;
+    this.#set("chunk", formatSeconds(stats.chunk_seconds));
+    this.#chunks = [...this.#chunks, stats.chunk_seconds / period].slice(-HISTORY);
+    this.#draw();
+  }
+
+  // The curve's full height is real time: a line near the bottom is a machine with time to spare.
+  #draw() {
+    const points = this.#chunks.map((ratio, i) => `${(i * 100) / (HISTORY - 1)},${(22 - 20 * Math.min(1, ratio)).toFixed(1)}`);
+    this.#curve.setAttribute("points", points.join(" "));
+  }
+
+  #set(name, text) {
+    const cell = this.#cells[name];
+    if (cell && cell.textContent !== text) cell.textContent = text;
+  }
+}

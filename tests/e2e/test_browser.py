@@ -1,0 +1,396 @@
+"""The page in a real browser: it plays, is steered by words, keys and touch, and says what went wrong.
+
+Chromium comes from PAFU_CHROMIUM or the usual places; without one the tests are skipped, unless PAFU_REQUIRE_BROWSER=1.
+Screenshots are kept in PAFU_ARTIFACTS (tests/e2e/artifacts).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, WebSocket, WebSocketRoute, async_playwright
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser for all tests
+
+PATIENCE = 120_000  # ms until a wait is given up; nothing is measured with it
+ARTIFACTS = Path(os.environ.get("PAFU_ARTIFACTS") or Path(__file__).with_name("artifacts"))
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+FRAMES_SHOWN = "document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
+
+
+def chromium() -> str:
+    found = os.environ.get("PAFU_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
+    )
+    if found is None:
+        no = pytest.fail if os.environ.get("PAFU_REQUIRE_BROWSER") == "1" else pytest.skip
+        no("no Chromium; install Debian's chromium or set PAFU_CHROMIUM")
+    return str(found)
+
+
+@dataclass
+class Visit:
+    """A page with everything that it said and asked for."""
+
+    page: Page
+    url: str
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    heard: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", self._listen)
+
+    def _listen(self, socket: WebSocket) -> None:
+        self.requests.append(socket.url)
+        socket.on("framesent", lambda frame: self.sent.append(json.loads(frame)))
+        socket.on("framereceived", lambda frame: isinstance(frame, str) and self.heard.append(json.loads(frame)))
+
+    async def open(self) -> None:
+        await self.page.goto(self.url)
+
+    async def phase(self, name: str) -> None:
+        await self.page.wait_for_selector(f"body[data-phase={name}]")
+
+    async def frames(self, count: int) -> None:
+        """Wait until the browser has decoded at least ``count`` pictures of the running stream."""
+        await self.page.wait_for_function(f"{FRAMES_SHOWN} >= {count}")
+
+    async def chunk_where(self, holds: Any) -> dict[str, Any]:
+        """The statistics of the first chunk from now on for which ``holds(stats)``."""
+        waited = 0
+        at = len(self.heard)
+        while waited < PATIENCE:
+            for message in self.heard[at:]:
+                if message["type"] == "video.chunk_metadata" and holds(message["stats"]):
+                    return dict(message["stats"])
+            await self.page.wait_for_timeout(50)
+            waited += 50
+        raise AssertionError(f"no such chunk; the last was {self.heard[-1]}")
+
+    async def sideways(self) -> int:
+        """Pixels by which the page is wider than its window."""
+        return int(
+            await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        )
+
+    async def picture(self, name: str) -> None:
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        await self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+
+    def said(self, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.heard if message["type"] == kind]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(browser: Browser, live_server: str) -> AsyncIterator[Visit]:
+    page = await browser.new_page(viewport={"width": 1280, "height": 860})
+    yield Visit(page, live_server)
+    await page.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def phone_visit(browser: Browser, live_server: str) -> AsyncIterator[Visit]:
+    phone = await browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    yield Visit(await phone.new_page(), live_server)
+    await phone.close()
+
+
+async def test_page_plays_takes_new_words_and_camera_keys_and_stops(visit: Visit) -> None:
+    page = visit.page
+    await visit.open()
+    await visit.phase("ready")
+    await page.fill("#prompt", "a sunny meadow, a red house in the middle")
+    await page.press("#prompt", "Enter")
+    await visit.frames(48)
+    (model,) = (await (await page.request.get(f"{visit.url.rstrip('/')}/v1/models")).json())["data"]
+    size = await page.evaluate("(v => [v.videoWidth, v.videoHeight])(document.querySelector('video'))")
+    assert size == [model["width"], model["height"]]
+    await visit.picture("desktop_playing")
+
+    words = "a snowy night, a red house in the middle"
+    await page.fill("#prompt", words)
+    await page.press("#prompt", "Enter")
+    await visit.chunk_where(lambda stats: stats["prompt"] == words)
+    assert visit.said("session.interaction.queued") and visit.said("session.interaction.applied")
+
+    await page.keyboard.down("ArrowRight")  # Enter has left the prompt: the arrows are the camera's
+    await visit.chunk_where(lambda stats: stats["camera"]["speed"] > 0)
+    await page.keyboard.up("ArrowRight")
+    await visit.chunk_where(lambda stats: stats["camera"]["speed"] == 0)
+    await visit.frames(int(await page.evaluate(FRAMES_SHOWN)) + 24)
+    await visit.picture("desktop_after_night_and_pan")
+
+    readout = {
+        name: await page.inner_text(f"[data-stat={name}]") for name in ("fps", "chunk", "lead", "tokens", "first")
+    }
+    assert all(any(c.isdigit() for c in text) for text in readout.values()), readout
+    await page.click("#stop")
+    await visit.phase("ready")
+    assert visit.said("session.done")
+    assert visit.problems == []
+
+
+async def test_page_reports_its_playhead_and_asks_nobody_else(visit: Visit) -> None:
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.click("#begin")
+    await visit.frames(24)
+    positions = [m["position_seconds"] for m in visit.sent if m["type"] == "session.playback"]
+    assert positions == sorted(positions) and positions[-1] > 0
+    here = visit.url.split("://")[1].rstrip("/")
+    assert [url for url in visit.requests if here not in url and not url.startswith("blob:")] == []
+
+
+async def test_a_short_tap_on_an_arrow_moves_the_camera(visit: Visit) -> None:
+    """Changes take effect between chunks: a press and release within one chunk must not cancel each other."""
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.fill("#prompt", "a meadow, a red house in the middle")
+    await visit.page.press("#prompt", "Enter")
+    await visit.frames(12)
+    await visit.page.keyboard.press("ArrowLeft")
+    await visit.chunk_where(lambda stats: stats["camera"]["speed"] < 0)
+    await visit.chunk_where(lambda stats: stats["camera"]["speed"] == 0)
+
+
+async def test_light_buttons_change_the_words_and_the_stream(visit: Visit) -> None:
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.fill("#prompt", "a sunny meadow, a red house in the middle")
+    await visit.page.press("#prompt", "Enter")
+    await visit.frames(12)
+    await visit.page.click("button[data-light=night]")
+    stats = await visit.chunk_where(lambda stats: "sunny" not in stats["prompt"])
+    assert stats["prompt"] == "a moonlit meadow, a red house in the middle" == await visit.page.input_value("#prompt")
+    assert await visit.page.get_attribute("button[data-light=night]", "aria-pressed") == "true"
+    focused = "document.activeElement.dataset.light"
+    assert await visit.page.evaluate(focused) == "night", "a keyboard user stays on the button"
+
+
+async def test_page_plays_on_a_phone_without_sideways_scroll(phone_visit: Visit) -> None:
+    visit = phone_visit
+    await visit.open()
+    await visit.phase("ready")
+    assert await visit.sideways() == 0
+    await visit.page.evaluate("scrollTo(0, 300)")
+    await visit.page.tap("#send")
+    await visit.frames(12)
+    assert await visit.sideways() == 0
+    top = await visit.page.evaluate("picture.getBoundingClientRect().top")
+    assert top >= 0, "starting brings the picture into view"
+    await visit.picture("phone_playing")
+    for details in await visit.page.query_selector_all("details"):
+        await details.evaluate("element => { element.open = true }")
+    assert await visit.sideways() == 0, "nor with everything open"
+    small = await visit.page.evaluate(
+        """[...document.querySelectorAll('button, summary')].filter((b) => b.checkVisibility())
+           .filter((b) => b.getBoundingClientRect().height < 38).map((b) => b.outerHTML)"""
+    )
+    assert small == [], "every control is large enough for a finger"
+
+
+async def test_keyboard_alone_is_enough(visit: Visit) -> None:
+    page = visit.page
+    await visit.open()
+    await visit.phase("ready")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")  # the skip link
+    await page.wait_for_function("location.hash === '#prompt'")
+    await page.keyboard.press("/")
+    assert await page.evaluate("document.activeElement.id") == "prompt"
+    await page.keyboard.press("Control+A")
+    await page.keyboard.type("a desert at sunset, a white tower on the left")
+    await page.keyboard.press("Enter")
+    await visit.frames(12)
+    assert await page.evaluate("document.activeElement.id") == "stage"
+    outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "the focus can be seen"
+    await page.keyboard.press(" ")
+    await visit.phase("ready")
+    start = next(message for message in visit.sent if message["type"] == "session.start")
+    assert start["prompt"] == "a desert at sunset, a white tower on the left"
+
+
+async def test_every_control_has_a_name(visit: Visit) -> None:
+    await visit.open()
+    await visit.phase("ready")
+    nameless = await visit.page.evaluate(
+        """[...document.querySelectorAll('button, textarea, input, select')].filter((element) =>
+             !(element.getAttribute('aria-label') || element.textContent.trim() || element.labels?.length))
+           .map((element) => element.outerHTML)"""
+    )
+    assert nameless == []
+
+
+async def test_page_waits_for_a_cold_server_and_starts_as_soon_as_it_is_warm(visit: Visit) -> None:
+    page = visit.page
+    cold = True
+
+    async def readyz(route: Any) -> None:
+        if not cold:
+            return await route.continue_()
+        await route.fulfill(status=503, json={"status": "warming", "message": "the worker loads its weights"})
+
+    await page.route("**/readyz", readyz)
+    await visit.open()
+    await page.wait_for_selector("text=The worker loads its weights")
+    await page.fill("#prompt", "a meadow, a red house in the middle")
+    await page.press("#prompt", "Enter")
+    assert [m for m in visit.sent if m["type"] == "session.start"] == []
+    cold = False
+    await visit.frames(12)
+
+
+async def refuse(socket: WebSocketRoute) -> None:
+    error = {"type": "error", "code": "session_rejected", "message": "4 of 4 places are taken", "param": None}
+    socket.on_message(lambda _: socket.send(json.dumps(error)))
+
+
+async def vanish(socket: WebSocketRoute) -> None:
+    start = {"type": "video.start", "mime": 'video/mp4; codecs="avc1.64001f"', "config": {}}
+
+    async def answer(_: Any) -> None:
+        socket.send(json.dumps(start))
+        await socket.close(code=1012)
+
+    socket.on_message(answer)
+
+
+async def speak_another_codec(socket: WebSocketRoute) -> None:
+    start = {"type": "video.start", "mime": 'video/mp4; codecs="xyz"', "config": {}}
+    socket.on_message(lambda _: socket.send(json.dumps(start)))
+
+
+@pytest.mark.parametrize(
+    ("behave", "title", "detail"),
+    [
+        (refuse, "There is no free place", "4 of 4 places are taken"),
+        (vanish, "The model stopped in the middle of a picture", ""),
+        (speak_another_codec, "This browser cannot play the stream", "xyz"),
+    ],
+)
+async def test_a_stream_that_fails_is_explained_and_can_be_started_again(
+    visit: Visit, behave: Any, title: str, detail: str
+) -> None:
+    page = visit.page
+    broken = True
+
+    async def route(socket: WebSocketRoute) -> None:
+        if broken:
+            await behave(socket)
+        else:
+            socket.connect_to_server()
+
+    await page.route_web_socket("**/v1/realtime/video", route)
+    await visit.open()
+    await visit.phase("ready")
+    visit.requests.clear()
+    await page.press("#prompt", "Enter")
+    await page.wait_for_selector(f"[role=alert] >> text={title}")
+    assert detail in await page.inner_text("#trouble-detail")
+    broken = False
+    await visit.phase("ready")
+    assert any(url.endswith("/readyz") for url in visit.requests), "play is offered when the server is ready again"
+    await page.press("#prompt", "Enter")
+    await visit.frames(12)
+    assert await page.is_hidden("#trouble")
+
+
+async def test_a_broken_fragment_does_not_end_the_picture(visit: Visit) -> None:
+    """The decoder is thrown away and rebuilt on the fragments that follow."""
+    binaries = 0
+
+    async def route(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def forward(message: str | bytes) -> None:
+            nonlocal binaries
+            binaries += isinstance(message, bytes)
+            broken = isinstance(message, bytes) and binaries == 3
+            socket.send(bytes(len(message)) if broken else message)
+
+        server.on_message(forward)
+
+    await visit.page.route_web_socket("**/v1/realtime/video", route)
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.evaluate("window.errors = 0; picture.addEventListener('error', () => { window.errors++ })")
+    await visit.page.press("#prompt", "Enter")
+    await visit.page.wait_for_function("window.errors > 0")
+    await visit.page.wait_for_function("picture.currentTime > 4 && !picture.paused && !picture.error")
+    assert await visit.page.evaluate("document.body.dataset.phase") == "live"
+
+
+async def test_a_picture_that_the_browser_paused_goes_on(visit: Visit) -> None:
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.press("#prompt", "Enter")
+    await visit.page.wait_for_function("picture.currentTime > 0.5")
+    await visit.page.evaluate("picture.pause()")
+    await visit.page.wait_for_function("!picture.paused")
+    await visit.frames(int(await visit.page.evaluate(FRAMES_SHOWN)) + 24)
+
+
+async def test_an_empty_prompt_is_answered_on_the_page(visit: Visit) -> None:
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.fill("#prompt", "   ")
+    await visit.page.press("#prompt", "Enter")
+    await visit.page.wait_for_selector("[role=alert] >> text=Nothing to paint yet")
+    assert visit.sent == []
+
+
+async def test_light_edits_read_like_sentences(visit: Visit) -> None:
+    await visit.open()
+    cases = [
+        ("a sunny meadow", "night", "a moonlit meadow"),
+        ("a snowy night, a red house", "sunset", "a snowy sunset, a red house"),
+        ("a desert at sunset; the camera pans right", "night", "a desert at night; the camera pans right"),
+        ("morning in a meadow", "night", "night in a meadow"),
+        ("Morning in a meadow", "day", "Day in a meadow"),
+        ("a red house in the morning", "sunset", "a red house at sunset"),
+        ("a red house.", "night", "a red house, at night"),
+        ("", "night", "at night"),
+    ]
+    edit = "async (cases) => { const m = await import('./prompt.js'); return cases.map((c) => m.withLight(...c)) }"
+    assert await visit.page.evaluate(edit, cases) == [expected for *_, expected in cases]
+    lights = "async (texts) => { const m = await import('./prompt.js'); return texts.map(m.lightIn) }"
+    texts = ["a red house", "dusk over a field", "a night, then morning", "Monday"]
+    assert await visit.page.evaluate(lights, texts) == [None, "sunset", "morning", None]
+
+
+async def test_words_are_inserted_with_the_spaces_a_writer_would_set(visit: Visit) -> None:
+    await visit.open()
+    cases = [("", "house", 0), ("a red", "house", 5), ("a, tree", "house", 1), ("a  tree", "red", 2)]
+    insert = "async (cases) => { const m = await import('./prompt.js'); return cases.map((c) => m.insertWord(...c)) }"
+    texts = [edit["text"] for edit in await visit.page.evaluate(insert, cases)]
+    assert texts == ["house", "a red house", "a house, tree", "a red tree"]
