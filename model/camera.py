@@ -78,9 +78,9 @@ def advance(state: CameraState, latents: int, pictures_per_latent: int = 4) -> t
     return state, offsets, speeds
 
 
-def mean_offset(offset: int, speed: int, pictures_per_latent: int = 4) -> float:
-    """The place of a latent frame: the mean offset of its pictures."""
-    return offset + speed * (pictures_per_latent - 1) / 2
+def view_offset(offset: int, speed: int, pictures_per_latent: int = 4) -> int:
+    """The place of a latent frame: where the camera stands at the end of its pictures."""
+    return offset + pictures_per_latent * speed
 
 
 _VERB = (

@@ -18,6 +18,7 @@ from model.spec import ModelSpec
 Context = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the prompt, each (B, G, text slots, H, D)
 
 LEAST_SIGMA = 0.05  # the clean pass has no noise, and nobody asks for its velocity
+SCREEN_SCALE = 0.5
 WORLD_PEAK = 1.5  # bias of a rotary pair in ``init_world_attention``
 
 
@@ -152,6 +153,9 @@ class CausalDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         if spec.control_dim:
             self.control_embedding = nn.Linear(spec.control_dim, dim)
+        if spec.screen_embedding:
+            # Relative rotations alone cannot tell the sky's row from the ground's while everything is noise.
+            self.screen_embedding = nn.Parameter(SCREEN_SCALE * torch.randn(spec.tokens_per_latent, dim))
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
         self.head = Head(spec)
         self._init_weights()
@@ -189,6 +193,8 @@ class CausalDiT(nn.Module):
         with F a multiple of G: equal runs of frames attend to one prompt each.
         """
         x = self._patchify(latents.to(self.dtype))
+        if self.spec.screen_embedding:
+            x = x + self.screen_embedding
         time = self._embed_time(timesteps, control)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):

@@ -39,6 +39,7 @@ class ModelSpec:
     predicts: (
         str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
     )
+    screen_embedding: bool  # a learned vector per place on the screen; Wan has none
     camera: bool  # horizontal positions are world positions: column + camera offset
     # pictures
     width: int
@@ -144,6 +145,7 @@ WAN_1_3B = ModelSpec(
     rope_theta=10000.0,
     control_dim=0,
     predicts="velocity",
+    screen_embedding=False,
     camera=False,
     width=832,
     height=480,
@@ -177,6 +179,7 @@ PAFU_MINI = ModelSpec(
     rope_theta=10000.0,
     control_dim=1,
     predicts="clean",
+    screen_embedding=True,
     camera=True,
     width=256,
     height=128,

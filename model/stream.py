@@ -23,7 +23,7 @@ from torch import Tensor
 from cache.config import CacheConfig
 from cache.kv_cache import KVCache
 from model.attention import Cached
-from model.camera import MAX_SPEED, CameraControl, CameraState, advance, mean_offset
+from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
 from model.dit import Context
 from model.positions import grid_positions
 from model.sampler import denoise
@@ -117,7 +117,7 @@ class VideoStream:
         with clock.stage("clean"):
             velocity(latents, CLEAN)
         with clock.stage("decode"):
-            pictures, vae_state = self._decode(latents)
+            pictures, vae_state = self._decode(latents, control)
         with clock.stage("prune"):
             evicted = self._commit()
         chunk = self._describe(pictures, latents, clock.seconds, evicted, camera)
@@ -175,8 +175,8 @@ class VideoStream:
         if not spec.camera:
             return self._camera, grid_positions(spec, first, frames)[0].to(device), None
         camera, offsets, speeds = advance(self._camera, frames, spec.temporal_stride)
-        means = [mean_offset(*frame, spec.temporal_stride) for frame in zip(offsets, speeds, strict=True)]
-        positions = grid_positions(spec, first, frames, torch.tensor(means, dtype=torch.float32))[0]
+        views = [view_offset(*frame, spec.temporal_stride) for frame in zip(offsets, speeds, strict=True)]
+        positions = grid_positions(spec, first, frames, torch.tensor(views, dtype=torch.float32))[0]
         control = torch.tensor(speeds, dtype=torch.float32).view(1, frames, 1) / MAX_SPEED
         return camera, positions.to(device), control.to(device)
 
@@ -186,10 +186,13 @@ class VideoStream:
         shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
         return torch.randn(shape, generator=generator).to(self._model.device)
 
-    def _decode(self, latents: Tensor) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[Tensor]]:
+    def _decode(
+        self, latents: Tensor, control: Tensor | None
+    ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[Tensor]]:
         if not bool(latents.isfinite().all()):
             raise NotFiniteError(f"chunk {self._index} of model {self._model.spec.name!r} is not finite")
-        pictures, state = self._model.vae.decode(latents.to(self._model.dtype), self._vae_state)
+        speeds = None if control is None else control[0, :, 0] * MAX_SPEED
+        pictures, state = self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, speeds)
         return to_pictures(pictures)[0].cpu().numpy(), state
 
     def _commit(self) -> int:

@@ -1,10 +1,10 @@
-"""pafu-mini's tiny video autoencoder: every latent frame stands for ``temporal_stride`` pictures.
+"""pafu-mini's tiny video autoencoder: a latent frame is one view, the pictures on the way to it are interpolated.
 
-The encoder is linear: the strongest principal components of 16 x 16 pixels over the pictures of one latent frame,
-which needs seconds to fit where a convolutional encoder needed hours on a CPU (docs/log.md). The decoder is learned
-and remembers: each of its memory blocks sees its own input of the latent frame before, so pictures join smoothly and
-a stream can be decoded chunk by chunk with a small state. All convolutions run at a quarter of the picture's size or
-less; pixel shuffle paints the rest: more parameters in less time than a full-resolution convolution.
+A latent frame describes what the camera sees at the end of its ``temporal_stride`` pictures. The encoder is linear, the
+strongest principal components of 16 x 16 pixels: they take seconds to fit where a convolutional encoder would have
+taken hours on a CPU (docs/log.md). The decoder is a small convolutional network that paints what the components lack.
+Since the camera's speed is known, the pictures between two views are motion compensated: both views are shifted to
+where the camera stands and blended. So latents do not depend on speed, which a small model learns far faster.
 """
 
 from __future__ import annotations
@@ -16,55 +16,49 @@ from torch.nn import functional as F
 from model.spec import ModelSpec
 
 WIDTHS = (128, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
-BLOCKS = (2, 2, 1)  # memory blocks at each size
+BLOCKS = (2, 1, 1)  # residual blocks at each size
 SHUFFLE = 4  # pixels of a side that one decoder output position paints
+LEAST_WEIGHT = 1e-3  # of a view that alone knows a column
 State = list[Tensor]
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     """A convolution and its batch norm, without which these networks learn several times slower."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs))
 
 
-class MemoryBlock(nn.Module):
-    """A residual block that also sees its input of the latent frame before."""
-
+class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = conv(2 * channels, channels)
+        self.conv1 = conv(channels, channels)
         self.conv2 = conv(channels, channels)
 
-    def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        return F.silu(x + self.conv2(F.silu(self.conv1(torch.cat([x, before], 1)))))
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.conv2(F.silu(self.conv1(x))))
 
 
 class Decoder(nn.Module):
-    """Latent frames (B, C, h, w), one after the other, to what the linear picture lacks (B, stride*3, 16h, 16w)."""
+    """Latents (B, C, h, w) to what the linear picture lacks (B, 3, 16h, 16w)."""
 
-    def __init__(self, latent_channels: int, pictures: int) -> None:
+    def __init__(self, latent_channels: int) -> None:
         super().__init__()
         deep, middle, shallow = WIDTHS
         self.start = conv(latent_channels, deep)
         self.levels = nn.ModuleList(
-            nn.ModuleList(MemoryBlock(width) for _ in range(blocks))
+            nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
             for width, blocks in zip(WIDTHS, BLOCKS, strict=True)
         )
         self.grow = nn.ModuleList([conv(deep, 4 * middle, 1), conv(middle, 4 * shallow, 1)])
-        self.paint = nn.Conv2d(shallow, pictures * 3 * SHUFFLE**2, 3, padding=1)
+        self.paint = nn.Conv2d(shallow, 3 * SHUFFLE**2, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        x, new_state = self.start(x), []
-        for number, level in enumerate(self.levels):
-            if number:
-                x = F.pixel_shuffle(self.grow[number - 1](x), 2)
-            for block in level:
-                before = state[len(new_state)] if state else torch.zeros_like(x)
-                new_state.append(x)
-                x = block(x, before)
-        return F.pixel_shuffle(self.paint(x), SHUFFLE), new_state
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.levels[0](F.silu(self.start(x)))
+        for grow, level in zip(self.grow, self.levels[1:], strict=True):
+            x = level(F.pixel_shuffle(grow(x), 2))
+        return F.pixel_shuffle(self.paint(x), SHUFFLE)
 
 
 class StreamingVAE(nn.Module):
@@ -72,39 +66,62 @@ class StreamingVAE(nn.Module):
         super().__init__()
         self.pictures = spec.temporal_stride
         self.stride = spec.spatial_stride
-        values = self.pictures * 3 * self.stride**2
+        values = 3 * self.stride**2
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.zeros(values, spec.latent_channels))
         self.register_buffer("scale", torch.ones(spec.latent_channels))
-        self.decoder = Decoder(spec.latent_channels, self.pictures)
+        self.decoder = Decoder(spec.latent_channels)
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, T, 3, H, W) in [-1, 1], T a multiple of the temporal stride, to latents (B, F, C, h, w) of about
-        unit variance over all channels."""
-        batch, time = pictures.shape[:2]
-        if time % self.pictures:
-            raise ValueError(f"{time} pictures are not a multiple of {self.pictures}")
-        blocks = self.blocks(pictures)
-        latents = ((blocks - self.mean) @ self.basis) * self.scale
-        return latents.unflatten(0, (batch, time // self.pictures)).movedim(-1, 2)
+    def encode(self, views: Tensor) -> Tensor:
+        """Views (..., 3, H, W) in [-1, 1] to latents (..., C, h, w) of about unit variance over all channels."""
+        return (((self.blocks(views) - self.mean) @ self.basis) * self.scale).movedim(-1, -3)
 
-    def blocks(self, pictures: Tensor) -> Tensor:
-        """(B, T, 3, H, W) to (B * F, h, w, values of one block)."""
-        groups = pictures.flatten(0, 1).unflatten(0, (-1, self.pictures)).flatten(1, 2)
-        return F.pixel_unshuffle(groups, self.stride).movedim(1, -1)
+    def blocks(self, views: Tensor) -> Tensor:
+        """(..., 3, H, W) to (..., h, w, values of one block)."""
+        return F.pixel_unshuffle(views, self.stride).movedim(-3, -1)
 
-    def _linear(self, latents: Tensor) -> Tensor:
-        """What the principal components alone paint: (B, C, h, w) to (B, stride*3, H, W)."""
+    def view(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to the view that they describe (B, 3, H, W) in about [-1, 1]."""
         blocks = (latents.movedim(1, -1) / self.scale) @ self.basis.T + self.mean
-        return F.pixel_shuffle(blocks.movedim(-1, 1), self.stride)
+        linear = F.pixel_shuffle(blocks.movedim(-1, 1).contiguous(), self.stride)
+        out: Tensor = linear + self.decoder(latents)
+        return out
 
-    def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Latents (B, F, C, h, w) to pictures (B, F*stride, 3, H, W) in [-1, 1] and the state for the next call."""
-        state, groups = state or [], []
-        for frame in latents.unbind(1):
-            detail, state = self.decoder(frame, state)
-            groups.append((self._linear(frame) + detail).unflatten(1, (self.pictures, 3)))
-        return torch.cat(groups, 1), state
+    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+        """Latents (B, F, C, h, w) to pictures (B, F*stride, 3, H, W) and the state for the next call.
+
+        ``speeds`` (F,) is the camera's speed in each latent frame, pixels a picture; None means a camera at rest.
+        """
+        before = state[0] if state else None
+        pictures = []
+        for index, frame in enumerate(latents.unbind(1)):
+            now = self.view(frame)
+            speed = 0 if speeds is None else round(float(speeds[index]))
+            pictures += [between(before, now, speed, part, self.pictures) for part in range(self.pictures)]
+            before = now
+        return torch.stack(pictures, 1), [before]
+
+
+def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: int) -> Tensor:
+    """Picture ``part`` of ``parts`` on the way from view ``before`` to view ``now``, each (B, 3, H, W).
+
+    The camera moves ``speed`` pixels a picture to the right, so ``before`` knows the columns at its left and ``now``
+    those at its right. Without a view before, the columns that only it could know are ``now``'s nearest.
+    """
+    to_now, now_known = _moved(now, (part - parts) * speed)
+    if before is None:
+        return to_now
+    to_before, before_known = _moved(before, part * speed)
+    weight_now = max(part / parts, LEAST_WEIGHT) * now_known
+    weight_before = (1 - part / parts) * before_known
+    return (to_now * weight_now + to_before * weight_before) / (weight_now + weight_before)
+
+
+def _moved(view: Tensor, shift: int) -> tuple[Tensor, Tensor]:
+    """The view seen ``shift`` pixels farther to the right, and which of its columns (W,) were in sight."""
+    columns = torch.arange(view.shape[-1], device=view.device) + shift
+    inside = columns.clamp(0, view.shape[-1] - 1)
+    return view[..., inside], (columns == inside).to(view.dtype)
 
 
 def to_pictures(pictures: Tensor) -> Tensor:

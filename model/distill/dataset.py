@@ -11,8 +11,8 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.camera import MAX_SPEED, mean_offset
-from model.distill.world import CHUNK_LATENTS, Clip, random_clip, render_clip
+from model.camera import MAX_SPEED, view_offset
+from model.distill.world import CHUNK_LATENTS, Clip, random_clip, render_views
 from model.positions import grid_positions
 from model.spec import PAFU_MINI
 from model.text import token_ids
@@ -29,7 +29,7 @@ class Batch:
 
     latents: Tensor  # (B, F, C, h, w) float32
     ids: Tensor  # (B, G, slots) int64
-    offsets: Tensor  # (B, F) float32, mean camera offset of each latent frame in pixels
+    offsets: Tensor  # (B, F) float32, camera offset of each latent frame's view in pixels
     control: Tensor  # (B, F, 1) camera speed / MAX_SPEED
 
     def positions(self) -> Tensor:
@@ -44,16 +44,15 @@ def clip_of(seed: int, index: int) -> Clip:
 
 def clip_tensors(clip: Clip, vae: StreamingVAE) -> dict[str, Tensor]:
     """One clip as tensors; latents in half precision."""
-    pictures = from_pictures(torch.from_numpy(render_clip(clip)))
     with torch.inference_mode():
-        latents = vae.encode(pictures[None])[0].contiguous()
+        latents = vae.encode(from_pictures(torch.from_numpy(render_views(clip)))).contiguous()
     chunks = len(clip.offsets) // CHUNK_LATENTS
     return {
         "latents": latents.half(),
         "ids": torch.stack([token_ids(clip.segment_of(c).prompt, PAFU_MINI.text_len) for c in range(chunks)]).to(
             torch.uint8
         ),
-        "offsets": torch.tensor([mean_offset(o, s) for o, s in zip(clip.offsets, clip.speeds, strict=True)]),
+        "offsets": torch.tensor([float(view_offset(o, s)) for o, s in zip(clip.offsets, clip.speeds, strict=True)]),
         "control": torch.tensor(clip.speeds, dtype=torch.float32)[:, None] / MAX_SPEED,
     }
 

@@ -50,6 +50,12 @@ def shifted(uniform: Tensor, shift: float) -> Tensor:
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 
+def frame_errors(velocity: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+    """Squared velocity error per latent frame (B, F) times the noise level s. The error of the clean latents is s times
+    that of the velocity: unweighted, the frames with little noise would drown all others."""
+    return (velocity - target).square().mean((2, 3, 4)) * timesteps / FULL_NOISE
+
+
 def teacher_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
     """Velocity error with every frame of a clip at one noise level."""
     size, frames = batch.latents.shape[:2]
@@ -63,7 +69,7 @@ def teacher_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
         Bidirectional(batch.positions(), SPEC),
         batch.control,
     )
-    return {"loss": (velocity - (noise - batch.latents)).square().mean()}
+    return {"loss": frame_errors(velocity, noise - batch.latents, timesteps).mean()}
 
 
 def chunk_timesteps(size: int, chunks: int, generator: torch.Generator) -> Tensor:
@@ -91,7 +97,7 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
         TeacherForced(batch.positions(), SPEC, past),
         torch.cat([batch.control] * 2, 1),
     )[:, frames:]
-    error = (velocity - (noise - batch.latents)).square().mean((2, 3, 4))
+    error = frame_errors(velocity, noise - batch.latents, timesteps)
     top = timesteps == FULL_NOISE
     first = torch.zeros_like(top)
     first[:, : SPEC.chunk_latents] = True

@@ -13,30 +13,24 @@ from torch import Tensor, nn
 
 from model.distill.sheets import save_sheet
 from model.distill.training import Losses, Stage
-from model.distill.world import random_clip, render_clip
+from model.distill.world import random_clip, render_clip, render_views
 from model.spec import PAFU_MINI
 from model.vae import StreamingVAE, from_pictures, to_pictures
 
 SEED = 1001
-CROP = (64, 128)  # height, width in pixels
-CROP_LATENTS = 3
-CROPS = 6
+CROP = (128, 96)  # height, width in pixels
+CROPS = 16
 LATENT_NOISE = 0.1  # the decoder will live on generated latents, which are never exact
 
 
 def crops(step: int) -> Tensor:
-    """uint8 (CROPS, 4 * CROP_LATENTS, h, w, 3), from two clips."""
+    """uint8 (CROPS, h, w, 3), from two clips."""
     rng = np.random.default_rng((SEED, step))
-    pictures, length = (
-        [render_clip(random_clip(rng, chunks=3)) for _ in range(3)],
-        CROP_LATENTS * PAFU_MINI.temporal_stride,
-    )
+    views = np.concatenate([render_views(random_clip(rng, chunks=4)) for _ in range(2)])
     out = []
-    for index in range(CROPS):
-        clip = pictures[index % 3]
-        t = 4 * int(rng.integers(0, (len(clip) - length) // 4 + 1))
-        y, x = int(rng.integers(0, clip.shape[1] - CROP[0] + 1)), int(rng.integers(0, clip.shape[2] - CROP[1] + 1))
-        out.append(clip[t : t + length, y : y + CROP[0], x : x + CROP[1]])
+    for index in rng.choice(len(views), CROPS, replace=False):
+        x = int(rng.integers(0, views.shape[2] - CROP[1] + 1))
+        out.append(views[index, :, x : x + CROP[1]])
     return torch.from_numpy(np.stack(out))
 
 
@@ -56,8 +50,8 @@ def fit_basis(vae: StreamingVAE) -> None:
     """Set the encoder to the principal components of rendered clips; latents get a mean variance of one."""
     count, total, moment = 0, 0.0, 0.0
     for index in track(range(BASIS_CLIPS), description="principal components"):
-        clip = render_clip(random_clip(np.random.default_rng((SEED, 10**6 + index)), chunks=3))
-        blocks = vae.blocks(from_pictures(torch.from_numpy(clip))[None]).flatten(0, -2)
+        clip = render_views(random_clip(np.random.default_rng((SEED, 10**6 + index)), chunks=8))
+        blocks = vae.blocks(from_pictures(torch.from_numpy(clip))).flatten(0, -2)
         count, total, moment = count + len(blocks), total + blocks.sum(0), moment + blocks.T @ blocks
     mean = total / count
     variance, vectors = torch.linalg.eigh(moment / count - mean[:, None] * mean)
@@ -95,17 +89,17 @@ def vae_stage(folder: Path, steps: int) -> Stage:
         truth = from_pictures(crops(step))
         with torch.no_grad():
             latents = vae.encode(truth)
-        decoded, _ = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents))
+        decoded = vae.view(latents + LATENT_NOISE * torch.randn_like(latents))
         return {"loss": reconstruction_loss(decoded, truth), "mse": (decoded - truth).square().mean()}
 
     def sample(step: int) -> None:
-        clip = render_clip(random_clip(np.random.default_rng((SEED, 10**9)), chunks=3))
-        truth = torch.from_numpy(clip)[None]
+        clip = random_clip(np.random.default_rng((SEED, 10**9)), chunks=3)
         vae.eval()
         with torch.inference_mode():
-            decoded, _ = vae.decode(vae.encode(from_pictures(truth)))
+            latents = vae.encode(from_pictures(torch.from_numpy(render_views(clip))))
+            decoded, _ = vae.decode(latents[None], None, torch.tensor(clip.speeds))
         vae.train()
         picked = [0, 3, 12, 21, 35]
-        save_sheet([truth[0, picked].numpy(), to_pictures(decoded)[0, picked].numpy()], folder / f"vae.{step:06d}.png")
+        save_sheet([render_clip(clip)[picked], to_pictures(decoded)[0, picked].numpy()], folder / f"vae.{step:06d}.png")
 
     return Stage("vae", folder, nn.ModuleDict({"vae": vae}), [optimizer], loss, steps, sample, every=200)

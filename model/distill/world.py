@@ -24,7 +24,7 @@ GROUND_Y = 98  # where landmarks stand
 PLACE_GRID = 16  # pixels; landmarks stand on this grid, which spares the model much and nobody sees
 SIZES = (0.82, 0.92)
 CLOUD_DRIFT = 0.5  # pixels a picture
-BLADE_PHASES = 16  # pictures of a quarter turn
+BLADE_PHASES = 32  # pictures of a quarter turn
 SMOKE_PHASES = 24
 SUPERSAMPLE = 2
 
@@ -202,15 +202,24 @@ def random_clip(rng: np.random.Generator, chunks: int = 8) -> Clip:
 
 def render_clip(clip: Clip) -> np.ndarray:
     """All pictures of the clip, (4 * latents, HEIGHT, WIDTH, 3) uint8."""
+    return _render(clip, [(i, part) for i in range(len(clip.offsets)) for part in range(PICTURES_PER_LATENT)])
+
+
+def render_views(clip: Clip) -> np.ndarray:
+    """What the camera sees at the end of each latent frame, (latents, HEIGHT, WIDTH, 3) uint8."""
+    return _render(clip, [(i, PICTURES_PER_LATENT) for i in range(len(clip.offsets))])
+
+
+def _render(clip: Clip, moments: list[tuple[int, int]]) -> np.ndarray:
+    """The pictures at (latent frame, pictures since its first)."""
     strips = {light: _strip(clip.scene, light) for light in {s.light for s in clip.segments}}
-    pictures = np.empty((len(clip.offsets) * PICTURES_PER_LATENT, HEIGHT, WIDTH, 3), np.uint8)
-    for index in range(len(pictures)):
-        latent, part = divmod(index, PICTURES_PER_LATENT)
-        offset = clip.offsets[latent] + part * clip.speeds[latent]
-        light, before, mix = _light_at(clip, index)
-        picture = _picture(clip.scene, strips[light], light, offset, index)
+    pictures = np.empty((len(moments), HEIGHT, WIDTH, 3), np.uint8)
+    for index, (latent, part) in enumerate(moments):
+        offset, time = clip.offsets[latent] + part * clip.speeds[latent], latent * PICTURES_PER_LATENT + part
+        light, before, mix = _light_at(clip, min(time, (latent + 1) * PICTURES_PER_LATENT - 1))
+        picture = _picture(clip.scene, strips[light], light, offset, time)
         if mix < 1:
-            earlier = _picture(clip.scene, strips[before], before, offset, index)
+            earlier = _picture(clip.scene, strips[before], before, offset, time)
             picture = (picture * mix + earlier * (1 - mix)).astype(np.uint8)
         pictures[index] = picture
     return pictures

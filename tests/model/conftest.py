@@ -29,6 +29,7 @@ def wan_spec() -> ModelSpec:
         freq_dim=64,
         control_dim=0,
         predicts="velocity",
+        screen_embedding=False,
         camera=False,
         width=96,
         height=64,

@@ -1,0 +1,213 @@
+"""The front: routes over one engine. Imports no torch, so it starts at once and a device fault cannot take it down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from model.spec import ModelSpec, spec_named
+from server import __version__
+from server.config import Settings
+from server.engine import Engine, EngineState
+from server.errors import PafuError
+from server.guard import Guard
+from server.process import rss_bytes
+from server.session import ViewerSession
+
+PAGE = Path(__file__).resolve().parent.parent / "clients" / "web"
+# The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
+MIME_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+
+
+class PageFiles(StaticFiles):
+    """The web client; always revalidated (ETag), so that an upgraded server never meets an old page."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        name = "index.html" if path in (".", "") else path
+        if response.status_code == 200 and (mime := MIME_TYPES.get(Path(name).suffix)):
+            response.headers["content-type"] = mime
+        response.headers["cache-control"] = "no-cache"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+
+class Front:
+    """What the routes share: settings, the engine, and the sessions that are alive."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.spec: ModelSpec = spec_named(settings.model)
+        self.sessions: dict[ViewerSession, asyncio.Task[None] | None] = {}
+        self.draining = False
+
+    async def live(self, websocket: WebSocket) -> None:
+        """One viewer, from accept to close."""
+        if self.draining:
+            refusal = PafuError("shutting_down", "the server is shutting down; try another or try again later")
+            return await websocket.send_denial_response(JSONResponse(refusal.http_body(), refusal.kind.status))
+        session = ViewerSession(websocket, self.engine, self.spec, self.settings)
+        self.sessions[session] = asyncio.current_task()
+        try:
+            await session.run()
+        finally:
+            del self.sessions[session]
+
+    async def drain(self) -> None:
+        """Take no more sessions and bring the running ones to their ends, in bounded time."""
+        self.draining = True
+        within = self.settings.shutdown_timeout / 2
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                for session in list(self.sessions):
+                    await session.shut_down()
+        if running := [task for task in self.sessions.values() if task is not None]:
+            await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of /readyz."""
+        status = self.engine.status()
+        if self.draining:
+            return 503, {"status": "shutting_down", "reason": "the server is shutting down"}
+        if status.state is not EngineState.READY:
+            return 503, {"status": status.state.value, "reason": status.message}
+        return 200, {"status": "ready", "reason": ""}
+
+    def health(self) -> dict[str, Any]:
+        status = self.engine.status()
+        return {
+            **self.readiness()[1],
+            "sessions": status.sessions,
+            "max_sessions": self.settings.max_sessions,
+            "front": {"pid": os.getpid(), "rss_bytes": rss_bytes()},
+            "worker": {"pid": status.worker_pid, "rss_bytes": status.worker_rss_bytes, "restarts": status.restarts},
+        }
+
+    def version(self) -> dict[str, Any]:
+        ready = self.engine.status().ready
+        versions = {"python": platform.python_version(), **(ready.versions if ready else {})}
+        return {"version": __version__, "versions": versions}
+
+    def model(self) -> dict[str, Any]:
+        """The entry of /v1/models: OpenAI's fields, and what a client of a live stream has to know."""
+        spec, settings, ready = self.spec, self.settings, self.engine.status().ready
+        return {
+            "id": spec.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "pafu",
+            "width": spec.width,
+            "height": spec.height,
+            "fps": spec.fps,
+            "chunk_frames": spec.pictures_in_chunk(1),
+            "camera": spec.camera,
+            "formats": ["m4s"],
+            "weights": ready.weights if ready else None,
+            "device": ready.device if ready else None,
+            "max_prompt_chars": spec.max_prompt_chars,
+            "limits": {
+                "max_sessions": settings.max_sessions,
+                "max_num_frames": int(settings.max_seconds * spec.fps),
+                "max_streaming_buffer_seconds": settings.max_lead_seconds,
+                **(camera_limits() if spec.camera else {}),
+            },
+            **vocabulary(spec),
+        }
+
+
+def camera_limits() -> dict[str, int]:
+    """Speeds are whole pixels a picture: multiples of the step up to the most, either way."""
+    from model.camera import MAX_SPEED, SPEED_STEP
+
+    return {"max_camera_speed": MAX_SPEED, "camera_speed_step": SPEED_STEP}
+
+
+def vocabulary(spec: ModelSpec) -> dict[str, Any]:
+    """The words that the built-in world knows, for a page to suggest; models with open vocabularies have none."""
+    if not spec.camera:
+        return {"words": {}, "examples": []}
+    from model.vocabulary import EXAMPLES, SUGGESTIONS
+
+    return {"words": {kind: list(words) for kind, words in SUGGESTIONS.items()}, "examples": list(EXAMPLES)}
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """The ASGI application; whoever runs it starts and stops the engine (server.service)."""
+    front = Front(settings, engine)
+    app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None)
+    app.state.front = front
+    app.add_middleware(Guard, settings=settings)
+    _add_error_handlers(app)
+    _add_routes(app, front)
+    app.mount("/", PageFiles(directory=PAGE, html=True, check_dir=False))
+    return app
+
+
+def _add_routes(app: FastAPI, front: Front) -> None:
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        return JSONResponse(front.health(), front.readiness()[0])
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        status, body = front.readiness()
+        return JSONResponse(body, status)
+
+    @app.get("/version")
+    async def version() -> dict[str, Any]:
+        return front.version()
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [front.model()]}
+
+    @app.websocket("/v1/realtime/video")
+    async def live(websocket: WebSocket) -> None:
+        await front.live(websocket)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        named = PafuError(codes.get(error.status_code, "invalid_message"), message)
+        return JSONResponse(named.http_body(), error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse(PafuError("invalid_message", f"{param}: {first['msg']}", param).http_body(), 400)
+
+    @app.exception_handler(PafuError)
+    async def named_error(_: Request, error: PafuError) -> JSONResponse:
+        return JSONResponse(error.http_body(), error.kind.status)

@@ -1,0 +1,187 @@
+"""The command line: ``pafu serve | generate | watch | doctor | bench``. Errors are one line and a non-zero status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from server import __version__, distill
+from server.config import ConfigError, Settings, load_settings
+from server.errors import PafuError
+
+app = typer.Typer(
+    name="pafu",
+    help="Real-time streaming video generation. Every flag of serve is also a PAFU_* variable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(distill.app, name="distill")
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+START_FAILED = 3  # exit status of pafu serve when its worker can never start
+
+Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PAFU_MODEL, default pafu-mini]")]
+Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
+Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
+
+
+def say(text: str) -> None:
+    """One readable line for the person at the terminal."""
+    console.print(f"[bold]pafu[/bold] {escape(text)}")
+
+
+def fail(message: str, status: int = 1) -> typer.Exit:
+    """Print one line that says what is wrong; raise the result."""
+    console.print(f"[bold red]pafu: error:[/bold red] {escape(message)}")
+    return typer.Exit(status)
+
+
+def settings_from(**flags: object) -> Settings:
+    """Flags over PAFU_* variables over defaults; one line and status 2 when they cannot work."""
+    try:
+        return load_settings(flags)
+    except ConfigError as error:
+        raise fail(str(error), 2) from None
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on  [PAFU_HOST, default 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="port, 0 picks a free one  [PAFU_PORT, default 8000]")] = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+    max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
+    lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error  [PAFU_LOG_LEVEL]")] = None,
+) -> None:
+    """Serve live video: a page for browsers, a WebSocket for programs."""
+    settings = settings_from(**locals())
+    from server.listener import listen
+
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+    try:
+        sock = listen(settings.host, settings.port)
+    except ConfigError as error:
+        raise fail(str(error)) from None
+    say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
+    from server.service import run
+
+    failure = asyncio.run(run(settings, sock, say))
+    if failure is not None:
+        raise fail(failure, START_FAILED)
+    say("stopped")
+
+
+def page_address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to show")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="MP4 file to write")] = Path("out.mp4"),
+    seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="length of the video")] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Write a video to a file; needs no server."""
+    settings = settings_from(model=model, weights=weights, device=device, threads=threads)
+    from server.generate import GenerateError, write_video
+
+    try:
+        summary = write_video(settings, prompt, output, seconds, seed, console)
+    except (GenerateError, PafuError) as error:
+        raise fail(str(error)) from None
+    say(summary)
+
+
+@app.command()
+def watch(
+    prompt: Annotated[str, typer.Argument(help="what to show")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="MP4 file to write, - for standard output")
+    ] = "live.mp4",
+    seconds: Annotated[float | None, typer.Option(min=0.05, help="length; default: until Ctrl-C")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="same seed, same video")] = None,
+    url: Annotated[str, typer.Option(help="address of the server")] = "http://127.0.0.1:8000",
+) -> None:
+    """Save or pipe a live stream of a running server (pafu watch ... -o - | ffplay -)."""
+    from server.watch import WatchError
+    from server.watch import watch as watch_stream
+
+    try:
+        summary = watch_stream(url, prompt, output, seconds, seed, console)
+    except WatchError as error:
+        raise fail(str(error)) from None
+    say(summary)
+
+
+@app.command()
+def bench(
+    url: Annotated[str | None, typer.Option(help="a running server; default: one of its own")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="video to take as fast as it is made")] = 30.0,
+    minutes: Annotated[float, typer.Option(min=0, help="then watch in real time for so long")] = 0.0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for all figures")] = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Measure the whole way from prompt to encoded bytes."""
+    settings = settings_from(model=model, weights=weights, device=device, threads=threads)
+    from server.bench import BenchError, save
+    from server.bench import bench as run_bench
+
+    try:
+        report = run_bench(settings, url, seconds, minutes, Console(highlight=False))
+        if output is not None:
+            save(report, output)
+    except (BenchError, OSError) as error:
+        raise fail(str(error)) from None
+
+
+@app.command()
+def doctor(
+    port: Annotated[int | None, typer.Option(help="port to try  [PAFU_PORT]")] = None, model: Model = None
+) -> None:
+    """Say what this machine can run, and why not."""
+    settings = settings_from(port=port, model=model)
+    from server.doctor import examine
+
+    if not examine(settings, Console(highlight=False)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point; Ctrl-C ends with the usual status and no traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

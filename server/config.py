@@ -1,0 +1,117 @@
+"""The server's settings: every field is a flag of ``pafu serve`` and a ``PAFU_*`` variable; frozen and checked once.
+
+This module is read by the front process and imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cache.config import check_room
+from model.spec import SPECS
+from server.errors import nearest
+
+PREFIX = "PAFU_"
+OTHER_VARIABLES = ("PAFU_TEST_",)  # beginnings of variables that are not for the server
+Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the variable, its value and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Times are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    model: str = "pafu-mini"
+    weights: Path | None = Field(default=None, description="folder with the model's safetensors")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0, le=1024, description="torch threads of the worker; 0: all usable cores")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    max_sessions: int = Field(default=4, ge=1, le=10_000)
+    lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
+    max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="most that a viewer may ask for")
+    max_seconds: float = Field(default=86_400, gt=0, description="longest video of one session")
+
+    cache_policy: str = "sink_window"
+    cache_budget_latents: float = Field(default=18.0, gt=0)
+    cache_sink_latents: int = Field(default=3, ge=0)
+    cache_recent_latents: int = Field(default=3, ge=0)
+    cache_max_latents: float = Field(default=256.0, gt=0, description="largest cache budget that a viewer may ask for")
+
+    start_timeout: float = Field(default=10.0, gt=0, description="session.start must come within this time")
+    ready_wait: float = Field(default=20.0, ge=0, description="how long a session waits for a worker that is starting")
+    stall_timeout: float = Field(default=60.0, gt=0, description="a viewer who takes nothing for so long is let go")
+    load_timeout: float = Field(default=600.0, gt=0, description="a worker must have loaded its model within this time")
+    worker_timeout: float = Field(default=60.0, gt=0, description="a worker silent for so long is replaced")
+    shutdown_timeout: float = Field(default=10.0, gt=0)
+    max_start_bytes: int = Field(default=4 * 2**20, ge=1024)
+    max_control_bytes: int = Field(default=128 * 2**10, ge=1024)
+    max_pending_interactions: int = Field(default=64, ge=1)
+    max_bad_messages: int = Field(default=20, ge=0, description="faulty messages that a running session survives")
+    allowed_hosts: Names = Field(default=(), description="host names besides localhost and IP addresses")
+    allowed_origins: Names = Field(default=(), description="origins of pages besides the server's own and loopback")
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in SPECS:
+            raise ValueError(f"unknown model; {nearest(value, list(SPECS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        check_room(
+            self.cache_policy,
+            self.cache_budget_latents,
+            self.cache_sink_latents,
+            self.cache_recent_latents,
+            "latent frames",
+        )
+        for name, most in (("cache_budget_latents", "cache_max_latents"), ("lead_seconds", "max_lead_seconds")):
+            if getattr(self, name) > getattr(self, most):
+                raise ValueError(f"{name} is more than {most} ({getattr(self, most):g})")
+        return self
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment, overridden by the flags that are not None. Raises ConfigError."""
+    refuse_unknown_variables(os.environ if environ is None else environ)
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    """A misspelt variable would be ignored in silence: name it and the nearest known one. Raises ConfigError."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(OTHER_VARIABLES):
+            raise ConfigError(f"unknown environment variable {name}; {nearest(name.upper(), known)}")
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # settings that contradict each other
+        return reason
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{PREFIX}{field.upper()} (--{field.replace('_', '-')}): got {first['input']!r}: {reason}"

@@ -1,0 +1,92 @@
+"""Every error that a caller can meet, in one table: code, HTTP status, WebSocket close code.
+
+A message says what was wrong, what is allowed, and what to do. The wire shapes are
+``{"error": {"message", "type", "code", "param"}}`` over HTTP and
+``{"type": "error", "message", "code", "param", "retryable"}`` over a WebSocket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# RFC 6455 close codes
+NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1003, 1008, 1009, 1011, 1012, 1013
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One row of the table. ``close`` is the WebSocket close code used when the error ends a session."""
+
+    code: str
+    status: int
+    close: int
+    retryable: bool = False
+
+    @property
+    def type(self) -> str:
+        """OpenAI's coarse class of an error."""
+        return "invalid_request_error" if self.status < 500 and not self.retryable else "server_error"
+
+
+ERRORS = {
+    kind.code: kind
+    for kind in (
+        ErrorKind("invalid_message", 400, POLICY),
+        ErrorKind("invalid_json", 400, POLICY),
+        ErrorKind("unknown_type", 400, POLICY),
+        ErrorKind("unknown_field", 400, POLICY),
+        ErrorKind("missing_field", 400, POLICY),
+        ErrorKind("unknown_model", 404, POLICY),
+        ErrorKind("unsupported", 400, POLICY),
+        ErrorKind("binary_message", 400, UNSUPPORTED),
+        ErrorKind("message_too_large", 413, TOO_BIG),
+        ErrorKind("start_timeout", 408, POLICY),
+        ErrorKind("too_many_errors", 400, POLICY),
+        ErrorKind("event_id_conflict", 409, POLICY),
+        ErrorKind("interaction_failed", 400, POLICY),
+        ErrorKind("too_many_interactions", 429, POLICY, retryable=True),
+        ErrorKind("viewer_stalled", 408, POLICY, retryable=True),
+        ErrorKind("session_rejected", 503, TRY_LATER, retryable=True),
+        ErrorKind("not_ready", 503, TRY_LATER, retryable=True),
+        ErrorKind("shutting_down", 503, RESTART, retryable=True),
+        ErrorKind("worker_failed", 503, RESTART, retryable=True),
+        ErrorKind("generation_failed", 500, INTERNAL, retryable=True),
+        ErrorKind("internal_error", 500, INTERNAL, retryable=True),
+        ErrorKind("host_not_allowed", 403, POLICY),
+        ErrorKind("origin_not_allowed", 403, POLICY),
+        ErrorKind("not_found", 404, POLICY),
+        ErrorKind("method_not_allowed", 405, POLICY),
+    )
+}
+
+
+class PafuError(Exception):
+    """An error for the caller; ``param`` names the field at fault, where there is one."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = ERRORS[code]
+        self.message = message
+        self.param = param
+
+    def http_body(self) -> dict[str, Any]:
+        kind = self.kind
+        return {"error": {"message": self.message, "type": kind.type, "code": kind.code, "param": self.param}}
+
+    def wire_message(self) -> dict[str, Any]:
+        return {
+            "type": "error",
+            "code": self.kind.code,
+            "message": self.message,
+            "param": self.param,
+            "retryable": self.kind.retryable,
+        }
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The hint that ends an error about an unknown name: the closest known one, or all of them."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

@@ -1,0 +1,116 @@
+"""A ``pafu serve`` of one's own, as a child process: for the benchmark and for tests that want the real thing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ADDRESS = re.compile(r"open (http://\S+)")
+POLL_SECONDS = 0.05
+STOP_WITHIN = 20.0
+
+
+class LaunchError(RuntimeError):
+    """The server ended or did not become ready; the message holds its last lines."""
+
+
+class ServerProcess:
+    """A running server: its address, its process, and what it printed."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Start with these PAFU_* settings (names without the prefix) and none from the environment."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
+        environ |= {f"PAFU_{name.upper()}": str(value) for name, value in settings.items()}
+        self.began = time.perf_counter()
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", "serve"],
+            env={"PAFU_PORT": "0", **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+
+    def url(self, within: float = 60.0) -> str:
+        """The address that the server printed. Raises LaunchError."""
+        give_up = time.monotonic() + within
+        while time.monotonic() < give_up:
+            for line in list(self.lines):
+                if found := ADDRESS.search(line):
+                    return found.group(1)
+            self._check_alive()
+            time.sleep(POLL_SECONDS)
+        raise LaunchError(f"the server printed no address within {within:g} s: {self.tail()}")
+
+    def wait_ready(self, within: float = 120.0) -> float:
+        """Seconds from the start of the process until /readyz says 200. Raises LaunchError."""
+        url, give_up = self.url(), time.monotonic() + within
+        while time.monotonic() < give_up:
+            if get_json(f"{url}/readyz")[0] == 200:
+                return time.perf_counter() - self.began
+            self._check_alive()
+            time.sleep(POLL_SECONDS)
+        raise LaunchError(f"the server was not ready within {within:g} s: {self.tail()}")
+
+    def stop(self) -> int:
+        """SIGTERM, then SIGKILL when that is not heard; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_WITHIN)
+        if self.process.poll() is None:
+            self.process.kill()
+        status = self.process.wait()
+        self._reader.join()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return status
+
+    def tail(self) -> str:
+        return " | ".join(self.lines[-5:])
+
+    def _check_alive(self) -> None:
+        if self.process.poll() is not None:
+            self._reader.join(1.0)
+            raise LaunchError(f"the server ended with status {self.process.returncode}: {self.tail()}")
+
+
+@contextlib.contextmanager
+def launched(**settings: Any) -> Iterator[ServerProcess]:
+    """A server for the length of a block."""
+    server = ServerProcess(settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def get_json(url: str) -> tuple[int, Any]:
+    """Status and JSON body of a GET; (0, None) when nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+    except OSError:
+        return 0, None

@@ -1,0 +1,318 @@
+"""The default engine: one supervised worker process on this machine.
+
+Liveness is a heartbeat from the worker's step loop, not its pid. A worker that dies or falls silent is replaced with
+a growing delay and its sessions are told; one that says that it can never start is not started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from server.config import Settings
+from server.engine import EngineState, EngineStatus, SessionEvent
+from server.errors import PafuError
+from server.messages import (
+    HEADER,
+    Beat,
+    Close,
+    Configure,
+    Delivered,
+    Ended,
+    Finish,
+    Fragment,
+    Interact,
+    Message,
+    MessageError,
+    Open,
+    Opened,
+    Playhead,
+    Ready,
+    Rejected,
+    Shutdown,
+    StartFailed,
+    WorkerMessage,
+    decode_worker,
+    frame,
+    frame_length,
+)
+
+log = logging.getLogger("pafu.engine")
+
+WORKER_COMMAND = (sys.executable, "-m", "server.worker")
+MAX_FAILURES = 5  # deaths in a row, none of them after becoming ready
+FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
+BEAT_SECONDS = 0.5
+LAST_WORD_WITHIN = 1.0
+
+
+class LocalSession:
+    """One session's line; the worker's events queue up here until the front reads them."""
+
+    def __init__(self, engine: LocalEngine, session_id: str) -> None:
+        self.id = session_id
+        self.mime = ""
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._engine = engine
+        # bounded by the lead: the worker makes no more than that ahead of what was delivered
+        self._queue: asyncio.Queue[SessionEvent] = asyncio.Queue()
+
+    def put(self, event: SessionEvent) -> None:
+        self._queue.put_nowait(event)
+
+    async def events(self) -> AsyncIterator[SessionEvent]:
+        while True:
+            event = await self._queue.get()
+            yield event
+            if isinstance(event, Ended):
+                return
+
+    async def interact(self, change: Interact) -> None:
+        await self._engine.send(change)
+
+    async def playhead(self, seconds: float) -> None:
+        await self._engine.send(Playhead(session=self.id, seconds=seconds))
+
+    async def delivered(self, index: int) -> None:
+        await self._engine.send(Delivered(session=self.id, index=index))
+
+    async def finish(self) -> None:
+        await self._engine.send(Finish(session=self.id))
+
+    async def close(self) -> None:
+        await self._engine.release(self)
+
+
+class LocalEngine:
+    """Supervises the worker and carries messages between it and the sessions."""
+
+    def __init__(self, settings: Settings, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._settings = settings
+        self._command = tuple(command)
+        self._state = EngineState.STARTING
+        self._message = "the worker is starting"
+        self._changed = asyncio.Condition()
+        self._sessions: dict[str, LocalSession] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ready: Ready | None = None
+        self._rss = 0
+        self._restarts = 0
+
+    # ---- what the front asks
+
+    async def start(self) -> None:
+        self._supervisor = asyncio.create_task(self._supervise_or_fail(), name="supervisor")
+
+    async def stop(self, within: float) -> None:
+        """Ask the worker to go, wait a little, then insist."""
+        await self._become(EngineState.STOPPED, "the server is shutting down")
+        await self.send(Shutdown())
+        polite = self._ready is not None and within > 0  # a worker that still loads hears nothing
+        if self._process is not None and polite:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), within)
+        self._kill()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        await self._end_process()
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            state=self._state,
+            message=self._message,
+            sessions=len(self._sessions),
+            restarts=self._restarts,
+            worker_pid=self._process.pid if self._process and self._process.returncode is None else None,
+            worker_rss_bytes=self._rss,
+            ready=self._ready,
+        )
+
+    async def settled(self) -> None:
+        """Return when the engine is ready, or has failed or stopped for good."""
+        waiting = (EngineState.STARTING, EngineState.RESTARTING)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._state not in waiting)
+
+    async def wait_ready(self, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.settled()
+        if self._state is EngineState.READY:
+            return
+        codes = {EngineState.FAILED: "worker_failed", EngineState.STOPPED: "shutting_down"}
+        raise PafuError(codes.get(self._state, "not_ready"), f"no session can begin: {self._message}")
+
+    async def open(self, order: Open) -> LocalSession:
+        """Place the session on the worker. Raises PafuError when the server is full or the worker refuses."""
+        most = self._settings.max_sessions
+        if len(self._sessions) >= most:
+            raise PafuError("session_rejected", f"all {most} sessions of this server are taken; try again later")
+        session = LocalSession(self, order.session)
+        self._sessions[session.id] = session
+        try:
+            await self.send(order)
+            await session.opened
+        except BaseException:
+            await self.release(session)
+            raise
+        return session
+
+    async def release(self, session: LocalSession) -> None:
+        """Forget a session here and in the worker; harmless when it is already over."""
+        if self._sessions.pop(session.id, None) is not None:
+            await self.send(Close(session=session.id))
+
+    async def send(self, message: Message) -> None:
+        """Write to the worker; a worker that is gone hears nothing, its sessions learn it from the supervisor."""
+        if self._writer is None or self._writer.is_closing():
+            return
+        self._writer.write(frame(message))
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+
+    # ---- the supervisor
+
+    async def _supervise_or_fail(self) -> None:
+        try:
+            await self._supervise()
+        except Exception:
+            log.exception("the supervisor failed")
+            await self._become(EngineState.FAILED, "the supervisor failed; its error is in the log")
+            self._fail_sessions("internal_error", self._message)
+
+    async def _supervise(self) -> None:
+        failures, delay = 0, FIRST_DELAY
+        while True:
+            was_ready, reason, final = await self._one_life()
+            if self._state is EngineState.STOPPED:
+                self._fail_sessions("shutting_down", "the server is shutting down")
+                return
+            failures, delay = (0, FIRST_DELAY) if was_ready else (failures + 1, min(2 * delay, LONGEST_DELAY))
+            given_up = final or failures >= MAX_FAILURES
+            if given_up:
+                await self._become(EngineState.FAILED, reason)
+            else:
+                await self._become(EngineState.RESTARTING, f"the worker is restarting ({reason})")
+            self._fail_sessions("worker_failed", f"the worker was lost ({reason}); start a new session")
+            if given_up:
+                return
+            self._restarts += 1
+            log.warning("the worker was lost (%s); starting another in %.2g s", reason, delay)
+            await asyncio.sleep(delay)
+
+    async def _one_life(self) -> tuple[bool, str, bool]:
+        """Run one worker to its end: whether it was ever ready, why it ended, and whether that is final."""
+        self._ready, self._process, failure = None, None, None
+        try:
+            reader = await self._spawn()
+            failure = await self._listen(reader)
+        except (MessageError, OSError) as error:
+            failure = str(error)
+        status = await self._end_process()
+        if isinstance(failure, StartFailed):
+            return False, failure.message, True
+        return self._ready is not None, failure or status, False
+
+    async def _spawn(self) -> asyncio.StreamReader:
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+            )
+        finally:
+            theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        settings = self._settings
+        weights = str(Path(settings.weights).resolve()) if settings.weights else None
+        configure = Configure(
+            model=settings.model,
+            weights=weights,
+            device=settings.device,
+            threads=settings.threads,
+            beat_seconds=BEAT_SECONDS,
+        )
+        await self.send(configure)
+        return reader
+
+    async def _listen(self, reader: asyncio.StreamReader) -> str | StartFailed | None:
+        """Hand out the worker's messages until it ends (None), falls silent (why) or says that it cannot start."""
+        while True:
+            patience = self._settings.worker_timeout if self._ready else self._settings.load_timeout
+            try:
+                async with asyncio.timeout(patience):
+                    header = await reader.readexactly(HEADER.size)
+                    body = await reader.readexactly(frame_length(header))
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return None
+            except TimeoutError:
+                return f"no sign of life for {patience:g} s"
+            message = decode_worker(body)
+            if isinstance(message, StartFailed):
+                return message
+            await self._take(message)
+
+    async def _take(self, message: WorkerMessage) -> None:
+        match message:
+            case Ready():
+                self._ready = message
+                await self._become(EngineState.READY, "")
+            case Beat():
+                self._rss = message.rss_bytes
+            case Opened() | Fragment() | Rejected() | Ended():
+                if session := self._sessions.get(message.session):
+                    self._take_for(session, message)
+            case StartFailed():
+                raise AssertionError("handled by _listen")
+
+    def _take_for(self, session: LocalSession, message: Opened | Fragment | Rejected | Ended) -> None:
+        if isinstance(message, Opened):
+            session.mime = message.mime
+            if not session.opened.done():
+                session.opened.set_result(None)
+            return
+        if isinstance(message, Ended):
+            del self._sessions[session.id]
+            if not session.opened.done():
+                session.opened.set_exception(PafuError(message.code or "internal_error", message.message))
+                return
+        session.put(message)
+
+    def _fail_sessions(self, code: str, message: str) -> None:
+        for session in list(self._sessions.values()):
+            ended = Ended(session=session.id, chunks=0, reason="failed", code=code, message=message)
+            self._take_for(session, ended)
+
+    async def _end_process(self) -> str:
+        """Make sure that the worker is gone; how it ended, in words."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        process = self._process
+        if process is None:
+            return "it could not be started"
+        try:
+            await asyncio.wait_for(process.wait(), LAST_WORD_WITHIN)
+        except TimeoutError:
+            self._kill()
+        status = await process.wait()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _become(self, state: EngineState, message: str) -> None:
+        if self._state is not EngineState.STOPPED:
+            self._state, self._message = state, message
+        async with self._changed:
+            self._changed.notify_all()

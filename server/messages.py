@@ -1,0 +1,211 @@
+"""What crosses the line between the front process and a worker: typed structs, msgpack, an explicit table.
+
+A frame is a 4-byte big-endian length followed by one msgpack map whose ``type`` names the struct. Nothing else can
+be decoded: no pickle, no class looked up by name.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+HEADER = struct.Struct(">I")
+MAX_FRAME = 256 * 2**20
+
+
+class MessageError(ValueError):
+    """Bytes that are no message of the table."""
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, forbid_unknown_fields=True):
+    """Base of all messages; the tag is the class name."""
+
+
+# ---- front to worker
+
+
+class Configure(Message, frozen=True, tag="configure"):
+    """The first message: which model to load and how."""
+
+    model: str
+    weights: str | None
+    device: str
+    threads: int
+    beat_seconds: float
+
+
+class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cache of one session, budgets in latent frames."""
+
+    policy: str
+    budget_latents: float
+    sink_latents: int
+    recent_latents: int
+
+
+class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a viewer asks of the camera: pan speed in pixels per picture (+ is right), a place to cut to in screens."""
+
+    speed: int | None = None
+    cut_to: float | None = None
+
+
+class Open(Message, frozen=True, tag="open"):
+    """Begin a session. ``pictures`` is the length of the video, None for no end."""
+
+    session: str
+    prompt: str
+    seed: int
+    lead_seconds: float
+    cache: CacheChoice
+    pictures: int | None
+
+
+class Interact(Message, frozen=True, tag="interact"):
+    """Change a running session from its next chunk on; the event counts as active for ``chunks`` chunks."""
+
+    session: str
+    event_id: str
+    prompt: str | None
+    camera: Camera | None
+    chunks: int
+
+
+class Playhead(Message, frozen=True, tag="playhead"):
+    """The viewer shows the picture at this media time."""
+
+    session: str
+    seconds: float
+
+
+class Delivered(Message, frozen=True, tag="delivered"):
+    """A fragment has left for the viewer."""
+
+    session: str
+    index: int
+
+
+class Finish(Message, frozen=True, tag="finish"):
+    """End a session after the chunk in hand."""
+
+    session: str
+
+
+class Close(Message, frozen=True, tag="close"):
+    """Forget a session at once: nobody listens any more."""
+
+    session: str
+
+
+class Shutdown(Message, frozen=True, tag="shutdown"):
+    """Leave the step loop and exit."""
+
+
+# ---- worker to front
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """The model is loaded and a warm-up chunk was made."""
+
+    weights: str
+    device: str
+    load_seconds: float
+    warm_up_seconds: float
+    versions: dict[str, str]
+
+
+class StartFailed(Message, frozen=True, tag="start_failed"):
+    """The worker cannot ever start like this (missing weights, unknown device): restarting is of no use."""
+
+    message: str
+
+
+class Beat(Message, frozen=True, tag="beat"):
+    """Sent from the step loop, so that silence means a stuck loop and not merely a live pid."""
+
+    sessions: int
+    rss_bytes: int
+
+
+class Opened(Message, frozen=True, tag="opened"):
+    """The session exists; ``mime`` names the codec as the encoder's own SPS says."""
+
+    session: str
+    mime: str
+
+
+class Fragment(Message, frozen=True, tag="fragment"):
+    """One chunk, encoded: ``data`` is an fMP4 fragment, the first with ftyp and moov in front."""
+
+    session: str
+    index: int
+    pictures: int
+    data: bytes
+    started: list[str]
+    active: list[str]
+    completed: list[str]
+    prompt: str
+    camera_offset: int
+    camera_speed: int
+    seconds: dict[str, float]
+    lead_seconds: float
+    cache_tokens: int
+    cache_bytes: int
+    evicted_tokens: int
+
+
+class Rejected(Message, frozen=True, tag="rejected"):
+    """An interaction that the model refused; the session goes on as before."""
+
+    session: str
+    event_id: str
+    message: str
+
+
+class Ended(Message, frozen=True, tag="ended"):
+    """The session is over and its memory free. ``code`` is set when it failed (see server.errors)."""
+
+    session: str
+    chunks: int
+    reason: str
+    code: str | None
+    message: str
+
+
+FrontMessage = Configure | Open | Interact | Playhead | Delivered | Finish | Close | Shutdown
+WorkerMessage = Ready | StartFailed | Beat | Opened | Fragment | Rejected | Ended
+
+_encoder = msgspec.msgpack.Encoder()
+_front_decoder: msgspec.msgpack.Decoder[FrontMessage] = msgspec.msgpack.Decoder(FrontMessage)
+_worker_decoder: msgspec.msgpack.Decoder[WorkerMessage] = msgspec.msgpack.Decoder(WorkerMessage)
+
+
+def frame(message: Message) -> bytes:
+    """Length and body of a message."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """Bytes of the body that follows this 4-byte header. Raises MessageError above MAX_FRAME."""
+    length: int = HEADER.unpack(header)[0]
+    if length > MAX_FRAME:
+        raise MessageError(f"a frame of {length} bytes; the most is {MAX_FRAME}")
+    return length
+
+
+def decode_front(body: bytes) -> FrontMessage:
+    """A message from the front. Raises MessageError."""
+    try:
+        return _front_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise MessageError(f"not a message of the front: {error}") from error
+
+
+def decode_worker(body: bytes) -> WorkerMessage:
+    """A message from a worker. Raises MessageError."""
+    try:
+        return _worker_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise MessageError(f"not a message of a worker: {error}") from error

@@ -1,0 +1,21 @@
+"""Facts about processes, from the kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def rss_bytes(pid: int | None = None) -> int:
+    """Resident memory of a process (this one by default); 0 where the kernel does not tell or it is gone."""
+    try:
+        return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (an affinity mask or a container may allow fewer than there are)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,84 @@
+"""Who is generated next: pure arithmetic on playout clocks; no tensors, no sockets, no clock of its own.
+
+A viewer's *lead* is the media that was generated but not yet played. A session whose lead has reached its limit
+waits, so a viewer who is far ahead (or has stopped watching) costs nothing. Of those that are due, the one with the
+least *slack* is next: the media that would still be unplayed if the viewer played in real time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TypeVar
+
+Key = TypeVar("Key")
+ROUNDING = 1e-3  # a sleep that ends a hair too early would only be slept again
+
+
+class Playout:
+    """The playout clock of one session; all times are seconds, ``now`` is any monotonic clock.
+
+    A viewer who reports a playhead is believed up to what was delivered; one who never reports is taken to play in
+    real time. A viewer who takes more than real time (a recorder) is served, but only with what others leave over:
+    its slack is that of a real-time viewer.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.generated = 0.0
+        self.delivered = 0.0
+        self._reported: float | None = None
+        self._clock = 0.0  # where a viewer in real time would be; stands still while nothing is left to play
+        self._clock_read: float | None = None
+
+    def add_generated(self, seconds: float) -> None:
+        """A chunk of so much media was made."""
+        self.generated += seconds
+
+    def add_delivered(self, seconds: float, now: float) -> None:
+        """A chunk of so much media has left for the viewer."""
+        self._advance(now)
+        self._clock_read = now
+        self.delivered = min(self.generated, self.delivered + seconds)
+
+    def report(self, position: float) -> None:
+        """The viewer says that it shows the picture at ``position``."""
+        self._reported = max(0.0, min(position, self.delivered))
+
+    def playhead(self, now: float) -> float:
+        """Media time that the viewer has reached."""
+        return self._advance(now) if self._reported is None else self._reported
+
+    def lead(self, now: float) -> float:
+        """Media generated ahead of the playhead."""
+        return self.generated - self.playhead(now)
+
+    def slack(self, now: float) -> float:
+        """How long a viewer in real time could still play."""
+        return self.generated - min(self.playhead(now), self._advance(now))
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next chunk may begin: 0 when due, infinite when only a message can change that."""
+        excess = self.lead(now) - self.limit
+        if excess < 0:
+            return 0.0
+        left_to_play = self.delivered - self.playhead(now)
+        plays_there = self._reported is None and excess < left_to_play
+        return excess + ROUNDING if plays_there else math.inf
+
+    def _advance(self, now: float) -> float:
+        if self._clock_read is not None:
+            self._clock = min(self.delivered, self._clock + max(0.0, now - self._clock_read))
+            self._clock_read = now
+        return self._clock
+
+
+def choose(playouts: Iterable[tuple[Key, Playout]], now: float) -> Key | None:
+    """The key of the due session with the least slack (the first of equals), or None when nobody is due."""
+    due = [(playout.slack(now), key) for key, playout in playouts if playout.wait(now) == 0.0]
+    return min(due, key=lambda pair: pair[0])[1] if due else None
+
+
+def seconds_until_due(playouts: Iterable[Playout], now: float, longest: float) -> float:
+    """How long a worker may sleep before somebody can be due; at most ``longest``."""
+    return min([longest, *(playout.wait(now) for playout in playouts)])

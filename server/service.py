@@ -1,0 +1,112 @@
+"""Running the front: signals and an ordered shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from server.app import Front, create_app
+from server.config import Settings
+from server.engine import Engine, EngineState
+from server.local_engine import LocalEngine
+
+log = logging.getLogger("pafu")
+
+STOP_WITHIN = 5.0
+FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our own error, not just a close code
+
+
+class Service(uvicorn.Server):
+    """Uvicorn with our order of start and end."""
+
+    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+        super().__init__(config)
+        self.front = front
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """1. sockets answer (readyz says 503); 2. the worker starts."""
+        await super().startup(sockets)
+        await self.front.engine.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """1. not ready, no new sessions; 2. viewers told, chunks finished; 3. sockets closed; 4. worker ended.
+
+        A second signal skips the waiting in each.
+        """
+        if not self.force_exit:
+            await self.front.drain()
+        await super().shutdown(sockets)
+        await self.front.engine.stop(0.0 if self.force_exit else STOP_WITHIN)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but a handled signal is not raised again: an ordered end is exit status 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.signal(name, self.handle_exit) for name in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks for an ordered end, the second for an immediate one."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def build(settings: Settings, engine: Engine) -> Service:
+    """The service over this engine, not yet running."""
+    app = create_app(settings, engine)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",  # Service starts and stops the engine, in order
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
+        ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB
+        ws_ping_interval=10.0,
+        ws_ping_timeout=10.0,
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout / 2)),
+        server_header=False,
+    )
+    return Service(config, app.state.front)
+
+
+async def run(settings: Settings, sock: socket.socket, say: Callable[[str], Any]) -> str | None:
+    """Serve until a signal; None, or why the engine could not even start once."""
+    engine = LocalEngine(settings)
+    service = build(settings, engine)
+    watcher = asyncio.create_task(_watch(service, engine, say))
+    await service.serve(sockets=[sock])
+    await engine.stop(0.0)  # a signal in the very first moment ends uvicorn without its shutdown
+    with contextlib.suppress(asyncio.CancelledError):
+        return await watcher
+    return None
+
+
+async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> str | None:
+    """Tell when the first worker is ready; end the service when it never can be."""
+    await engine.settled()
+    status = engine.status()
+    if status.state is EngineState.FAILED:
+        service.should_exit = True
+        return status.message
+    if status.ready is not None:
+        ready = status.ready
+        took = f"loaded in {ready.load_seconds:.1f} s, first chunk in {ready.warm_up_seconds:.1f} s"
+        say(f"ready: {service.front.spec.name} on {ready.device} ({ready.weights}), {took}")
+    return None

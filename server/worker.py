@@ -1,0 +1,226 @@
+"""The worker process: schedule, generate, encode, emit. It owns the model; the front owns the viewers.
+
+Started by the supervisor as ``python -m server.worker FD``, where FD is its end of a socket pair. It exits when that
+line closes, so no orphan keeps the device.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from server.channel import Channel, ChannelClosed
+from server.generator import Generator, StartError, load_generator
+from server.messages import (
+    Beat,
+    CacheChoice,
+    Close,
+    Configure,
+    Delivered,
+    Ended,
+    Finish,
+    FrontMessage,
+    Interact,
+    Open,
+    Opened,
+    Playhead,
+    Ready,
+    Shutdown,
+    StartFailed,
+)
+from server.process import rss_bytes
+from server.scheduler import choose, seconds_until_due
+from server.seat import Made, Seat
+
+START_FAILED = 78  # exit status: starting again is of no use (EX_CONFIG)
+DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
+CONFIGURE_WITHIN = 30.0
+WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
+
+log = logging.getLogger("pafu.worker")
+Loader = Callable[[Configure], Generator]
+
+
+class Worker:
+    """The step loop and the sessions that it serves, one generation at a time."""
+
+    def __init__(self, channel: Channel, generator: Generator, beat_seconds: float) -> None:
+        self._channel = channel
+        self._generator = generator
+        self._beat_seconds = beat_seconds
+        self._next_beat = 0.0
+        self._seats: dict[str, Seat] = {}
+        self._stopping = False
+
+    def run(self) -> None:
+        """Step until the front says shutdown. Raises ChannelClosed when the front is gone."""
+        while not self._stopping:
+            self.step()
+
+    def step(self) -> None:
+        """Hear the front; make at most one chunk, for the session that needs it most."""
+        self.receive()
+        seat = self.schedule()
+        if seat is None:
+            return
+        made = self.generate(seat)
+        if made is not None:
+            self.emit(seat, made)
+
+    def receive(self) -> None:
+        """Take in what the front says, sleeping while nobody is due; send the heartbeat."""
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._channel.send(Beat(sessions=len(self._seats), rss_bytes=rss_bytes()))
+            self._next_beat = now + self._beat_seconds
+        longest = 0.0 if self._stopping else max(0.0, self._next_beat - now)
+        due = seconds_until_due((seat.playout for seat in self._seats.values()), now, longest)
+        for message in self._channel.receive(due):
+            self.handle(message)
+
+    def schedule(self) -> Seat | None:
+        """The session with the least playout slack, if any is due."""
+        clocks = ((seat, seat.playout) for seat in self._seats.values())
+        return None if self._stopping else choose(clocks, time.monotonic())
+
+    def generate(self, seat: Seat) -> Made | None:
+        """The session's next chunk; a session that fails ends alone, and its memory is freed."""
+        events, refused = seat.apply_pending()
+        for rejected in refused:
+            self._channel.send(rejected)
+        try:
+            return seat.generate(events)
+        except Exception as error:
+            if device_suspect(error):
+                raise
+            log.exception("session %s failed", seat.id)
+            self._end(seat, "failed", "generation_failed", f"generation failed: {type(error).__name__}: {error}")
+            return None
+
+    def emit(self, seat: Seat, made: Made) -> None:
+        """Encode the chunk and hand it to the front; a video that has all its pictures is over."""
+        self._channel.send(seat.encode(made))
+        if seat.complete:
+            self._end(seat, "complete")
+
+    def handle(self, message: FrontMessage) -> None:
+        """Take in one message; commands to a session that is over do nothing."""
+        match message:
+            case Open():
+                self._open(message)
+            case Shutdown():
+                self._stopping = True
+            case Configure():
+                raise ValueError("a worker is configured once")
+            case _:
+                if seat := self._seats.get(message.session):
+                    self._handle_session(seat, message)
+
+    def _handle_session(self, seat: Seat, message: FrontMessage) -> None:
+        now = time.monotonic()
+        match message:
+            case Interact():
+                seat.pending.append(message)
+            case Playhead():
+                seat.playout.report(message.seconds)
+            case Delivered():
+                seat.delivered(message.index, now)
+            case Finish():
+                self._end(seat, "stopped")
+            case Close():
+                del self._seats[seat.id]
+
+    def _open(self, order: Open) -> None:
+        try:
+            seat = Seat(order, self._generator)
+        except Exception as error:
+            if device_suspect(error):
+                raise
+            code = "invalid_message" if isinstance(error, ValueError) else "generation_failed"
+            failed = Ended(session=order.session, chunks=0, reason="failed", code=code, message=str(error))
+            self._channel.send(failed)
+            return
+        self._seats[order.session] = seat
+        self._channel.send(Opened(session=order.session, mime=seat.mime))
+
+    def _end(self, seat: Seat, reason: str, code: str | None = None, message: str = "") -> None:
+        del self._seats[seat.id]
+        ended = Ended(session=seat.id, chunks=seat.chunks, reason=reason, code=code, message=message)
+        self._channel.send(ended)
+
+
+def device_suspect(error: Exception) -> bool:
+    """After an error of the device itself (an illegal access, a lost GPU) nothing in this process can be trusted."""
+    return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__) or "CUDA error" in str(error)
+
+
+def warm_up(generator: Generator) -> float:
+    """Make one chunk through model, encoder and muxer; seconds it took."""
+    began = time.perf_counter()
+    spec = generator.spec
+    order = Open(session="", prompt="warm up", seed=0, lead_seconds=1.0, cache=WARM_UP, pictures=None)
+    seat = Seat(order, generator)
+    made = seat.generate(seat.apply_pending()[0])
+    if made.pictures.shape[1:] != (spec.height, spec.width, 3):
+        raise StartError(f"the model makes pictures of {made.pictures.shape}, its spec says {spec.width}x{spec.height}")
+    seat.encode(made)
+    return time.perf_counter() - began
+
+
+def serve(channel: Channel, load: Loader) -> int:
+    """The life of a worker: configure, load, warm up, step; the exit status."""
+    received = channel.receive(CONFIGURE_WITHIN)
+    if not received or not isinstance(received[0], Configure):
+        log.error("the front sent no configuration")
+        return 1
+    configure = received[0]
+    try:
+        began = time.perf_counter()
+        generator = load(configure)
+        loaded = time.perf_counter() - began
+        warm = warm_up(generator)
+    except StartError as error:
+        channel.send(StartFailed(message=str(error)))
+        return START_FAILED
+    ready = Ready(
+        weights=generator.weights,
+        device=generator.device,
+        load_seconds=loaded,
+        warm_up_seconds=warm,
+        versions=generator.versions,
+    )
+    channel.send(ready)
+    worker = Worker(channel, generator, configure.beat_seconds)
+    for message in received[1:]:
+        worker.handle(message)
+    worker.run()
+    return 0
+
+
+def main(load: Loader = load_generator) -> int:
+    """Entry point: ``python -m server.worker FD``."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
+    logging.basicConfig(level=logging.INFO, format="worker: %(message)s")
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.setblocking(True)
+    try:
+        return serve(Channel(sock), load)
+    except ChannelClosed:
+        return 0
+    except Exception as error:
+        log.exception("the worker cannot go on")
+        return DEVICE_SUSPECT if device_suspect(error) else 1
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # torch's teardown can hang on a broken device

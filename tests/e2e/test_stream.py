@@ -1,0 +1,126 @@
+"""Promise: the whole way, from a prompt over a real server process and the public client to decoded pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pafu_client import Chunk, PafuError, connect, models
+
+FPS = 16
+
+
+async def record(url: str, prompt: str = "a red house on a meadow, the camera pans right", **options) -> list[Chunk]:
+    async with connect(url, prompt=prompt, **{"realtime": False, **options}) as stream:
+        return [chunk async for chunk in stream]
+
+
+def data(chunks: list[Chunk]) -> bytes:
+    return b"".join(chunk.data for chunk in chunks)
+
+
+async def test_a_stream_has_every_picture_on_time_and_pictures_that_differ(live_server, decode) -> None:
+    chunks = await record(live_server, num_frames=60, seed=1)
+    video = decode(data(chunks))
+    assert video.pictures.shape[0] == sum(chunk.metadata.num_frames for chunk in chunks) == 60
+    assert np.allclose(video.seconds, np.arange(60) / FPS)
+    assert video.keys == [0, 12, 24, 36, 48] and not video.has_b_frames
+    moved = np.abs(np.diff(video.pictures.astype(int), axis=0)).max(axis=(1, 2, 3))
+    assert (moved > 0).mean() > 0.5, "the video stands still"
+
+
+async def test_the_same_seed_gives_the_same_video_and_another_seed_another(live_server) -> None:
+    first = await record(live_server, num_frames=24, seed=1)
+    again = await record(live_server, num_frames=24, seed=1)
+    other = await record(live_server, num_frames=24, seed=2)
+    assert data(first) == data(again) != data(other)
+
+
+async def test_two_viewers_at_once_see_what_each_would_see_alone(live_server, decode) -> None:
+    wishes = [{"prompt": "a red house", "seed": 1}, {"prompt": "night, a mill, the camera pans left", "seed": 2}]
+    alone = [await record(live_server, num_frames=48, **wish) for wish in wishes]
+    together = await asyncio.gather(*(record(live_server, num_frames=48, realtime=True, **wish) for wish in wishes))
+    for one, both in zip(alone, together, strict=True):
+        assert np.array_equal(decode(data(one)).pictures, decode(data(both)).pictures)
+    assert not np.array_equal(decode(data(alone[0])).pictures, decode(data(alone[1])).pictures)
+
+
+async def test_words_and_camera_change_a_running_stream(live_server) -> None:
+    async with connect(live_server, prompt="a red house, the camera holds still", seed=1) as stream:
+        assert (await stream.receive()).metadata.stats["camera"] == {"offset": 0, "speed": 0}
+        event = await stream.interact(prompt="a red house at night", camera={"pan": "right"})
+        async for chunk in stream:
+            if event in chunk.metadata.started_event_ids:
+                break
+        assert chunk.metadata.stats["prompt"] == "a red house at night"
+        assert chunk.metadata.stats["camera"]["speed"] > 0
+        await stream.stop()
+        async for _ in stream:
+            pass
+        assert stream.done is not None and (stream.done.stopped, stream.done.reason) == (True, "stopped")
+
+
+async def test_every_chunk_tells_what_it_cost(live_server) -> None:
+    (chunk, *_) = await record(live_server, num_frames=12)
+    stats = chunk.metadata.stats
+    assert {"text", "denoise", "clean", "decode", "prune", "encode", "total"} <= set(stats["seconds"])
+    assert stats["chunk_seconds"] > 0 and stats["cache_tokens"] > 0 and stats["cache_bytes"] > 0
+
+
+async def test_cache_settings_of_a_session_are_followed(live_server) -> None:
+    cache = {"policy": "window", "budget_latents": 3, "recent_latents": 3}
+    chunks = await record(live_server, num_frames=60, extra_params={"cache": cache})
+    tokens = [chunk.metadata.stats["cache_tokens"] for chunk in chunks]
+    assert len(set(tokens)) == 1 and chunks[-1].metadata.stats["evicted_tokens"] > 0
+
+
+async def test_a_refusal_reaches_the_caller_by_code_and_field(live_server) -> None:
+    with pytest.raises(PafuError) as refused:
+        await record(live_server, prompt="x" * 5000)
+    assert (refused.value.code, refused.value.param) == ("invalid_message", "prompt")
+
+
+async def test_the_model_says_that_its_weights_are_random(live_server) -> None:
+    (model,) = await models(live_server)
+    assert model["id"] == "test-tiny" and "random" in model["weights"]
+    assert (model["width"], model["height"], model["fps"]) == (128, 128, FPS)
+    assert "house" in model["words"]["things"] and model["examples"] and model["max_prompt_chars"] > 0
+
+
+def test_the_front_has_no_torch_and_little_memory(server_process) -> None:
+    status = json.load(urllib.request.urlopen(f"{server_process.url()}/health"))
+    maps = Path(f"/proc/{status['front']['pid']}/maps").read_text()
+    assert "libtorch" not in maps and "libav" not in maps
+    assert 0 < status["front"]["rss_bytes"] <= 150e6
+
+
+def test_watch_writes_a_playable_file(live_server, decode, tmp_path) -> None:
+    output = tmp_path / "live.mp4"
+    command = [sys.executable, "-m", "server.cli", "watch", "a red house", "--seconds", "1.5"]
+    subprocess.run([*command, "--url", live_server, "-o", str(output)], check=True, capture_output=True)
+    assert decode(output.read_bytes()).pictures.shape[0] == 24
+
+
+def test_watch_pipes_a_playable_stream(live_server, decode) -> None:
+    command = [sys.executable, "-m", "server.cli", "watch", "a red house", "--seconds", "1", "--seed", "3", "-o", "-"]
+    run = subprocess.run([*command, "--url", live_server], check=True, capture_output=True)
+    assert decode(run.stdout).pictures.shape[0] == 16
+
+
+async def test_generate_writes_the_video_that_a_live_viewer_with_this_seed_sees(live_server, decode, tmp_path) -> None:
+    output = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "server.cli", "generate", "a red house", "-o", str(output)]
+    await asyncio.to_thread(
+        subprocess.run,
+        [*command, "--seconds", "2", "--seed", "7", "--model", "test-tiny"],
+        check=True,
+        capture_output=True,
+    )
+    live = await record(live_server, prompt="a red house", num_frames=32, seed=7)
+    assert np.array_equal(decode(output.read_bytes()).pictures, decode(data(live)).pictures)

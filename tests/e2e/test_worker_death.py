@@ -1,0 +1,73 @@
+"""Promise: a worker that is killed is told to its viewers and replaced; a server told to stop stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from pafu_client import PafuError, connect
+
+from server.launch import get_json
+
+
+async def test_kill_9_of_the_worker_is_told_and_the_next_session_works(own_server) -> None:
+    url = own_server.url()
+    victim = get_json(f"{url}/health")[1]["worker"]["pid"]
+    async with connect(url, prompt="a red house") as stream:
+        await stream.receive()
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(PafuError) as told:
+            async for _ in stream:
+                pass
+    assert (told.value.code, told.value.retryable) == ("worker_failed", True)
+    assert "SIGKILL" in told.value.message
+    async with connect(url, prompt="a red house", num_frames=24) as stream:
+        assert sum([chunk.metadata.num_frames async for chunk in stream]) == 24
+    health = get_json(f"{url}/health")[1]
+    assert health["worker"]["restarts"] == 1 and health["worker"]["pid"] != victim
+
+
+async def test_sigterm_ends_the_session_in_order_and_leaves_no_process(own_server) -> None:
+    url = own_server.url()
+    worker = get_json(f"{url}/health")[1]["worker"]["pid"]
+    async with connect(url, prompt="a red house") as stream:
+        await stream.receive()
+        os.kill(own_server.process.pid, signal.SIGTERM)
+        async for _ in stream:
+            pass
+        assert stream.done is not None and stream.done.reason == "server_shutdown"
+    assert own_server.process.wait(60) == 0
+    assert not alive(worker)
+
+
+async def test_a_second_signal_ends_it_at_once_and_leaves_no_process_either(own_server) -> None:
+    url = own_server.url()
+    worker = get_json(f"{url}/health")[1]["worker"]["pid"]
+    async with connect(url, prompt="a red house") as stream:
+        await stream.receive()
+        os.kill(own_server.process.pid, signal.SIGTERM)
+        os.kill(own_server.process.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(own_server.process.wait, 60) == 0
+    assert not alive(worker)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that only waits to be buried by its parent does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_kill_9_of_the_front_takes_the_worker_with_it(own_server) -> None:
+    worker = get_json(f"{own_server.url()}/health")[1]["worker"]["pid"]
+    own_server.process.kill()
+    own_server.process.wait()
+    give_up = time.monotonic() + 60
+    while alive(worker) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert not alive(worker)

@@ -1,0 +1,166 @@
+"""A real front in the test's event loop, over a real worker process whose model is a test pattern (pattern.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from server.app import Front
+from server.config import Settings
+from server.listener import listen
+from server.local_engine import LocalEngine
+from server.service import build
+
+ROOT = Path(__file__).resolve().parents[2]
+PATTERN = Path(__file__).with_name("pattern.py")
+PATIENCE = 30.0  # a test that waits longer hangs; nothing is measured with it
+
+
+class Viewer:
+    """A client of the live protocol that keeps all it was told."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.messages: list[dict[str, Any]] = []
+        self.fragments: list[bytes] = []
+
+    async def send(self, message: Any) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def start(self, **fields: Any) -> dict[str, Any]:
+        """Send session.start; the first message that comes back."""
+        await self.send({"type": "session.start", "prompt": "a bar", **fields})
+        return await self.next()
+
+    async def next(self) -> dict[str, Any]:
+        """The next JSON message; bytes on the way are collected, and must follow their metadata at once."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                received = await self.socket.recv()
+                if isinstance(received, str):
+                    self.messages.append(json.loads(received))
+                    return self.messages[-1]
+                metadata = self.messages[-1]
+                assert metadata["type"] == "video.chunk_metadata", "bytes came without their metadata"
+                assert len(received) == metadata["byte_length"]
+                self.fragments.append(received)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """Read on to the next message of this type."""
+        while True:
+            message = await self.next()
+            if message["type"] == kind:
+                return message
+
+    async def closed(self) -> int:
+        """Read to the end; the close code."""
+        try:
+            while True:
+                await self.next()
+        except websockets.ConnectionClosed as closed:
+            assert closed.rcvd is not None, "the server vanished without a close frame"
+            return closed.rcvd.code
+
+    def pictures(self) -> np.ndarray:
+        """All pictures received, decoded: (T, H, W, 3) uint8."""
+        return decode(b"".join(self.fragments))
+
+
+def decode(video: bytes) -> np.ndarray:
+    with av.open(io.BytesIO(video)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+class RunningServer:
+    """A front that listens on a free port."""
+
+    def __init__(self, front: Front, engine: LocalEngine, port: int, stop: Callable[[], Awaitable[None]]) -> None:
+        self.front, self.engine, self.port, self.stop = front, engine, port, stop
+        self.url = f"http://127.0.0.1:{port}"
+
+    def connect(self, **options: Any) -> connect:
+        options = {"max_size": None, "proxy": None, **options}
+        return connect(f"ws://127.0.0.1:{self.port}/v1/realtime/video", **options)
+
+    async def watch(self, **fields: Any) -> Viewer:
+        """A whole session: start, read to the end."""
+        async with self.connect() as socket:
+            viewer = Viewer(socket)
+            assert (await viewer.start(**fields))["type"] == "video.start"
+            await viewer.until("session.done")
+            return viewer
+
+    async def works(self) -> None:
+        """The proof after every mishap: a good session gets all its pictures, and no session is left over."""
+        viewer = await self.watch(num_frames=13, seed=5)
+        assert viewer.pictures().shape == (13, 128, 128, 3)
+        await self.empties()
+
+    async def empties(self) -> None:
+        """Return when neither front nor engine holds a session."""
+        async with asyncio.timeout(PATIENCE):
+            while self.front.sessions or self.engine.status().sessions:
+                await asyncio.sleep(0.01)
+
+
+Serve = Callable[..., Awaitable[RunningServer]]
+
+
+@pytest.fixture
+async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Start a server with these settings; it is stopped behind the test."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    running: list[RunningServer] = []
+
+    async def start(**settings: Any) -> RunningServer:
+        given = Settings(**{"model": "test-tiny", "port": 0, **settings})
+        engine = LocalEngine(given, (sys.executable, str(PATTERN)))
+        service = build(given, engine)
+        sock = listen("127.0.0.1", 0)
+        port = sock.getsockname()[1]
+        serving = asyncio.create_task(service.serve(sockets=[sock]))
+
+        async def stop() -> None:
+            service.should_exit = True
+            await serving
+
+        running.append(RunningServer(service.front, engine, port, stop))
+        return running[-1]
+
+    yield start
+    for server in running:
+        await server.stop()
+
+
+@pytest.fixture
+async def server(serve: Serve) -> RunningServer:
+    return await serve()
+
+
+@pytest.fixture(scope="session")
+def pattern() -> ModuleType:
+    """The module of the test pattern, for tests that need no process."""
+    spec = importlib.util.spec_from_file_location("pattern", PATTERN)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pattern"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def viewer_of() -> type[Viewer]:
+    return Viewer

@@ -1,0 +1,93 @@
+"""A stand-in for the model: pictures that tell prompt, seed, index and camera, and faults on demand. No torch.
+
+As a program (``python pattern.py FD``) it is a complete worker with this model. Words in a prompt cause faults:
+"explode" raises at the third chunk, "sleep" makes chunks slow, "noise" makes
+them large.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.camera import CameraControl
+from model.spec import spec_named
+from server import worker
+from server.generator import Generator, StartError
+from server.messages import CacheChoice, Configure
+
+
+@dataclass
+class PatternChunk:
+    pictures: np.ndarray
+    camera_offset: int
+    camera_speed: int
+    cache_tokens: int = 192
+    cache_bytes: int = 4096
+    evicted_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"denoise": 0.0, "decode": 0.0})
+
+
+class PatternStream:
+    """A coloured bar that moves; its colours come from prompt and seed, its place from index and camera."""
+
+    def __init__(self, prompt: str, seed: int, width: int, height: int) -> None:
+        self._prompt, self._seed, self._width, self._height = prompt, seed, width, height
+        self._chunk, self._offset, self._speed = 0, 0, 0
+
+    def set_prompt(self, text: str) -> None:
+        if "refuse" in text:
+            raise ValueError("this prompt is refused by the model")
+        self._prompt = text
+
+    def set_camera(self, control: CameraControl) -> None:
+        if control.cut_to is not None:
+            self._offset = round(control.cut_to * self._width)
+        if control.speed is not None:
+            self._speed = control.speed
+
+    def next_chunk(self) -> PatternChunk:
+        self._fault()
+        pictures = np.zeros((12, self._height, self._width, 3), np.uint8)
+        key = zlib.crc32(f"{self._prompt}/{self._seed}".encode())
+        pictures[...] = (key & 127, key >> 8 & 127, key >> 16 & 127)
+        for index in range(12):
+            left = (self._offset + 4 * (self._chunk * 12 + index)) % (self._width - 16)
+            pictures[index, :, left : left + 16] = 255 - pictures[index, 0, 0]
+            self._offset += self._speed
+        if "noise" in self._prompt:  # large fragments
+            pictures = np.random.default_rng(self._chunk).integers(0, 255, pictures.shape, np.uint8)
+        self._chunk += 1
+        return PatternChunk(pictures, self._offset, self._speed)
+
+    def _fault(self) -> None:
+        if "sleep" in self._prompt:
+            time.sleep(0.3)
+        if self._chunk == 2 and "explode" in self._prompt:
+            raise RuntimeError("the model exploded")
+
+
+class PatternGenerator:
+    weights = "a test pattern"
+    device = "cpu"
+    versions: dict[str, str] = {}
+
+    def __init__(self, model: str) -> None:
+        self.spec = spec_named(model)
+
+    def open(self, prompt: str, seed: int, cache: CacheChoice) -> PatternStream:
+        return PatternStream(prompt, seed, self.spec.width, self.spec.height)
+
+
+def load(configure: Configure) -> Generator:
+    if configure.weights is not None:
+        raise StartError(f"weights {configure.weights}: dit.safetensors is missing")
+    return PatternGenerator(configure.model)
+
+
+if __name__ == "__main__":
+    os._exit(worker.main(load))

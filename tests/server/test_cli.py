@@ -1,0 +1,76 @@
+"""Promise: the command line says in one line what is wrong, with a status that scripts can see; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pafu(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", *arguments],
+        env={
+            **environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients' / 'python'}",
+            "COLUMNS": "200",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def one_line(run: subprocess.CompletedProcess[str]) -> str:
+    """The error's line; the proof that there is no other."""
+    assert run.returncode != 0 and run.stdout == ""
+    (line,) = run.stderr.strip().splitlines()
+    assert line.startswith("pafu: error: ")
+    return line
+
+
+def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = one_line(pafu("serve", "--port", str(port)))
+    assert f"port {port}" in line and "taken" in line and "--port" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "told"),
+    [
+        (["serve"], {"PAFU_PROT": "1"}, "PAFU_PORT"),
+        (["serve", "--model", "no-such"], {}, "unknown model"),
+        (["serve", "--host", "no.such.host.invalid"], {}, "no.such.host.invalid"),
+        (["generate", "x", "--model", "no-such"], {}, "unknown model"),
+        (["generate", "", "--model", "test-tiny"], {}, "prompt is empty"),
+        (["generate", "x", "--model", "test-tiny", "-o", "/no/such/folder/x.mp4"], {}, "/no/such/folder"),
+        (["generate", "x", "--weights", "/no/such/folder"], {}, "/no/such/folder"),
+        (["watch", "x", "--url", "http://127.0.0.1:9"], {}, "127.0.0.1:9"),
+        (["bench", "--url", "http://127.0.0.1:9"], {}, "127.0.0.1:9"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(arguments, variables, told) -> None:
+    assert told in one_line(pafu(*arguments, **variables))
+
+
+def test_a_worker_that_can_never_start_ends_the_server_with_its_message() -> None:
+    run = pafu("serve", "--port", "0", "--weights", "/no/such/folder")
+    assert run.returncode == 3
+    assert "/no/such/folder" in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
+
+
+def test_doctor_says_what_is_wrong_and_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = pafu("doctor", "--model", "test-tiny", "--port", str(taken.getsockname()[1]))
+    assert run.returncode == 1
+    rows = {line.split()[1]: line.split()[0] for line in run.stdout.splitlines() if line.startswith(("ok", "no"))}
+    assert rows["port"] == "no" and rows["torch"] == rows["encoder"] == rows["weights"] == "ok"

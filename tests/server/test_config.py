@@ -1,0 +1,69 @@
+"""Promise: a setting that cannot work is refused at once, by name, with what is allowed."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from server.config import ConfigError, Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("PAFU_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults_are_a_server_for_this_machine_alone() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8000, "pafu-mini")
+
+
+def test_flags_win_over_variables_and_variables_over_defaults(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_PORT", "9000")
+    monkeypatch.setenv("PAFU_MAX_SESSIONS", "7")
+    settings = load_settings({"port": 9001, "max_sessions": None})
+    assert (settings.port, settings.max_sessions) == (9001, 7)
+
+
+def test_a_misspelt_variable_is_named_with_the_nearest_known_one(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_MAX_SESIONS", "7")
+    with pytest.raises(ConfigError, match="PAFU_MAX_SESIONS.*PAFU_MAX_SESSIONS"):
+        load_settings()
+
+
+def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_TEST_MODEL", "test-tiny")
+    load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PORT", "eighty", "PAFU_PORT.*eighty"),
+        ("PORT", "70000", "PAFU_PORT.*70000.*65535"),
+        ("MODEL", "pafu-minni", "PAFU_MODEL.*pafu-minni.*pafu-mini"),
+        ("MAX_SESSIONS", "0", "PAFU_MAX_SESSIONS.*0.*1"),
+        ("LEAD_SECONDS", "nan", "PAFU_LEAD_SECONDS.*nan"),
+        ("DEVICE", "tpu", "PAFU_DEVICE.*tpu.*cuda"),
+        ("CACHE_POLICY", "best", "policy.*best.*sink_window"),
+        ("CACHE_BUDGET_LATENTS", "2", "budget of 2.*at least 6"),
+        ("LEAD_SECONDS", "11", "lead_seconds.*max_lead_seconds"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(monkeypatch, name, value, told) -> None:
+    monkeypatch.setenv(f"PAFU_{name}", value)
+    with pytest.raises(ConfigError, match=told):
+        load_settings()
+
+
+def test_lists_are_separated_by_commas(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_ALLOWED_HOSTS", "video.example, other.example")
+    assert load_settings().allowed_hosts == ("video.example", "other.example")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]

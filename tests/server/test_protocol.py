@@ -1,0 +1,137 @@
+"""Promise: whatever text arrives, parsing gives a message or an error that names the field; nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.camera import DEFAULT_SPEED
+from model.spec import TEST_TINY, WAN_1_3B
+from server import protocol
+from server.config import Settings
+from server.errors import PafuError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)
+FIELDS = st.sampled_from(
+    [
+        "type",
+        "prompt",
+        "model",
+        "width",
+        "seed",
+        "num_frames",
+        "interaction",
+        "event",
+        "position_seconds",
+        "extra_params",
+    ]
+)
+TYPES = st.sampled_from([*protocol.CLIENT_MESSAGES, "video.start", ""])
+
+
+@given(st.text() | JSON.map(json.dumps))
+def test_any_text_is_a_message_or_a_named_error(text) -> None:
+    try:
+        protocol.parse(text)
+    except PafuError as error:
+        assert error.message
+
+
+@given(TYPES, st.dictionaries(FIELDS, JSON, max_size=5))
+def test_any_fields_are_a_message_or_a_named_error(kind, fields) -> None:
+    try:
+        message = protocol.parse(json.dumps({**fields, "type": kind}))
+    except PafuError as error:
+        assert error.message
+    else:
+        assert message.type == kind
+        if isinstance(message, protocol.SessionStart):
+            try:
+                protocol.check_start(message, TEST_TINY, Settings())
+            except PafuError as error:
+                assert error.message
+
+
+def start(**fields) -> protocol.SessionStart:
+    message = protocol.parse(json.dumps({"type": "session.start", "prompt": "x", **fields}))
+    assert isinstance(message, protocol.SessionStart)
+    return message
+
+
+def test_a_vllm_omni_start_is_understood_with_all_its_fields() -> None:
+    message = start(
+        model="test-tiny",
+        format="m4s",
+        width=128,
+        height=128,
+        fps=16,
+        num_frames=48,
+        seed=7,
+        extra_params={},
+        image_reference=None,
+        streaming_buffer_seconds=1.25,
+    )
+    order = protocol.check_start(message, TEST_TINY, Settings())
+    assert (order.seed, order.pictures, order.lead_seconds) == (7, 48, 1.25)
+
+
+def test_what_is_left_out_is_the_servers_choice() -> None:
+    settings = Settings(lead_seconds=2.0, max_seconds=10.0, cache_budget_latents=9.0)
+    order = protocol.check_start(start(), TEST_TINY, settings)
+    assert (order.lead_seconds, order.pictures, order.cache.budget_latents) == (2.0, 160, 9.0)
+
+
+def test_another_policy_does_not_inherit_the_default_policys_sink() -> None:
+    order = protocol.check_start(start(extra_params={"cache": {"policy": "window"}}), TEST_TINY, Settings())
+    assert (order.cache.policy, order.cache.sink_latents) == ("window", 0)
+
+
+def event(**fields) -> protocol.Interaction:
+    message = protocol.parse(json.dumps({"type": "session.interaction", "interaction": {"event": fields}}))
+    assert isinstance(message, protocol.SessionInteraction)
+    return message.interaction
+
+
+def test_pans_become_speeds() -> None:
+    for pan, speed in (("left", -DEFAULT_SPEED), ("right", DEFAULT_SPEED), ("hold", 0)):
+        _, camera = protocol.check_event(event(multi_modal_data={"camera": {"pan": pan}}), TEST_TINY)
+        assert camera is not None and camera.speed == speed
+
+
+def test_a_model_without_a_camera_says_so() -> None:
+    with pytest.raises(PafuError) as refused:
+        protocol.check_event(event(multi_modal_data={"camera": {"pan": "left"}}), WAN_1_3B)
+    assert refused.value.kind.code == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"promt": "x"}, "did you mean 'prompt'"),
+        ({"extra_params": {"cache": {"polcy": "window"}}}, "did you mean 'policy'"),
+        ({"hight": 3}, "did you mean 'height'"),
+    ],
+)
+def test_a_misspelt_field_is_told_with_the_right_spelling(fields, hint) -> None:
+    with pytest.raises(PafuError, match=hint):
+        start(**fields)
+
+
+def test_error_kinds_have_the_close_codes_that_tell_a_client_what_to_do() -> None:
+    from server.errors import ERRORS
+
+    assert all(kind.close in (1003, 1008, 1009, 1011, 1012, 1013) for kind in ERRORS.values())
+    assert {kind.code for kind in ERRORS.values() if kind.close in (1012, 1013)} == {
+        "session_rejected",
+        "not_ready",
+        "shutting_down",
+        "worker_failed",
+    }
+    assert all(ERRORS[name].retryable for name in ("session_rejected", "not_ready", "shutting_down", "worker_failed"))

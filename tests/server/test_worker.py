@@ -1,0 +1,240 @@
+"""Promise: the step loop serves every session as if it were alone, and one that fails fails alone. No process here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server import messages
+from server.generator import StartError
+from server.worker import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
+
+CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
+CONFIGURE = messages.Configure(model="test-tiny", weights=None, device="cpu", threads=1, beat_seconds=1e9)
+
+
+class Line:
+    """The channel's other end in the same thread: an inbox to fill, an outbox to look into."""
+
+    def __init__(self) -> None:
+        self.inbox: list[messages.FrontMessage] = []
+        self.sent: list[messages.Message] = []
+        self.waits: list[float] = []
+
+    def send(self, message: messages.Message) -> None:
+        self.sent.append(message)
+
+    def receive(self, wait: float) -> list[messages.FrontMessage]:
+        self.waits.append(wait)
+        received, self.inbox = self.inbox, []
+        return received
+
+    def of(self, session: str, kind: type) -> list:
+        return [m for m in self.sent if isinstance(m, kind) and getattr(m, "session", "") == session]
+
+
+def order(session: str, prompt: str = "a bar", seed: int = 1, lead: float = 1e9, pictures: int | None = None):
+    return messages.Open(session=session, prompt=prompt, seed=seed, lead_seconds=lead, cache=CACHE, pictures=pictures)
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.fixture
+def worker(line, pattern) -> Worker:
+    return Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
+
+
+def steps(worker: Worker, count: int) -> None:
+    for _ in range(count):
+        worker.step()
+
+
+def film(line: Line, session: str) -> bytes:
+    return b"".join(fragment.data for fragment in line.of(session, messages.Fragment))
+
+
+def test_a_session_is_opened_generated_and_ended(worker, line) -> None:
+    line.inbox = [order("a", pictures=30)]
+    steps(worker, 5)
+    assert line.of("a", messages.Opened)[0].mime.startswith('video/mp4; codecs="avc1.')
+    assert [f.pictures for f in line.of("a", messages.Fragment)] == [12, 12, 6]
+    (ended,) = line.of("a", messages.Ended)
+    assert (ended.reason, ended.chunks, ended.code) == ("complete", 3, None)
+
+
+def test_two_sessions_at_once_are_byte_for_byte_what_each_is_alone(line, pattern) -> None:
+    def run(*orders: messages.Open) -> Line:
+        line = Line()
+        worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
+        line.inbox = list(orders)
+        steps(worker, 12)
+        return line
+
+    one, two = order("one", "red", 1, pictures=40), order("two", "the camera pans left", 2, pictures=40)
+    both = run(one, two)
+    assert film(both, "one") == film(run(one), "one") != film(both, "two")
+    assert film(both, "two") == film(run(two), "two")
+    kinds = [m.session for m in both.sent if isinstance(m, messages.Fragment)]
+    assert kinds == ["one", "two"] * 4, "the sessions did not take turns"
+
+
+def test_a_viewer_who_is_ahead_is_not_generated_for(worker, line) -> None:
+    line.inbox = [order("a", lead=1.25), messages.Playhead(session="a", seconds=0)]
+    steps(worker, 20)
+    assert len(line.of("a", messages.Fragment)) == 2
+    line.inbox = [messages.Delivered(session="a", index=n) for n in (0, 1)] + [
+        messages.Playhead(session="a", seconds=0.5)
+    ]
+    steps(worker, 20)
+    assert len(line.of("a", messages.Fragment)) == 3
+
+
+def test_a_viewer_who_receives_nothing_is_not_generated_for(worker, line) -> None:
+    line.inbox = [order("a", lead=1.25)]
+    steps(worker, 20)
+    assert len(line.of("a", messages.Fragment)) == 2
+
+
+def test_while_nobody_is_due_the_worker_sleeps_instead_of_spinning(worker, line) -> None:
+    line.inbox = [order("a", lead=1.0), messages.Playhead(session="a", seconds=0)]
+    steps(worker, 3)
+    assert line.waits[1] == 0.0  # 0.75 s ahead: due
+    assert line.waits[2] > 1e6  # 1.5 s ahead
+
+
+def test_a_closed_session_is_forgotten_at_once(worker, line) -> None:
+    line.inbox = [order("a")]
+    steps(worker, 2)
+    line.inbox = [messages.Close(session="a"), messages.Playhead(session="a", seconds=1), messages.Finish(session="a")]
+    before = len(line.sent)
+    steps(worker, 3)
+    assert len(line.sent) == before and worker._seats == {}
+
+
+def test_a_session_that_fails_ends_alone_with_a_code(worker, line) -> None:
+    line.inbox = [order("bad", "explode"), order("good", pictures=60)]
+    steps(worker, 20)
+    (ended,) = line.of("bad", messages.Ended)
+    assert (ended.code, ended.chunks) == ("generation_failed", 2) and "the model exploded" in ended.message
+    assert sum(f.pictures for f in line.of("good", messages.Fragment)) == 60
+    assert worker._seats == {}
+
+
+def test_an_order_that_the_model_refuses_is_answered(line, pattern) -> None:
+    class Refusing(pattern.PatternGenerator):
+        def open(self, prompt, seed, cache):
+            raise ValueError("no such cache")
+
+    worker = Worker(line, Refusing("test-tiny"), beat_seconds=1e9)
+    line.inbox = [order("a")]
+    steps(worker, 2)
+    (ended,) = line.of("a", messages.Ended)
+    assert (ended.code, ended.message) == ("invalid_message", "no such cache")
+
+
+def test_changes_that_arrive_together_are_applied_in_order_with_the_next_chunk(worker, line) -> None:
+    line.inbox = [order("a")]
+    steps(worker, 1)
+    line.inbox = [
+        messages.Interact(session="a", event_id=name, prompt=name, camera=None, chunks=1) for name in ("x", "y")
+    ]
+    steps(worker, 1)
+    last = line.of("a", messages.Fragment)[-1]
+    assert (last.started, last.active, last.completed, last.prompt) == (["x", "y"], ["x", "y"], ["x", "y"], "y")
+
+
+def test_finish_ends_behind_the_chunk_in_hand(worker, line) -> None:
+    line.inbox = [order("a")]
+    steps(worker, 2)
+    line.inbox = [messages.Finish(session="a")]
+    steps(worker, 2)
+    (ended,) = line.of("a", messages.Ended)
+    assert (ended.reason, ended.chunks) == ("stopped", 2)
+
+
+def test_the_heartbeat_comes_from_the_step_loop(line, pattern) -> None:
+    worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=0.0)
+    steps(worker, 3)
+    beats = [m for m in line.sent if isinstance(m, messages.Beat)]
+    assert len(beats) == 3 and beats[0].rss_bytes > 1e6
+
+
+def test_ready_is_said_only_after_a_warm_up_chunk(line, pattern) -> None:
+    made = []
+
+    class Counting(pattern.PatternGenerator):
+        def open(self, prompt, seed, cache):
+            made.append(prompt)
+            return super().open(prompt, seed, cache)
+
+    line.inbox = [CONFIGURE, messages.Shutdown()]
+    assert serve(line, lambda configure: Counting(configure.model)) == 0
+    assert made == ["warm up"] and isinstance(line.sent[0], messages.Ready)
+
+
+def test_a_model_that_can_never_load_has_an_exit_status_of_its_own(line) -> None:
+    def load(configure):
+        raise StartError("dit.safetensors is missing")
+
+    line.inbox = [CONFIGURE]
+    assert serve(line, load) == START_FAILED
+    assert line.sent == [messages.StartFailed(message="dit.safetensors is missing")]
+
+
+def test_pictures_of_another_size_than_the_spec_are_found_at_the_start(line, pattern) -> None:
+    class Wrong(pattern.PatternStream):
+        def next_chunk(self):
+            chunk = super().next_chunk()
+            chunk.pictures = np.zeros((12, 8, 8, 3), np.uint8)
+            return chunk
+
+    class Generator(pattern.PatternGenerator):
+        def open(self, prompt, seed, cache):
+            return Wrong(prompt, seed, 128, 128)
+
+    line.inbox = [CONFIGURE]
+    assert serve(line, lambda configure: Generator(configure.model)) == START_FAILED
+
+
+def test_after_a_device_error_the_process_does_not_go_on(worker, line, monkeypatch) -> None:
+    class AcceleratorError(RuntimeError):
+        pass
+
+    line.inbox = [order("a")]
+    steps(worker, 1)
+    monkeypatch.setattr(worker._seats["a"], "generate", lambda events: (_ for _ in ()).throw(AcceleratorError("lost")))
+    with pytest.raises(AcceleratorError):
+        worker.step()
+    assert device_suspect(AcceleratorError("x")) and device_suspect(RuntimeError("CUDA error: illegal"))
+    assert not device_suspect(RuntimeError("shape")) and DEVICE_SUSPECT not in (0, START_FAILED)
+
+
+def test_a_worker_whose_front_dies_exits_by_itself() -> None:
+    root = Path(__file__).resolve().parents[2]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, str(Path(__file__).with_name("pattern.py")), str(theirs.fileno())]
+        environ = {**os.environ, "PYTHONPATH": str(root)}
+        worker = subprocess.Popen(command, pass_fds=(theirs.fileno(),), env=environ)
+        theirs.close()
+        ours.sendall(messages.frame(CONFIGURE))
+        header = ours.recv(messages.HEADER.size, socket.MSG_WAITALL)
+        ready = messages.decode_worker(ours.recv(messages.frame_length(header), socket.MSG_WAITALL))
+        assert isinstance(ready, messages.Ready)
+    assert worker.wait(30) == 0
+
+
+@pytest.mark.parametrize("module", ["server.app", "server.service", "server.cli", "server.local_engine"])
+def test_the_front_imports_neither_torch_nor_codecs(module) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'av', 'numpy'}} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
