@@ -149,8 +149,8 @@ def test_the_camera_reaches_the_model_as_world_positions_and_speed(
     speeds, offsets = [8, 12, 12], [-256, -256 + 32, -256 + 32 + 48]  # 128 pixels a screen, 4 pictures a latent frame
     assert passes.controls[0] == pytest.approx([speed / MAX_SPEED for speed in speeds])
     first_columns = session.cache.retained_positions()[0][:: SPEC.tokens_per_latent, 2]
-    means = [offset + 1.5 * speed for offset, speed in zip(offsets, speeds, strict=True)]
-    assert first_columns.tolist() == pytest.approx([mean / SPEC.pixels_per_column for mean in means])
+    views = [offset + 4 * speed for offset, speed in zip(offsets, speeds, strict=True)]
+    assert first_columns.tolist() == pytest.approx([view / SPEC.pixels_per_column for view in views])
 
 
 def test_pictures_join_over_chunks_as_if_decoded_at_once(

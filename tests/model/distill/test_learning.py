@@ -17,7 +17,7 @@ from model.distill.teacher_forcing import Past, TeacherForced, random_past
 from model.distill.training import Stage
 from model.positions import grid_positions
 from model.spec import TEST_TINY
-from model.vae import StreamingVAE, from_pictures, to_pictures
+from model.vae import StreamingVAE, between, from_pictures, to_pictures
 
 FRAMES = 9
 
@@ -134,3 +134,18 @@ def test_a_landmark_counts_as_remembered_only_with_its_kind_colour_and_place():
     assert same_again(first, [dataclasses.replace(house, x=190.0)]) == [False]
     assert same_again(first, [dataclasses.replace(house, colour="green")]) == [False]
     assert same_again(first, [dataclasses.replace(house, kind="tower")]) == [False]
+
+
+@pytest.mark.parametrize("speed", [-16, -4, 0, 12])
+def test_pictures_between_two_views_of_a_still_world_are_exact(speed):
+    world = torch.rand(1, 3, 8, 400)
+    crop = lambda offset: world[..., offset : offset + 128]  # noqa: E731
+    before, now = crop(150), crop(150 + 4 * speed)
+    for part in range(4):
+        torch.testing.assert_close(between(before, now, speed, part, 4), crop(150 + part * speed))
+
+
+def test_the_first_latent_of_a_stream_needs_no_view_before_it():
+    world = torch.rand(1, 3, 8, 200)
+    picture = between(None, world[..., 32:160], 8, 1, 4)
+    torch.testing.assert_close(picture[..., 24:], world[..., 32:136])
