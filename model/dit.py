@@ -19,7 +19,8 @@ Context = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the promp
 
 LEAST_SIGMA = 0.05  # the clean pass has no noise, and nobody asks for its velocity
 SCREEN_SCALE = 0.5
-WORLD_PEAK = 1.5  # bias of a rotary pair in ``init_world_attention``
+GATES = [2, 5]  # places of the gates among a block's six modulations
+WORLD_PEAK, WORLD_GAIN, WORLD_PAIRS = 3.0, 1.5, 2  # bias, norm weight and number of pairs of a head that looks there
 
 
 class RMSNorm(nn.Module):
@@ -230,15 +231,31 @@ class CausalDiT(nn.Module):
 
 
 @torch.no_grad()
-def init_world_attention(model: CausalDiT) -> None:
-    """Let half of the heads start by looking at their own place in the world (``facts/world.md``, "loc-init").
+def init_for_learning(model: CausalDiT) -> None:
+    """Start where a small model learns in hundreds of steps; Wan's own start is made for a long training.
 
-    A constant bias on the first channel of each height and width pair gives queries and keys a common direction,
-    which the rotation turns by position: their product peaks where the relative position is zero.
+    Gates begin open (Wan's near zero leave every block almost without effect), the text's and time's embeddings at the
+    scale of the rest, and half of the heads look at their own place in the world.
     """
-    spec = model.spec
-    time_channels = spec.rope_split[0]
+    for embedding in (model.text_embedding, model.time_embedding):
+        for module in embedding:
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
     for block in model.blocks:
-        for projection in (block.self_attn.q, block.self_attn.k):
-            per_head = projection.bias.view(spec.num_heads, spec.head_dim)
-            per_head[: spec.num_heads // 2, time_channels::2] = WORLD_PEAK
+        block.modulation[:, GATES] = 1.0
+        _look_at_own_place(block.self_attn, model.spec)
+
+
+def _look_at_own_place(attention: SelfAttention, spec: ModelSpec) -> None:
+    """A constant bias on the first channel of the fastest height and width pairs gives queries and keys a common
+    direction, which the rotation turns by position: their product peaks where the relative position is zero. The
+    slower pairs turn too little from one token to the next to tell them apart."""
+    time_channels, height_channels, _ = spec.rope_split
+    starts = [
+        axis + 2 * pair for axis in (time_channels, time_channels + height_channels) for pair in range(WORLD_PAIRS)
+    ]
+    for projection, norm in ((attention.q, attention.norm_q), (attention.k, attention.norm_k)):
+        bias = projection.bias.view(spec.num_heads, spec.head_dim)[: spec.num_heads // 2]
+        weight = norm.weight.view(spec.num_heads, spec.head_dim)[: spec.num_heads // 2]
+        bias[:, starts] = WORLD_PEAK
+        weight[:, starts] = weight[:, [start + 1 for start in starts]] = WORLD_GAIN

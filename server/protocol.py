@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache.config import check_room
 from cache.errors import PolicyError
+from model import vocabulary
 from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_SPEED, SPEED_STEP
 from model.spec import SPECS, ModelSpec
 from server import messages
@@ -209,6 +210,11 @@ def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
     if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
         raise PafuError("invalid_message", "the prompt holds characters that are no text", param)
     return text
+
+
+def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
+    """Words that the built-in world's model does not know and leaves out; other models take any words."""
+    return vocabulary.unknown_words(prompt) if spec.camera else []
 
 
 def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, messages.Camera | None]:

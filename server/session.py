@@ -232,6 +232,7 @@ class ViewerSession:
             "format": "m4s",
             "mime": mime,
             "config": config,
+            "unknown_words": protocol.unknown_words(order.prompt, spec),
         }
 
     # ---- listening
@@ -278,7 +279,8 @@ class ViewerSession:
         if len(self._pending) >= most:
             raise PafuError("too_many_interactions", f"{most} changes wait for the next chunk already; send fewer")
         self._pending.add(event_id)
-        await self._send({"type": "session.interaction.queued", "event_id": event_id})
+        unknown = protocol.unknown_words(prompt or "", self._spec)
+        await self._send({"type": "session.interaction.queued", "event_id": event_id, "unknown_words": unknown})
         change = messages.Interact(
             session=self.id,
             event_id=event_id,

@@ -31,6 +31,7 @@ class App {
   #session = null;
   #shown = ""; // the prompt that the running stream has
   #pending = new Map(); // event id -> prompt not applied yet
+  #strangers = []; // words of the prompt that the model does not know
   #startWhenWarm = false;
   #askedAt = 0;
   #chunkSeconds = 0.75;
@@ -173,7 +174,7 @@ class App {
     const on = (type, handle) => session.addEventListener(type, ({ detail }) => this.#session === session && handle(detail));
     on("start", (message) => this.#accepted(message));
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
-    on("queued", ({ event_id }) => this.#pending.has(event_id) && this.#note("Heard. It shows with the next pictures."));
+    on("queued", (message) => this.#pending.has(message.event_id) && this.#heard(message));
     on("applied", ({ event_id }) => this.#applied(event_id));
     on("done", (message) => this.#done(message));
     on("trouble", (trouble) => (trouble.fatal ? this.#fail(trouble) : this.#refused(trouble)));
@@ -181,7 +182,13 @@ class App {
     session.open(request, () => this.#player.position);
   }
 
-  #accepted({ mime = FALLBACK_MIME, config = {} }) {
+  #heard({ unknown_words = [] }) {
+    this.#strangers = unknown_words;
+    this.#note(leftOut(unknown_words) || "Heard. It shows with the next pictures.");
+  }
+
+  #accepted({ mime = FALLBACK_MIME, config = {}, unknown_words = [] }) {
+    this.#strangers = unknown_words;
     if (!canPlay(mime)) {
       this.#session.abandon();
       return this.#fail({ code: "unsupported_video", message: mime });
@@ -206,6 +213,7 @@ class App {
     if (this.#phase !== Phase.OPENING) return;
     this.#readout.firstPicture((performance.now() - this.#askedAt) / 1000);
     this.#setPhase(Phase.LIVE);
+    if (this.#strangers.length) this.#note(leftOut(this.#strangers));
     byId("stage").classList.add("kept");
     this.#ambient.start();
   }
@@ -225,7 +233,7 @@ class App {
 
   #applied(eventId) {
     this.#camera.applied(eventId);
-    if (this.#pending.delete(eventId) && !this.#pending.size) this.#note("The new words are in the picture.");
+    if (this.#pending.delete(eventId) && !this.#pending.size) this.#note(leftOut(this.#strangers) || "The new words are in the picture.");
   }
 
   // The server did not take a change; the stream goes on.
@@ -355,6 +363,12 @@ function sentence(text) {
 function toggleFullscreen() {
   if (document.fullscreenElement) document.exitFullscreen();
   else byId("stage").requestFullscreen?.();
+}
+
+/** What to say about words that the model does not know; "" when it knows them all. */
+function leftOut(words) {
+  const named = words.slice(0, 4).map((word) => `“${word}”`).join(", ");
+  return words.length ? `I do not know ${named}${words.length > 4 ? " and more" : ""}; the rest is in the picture.` : "";
 }
 
 new App().run();

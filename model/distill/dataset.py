@@ -32,6 +32,11 @@ class Batch:
     offsets: Tensor  # (B, F) float32, camera offset of each latent frame's view in pixels
     control: Tensor  # (B, F, 1) camera speed / MAX_SPEED
 
+    def head(self, chunks: int) -> Batch:
+        """The first ``chunks`` chunks of every clip."""
+        frames = chunks * CHUNK_LATENTS
+        return Batch(self.latents[:, :frames], self.ids[:, :chunks], self.offsets[:, :frames], self.control[:, :frames])
+
     def positions(self) -> Tensor:
         """(B, F * tokens, 3)."""
         frames = self.latents.shape[1]

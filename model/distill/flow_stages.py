@@ -18,7 +18,7 @@ from model.distill.dataset import Batch, Clips
 from model.distill.muon import optimizers
 from model.distill.teacher_forcing import TeacherForced, random_past
 from model.distill.training import Losses, Stage, trained_weights
-from model.dit import CausalDiT, Context, init_world_attention
+from model.dit import CausalDiT, Context, init_for_learning
 from model.sampler import FULL_NOISE, add_noise
 from model.spec import PAFU_MINI
 from model.text import TextEncoder
@@ -29,13 +29,15 @@ BATCH = 4
 CONTEXT_NOISE = 0.12  # the student's past is its own work and never exact
 HOLES = 0.35  # share of the steps in which the past is pruned
 LEAST_LEVEL = 0.3  # the sampler never asks for less noise
+HEAD_CHUNKS = 2  # two of three steps see only so much of their clips, but four times as many clips
+FIRST_WEIGHT = 3.0  # of a clip's first chunk: inventing what the prompt names is harder than remembering it
 SAMPLER_STEPS = 0.6  # share of the chunks that are noised to one of the sampler's own timesteps
 
 
 def networks() -> nn.ModuleDict:
     torch.manual_seed(SEED)
     dit = CausalDiT(SPEC)
-    init_world_attention(dit)
+    init_for_learning(dit)
     return nn.ModuleDict({"dit": dit, "text": TextEncoder(SPEC)})
 
 
@@ -101,7 +103,8 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
     top = timesteps == FULL_NOISE
     first = torch.zeros_like(top)
     first[:, : SPEC.chunk_latents] = True
-    losses = {"loss": error.mean()}
+    weight = 1 + (FIRST_WEIGHT - 1) * first
+    losses = {"loss": (error * weight).sum() / weight.sum()}
     for name, rows in {"first": top & first, "later": top & ~first}.items():
         if rows.any():
             losses[name] = error[rows].mean()
@@ -115,10 +118,12 @@ def flow_stage(
 
     def step_loss(step: int) -> Losses:
         generator = torch.Generator().manual_seed(SEED * 100_003 + step)
+        if loss is student_loss and step % 3:  # four times the beginnings for the same time
+            return loss(modules, source.batch(step, 4 * BATCH).head(HEAD_CHUNKS), generator)
         return loss(modules, source.batch(step, BATCH), generator)
 
-    rates = optimizers(modules, matrix_rate=2.5e-3, other_rate=2e-3)
-    return Stage(name, folder, modules, rates, step_loss, steps, ema=0.995, every=50)
+    rates = optimizers(modules, matrix_rate=1.2e-2, other_rate=4e-3)
+    return Stage(name, folder, modules, rates, step_loss, steps, ema=0.995, warmup=10, every=50)
 
 
 def teacher_stage(folder: Path, clips: Path, steps: int) -> Stage:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.attention import Bidirectional, BlockCausal, attend
-from model.dit import CausalDiT, init_world_attention
+from model.dit import CausalDiT, init_for_learning
 from model.positions import grid_positions
 from model.spec import TEST_TINY, ModelSpec
 
@@ -44,7 +44,7 @@ def test_world_attention_starts_at_its_own_place(seeded_dit: Callable[[ModelSpec
     """Queries and keys made of the initial biases alone meet best where row and world column agree."""
     spec = TEST_TINY
     dit = CausalDiT(spec)
-    init_world_attention(dit)
+    init_for_learning(dit)
     block = dit.blocks[0].self_attn
     frames = 2
     positions = grid_positions(spec, 0, frames, torch.tensor([0.0, 64.0]))  # panned by two columns

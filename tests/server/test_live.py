@@ -55,6 +55,16 @@ async def test_two_viewers_at_once_get_what_each_would_get_alone(server) -> None
     assert not np.array_equal(alone[0].pictures(), alone[1].pictures())
 
 
+async def test_words_that_the_model_does_not_know_are_named_at_the_start_and_at_a_change(server, viewer_of) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        started = await viewer.start(seed=1, prompt="a red zeppelin over a meadow")
+        assert started["unknown_words"] == ["zeppelin"]
+        change = {"event": {"prompt": "a crimson hut at dusk"}}
+        await viewer.send({"type": "session.interaction", "interaction": change})
+        assert (await viewer.until("session.interaction.queued"))["unknown_words"] == []
+
+
 async def test_a_change_is_queued_then_applied_at_a_chunk_and_shows_there(server, viewer_of) -> None:
     async with server.connect() as socket:
         viewer = viewer_of(socket)

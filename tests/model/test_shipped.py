@@ -1,0 +1,52 @@
+"""The weights that ship: they load, they are small, and they draw what the words and the camera ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cache.config import CacheConfig
+from model.camera import CameraControl
+from model.distill.judge import camera_shifts
+from model.stream import VideoStream
+from model.weights import SHIPPED, LoadedModel, load_model
+
+CACHE = CacheConfig(policy="sink_window", budget_latents=18, sink_latents=3, recent_latents=3, position_mode="relative")
+
+
+@pytest.fixture(scope="module")
+def mini() -> LoadedModel:
+    torch.set_num_threads(2)
+    return load_model("pafu-mini")
+
+
+def film(model: LoadedModel, prompt: str, chunks: int, speed: int = 0, seed: int = 3) -> np.ndarray:
+    stream = VideoStream(model, prompt, seed, CACHE)
+    stream.set_camera(CameraControl(speed=speed))
+    return np.concatenate([stream.next_chunk().pictures for _ in range(chunks)])
+
+
+def test_all_shipped_files_together_stay_below_48_megabytes() -> None:
+    assert sum(f.stat().st_size for f in SHIPPED["pafu-mini"].iterdir()) <= 48_000_000
+
+
+def test_the_light_follows_the_words(mini: LoadedModel) -> None:
+    brightness = {light: film(mini, f"a meadow at {light}", 1)[:, :40].mean() for light in ("night", "noon")}
+    assert brightness["night"] < 0.5 * brightness["noon"]
+
+
+def test_the_ground_follows_the_words(mini: LoadedModel) -> None:
+    meadow, desert = (film(mini, f"a {ground} by day", 1)[:, 100:].mean((0, 1, 2)) for ground in ("meadow", "desert"))
+    assert meadow[1] > meadow[0] and desert[0] > desert[1], "grass is green, sand is not"
+
+
+@pytest.mark.parametrize("speed", [8, -8])
+def test_the_picture_moves_as_the_camera_does(mini: LoadedModel, speed: int) -> None:
+    pictures = film(mini, "a meadow by day, a red house in the middle", 4, speed)
+    assert np.median(camera_shifts(pictures[12:])) == pytest.approx(4 * speed, abs=2)
+
+
+def test_another_seed_is_another_place(mini: LoadedModel) -> None:
+    one, other = (film(mini, "a meadow by day", 1, seed=seed).astype(int) for seed in (1, 2))
+    assert np.abs(one - other).mean() > 2
