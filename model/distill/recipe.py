@@ -21,7 +21,7 @@ from model.vae import StreamingVAE
 from model.weights import load_model, save_model
 
 # What the shipped weights were trained for; see model/weights_mini/README.md.
-STEPS = {"vae": 900, "probe": 600, "teacher": 60, "student": 560}
+STEPS = {"vae": 900, "probe": 600, "teacher": 60, "student": 800}
 CLIPS = 2304
 STAGES = ("basis", "clips", "vae", "probe", "teacher", "student", "ship", "judge")
 
