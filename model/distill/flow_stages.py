@@ -1,7 +1,7 @@
 """Stages ``teacher`` and ``student``: flow matching on latents of the training world.
 
 The teacher sees a whole clip at once and noises all of it alike. The student starts from the teacher's weights, sees
-only the past (teacher forcing, half of the time with holes in it) and learns mainly at the timesteps that its few-
+only the past (teacher forcing, often with holes in it) and learns mainly at the timesteps that its few-
 step sampler uses.
 """
 
