@@ -12,11 +12,14 @@ from typing import Literal, get_args
 from cache.errors import PolicyError
 
 PositionMode = Literal["relative", "absolute"]
-POLICY_NAMES = ("full", "window", "sink_window", "random")
+SERVED_POLICIES = ("full", "window", "sink_window", "random", "attention", "redundancy", "salience", "pafu")
+POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle knows the future: only an evaluation can offer that
+LEARNED_POLICIES = ("salience", "pafu")  # they need a salience head
+FALLBACK_POLICY = "sink_window"  # of a session whose scores turned out not to be numbers
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 POSITION_BYTES = 3 * 4  # (t, h, w) float32
-LATENT_INDEX_BYTES = 8  # int64
+NUMBER_BYTES = 8  # int64
 SCORE_BYTES = 4  # float32
 
 
@@ -24,14 +27,18 @@ def promised_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk
     """Bytes that a cache of ``budget + chunk`` token slots per layer allocates, once and for its whole life."""
     if dtype not in BYTES_PER_ELEMENT:
         raise PolicyError(f"unknown cache dtype {dtype!r}; known: {', '.join(BYTES_PER_ELEMENT)}")
-    per_token = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype] + POSITION_BYTES + LATENT_INDEX_BYTES + SCORE_BYTES
+    per_token = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype] + POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES
     return layers * (budget + chunk) * per_token
 
 
-def check_room(policy: str, budget: float, sink: float, recent: float, unit: str) -> None:
-    """Raise PolicyError unless ``policy`` exists and its budget can hold the sink and the recent tokens."""
-    if policy not in POLICY_NAMES:
-        raise PolicyError(f"unknown cache policy {policy!r}; known policies: {', '.join(POLICY_NAMES)}")
+def check_room(
+    policy: str, budget: float, sink: float, recent: float, unit: str, known: tuple[str, ...] = SERVED_POLICIES
+) -> None:
+    """Raise PolicyError unless ``policy`` is ``known`` and its budget can hold the sink and the recent tokens."""
+    if policy not in known:
+        only = " is for evaluations only" if policy in POLICY_NAMES else ""
+        about = f"cache policy {policy!r}{only}" if only else f"unknown cache policy {policy!r}"
+        raise PolicyError(f"{about}; known policies: {', '.join(known)}")
     for name, amount in (("budget", budget), ("sink", sink), ("recent", recent)):
         if not math.isfinite(amount) or amount < 0:
             raise PolicyError(f"cache {name} of {amount} {unit} must be a number of 0 or more")
@@ -60,7 +67,8 @@ class CacheConfig:
     position_mode: PositionMode
 
     def __post_init__(self) -> None:
-        check_room(self.policy, self.budget_latents, self.sink_latents, self.recent_latents, "latent frames")
+        amounts = (self.budget_latents, self.sink_latents, self.recent_latents)
+        check_room(self.policy, *amounts, "latent frames", POLICY_NAMES)
         if self.position_mode not in get_args(PositionMode):
             known = ", ".join(get_args(PositionMode))
             raise PolicyError(f"unknown position mode {self.position_mode!r}; known modes: {known}")

@@ -13,10 +13,12 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from cache import config
-from cache.errors import CacheCorrupt, CacheError
-from cache.policy import Candidates, policy_named
+from cache.errors import CacheCorrupt, CacheError, ScoresNotFinite
+from cache.policy import Candidates, Evidence, Policy, policy_named
 
-STORED = ("keys", "values", "positions", "latents", "scores")
+STORED = ("keys", "values", "positions", "numbers", "scores")
+NO_EVIDENCE = Evidence()
+COUNTERS = 3  # chunks, evicted tokens, fell back; then the tokens of each layer
 
 
 class KVCache:
@@ -45,7 +47,7 @@ class KVCache:
         position_range: int | None,
         seed: int = 0,
     ) -> None:
-        config.check_room(policy, budget, sink, recent, "tokens")
+        config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
         if min(layers, heads, head_dim, chunk) < 1:
             raise CacheError(f"layers {layers}, heads {heads}, head_dim {head_dim}, chunk {chunk} must be 1 or more")
         if position_range is not None and position_range < 1:
@@ -53,12 +55,14 @@ class KVCache:
         self.layers, self.budget, self.chunk = layers, budget, chunk
         self.sink, self.recent, self.seed = sink, recent, seed
         self.position_range = position_range
-        self._policy = policy_named(policy)
+        self._configured = policy
+        self._policy: Policy = policy_named(policy)
+        self.fell_back = False  # scores were not finite: the fallback policy is in force from then on
         slots = (layers, budget + chunk)
         self._keys = torch.zeros(*slots, heads, head_dim, dtype=dtype, device=device)
         self._values = torch.zeros_like(self._keys)
         self._positions = torch.zeros(*slots, 3, device=device)
-        self._latents = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._numbers = torch.zeros(slots, dtype=torch.int64, device=device)
         self._scores = torch.zeros(slots, device=device)
         self._kept = [0] * layers
         self._written: set[int] | None = None  # layers written since begin_chunk; None between chunks
@@ -69,11 +73,11 @@ class KVCache:
         """Open a chunk of tokens at ``positions`` (chunk, 3); a chunk that was begun but never committed is dropped."""
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
-        latents = positions[:, 0].round().to(torch.int64)
+        numbers = torch.arange(self.chunk, device=self._numbers.device) + self.chunks * self.chunk
         for layer, kept in enumerate(self._kept):
             tail = slice(kept, kept + self.chunk)
             self._positions[layer, tail] = positions
-            self._latents[layer, tail] = latents
+            self._numbers[layer, tail] = numbers
             self._scores[layer, tail] = 0
         self._written = set()
 
@@ -106,17 +110,45 @@ class KVCache:
         time = (positions[..., 0] - newest + (self.position_range - 1)).clamp(min=0)
         return torch.cat((time.unsqueeze(-1), positions[..., 1:]), dim=-1)
 
-    def commit(self, scores: Tensor | None = None) -> None:
-        """Close the chunk: the policy decides, layer by layer, which tokens stay; ``scores`` are (layers, chunk).
+    def open_chunk(self) -> tuple[Tensor, Tensor]:
+        """Un-rotated keys and values of the open chunk, each (layers, chunk, H, D)."""
+        if self._written is None:
+            raise CacheError("no chunk is open")
+        tails = [slice(kept, kept + self.chunk) for kept in self._kept]
+        keys, values = (
+            torch.stack([stored[layer, tail] for layer, tail in enumerate(tails)])
+            for stored in (self._keys, self._values)
+        )
+        return keys, values
 
-        Raises before anything is changed, so that a failed commit leaves the cache as it was.
+    @property
+    def policy(self) -> str:
+        """Name of the policy in force."""
+        return self._policy.name
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of Evidence that ``commit`` wants; empty for policies that look at nothing."""
+        return self._policy.needs
+
+    def commit(self, evidence: Evidence = NO_EVIDENCE) -> None:
+        """Close the chunk: the policy decides, layer by layer, which tokens stay.
+
+        Raises before anything is changed, so that a failed commit leaves the cache as it was. Scores that are not
+        finite are no failure: the session falls back to a policy without scores, for good (``fell_back``).
         """
         if self._written is None or len(self._written) < self.layers:
             raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(self._written or ())}")
-        if scores is not None:
-            self._write_scores(scores)
-        kept = [self._checked(self._policy.keep(self._candidates(layer)), layer) for layer in range(self.layers)]
+        self._check_evidence(evidence)
+        try:
+            scores = self._updated_scores(evidence)
+            kept = self._choose(scores, evidence)
+        except ScoresNotFinite:
+            self._policy, self.fell_back = policy_named(config.FALLBACK_POLICY), True
+            scores = [torch.zeros_like(self._scores[layer, : self._filled(layer)]) for layer in range(self.layers)]
+            kept = self._choose(scores, NO_EVIDENCE)
         for layer, indices in enumerate(kept):
+            self._scores[layer, : self._filled(layer)] = scores[layer]
             self.evicted_tokens += self._filled(layer) - len(indices)
             self._compact(layer, indices)
         self._written = None
@@ -130,6 +162,14 @@ class KVCache:
         """Per layer, the committed tokens' positions as given (n, 3), oldest first."""
         return [self._positions[layer, :kept].clone() for layer, kept in enumerate(self._kept)]
 
+    def retained_numbers(self) -> list[Tensor]:
+        """Per layer, the committed tokens' numbers since the stream began (n,), oldest first."""
+        return [self._numbers[layer, :kept].clone() for layer, kept in enumerate(self._kept)]
+
+    def retained_scores(self) -> list[Tensor]:
+        """Per layer, the committed tokens' scores (n,), oldest first; 0 under a policy that has none."""
+        return [self._scores[layer, :kept].clone() for layer, kept in enumerate(self._kept)]
+
     @property
     def nbytes(self) -> int:
         """Bytes allocated: constant from construction on, and equal to ``promised_bytes`` of the same geometry."""
@@ -139,7 +179,7 @@ class KVCache:
         """The committed state as tensors; an open chunk is not part of it."""
         longest = max(self._kept)
         state = {name: tensor[:, :longest].cpu().clone() for name, tensor in self._stored().items()}
-        counters = [self.chunks, self.evicted_tokens, *self._kept]
+        counters = [self.chunks, self.evicted_tokens, int(self.fell_back), *self._kept]
         return {**state, "counters": torch.tensor(counters, dtype=torch.int64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -148,7 +188,9 @@ class KVCache:
         for name, tensor in self._stored().items():
             tensor.zero_()
             tensor[:, : max(kept)] = state[name].to(tensor.device)
-        self.chunks, self.evicted_tokens = (int(n) for n in state["counters"][:2])
+        self.chunks, self.evicted_tokens, fell_back = (int(n) for n in state["counters"][:COUNTERS])
+        self.fell_back = bool(fell_back)
+        self._policy = policy_named(config.FALLBACK_POLICY if fell_back else self._configured)
         self._kept = kept
         self._written = None
 
@@ -169,8 +211,8 @@ class KVCache:
         for layer, kept in enumerate(self._kept):
             if not 0 <= kept <= self.budget:
                 raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {self.budget}")
-            if bool((self._latents[layer, :kept].diff() < 0).any()):
-                raise CacheCorrupt(f"layer {layer}: tokens are not in the order of their latent frames")
+            if bool((self._numbers[layer, :kept].diff() <= 0).any()):
+                raise CacheCorrupt(f"layer {layer}: tokens are not in the order in which they came")
             for name in ("keys", "values", "positions", "scores"):
                 if not bool(self._stored()[name][layer, :kept].isfinite().all()):
                     raise CacheCorrupt(f"layer {layer}: {name} hold a number that is not finite")
@@ -181,22 +223,55 @@ class KVCache:
     def _filled(self, layer: int) -> int:
         return self._kept[layer] + (self.chunk if self._written is not None else 0)
 
-    def _write_scores(self, scores: Tensor) -> None:
-        if scores.shape != (self.layers, self.chunk):
-            raise CacheError(f"scores have shape {tuple(scores.shape)}, expected ({self.layers}, {self.chunk})")
-        for layer, kept in enumerate(self._kept):
-            self._scores[layer, kept : kept + self.chunk] = scores[layer]
+    def _check_evidence(self, evidence: Evidence) -> None:
+        """Shapes of what was given; what the policy needs and did not get it will name itself."""
+        given = evidence.salience
+        if given is not None and given.shape != (self.layers, self.chunk):
+            raise CacheError(f"salience has shape {tuple(given.shape)}, expected ({self.layers}, {self.chunk})")
+        for name in ("attention", "keys", "future"):
+            rows = getattr(evidence, name)
+            if rows is None:
+                continue
+            lengths, expected = [len(row) for row in rows], [self._filled(layer) for layer in range(self.layers)]
+            if lengths != expected:
+                raise CacheError(f"evidence {name!r} has {lengths} tokens by layer, expected {expected}")
+        for name in self.needs:
+            if getattr(evidence, name) is None:
+                raise CacheError(f"policy {self.policy!r} needs evidence {name!r}, but commit was not given any")
 
-    def _candidates(self, layer: int) -> Candidates:
+    def _updated_scores(self, evidence: Evidence) -> list[Tensor]:
+        """Per layer (n,): what was stored, with the chunk's salience or the attention just observed."""
+        if evidence.salience is None and evidence.attention is None:
+            return [self._scores[layer, : self._filled(layer)] for layer in range(self.layers)]
+        scores = [self._scores[layer, : self._filled(layer)].clone() for layer in range(self.layers)]
+        for layer, score in enumerate(scores):
+            if evidence.salience is not None:
+                score[-self.chunk :] = evidence.salience[layer]
+            if evidence.attention is not None:
+                score += evidence.attention[layer]
+        if not all(bool(score.isfinite().all()) for score in scores):
+            raise ScoresNotFinite(f"policy {self.policy!r}: a score that it was given is not finite")
+        return scores
+
+    def _choose(self, scores: list[Tensor], evidence: Evidence) -> list[Tensor]:
+        return [
+            self._checked(self._policy.keep(self._candidates(layer, scores[layer], evidence)), layer)
+            for layer in range(self.layers)
+        ]
+
+    def _candidates(self, layer: int, scores: Tensor, evidence: Evidence) -> Candidates:
         end = self._filled(layer)
+        stored = {name: tensor[layer, :end] for name, tensor in self._stored().items()}
         return Candidates(
-            **{name: tensor[layer, :end] for name, tensor in self._stored().items()},
+            **{**stored, "scores": scores},
             budget=self.budget,
             sink=self.sink,
             recent=self.recent,
             seed=self.seed,
             chunk=self.chunks,
             layer=layer,
+            rotated=None if evidence.keys is None else evidence.keys[layer],
+            future=None if evidence.future is None else evidence.future[layer],
         )
 
     def _checked(self, indices: Tensor, layer: int) -> Tensor:
@@ -221,10 +296,10 @@ class KVCache:
         missing = {*STORED, "counters"} - state.keys()
         if missing:
             raise CacheError(f"the cache snapshot lacks {', '.join(sorted(missing))}")
-        if state["counters"].shape != (2 + self.layers,):
+        if state["counters"].shape != (COUNTERS + self.layers,):
             found = tuple(state["counters"].shape)
-            raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({2 + self.layers},)")
-        kept = [int(n) for n in state["counters"][2:]]
+            raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({COUNTERS + self.layers},)")
+        kept = [int(n) for n in state["counters"][COUNTERS:]]
         if not all(0 <= n <= self.budget for n in kept):
             raise CacheError(f"the snapshot holds {max(kept)} tokens in a layer, this cache's budget is {self.budget}")
         for name, tensor in self._stored().items():

@@ -1,10 +1,13 @@
 """Which tokens stay: pure functions from candidates to kept indices, one layer at a time.
 
-Sink tokens (the first ever) and recent tokens (the newest) always stay; the rest compete for what is left.
+Sink tokens (the first ever) and recent tokens (the newest) always stay; the rest compete for what is left. What a
+policy must know beyond the stored numbers stands in its ``needs``: names of ``Evidence`` fields that the clean pass
+gathers for it, and for it alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +15,22 @@ import torch
 from torch import Tensor
 
 from cache.config import POLICY_NAMES
-from cache.errors import CacheFull, PolicyError
+from cache.errors import CacheError, CacheFull, PolicyError, ScoresNotFinite
+from cache.scoring import redundancy
 
 SEED_PRIME = 1_000_003  # spreads (seed, chunk, layer) over the generator's seeds
 SEED_LIMIT = 2**63
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a clean pass saw; n = kept + chunk tokens of a layer. A field is given when the policy needs it."""
+
+    salience: Tensor | None = None  # (layers, chunk), the head's score of the new tokens, in [0, 1]
+    attention: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of the attention received
+    keys: Sequence[Tensor] | None = None  # per layer (n, H, D): keys as they were attended to, rotated
+    future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token is still going to receive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,46 +38,55 @@ class Candidates:
     """The tokens of one layer after a chunk was written, oldest first: n = kept + chunk."""
 
     positions: Tensor  # (n, 3) float32, (t, h, w) as given, never re-indexed
-    latents: Tensor  # (n,) int64, latent frame of each token since the stream began
+    numbers: Tensor  # (n,) int64, the token's number since the stream began
     keys: Tensor  # (n, H, D), un-rotated
     values: Tensor  # (n, H, D)
-    scores: Tensor  # (n,) float32, given when the token was committed; 0 without a score
+    scores: Tensor  # (n,) float32: the head's score, or the attention received so far; 0 without either
     budget: int
     sink: int
     recent: int
     seed: int
     chunk: int  # chunks committed before this one
     layer: int
+    rotated: Tensor | None = None  # (n, H, D), for policies that need ``keys``
+    future: Tensor | None = None  # (n,), for policies that need ``future``
 
     @property
     def count(self) -> int:
-        return self.latents.shape[0]
+        return self.numbers.shape[0]
+
+    @property
+    def latents(self) -> Tensor:
+        """Latent frame of each token since the stream began (n,) int64."""
+        return self.positions[:, 0].round().to(torch.int64)
 
 
 class Policy(Protocol):
     """Numbers in, kept indices out; knows no model and keeps no state."""
 
     name: str
+    needs: frozenset[str]  # fields of Evidence
 
     def keep(self, candidates: Candidates) -> Tensor:
         """Sorted int64 indices of at most ``budget`` tokens, sink and recent ones among them."""
         ...
 
 
-def keep_best(candidates: Candidates, priority: Tensor) -> Tensor:
-    """Sink, recent, and of the rest those of highest ``priority`` (n,): the shape of every competing policy."""
+def keep_best(candidates: Candidates, worth: Tensor) -> Tensor:
+    """Sink, recent, and of the rest those of highest ``worth`` (n,): the shape of every competing policy."""
     if candidates.count <= candidates.budget:
-        return torch.arange(candidates.count, device=priority.device)
-    priority = priority.clone()
-    priority[: candidates.sink] = torch.inf
-    priority[candidates.count - candidates.recent :] = torch.inf
-    return priority.topk(candidates.budget).indices.sort().values
+        return torch.arange(candidates.count, device=worth.device)
+    worth = worth.clone()
+    worth[: candidates.sink] = torch.inf
+    worth[candidates.count - candidates.recent :] = torch.inf
+    return worth.topk(candidates.budget).indices.sort().values
 
 
 class Full:
     """Keeps everything and refuses to overflow: the reference that other policies are compared with."""
 
     name = "full"
+    needs = NOTHING
 
     def keep(self, candidates: Candidates) -> Tensor:
         if candidates.count > candidates.budget:
@@ -70,42 +94,128 @@ class Full:
                 f"policy 'full' never evicts, and {candidates.count} tokens do not fit its budget of "
                 f"{candidates.budget}: raise the budget, end the stream here, or choose another policy"
             )
-        return torch.arange(candidates.count, device=candidates.latents.device)
+        return torch.arange(candidates.count, device=candidates.numbers.device)
 
 
-class Window:
+class Competing:
+    """A policy that is a ranking: ``worth`` (n,) says what a token is worth, the budget takes the best."""
+
+    name: str
+    needs = NOTHING
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        raise NotImplementedError
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """Raises ScoresNotFinite when a worth is no number: NaN would be ranked above everything."""
+        if candidates.count <= candidates.budget:
+            return torch.arange(candidates.count, device=candidates.numbers.device)
+        worth = self.worth(candidates)
+        if not bool(worth.isfinite().all()):
+            raise ScoresNotFinite(f"policy {self.name!r}: layer {candidates.layer} has a score that is not finite")
+        return keep_best(candidates, worth)
+
+
+class Window(Competing):
     """Keeps the newest tokens."""
 
     name = "window"
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        first = max(0, candidates.count - candidates.budget)
-        return torch.arange(first, candidates.count, device=candidates.latents.device)
+    def worth(self, candidates: Candidates) -> Tensor:
+        return torch.arange(candidates.count, dtype=torch.float32, device=candidates.numbers.device)
 
 
-class SinkWindow:
+class SinkWindow(Window):
     """Keeps the first tokens ever and the newest ones (LongLive)."""
 
     name = "sink_window"
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        age = torch.arange(candidates.count, dtype=torch.float32, device=candidates.latents.device)
-        return keep_best(candidates, age)
 
-
-class Random:
+class Random(Competing):
     """Keeps sink, recent, and a uniform choice of the rest, redrawn at each commit from (seed, chunk, layer)."""
 
     name = "random"
 
-    def keep(self, candidates: Candidates) -> Tensor:
+    def worth(self, candidates: Candidates) -> Tensor:
         seed = (candidates.seed * SEED_PRIME + candidates.chunk) * SEED_PRIME + candidates.layer
         generator = torch.Generator().manual_seed(seed % SEED_LIMIT)
-        priority = torch.rand(candidates.count, generator=generator)
-        return keep_best(candidates, priority.to(candidates.latents.device))
+        return torch.rand(candidates.count, generator=generator).to(candidates.numbers.device)
 
 
-POLICIES: dict[str, Policy] = {policy.name: policy for policy in (Full(), Window(), SinkWindow(), Random())}
+class Attention(Competing):
+    """Keeps what was looked at most so far (heavy hitters, H2O): scores add up over all clean passes."""
+
+    name = "attention"
+    needs = frozenset({"attention"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return candidates.scores
+
+
+class Redundancy(Competing):
+    """Keeps what no newer key repeats (R-KV's idea without its attention term): the strong rule without learning."""
+
+    name = "redundancy"
+    needs = frozenset({"keys"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return novelty(candidates)
+
+
+class Salience(Competing):
+    """Keeps what the head finds salient: the paper's top-k of the learned score."""
+
+    name = "salience"
+    needs = frozenset({"salience"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return candidates.scores
+
+
+class Pafu(Competing):
+    """Learned salience x novelty: a copy of what a newer token shows anyway is worth nothing, however salient."""
+
+    name = "pafu"
+    needs = frozenset({"salience", "keys"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return candidates.scores * novelty(candidates)
+
+
+class Oracle(Competing):
+    """True future attention x novelty: a ceiling for orientation, in evaluations only."""
+
+    name = "oracle"
+    needs = frozenset({"future", "keys"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return given(candidates.future, "future") * novelty(candidates)
+
+
+def novelty(candidates: Candidates) -> Tensor:
+    """1 - redundancy against newer tokens (n,)."""
+    return 1 - redundancy(given(candidates.rotated, "keys"), candidates.latents)
+
+
+def given(evidence: Tensor | None, name: str) -> Tensor:
+    """The evidence. Raises CacheError when the clean pass did not bring it."""
+    if evidence is None:
+        raise CacheError(f"the policy needs evidence {name!r}, but commit was not given any")
+    return evidence
+
+
+_ALL: tuple[Policy, ...] = (
+    Full(),
+    Window(),
+    SinkWindow(),
+    Random(),
+    Attention(),
+    Redundancy(),
+    Salience(),
+    Pafu(),
+    Oracle(),
+)
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 
 
 def policy_named(name: str) -> Policy:

@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cache.kv_cache import KVCache
+from cache.policy import Evidence
+from cache.scoring import received_attention
 from model import rope
+from model.salience import SalienceHead
 from model.spec import ModelSpec
 
 
@@ -68,21 +71,51 @@ class Cached:
     """The current chunk sees the cache and itself; made anew for each chunk, after ``cache.begin_chunk``.
 
     Positions do not change while a chunk is denoised, so each layer's angles are computed in the first pass only.
+    A pass with a ``watch`` lets it see what is attended to.
     """
 
     def __init__(self, cache: KVCache, spec: ModelSpec) -> None:
         self._cache = cache
         self._spec = spec
         self._rotations: dict[int, rope.Rotation] = {}
+        self.watch: Watch | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self._cache.extend(layer, k, v)
         cos, sin = self._rotation(layer)
         chunk = q.shape[1]
-        return attend(rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(keys, cos, sin), values)
+        q, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(keys, cos, sin)
+        if self.watch is not None:
+            self.watch.see(q[0], keys[0])
+        return attend(q, keys, values)
 
     def _rotation(self, layer: int) -> rope.Rotation:
         if layer not in self._rotations:
             positions = self._cache.positions(layer)
             self._rotations[layer] = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
         return self._rotations[layer]
+
+
+class Watch:
+    """Gathers in one clean pass what the cache's policy asks for, and nothing else."""
+
+    def __init__(self, needs: frozenset[str]) -> None:
+        self._needs = needs
+        self._keys: list[Tensor] = []
+        self._attention: list[Tensor] = []
+
+    def see(self, q: Tensor, keys: Tensor) -> None:
+        """Once per layer, in order: rotated q (chunk, H, D) and keys (kept + chunk, H, D)."""
+        if "keys" in self._needs:
+            self._keys.append(keys)
+        if "attention" in self._needs:
+            self._attention.append(received_attention(q, keys))
+
+    def evidence(self, cache: KVCache, head: SalienceHead | None) -> Evidence:
+        """What ``cache.commit`` wants, after the pass."""
+        score = head is not None and "salience" in self._needs
+        return Evidence(
+            salience=head(*cache.open_chunk()) if score and head is not None else None,
+            attention=self._attention or None,
+            keys=self._keys or None,
+        )

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from cache.config import CacheConfig
 from cache.kv_cache import KVCache
-from model.attention import Cached
+from cache.policy import policy_named
+from model.attention import Cached, Watch
 from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
 from model.dit import Context
 from model.positions import grid_positions
@@ -50,6 +51,7 @@ class Chunk:
 
     Token counts are those of the layer that holds (or lost) most; ``seconds`` are by stage: text, denoise, clean,
     decode, prune. The camera stands where the next chunk will begin, in pixels from the session's start.
+    ``cache_policy`` is the one in force: another than was asked for when the scores turned out to be no numbers.
     """
 
     index: int
@@ -61,6 +63,8 @@ class Chunk:
     evicted_tokens: int
     camera_offset: int
     camera_speed: int
+    cache_policy: str
+    cache_fell_back: bool
 
 
 class VideoStream:
@@ -115,11 +119,12 @@ class VideoStream:
         with clock.stage("denoise"):
             latents = denoise(velocity, self._noise(generator), self._model.spec.timesteps, generator)
         with clock.stage("clean"):
+            watch = velocity.watched(self._cache.needs)
             velocity(latents, CLEAN)
         with clock.stage("decode"):
             pictures, vae_state = self._decode(latents, control)
         with clock.stage("prune"):
-            evicted = self._commit()
+            evicted = self._commit(watch)
         chunk = self._describe(pictures, latents, clock.seconds, evicted, camera)
         self._camera, self._vae_state, self._index = camera, vae_state, self._index + 1
         return chunk
@@ -195,11 +200,11 @@ class VideoStream:
         pictures, state = self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, speeds)
         return to_pictures(pictures)[0].cpu().numpy(), state
 
-    def _commit(self) -> int:
-        """Prune; returns the tokens that the layer that lost most has lost."""
+    def _commit(self, watch: Watch) -> int:
+        """Score and prune; returns the tokens that the layer that lost most has lost."""
         cache = self._cache
         before = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
-        cache.commit()
+        cache.commit(watch.evidence(cache, self._model.salience))
         return max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
 
     def _describe(
@@ -221,6 +226,8 @@ class VideoStream:
             evicted_tokens=evicted,
             camera_offset=camera.offset,
             camera_speed=camera.speed,
+            cache_policy=cache.policy,
+            cache_fell_back=cache.fell_back,
         )
 
 
@@ -237,6 +244,12 @@ class _Velocity:
         timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
         velocity: Tensor = self._dit(x_t, timesteps, self._context, self._attention, self._control)
         return velocity
+
+    def watched(self, needs: frozenset[str]) -> Watch:
+        """Let the next passes be seen by a watch for what the policy ``needs``; without needs, by nobody."""
+        watch = Watch(needs)
+        self._attention.watch = watch if needs else None
+        return watch
 
 
 class _StageClock:
@@ -256,7 +269,16 @@ class _StageClock:
 
 
 def _new_cache(model: LoadedModel, config: CacheConfig, seed: int) -> KVCache:
+    """Raises StreamError when nobody can bring what the policy needs."""
     spec = model.spec
+    needs = policy_named(config.policy).needs
+    if "salience" in needs and model.salience is None:
+        raise StreamError(
+            f"cache policy {config.policy!r} needs a salience head, and these weights of {spec.name!r} have none: "
+            "train one with `pafu distill salience`, or choose a policy without one, for example 'redundancy'"
+        )
+    if "future" in needs:
+        raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
     return KVCache(
         layers=spec.num_layers,
         heads=spec.num_heads,

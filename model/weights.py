@@ -5,6 +5,7 @@ Loading is strict: what does not fit is named by file, tensor and both shapes, b
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from model.dit import CausalDiT
+from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head
 from model.spec import ModelSpec, spec_named
 from model.text import TextEncoder
 from model.vae import StreamingVAE
@@ -35,7 +37,10 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to stream, its parts in ``dtype`` on ``device``; ``digest`` tells sets of weights apart."""
+    """A model ready to stream, its parts in ``dtype`` on ``device``; ``digest`` tells sets of weights apart.
+
+    ``salience`` is the head that the learned cache policies need, None where none was distilled.
+    """
 
     spec: ModelSpec
     dit: CausalDiT
@@ -44,6 +49,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     digest: str
+    salience: SalienceHead | None = None
 
 
 def preferred_dtype(device: torch.device | str) -> torch.dtype:
@@ -81,10 +87,12 @@ def load_model(
     folder: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    head: Path | None = None,
 ) -> LoadedModel:
     """The model's parts from ``folder``, or from the weights that ship with Pafu, in ``dtype`` (None: the preferred).
 
-    Raises WeightsError for anything that is missing, damaged or does not fit.
+    ``head`` is the salience head's file; None takes the folder's own if it has one. Raises WeightsError for anything
+    that is missing, damaged or does not fit.
     """
     spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
     folder = folder or _shipped_folder(spec)
@@ -94,7 +102,18 @@ def load_model(
     for part in PARTS:
         _load_part(parts[part], folder / _file_of(part), checksums)
     digest = hashlib.sha256("".join(checksums[_file_of(part)] for part in PARTS).encode()).hexdigest()
-    return _ready(spec, parts, device, dtype, digest)
+    model = _ready(spec, parts, device, dtype, digest)
+    head = head or (folder / HEAD_FILE if (folder / HEAD_FILE).is_file() else None)
+    return model if head is None else with_head(model, head)
+
+
+def with_head(model: LoadedModel, path: Path) -> LoadedModel:
+    """The model with the salience head in ``path``. Raises WeightsError when it is not this model's."""
+    try:
+        head = load_head(path, model.spec, model.digest)
+    except SalienceError as error:
+        raise WeightsError(str(error)) from error
+    return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 
 def random_model(
@@ -106,7 +125,9 @@ def random_model(
         parts = _build_parts(spec)
         for part in parts.values():
             _randomise_zeros(part)
-    return _ready(spec, parts, device, dtype, f"random-{seed}")
+        head = SalienceHead(spec).eval().requires_grad_(False)
+    model = _ready(spec, parts, device, dtype, f"random-{seed}")
+    return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 
 def _build_parts(spec: ModelSpec) -> dict[str, nn.Module]:

@@ -153,6 +153,8 @@ class Fragment(Message, frozen=True, tag="fragment"):
     cache_tokens: int
     cache_bytes: int
     evicted_tokens: int
+    cache_policy: str  # in force: another than was asked for when cache_fell_back
+    cache_fell_back: bool
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

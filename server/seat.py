@@ -130,6 +130,8 @@ class Seat:
             cache_tokens=chunk.cache_tokens,
             cache_bytes=chunk.cache_bytes,
             evicted_tokens=chunk.evicted_tokens,
+            cache_policy=chunk.cache_policy,
+            cache_fell_back=chunk.cache_fell_back,
         )
 
     def delivered(self, index: int, now: float) -> None:

@@ -346,6 +346,8 @@ def chunk_metadata(fragment: messages.Fragment) -> dict[str, Any]:
         "cache_tokens": fragment.cache_tokens,
         "cache_bytes": fragment.cache_bytes,
         "evicted_tokens": fragment.evicted_tokens,
+        "cache_policy": fragment.cache_policy,
+        "cache_fell_back": fragment.cache_fell_back,
         "lead_seconds": fragment.lead_seconds,
         "prompt": fragment.prompt,
         "camera": {"offset": fragment.camera_offset, "speed": fragment.camera_speed},

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cache.kv_cache import KVCache
+from cache.policy import Evidence
 
 LAYERS, HEADS, HEAD_DIM, CHUNK, FRAME = 2, 2, 4, 6, 2  # a chunk is three latent frames of two tokens
 
@@ -38,9 +39,24 @@ def small_cache() -> Callable[..., KVCache]:
     return build
 
 
+def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = None) -> Evidence:
+    """What the cache's policy asks for, at random; ``salience`` (layers, chunk) is given in any case."""
+    generator = torch.Generator().manual_seed(1000 + index)
+    counts = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
+    asked = {
+        "salience": torch.rand(cache.layers, cache.chunk, generator=generator),
+        "attention": [torch.rand(n, generator=generator) for n in counts],
+        "keys": [torch.randn(n, HEADS, HEAD_DIM, generator=generator) for n in counts],
+        "future": [torch.rand(n, generator=generator) for n in counts],
+    }
+    given = {name: asked[name] for name in cache.needs}
+    return Evidence(**{**given, **({} if salience is None else {"salience": salience})})  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def put_chunk() -> Callable[..., torch.Tensor]:
-    """Write chunk ``index`` into every layer and commit it; returns its keys (layers, chunk, H, D)."""
+    """Write chunk ``index`` into every layer and commit it with what the policy asks for; returns its keys
+    (layers, chunk, H, D)."""
 
     def put(cache: KVCache, index: int, scores: torch.Tensor | None = None) -> torch.Tensor:
         first = index * CHUNK // FRAME
@@ -51,7 +67,7 @@ def put_chunk() -> Callable[..., torch.Tensor]:
         keys = torch.randn(LAYERS, CHUNK, HEADS, HEAD_DIM, generator=generator)
         for layer in range(LAYERS):
             cache.extend(layer, keys[None, layer], keys[None, layer] + 1)
-        cache.commit(scores)
+        cache.commit(evidence_for(cache, index, scores))
         return keys
 
     return put

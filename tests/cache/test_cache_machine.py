@@ -7,9 +7,10 @@ import torch
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cache.config import promised_bytes
+from cache.config import POLICY_NAMES, promised_bytes
 from cache.errors import CacheFull
 from cache.kv_cache import KVCache
+from cache.policy import Evidence
 
 LAYERS, HEADS, HEAD_DIM, CHUNK = 2, 1, 2, 4
 GEOMETRY = {"layers": LAYERS, "heads": HEADS, "head_dim": HEAD_DIM, "chunk": CHUNK}
@@ -24,9 +25,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.alive: list[list[int]] = [[] for _ in range(LAYERS)]
         self.open = False
         self.full = False
+        self.fallen = False
+        self.scores: list[dict[int, float]] = [{} for _ in range(LAYERS)]
 
     @initialize(
-        policy=st.sampled_from(["full", "window", "sink_window", "random"]),
+        policy=st.sampled_from(POLICY_NAMES),
         sink=st.integers(0, 6),
         recent=st.integers(0, 6),
         spare=st.integers(0, 20),
@@ -63,8 +66,8 @@ class CacheMachine(RuleBasedStateMachine):
         self.open = True
 
     @precondition(lambda self: self.open)
-    @rule(passes=st.integers(1, 3))
-    def attend_and_commit(self, passes: int) -> None:
+    @rule(passes=st.integers(1, 3), broken=st.integers(0, 9), luck=st.integers(0, 2**20))
+    def attend_and_commit(self, passes: int, broken: int, luck: int) -> None:
         tokens = self.numbers().view(1, CHUNK, 1, 1).expand(1, CHUNK, HEADS, HEAD_DIM) % 256  # exact in bf16
         for noise in reversed(range(passes)):  # the last, clean pass writes the numbers themselves
             for layer in range(LAYERS):
@@ -74,12 +77,43 @@ class CacheMachine(RuleBasedStateMachine):
                 if noise == 0:
                     assert torch.equal(keys[0, :, 0, 0].float(), expected), "keys belong to other tokens"
                     assert torch.equal(values[0, :, 0, 0].float(), expected - 1), "values belong to other tokens"
-        self.commit()
+        self.commit(luck, broken=broken == 0)
 
-    def commit(self) -> None:
+    def evidence(self, luck: int, broken: bool) -> Evidence:
+        """What the policy asks for; when ``broken``, with one number that is none in the scores that come first."""
+        generator = torch.Generator().manual_seed(luck)
+        counts = [len(tokens) + CHUNK for tokens in self.alive]
+        salience = torch.rand(LAYERS, CHUNK, generator=generator)
+        attention = [torch.rand(n, generator=generator) for n in counts]
+        if broken:
+            salience[-1, 0] = attention[-1][0] = torch.nan
+        asked = {
+            "salience": salience,
+            "attention": attention,
+            "keys": [torch.randn(n, HEADS, HEAD_DIM, generator=generator) for n in counts],
+            "future": [torch.rand(n, generator=generator) for n in counts],
+        }
+        return Evidence(**{name: asked[name] for name in self.cache.needs})
+
+    def expect_scores(self, evidence: Evidence) -> None:
+        """The slow twin's scores: a number for every token that ever came, by layer."""
+        for layer in range(LAYERS):
+            scores, tokens = self.scores[layer], self.alive[layer] + self.numbers().int().tolist()
+            for place, token in enumerate(tokens):
+                scores.setdefault(token, 0.0)
+                if evidence.salience is not None and place >= len(tokens) - CHUNK:
+                    scores[token] = float(evidence.salience[layer, place - len(tokens)])
+                if evidence.attention is not None:
+                    scores[token] += float(evidence.attention[layer][place])
+
+    def commit(self, luck: int, broken: bool) -> None:
         chunk = self.numbers().int().tolist()
+        evidence, asked = self.evidence(luck, broken), bool(self.cache.needs & {"salience", "attention"})
+        self.expect_scores(evidence)
+        if broken and asked:
+            self.fallen, self.scores = True, [dict.fromkeys(scores, 0.0) for scores in self.scores]
         try:
-            self.cache.commit()
+            self.cache.commit(evidence)
         except CacheFull:
             assert self.policy == "full" and len(self.alive[0]) + CHUNK > self.budget
             self.full = True
@@ -96,6 +130,8 @@ class CacheMachine(RuleBasedStateMachine):
             assert before[: self.sink] == after[: self.sink], "a sink token was evicted"
             assert before[len(before) - self.recent :] == after[len(after) - self.recent :], "a recent token went"
             self.alive[layer] = after
+            if self.fallen and len(before) > self.budget:
+                assert after == before[: self.sink] + before[len(before) - (self.budget - self.sink) :]
 
     @rule()
     def move_house(self) -> None:
@@ -113,6 +149,12 @@ class CacheMachine(RuleBasedStateMachine):
         assert [self.cache.tokens(layer) for layer in range(LAYERS)] == [len(tokens) for tokens in self.alive]
         assert max(len(tokens) for tokens in self.alive) <= self.budget
         assert self.cache.evicted_tokens == sum(self.history - len(tokens) for tokens in self.alive)
+        assert self.cache.fell_back == self.fallen
+        assert self.cache.policy == ("sink_window" if self.fallen else self.policy)
+        for layer, tokens in enumerate(self.alive):
+            assert self.cache.retained_numbers()[layer].tolist() == tokens
+            expected = torch.tensor([self.scores[layer][token] for token in tokens])
+            assert torch.allclose(self.cache.retained_scores()[layer], expected)
         self.cache.check_integrity()
 
     @invariant()

@@ -10,6 +10,7 @@ import torch
 from cache.config import promised_bytes
 from cache.errors import CacheCorrupt, CacheError, CacheFull
 from cache.kv_cache import KVCache
+from cache.policy import Evidence
 
 Build = Callable[..., KVCache]
 Put = Callable[..., torch.Tensor]
@@ -101,7 +102,7 @@ def test_a_restored_cache_goes_on_bit_for_bit(small_cache: Build, put_chunk: Put
     [
         ({"heads": 4}, r"'keys' is torch.float32 \(2, 6, 2, 4\), this cache needs torch.float32 \(2, 6, 4, 4\)"),
         ({"dtype": torch.bfloat16}, "this cache needs torch.bfloat16"),
-        ({"layers": 3}, r"'counters' has shape \(4,\), expected \(5,\)"),
+        ({"layers": 3}, r"'counters' has shape \(5,\), expected \(6,\)"),
         ({"budget": 4, "recent": 1, "sink": 1}, "holds 6 tokens in a layer, this cache's budget is 4"),
     ],
 )
@@ -126,6 +127,82 @@ def test_a_snapshot_that_is_cut_or_incomplete_is_refused(small_cache: Build, put
         small_cache().restore(state)
 
 
+def test_tokens_keep_the_numbers_that_they_came_with(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache()
+    for chunk in range(3):
+        put_chunk(cache, chunk)
+    assert [numbers.tolist() for numbers in cache.retained_numbers()] == [[0, 1, 10, 11, 12, 13, 14, 15, 16, 17]] * 2
+
+
+def test_attention_adds_up_over_the_chunks(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache(policy="attention", budget=12, sink=0, recent=0)
+    looked_at = []
+
+    def note(evidence: Evidence) -> None:
+        assert evidence.attention is not None
+        looked_at.append(evidence.attention[1].clone())
+        KVCache.commit(cache, evidence)
+
+    cache.commit = note  # type: ignore[method-assign]
+    put_chunk(cache, 0)
+    put_chunk(cache, 1)
+    first = torch.cat((looked_at[0], torch.zeros(6)))
+    assert torch.allclose(cache.retained_scores()[1], first + looked_at[1])
+
+
+@pytest.mark.parametrize("policy", ["attention", "redundancy", "salience", "pafu", "oracle"])
+def test_a_policy_is_not_served_without_what_it_needs(small_cache: Build, policy: str) -> None:
+    cache = small_cache(policy=policy)
+    chunk = torch.zeros(1, 6, 2, 4)
+    cache.begin_chunk(torch.zeros(6, 3))
+    for layer in range(2):
+        cache.extend(layer, chunk, chunk)
+    with pytest.raises(CacheError, match=f"policy '{policy}' needs evidence"):
+        cache.commit()
+
+
+@pytest.mark.parametrize(
+    ("policy", "bad"),
+    [
+        ("attention", {"attention": [torch.full((6,), torch.nan), torch.zeros(6)]}),
+        ("salience", {"salience": torch.full((2, 6), torch.inf)}),
+        ("pafu", {"salience": torch.full((2, 6), torch.nan), "keys": [torch.ones(6, 2, 4)] * 2}),
+    ],
+)
+def test_scores_that_are_no_numbers_make_the_session_fall_back_for_good(
+    small_cache: Build, put_chunk: Put, policy: str, bad: dict[str, object]
+) -> None:
+    cache, twin = small_cache(policy=policy), small_cache(policy="sink_window")
+    chunk = torch.ones(1, 6, 2, 4)
+    for one in (cache, twin):
+        one.begin_chunk(torch.zeros(6, 3))
+        for layer in range(2):
+            one.extend(layer, chunk, chunk)
+    cache.commit(Evidence(**bad))  # type: ignore[arg-type]
+    twin.commit()
+    assert (cache.fell_back, cache.policy, cache.needs) == (True, "sink_window", frozenset())
+    for index in range(1, 4):
+        put_chunk(cache, index)
+        put_chunk(twin, index)
+    ours, theirs = cache.snapshot(), twin.snapshot()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ("keys", "numbers", "scores"))
+    cache.check_integrity()
+    revived = small_cache(policy=policy)
+    revived.load(cache.save())
+    assert (revived.fell_back, revived.policy) == (True, "sink_window"), "a snapshot forgot the fall"
+
+
+def test_keys_that_are_no_numbers_make_redundancy_fall_back(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache(policy="redundancy")
+    put_chunk(cache, 0)
+    chunk = torch.ones(1, 6, 2, 4)
+    cache.begin_chunk(torch.ones(6, 3))
+    for layer in range(2):
+        cache.extend(layer, chunk, chunk)
+    cache.commit(Evidence(keys=[torch.full((12, 2, 4), torch.nan)] * 2))
+    assert cache.fell_back and cache.tokens(0) == 10
+
+
 def test_wrong_use_is_named(small_cache: Build) -> None:
     cache = small_cache()
     chunk = torch.zeros(1, 6, 2, 4)
@@ -140,8 +217,10 @@ def test_wrong_use_is_named(small_cache: Build) -> None:
     with pytest.raises(CacheError, match="all 2 layers, got 1"):
         cache.commit()
     cache.extend(1, chunk, chunk)
-    with pytest.raises(CacheError, match=r"scores have shape \(1, 6\), expected \(2, 6\)"):
-        cache.commit(torch.zeros(1, 6))
+    with pytest.raises(CacheError, match=r"salience has shape \(1, 6\), expected \(2, 6\)"):
+        cache.commit(Evidence(salience=torch.zeros(1, 6)))
+    with pytest.raises(CacheError, match=r"evidence 'attention' has \[6, 5\] tokens by layer, expected \[6, 6\]"):
+        cache.commit(Evidence(attention=[torch.zeros(6), torch.zeros(5)]))
 
 
 @pytest.mark.parametrize("bad", [{"layers": 0}, {"chunk": 0}, {"position_range": 0}])
@@ -156,7 +235,7 @@ def test_an_impossible_geometry_is_refused(small_cache: Build, bad: dict[str, in
         (lambda cache: cache._keys[1, 3].fill_(torch.nan), "layer 1: keys hold a number that is not finite"),
         (lambda cache: cache._values[0, 2].fill_(torch.inf), "layer 0: values hold"),
         (
-            lambda cache: cache._latents[0, :6].copy_(cache._latents[0, :6].flip(0)),
+            lambda cache: cache._numbers[0, :6].copy_(cache._numbers[0, :6].flip(0)),
             "layer 0: tokens are not in the order",
         ),
         (lambda cache: cache._kept.__setitem__(0, 11), "layer 0 holds 11 tokens, budget 10"),
@@ -177,6 +256,7 @@ def test_a_policy_cannot_break_the_slots(
 ) -> None:
     class Broken:
         name = "broken"
+        needs = frozenset()
 
         def keep(self, candidates: object) -> torch.Tensor:
             return torch.tensor(indices)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from cache.config import POLICY_NAMES, CacheConfig, promised_bytes
-from cache.errors import CacheFull, PolicyError
+from cache.config import POLICY_NAMES, SERVED_POLICIES, CacheConfig, check_room, promised_bytes
+from cache.errors import CacheError, CacheFull, PolicyError, ScoresNotFinite
 from cache.policy import POLICIES, Candidates, policy_named
 
 
 def candidates(count: int, **overrides: Any) -> Candidates:
     fields = {
-        "positions": torch.zeros(count, 3),
-        "latents": torch.arange(count),
+        "positions": torch.stack((torch.arange(count).float(), torch.zeros(count), torch.zeros(count)), -1),
+        "numbers": torch.arange(count),
         "keys": torch.zeros(count, 1, 2),
         "values": torch.zeros(count, 1, 2),
         "scores": torch.zeros(count),
@@ -37,7 +37,7 @@ def test_every_listed_policy_exists() -> None:
     assert tuple(POLICIES) == POLICY_NAMES
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
+@pytest.mark.parametrize("policy", POLICY_NAMES)  # also those that need evidence: nobody has to rank anything
 def test_nothing_is_evicted_while_there_is_room(policy: str) -> None:
     assert kept(policy, 6) == [0, 1, 2, 3, 4, 5]
 
@@ -73,6 +73,65 @@ def test_random_depends_on_seed_chunk_and_layer_alone() -> None:
 def test_an_unknown_policy_is_named_with_the_known_ones() -> None:
     with pytest.raises(PolicyError, match="unknown cache policy 'lru'; known policies: full, window"):
         policy_named("lru")
+
+
+def spread(*degrees: float) -> torch.Tensor:
+    """Keys (n, 1, 2) that point where the degrees say."""
+    angle = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack((angle.cos(), angle.sin()), -1).unsqueeze(1)
+
+
+ROOM = {"budget": 3, "sink": 0, "recent": 1}
+
+
+def test_attention_and_salience_keep_the_highest_scores() -> None:
+    scores = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.0])
+    for policy in ("attention", "salience"):
+        assert kept(policy, 5, scores=scores, **ROOM) == [1, 3, 4]
+
+
+def test_redundancy_drops_what_a_newer_key_repeats() -> None:
+    keys = spread(0, 60, 0, 60, 180)  # the first two are repeated by the third and fourth
+    assert kept("redundancy", 5, rotated=keys, **ROOM) == [2, 3, 4]
+    assert kept("redundancy", 5, rotated=spread(0, 60, 60, 60, 180), **ROOM) == [0, 3, 4]
+
+
+def test_redundancy_compares_with_later_latent_frames_only() -> None:
+    same_frame = torch.tensor([[0.0, 0, 0], [0, 0, 1], [0, 0, 2], [1, 0, 0], [1, 0, 1]])
+    keys = spread(0, 0, 90, 90, 180)  # the two at 0 degrees are of one frame: no copies of each other in time
+    assert kept("redundancy", 5, positions=same_frame, rotated=keys, budget=4, sink=0, recent=2) == [0, 1, 3, 4]
+
+
+def test_pafu_weighs_salience_by_novelty() -> None:
+    keys = spread(0, 90, 0, 180, 270)
+    salient_copy = torch.tensor([0.9, 0.2, 0.6, 0.1, 0.0])
+    assert kept("salience", 5, scores=salient_copy, rotated=keys, **ROOM) == [0, 2, 4]
+    assert kept("pafu", 5, scores=salient_copy, rotated=keys, **ROOM) == [1, 2, 4], "the first is a copy of the third"
+    half_new = {"rotated": spread(0, 90, 0, 180, 30), "scores": torch.tensor([0.0, 0.5, 0.0, 0.05, 0.0])}
+    assert kept("pafu", 5, **half_new, budget=2, sink=0, recent=1) == [1, 4], "the fourth is all new, and nobody cares"
+
+
+def test_oracle_weighs_the_future_by_novelty() -> None:
+    keys = spread(0, 90, 0, 180, 270)
+    future = torch.tensor([0.9, 0.2, 0.6, 0.1, 0.0])
+    assert kept("oracle", 5, future=future, rotated=keys, **ROOM) == [1, 2, 4]
+
+
+def test_a_worth_that_is_no_number_is_not_ranked() -> None:
+    with pytest.raises(ScoresNotFinite, match="policy 'salience': layer 0 has a score that is not finite"):
+        kept("salience", 8, scores=torch.tensor([0.0] * 7 + [torch.nan]))
+
+
+@pytest.mark.parametrize("policy", ["redundancy", "pafu", "oracle"])
+def test_missing_evidence_is_named(policy: str) -> None:
+    with pytest.raises(CacheError, match="needs evidence"):
+        kept(policy, 8)
+
+
+def test_the_oracle_is_no_policy_for_sessions() -> None:
+    assert "oracle" not in SERVED_POLICIES
+    with pytest.raises(PolicyError, match="'oracle' is for evaluations only; known policies: full, window"):
+        check_room("oracle", 6, 1, 1, "latent frames")
 
 
 def config(**overrides: Any) -> CacheConfig:

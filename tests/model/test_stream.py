@@ -12,6 +12,7 @@ import torch
 from cache.config import CacheConfig
 from cache.errors import CacheError, CacheFull
 from model.camera import MAX_SPEED, CameraControl
+from model.salience import SalienceHead
 from model.spec import TEST_TINY
 from model.stream import Chunk, NotFiniteError, StreamError, VideoStream
 from model.vae import to_pictures
@@ -205,6 +206,81 @@ def test_a_chunk_that_failed_can_be_made_again(
         with pytest.raises(NotFiniteError, match="chunk 1 of model 'test-tiny' is not finite"):
             session.next_chunk()
     assert same(session.next_chunk(), undisturbed.next_chunk())
+
+
+@pytest.mark.parametrize("policy", ["attention", "redundancy", "salience", "pafu"])
+def test_scored_policies_stream_within_their_budget_and_resume(
+    model: LoadedModel, stream: Callable[..., VideoStream], policy: str
+) -> None:
+    session = stream(policy=policy)
+    chunks = eventful(session)
+    assert all(chunk.cache_policy == policy and not chunk.cache_fell_back for chunk in chunks)
+    assert chunks[-1].cache_tokens == 4 * SPEC.tokens_per_latent
+    resumed = VideoStream.restore(model, session.snapshot())
+    assert same(session.next_chunk(), resumed.next_chunk())
+
+
+def test_each_scored_policy_keeps_other_tokens(stream: Callable[..., VideoStream]) -> None:
+    kept = {}
+    for policy in ("sink_window", "attention", "redundancy", "salience", "pafu"):
+        session = stream(policy=policy)
+        eventful(session)
+        kept[policy] = tuple(session.cache.retained_numbers()[0].tolist())
+    assert len(set(kept.values())) == len(kept), kept
+
+
+def test_attention_is_what_the_clean_pass_looked_at(model: LoadedModel, stream: Callable[..., VideoStream]) -> None:
+    """Every clean query gives away an attention of 1, and nothing was lost yet."""
+    session = stream(policy="attention", budget_latents=12)
+    for chunks in (1, 2, 3):
+        session.next_chunk()
+        totals = torch.stack([scores.sum() for scores in session.cache.retained_scores()])
+        assert torch.allclose(totals, torch.full_like(totals, chunks), atol=1e-4)
+
+
+def test_salience_is_the_heads_score_of_what_the_cache_holds(
+    model: LoadedModel, stream: Callable[..., VideoStream]
+) -> None:
+    session = stream(policy="salience", budget_latents=12)
+    session.next_chunk()
+    session.next_chunk()
+    state = session.cache.snapshot()
+    expected = model.salience(state["keys"], state["values"])
+    assert torch.allclose(state["scores"], expected, atol=1e-6) and float(expected.std()) > 0.01
+
+
+def test_a_policy_that_asks_for_nothing_pays_nothing(
+    stream: Callable[..., VideoStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def called(*_: object) -> None:
+        raise AssertionError("somebody watched")
+
+    monkeypatch.setattr("model.attention.Watch.see", called)
+    monkeypatch.setattr("model.salience.SalienceHead.forward", called)
+    eventful(stream())
+    with pytest.raises(AssertionError, match="somebody watched"):
+        eventful(stream(policy="redundancy"))
+
+
+def test_a_learned_policy_without_a_head_says_how_to_get_one(model: LoadedModel) -> None:
+    headless = dataclasses.replace(model, salience=None)
+    with pytest.raises(StreamError, match="'pafu' needs a salience head, .* train one with `pafu distill salience`"):
+        VideoStream(headless, "", 0, dataclasses.replace(CONFIG, policy="pafu"))
+    with pytest.raises(StreamError, match="'oracle' knows the future"):
+        VideoStream(model, "", 0, dataclasses.replace(CONFIG, policy="oracle"))
+
+
+def test_a_head_that_says_nan_costs_the_session_its_policy_and_nothing_else(
+    model: LoadedModel, stream: Callable[..., VideoStream]
+) -> None:
+    head = SalienceHead(SPEC)
+    torch.nn.init.constant_(head.bias2, torch.nan)
+    broken = VideoStream(
+        dataclasses.replace(model, salience=head), "a red house", 5, dataclasses.replace(CONFIG, policy="pafu")
+    )
+    chunks, expected = eventful(broken), eventful(stream())
+    assert all(map(same, chunks, expected)), "it is not what sink_window would have shown"
+    assert [(chunk.cache_policy, chunk.cache_fell_back) for chunk in chunks] == [("sink_window", True)] * 5
 
 
 def test_a_full_cache_ends_the_stream_with_its_own_error(stream: Callable[..., VideoStream]) -> None:

@@ -29,6 +29,8 @@ class PatternChunk:
     cache_tokens: int = 192
     cache_bytes: int = 4096
     evicted_tokens: int = 0
+    cache_policy: str = "sink_window"
+    cache_fell_back: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: {"denoise": 0.0, "decode": 0.0})
 
 

@@ -1,0 +1,127 @@
+"""What makes a token worth keeping, as pure functions of queries and keys; no model, no cache.
+
+``P`` is softmax(q kᵀ / √D). Nothing here holds a square matrix of a long sequence: queries come in blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+QUERY_BLOCK = 256  # rows of P that are in memory at once
+Reduce = Literal["max", "mean"]
+Scale = Literal["rank", "robust"]
+
+
+def received_attention(q: Tensor, keys: Tensor, rows: int = QUERY_BLOCK) -> Tensor:
+    """Mean over heads and queries of P for each key: q (S, H, D), keys (n, H, D), both rotated -> (n,) float32."""
+    total = torch.zeros(keys.shape[0], device=keys.device)
+    keys_t = keys.float().permute(1, 2, 0)
+    by_head = q.float().transpose(0, 1)
+    for start in range(0, q.shape[0], rows):
+        total += _rows(by_head[:, start : start + rows], keys_t).sum((0, 1))
+    return total / (q.shape[0] * q.shape[1])
+
+
+def redundancy(keys: Tensor, latents: Tensor, rows: int = 2048) -> Tensor:
+    """How well a newer token repeats each token: the highest cosine of its rotated key with one of a later latent
+    frame, all heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one."""
+    directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1)
+    highest = torch.zeros(keys.shape[0], device=keys.device)
+    for start in range(0, keys.shape[0], rows):
+        some = slice(start, start + rows)
+        similar = directions[some] @ directions[start:].T  # a newer token never stands before
+        newer = latents[start:].unsqueeze(0) > latents[some].unsqueeze(1)
+        highest[some] = similar.masked_fill(~newer, 0).amax(1)
+    return highest.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class SalienceParts:
+    """For every key (n,): what queries of later blocks, of its own, and of earlier blocks see in it."""
+
+    low: Tensor
+    diag: Tensor
+    up: Tensor
+
+
+def salience_parts(
+    q: Tensor, k: Tensor, block: int, *, reduce: Reduce = "max", gap: int = 1, rows: int = QUERY_BLOCK
+) -> SalienceParts:
+    """The three parts of the balanced salience: mean over heads of the ``reduce`` over queries of P.
+
+    q, k (H, n, D), rotated, of one bidirectional clip in temporal blocks of ``block`` tokens. ``low`` counts queries at
+    least ``gap`` blocks after the key's, ``up`` those in any earlier block. A row of P is normalised over all keys.
+    At most H x rows x n numbers are held at once. A part that no query counts to (low of the last block) is 0.
+    """
+    heads, tokens, _ = k.shape
+    if tokens % block or block < 1 or gap < 1:
+        raise ValueError(f"{tokens} tokens in blocks of {block} with a gap of {gap}: need whole blocks, a gap >= 1")
+    parts = {name: torch.zeros(heads, tokens, device=k.device) for name in ("low", "diag", "up")}
+    keys_t = k.float().transpose(1, 2)
+    for start in range(0, tokens, block):
+        for first in range(start, start + block, rows):
+            p = _rows(q[:, first : min(first + rows, start + block)].float(), keys_t)
+            seen = p.amax(1) if reduce == "max" else p.sum(1)
+            for name, keys in _ranges(start, block, gap, tokens).items():
+                part = parts[name][:, keys]
+                part.copy_(torch.maximum(part, seen[:, keys]) if reduce == "max" else part + seen[:, keys])
+    if reduce == "mean":
+        _divide_by_queries(parts, tokens, block, gap)
+    return SalienceParts(**{name: part.mean(0) for name, part in parts.items()})
+
+
+def _ranges(start: int, block: int, gap: int, tokens: int) -> dict[str, slice]:
+    """Keys that a query block beginning at ``start`` counts for, by part."""
+    return {
+        "low": slice(0, max(0, start - (gap - 1) * block)),
+        "diag": slice(start, start + block),
+        "up": slice(start + block, tokens),
+    }
+
+
+def _divide_by_queries(parts: dict[str, Tensor], tokens: int, block: int, gap: int) -> None:
+    key_block = torch.arange(tokens, device=parts["low"].device) // block
+    later = (tokens // block - gap - key_block).clamp(min=0) * block
+    for name, queries in (("low", later), ("diag", torch.full_like(later, block)), ("up", key_block * block)):
+        parts[name] /= queries.clamp(min=1)
+
+
+def _rows(q: Tensor, keys_t: Tensor) -> Tensor:
+    """Rows of P: q (H, r, D), keys_t (H, D, n) -> (H, r, n)."""
+    return torch.softmax((q * q.shape[-1] ** -0.5) @ keys_t, -1)
+
+
+def balanced_salience(
+    parts: SalienceParts, block: int, weights: tuple[float, float, float], scale: Scale = "rank"
+) -> Tensor:
+    """(n,) in [0, 1]: the weighted mean of the parts, each made comparable inside its temporal block first.
+
+    One global maximum would be won by the diagonal: local attention is far stronger than what reaches across time.
+    """
+    if scale not in get_args(Scale):
+        raise ValueError(f"unknown scale {scale!r}; known: {', '.join(get_args(Scale))}")
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(f"weights of low, diag, up are {weights}: none may be negative, one must be positive")
+    comparable = _ranked if scale == "rank" else _robust
+    total = sum(w * comparable(p, block) for w, p in zip(weights, (parts.low, parts.diag, parts.up), strict=True))
+    return torch.as_tensor(total) / sum(weights)
+
+
+def _ranked(part: Tensor, block: int) -> Tensor:
+    """Rank inside the block, 0 (least) to 1 (most); ties share the mean of their ranks."""
+    blocks = part.contiguous().view(-1, block)
+    order = blocks.sort(1).values
+    below = torch.searchsorted(order, blocks, right=False)
+    upto = torch.searchsorted(order, blocks, right=True)
+    return ((below + upto - 1) / 2 / max(1, block - 1)).flatten()
+
+
+def _robust(part: Tensor, block: int) -> Tensor:
+    """Distance from the block's median in spreads (5 to 95 %), squeezed into [0, 1]."""
+    blocks = part.contiguous().view(-1, block)
+    low, middle, high = (blocks.quantile(q, 1, keepdim=True) for q in (0.05, 0.5, 0.95))
+    return torch.sigmoid(4 * (blocks - middle) / (high - low).clamp(min=1e-12)).flatten()

@@ -1,0 +1,92 @@
+"""The salience head (S-MLP): one small network per layer that says how much the future will need a token.
+
+It reads a token's key and value as the clean pass wrote them, un-rotated; both are linear in the normalised hidden
+state and are in the cache anyway. A head is one safetensors file beside its student, so a student can have several;
+the file says which student it was distilled for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.spec import ModelSpec
+
+FORMAT = "1"
+HEAD_FILE = "salience.safetensors"  # the head that loads with its student, if the folder has one
+WIDTHS_PER_DIM = 16  # the hidden layer is so much narrower than the transformer: below 1 % of its parameters
+
+
+class SalienceError(ValueError):
+    """A head that is missing, damaged, or of another student; the message names the file and the difference."""
+
+
+class SalienceHead(nn.Module):
+    """Keys and values (layers, n, H, D) to scores (layers, n) in (0, 1), every layer with weights of its own."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.model = spec.name
+        layers, inputs, hidden = spec.num_layers, 2 * spec.dim, max(4, spec.dim // WIDTHS_PER_DIM)
+        self.weight1 = nn.Parameter(torch.randn(layers, inputs, hidden) / inputs**0.5)
+        self.bias1 = nn.Parameter(torch.zeros(layers, 1, hidden))
+        self.weight2 = nn.Parameter(torch.randn(layers, hidden, 1) / hidden**0.5)
+        self.bias2 = nn.Parameter(torch.zeros(layers, 1, 1))
+
+    def logits(self, keys: Tensor, values: Tensor) -> Tensor:
+        """Before the squashing: (layers, n) float32."""
+        flat = (keys.flatten(2), values.flatten(2))
+        parts = [F.rms_norm(part, part.shape[-1:]) for part in flat]
+        x = torch.cat(parts, -1).to(self.weight1.dtype)
+        hidden = F.gelu(torch.baddbmm(self.bias1, x, self.weight1))
+        return torch.baddbmm(self.bias2, hidden, self.weight2).squeeze(-1).float()
+
+    def forward(self, keys: Tensor, values: Tensor) -> Tensor:
+        return self.logits(keys, values).sigmoid()
+
+
+def save_head(path: Path, head: SalienceHead, digest: str, trained_steps: int) -> None:
+    """Write the head of the student whose weights have ``digest`` (LoadedModel.digest)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"format": FORMAT, "model": head.model, "student": digest, "trained_steps": str(trained_steps)}
+    save_file(
+        {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}, path, about
+    )
+
+
+def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
+    """The head in ``path``, float32. Raises SalienceError unless it was distilled for this very student."""
+    about, tensors = _read(path)
+    for name, wanted in (("format", FORMAT), ("model", spec.name), ("student", digest)):
+        if about.get(name) != wanted:
+            raise SalienceError(
+                f"{path} is a salience head of {name} {_short(about.get(name))}, this student has {_short(wanted)}: "
+                "distil one for it (pafu distill salience) or name the folder that the head belongs to"
+            )
+    head = SalienceHead(spec)
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        raise SalienceError(f"{path} holds tensors {found}, a head of model {spec.name!r} needs {expected}")
+    head.load_state_dict(tensors)
+    return head.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise SalienceError(f"{path} is missing: train a head with `pafu distill salience` or name another file")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        return about, load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SalienceError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+def _short(value: str | None) -> str:
+    return "none" if value is None else repr(value[:12])

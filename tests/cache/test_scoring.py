@@ -1,0 +1,105 @@
+"""The blockwise scores against the formulas written down directly, with the whole of P in memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cache.scoring import SalienceParts, balanced_salience, received_attention, redundancy, salience_parts
+
+HEADS, DIM, BLOCK = 3, 8, 10
+
+
+def random_clip(tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(HEADS, tokens, DIM, generator=generator) for _ in range(2))
+    return q * 2, k
+
+
+def direct_parts(q: Tensor, k: Tensor, block: int, reduce: str, gap: int) -> dict[str, Tensor]:
+    """The definition, key by key."""
+    p = (q.double() @ k.double().mT / DIM**0.5).softmax(-1)
+    parts: dict[str, list[Tensor]] = {"low": [], "diag": [], "up": []}
+    for j in range(k.shape[1]):
+        blocks, own = torch.arange(q.shape[1]) // block, j // block
+        for name, queries in {"low": blocks >= own + gap, "diag": blocks == own, "up": blocks < own}.items():
+            seen = p[:, queries, j]
+            best = torch.zeros(HEADS) if seen.shape[1] == 0 else seen.amax(1) if reduce == "max" else seen.mean(1)
+            parts[name].append(best.mean())
+    return {name: torch.stack([torch.as_tensor(v).float() for v in values]) for name, values in parts.items()}
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("gap", [1, 3])
+@pytest.mark.parametrize("rows", [4, 10, 64])
+def test_parts_equal_the_direct_formula(reduce: str, gap: int, rows: int) -> None:
+    q, k = random_clip(5 * BLOCK)
+    parts = salience_parts(q, k, BLOCK, reduce=reduce, gap=gap, rows=rows)
+    for name, expected in direct_parts(q, k, BLOCK, reduce, gap).items():
+        assert torch.allclose(getattr(parts, name), expected, atol=1e-5, rtol=1e-5), name
+
+
+def test_a_clip_that_does_not_divide_into_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="25 tokens in blocks of 10"):
+        salience_parts(*random_clip(25), BLOCK)
+
+
+def test_parts_never_hold_a_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+    softmax = torch.softmax
+
+    def watched(scores: Tensor, dim: int) -> Tensor:
+        nonlocal largest
+        largest = max(largest, scores.numel())
+        return softmax(scores, dim)
+
+    monkeypatch.setattr(torch, "softmax", watched)
+    q, k = random_clip(600)
+    salience_parts(q, k, 60, rows=20)
+    assert 0 < largest <= HEADS * 20 * 600
+
+
+def parts(low: list[float], diag: list[float], up: list[float]) -> SalienceParts:
+    return SalienceParts(*(torch.tensor(part) for part in (low, diag, up)))
+
+
+def test_balance_gives_every_block_and_part_the_same_say() -> None:
+    """The first block is seen a thousand times more than the second, and the diagonal more than all else."""
+    low = [1e-3, 2e-3, 3e-3, 1e-6, 2e-6, 3e-6]
+    uneven = parts(low, [9.0, 1.0, 5.0, 9.0, 1.0, 5.0], [0.0] * 6)
+    assert balanced_salience(uneven, 3, (1, 0, 0)).tolist() == pytest.approx([0, 0.5, 1] * 2)
+    assert balanced_salience(uneven, 3, (1, 1, 0)).tolist() == pytest.approx([0.5, 0.25, 0.75] * 2)
+    assert balanced_salience(uneven, 3, (0, 0, 1)).tolist() == pytest.approx([0.5] * 6), "ties share their rank"
+    squeezed = balanced_salience(uneven, 3, (1, 0, 0), "robust")
+    assert torch.allclose(squeezed[:3], squeezed[3:]) and bool((squeezed[:3].diff() > 0.2).all())
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (1.0, -1.0, 1.0)])
+def test_weights_that_weigh_nothing_are_refused(weights: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="one must be positive"):
+        balanced_salience(parts([1.0], [1.0], [1.0]), 1, weights)
+
+
+def test_an_unknown_scale_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown scale 'loud'; known: rank, robust"):
+        balanced_salience(parts([1.0], [1.0], [1.0]), 1, (1, 1, 1), "loud")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [3, 100])
+def test_received_attention_is_the_mean_over_heads_and_queries(rows: int) -> None:
+    q, k = random_clip(17)
+    p = (q @ k.mT / DIM**0.5).softmax(-1)
+    ours = received_attention(q.transpose(0, 1), k.transpose(0, 1), rows)
+    assert torch.allclose(ours, p.mean((0, 1)), atol=1e-6)
+    assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [4, 100])
+def test_redundancy_is_the_highest_cosine_with_a_newer_frames_key(rows: int) -> None:
+    keys = random_clip(20)[1].transpose(0, 1)
+    latents = torch.arange(20) // 3
+    flat = torch.nn.functional.normalize(keys.flatten(1), dim=1)
+    for i, ours in enumerate(redundancy(keys, latents, rows).tolist()):
+        newer = [float(flat[i] @ flat[j]) for j in range(20) if latents[j] > latents[i]]
+        assert ours == pytest.approx(max([0.0, *newer]), abs=1e-5)
