@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,17 +46,33 @@ class NotFiniteError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
+class PastChunk:
+    """A finished chunk as it can be kept outside of the model, enough to write it into a cache again.
+
+    latents: (1, F, C, h, w) float32. camera: its state when the chunk began.
+    """
+
+    index: int
+    prompt: str
+    camera: CameraState
+    latents: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
 class Chunk:
     """One chunk: its pictures and what they cost.
 
     Token counts are those of the layer that holds (or lost) most; ``seconds`` are by stage: text, denoise, clean,
     decode, prune. The camera stands where the next chunk will begin, in pixels from the session's start.
     ``cache_policy`` is the one in force: another than was asked for when the scores turned out to be no numbers.
+    ``camera`` is the state behind the chunk; of the chunks in ``remembered`` the cache still holds tokens.
     """
 
     index: int
     pictures: np.ndarray[Any, np.dtype[np.uint8]]  # (T, H, W, 3)
-    latents: Tensor  # (1, F, C, h, w) float32
+    past: PastChunk
+    camera: CameraState
+    remembered: tuple[int, ...]
     seconds: dict[str, float]
     cache_tokens: int
     cache_bytes: int
@@ -65,6 +81,11 @@ class Chunk:
     camera_speed: int
     cache_policy: str
     cache_fell_back: bool
+
+    @property
+    def latents(self) -> Tensor:
+        """(1, F, C, h, w) float32."""
+        return self.past.latents
 
 
 class VideoStream:
@@ -104,9 +125,10 @@ class VideoStream:
         self._camera = self._camera.steered(control, self._model.spec.width)
 
     @torch.inference_mode()
-    def next_chunk(self) -> Chunk:
+    def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk:
         """Generate the next chunk. A call that raises leaves the stream as it was, ready to try again.
 
+        ``before_pass`` is called before every pass of the transformer and may raise to give the chunk up.
         Raises NotFiniteError, or CacheFull from a policy that never evicts.
         """
         clock = _StageClock(self._model.device)
@@ -115,7 +137,7 @@ class VideoStream:
         camera, positions, control = self._walk_camera()
         generator = torch.Generator().manual_seed((self._seed * SEED_PRIME + self._index) % SEED_LIMIT)
         self._cache.begin_chunk(positions)
-        velocity = _Velocity(self._model, context, self._cache, control)
+        velocity = _Velocity(self._model, context, self._cache, control, before_pass)
         with clock.stage("denoise"):
             latents = denoise(velocity, self._noise(generator), self._model.spec.timesteps, generator)
         with clock.stage("clean"):
@@ -128,6 +150,23 @@ class VideoStream:
         chunk = self._describe(pictures, latents, clock.seconds, evicted, camera)
         self._camera, self._vae_state, self._index = camera, vae_state, self._index + 1
         return chunk
+
+    @torch.inference_mode()
+    def recall(self, past: Sequence[PastChunk], index: int, camera: CameraState) -> None:
+        """Go on at chunk ``index`` of a stream that was lost, remembering what ``past`` chunks (in order) can tell.
+
+        Their clean passes are run again, each under its own prompt, so the cache is exactly the lost one when no chunk
+        is missing; a missing one is forgotten. The prompt is afterwards what it was before. Raises StreamError when
+        the chunks do not fit.
+        """
+        prompt = self._prompt
+        for chunk in past:
+            self._check_past(chunk, index)
+            self.set_prompt(chunk.prompt)
+            self._index, self._camera = chunk.index, chunk.camera
+            self._remember(chunk.latents.to(self._model.device))
+        self.set_prompt(prompt)
+        self._index, self._camera = index, camera
 
     def snapshot(self) -> bytes:
         """All that ``restore`` needs to go on as if nothing had happened, as safetensors bytes."""
@@ -166,6 +205,25 @@ class VideoStream:
         held = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         stream._cache.restore(held)
         return stream
+
+    def _check_past(self, chunk: PastChunk, end: int) -> None:
+        spec = self._model.spec
+        shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
+        if chunk.latents.shape != shape:
+            raise StreamError(f"past chunk {chunk.index} has latents {tuple(chunk.latents.shape)}, expected {shape}")
+        first = self._index + 1 if self._cache.chunks else 0
+        if not first <= chunk.index < end:
+            raise StreamError(f"past chunk {chunk.index} is out of order: allowed is {first} to {end - 1}")
+
+    def _remember(self, latents: Tensor) -> None:
+        """The clean pass and the decoder's state of a chunk that was made before."""
+        _, positions, control = self._walk_camera()
+        self._cache.begin_chunk(positions)
+        velocity = _Velocity(self._model, self._encode_prompt(), self._cache, control)
+        watch = velocity.watched(self._cache.needs)
+        velocity(latents, CLEAN)
+        self._vae_state = self._decode(latents, control)[1]
+        self._commit(watch)
 
     def _encode_prompt(self) -> Context:
         if self._context is None:
@@ -207,6 +265,11 @@ class VideoStream:
         cache.commit(watch.evidence(cache, self._model.salience))
         return max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
 
+    def _remembered(self) -> tuple[int, ...]:
+        """Chunks of which some layer holds a token."""
+        latents = torch.cat([positions[:, 0] for positions in self._cache.retained_positions()])
+        return tuple((latents.round().long() // self._model.spec.chunk_latents).unique().tolist())
+
     def _describe(
         self,
         pictures: np.ndarray[Any, np.dtype[np.uint8]],
@@ -219,7 +282,9 @@ class VideoStream:
         return Chunk(
             index=self._index,
             pictures=pictures,
-            latents=latents,
+            past=PastChunk(self._index, self._prompt, self._camera, latents),
+            camera=camera,
+            remembered=self._remembered(),
             seconds=seconds,
             cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
             cache_bytes=cache.nbytes,
@@ -234,13 +299,22 @@ class VideoStream:
 class _Velocity:
     """The model as the sampler sees it, for one chunk: (x_t, timestep) -> velocity."""
 
-    def __init__(self, model: LoadedModel, context: Context, cache: KVCache, control: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        context: Context,
+        cache: KVCache,
+        control: Tensor | None,
+        before_pass: Callable[[], None] | None = None,
+    ) -> None:
+        self._before_pass = before_pass or (lambda: None)
         self._dit = model.dit
         self._context = context
         self._attention = Cached(cache, model.spec)
         self._control = control
 
     def __call__(self, x_t: Tensor, timestep: float) -> Tensor:
+        self._before_pass()
         timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
         velocity: Tensor = self._dit(x_t, timesteps, self._context, self._attention, self._control)
         return velocity

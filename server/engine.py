@@ -1,4 +1,32 @@
-"""Where workers live. The front asks an Engine and never knows whether it is local or far away."""
+"""Where workers live. The front asks an Engine and never knows whether it is local or far away.
+
+A live session paces itself on its viewer: ``playhead`` and ``delivered`` feed the scheduler's playout clock. A
+**background** session (a job) has no viewer and is opened by the same call::
+
+    memory = Memory(spec, cache)  # server.memory
+    order = Open(session=job_id, background=True, pictures=160, lead_seconds=math.inf, past=None, ...)
+    line = await engine.open(order)
+    async for event in line.events():
+        match event:
+            case Fragment():  # one chunk; event.data is its m4s fragment, the first with ftyp and moov in front
+                memory.add(event)  # event.past, event.camera: what another worker needs to go on behind this chunk
+                ...  # write the fragment and memory.past() where they survive
+                await line.delivered(event.index)  # only then is the next chunk begun
+            case Ended(reason="complete"): ...  # all pictures were made
+            case Ended(code=str()): ...  # failed; "worker_failed" means: open again with past=memory.past()
+    await line.close()  # at any time: the work stops before the next pass of the model, and its memory is free
+
+What a background session may count on:
+
+- it gets a chunk whenever no live viewer is due and its chunk leaves every live viewer enough slack; several take
+  turns. With nobody watching it runs without a pause. With as many viewers as the device bears it stands still.
+- it counts in admission with its cache's bytes like any other; ``open`` raises PafuError ``session_rejected`` (429,
+  ``retry_after``) while there is no room.
+- with ``past`` it goes on at ``past.next_index``: indices, timestamps and the picture sequence continue, the cache is
+  filled again from the kept latents, no chunk is made twice. ``pictures`` stays the length of the whole video. Its
+  fragments are then without ftyp and moov, since its file has them already.
+- interactions (``interact``) count from the next chunk, as in a live session.
+"""
 
 from __future__ import annotations
 

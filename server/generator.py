@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from model.camera import CameraControl
+from model.camera import CameraControl, CameraState
 from model.spec import ModelSpec, spec_named
-from server.messages import CacheChoice, Configure
+from server.messages import CacheChoice, Configure, Past, PastChunk
 
 if TYPE_CHECKING:
+    import model.stream
+    from model.stream import VideoStream
     from model.weights import LoadedModel
 
 RANDOM_WEIGHTS = "random, for tests: the pictures mean nothing"
@@ -45,12 +48,16 @@ class Chunk(Protocol):
     def cache_policy(self) -> str: ...
     @property
     def cache_fell_back(self) -> bool: ...
+    @property
+    def camera(self) -> CameraState: ...
+    @property
+    def remembered(self) -> tuple[int, ...]: ...
 
 
 class Stream(Protocol):
     """One session's generation (model.stream.VideoStream, or a test's own); changes count from the next chunk."""
 
-    def next_chunk(self) -> Chunk: ...
+    def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk: ...
     def set_prompt(self, text: str) -> None: ...
     def set_camera(self, control: CameraControl) -> None: ...
 
@@ -64,6 +71,11 @@ class Generator(Protocol):
     versions: dict[str, str]
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> Stream: ...
+    def keep(self, chunk: Any) -> PastChunk:
+        """A chunk of one of its streams, as it can be kept outside of the worker."""
+
+    def recall(self, stream: Any, past: Past) -> None:
+        """Bring a fresh stream to where a lost one stood. Raises ValueError when the past is not this model's."""
 
 
 class ModelGenerator:
@@ -76,7 +88,7 @@ class ModelGenerator:
         self.versions = versions
         self._model = model
 
-    def open(self, prompt: str, seed: int, cache: CacheChoice) -> Stream:
+    def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
         from cache.config import CacheConfig
         from model.stream import VideoStream
 
@@ -88,6 +100,28 @@ class ModelGenerator:
             position_mode="relative",
         )
         return VideoStream(self._model, prompt, seed, config)
+
+    def keep(self, chunk: model.stream.Chunk) -> PastChunk:
+        past = chunk.past
+        camera = (past.camera.offset, past.camera.speed, past.camera.target)
+        latents = past.latents.float().cpu().numpy().tobytes()
+        return PastChunk(index=past.index, prompt=past.prompt, camera=camera, latents=latents)
+
+    def recall(self, stream: VideoStream, past: Past) -> None:
+        chunks = [self._remembered(chunk) for chunk in past.chunks]
+        stream.recall(chunks, past.next_index, CameraState(*past.camera))
+
+    def _remembered(self, chunk: PastChunk) -> model.stream.PastChunk:
+        import torch
+
+        from model.stream import PastChunk as Remembered
+
+        spec = self.spec
+        shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
+        if len(chunk.latents) != 4 * math.prod(shape):
+            raise ValueError(f"past chunk {chunk.index} has {len(chunk.latents)} bytes of latents, expected {shape}")
+        latents = torch.frombuffer(bytearray(chunk.latents), dtype=torch.float32).reshape(shape)
+        return Remembered(chunk.index, chunk.prompt, CameraState(*chunk.camera), latents)
 
 
 def pick_device(wanted: str) -> str:

@@ -51,8 +51,33 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cut_to: float | None = None
 
 
+CameraPlace = tuple[int, int, int]  # offset, speed, target speed (model.camera.CameraState)
+
+
+class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished chunk as it is kept outside of the worker: its clean latents, float32 in the spec's shape."""
+
+    index: int
+    prompt: str
+    camera: CameraPlace  # when the chunk began
+    latents: bytes
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a stream stood behind chunk ``next_index`` - 1, and the chunks that give its memory back."""
+
+    next_index: int
+    pictures: int  # made so far
+    camera: CameraPlace
+    chunks: list[PastChunk]
+
+
 class Open(Message, frozen=True, tag="open"):
-    """Begin a session. ``pictures`` is the length of the video, None for no end."""
+    """Begin a session. ``pictures`` is the length of the whole video, None for no end.
+
+    A ``background`` session has no viewer: it gets the time that live sessions leave over. With ``past`` it goes on
+    where another worker stopped, with the index, the timestamps and (by re-caching) the memory that it had.
+    """
 
     session: str
     prompt: str
@@ -60,6 +85,8 @@ class Open(Message, frozen=True, tag="open"):
     lead_seconds: float
     cache: CacheChoice
     pictures: int | None
+    background: bool = False
+    past: Past | None = None
 
 
 class Interact(Message, frozen=True, tag="interact"):
@@ -155,6 +182,9 @@ class Fragment(Message, frozen=True, tag="fragment"):
     evicted_tokens: int
     cache_policy: str  # in force: another than was asked for when cache_fell_back
     cache_fell_back: bool
+    past: PastChunk  # this chunk, for server.memory
+    camera: CameraPlace  # behind it
+    remembered: list[int]  # chunks of which the cache holds tokens
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

@@ -2,7 +2,8 @@
 
 A viewer's *lead* is the media that was generated but not yet played. A session whose lead has reached its limit
 waits, so a viewer who is far ahead (or has stopped watching) costs nothing. Of those that are due, the one with the
-least *slack* is next: the media that would still be unplayed if the viewer played in real time.
+least *slack* is next: the media that would still be unplayed if the viewer played in real time. A background session
+(a job) has no viewer; it gets a chunk only when that leaves every live viewer enough slack.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 Key = TypeVar("Key")
+UNDELIVERED = 0.2  # seconds of media that may lie about undelivered while the next chunk is begun
 ROUNDING = 1e-3  # a sleep that ends a hair too early would only be slept again
 
 
@@ -41,6 +43,10 @@ class Playout:
         self._clock_read = now
         self.delivered = min(self.generated, self.delivered + seconds)
 
+    def go_on(self, seconds: float) -> None:
+        """So much media was made and delivered before this clock began."""
+        self.generated = self.delivered = self._clock = seconds
+
     def report(self, position: float) -> None:
         """The viewer says that it shows the picture at ``position``."""
         self._reported = max(0.0, min(position, self.delivered))
@@ -59,6 +65,8 @@ class Playout:
 
     def wait(self, now: float) -> float:
         """Seconds until the next chunk may begin: 0 when due, infinite when only a message can change that."""
+        if self.generated - self.delivered > UNDELIVERED:
+            return math.inf
         excess = self.lead(now) - self.limit
         if excess < 0:
             return 0.0
@@ -77,6 +85,21 @@ def choose(playouts: Iterable[tuple[Key, Playout]], now: float) -> Key | None:
     """The key of the due session with the least slack (the first of equals), or None when nobody is due."""
     due = [(playout.slack(now), key) for key, playout in playouts if playout.wait(now) == 0.0]
     return min(due, key=lambda pair: pair[0])[1] if due else None
+
+
+def leaves_room(live: Iterable[tuple[Playout, float]], seconds: float, now: float) -> bool:
+    """Whether ``seconds`` of other work can go first and still no viewer runs dry.
+
+    ``live`` are playout clocks with the seconds that one of their chunks takes; the closest to running dry goes first.
+    Who waits for a message only (paused, gone, not reading) needs nothing.
+    """
+    needing = sorted((playout.slack(now), cost) for playout, cost in live if playout.wait(now) < math.inf)
+    done = seconds
+    for slack, cost in needing:
+        done += cost
+        if slack < done:
+            return False
+    return True
 
 
 def seconds_until_due(playouts: Iterable[Playout], now: float, longest: float) -> float:

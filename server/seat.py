@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.camera import CameraControl, camera_from_prompt
@@ -10,7 +11,7 @@ from model.spec import ModelSpec
 from server.generator import Chunk, Generator, Pictures, Stream
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer
-from server.messages import Fragment, Interact, Open, Rejected
+from server.messages import Fragment, Interact, Open, Past, Rejected
 from server.scheduler import Playout
 
 
@@ -39,6 +40,10 @@ class Seat:
     def __init__(self, order: Open, generator: Generator) -> None:
         spec = generator.spec
         self.id = order.session
+        self.background = order.background
+        self.last_seconds = 0.0  # what its newest chunk took
+        self.last_served = 0.0
+        self._generator = generator
         self.spec: ModelSpec = spec
         self.prompt = order.prompt
         self.playout = Playout(order.lead_seconds)
@@ -50,8 +55,19 @@ class Seat:
         self._stream: Stream = generator.open(order.prompt, order.seed, order.cache)
         self._encoder = H264Encoder(spec.width, spec.height, spec.fps)
         self._muxer = FragmentMuxer(spec.width, spec.height, spec.fps, self._encoder.avcc)
-        if spec.camera and (control := camera_from_prompt(order.prompt)):
+        if order.past is not None:
+            self._go_on(order.past)
+        elif spec.camera and (control := camera_from_prompt(order.prompt)):
             self._stream.set_camera(control)
+
+    def _go_on(self, past: Past) -> None:
+        """Take up a stream that another worker lost: same index, same timestamps, memory by re-caching."""
+        self._generator.recall(self._stream, past)
+        self.chunks = past.next_index
+        self._muxer.go_on(past.next_index, past.pictures)
+        self.playout.go_on(past.pictures / self.spec.fps)
+        if self._remaining is not None:
+            self._remaining -= past.pictures
 
     @property
     def mime(self) -> str:
@@ -88,10 +104,10 @@ class Seat:
         if control is not None:
             self._stream.set_camera(control)
 
-    def generate(self, events: Events) -> Made:
-        """The next chunk, cut to the pictures that are still wanted."""
+    def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> Made:
+        """The next chunk, cut to the pictures that are still wanted; ``before_pass`` may raise to give it up."""
         began = time.perf_counter()
-        chunk = self._stream.next_chunk()
+        chunk = self._stream.next_chunk(before_pass)
         pictures = chunk.pictures if self._remaining is None else chunk.pictures[: self._remaining]
         if self._remaining is not None:
             self._remaining -= len(pictures)
@@ -114,6 +130,7 @@ class Seat:
         self.playout.add_generated(media)
         self._undelivered[index] = media
         chunk = made.chunk
+        self.last_served, self.last_seconds = now, now - made.began
         return Fragment(
             session=self.id,
             index=index,
@@ -132,6 +149,9 @@ class Seat:
             evicted_tokens=chunk.evicted_tokens,
             cache_policy=chunk.cache_policy,
             cache_fell_back=chunk.cache_fell_back,
+            past=self._generator.keep(chunk),
+            camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
+            remembered=list(chunk.remembered),
         )
 
     def delivered(self, index: int, now: float) -> None:

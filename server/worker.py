@@ -35,7 +35,7 @@ from server.messages import (
     StartFailed,
 )
 from server.process import rss_bytes
-from server.scheduler import choose, seconds_until_due
+from server.scheduler import choose, leaves_room, seconds_until_due
 from server.seat import Made, Seat
 
 START_FAILED = 78  # exit status: starting again is of no use (EX_CONFIG)
@@ -44,6 +44,12 @@ CONFIGURE_WITHIN = 30.0
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
+
+
+class Abandoned(Exception):
+    """The session was closed while its chunk was being made."""
+
+
 Loader = Callable[[Configure], Generator]
 
 
@@ -56,6 +62,7 @@ class Worker:
         self._beat_seconds = beat_seconds
         self._next_beat = 0.0
         self._seats: dict[str, Seat] = {}
+        self._inbox: list[FrontMessage] = []
         self._stopping = False
 
     def run(self) -> None:
@@ -76,18 +83,46 @@ class Worker:
     def receive(self) -> None:
         """Take in what the front says, sleeping while nobody is due; send the heartbeat."""
         now = time.monotonic()
-        if now >= self._next_beat:
-            self._channel.send(Beat(sessions=len(self._seats), rss_bytes=rss_bytes()))
-            self._next_beat = now + self._beat_seconds
-        longest = 0.0 if self._stopping else max(0.0, self._next_beat - now)
-        due = seconds_until_due((seat.playout for seat in self._seats.values()), now, longest)
-        for message in self._channel.receive(due):
+        self._beat(now)
+        longest = max(0.0, self._next_beat - now)
+        if self._stopping or self._inbox or self.schedule():
+            longest = 0.0
+        due = seconds_until_due((seat.playout for seat in self._live()), now, longest)
+        self._inbox += self._channel.receive(due)
+        received, self._inbox = self._inbox, []
+        for message in received:
             self.handle(message)
 
     def schedule(self) -> Seat | None:
-        """The session with the least playout slack, if any is due."""
-        clocks = ((seat, seat.playout) for seat in self._seats.values())
-        return None if self._stopping else choose(clocks, time.monotonic())
+        """The live session with the least playout slack, if any is due; else a background one, if that leaves room."""
+        now = time.monotonic()
+        if self._stopping:
+            return None
+        return choose(((seat, seat.playout) for seat in self._live()), now) or self._background(now)
+
+    def _live(self) -> list[Seat]:
+        return [seat for seat in self._seats.values() if not seat.background]
+
+    def _background(self, now: float) -> Seat | None:
+        """The background session that waited longest, if its chunk cannot make a viewer wait."""
+        due = [seat for seat in self._seats.values() if seat.background and seat.playout.wait(now) == 0.0]
+        if not due:
+            return None
+        seat = min(due, key=lambda seat: seat.last_served)
+        live = ((other.playout, other.last_seconds) for other in self._live())
+        return seat if leaves_room(live, seat.last_seconds, now) else None
+
+    def _beat(self, now: float) -> None:
+        if now >= self._next_beat:
+            self._channel.send(Beat(sessions=len(self._seats), rss_bytes=rss_bytes()))
+            self._next_beat = now + self._beat_seconds
+
+    def _before_pass(self, seat: Seat) -> None:
+        """Between two passes of the model: beat, and stop at once when the session was closed."""
+        self._beat(time.monotonic())
+        self._inbox += self._channel.receive(0.0)
+        if any(isinstance(message, Close) and message.session == seat.id for message in self._inbox):
+            raise Abandoned
 
     def generate(self, seat: Seat) -> Made | None:
         """The session's next chunk; a session that fails ends alone, and its memory is freed."""
@@ -95,7 +130,9 @@ class Worker:
         for rejected in refused:
             self._channel.send(rejected)
         try:
-            return seat.generate(events)
+            return seat.generate(events, lambda: self._before_pass(seat))
+        except Abandoned:  # its Close is in the inbox
+            return None
         except Exception as error:
             if device_suspect(error):
                 raise

@@ -42,6 +42,10 @@ class FragmentMuxer:
         """What a viewer needs before any fragment."""
         return self._init
 
+    def go_on(self, fragments: int, pictures: int) -> None:
+        """Continue a stream of which so many fragments and pictures were made elsewhere."""
+        self._sequence, self._decode_time = fragments, TICKS * pictures
+
     def fragment(self, samples: Sequence[Sample]) -> bytes:
         """``moof+mdat`` of these samples. Raises ValueError when there are none."""
         if not samples:

@@ -11,7 +11,7 @@ import torch
 
 from cache.config import CacheConfig
 from cache.errors import CacheError, CacheFull
-from model.camera import MAX_SPEED, CameraControl
+from model.camera import MAX_SPEED, CameraControl, CameraState
 from model.salience import SalienceHead
 from model.spec import TEST_TINY
 from model.stream import Chunk, NotFiniteError, StreamError, VideoStream
@@ -281,6 +281,58 @@ def test_a_head_that_says_nan_costs_the_session_its_policy_and_nothing_else(
     chunks, expected = eventful(broken), eventful(stream())
     assert all(map(same, chunks, expected)), "it is not what sink_window would have shown"
     assert [(chunk.cache_policy, chunk.cache_fell_back) for chunk in chunks] == [("sink_window", True)] * 5
+
+
+@pytest.mark.parametrize("policy", ["sink_window", "pafu"])
+def test_a_stream_recalled_from_all_its_chunks_goes_on_bit_for_bit(
+    stream: Callable[..., VideoStream], policy: str
+) -> None:
+    session, other = stream(policy=policy), stream(policy=policy)
+    chunks = eventful(session)
+    other.set_prompt(session.prompt)
+    other.recall([chunk.past for chunk in chunks], len(chunks), session.camera)
+    assert other.camera == session.camera and other.prompt == session.prompt
+    assert same(session.next_chunk(), other.next_chunk())
+
+
+def test_what_the_cache_remembers_is_enough_to_recall_it_and_the_rest_is_named_forgotten(
+    stream: Callable[..., VideoStream],
+) -> None:
+    session, other = stream(), stream()
+    chunks = eventful(session)
+    assert chunks[-1].remembered == (0, 4), "one latent frame of sink, the newest chunk"
+    other.recall([chunks[0].past, chunks[4].past], 5, session.camera)
+    other.cache.check_integrity()
+    ours, theirs = session.cache.retained_positions(), other.cache.retained_positions()
+    assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
+    resumed = other.next_chunk()
+    assert resumed.index == 5 and resumed.camera == session.next_chunk().camera
+
+
+def test_a_past_that_does_not_fit_is_refused(stream: Callable[..., VideoStream]) -> None:
+    past = [chunk.past for chunk in eventful(stream())]
+    with pytest.raises(StreamError, match="past chunk 1 is out of order: allowed is 3 to 4"):
+        stream().recall([past[2], past[1]], 5, CameraState())
+    with pytest.raises(StreamError, match="past chunk 4 is out of order"):
+        stream().recall(past, 4, CameraState())
+    with pytest.raises(StreamError, match="has latents"):
+        stream().recall([dataclasses.replace(past[0], latents=torch.zeros(1, 3))], 1, CameraState())
+
+
+def test_a_chunk_can_be_given_up_before_any_pass(stream: Callable[..., VideoStream]) -> None:
+    session, undisturbed = stream(), stream()
+    for passes in range(len(SPEC.denoising_steps) + 1):
+        left = passes
+
+        def stop() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            session.next_chunk(stop)
+    assert same(session.next_chunk(), undisturbed.next_chunk())
 
 
 def test_a_full_cache_ends_the_stream_with_its_own_error(stream: Callable[..., VideoStream]) -> None:

@@ -76,10 +76,10 @@ class Viewer:
 
     def pictures(self) -> np.ndarray:
         """All pictures received, decoded: (T, H, W, 3) uint8."""
-        return decode(b"".join(self.fragments))
+        return decode_video(b"".join(self.fragments))
 
 
-def decode(video: bytes) -> np.ndarray:
+def decode_video(video: bytes) -> np.ndarray:
     with av.open(io.BytesIO(video)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
@@ -164,3 +164,9 @@ def pattern() -> ModuleType:
 @pytest.fixture
 def viewer_of() -> type[Viewer]:
     return Viewer
+
+
+@pytest.fixture
+def decode() -> Callable[[bytes], np.ndarray]:
+    """A video's pictures (T, H, W, 3) uint8."""
+    return decode_video

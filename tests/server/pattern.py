@@ -8,30 +8,45 @@ them large.
 from __future__ import annotations
 
 import os
+import struct
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.camera import CameraControl
+from model.camera import CameraControl, CameraState
 from model.spec import spec_named
 from server import worker
 from server.generator import Generator, StartError
-from server.messages import CacheChoice, Configure
+from server.messages import CacheChoice, Configure, Past, PastChunk
+
+PASSES = 5  # of the transformer, in a real model
 
 
 @dataclass
 class PatternChunk:
     pictures: np.ndarray
-    camera_offset: int
-    camera_speed: int
+    index: int
+    prompt: str
+    began: CameraState
+    camera: CameraState
+    remembered: tuple[int, ...]
     cache_tokens: int = 192
     cache_bytes: int = 4096
     evicted_tokens: int = 0
     cache_policy: str = "sink_window"
     cache_fell_back: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: {"denoise": 0.0, "decode": 0.0})
+
+    @property
+    def camera_offset(self) -> int:
+        return self.camera.offset
+
+    @property
+    def camera_speed(self) -> int:
+        return self.camera.speed
 
 
 class PatternStream:
@@ -52,8 +67,11 @@ class PatternStream:
         if control.speed is not None:
             self._speed = control.speed
 
-    def next_chunk(self) -> PatternChunk:
-        self._fault()
+    def next_chunk(self, before_pass: Callable[[], None] | None = None) -> PatternChunk:
+        for _ in range(PASSES):
+            (before_pass or bool)()
+            self._fault()
+        began = CameraState(self._offset, self._speed)
         pictures = np.zeros((12, self._height, self._width, 3), np.uint8)
         key = zlib.crc32(f"{self._prompt}/{self._seed}".encode())
         pictures[...] = (key & 127, key >> 8 & 127, key >> 16 & 127)
@@ -64,11 +82,17 @@ class PatternStream:
         if "noise" in self._prompt:  # large fragments
             pictures = np.random.default_rng(self._chunk).integers(0, 255, pictures.shape, np.uint8)
         self._chunk += 1
-        return PatternChunk(pictures, self._offset, self._speed)
+        now = CameraState(self._offset, self._speed)
+        return PatternChunk(pictures, self._chunk - 1, self._prompt, began, now, (0, self._chunk - 1))
+
+    def recall(self, past: Past) -> None:
+        """Checks that what comes back is what was kept."""
+        assert [struct.unpack("<q", chunk.latents)[0] for chunk in past.chunks] == [c.index for c in past.chunks]
+        self._chunk, (self._offset, self._speed, _) = past.next_index, past.camera
 
     def _fault(self) -> None:
         if "sleep" in self._prompt:
-            time.sleep(0.3)
+            time.sleep(0.3 / PASSES)
         if self._chunk == 2 and "explode" in self._prompt:
             raise RuntimeError("the model exploded")
 
@@ -83,6 +107,14 @@ class PatternGenerator:
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> PatternStream:
         return PatternStream(prompt, seed, self.spec.width, self.spec.height)
+
+    def keep(self, chunk: PatternChunk) -> PastChunk:
+        camera = (chunk.began.offset, chunk.began.speed, chunk.began.target)
+        latents = struct.pack("<q", chunk.index)
+        return PastChunk(index=chunk.index, prompt=chunk.prompt, camera=camera, latents=latents)
+
+    def recall(self, stream: PatternStream, past: Past) -> None:
+        stream.recall(past)
 
 
 def load(configure: Configure) -> Generator:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.scheduler import Playout, choose, seconds_until_due
+from server.scheduler import Playout, choose, leaves_room, seconds_until_due
 
 CHUNK = 0.75
 
@@ -60,10 +60,12 @@ def test_a_viewer_cannot_have_played_what_was_not_delivered() -> None:
 
 
 def test_undelivered_media_counts_as_lead_so_a_viewer_who_does_not_read_is_not_generated_for() -> None:
-    playout = Playout(1.25)
+    playout = Playout(10.0)
     while playout.wait(0.0) == 0.0:
         playout.add_generated(CHUNK)
-    assert playout.generated == 1.5 and playout.wait(1e6) == math.inf
+    assert playout.generated == CHUNK <= 1.0 and playout.wait(1e6) == math.inf
+    playout.add_delivered(CHUNK, 0.0)
+    assert playout.wait(0.0) == 0.0
 
 
 def test_the_least_slack_is_served_first() -> None:
@@ -82,6 +84,18 @@ def test_a_recorder_who_takes_faster_than_real_time_gets_only_what_viewers_leave
     assert choose([("recorder", recorder), ("viewer", viewer)], 1.0) == "viewer"
     viewer.report(0.0)
     assert choose([("recorder", recorder), ("viewer", viewer)], 1.0) == "recorder"
+
+
+def test_other_work_may_go_first_only_while_nobody_would_run_dry_for_it() -> None:
+    early, late = clock(2, limit=1.0, at=0.0), clock(2, limit=1.0, at=0.4)  # slack at 0.4: 1.1 s and 1.5 s
+    live = [(late, 0.3), (early, 0.3)]
+    assert leaves_room(live, 0.8, 0.4), "0.8 + 0.3 <= 1.1 and 0.8 + 0.6 <= 1.5"
+    assert not leaves_room(live, 0.85, 0.4), "the earlier one would run dry"
+    assert not leaves_room([(late, 0.5), (early, 0.3)], 0.75, 0.4), "the later one would: 0.75 + 0.3 + 0.5 > 1.5"
+    early.report(0.0)
+    late.report(0.0)
+    assert leaves_room(live, 1e9, 0.4), "paused viewers need nothing"
+    assert leaves_room([], 1e9, 0.4)
 
 
 def test_a_worker_sleeps_until_the_first_session_is_due() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.spec import spec_named
 from server import messages
 from server.generator import StartError
+from server.memory import Memory
 from server.worker import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
 
 CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
@@ -22,13 +24,16 @@ CONFIGURE = messages.Configure(model="test-tiny", weights=None, device="cpu", th
 class Line:
     """The channel's other end in the same thread: an inbox to fill, an outbox to look into."""
 
-    def __init__(self) -> None:
+    def __init__(self, delivers: bool = True) -> None:
+        self.delivers = delivers
         self.inbox: list[messages.FrontMessage] = []
         self.sent: list[messages.Message] = []
         self.waits: list[float] = []
 
     def send(self, message: messages.Message) -> None:
         self.sent.append(message)
+        if self.delivers and isinstance(message, messages.Fragment):
+            self.inbox.append(messages.Delivered(session=message.session, index=message.index))
 
     def receive(self, wait: float) -> list[messages.FrontMessage]:
         self.waits.append(wait)
@@ -39,8 +44,11 @@ class Line:
         return [m for m in self.sent if isinstance(m, kind) and getattr(m, "session", "") == session]
 
 
-def order(session: str, prompt: str = "a bar", seed: int = 1, lead: float = 1e9, pictures: int | None = None):
-    return messages.Open(session=session, prompt=prompt, seed=seed, lead_seconds=lead, cache=CACHE, pictures=pictures)
+def order(
+    session: str, prompt: str = "a bar", seed: int = 1, lead: float = 1e9, pictures: int | None = None, **more: object
+):
+    fields = {"session": session, "prompt": prompt, "seed": seed, "lead_seconds": lead, "pictures": pictures}
+    return messages.Open(cache=CACHE, **fields, **more)
 
 
 @pytest.fixture
@@ -98,17 +106,21 @@ def test_a_viewer_who_is_ahead_is_not_generated_for(worker, line) -> None:
     assert len(line.of("a", messages.Fragment)) == 3
 
 
-def test_a_viewer_who_receives_nothing_is_not_generated_for(worker, line) -> None:
+def test_a_viewer_who_receives_nothing_costs_one_chunk(pattern) -> None:
+    line = Line(delivers=False)
+    worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
     line.inbox = [order("a", lead=1.25)]
     steps(worker, 20)
-    assert len(line.of("a", messages.Fragment)) == 2
+    assert len(line.of("a", messages.Fragment)) == 1
 
 
 def test_while_nobody_is_due_the_worker_sleeps_instead_of_spinning(worker, line) -> None:
     line.inbox = [order("a", lead=1.0), messages.Playhead(session="a", seconds=0)]
     steps(worker, 3)
-    assert line.waits[1] == 0.0  # 0.75 s ahead: due
-    assert line.waits[2] > 1e6  # 1.5 s ahead
+    assert len(line.of("a", messages.Fragment)) == 2  # 0.75 s ahead is due, 1.5 s is not
+    line.waits.clear()
+    steps(worker, 3)
+    assert len(line.waits) == 3 and min(line.waits) > 1e6
 
 
 def test_a_closed_session_is_forgotten_at_once(worker, line) -> None:
@@ -144,12 +156,75 @@ def test_an_order_that_the_model_refuses_is_answered(line, pattern) -> None:
 def test_changes_that_arrive_together_are_applied_in_order_with_the_next_chunk(worker, line) -> None:
     line.inbox = [order("a")]
     steps(worker, 1)
-    line.inbox = [
+    line.inbox += [
         messages.Interact(session="a", event_id=name, prompt=name, camera=None, chunks=1) for name in ("x", "y")
     ]
     steps(worker, 1)
     last = line.of("a", messages.Fragment)[-1]
     assert (last.started, last.active, last.completed, last.prompt) == (["x", "y"], ["x", "y"], ["x", "y"], "y")
+
+
+def test_background_sessions_take_turns_and_need_no_viewer(worker, line) -> None:
+    line.inbox = [order(name, pictures=36, background=True) for name in ("a", "b")]
+    steps(worker, 10)
+    assert [m.session for m in line.sent if isinstance(m, messages.Fragment)] == ["a", "b"] * 3
+    assert line.of("a", messages.Ended)[0].reason == "complete"
+
+
+def test_a_background_session_gets_what_live_viewers_leave(worker, line) -> None:
+    """It waits for a viewer that is due and for one that would run dry; one that waits for a message leaves all."""
+    line.inbox = [order("job", background=True), order("live", lead=1.25)]
+    steps(worker, 2)
+    assert [m.session for m in line.sent if isinstance(m, messages.Fragment)] == ["live", "live"]
+    steps(worker, 2)  # 1.5 s ahead, a chunk takes milliseconds
+    assert len(line.of("job", messages.Fragment)) == 2
+    worker._seats["job"].last_seconds = 2.0  # longer than the viewer's slack
+    steps(worker, 3)
+    assert len(line.of("job", messages.Fragment)) == 2
+    line.inbox.append(messages.Playhead(session="live", seconds=0))  # stands still: needs nothing
+    steps(worker, 1)
+    assert len(line.of("job", messages.Fragment)) == 3
+
+
+def test_a_close_stops_the_chunk_in_hand_before_the_next_pass(pattern) -> None:
+    class ClosedAtThirdPass(Line):
+        def receive(self, wait):
+            if len(self.waits) == 3:
+                self.inbox.append(messages.Close(session="a"))
+            return super().receive(wait)
+
+    line = ClosedAtThirdPass()
+    worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
+    line.inbox = [order("a"), order("b", pictures=12)]
+    steps(worker, 3)
+    assert line.of("a", messages.Fragment) == [] and list(worker._seats) == []
+    assert line.of("b", messages.Ended)[0].reason == "complete"
+
+
+def test_between_two_passes_the_worker_beats(line, pattern) -> None:
+    worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=0.0)
+    line.inbox = [order("a")]
+    steps(worker, 1)
+    assert len([m for m in line.sent if isinstance(m, messages.Beat)]) == 1 + pattern.PASSES
+
+
+def test_a_session_goes_on_in_another_worker_with_what_was_kept(pattern, decode) -> None:
+    def run(line: Line, count: int, *orders: messages.Open) -> list[messages.Fragment]:
+        worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
+        line.inbox = list(orders)
+        steps(worker, count)
+        return line.of("a", messages.Fragment)
+
+    wanted = {"session": "a", "prompt": "the camera pans right", "pictures": 50}
+    whole = run(Line(), 9, order(**wanted))
+    memory = Memory(spec_named("test-tiny"), CACHE)
+    first = run(Line(), 2, order(**wanted))
+    for fragment in first:
+        memory.add(fragment)
+    rest = run(Line(), 9, order(**wanted, past=memory.past()))
+    assert [f.index for f in first + rest] == [0, 1, 2, 3, 4] == [f.index for f in whole]
+    one, two = (decode(b"".join(f.data for f in film)) for film in (whole, first + rest))
+    assert one.shape[0] == 50 and np.array_equal(one, two)
 
 
 def test_finish_ends_behind_the_chunk_in_hand(worker, line) -> None:
@@ -192,8 +267,8 @@ def test_a_model_that_can_never_load_has_an_exit_status_of_its_own(line) -> None
 
 def test_pictures_of_another_size_than_the_spec_are_found_at_the_start(line, pattern) -> None:
     class Wrong(pattern.PatternStream):
-        def next_chunk(self):
-            chunk = super().next_chunk()
+        def next_chunk(self, before_pass):
+            chunk = super().next_chunk(before_pass)
             chunk.pictures = np.zeros((12, 8, 8, 3), np.uint8)
             return chunk
 
@@ -211,7 +286,11 @@ def test_after_a_device_error_the_process_does_not_go_on(worker, line, monkeypat
 
     line.inbox = [order("a")]
     steps(worker, 1)
-    monkeypatch.setattr(worker._seats["a"], "generate", lambda events: (_ for _ in ()).throw(AcceleratorError("lost")))
+
+    def lose(*_: object) -> None:
+        raise AcceleratorError("lost")
+
+    monkeypatch.setattr(worker._seats["a"], "generate", lose)
     with pytest.raises(AcceleratorError):
         worker.step()
     assert device_suspect(AcceleratorError("x")) and device_suspect(RuntimeError("CUDA error: illegal"))
