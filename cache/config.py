@@ -57,13 +57,13 @@ def check_room(
 class CacheConfig:
     """A session's cache in units of latent frames, so that one setting fits models of any resolution.
 
-    ``budget_latents`` may be fractional: a budget of 1.5 latent frames is 1.5 times the tokens of one.
+    All three may be fractional: a budget of 1.5 latent frames is 1.5 times the tokens of one.
     """
 
     policy: str
     budget_latents: float
-    sink_latents: int
-    recent_latents: int
+    sink_latents: float
+    recent_latents: float
     position_mode: PositionMode
 
     def __post_init__(self) -> None:

@@ -162,6 +162,15 @@ class KVCache:
         """Per layer, the committed tokens' positions as given (n, 3), oldest first."""
         return [self._positions[layer, :kept].clone() for layer, kept in enumerate(self._kept)]
 
+    def committed(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Copies of the committed tokens' un-rotated keys and values, each (kept, H, D)."""
+        kept = self._kept[layer]
+        return self._keys[layer, :kept].clone(), self._values[layer, :kept].clone()
+
+    def numbers(self, layer: int) -> Tensor:
+        """Numbers since the stream began (n,): n = kept + chunk while a chunk is open, else kept."""
+        return self._numbers[layer, : self._filled(layer)]
+
     def retained_numbers(self) -> list[Tensor]:
         """Per layer, the committed tokens' numbers since the stream began (n,), oldest first."""
         return [self._numbers[layer, :kept].clone() for layer, kept in enumerate(self._kept)]

@@ -13,17 +13,19 @@ from torch import Tensor
 
 QUERY_BLOCK = 256  # rows of P that are in memory at once
 Reduce = Literal["max", "mean"]
-Scale = Literal["rank", "robust"]
+Scale = Literal["rank", "robust", "clip"]
 
 
-def received_attention(q: Tensor, keys: Tensor, rows: int = QUERY_BLOCK) -> Tensor:
-    """Mean over heads and queries of P for each key: q (S, H, D), keys (n, H, D), both rotated -> (n,) float32."""
-    total = torch.zeros(keys.shape[0], device=keys.device)
+def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: int = QUERY_BLOCK) -> Tensor:
+    """Mean over heads of the ``reduce`` over queries of P, for each key: q (S, H, D), keys (n, H, D), both rotated ->
+    (n,) float32."""
+    total = torch.zeros(keys.shape[1], keys.shape[0], device=keys.device)
     keys_t = keys.float().permute(1, 2, 0)
     by_head = q.float().transpose(0, 1)
     for start in range(0, q.shape[0], rows):
-        total += _rows(by_head[:, start : start + rows], keys_t).sum((0, 1))
-    return total / (q.shape[0] * q.shape[1])
+        p = _rows(by_head[:, start : start + rows], keys_t)
+        total = torch.maximum(total, p.amax(1)) if reduce == "max" else total + p.sum(1) / q.shape[0]
+    return total.mean(0)
 
 
 def redundancy(keys: Tensor, latents: Tensor, rows: int = 2048) -> Tensor:
@@ -98,16 +100,19 @@ def _rows(q: Tensor, keys_t: Tensor) -> Tensor:
 def balanced_salience(
     parts: SalienceParts, block: int, weights: tuple[float, float, float], scale: Scale = "rank"
 ) -> Tensor:
-    """(n,) in [0, 1]: the weighted mean of the parts, each made comparable inside its temporal block first.
+    """(n,) in [0, 1]: the weighted mean of the parts, each made comparable first.
 
     One global maximum would be won by the diagonal: local attention is far stronger than what reaches across time.
+    "rank" and "robust" compare inside the key's temporal block, "clip" ranks over the whole clip, so that a block in
+    which nothing matters may stay low; earlier blocks, which more queries follow, are then ahead.
     """
     if scale not in get_args(Scale):
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(get_args(Scale))}")
     if min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"weights of low, diag, up are {weights}: none may be negative, one must be positive")
-    comparable = _ranked if scale == "rank" else _robust
-    total = sum(w * comparable(p, block) for w, p in zip(weights, (parts.low, parts.diag, parts.up), strict=True))
+    comparable = _robust if scale == "robust" else _ranked
+    across = parts.low.shape[0] if scale == "clip" else block
+    total = sum(w * comparable(p, across) for w, p in zip(weights, (parts.low, parts.diag, parts.up), strict=True))
     return torch.as_tensor(total) / sum(weights)
 
 

@@ -7,6 +7,7 @@ the file says which student it was distilled for.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from model.spec import ModelSpec
 
-FORMAT = "1"
+FORMAT = 1
+ABOUT = "pafu"  # the one metadata key: several would come in any order, and files of equal heads would differ
 HEAD_FILE = "salience.safetensors"  # the head that loads with its student, if the folder has one
 WIDTHS_PER_DIM = 16  # the hidden layer is so much narrower than the transformer: below 1 % of its parameters
 
@@ -53,10 +55,9 @@ class SalienceHead(nn.Module):
 def save_head(path: Path, head: SalienceHead, digest: str, trained_steps: int) -> None:
     """Write the head of the student whose weights have ``digest`` (LoadedModel.digest)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"format": FORMAT, "model": head.model, "student": digest, "trained_steps": str(trained_steps)}
-    save_file(
-        {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}, path, about
-    )
+    about = {"format": FORMAT, "model": head.model, "student": digest, "trained_steps": trained_steps}
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, path, {ABOUT: json.dumps(about)})
 
 
 def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
@@ -77,16 +78,16 @@ def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
     return head.eval().requires_grad_(False)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     if not path.is_file():
         raise SalienceError(f"{path} is missing: train a head with `pafu distill salience` or name another file")
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
         return about, load_file(path)
     except (SafetensorError, OSError) as error:
         raise SalienceError(f"{path} is truncated or no safetensors file: {error}") from error
 
 
-def _short(value: str | None) -> str:
-    return "none" if value is None else repr(value[:12])
+def _short(value: object) -> str:
+    return "none" if value is None else repr(value[:12]) if isinstance(value, str) else str(value)

@@ -100,7 +100,7 @@ class VideoStream:
         self._camera = CameraState()
         self._index = 0
         self._vae_state: list[Tensor] | None = None
-        self._cache = _new_cache(model, cache, seed)
+        self._cache = new_cache(model, cache, seed)
 
     @property
     def prompt(self) -> str:
@@ -342,8 +342,9 @@ class _StageClock:
         self.seconds[name] = time.perf_counter() - began
 
 
-def _new_cache(model: LoadedModel, config: CacheConfig, seed: int) -> KVCache:
-    """Raises StreamError when nobody can bring what the policy needs."""
+def new_cache(model: LoadedModel, config: CacheConfig, seed: int, foresight: bool = False) -> KVCache:
+    """A session's cache. Raises StreamError when nobody can bring what the policy needs; only an evaluation has
+    ``foresight``."""
     spec = model.spec
     needs = policy_named(config.policy).needs
     if "salience" in needs and model.salience is None:
@@ -351,7 +352,7 @@ def _new_cache(model: LoadedModel, config: CacheConfig, seed: int) -> KVCache:
             f"cache policy {config.policy!r} needs a salience head, and these weights of {spec.name!r} have none: "
             "train one with `pafu distill salience`, or choose a policy without one, for example 'redundancy'"
         )
-    if "future" in needs:
+    if "future" in needs and not foresight:
         raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
     return KVCache(
         layers=spec.num_layers,
@@ -360,8 +361,8 @@ def _new_cache(model: LoadedModel, config: CacheConfig, seed: int) -> KVCache:
         budget=config.budget_tokens(spec.tokens_per_latent),
         chunk=spec.tokens_per_chunk,
         policy=config.policy,
-        sink=config.sink_latents * spec.tokens_per_latent,
-        recent=config.recent_latents * spec.tokens_per_latent,
+        sink=round(config.sink_latents * spec.tokens_per_latent),
+        recent=round(config.recent_latents * spec.tokens_per_latent),
         dtype=model.dtype,
         device=model.device,
         position_range=spec.trained_latents if config.position_mode == "relative" else None,

@@ -41,6 +41,9 @@ class Stage:
     ema: float = 0.0
     minutes: float | None = None
     every: int = 200
+    describe: Callable[[dict[str, float]], str] = lambda losses: f"loss {losses['loss']:.4f}"  # in the progress bar
+    synchronise: Callable[[], None] = lambda: None  # between backward and step: several processes agree on gradients
+    writes: bool = True  # checkpoints and log; of several processes the first
     averaged: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -56,14 +59,17 @@ class Stage:
         with Progress(
             TextColumn(f"[bold]{self.name}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} loss {task.fields[loss]}"),
+            TextColumn("{task.completed}/{task.total} {task.fields[state]}"),
             TimeRemainingColumn(),
             refresh_per_second=1,
+            disable=not self.writes,
         ) as bar:
-            task = bar.add_task(self.name, total=self.steps, completed=start, loss="-")
+            task = bar.add_task(self.name, total=self.steps, completed=start, state="-")
             for step in range(start, self.steps):
                 losses = self._step(step, rates)
-                bar.update(task, completed=step + 1, loss=f"{losses['loss']:.4f}")
+                bar.update(task, completed=step + 1, state=self.describe(losses))
+                if not self.writes:
+                    continue
                 self._log(step, losses, time.monotonic() - began)
                 if (step + 1) % self.every == 0 or step + 1 == self.steps:
                     self.save(step + 1)
@@ -76,7 +82,9 @@ class Stage:
                 group["lr"] = rate * factor
             opt.zero_grad(set_to_none=True)
         losses = self.loss(step)
-        losses["loss"].backward()
+        if losses["loss"].requires_grad:  # a loss over many chunks has gone backward on its way
+            losses["loss"].backward()
+        self.synchronise()
         norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self.clip)
         if not math.isfinite(float(norm)):
             raise FloatingPointError(f"{self.name}: the gradient at step {step} is not finite; lower the learning rate")

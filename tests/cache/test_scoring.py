@@ -71,6 +71,7 @@ def test_balance_gives_every_block_and_part_the_same_say() -> None:
     assert balanced_salience(uneven, 3, (1, 0, 0)).tolist() == pytest.approx([0, 0.5, 1] * 2)
     assert balanced_salience(uneven, 3, (1, 1, 0)).tolist() == pytest.approx([0.5, 0.25, 0.75] * 2)
     assert balanced_salience(uneven, 3, (0, 0, 1)).tolist() == pytest.approx([0.5] * 6), "ties share their rank"
+    assert balanced_salience(uneven, 3, (1, 0, 0), "clip").tolist() == pytest.approx([0.6, 0.8, 1, 0, 0.2, 0.4])
     squeezed = balanced_salience(uneven, 3, (1, 0, 0), "robust")
     assert torch.allclose(squeezed[:3], squeezed[3:]) and bool((squeezed[:3].diff() > 0.2).all())
 
@@ -82,7 +83,7 @@ def test_weights_that_weigh_nothing_are_refused(weights: tuple[float, float, flo
 
 
 def test_an_unknown_scale_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown scale 'loud'; known: rank, robust"):
+    with pytest.raises(ValueError, match="unknown scale 'loud'; known: rank, robust, clip"):
         balanced_salience(parts([1.0], [1.0], [1.0]), 1, (1, 1, 1), "loud")  # type: ignore[arg-type]
 
 
@@ -90,8 +91,10 @@ def test_an_unknown_scale_is_named() -> None:
 def test_received_attention_is_the_mean_over_heads_and_queries(rows: int) -> None:
     q, k = random_clip(17)
     p = (q @ k.mT / DIM**0.5).softmax(-1)
-    ours = received_attention(q.transpose(0, 1), k.transpose(0, 1), rows)
+    ours = received_attention(q.transpose(0, 1), k.transpose(0, 1), rows=rows)
     assert torch.allclose(ours, p.mean((0, 1)), atol=1e-6)
+    most = received_attention(q.transpose(0, 1), k.transpose(0, 1), "max", rows)
+    assert torch.allclose(most, p.amax(1).mean(0), atol=1e-6)
     assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
 
 

@@ -1,0 +1,147 @@
+"""Clips out of a bidirectional teacher: prompts in, latents out. No data set is needed to distil from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.attention import Attention, Bidirectional
+from model.distill import parallel
+from model.distill.parallel import encode_context
+from model.distill.script import Script
+from model.dit import Context
+from model.sampler import FULL_NOISE, add_noise, clean_from_velocity
+from model.spec import ModelSpec
+from model.weights import LoadedModel
+
+DREAM_SEED = 41
+NEGATIVE = ""  # the prompt that guidance leads away from
+
+
+def scripts(spec: ModelSpec, prompts: Path | None, chunks: int, seed: int = DREAM_SEED) -> Callable[[int], Script]:
+    """The n-th script of ``chunks`` chunks: prompts from a file (one a line), or the built-in world's tours.
+
+    Raises ValueError when a model without a world of its own is given no prompts.
+    """
+    if prompts is not None:
+        lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{prompts} holds no prompts: write one a line")
+        return lambda n: _of_prompt(lines[n % len(lines)], spec, chunks)
+    if not spec.camera:
+        raise ValueError(f"model {spec.name!r} has no world of its own: give a file of prompts, one a line (--prompts)")
+    return lambda n: Script.of_clip(world_clip(chunks, seed, n), spec)
+
+
+def world_clip(chunks: int, seed: int, n: int):
+    from model.distill.world import random_clip
+
+    return random_clip(np.random.default_rng((seed, chunks, n)), chunks)
+
+
+def _of_prompt(prompt: str, spec: ModelSpec, chunks: int) -> Script:
+    """One prompt throughout; its words move the camera, if the model has one."""
+    from model.camera import CameraState, advance, camera_from_prompt
+
+    if not spec.camera:
+        return Script((prompt,) * chunks)
+    control, state = camera_from_prompt(prompt), CameraState()
+    state = state.steered(control, spec.width) if control else state
+    _, offsets, speeds = advance(state, chunks * spec.chunk_latents, spec.temporal_stride)
+    return Script((prompt,) * chunks, tuple(offsets), tuple(speeds))
+
+
+class Telling:
+    """A script in a model's own terms: what every pass over the whole clip takes."""
+
+    def __init__(self, model: LoadedModel, script: Script) -> None:
+        self.model, self.script = model, script
+        self.positions = script.positions(model.spec)[None].to(model.device)
+        control = script.control(model.spec)
+        self.control = None if control is None else control[None].to(model.device)
+
+    @property
+    def frames(self) -> int:
+        return self.script.chunks * self.model.spec.chunk_latents
+
+    def context(self, prompts: tuple[str, ...] | None = None) -> Context:
+        """Keys and values of the chunks' prompts (1, chunks, slots, H, D) per layer."""
+        told = {prompt: self.model.text.encode(prompt) for prompt in set(prompts or self.script.prompts)}
+        states = torch.stack([told[prompt] for prompt in prompts or self.script.prompts])
+        return encode_context(self.model.dit, states[None])
+
+    def velocity(self, x_t: Tensor, timestep: float, context: Context, attention: Attention) -> Tensor:
+        timesteps = torch.full((1, self.frames), timestep, device=x_t.device)
+        out: Tensor = self.model.dit(x_t, timesteps, context, attention, self.control)
+        return out
+
+
+@torch.no_grad()
+def dream(teacher: LoadedModel, script: Script, seed: int, steps: int, guidance: float = 1.0) -> Tensor:
+    """Latents (frames, C, h, w) float32 of one clip: ``steps`` Euler steps of the teacher's flow from noise."""
+    spec, telling = teacher.spec, Telling(teacher, script)
+    told, attention = telling.context(), Bidirectional(telling.positions, spec)
+    untold = telling.context((NEGATIVE,) * script.chunks) if guidance != 1 else None
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, telling.frames, spec.latent_channels, spec.latent_height, spec.latent_width)
+    x = torch.randn(shape, generator=generator).to(teacher.device)
+    uniform = torch.linspace(1, 0, steps + 1)
+    levels = (spec.shift * uniform / (1 + (spec.shift - 1) * uniform)).tolist()
+    for level, following in zip(levels, levels[1:], strict=False):
+        velocity = telling.velocity(x, FULL_NOISE * level, told, attention)
+        if untold is not None:
+            plain = telling.velocity(x, FULL_NOISE * level, untold, attention)
+            velocity = plain + guidance * (velocity - plain)
+        x0 = clean_from_velocity(x, velocity, FULL_NOISE * level)
+        x = x0 + (following / level) * (x - x0)
+    return x[0].float()
+
+
+@torch.no_grad()
+def painted(student: LoadedModel, n: int) -> Tensor:
+    """Latents of the n-th clip of the built-in world, as its autoencoder sees it: the truth instead of a dream."""
+    from model.distill.world import render_views
+    from model.vae import from_pictures
+
+    spec = student.spec
+    views = render_views(world_clip(spec.trained_latents // spec.chunk_latents, DREAM_SEED, n))
+    return student.vae.encode(from_pictures(torch.from_numpy(views)).to(student.device, student.dtype)).float()
+
+
+def build(folder: Path, count: int, make: Callable[[int], Tensor], rank: int = 0, processes: int = 1) -> None:
+    """Make clip 0 ... count-1 below ``folder``, one file each; files that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in track(range(0, count, processes), description="dreaming clips", disable=rank > 0):
+        round_of_all = range(first, min(first + processes, count))
+        there = all(clip_path(folder, n).exists() for n in round_of_all)
+        parallel.barrier()  # sharded weights want all processes at work, or none
+        if there:
+            continue
+        n = min(first + rank, count - 1)
+        latents = make(n)
+        if n == first + rank:
+            aside = clip_path(folder, n).with_suffix(".part")
+            save_file({"latents": latents.cpu().half().contiguous()}, aside)
+            aside.replace(clip_path(folder, n))
+        parallel.barrier()
+
+
+def clip_path(folder: Path, n: int) -> Path:
+    return folder / f"{n:05d}.safetensors"
+
+
+def load_clip(folder: Path, n: int) -> Tensor:
+    return load_file(clip_path(folder, n))["latents"].float()
+
+
+def noised(latents: Tensor, level: float, seed: int) -> Tensor:
+    """(1, frames, C, h, w) at noise level ``level``."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    return add_noise(latents, noise, FULL_NOISE * level)[None]

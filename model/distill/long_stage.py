@@ -1,0 +1,142 @@
+"""``pafu distill long``: streaming long tuning with the pruned cache in the loop.
+
+The student rolls out videos several times as long as its training clips, from its own pictures, under the policy and
+the budget that it will be served with. At every chunk it must predict from its pruned cache what its former self
+predicts from everything: no data is needed, and whatever a pruned cache costs (texture, seams) shows in the loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cache.config import CacheConfig
+from model.distill import dreams, parallel
+from model.distill.rollout import Rollout
+from model.distill.salience_stage import DistillError
+from model.distill.training import Losses, Stage, plot_curve, trained_weights
+from model.salience import HEAD_FILE, save_head
+from model.sampler import FULL_NOISE, add_noise
+from model.weights import LoadedModel, load_model, save_model
+
+STAGE = "long"
+SETTINGS_FILE = "long.settings.json"
+SEED = 6007
+
+
+@dataclass(frozen=True)
+class LongSettings:
+    """``chunks`` of a roll-out, ``streams`` side by side; one training step is one roll-out."""
+
+    cache: CacheConfig
+    chunks: int = 24
+    streams: int = 2
+    steps: int = 60
+    rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name in ("chunks", "streams", "steps"):
+            if getattr(self, name) < 1:
+                raise DistillError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+class LongTuning:
+    def __init__(
+        self,
+        student: LoadedModel,
+        out: Path,
+        settings: LongSettings,
+        prompts: Path | None = None,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self._settings, self._out, self._rank, self._processes = settings, out, rank, processes
+        self._former = dataclasses.replace(student, dit=copy.deepcopy(student.dit))
+        self._student = student
+        self._script = dreams.scripts(student.spec, prompts, settings.chunks, SEED)
+        self._everything = CacheConfig(
+            policy="full",
+            budget_latents=settings.chunks * student.spec.chunk_latents,
+            sink_latents=0,
+            recent_latents=0,
+            position_mode=settings.cache.position_mode,
+        )
+        self._keep_settings()
+
+    def run(self) -> LoadedModel:
+        """Tune, and write the tuned student below ``out``/student, its head with it; the tuned student."""
+        dit = self._student.dit.requires_grad_(True)
+        rates = [torch.optim.AdamW(dit.parameters(), lr=self._settings.rate, weight_decay=0.0)]
+        stage = Stage(
+            STAGE,
+            self._out,
+            nn.ModuleDict({"dit": dit}),
+            rates,
+            self._loss,
+            self._settings.steps,
+            ema=0.98,
+            warmup=5,
+            every=5,
+            synchronise=lambda: parallel.mean_gradients(dit.parameters()),
+            writes=self._rank == 0,
+        )
+        stage.run()
+        parallel.barrier()
+        averaged = trained_weights(self._out, STAGE)
+        dit.load_state_dict({name.removeprefix("dit."): value for name, value in averaged.items()})
+        dit.requires_grad_(False)
+        return self._ship()
+
+    def _loss(self, step: int) -> Losses:
+        """One roll-out; gradients of each chunk are added as it is made, so that memory does not grow with length."""
+        settings, spec = self._settings, self._student.spec
+        first = (step * self._processes + self._rank) * settings.streams
+        numbers = range(first, first + settings.streams)
+        scripts, seeds = [self._script(n) for n in numbers], [SEED + n for n in numbers]
+        pruned = Rollout(self._student, scripts, seeds, settings.cache)
+        everything = Rollout(self._former, scripts, seeds, self._everything)
+        generator = torch.Generator().manual_seed(SEED * 100_003 + first)
+        total, late = torch.zeros(()), torch.zeros(())
+        for chunk in range(settings.chunks):
+            x0 = pruned.draw()
+            timestep = spec.timesteps[int(torch.randint(len(spec.timesteps), (), generator=generator))]
+            x_t = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0.device), timestep)
+            with torch.no_grad():
+                wanted = everything.velocity(x_t, timestep)
+            error = (pruned.velocity(x_t, timestep) - wanted).square().mean() * timestep / FULL_NOISE
+            (error / settings.chunks).backward()
+            total += error.detach().cpu() / settings.chunks
+            late += error.detach().cpu() * (2 / settings.chunks if chunk >= settings.chunks / 2 else 0)
+            pruned.commit(x0)
+            everything.commit(x0)
+        return {"loss": total, "second half": late}
+
+    def _ship(self) -> LoadedModel:
+        model, folder = self._student, self._out / "student"
+        if self._rank == 0:
+            steps = {"long": self._settings.steps}
+            save_model(folder, model.spec, model.dit, model.text, model.vae, trained_steps=steps, dtype=torch.float16)
+            (folder / HEAD_FILE).unlink(missing_ok=True)  # a head of an earlier run would not belong to these weights
+            digest = load_model(model.spec, folder).digest
+            if model.salience is not None:
+                save_head(folder / HEAD_FILE, model.salience, digest, self._settings.steps)
+            plot_curve(self._out, STAGE)
+        parallel.barrier()
+        return load_model(model.spec, folder, model.device, model.dtype)
+
+    def _keep_settings(self) -> None:
+        path = self._out / SETTINGS_FILE
+        text = json.dumps({**asdict(self._settings), "student": self._former.digest}, indent=2) + "\n"
+        if path.exists() and path.read_text() != text:
+            raise DistillError(
+                f"{self._out} holds a run with other settings: choose another folder, or remove this one"
+            )
+        if self._rank == 0:
+            self._out.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)

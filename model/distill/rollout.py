@@ -1,0 +1,195 @@
+"""Many streams of one model side by side: the evaluation's and the long tuning's way to use a whole machine.
+
+The same passes as ``VideoStream``, the same caches and policies, one batched transformer. A chunk is first drawn
+(``draw``) and then committed (``commit``), with what was drawn or with the truth in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cache.config import CacheConfig
+from cache.kv_cache import KVCache
+from cache.policy import Evidence
+from cache.scoring import received_attention
+from model import rope
+from model.attention import Watch, attend
+from model.distill.parallel import encode_context
+from model.distill.script import Script
+from model.dit import Context
+from model.sampler import add_noise, clean_from_velocity
+from model.spec import ModelSpec
+from model.stream import CLEAN, SEED_LIMIT, SEED_PRIME, new_cache
+from model.weights import LoadedModel
+
+
+class Foresight:
+    """The attention that every token of one stream was going to receive: what the oracle knows.
+
+    ``note`` adds up the maxima of one chunk (over its queries and denoising passes; mean over heads); ``after`` reads
+    the maximum over all later chunks.
+    """
+
+    def __init__(self, layers: int, chunks: int, tokens_per_chunk: int) -> None:
+        self._seen = torch.zeros(layers, chunks, chunks * tokens_per_chunk)
+
+    def note(self, layer: int, chunk: int, numbers: Tensor, attention: Tensor) -> None:
+        row = self._seen[layer, chunk]
+        row[numbers] = torch.maximum(row[numbers], attention.cpu())
+
+    def after(self, layer: int, chunk: int, numbers: Tensor, gap: int = 1) -> Tensor:
+        """(n,) for the tokens ``numbers``: attention from chunks at least ``gap`` after ``chunk``; 0 at the end."""
+        later = self._seen[layer, chunk + gap :]
+        return later.amax(0)[numbers] if len(later) else torch.zeros(len(numbers))
+
+    def target(self, gap: int, tokens_per_chunk: int) -> Tensor:
+        """(layers, tokens): for every token the attention from chunks at least ``gap`` after its own."""
+        layers, chunks, tokens = self._seen.shape
+        own = torch.arange(tokens) // tokens_per_chunk
+        later = torch.arange(chunks)[:, None] >= own + gap
+        return self._seen.masked_fill(~later, 0).amax(1)
+
+
+class SideBySide:
+    """Attention of B chunks, each over a cache of its own; the caches hold equally many tokens."""
+
+    def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
+        self._caches, self._spec = caches, spec
+        self._rotations: dict[int, rope.Rotation] = {}
+        self.watches: list[Watch] | None = None
+        self.foresight: list[Foresight] | None = None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        pairs = [cache.extend(layer, k[i : i + 1], v[i : i + 1]) for i, cache in enumerate(self._caches)]
+        keys, values = (torch.cat(side) for side in zip(*pairs, strict=True))
+        cos, sin = self._rotation(layer)
+        chunk = q.shape[1]
+        q, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(keys, cos, sin)
+        for i, watch in enumerate(self.watches or ()):
+            watch.see(q[i], keys[i])
+        for i, foresight in enumerate(self.foresight or ()):
+            cache = self._caches[i]
+            foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], keys[i], "max"))
+        return attend(q, keys, values)
+
+    def _rotation(self, layer: int) -> rope.Rotation:
+        if layer not in self._rotations:
+            positions = torch.cat([cache.positions(layer) for cache in self._caches])
+            self._rotations[layer] = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
+        return self._rotations[layer]
+
+
+class OverCommitted:
+    """Attention over what the caches hold, leaving them as they are: for passes that gradients go through."""
+
+    def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
+        self._caches, self._spec = caches, spec
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        held = [cache.committed(layer) for cache in self._caches]
+        keys, values = (torch.stack(side) for side in zip(*held, strict=True))
+        positions = torch.cat([cache.positions(layer) for cache in self._caches])
+        cos, sin = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
+        keys = rope.apply(torch.cat((keys, k), 1), cos, sin)
+        q = rope.apply(q, cos[:, -q.shape[1] :], sin[:, -q.shape[1] :])
+        return attend(q, keys, torch.cat((values, v), 1))
+
+
+class Rollout:
+    """B streams; ``foresight``, one per stream, is written when ``note`` and else read for policies that need it."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        scripts: Sequence[Script],
+        seeds: Sequence[int],
+        cache: CacheConfig,
+        foresight: Sequence[Foresight] | None = None,
+        note: bool = False,
+    ) -> None:
+        self._model, self._scripts, self._seeds = model, scripts, seeds
+        self.caches = [new_cache(model, cache, seed, foresight is not None) for seed in seeds]
+        self._foresight, self._note = foresight, note
+        self._texts: dict[str, Tensor] = {}
+        self.index = 0
+        self._attention: SideBySide | None = None
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """The next chunk's latents (B, F, C, h, w) float32, from noise; not committed yet."""
+        self._begin()
+        assert self._attention is not None
+        if self._note:
+            self._attention.foresight = list(self._foresight or ())
+        generators = [self._generator(seed) for seed in self._seeds]
+        x_t, x0 = self._noise(generators), None
+        for timestep in self._model.spec.timesteps:
+            if x0 is not None:
+                x_t = add_noise(x0, self._noise(generators), timestep)
+            x0 = clean_from_velocity(x_t, self._pass(x_t, timestep), timestep)
+        self._attention.foresight = None
+        assert x0 is not None
+        return x0
+
+    @torch.no_grad()
+    def commit(self, latents: Tensor) -> None:
+        """Write the chunk's keys and values from ``latents`` in a clean pass, and prune."""
+        if self._attention is None:
+            self._begin()
+        assert self._attention is not None
+        self._attention.watches = [Watch(cache.needs) for cache in self.caches]
+        self._pass(latents.to(self._model.device), CLEAN)
+        for i, (watch, cache) in enumerate(zip(self._attention.watches, self.caches, strict=True)):
+            cache.commit(self._evidence(i, watch, cache))
+        self._attention, self.index = None, self.index + 1
+
+    def velocity(self, x_t: Tensor, timestep: float) -> Tensor:
+        """One pass over noisy latents (B, F, C, h, w) of the next chunk; differentiable in the transformer's weights,
+        not in the cache."""
+        if self._attention is None:
+            self._begin()
+        timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
+        over = OverCommitted(self.caches, self._model.spec)
+        out: Tensor = self._model.dit(x_t, timesteps, self._encode(self._prompts), over, self._control)
+        return out
+
+    def _begin(self) -> None:
+        spec, device = self._model.spec, self._model.device
+        for cache, script in zip(self.caches, self._scripts, strict=True):
+            cache.begin_chunk(script.positions(spec, self.index, 1).to(device))
+        self._attention = SideBySide(self.caches, spec)
+        self._prompts = [script.prompts[self.index] for script in self._scripts]
+        self._context = self._encode(self._prompts)
+        controls = [script.control(spec, self.index, 1) for script in self._scripts]
+        self._control = None if controls[0] is None else torch.stack(controls).to(device)  # type: ignore[arg-type]
+
+    def _encode(self, prompts: Sequence[str]) -> Context:
+        for prompt in prompts:
+            if prompt not in self._texts:
+                self._texts[prompt] = self._model.text.encode(prompt)
+        texts = torch.stack([self._texts[prompt] for prompt in prompts])
+        return encode_context(self._model.dit, texts[:, None])
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed((seed * SEED_PRIME + self.index) % SEED_LIMIT)
+
+    def _noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        spec = self._model.spec
+        shape = (spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self._model.device)
+
+    def _pass(self, x_t: Tensor, timestep: float) -> Tensor:
+        timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
+        out: Tensor = self._model.dit(x_t, timesteps, self._context, self._attention, self._control)
+        return out
+
+    def _evidence(self, stream: int, watch: Watch, cache: KVCache) -> Evidence:
+        evidence = watch.evidence(cache, self._model.salience)
+        if "future" not in cache.needs or self._foresight is None:
+            return evidence
+        foresight = self._foresight[stream]
+        future = [foresight.after(layer, self.index, cache.numbers(layer).cpu()) for layer in range(cache.layers)]
+        return Evidence(**{**evidence.__dict__, "future": [row.to(self._model.device) for row in future]})

@@ -1,0 +1,395 @@
+"""``pafu distill salience``: teach a student's salience head what a bidirectional teacher finds salient.
+
+For every clip the teacher is run once, noised, over the whole clip, and its attention is reduced to a balanced salience
+per layer and token (``cache.scoring``). The student's keys and values come from its own streaming clean passes over
+the same clip. The head learns one from the other. Clip n, noise and order depend on (settings, n) alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cache.config import CacheConfig
+from cache.scoring import Reduce, SalienceParts, Scale, balanced_salience, salience_parts
+from model import rope
+from model.attention import attend
+from model.distill import dreams, parallel
+from model.distill.dreams import Telling, load_clip, noised
+from model.distill.rollout import Foresight, Rollout
+from model.distill.script import Script
+from model.distill.training import Losses, Stage, plot_curve, trained_weights
+from model.salience import HEAD_FILE, SalienceHead, save_head
+from model.sampler import FULL_NOISE
+from model.spec import ModelSpec
+from model.weights import LoadedModel, WeightsError, load_model
+
+STAGE = "salience"
+SETTINGS_FILE = "salience.settings.json"
+REPORT_FILE = "salience.report.json"
+KEEP_BYTES = 2**30  # of lessons in memory; the others are made anew when their turn comes
+SEED = 5005
+TOP = 0.125  # share of a clip's tokens that a tight budget could keep: recall is measured there
+
+
+class DistillError(ValueError):
+    """Settings, a teacher and a student that do not fit together; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class SalienceSettings:
+    """What decides the result.
+
+    weights: of low, diag and up. gap: a query counts as low from so many chunks after the key on. signal: "teacher" is
+    the bidirectional teacher's attention, "student" the student's own future attention in a roll-out (an ablation).
+    source: "teacher" dreams the clips, "world" paints the built-in world's.
+    """
+
+    clips: int = 64
+    held_out: int = 8
+    steps: int = 600
+    batch: int = 4
+    rate: float = 3e-3
+    weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    reduce: Reduce = "max"
+    scale: Scale = "rank"
+    gap: int = 2
+    noise_level: float = 0.5
+    loss: str = "regression"
+    signal: str = "teacher"
+    source: str = "teacher"
+    dream_steps: int = 20
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "loss": ("regression", "ranking"),
+            "signal": ("teacher", "student"),
+            "source": ("teacher", "world"),
+            "reduce": ("max", "mean"),
+            "scale": ("rank", "robust", "clip"),
+        }
+        for name, known in allowed.items():
+            if getattr(self, name) not in known:
+                raise DistillError(f"{name} is {getattr(self, name)!r}; known: {', '.join(known)}")
+        if not 0 < self.noise_level <= 1:
+            raise DistillError(f"noise_level is {self.noise_level}; allowed is more than 0 and up to 1")
+        for name, least in (("clips", 1), ("held_out", 1), ("steps", 1), ("batch", 1), ("gap", 1), ("dream_steps", 1)):
+            if getattr(self, name) < least:
+                raise DistillError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One clip for the head: keys and values (layers, n, H, D) and target (layers, n) in [0, 1]."""
+
+    keys: Tensor
+    values: Tensor
+    target: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes + self.target.nbytes
+
+
+class SalienceRecorder:
+    """The teacher's attention strategy: everybody sees everybody, and each layer's balanced parts are kept."""
+
+    def __init__(self, positions: Tensor, spec: ModelSpec, reduce: Reduce, gap: int) -> None:
+        self._rotation = rope.angles(positions, spec.rope_split, spec.rope_theta)
+        self._block, self._reduce, self._gap = spec.tokens_per_chunk, reduce, gap
+        self.parts: list[SalienceParts] = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = rope.apply(q, *self._rotation), rope.apply(k, *self._rotation)
+        heads_first = (q[0].transpose(0, 1), k[0].transpose(0, 1))
+        self.parts.append(salience_parts(*heads_first, self._block, reduce=self._reduce, gap=self._gap))
+        return attend(q, k, v)
+
+
+@torch.no_grad()
+def teacher_salience(
+    teacher: LoadedModel, script: Script, latents: Tensor, settings: SalienceSettings, seed: int
+) -> Tensor:
+    """(teacher layers, tokens) in [0, 1]."""
+    telling = Telling(teacher, script)
+    recorder = SalienceRecorder(telling.positions, teacher.spec, settings.reduce, settings.gap)
+    x_t = noised(latents.to(teacher.device), settings.noise_level, seed)
+    telling.velocity(x_t, FULL_NOISE * settings.noise_level, telling.context(), recorder)
+    block = teacher.spec.tokens_per_chunk
+    return torch.stack([balanced_salience(p, block, settings.weights, settings.scale) for p in recorder.parts])
+
+
+def student_rollout(student: LoadedModel, script: Script, latents: Tensor, table: Foresight | None) -> Rollout:
+    """The student's stream over the clip with a cache that keeps everything; ``table`` notes its future attention."""
+    config = CacheConfig(
+        policy="full",
+        budget_latents=script.chunks * student.spec.chunk_latents,
+        sink_latents=0,
+        recent_latents=0,
+        position_mode="relative",
+    )
+    rollout = Rollout(student, [script], [SEED], config, [table] if table else None, note=table is not None)
+    for chunk in latents.split(student.spec.chunk_latents):
+        if table is not None:
+            rollout.draw()
+        rollout.commit(chunk[None])
+    return rollout
+
+
+def layers_like(target: Tensor, layers: int) -> Tensor:
+    """The teacher's rows for a student of ``layers`` layers: those at the same relative depth."""
+    depth = torch.linspace(0, len(target) - 1, layers).round().long()
+    return target[depth.to(target.device)]
+
+
+def check_pair(teacher: LoadedModel, student: LoadedModel) -> None:
+    """Raise DistillError unless both cut a clip into the same tokens."""
+    for name in ("tokens_per_latent", "token_columns", "chunk_latents", "latent_channels", "camera"):
+        theirs, ours = getattr(teacher.spec, name), getattr(student.spec, name)
+        if theirs != ours:
+            raise DistillError(
+                f"teacher {teacher.spec.name!r} and student {student.spec.name!r} see different tokens: {name} is "
+                f"{theirs} and {ours}; take a teacher of the student's family and picture size"
+            )
+
+
+def load_teacher(folder: Path, name: str, student: LoadedModel) -> LoadedModel:
+    """The bidirectional teacher in ``folder``: weights of model ``name``, or a run of ``pafu distill mini``, whose
+    teacher shares the student's autoencoder. Raises WeightsError or FileNotFoundError."""
+    if not (folder / "teacher.checkpoint.safetensors").is_file():
+        return load_model(name, folder, student.device, student.dtype)
+    trained = trained_weights(folder, "teacher")
+    parts = {"dit": copy.deepcopy(student.dit), "text": copy.deepcopy(student.text)}
+    for part, module in parts.items():
+        own = {key.removeprefix(f"{part}."): value for key, value in trained.items() if key.startswith(f"{part}.")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise WeightsError(f"the teacher in {folder} does not fit model {name!r}: {error}") from error
+    return dataclasses.replace(student, **parts, digest=tensors_digest(trained), salience=None)
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Lessons:
+    """Lesson n on demand; as many as fit into KEEP_BYTES stay in memory."""
+
+    def __init__(self, make: Callable[[int], Lesson]) -> None:
+        self._make = make
+        self._kept: OrderedDict[int, Lesson] = OrderedDict()
+
+    def __getitem__(self, n: int) -> Lesson:
+        if n not in self._kept:
+            self._kept[n] = self._make(n)
+            while sum(lesson.nbytes for lesson in self._kept.values()) > KEEP_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return self._kept[n]
+
+
+class SalienceDistillation:
+    """Everything that one run needs, from prompts to the head's file."""
+
+    def __init__(
+        self,
+        teacher: LoadedModel,
+        student: LoadedModel,
+        out: Path,
+        settings: SalienceSettings,
+        prompts: Path | None = None,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        check_pair(teacher, student)
+        if settings.clips < processes:
+            raise DistillError(f"{settings.clips} clips for {processes} processes: give each at least one (--clips)")
+        self._teacher, self._student, self._out, self._settings = teacher, student, out, settings
+        self._rank, self._processes = rank, processes
+        self._script = dreams.scripts(student.spec, prompts, student.spec.trained_latents // student.spec.chunk_latents)
+        self._lessons = Lessons(self._lesson)
+        torch.manual_seed(SEED)
+        self.head = SalienceHead(student.spec).to(student.device)
+        self._keep_settings()
+        for model in (teacher, student):
+            parallel.shard(model.dit)
+
+    def run(self) -> dict[str, list[float]]:
+        """Dream, train, report; what is there already is not made again. The report's figures."""
+        clips = self._settings.clips + self._settings.held_out
+        dreams.build(self._out / "dreams", clips, self._clip, self._rank, self._processes)
+        parallel.barrier()
+        stage = Stage(
+            STAGE,
+            self._out,
+            nn.ModuleDict({"head": self.head}),
+            [torch.optim.AdamW(self.head.parameters(), lr=self._settings.rate, weight_decay=0.01)],
+            self._loss,
+            self._settings.steps,
+            ema=0.99,
+            warmup=20,
+            every=50,
+            describe=describe,
+            synchronise=lambda: parallel.mean_gradients(self.head.parameters()),
+            writes=self._rank == 0,
+        )
+        stage.run()
+        parallel.barrier()
+        averaged = trained_weights(self._out, STAGE)
+        self.head.load_state_dict({name.removeprefix("head."): value for name, value in averaged.items()})
+        report = self._report()
+        if self._rank == 0:
+            save_head(self._out / HEAD_FILE, self.head, self._student.digest, self._settings.steps)
+            (self._out / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+            plot_curve(self._out, STAGE)
+        return report
+
+    def _clip(self, n: int) -> Tensor:
+        if self._settings.source == "world":
+            return dreams.painted(self._student, n)
+        settings = self._settings
+        return dreams.dream(self._teacher, self._script(n), SEED + n, settings.dream_steps, settings.guidance)
+
+    @torch.no_grad()
+    def _lesson(self, n: int) -> Lesson:
+        script, latents, settings = self._script(n), load_clip(self._out / "dreams", n), self._settings
+        spec = self._student.spec
+        own = settings.signal == "student"
+        table = Foresight(spec.num_layers, script.chunks, spec.tokens_per_chunk) if own else None
+        rollout = student_rollout(self._student, script, latents, table)
+        state = rollout.caches[0].snapshot()
+        if table is not None:
+            seen = table.target(settings.gap, spec.tokens_per_chunk)
+            nothing = torch.zeros_like(seen[0])
+            parts = [SalienceParts(low=row, diag=nothing, up=nothing) for row in seen]
+            target = torch.stack(
+                [balanced_salience(p, spec.tokens_per_chunk, (1, 0, 0), settings.scale) for p in parts]
+            )
+        else:
+            target = teacher_salience(self._teacher, script, latents, settings, SEED + n)
+            target = layers_like(target, spec.num_layers)
+        device = self._student.device
+        return Lesson(state["keys"].to(device), state["values"].to(device), target.to(device))
+
+    def _loss(self, step: int) -> Losses:
+        settings, losses = self._settings, []
+        for place in range(step * settings.batch, (step + 1) * settings.batch):
+            lesson = self._lessons[self._clip_at(place)]
+            logits = self.head.logits(lesson.keys, lesson.values)
+            losses.append(head_loss(logits, lesson.target, settings.loss, step) | quality(logits, lesson.target))
+        return {name: torch.stack([row[name] for row in losses]).mean() for name in losses[0]}
+
+    def _clip_at(self, place: int) -> int:
+        """Every process has clips of its own, in the same order: sharded weights want all at work at the same time."""
+        own = max(1, self._settings.clips // self._processes)
+        order = np.random.default_rng((SEED, place // own)).permutation(own)
+        return int(order[place % own]) * self._processes + self._rank
+
+    @torch.no_grad()
+    def _report(self) -> dict[str, list[float]]:
+        """Held-out Spearman and top-k recall per layer, and the heat map of the first held-out clip."""
+        rows: dict[str, list[Tensor]] = {"spearman": [], "recall": []}
+        for n in range(self._settings.clips, self._settings.clips + self._settings.held_out):
+            lesson = self._lessons[n]
+            score = self.head(lesson.keys, lesson.values)
+            rows["spearman"].append(spearman(score, lesson.target))
+            rows["recall"].append(top_recall(score, lesson.target))
+            if n == self._settings.clips and self._rank == 0:
+                plot_heat(self._out / "salience.heat.png", lesson.target, score, self._student.spec)
+        return {name: torch.stack(values).mean(0).tolist() for name, values in rows.items()}
+
+    def _keep_settings(self) -> None:
+        """Going on with other settings would be neither the old run nor a new one. Raises DistillError."""
+        path = self._out / SETTINGS_FILE
+        settings = {**asdict(self._settings), "teacher": self._teacher.digest, "student": self._student.digest}
+        text = json.dumps(settings, indent=2, default=str) + "\n"
+        if path.exists() and path.read_text() != text:
+            before, now = json.loads(path.read_text()), json.loads(text)
+            changed = [name for name in now if before.get(name) != now[name]]
+            raise DistillError(
+                f"{self._out} holds a run with other settings ({', '.join(changed)} changed): choose another "
+                "folder, or remove this one to begin anew"
+            )
+        if self._rank == 0:
+            self._out.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def head_loss(logits: Tensor, target: Tensor, kind: str, step: int) -> Losses:
+    """Regression: cross-entropy against the target as a probability. Ranking: of random pairs of a layer's tokens, the
+    more salient one must score higher, by how much it is more salient. logits, target (layers, n)."""
+    if kind == "regression":
+        return {"loss": F.binary_cross_entropy_with_logits(logits, target)}
+    generator = torch.Generator().manual_seed(SEED + step)
+    other = torch.randperm(target.shape[1], generator=generator).to(target.device)
+    ahead = target - target[:, other]
+    lead = (logits - logits[:, other]) * ahead.sign()
+    return {"loss": (F.softplus(-lead) * ahead.abs()).sum() / ahead.abs().sum().clamp(min=1e-6)}
+
+
+def quality(logits: Tensor, target: Tensor) -> Losses:
+    """Spearman and top-k recall, as a mean and layer by layer."""
+    with torch.no_grad():
+        correlation, recall = spearman(logits, target), top_recall(logits, target)
+    layers = {f"spearman.{layer}": value for layer, value in enumerate(correlation)}
+    return {"spearman": correlation.mean(), "recall": recall.mean(), **layers}
+
+
+def describe(losses: dict[str, float]) -> str:
+    layers = " ".join(f"{value:.2f}" for name, value in losses.items() if name.startswith("spearman."))
+    return f"loss {losses['loss']:.3f}  Spearman {losses['spearman']:.2f} ({layers})  recall {losses['recall']:.2f}"
+
+
+def spearman(score: Tensor, target: Tensor) -> Tensor:
+    """Rank correlation by row: (layers, n) twice -> (layers,)."""
+    a, b = _ranks(score), _ranks(target)
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-9)
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Ranks by row; ties share the mean of theirs."""
+    x = x.float().contiguous()
+    order = x.sort(1).values
+    return (torch.searchsorted(order, x) + torch.searchsorted(order, x, right=True)).float() / 2
+
+
+def top_recall(score: Tensor, target: Tensor) -> Tensor:
+    """Share of the TOP most salient tokens that are among the TOP highest scores, by row (layers,)."""
+    k = max(1, round(TOP * target.shape[1]))
+    wanted = torch.zeros_like(target, dtype=torch.bool).scatter_(1, target.topk(k, 1).indices, True)
+    return wanted.gather(1, score.topk(k, 1).indices).float().mean(1)
+
+
+def plot_heat(path: Path, target: Tensor, score: Tensor, spec: ModelSpec) -> None:
+    """Layers x tokens, the teacher's salience above the head's; lines stand between chunks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 1, figsize=(12, 5), sharex=True, layout="constrained")
+    for axis, rows, title in zip(axes, (target, score), ("teacher", "head"), strict=True):
+        image = axis.imshow(rows.cpu().numpy(), aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="magma")
+        axis.set(title=title, ylabel="layer")
+        for edge in range(spec.tokens_per_chunk, rows.shape[1], spec.tokens_per_chunk):
+            axis.axvline(edge - 0.5, color="white", linewidth=0.5, alpha=0.5)
+    axes[1].set_xlabel(f"token (chunks of {spec.tokens_per_chunk})")
+    figure.colorbar(image, ax=axes, label="salience")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
