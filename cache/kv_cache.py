@@ -73,7 +73,10 @@ class KVCache:
         """Open a chunk of tokens at ``positions`` (chunk, 3); a chunk that was begun but never committed is dropped."""
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
-        numbers = torch.arange(self.chunk, device=self._numbers.device) + self.chunks * self.chunk
+        first, last = (round(float(place)) for place in positions[[0, -1], 0])
+        # A token is numbered by its latent frame, so that a stream that lost chunks goes on with the right numbers.
+        begin = first * self.chunk // (last - first + 1)
+        numbers = torch.arange(begin, begin + self.chunk, device=self._numbers.device)
         for layer, kept in enumerate(self._kept):
             tail = slice(kept, kept + self.chunk)
             self._positions[layer, tail] = positions

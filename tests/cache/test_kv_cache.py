@@ -134,6 +134,13 @@ def test_tokens_keep_the_numbers_that_they_came_with(small_cache: Build, put_chu
     assert [numbers.tolist() for numbers in cache.retained_numbers()] == [[0, 1, 10, 11, 12, 13, 14, 15, 16, 17]] * 2
 
 
+def test_numbers_skip_chunks_that_were_lost(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache(policy="full", budget=12, sink=0, recent=0)
+    put_chunk(cache, 0)
+    put_chunk(cache, 4)
+    assert cache.retained_numbers()[0].tolist() == [*range(6), *range(24, 30)]
+
+
 def test_attention_adds_up_over_the_chunks(small_cache: Build, put_chunk: Put) -> None:
     cache = small_cache(policy="attention", budget=12, sink=0, recent=0)
     looked_at = []
