@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server import __version__, distill
+from server import __version__, distill, evaluate
 from server.config import ConfigError, Settings, load_settings
 from server.errors import PafuError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(distill.app, name="distill")
+app.command("eval")(evaluate.evaluate)
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 START_FAILED = 3  # exit status of pafu serve when its worker can never start

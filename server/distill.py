@@ -141,7 +141,7 @@ def salience(
             guidance=guidance,
             **cast(Any, given),
         )
-        ours = _load(model, student, own)
+        ours = load_for_work(model, student, own)
         theirs = load_teacher(teacher, teacher_model or model, ours)
         report = SalienceDistillation(theirs, ours, out, settings, prompts, rank, processes).run()
         if rank == 0:
@@ -177,12 +177,12 @@ def long(
             policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
         )
         settings = LongSettings(cache=cache, chunks=chunks, streams=streams, steps=steps, rate=rate)
-        LongTuning(_load(model, student, own, head), out, settings, prompts, rank, processes).run()
+        LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
         if rank == 0:
             say(f"the tuned student is in {out / 'student'}")
 
 
-def _load(name: str, folder: Path | None, device: torch.device, head: Path | None = None) -> LoadedModel:
+def load_for_work(name: str, folder: Path | None, device: torch.device, head: Path | None = None) -> LoadedModel:
     """float32: what trains must. test-tiny without a folder has random weights."""
     import torch
 

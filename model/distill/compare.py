@@ -1,0 +1,352 @@
+"""``pafu eval``: every cache policy at equal budgets, on held-out scenes, with confidence intervals.
+
+Each cell (policy, budget) is one JSON file, so a run that was interrupted goes on. Cells see the same scenes and the
+same noise; the full cache comes first, because fidelity is measured against it and the oracle reads its future.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from cache.config import LEARNED_POLICIES, POLICY_NAMES, CacheConfig
+from model.distill import measures
+from model.distill.judge import Claims, adherence, judge_prompts
+from model.distill.probe import Probe
+from model.distill.rollout import Foresight, Rollout
+from model.distill.script import Script
+from model.distill.tours import SPANS, Tour, compare, shown, tour
+from model.stream import VideoStream
+from model.vae import to_pictures
+from model.weights import LoadedModel
+
+FULL = "full"
+SETTINGS_FILE = "eval.settings.json"
+SEED = 7001
+
+
+class EvalError(ValueError):
+    """Settings that cannot be evaluated; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Budgets are latent frames; chunks and streams are per cell."""
+
+    policies: tuple[str, ...] = tuple(POLICY_NAMES)
+    budgets: tuple[float, ...] = (1, 1.5, 2, 3, 4, 6)
+    tours: int = 64
+    tour_chunks: int = 24
+    changes: int = 16
+    change_chunks: int = 16
+    drifts: int = 2
+    drift_chunks: int = 160
+    together: int = 8
+
+    def __post_init__(self) -> None:
+        for policy in self.policies:
+            if policy not in POLICY_NAMES:
+                raise EvalError(f"unknown policy {policy!r}; known: {', '.join(POLICY_NAMES)}")
+        if not self.budgets or min(self.budgets) <= 0:
+            raise EvalError(f"budgets are {self.budgets}; give latent frames above 0")
+        if min(self.tour_chunks, self.change_chunks, self.drift_chunks) < 4:
+            raise EvalError("videos of fewer than 4 chunks show nothing of a cache")
+
+
+QUICK = EvalSettings(
+    budgets=(2,), tours=3, tour_chunks=16, changes=2, change_chunks=8, drifts=1, drift_chunks=16, together=3
+)
+
+
+def cell_config(policy: str, budget: float, chunks: int, chunk_latents: int) -> CacheConfig:
+    """The cache of a cell: up to one latent frame of recent tokens, and of sinks for the policy that is named so."""
+    if policy == FULL:
+        budget, recent, sink = chunks * chunk_latents, 0.0, 0.0
+    else:
+        recent = min(1.0, budget / 2)
+        sink = recent if policy == "sink_window" else 0.0
+    return CacheConfig(
+        policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
+    )
+
+
+class Evaluation:
+    """One run: its scenes, its full-cache reference, its cells."""
+
+    def __init__(self, model: LoadedModel, out: Path, settings: EvalSettings, probe: Probe | None = None) -> None:
+        if not model.spec.camera:
+            raise EvalError(f"model {model.spec.name!r} has no camera: the tours that memory is measured on need one")
+        self._model, self._out, self._settings, self._probe = model, out, settings, probe
+        self._references: dict[str, list[Tensor]] = {}
+        self._tours: list[Tour] = []
+        self._foresight: list[Foresight] = []
+        self._progress: Any = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        """All cells; the figures, which are also in ``out``/eval.json."""
+        self._keep_settings()
+        cells = self._cells()
+        with Progress(console=console) as progress:
+            self._progress, self._task = progress, progress.add_task("evaluating", total=len(cells) * self._work())
+            done = [self._cell(policy, budget) for policy, budget in cells]
+        result = {"settings": asdict(self._settings), **self._about(), "cells": done, "summary": summary(done)}
+        (self._out / "eval.json").write_text(json.dumps(result, indent=1) + "\n")
+        return result
+
+    def _cells(self) -> list[tuple[str, float]]:
+        """The full cache first; learned policies only with a head, and said so."""
+        everything = float(self._settings.tour_chunks * self._model.spec.chunk_latents)
+        cells = [(FULL, everything)]
+        for policy in self._settings.policies:
+            if policy == FULL or (policy in LEARNED_POLICIES and self._model.salience is None):
+                continue
+            cells += [(policy, budget) for budget in self._settings.budgets]
+        return cells
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "model": self._model.spec.name,
+            "digest": self._model.digest,
+            "head": self._model.salience is not None,
+            "probe": self._probe is not None,
+            "device": str(self._model.device),
+            "dtype": str(self._model.dtype),
+        }
+
+    def _keep_settings(self) -> None:
+        self._out.mkdir(parents=True, exist_ok=True)
+        path = self._out / SETTINGS_FILE
+        text = json.dumps({**asdict(self._settings), **self._about()}, indent=1) + "\n"
+        if path.exists() and path.read_text() != text:
+            raise EvalError(f"{self._out} holds another evaluation: choose another folder, or remove this one")
+        path.write_text(text)
+
+    def _work(self) -> int:
+        """Chunks of one cell, over all its streams."""
+        s = self._settings
+        return s.tours * s.tour_chunks + s.changes * s.change_chunks + s.drifts * s.drift_chunks
+
+    def _advance(self, chunks: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, advance=chunks)
+
+    # ---- one cell
+
+    def _cell(self, policy: str, budget: float) -> dict[str, Any]:
+        path = self._out / "cells" / f"{policy}-{budget:g}.json"
+        if path.exists() and (policy != FULL or self._finished()):
+            self._advance(self._work())
+            return dict(json.loads(path.read_text()))
+        cell = {
+            "policy": policy,
+            "budget": budget,
+            "tour": self._tour_cell(policy, budget),
+            "change": self._change_cell(policy, budget),
+            "drift": self._drift_cell(policy, budget),
+            "cost": self._cost(policy, budget),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(cell, indent=1) + "\n")
+        return cell
+
+    def _finished(self) -> bool:
+        """Whether no other cell is left that would need the reference."""
+        return all((self._out / "cells" / f"{policy}-{budget:g}.json").exists() for policy, budget in self._cells())
+
+    def _tour_cell(self, policy: str, budget: float) -> dict[str, Any]:
+        """Counts per tour and span, tours in batches."""
+        settings, counts = self._settings, []
+        if not self._tours:
+            self._tours = [tour(self._model, n, settings.tour_chunks) for n in range(settings.tours)]
+            self._foresight = [self._table(settings.tour_chunks) for _ in self._tours]
+        config = cell_config(policy, budget, settings.tour_chunks, self._model.spec.chunk_latents)
+        for first in range(0, settings.tours, settings.together):
+            batch = slice(first, first + settings.together)
+            counts += self._tour_batch(self._tours[batch], self._foresight[batch], config, first)
+        return {name: [c[name] for c in counts] for name in SPANS}
+
+    def _tour_batch(
+        self, tours: Sequence[Tour], foresight: Sequence[Foresight], config: CacheConfig, first: int
+    ) -> list[dict[str, list[int]]]:
+        frames = self._model.spec.chunk_latents
+        seeds = [SEED + first + i for i in range(len(tours))]
+        note = config.policy == FULL
+        rollout = Rollout(self._model, [t.script for t in tours], seeds, config, foresight, note)
+        sums = [{name: [0, 0, 0, 0] for name in SPANS} for _ in tours]
+        for chunk in range(tours[0].script.chunks):
+            where = slice(chunk * frames, (chunk + 1) * frames)
+            drawn = rollout.draw()
+            for row, each in enumerate(tours):
+                for name, counts in compare(shown(self._model, drawn[row]), each, where).items():
+                    sums[row][name] = [a + b for a, b in zip(sums[row][name], counts, strict=True)]
+            rollout.commit(torch.stack([each.truth[where] for each in tours]))
+            self._advance(len(tours))
+        return sums
+
+    def _table(self, chunks: int) -> Foresight:
+        return Foresight(self._model.spec.num_layers, chunks, self._model.spec.tokens_per_chunk)
+
+    def _change_cell(self, policy: str, budget: float) -> dict[str, Any]:
+        """Free videos whose prompt changes half-way: fidelity, motion, adherence."""
+        chunks = self._settings.change_chunks
+        pairs = list(zip(*(iter(judge_prompts(2 * self._settings.changes)),) * 2, strict=True))
+        scripts = [change_script(before, after, chunks, self._model.spec.width) for before, after in pairs]
+        videos = self._free("change", scripts, policy, budget, chunks)
+        out: dict[str, Any] = {"psnr": [], "distance": [], "motion": [], "adherence": []}
+        for (before, after), latents, full in zip(pairs, videos, self._references["change"], strict=True):
+            pictures, reference = self._pictures(latents), self._pictures(full)
+            out["psnr"].append(over_chunks(measures.psnr, pictures, reference, chunks))
+            out["distance"].append((latents - full).square().mean((1, 2, 3)).sqrt().view(chunks, -1).mean(1).tolist())
+            out["motion"].append(measures.motion(pictures))
+            if self._probe is not None:
+                half = len(pictures) // 2
+                held = (adherence(before, pictures[:half], self._probe), adherence(after, pictures[half:], self._probe))
+                out["adherence"].append([held_share(each) for each in held])
+        return out
+
+    def _drift_cell(self, policy: str, budget: float) -> dict[str, Any]:
+        """Long videos under one prompt: how much the last eighth differs from the first."""
+        chunks = self._settings.drift_chunks
+        claims = judge_prompts(2 * self._settings.changes + self._settings.drifts)[2 * self._settings.changes :]
+        scripts = [there_and_back(each.prompt, chunks, self._model.spec.width) for each in claims]
+        out: dict[str, Any] = {"colour": [], "sharpness": [], "confidence": []}
+        for latents in self._free("drift", scripts, policy, budget, chunks):
+            pictures = self._pictures(latents)
+            part = max(4, len(pictures) // 8)
+            first, last = pictures[:part], pictures[-part:]
+            out["colour"].append(float(np.abs(measures.colour(last) - measures.colour(first)).mean()))
+            out["sharpness"].append(measures.sharpness(last) / max(1e-6, measures.sharpness(first)))
+            if self._probe is not None:
+                out["confidence"].append(self._confidence(last) - self._confidence(first))
+        return out
+
+    def _confidence(self, pictures: np.ndarray) -> float:
+        assert self._probe is not None
+        seen = [mark.confidence for reading in self._probe.read(pictures[::4]) for mark in reading.landmarks]
+        return float(np.mean(seen)) if seen else 0.0
+
+    def _free(self, kind: str, scripts: list[Script], policy: str, budget: float, chunks: int) -> list[Tensor]:
+        """Latents (F, C, h, w) of free videos; those of the full cache are kept as reference and give the foresight."""
+        config = cell_config(policy, budget, chunks, self._model.spec.chunk_latents)
+        if policy == FULL:
+            setattr(self, f"_{kind}_foresight", [self._table(chunks) for _ in scripts])
+        foresight, videos = getattr(self, f"_{kind}_foresight"), []
+        for first in range(0, len(scripts), self._settings.together):
+            batch = slice(first, first + self._settings.together)
+            seeds = [SEED + 500 + first + i for i in range(len(scripts[batch]))]
+            rollout = Rollout(self._model, scripts[batch], seeds, config, foresight[batch], policy == FULL)
+            rows = []
+            for _ in range(chunks):
+                rows.append(rollout.draw())
+                rollout.commit(rows[-1])
+                self._advance(len(seeds))
+            videos += list(torch.cat(rows, 1).cpu())
+        if policy == FULL:
+            self._references[kind] = videos
+        return videos
+
+    def _pictures(self, latents: Tensor) -> np.ndarray:
+        """The view of every latent frame as uint8 (F, H, W, 3)."""
+        return to_pictures(shown(self._model, latents)).numpy()
+
+    def _cost(self, policy: str, budget: float) -> dict[str, float]:
+        """Seconds of the clean pass and of scoring and pruning in a session of its own, and the cache's bytes."""
+        spec, chunks = self._model.spec, 6
+        config = cell_config(policy, budget, chunks, spec.chunk_latents)
+        if policy == "oracle":
+            return {}
+        stream, seconds = VideoStream(self._model, "a meadow by day", SEED, config), []
+        for _ in range(chunks):
+            chunk = stream.next_chunk()
+            seconds.append([sum(chunk.seconds.values()), chunk.seconds["clean"], chunk.seconds["prune"]])
+        total, clean, prune = np.median(seconds[2:], axis=0)
+        return {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
+
+
+def change_script(before: Claims, after: Claims, chunks: int, width: int) -> Script:
+    half = chunks // 2
+    return _panned((before.prompt,) * half + (after.prompt,) * (chunks - half), [before.speed] * chunks, width)
+
+
+def there_and_back(prompt: str, chunks: int, width: int) -> Script:
+    """A slow pan that turns every eight chunks."""
+    return _panned((prompt,) * chunks, [8 if chunk // 8 % 2 == 0 else -8 for chunk in range(chunks)], width)
+
+
+def _panned(prompts: tuple[str, ...], speeds: list[int], width: int) -> Script:
+    from model.camera import CameraControl, CameraState, advance
+    from model.distill.world import CHUNK_LATENTS
+
+    state, offsets, taken = CameraState(), [], []
+    for speed in speeds:
+        state, o, s = advance(state.steered(CameraControl(speed=speed), width), CHUNK_LATENTS)
+        offsets += o
+        taken += s
+    return Script(prompts, tuple(offsets), tuple(taken))
+
+
+def over_chunks(measure: Any, ours: np.ndarray, theirs: np.ndarray, chunks: int) -> list[float]:
+    return [measure(a, b) for a, b in zip(np.split(ours, chunks), np.split(theirs, chunks), strict=True)]
+
+
+def held_share(held: dict[str, list[bool]]) -> float:
+    """Share of the claims about object, colour, place, camera and light that hold."""
+    asked = [value for name in ("object", "colour", "place", "camera", "light") for value in held.get(name, ())]
+    return float(np.mean(asked)) if asked else float("nan")
+
+
+# ---- from cells to figures
+
+
+def tour_counts(cell: dict[str, Any], span: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Per tour (right, asked) landmark pixels of a span; kind "accuracy" or "iou"."""
+    rows = np.array(cell["tour"][span], dtype=float).reshape(-1, 4)
+    return (rows[:, 0], rows[:, 1]) if kind == "accuracy" else (rows[:, 2], rows[:, 3])
+
+
+def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per cell: every measure with its interval."""
+    return [summary_row(cell) for cell in cells]
+
+
+def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"policy": cell["policy"], "budget": cell["budget"]}
+    for span in SPANS:
+        row[f"{span}_accuracy"] = measures.bootstrap(*tour_counts(cell, span, "accuracy"))
+    row["long_iou"] = measures.bootstrap(*tour_counts(cell, "long", "iou"))
+    change, drift = cell["change"], cell["drift"]
+    for name in ("psnr", "distance"):
+        row[name] = measures.bootstrap(np.array([np.mean(each) for each in change[name]]))
+    row["motion"] = measures.bootstrap(np.array(change["motion"]))
+    for index, name in enumerate(("adherence", "adherence_after_change")):
+        row[name] = measures.bootstrap(np.array([each[index] for each in change["adherence"]]))
+    for name in ("colour", "sharpness", "confidence"):
+        row[f"drift_{name}"] = measures.bootstrap(np.array(drift[name]))
+    named = {name: None if value is None else asdict(value) for name, value in row.items() if _is_estimate(value)}
+    return {"policy": cell["policy"], "budget": cell["budget"], **named, "cost": cell["cost"]}
+
+
+def _is_estimate(value: object) -> bool:
+    return value is None or isinstance(value, measures.Estimate)
+
+
+def differences(cells: list[dict[str, Any]], ours: str, budget: float) -> dict[str, dict[str, float]]:
+    """Long-unseen accuracy of ``ours`` minus that of every other policy at ``budget``, on the same tours."""
+    at = {cell["policy"]: cell for cell in cells if cell["budget"] == budget}
+    if ours not in at:
+        return {}
+    mine = tour_counts(at[ours], "long", "accuracy")
+    out = {}
+    for policy, cell in at.items():
+        if policy != ours and (gap := measures.paired(mine, tour_counts(cell, "long", "accuracy"))):
+            out[policy] = asdict(gap)
+    return out

@@ -1,0 +1,155 @@
+"""What an evaluation says: one table, and curves of quality against budget with their bands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from model.distill.compare import FULL, differences
+
+COLUMNS = {
+    "long_accuracy": "long",
+    "recent_accuracy": "recent",
+    "new_accuracy": "new",
+    "long_iou": "long IoU",
+    "psnr": "PSNR to full",
+    "distance": "distance",
+    "motion": "motion",
+    "adherence": "adherence",
+    "adherence_after_change": "after change",
+    "drift_colour": "colour drift",
+    "drift_sharpness": "sharpness",
+}
+CURVES = {
+    "long_accuracy": "landmarks unseen for long, share of pixels right",
+    "recent_accuracy": "landmarks seen lately",
+    "long_iou": "landmarks unseen for long, IoU",
+    "psnr": "PSNR to the full cache (dB)",
+}
+STYLE = {
+    "full": ("black", "-"),
+    "oracle": ("grey", "--"),
+    "pafu": ("#d1495b", "-"),
+    "salience": ("#edae49", "-"),
+    "redundancy": ("#00798c", "-"),
+    "attention": ("#5e548e", "-"),
+    "random": ("#8d99ae", ":"),
+    "sink_window": ("#66a182", "-."),
+    "window": ("#2e4057", "-."),
+}
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Mean and 95 % interval of every measure, one row per cell."""
+    out = Table("policy", "budget", *COLUMNS.values(), "prune ms", "MiB", title=f"{result['model']}, {_size(result)}")
+    for row in result["summary"]:
+        cost = row["cost"]
+        price = (f"{1e3 * cost['prune']:.1f}", f"{cost['bytes'] / 2**20:.2f}") if cost else ("-", "-")
+        budget = "all" if row["policy"] == FULL else f"{row['budget']:g}"
+        out.add_row(row["policy"], budget, *(cell(row[name]) for name in COLUMNS), *price)
+    return out
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The same table for a document, long-unseen consistency first."""
+    names = ["long_accuracy", "recent_accuracy", "new_accuracy", "long_iou", "psnr"]
+    head = ["policy", "budget", *(COLUMNS[name] for name in names)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in result["summary"]:
+        budget = "all" if row["policy"] == FULL else f"{row['budget']:g}"
+        lines.append("| " + " | ".join([row["policy"], budget, *(cell(row[name]) for name in names)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return "-"
+    mean, low, high = (estimate[name] for name in ("mean", "low", "high"))
+    digits = 2 if abs(mean) < 10 else 1
+    interval = "" if low != low else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.{digits}f}{interval}"
+
+
+def _size(result: dict[str, Any]) -> str:
+    s = result["settings"]
+    return f"{s['tours']} tours of {s['tour_chunks']} chunks, {s['changes']} prompt changes, {s['drifts']} long videos"
+
+
+def verdicts(result: dict[str, Any], ours: str = "pafu") -> list[str]:
+    """Sentences: how far ``ours`` is ahead of every other policy on long-unseen landmarks, same tours."""
+    lines = []
+    for budget in sorted({row["budget"] for row in result["summary"] if row["policy"] == ours}):
+        for policy, gap in differences(result["cells"], ours, budget).items():
+            sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "not told apart"
+            size = f"{100 * gap['mean']:+.1f} points [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+            lines.append(f"{budget:g} latent frames: {ours} against {policy}: {size}, {sure}")
+    return lines
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    console.print(table(result))
+    for line in verdicts(result):
+        console.print(line, highlight=False)
+    if not result["head"]:
+        console.print(
+            "These weights have no salience head: the learned policies were left out (pafu distill salience)."
+        )
+    if not result["probe"]:
+        console.print("Without --probe nothing reads the pictures: adherence and probe confidence were left out.")
+
+
+def plots(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Quality against budget, one line a policy with its band, and fidelity over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    paths = []
+    for name, title in CURVES.items():
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        for policy in dict.fromkeys(row["policy"] for row in result["summary"]):
+            _line(axes, [row for row in result["summary"] if row["policy"] == policy], name)
+        axes.set(xlabel="budget, latent frames", ylabel=title, title=result["model"])
+        axes.legend(fontsize=8, ncols=2)
+        paths.append(folder / f"eval.{name}.png")
+        figure.savefig(paths[-1], dpi=120)
+        plt.close(figure)
+    return [*paths, _over_time(result, folder)]
+
+
+def _line(axes: Any, rows: list[dict[str, Any]], name: str) -> None:
+    rows = [row for row in rows if row[name] is not None]
+    if not rows:
+        return
+    colour, dash = STYLE.get(rows[0]["policy"], ("brown", "-"))
+    if rows[0]["policy"] == FULL:
+        axes.axhline(rows[0][name]["mean"], color=colour, linestyle=dash, label=FULL, linewidth=1)
+        return
+    budgets = [row["budget"] for row in rows]
+    low, mean, high = ([row[name][key] for row in rows] for key in ("low", "mean", "high"))
+    axes.plot(budgets, mean, color=colour, linestyle=dash, marker="o", markersize=3, label=rows[0]["policy"])
+    axes.fill_between(budgets, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _over_time(result: dict[str, Any], folder: Path) -> Path:
+    import numpy as np
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    tightest = min(cell["budget"] for cell in result["cells"])
+    for each in result["cells"]:
+        if each["policy"] != FULL and each["budget"] == tightest and each["change"]["psnr"]:
+            colour, dash = STYLE.get(each["policy"], ("brown", "-"))
+            axes.plot(np.mean(each["change"]["psnr"], 0), color=colour, linestyle=dash, label=each["policy"])
+    axes.set(
+        xlabel="chunk", ylabel="PSNR to the full cache (dB)", title=f"{result['model']}, {tightest:g} latent frames"
+    )
+    axes.legend(fontsize=8, ncols=2)
+    path = folder / "eval.over_time.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

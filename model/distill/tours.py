@@ -1,0 +1,153 @@
+"""Tours with a known truth: does a stream still know what it saw long ago?
+
+A camera wanders through a scene of five to six screens, returns far several times, and cuts. Prompts name the ground
+and the light only, so that nothing but memory can bring a landmark back. What was seen is fed to the stream as it
+truly was; what the stream then draws is compared with the truth, column by column, split by how long a place was
+unseen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.camera import PLACE_STEP, SPEED_STEP, CameraControl, CameraState, advance
+from model.distill.captions import GROUND_PHRASES, LIGHT_PHRASES
+from model.distill.dataset import HELD_OUT_SEED
+from model.distill.script import Script
+from model.distill.world import CHUNK_LATENTS, WIDTH, Clip, Segment, random_scene, render_views
+from model.spec import ModelSpec
+from model.vae import from_pictures
+from model.vocabulary import LIGHTS
+from model.weights import LoadedModel
+
+TOUR_SEED = HELD_OUT_SEED + 11
+REACH = 2.6 * WIDTH  # pixels from the start to either end: a world of six screens with the first view
+FAR = 1.2 * WIDTH
+RECENT_CHUNKS = 2
+CUT_SHARE, RETURN_SHARE, HOLD_SHARE = 0.12, 0.6, 0.05
+PACES = (12, 16)
+NEW, RECENT, LONG = range(3)
+SPANS = ("new", "recent", "long")
+TOLERANCE = 30.0  # grey levels of 255, mean over the colours: a pixel that is farther off is another one
+
+
+@dataclass(frozen=True)
+class Tour:
+    """One tour: F latent frames of H x W pictures.
+
+    truth (F, C, h, w) latents; views and bare (F, 3, H, W) what the autoencoder shows of the scene, with its landmarks
+    and without; spans (F, W) NEW, RECENT or LONG for every picture column.
+    """
+
+    script: Script
+    truth: Tensor
+    views: Tensor
+    bare: Tensor
+    spans: Tensor
+
+
+def tour_controls(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
+    """One control per chunk: towards a goal, which is often a place seen before and far away; sometimes a cut."""
+    state, visited, controls = CameraState(), [0], []
+    goal = _goal(rng, 0, visited)
+    for chunk in range(chunks):
+        if chunk > 2 and rng.random() < CUT_SHARE:
+            place = PLACE_STEP * round(_goal(rng, state.offset, visited) / PLACE_STEP)
+            control = CameraControl(speed=0, cut_to=place / WIDTH)
+        elif rng.random() < HOLD_SHARE:
+            control = CameraControl(speed=0)
+        else:
+            control = CameraControl(speed=_speed(rng, goal - state.offset))
+        state, offsets, _ = advance(state.steered(control, WIDTH), CHUNK_LATENTS)
+        visited.append(offsets[0])
+        if abs(goal - state.offset) < WIDTH / 4 or abs(state.offset) > REACH:
+            goal = _goal(rng, state.offset, visited)
+        controls.append(control)
+    return controls
+
+
+def _goal(rng: np.random.Generator, here: int, visited: list[int]) -> int:
+    far = [place for place in visited if abs(place - here) > FAR]
+    if far and rng.random() < RETURN_SHARE:
+        return int(rng.choice(far))
+    side = -1 if here > 0 else 1
+    return side * int(rng.uniform(0.3 * REACH, REACH))
+
+
+def _speed(rng: np.random.Generator, distance: float) -> int:
+    reach = SPEED_STEP * max(1, int(abs(distance)) // (CHUNK_LATENTS * 4 * SPEED_STEP))
+    return int(np.sign(distance)) * min(int(rng.choice(PACES)), reach)
+
+
+def tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
+    """The n-th held-out tour as a clip of the training world."""
+    rng = np.random.default_rng((seed, chunks, n))
+    state, offsets, speeds = CameraState(), [], []
+    for control in tour_controls(rng, chunks):
+        state, o, s = advance(state.steered(control, WIDTH), CHUNK_LATENTS)
+        offsets += o
+        speeds += s
+    margin = 2 * WIDTH
+    scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
+    light = str(rng.choice(LIGHTS))
+    prompt = f"{GROUND_PHRASES[scene.ground]} {LIGHT_PHRASES[light]}"
+    return Clip(scene, (Segment(0, light, prompt),), tuple(offsets), tuple(speeds))
+
+
+@torch.no_grad()
+def tour(model: LoadedModel, n: int, chunks: int, seed: int = TOUR_SEED) -> Tour:
+    clip, spec = tour_clip(n, chunks, seed), model.spec
+    script = Script.of_clip(clip, spec)
+    bare = dataclasses.replace(clip, scene=dataclasses.replace(clip.scene, landmarks=()))
+    truth, empty = (_encoded(model, each) for each in (clip, bare))
+    return Tour(script, truth.cpu(), shown(model, truth), shown(model, empty), spans(script.views(spec), spec))
+
+
+def _encoded(model: LoadedModel, clip: Clip) -> Tensor:
+    pictures = from_pictures(torch.from_numpy(render_views(clip))).to(model.device, model.dtype)
+    return model.vae.encode(pictures).float()
+
+
+@torch.no_grad()
+def shown(model: LoadedModel, latents: Tensor) -> Tensor:
+    """Latents (F, C, h, w) as pictures (F, 3, H, W) float32 in about [-1, 1], on the CPU."""
+    return model.vae.view(latents.to(model.device, model.dtype)).float().cpu()
+
+
+def spans(views: list[int], spec: ModelSpec) -> Tensor:
+    """(F, W): for every column of every view, how long its place was out of sight before its chunk began."""
+    last_seen: dict[int, int] = {}
+    out = torch.zeros(len(views), spec.width, dtype=torch.int8)
+    for chunk in range(len(views) // spec.chunk_latents):
+        frames = range(chunk * spec.chunk_latents, (chunk + 1) * spec.chunk_latents)
+        for frame in frames:
+            seen = [last_seen.get(x, -1) for x in range(views[frame], views[frame] + spec.width)]
+            when = torch.tensor(seen)
+            out[frame] = torch.where(when < 0, NEW, torch.where(when >= chunk - RECENT_CHUNKS, RECENT, LONG))
+        for frame in frames:
+            last_seen.update(dict.fromkeys(range(views[frame], views[frame] + spec.width), chunk))
+    return out
+
+
+def compare(drawn: Tensor, tour: Tour, frames: slice) -> dict[str, tuple[int, int, int, int]]:
+    """For each span: landmark pixels drawn rightly, landmark pixels, and the same as intersection and union with what
+    was drawn where no landmark stands. drawn (f, 3, H, W) are the pictures of ``frames``."""
+    truth, bare = tour.views[frames], tour.bare[frames]
+    there, drawn_there = _differ(truth, bare), _differ(drawn, bare)
+    right = there & ~_differ(drawn, truth)
+    out = {}
+    for span, name in enumerate(SPANS):
+        columns = (tour.spans[frames] == span)[:, None, :]
+        counts = (right & columns, there & columns, right & columns, (there | drawn_there) & columns)
+        out[name] = tuple(int(count.sum()) for count in counts)
+    return out  # type: ignore[return-value]
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """(f, H, W): pixels that are not the same."""
+    return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5 > TOLERANCE
