@@ -34,6 +34,8 @@ from model.weights import LoadedModel
 CLEAN = 0.0  # timestep of the pass that writes the cache
 SEED_PRIME = 1_000_003  # spreads (seed, chunk) over the generator's seeds
 SEED_LIMIT = 2**63
+SCORED = frozenset({"salience", "attention"})  # evidence that becomes the tokens' scores
+SCORE_QUANTILES = (0.1, 0.5, 0.9)
 SNAPSHOT_FORMAT = 1
 
 
@@ -81,6 +83,7 @@ class Chunk:
     camera_speed: int
     cache_policy: str
     cache_fell_back: bool
+    salience: dict[str, float]  # quantiles of the kept tokens' scores over all layers; empty without scores
 
     @property
     def latents(self) -> Tensor:
@@ -293,7 +296,16 @@ class VideoStream:
             camera_speed=camera.speed,
             cache_policy=cache.policy,
             cache_fell_back=cache.fell_back,
+            salience=_score_quantiles(cache),
         )
+
+
+def _score_quantiles(cache: KVCache) -> dict[str, float]:
+    if not cache.needs & SCORED:
+        return {}
+    scores = torch.cat(cache.retained_scores())
+    values = torch.quantile(scores, torch.tensor(SCORE_QUANTILES, device=scores.device)).tolist()
+    return {f"{quantile:g}": value for quantile, value in zip(SCORE_QUANTILES, values, strict=True)}
 
 
 class _Velocity:

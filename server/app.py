@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.spec import ModelSpec, spec_named
 from server import __version__
@@ -23,6 +24,7 @@ from server.config import Settings
 from server.engine import Engine, EngineState
 from server.errors import PafuError
 from server.guard import Guard
+from server.observe import Observer
 from server.process import rss_bytes
 from server.session import ViewerSession
 
@@ -64,11 +66,13 @@ class Front:
         self.spec: ModelSpec = spec_named(settings.model)
         self.sessions: dict[ViewerSession, asyncio.Task[None] | None] = {}
         self.draining = False
+        engine.observer.metrics.set("pafu_sessions_limit", settings.max_sessions)
 
     async def live(self, websocket: WebSocket) -> None:
         """One viewer, from accept to close."""
         if self.draining:
             refusal = PafuError("shutting_down", "the server is shutting down; try another or try again later")
+            self.engine.observer.error(refusal.kind.code)
             return await websocket.send_denial_response(JSONResponse(refusal.http_body(), refusal.kind.status))
         session = ViewerSession(websocket, self.engine, self.spec, self.settings)
         self.sessions[session] = asyncio.current_task()
@@ -161,8 +165,11 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None)
     app.state.front = front
     app.add_middleware(Guard, settings=settings)
-    _add_error_handlers(app)
+    app.add_middleware(Timed, observer=engine.observer)
+    _add_error_handlers(app, engine.observer)
     _add_routes(app, front)
+    if settings.metrics_port is None:
+        add_metrics_route(app, engine.observer)
     app.mount("/", PageFiles(directory=PAGE, html=True, check_dir=False))
     return app
 
@@ -194,20 +201,69 @@ def _add_routes(app: FastAPI, front: Front) -> None:
         await front.live(websocket)
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+class Timed:
+    """Counts and times HTTP requests by route template; outermost, so that refusals are seen too."""
+
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
+        self._app = app
+        self._observer = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return self._count_error(scope)
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
+            self._observer.request(route, scope["method"], status, time.perf_counter() - began)
+            self._count_error(scope)
+
+    def _count_error(self, scope: Scope) -> None:
+        """What the guard refused never reached a route."""
+        if code := scope.get("pafu.error"):
+            self._observer.error(code)
+
+
+def metrics_app(observer: Observer) -> FastAPI:
+    """What answers Prometheus on a port of its own."""
+    app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
+    add_metrics_route(app, observer)
+    return app
+
+
+def add_metrics_route(app: FastAPI, observer: Observer) -> None:
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        body, content_type = observer.scrape(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+
+def _add_error_handlers(app: FastAPI, observer: Observer) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed"}
         message = f"{request.method} {request.url.path}: {error.detail}"
         named = PafuError(codes.get(error.status_code, "invalid_message"), message)
+        observer.error(named.kind.code)
         return JSONResponse(named.http_body(), error.status_code)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
+        observer.error("invalid_message")
         return JSONResponse(PafuError("invalid_message", f"{param}: {first['msg']}", param).http_body(), 400)
 
     @app.exception_handler(PafuError)
     async def named_error(_: Request, error: PafuError) -> JSONResponse:
+        observer.error(error.kind.code)
         return JSONResponse(error.http_body(), error.kind.status)

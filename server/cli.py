@@ -62,6 +62,7 @@ def serve(
     weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
+    metrics_port: Annotated[int | None, typer.Option(help="a port for /metrics alone  [PAFU_METRICS_PORT]")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error  [PAFU_LOG_LEVEL]")] = None,
@@ -74,12 +75,15 @@ def serve(
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
     try:
         sock = listen(settings.host, settings.port)
+        metrics_sock = None
+        if settings.metrics_port is not None:
+            metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port")
     except ConfigError as error:
         raise fail(str(error)) from None
     say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
     from server.service import run
 
-    failure = asyncio.run(run(settings, sock, say))
+    failure = asyncio.run(run(settings, sock, say, metrics_sock))
     if failure is not None:
         raise fail(failure, START_FAILED)
     say("stopped")

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="a port for /metrics alone; default: on the port of everything else"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="address of that port")
     model: str = "pafu-mini"
     weights: Path | None = Field(default=None, description="folder with the model's safetensors")
     device: Literal["auto", "cpu", "cuda"] = "auto"

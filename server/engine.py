@@ -33,9 +33,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from server.messages import Ended, Fragment, Interact, Open, Ready, Rejected
+
+if TYPE_CHECKING:
+    from server.observe import Observer
 
 SessionEvent = Fragment | Rejected | Ended
 
@@ -78,7 +81,9 @@ class EngineSession(Protocol):
 
 
 class Engine(Protocol):
-    """Places sessions on workers."""
+    """Places sessions on workers. What happens in them is told to ``observer``, which the front shares."""
+
+    observer: Observer
 
     async def start(self) -> None: ...
     async def stop(self, within: float) -> None:

@@ -49,6 +49,8 @@ class Chunk(Protocol):
     @property
     def cache_fell_back(self) -> bool: ...
     @property
+    def salience(self) -> Mapping[str, float]: ...
+    @property
     def camera(self) -> CameraState: ...
     @property
     def remembered(self) -> tuple[int, ...]: ...
@@ -133,6 +135,22 @@ def pick_device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise StartError("device 'cuda' was asked for, but torch sees no CUDA device; set PAFU_DEVICE=cpu or auto")
     return wanted
+
+
+def device_bytes(device: str) -> dict[str, int]:
+    """Memory of the GPU by kind (server.metrics.MEMORY_KINDS); empty for a CPU, where resident memory tells all."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+        "free": free,
+        "total": total,
+    }
 
 
 def load_model(name: str, weights: str | None, device: str) -> tuple[LoadedModel, str]:

@@ -87,6 +87,7 @@ def _is_loopback(name: str) -> bool:
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -> None:
     """Answer an HTTP request or an unaccepted WebSocket with the error's status and JSON."""
+    scope["pafu.error"] = error.kind.code  # for the metrics, which are outermost
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in scope.get("extensions", {}):

@@ -10,8 +10,8 @@ from server.config import ConfigError
 NOTSENT_LOWAT_BYTES = 64 * 2**10  # unsent bytes the kernel takes: about 0.6 s of video instead of 8 s
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket. Raises ConfigError when the address is taken or not ours."""
+def listen(host: str, port: int, setting: str = "port") -> socket.socket:
+    """A bound, listening socket. Raises ConfigError, naming the ``setting``, when the address is taken or not ours."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, proto)
@@ -25,13 +25,14 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(128)
     except OSError as error:
         sock.close()
-        raise ConfigError(_why_not(host, port, error)) from None
+        raise ConfigError(_why_not(host, port, setting, error)) from None
     return sock
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
+def _why_not(host: str, port: int, setting: str, error: OSError) -> str:
+    flag = f"--{setting.replace('_', '-')} or PAFU_{setting.upper()}"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken by another program; choose another with --port or PAFU_PORT"
+        return f"port {port} on {host} is taken by another program; choose another with {flag}"
     if error.errno == errno.EACCES:
-        return f"no right to listen on port {port}; choose one above 1023 with --port or PAFU_PORT"
+        return f"no right to listen on port {port}; choose one above 1023 with {flag}"
     return f"cannot listen on {host}:{port}: {error.strerror}"

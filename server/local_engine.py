@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from model.spec import spec_named
 from server.config import Settings
 from server.engine import EngineState, EngineStatus, SessionEvent
 from server.errors import PafuError
@@ -42,6 +43,7 @@ from server.messages import (
     frame,
     frame_length,
 )
+from server.observe import Observer
 
 log = logging.getLogger("pafu.engine")
 
@@ -50,6 +52,7 @@ MAX_FAILURES = 5  # deaths in a row, none of them after becoming ready
 FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
 BEAT_SECONDS = 0.5
 LAST_WORD_WITHIN = 1.0
+WORKER = "0"  # the number of the only worker, as metrics label it
 
 
 class LocalSession:
@@ -105,6 +108,9 @@ class LocalEngine:
         self._ready: Ready | None = None
         self._rss = 0
         self._restarts = 0
+        self._silent = False
+        self.observer = Observer(spec_named(settings.model))
+        self.observer.engine_state(self._state)
 
     # ---- what the front asks
 
@@ -211,7 +217,7 @@ class LocalEngine:
 
     async def _one_life(self) -> tuple[bool, str, bool]:
         """Run one worker to its end: whether it was ever ready, why it ended, and whether that is final."""
-        self._ready, self._process, failure = None, None, None
+        self._ready, self._process, self._silent, failure = None, None, False, None
         try:
             reader = await self._spawn()
             failure = await self._listen(reader)
@@ -254,6 +260,7 @@ class LocalEngine:
             except (asyncio.IncompleteReadError, ConnectionError):
                 return None
             except TimeoutError:
+                self._silent = True
                 return f"no sign of life for {patience:g} s"
             message = decode_worker(body)
             if isinstance(message, StartFailed):
@@ -264,10 +271,14 @@ class LocalEngine:
         match message:
             case Ready():
                 self._ready = message
+                self.observer.worker_ready(message)
                 await self._become(EngineState.READY, "")
             case Beat():
                 self._rss = message.rss_bytes
+                self.observer.beat(WORKER, message)
             case Opened() | Fragment() | Rejected() | Ended():
+                if isinstance(message, Fragment):
+                    self.observer.made(message)
                 if session := self._sessions.get(message.session):
                     self._take_for(session, message)
             case StartFailed():
@@ -304,6 +315,8 @@ class LocalEngine:
         except TimeoutError:
             self._kill()
         status = await process.wait()
+        if self._state is not EngineState.STOPPED:
+            self.observer.worker_lost(WORKER, "silent" if self._silent else "killed" if status < 0 else "exited")
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
     def _kill(self) -> None:
@@ -314,5 +327,6 @@ class LocalEngine:
     async def _become(self, state: EngineState, message: str) -> None:
         if self._state is not EngineState.STOPPED:
             self._state, self._message = state, message
+            self.observer.engine_state(state)
         async with self._changed:
             self._changed.notify_all()

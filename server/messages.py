@@ -153,6 +153,10 @@ class Beat(Message, frozen=True, tag="beat"):
 
     sessions: int
     rss_bytes: int
+    device_bytes: dict[str, int] = {}  # by kind, see server.metrics; empty without a GPU
+    cache_bytes: int = 0  # over all sessions
+    cache_tokens: int = 0
+    cache_budget: int = 0  # tokens that the sessions' budgets allow
 
 
 class Opened(Message, frozen=True, tag="opened"):
@@ -180,6 +184,7 @@ class Fragment(Message, frozen=True, tag="fragment"):
     cache_tokens: int
     cache_bytes: int
     evicted_tokens: int
+    salience: dict[str, float]  # quantiles of the kept tokens' scores; empty under a policy that has none
     cache_policy: str  # in force: another than was asked for when cache_fell_back
     cache_fell_back: bool
     past: PastChunk  # this chunk, for server.memory

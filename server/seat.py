@@ -49,6 +49,8 @@ class Seat:
         self.playout = Playout(order.lead_seconds)
         self.pending: list[Interact] = []
         self.chunks = 0
+        self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
+        self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
         self._remaining = order.pictures
         self._in_force: dict[str, int] = {}
         self._undelivered: dict[int, float] = {}
@@ -130,6 +132,7 @@ class Seat:
         self.playout.add_generated(media)
         self._undelivered[index] = media
         chunk = made.chunk
+        self.cache_tokens, self.cache_bytes = chunk.cache_tokens, chunk.cache_bytes
         self.last_served, self.last_seconds = now, now - made.began
         return Fragment(
             session=self.id,
@@ -149,6 +152,7 @@ class Seat:
             evicted_tokens=chunk.evicted_tokens,
             cache_policy=chunk.cache_policy,
             cache_fell_back=chunk.cache_fell_back,
+            salience=dict(chunk.salience),
             past=self._generator.keep(chunk),
             camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
             remembered=list(chunk.remembered),

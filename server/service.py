@@ -8,16 +8,17 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from server.app import Front, create_app
+from server.app import Front, create_app, metrics_app
 from server.config import Settings
 from server.engine import Engine, EngineState
 from server.local_engine import LocalEngine
+from server.observe import Observer
 
 log = logging.getLogger("pafu")
 
@@ -86,12 +87,43 @@ def build(settings: Settings, engine: Engine) -> Service:
     return Service(config, app.state.front)
 
 
-async def run(settings: Settings, sock: socket.socket, say: Callable[[str], Any]) -> str | None:
+class MetricsServer(uvicorn.Server):
+    """/metrics on a port of its own; lives and dies with the service."""
+
+    def __init__(self, observer: Observer) -> None:
+        config = uvicorn.Config(metrics_app(observer), lifespan="off", log_config=None, access_log=False, ws="none")
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the service's."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def metrics_served(observer: Observer, sock: socket.socket | None) -> AsyncIterator[None]:
+    """Answer Prometheus on ``sock``, if there is one, for the length of a block."""
+    if sock is None:
+        yield
+        return
+    server = MetricsServer(observer)
+    serving = asyncio.create_task(server.serve(sockets=[sock]), name="metrics")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def run(
+    settings: Settings, sock: socket.socket, say: Callable[[str], Any], metrics_sock: socket.socket | None = None
+) -> str | None:
     """Serve until a signal; None, or why the engine could not even start once."""
     engine = LocalEngine(settings)
     service = build(settings, engine)
     watcher = asyncio.create_task(_watch(service, engine, say))
-    await service.serve(sockets=[sock])
+    async with metrics_served(engine.observer, metrics_sock):
+        await service.serve(sockets=[sock])
     await engine.stop(0.0)  # a signal in the very first moment ends uvicorn without its shutdown
     with contextlib.suppress(asyncio.CancelledError):
         return await watcher

@@ -57,6 +57,7 @@ class ViewerSession:
         self._lead_limit = 0.0
         self._sent_seconds = 0.0
         self._reported: float | None = None
+        self._watch = engine.observer.session()
 
     async def run(self) -> None:
         """Serve the viewer to the end; returns when the socket is closed and the worker has forgotten the session."""
@@ -65,15 +66,19 @@ class ViewerSession:
             start = await self._receive_start()
             await self._serve(start)
         except PafuError as error:
+            self._watch.failed(error.kind.code)
             await self._end(error.kind.close, error.wire_message(), error.message)
         except WebSocketDisconnect:
+            self._watch.over("viewer_left")
             log.info("%s: the viewer left", self.id)
         except Exception:
             log.exception("%s failed", self.id)
             mistake = PafuError("internal_error", "the server made a mistake; it is in its log")
+            self._watch.failed(mistake.kind.code)
             await self._end(mistake.kind.close, mistake.wire_message(), mistake.message)
         finally:
             self.state = State.CLOSED
+            self._watch.over("viewer_left")  # unless it was told why before
             if self._line is not None:
                 await self._line.close()
 
@@ -103,6 +108,7 @@ class ViewerSession:
     async def _serve(self, start: protocol.SessionStart) -> None:
         """Stream and listen at once; whichever ends first ends the other."""
         order = self._order(start)
+        self._watch.asked()
         self._lead_limit = order.lead_seconds
         stream = asyncio.create_task(self._stream(start, order), name=f"{self.id}-stream")
         listen = asyncio.create_task(self._listen(), name=f"{self.id}-listen")
@@ -158,6 +164,7 @@ class ViewerSession:
         line = await self._open(order)
         if line is None:
             return await self._done(0, "stopped")
+        self._watch.opened()
         await self._send(self._video_start(start, order, line.mime))
         self.state = State.STREAMING
         log.info("%s: streaming, seed %d, cache %s", self.id, order.seed, order.cache.policy)
@@ -169,6 +176,7 @@ class ViewerSession:
                     await self._send_fragment(event)
                 case messages.Rejected():
                     self._pending.discard(event.event_id)
+                    self._watch.refused(event.event_id)
                     refused = PafuError("interaction_failed", event.message, "interaction.event")
                     await self._send({**refused.wire_message(), "event_id": event.event_id})
                 case messages.Ended():
@@ -201,9 +209,10 @@ class ViewerSession:
             await self._send(applied)
         metadata = json.dumps(chunk_metadata(fragment))
         try:
-            async with asyncio.timeout(self._settings.stall_timeout), self._writing:
-                await self._socket.send_text(metadata)
-                await self._socket.send_bytes(fragment.data)
+            with self._watch.sending(fragment):
+                async with asyncio.timeout(self._settings.stall_timeout), self._writing:
+                    await self._socket.send_text(metadata)
+                    await self._socket.send_bytes(fragment.data)
         except TimeoutError:
             raise self._stalled() from None
         self._sent_seconds += fragment.pictures / self._spec.fps
@@ -251,6 +260,7 @@ class ViewerSession:
         self._bad_messages += 1
         if self._bad_messages > self._settings.max_bad_messages:
             raise PafuError("too_many_errors", f"{self._bad_messages} faulty messages; the last: {error.message}")
+        self._watch.erred(error.kind.code)
         await self._send(error.wire_message())
 
     async def _handle(self, message: protocol.ClientMessage) -> None:
@@ -259,6 +269,7 @@ class ViewerSession:
                 await self._send({"type": "session.pong"})
             case protocol.SessionPlayback():
                 self._reported = message.position_seconds
+                self._watch.playhead(message.position_seconds)
                 if self._line is not None:
                     await self._line.playhead(message.position_seconds)
             case protocol.SessionStop():
@@ -279,6 +290,7 @@ class ViewerSession:
         if len(self._pending) >= most:
             raise PafuError("too_many_interactions", f"{most} changes wait for the next chunk already; send fewer")
         self._pending.add(event_id)
+        self._watch.changed(event_id)
         unknown = protocol.unknown_words(prompt or "", self._spec)
         await self._send({"type": "session.interaction.queued", "event_id": event_id, "unknown_words": unknown})
         change = messages.Interact(
@@ -318,6 +330,7 @@ class ViewerSession:
     async def _done(self, chunks: int, reason: str) -> None:
         stopped = reason != "complete"
         reason = "server_shutdown" if self._shutting_down else reason
+        self._watch.over(reason)
         done = {"type": "session.done", "session_id": self.id, "chunks": chunks, "stopped": stopped, "reason": reason}
         await self._end(errors.RESTART if self._shutting_down else errors.NORMAL, done, reason)
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from server.channel import Channel, ChannelClosed
-from server.generator import Generator, StartError, load_generator
+from server.generator import Generator, StartError, device_bytes, load_generator
 from server.messages import (
     Beat,
     CacheChoice,
@@ -114,8 +114,20 @@ class Worker:
 
     def _beat(self, now: float) -> None:
         if now >= self._next_beat:
-            self._channel.send(Beat(sessions=len(self._seats), rss_bytes=rss_bytes()))
+            self._channel.send(self._figures())
             self._next_beat = now + self._beat_seconds
+
+    def _figures(self) -> Beat:
+        """The heartbeat, with what this process holds."""
+        seats = self._seats.values()
+        return Beat(
+            sessions=len(seats),
+            rss_bytes=rss_bytes(),
+            device_bytes=device_bytes(self._generator.device),
+            cache_bytes=sum(seat.cache_bytes for seat in seats),
+            cache_tokens=sum(seat.cache_tokens for seat in seats),
+            cache_budget=sum(seat.cache_budget for seat in seats),
+        )
 
     def _before_pass(self, seat: Seat) -> None:
         """Between two passes of the model: beat, and stop at once when the session was closed."""

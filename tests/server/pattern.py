@@ -38,6 +38,7 @@ class PatternChunk:
     evicted_tokens: int = 0
     cache_policy: str = "sink_window"
     cache_fell_back: bool = False
+    salience: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"denoise": 0.0, "decode": 0.0})
 
     @property

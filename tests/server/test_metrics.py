@@ -1,0 +1,255 @@
+"""Promise: every number has one name, bounded labels and one meaning; what is not measured is not claimed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import websockets
+from prometheus_client.parser import text_string_to_metric_families
+
+from model.spec import spec_named
+from server import messages
+from server.metrics import BY_NAME, METRICS, Metrics
+from server.observe import Continuity, Observer
+
+SPEC = spec_named("test-tiny")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def observer(clock) -> Observer:
+    return Observer(SPEC, clock)
+
+
+def chunk(**fields) -> SimpleNamespace:
+    """What the observer reads of a Fragment."""
+    usual = {"seconds": {"total": 0.375, "denoise": 0.25}, "cache_policy": "pafu", "cache_tokens": 64}
+    usual |= {"pictures": 12, "data": b"1234", "started": [], "cache_fell_back": False, "evicted_tokens": 0}
+    return SimpleNamespace(**{**usual, "salience": {}, **fields})
+
+
+def families(text: str) -> dict:
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_names_follow_prometheus(metric) -> None:
+    assert re.fullmatch(r"pafu_[a-z]+(_[a-z]+)*", metric.name) and metric.help.endswith(".")
+    assert (metric.kind == "counter") == metric.name.endswith("_total")
+    assert (metric.kind == "histogram") == bool(metric.buckets)
+    assert not {"session", "session_id", "prompt", "user", "ip", "model_name", "le"} & set(metric.labels)
+
+
+def test_no_two_metrics_share_a_name() -> None:
+    assert len(BY_NAME) == len(METRICS)
+
+
+def test_a_label_value_that_is_not_on_its_list_makes_no_series_of_its_own() -> None:
+    metrics = Metrics("test-tiny")
+    for name in ("a prompt", "sess_1", "sess_2"):
+        metrics.add("pafu_errors_total", code=name)
+    assert metrics.read("pafu_errors_total", code="other") == 3
+    assert "sess_1" not in metrics.render("")[0].decode()
+
+
+def test_a_wrong_label_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="pafu_errors_total has the labels"):
+        Metrics("test-tiny").add("pafu_errors_total", reason="x")
+
+
+def test_counters_exist_before_anything_happened() -> None:
+    shown = families(Metrics("test-tiny").render("")[0].decode())
+    for metric in METRICS:
+        if metric.kind == "counter" and all(metric.labels.values()):
+            assert shown[metric.name.removesuffix("_total")].samples, metric.name
+
+
+# ---- sessions
+
+
+def test_a_session_waits_is_active_and_is_over(observer) -> None:
+    watch, read = observer.session(), observer.metrics.read
+    watch.asked()
+    assert (read("pafu_sessions_waiting"), read("pafu_sessions_active")) == (1, 0)
+    watch.opened()
+    assert (read("pafu_sessions_waiting"), read("pafu_sessions_active")) == (0, 1)
+    watch.over("complete")
+    watch.over("viewer_left")
+    assert (read("pafu_sessions_waiting"), read("pafu_sessions_active")) == (0, 0)
+    assert read("pafu_sessions_finished_total", reason="complete") == 1
+    assert read("pafu_sessions_finished_total", reason="viewer_left") == 0
+
+
+def test_a_session_without_a_place_is_a_rejection(observer) -> None:
+    watch = observer.session()
+    watch.asked()
+    watch.failed("session_rejected")
+    assert observer.metrics.read("pafu_session_rejections_total", reason="session_rejected") == 1
+    assert observer.metrics.read("pafu_errors_total", code="session_rejected") == 1
+    assert observer.metrics.read("pafu_sessions_finished_total", reason="session_rejected") == 0
+    assert observer.metrics.read("pafu_sessions_waiting") == 0
+
+
+def test_first_chunk_gaps_and_changes_are_timed_from_what_the_viewer_did(observer, clock) -> None:
+    watch, read = observer.session(), observer.metrics.read
+    watch.asked()
+    watch.opened()
+    clock.now += 0.3
+    with watch.sending(chunk()):
+        pass
+    watch.changed("evt")
+    clock.now += 0.5
+    with watch.sending(chunk(started=["evt"])):
+        pass
+    assert read("pafu_time_to_first_chunk_seconds_sum") == pytest.approx(0.3)
+    assert read("pafu_inter_chunk_seconds_sum") == pytest.approx(0.5)
+    assert read("pafu_prompt_switch_seconds_sum") == pytest.approx(0.5)
+    assert (read("pafu_chunks_total"), read("pafu_pictures_total"), read("pafu_media_seconds_total")) == (2, 24, 1.5)
+
+
+def test_a_chunk_that_could_not_be_sent_is_not_counted_as_sent(observer) -> None:
+    watch = observer.session()
+    watch.asked()
+    with pytest.raises(OSError), watch.sending(chunk()):
+        raise OSError
+    assert observer.metrics.read("pafu_chunks_total") == 0
+
+
+# ---- playout
+
+
+def test_a_viewer_in_real_time_starves_when_a_chunk_is_late() -> None:
+    viewer = Continuity()
+    assert viewer.sent(0.75, now=10.0) == 0
+    assert viewer.sent(0.75, now=10.5) == 0
+    assert viewer.sent(0.75, now=12.0) == pytest.approx(0.5)
+    assert viewer.sent(0.75, now=12.5) == 0
+
+
+def test_a_viewer_who_pauses_does_not_starve_and_one_who_goes_on_can_again() -> None:
+    viewer = Continuity()
+    viewer.sent(3.0, now=0.0)
+    viewer.reported(1.0, now=1.0)
+    viewer.reported(1.0, now=2.0)  # paused
+    assert viewer.sent(1.0, now=60.0) == 0
+    viewer.reported(1.5, now=61.0)  # 2.5 s left
+    assert viewer.sent(1.0, now=64.5) == pytest.approx(1.0)
+
+
+def test_a_viewer_at_the_end_of_what_it_has_is_starving_not_paused() -> None:
+    viewer = Continuity()
+    viewer.sent(1.0, now=0.0)
+    viewer.reported(1.0, now=1.0)
+    viewer.reported(1.0, now=2.0)
+    assert viewer.sent(1.0, now=3.0) == pytest.approx(2.0)
+
+
+def test_a_wait_counts_as_a_stall_while_it_lasts_and_only_once(observer, clock) -> None:
+    read = observer.metrics.read
+    with observer.stall_watch():
+        clock.now += 0.9
+        observer.scrape("")
+        assert (read("pafu_viewer_stall_seconds_total"), read("pafu_viewers_stalled")) == (0, 0)
+        clock.now += 1.1
+        observer.scrape("")
+        assert (read("pafu_viewer_stall_seconds_total"), read("pafu_viewers_stalled")) == (2, 1)
+        clock.now += 1.0
+    observer.scrape("")
+    assert (read("pafu_viewer_stall_seconds_total"), read("pafu_viewers_stalled")) == (3, 0)
+
+
+# ---- workers and caches
+
+
+def test_what_a_lost_worker_held_is_no_longer_shown(observer) -> None:
+    beat = messages.Beat(
+        sessions=1, rss_bytes=5, device_bytes={"free": 7}, cache_bytes=100, cache_tokens=30, cache_budget=60
+    )
+    observer.beat("0", beat)
+    observer.beat("1", beat)
+    shown = observer.scrape("")[0].decode()
+    assert 'pafu_device_memory_bytes{kind="free",model_name="test-tiny",worker="0"} 7.0' in shown
+    assert observer.metrics.read("pafu_kv_cache_bytes") == 200
+    observer.worker_lost("0", "killed")
+    shown = observer.scrape("")[0].decode()
+    assert 'worker="0"' not in shown and 'worker="1"' in shown
+    assert observer.metrics.read("pafu_kv_cache_bytes") == 100
+    assert observer.metrics.read("pafu_kv_cache_usage_ratio") == 0.5
+
+
+def test_chunks_tell_their_stages_their_speed_and_their_scores(observer) -> None:
+    observer.made(chunk(salience={"0.5": 0.25}, evicted_tokens=9))
+    read = observer.metrics.read
+    assert read("pafu_chunk_seconds_sum", stage="denoise") == 0.25
+    assert read("pafu_real_time_factor_sum") == 2.0  # 12 pictures are 0.75 s
+    assert read("pafu_salience_score", policy="pafu", quantile="0.5") == 0.25
+    assert read("pafu_kv_evicted_tokens_total", reason="budget", policy="pafu") == 9
+
+
+# ---- over HTTP
+
+
+async def test_metrics_are_served_and_requests_are_counted_by_route_not_by_path(server) -> None:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        await client.get("/v1/models")
+        await client.get("/invented/by/somebody")
+        await client.get("/readyz", headers={"host": "evil.example"})
+        reply = await client.get("/metrics")
+        modern = await client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert reply.headers["content-type"].startswith("text/plain")
+    assert modern.headers["content-type"].startswith("application/openmetrics-text")
+    assert "invented" not in reply.text
+    counts = {
+        (sample.labels["route"], sample.labels["status"]): sample.value
+        for sample in families(reply.text)["pafu_request_duration_seconds"].samples
+        if sample.name.endswith("_count")
+    }
+    assert counts == {("/v1/models", "200"): 1, ("page", "404"): 1, ("page", "403"): 1}
+    assert server.engine.observer.metrics.read("pafu_errors_total", code="host_not_allowed") == 1
+
+
+async def test_with_a_port_of_its_own_metrics_leave_the_public_one(serve) -> None:
+    server = await serve(metrics_port=0)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await client.get("/metrics")).status_code == 404
+
+
+async def test_prometheus_sees_a_viewer_that_stalls_while_it_stalls(serve, prometheus) -> None:
+    server = await serve(stall_timeout=5.0, max_lead_seconds=1000)
+    watcher = prometheus(f"127.0.0.1:{server.port}")
+    await watcher.sees("pafu_viewers_stalled", 0)
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    raw.connect(("127.0.0.1", server.port))
+    async with server.connect(sock=raw, max_queue=1) as connection:
+        start = {"type": "session.start", "prompt": "noise", "streaming_buffer_seconds": 1000, "num_frames": 1500}
+        await connection.send(json.dumps(start))  # and never read
+        await watcher.sees("pafu_viewers_stalled", 1)
+        await watcher.until("pafu_viewer_stall_seconds_total", lambda value: value > 2)
+        await watcher.sees("pafu_sessions_finished_total{reason='viewer_stalled'}", 1)
+        await watcher.sees("pafu_viewers_stalled", 0)
+        with contextlib.suppress(websockets.ConnectionClosed):
+            while True:
+                await connection.recv()
+    assert await watcher.until("pafu_viewer_stall_seconds_total", lambda value: value > 4) < 8
