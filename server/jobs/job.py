@@ -1,0 +1,96 @@
+"""What a job is: the order as it was accepted, and where it stands. Plain data; no database, no files, no sockets."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from server.messages import CacheChoice
+
+
+class JobState(Enum):
+    """QUEUED -> RUNNING -> COMPLETED or FAILED; a lost RUNNING job is taken over or goes back to QUEUED.
+
+    DELETED is a tombstone: invisible, kept for a while so that whatever still works on it is refused.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
+VISIBLE = tuple(state for state in JobState if state is not JobState.DELETED)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What to make. ``pictures`` is the length of the whole video; the first ``given_chunks`` of an extension exist."""
+
+    model: str
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    fps: int
+    pictures: int
+    cache: CacheChoice
+    given_chunks: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.pictures / self.fps
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of a finished job's files, and their bytes together."""
+
+    video: str
+    thumbnail: str
+    spritesheet: str
+    nbytes: int
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished chunk: names of its files. ``past`` holds what another worker needs to go on behind it."""
+
+    number: int
+    media: str
+    past: str
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the store. Times are seconds of the wall clock and only for people: nothing is decided by them but
+    retention.
+
+    ``fence`` grows with every claim, so that a holder who was given up cannot write any more; ``beat`` grows with
+    every sign of life. ``failures`` are losses in a row without a finished chunk between them.
+    """
+
+    id: str
+    number: int
+    caller: str
+    state: JobState
+    order: Order
+    remixed_from: str | None
+    fence: int
+    beat: int
+    failures: int
+    chunks: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float | None
+    work_seconds: float
+    error_code: str | None
+    error_message: str | None
+    results: Results | None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to work on a job: worth something only while the store still has the same fence."""
+
+    job_id: str
+    fence: int

@@ -1,0 +1,501 @@
+"""The one store of jobs, over SQLite or PostgreSQL.
+
+A job is worked on under a **lease**: its row's ``fence`` is the number of the claim, and every write of the holder
+names it, so that whoever was given up is refused. Whether a holder lives is not read from any clock: its ``beat``
+counts up, and a front that has seen the same beat for a whole lease time on its own monotonic clock takes the job
+over (server.jobs.runner). Clocks may jump as they like.
+
+Calls block and are made from threads. Any call may raise StoreUnavailable: locked, vanished, full, unreachable.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Row,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.elements import ColumnElement
+
+from server.jobs.job import UNFINISHED, VISIBLE, Chunk, Job, JobState, Lease, Order, Results
+
+SCHEMA = 1
+BUSY_SECONDS = 5.0  # how long a call waits for a lock before the store counts as unavailable
+SCHEMA_LOCK = 0x70616675  # PostgreSQL advisory lock: two fronts must not create the tables at once
+SERVER_OPTIONS = f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={2 * BUSY_SECONDS:.0f}s"
+
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
+metadata = MetaData()
+meta = Table("pafu_meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
+jobs = Table(
+    "pafu_jobs",
+    metadata,
+    Column("number", Number, primary_key=True, autoincrement=True),  # the order of creation, whatever the clock did
+    Column("id", String(64), nullable=False, unique=True),
+    Column("caller", String(256), nullable=False, index=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("model", String(128), nullable=False),
+    Column("order", Text, nullable=False),
+    Column("remixed_from", String(64)),
+    Column("idempotency_key", String(256)),
+    Column("idempotency_digest", String(64)),
+    Column("fence", Integer, nullable=False, default=0),
+    Column("beat", BigInteger, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("chunks", Integer, nullable=False, default=0),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("expires_at", Float),
+    Column("work_seconds", Float, nullable=False, default=0.0),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("results", Text),
+    UniqueConstraint("caller", "idempotency_key"),
+)
+chunks = Table(
+    "pafu_chunks",
+    metadata,
+    Column("job", String(64), ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("media", Text, nullable=False),
+    Column("past", Text, nullable=False),
+    PrimaryKeyConstraint("job", "number"),
+)
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used as it is configured; the message says what to change."""
+
+
+class StoreUnavailable(RuntimeError):
+    """The database does not answer, or not in time; what was asked may or may not have happened."""
+
+
+class LeaseLost(RuntimeError):
+    """Somebody else has the job by now, or it was deleted: stop working on it, write nothing more."""
+
+
+class IdempotencyConflict(ValueError):
+    """The idempotency key was used for another order."""
+
+
+class JobStore:
+    """Jobs in a database. ``wall_clock`` gives the timestamps that people see."""
+
+    def __init__(self, url: str, wall_clock: Callable[[], float] = time.time) -> None:
+        """``url`` is an SQLAlchemy URL. Creates what is missing. Raises StoreError or StoreUnavailable."""
+        self._clock = wall_clock
+        self._engine = _engine(url)
+        try:
+            self._create_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # ---- callers
+
+    def add(
+        self,
+        job_id: str,
+        caller: str,
+        order: Order,
+        *,
+        remixed_from: str | None = None,
+        given: Sequence[Chunk] = (),
+        idempotency: tuple[str, str] | None = None,
+    ) -> tuple[Job, bool]:
+        """Queue a job, with the chunks that it begins with; the job, and whether it is new.
+
+        ``idempotency`` is the caller's key and a digest of what was asked: the same pair again gives the first job.
+        Raises IdempotencyConflict when the digest is another.
+        """
+        key, digest = idempotency or (None, None)
+        row = {
+            "id": job_id,
+            "caller": caller,
+            "state": JobState.QUEUED.value,
+            "model": order.model,
+            "order": msgspec.json.encode(order).decode(),
+            "remixed_from": remixed_from,
+            "idempotency_key": key,
+            "idempotency_digest": digest,
+            "chunks": len(given),
+            "created_at": self._clock(),
+        }
+        try:
+            with self._write() as connection:
+                connection.execute(insert(jobs).values(row))
+                for chunk in given:
+                    connection.execute(insert(chunks).values(job=job_id, **msgspec.structs.asdict(chunk)))
+                return _one(connection, jobs.c.id == job_id), True
+        except IntegrityError:
+            if key is None:
+                raise
+        return self._earlier(caller, key, digest), False
+
+    def _earlier(self, caller: str, key: str, digest: str | None) -> Job:
+        with self._read() as connection:
+            same = (jobs.c.caller == caller) & (jobs.c.idempotency_key == key)
+            row = connection.execute(select(jobs).where(same)).one()
+        if row.idempotency_digest != digest:
+            raise IdempotencyConflict(f"idempotency key {key!r} was used for another order; use a new key")
+        return _job(row)
+
+    def get(self, job_id: str, caller: str | None = None) -> Job | None:
+        """The job, if it exists and is this caller's (None: anybody's)."""
+        with self._read() as connection:
+            row = connection.execute(select(jobs).where(_visible(caller), jobs.c.id == job_id)).one_or_none()
+        return None if row is None else _job(row)
+
+    def page(self, caller: str | None, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
+        """Up to ``limit`` jobs behind the one called ``after``, and whether there are more.
+
+        A deleted job still serves as a cursor for a while. Raises KeyError when ``after`` is unknown.
+        """
+        wanted = _visible(caller)
+        with self._read() as connection:
+            if after is not None:
+                mine = jobs.c.id == after if caller is None else (jobs.c.id == after) & (jobs.c.caller == caller)
+                place = connection.execute(select(jobs.c.number).where(mine)).scalar_one_or_none()
+                if place is None:
+                    raise KeyError(after)
+                wanted &= jobs.c.number < place if newest_first else jobs.c.number > place
+            way = jobs.c.number.desc() if newest_first else jobs.c.number.asc()
+            rows = connection.execute(select(jobs).where(wanted).order_by(way).limit(limit + 1)).all()
+        return [_job(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, job_id: str, caller: str | None = None) -> bool:
+        """Make the job invisible and its holder's lease worthless; False when there is none."""
+        with self._write() as connection:
+            change = update(jobs).where(_visible(caller), jobs.c.id == job_id)
+            gone = change.values(
+                state=JobState.DELETED.value,
+                fence=jobs.c.fence + 1,
+                idempotency_key=None,
+                finished_at=self._clock(),
+                results=None,
+            )
+            return connection.execute(gone).rowcount == 1
+
+    def chunks(self, job_id: str) -> list[Chunk]:
+        """The finished chunks, in order."""
+        with self._read() as connection:
+            rows = connection.execute(select(chunks).where(chunks.c.job == job_id).order_by(chunks.c.number)).all()
+        return [Chunk(number=row.number, media=row.media, past=row.past) for row in rows]
+
+    def counts(self) -> dict[JobState, int]:
+        """Jobs by state."""
+        with self._read() as connection:
+            rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+        return dict.fromkeys(VISIBLE, 0) | {JobState(state): count for state, count in rows}
+
+    def unfinished(self, caller: str | None = None) -> int:
+        """Jobs that wait or run, of one caller or of all."""
+        waiting = jobs.c.state.in_([state.value for state in UNFINISHED])
+        mine = waiting if caller is None else waiting & (jobs.c.caller == caller)
+        with self._read() as connection:
+            return connection.execute(select(func.count()).select_from(jobs).where(mine)).scalar_one()
+
+    def waiting_since(self) -> float | None:
+        """When the oldest waiting job was created (wall clock), or None."""
+        with self._read() as connection:
+            waiting = select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED.value)
+            since: float | None = connection.execute(waiting).scalar_one()
+        return since
+
+    # ---- holders
+
+    def claim(self, model: str) -> tuple[Job, Lease] | None:
+        """Take the job that waited longest, or None."""
+        first = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value, jobs.c.model == model)
+        first = first.order_by(jobs.c.number).limit(1).with_for_update(skip_locked=True)
+        return self._take(jobs.c.id == first.scalar_subquery(), {"failures": jobs.c.failures})
+
+    def held(self, model: str) -> dict[Lease, int]:
+        """All leases with the beat of their holders: those whose beat stands still are to be taken over."""
+        running = select(jobs.c.id, jobs.c.fence, jobs.c.beat)
+        running = running.where(jobs.c.state == JobState.RUNNING.value, jobs.c.model == model)
+        with self._read() as connection:
+            return {Lease(row.id, row.fence): row.beat for row in connection.execute(running)}
+
+    def take_over(self, lease: Lease, beat: int) -> tuple[Job, Lease] | None:
+        """Take a job whose holder is silent; None when it was not, after all."""
+        return self._take(_holds(lease) & (jobs.c.beat == beat), {"failures": jobs.c.failures + 1})
+
+    def _take(self, which: ColumnElement[bool], more: dict[str, Any]) -> tuple[Job, Lease] | None:
+        values = {
+            "state": JobState.RUNNING.value,
+            "fence": jobs.c.fence + 1,
+            "beat": jobs.c.beat + 1,
+            "started_at": func.coalesce(jobs.c.started_at, self._clock()),
+            **more,
+        }
+        with self._write() as connection:
+            row = connection.execute(update(jobs).where(which).values(values).returning(jobs)).one_or_none()
+        return None if row is None else (_job(row), Lease(row.id, row.fence))
+
+    def beat(self, lease: Lease) -> None:
+        """A sign of life. Raises LeaseLost."""
+        self._change(lease, {"beat": jobs.c.beat + 1})
+
+    def add_chunk(self, lease: Lease, chunk: Chunk, seconds: float) -> None:
+        """One more chunk is finished and its files are safe; ``seconds`` it took. Raises LeaseLost.
+
+        May be called again with the same chunk when it is not known whether the first call arrived.
+        """
+        values = {
+            "chunks": chunk.number + 1,
+            "beat": jobs.c.beat + 1,
+            "failures": 0,
+            "work_seconds": jobs.c.work_seconds + seconds,
+        }
+        with self._write() as connection:
+            change = update(jobs).where(_holds(lease), jobs.c.chunks == chunk.number).values(values)
+            if connection.execute(change).rowcount:
+                connection.execute(insert(chunks).values(job=lease.job_id, **msgspec.structs.asdict(chunk)))
+                return
+            there = select(chunks.c.media).where(chunks.c.job == lease.job_id, chunks.c.number == chunk.number)
+            if connection.execute(there).scalar_one_or_none() != chunk.media:
+                raise _lost(lease)
+
+    def finish(self, lease: Lease, results: Results, keep_seconds: float) -> None:
+        """The files are safe: the job is done, and kept for so long. Raises LeaseLost; may be called again."""
+        now, written = self._clock(), msgspec.json.encode(results).decode()
+        done = {"state": JobState.COMPLETED.value, "results": written, "finished_at": now}
+        try:
+            self._change(lease, {**done, "expires_at": now + keep_seconds})
+        except LeaseLost:
+            with self._read() as connection:
+                mine = select(jobs.c.results).where(jobs.c.id == lease.job_id, jobs.c.fence == lease.fence)
+                if connection.execute(mine).scalar_one_or_none() != written:
+                    raise
+
+    def fail(self, lease: Lease, code: str, message: str, keep_seconds: float) -> None:
+        """The job cannot be done. Raises LeaseLost."""
+        now = self._clock()
+        why = {"error_code": code, "error_message": message[:4000]}
+        end = {"state": JobState.FAILED.value, "finished_at": now, "expires_at": now + keep_seconds}
+        self._change(lease, {**why, **end})
+
+    def release(self, lease: Lease, failed: bool) -> None:
+        """Give the job back to the queue, as its chunks stand; ``failed`` counts against it. Raises LeaseLost."""
+        failures = jobs.c.failures + 1 if failed else jobs.c.failures
+        self._change(lease, {"state": JobState.QUEUED.value, "failures": failures})
+
+    def _change(self, lease: Lease, values: dict[str, Any]) -> None:
+        with self._write() as connection:
+            if not connection.execute(update(jobs).where(_holds(lease)).values(values)).rowcount:
+                raise _lost(lease)
+
+    # ---- housekeeping
+
+    def finished(self) -> list[Job]:
+        """All jobs that are over and kept, the oldest first."""
+        over = jobs.c.state.in_([JobState.COMPLETED.value, JobState.FAILED.value])
+        with self._read() as connection:
+            rows = connection.execute(select(jobs).where(over).order_by(jobs.c.finished_at, jobs.c.number)).all()
+        return [_job(row) for row in rows]
+
+    def deleted(self, before: float = float("inf")) -> list[str]:
+        """Ids of deleted jobs that are still remembered, deleted before this time."""
+        gone = (jobs.c.state == JobState.DELETED.value) & (jobs.c.finished_at < before)
+        with self._read() as connection:
+            return list(connection.execute(select(jobs.c.id).where(gone)).scalars())
+
+    def forget(self, job_id: str) -> None:
+        """Remove a deleted job's row; its files are gone already."""
+        with self._write() as connection:
+            connection.execute(delete(chunks).where(chunks.c.job == job_id))
+            gone = (jobs.c.id == job_id) & (jobs.c.state == JobState.DELETED.value)
+            connection.execute(delete(jobs).where(gone))
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of ``ids`` that have a row, deleted ones included."""
+        with self._read() as connection:
+            return set(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(ids))).scalars())
+
+    # ---- connections
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _named_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _named_errors(), self._engine.connect() as connection:
+            with connection.execution_options(pafu_writes=True).begin():
+                yield connection
+
+    def _create_tables(self) -> None:
+        with self._write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+            metadata.create_all(connection)
+            version = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one_or_none()
+            if version is None:
+                connection.execute(insert(meta).values(name="schema", value=str(SCHEMA)))
+            elif version != str(SCHEMA):
+                raise StoreError(
+                    f"the job database has schema {version}, this Pafu needs {SCHEMA}; use another database"
+                )
+
+
+def database_url(url: str | None, data_dir: Path) -> str:
+    """The SQLAlchemy URL of a setting: PostgreSQL through psycopg, SQLite in the data directory by default."""
+    if not url:
+        return f"sqlite:///{data_dir / 'jobs.sqlite'}"
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    return url
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        name = parsed.get_backend_name()
+        if name == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise StoreError("jobs in memory would not survive; give a file: sqlite:////path/to/jobs.sqlite")
+            return _sqlite(Path(parsed.database))
+        if name == "postgresql":
+            arguments = {"connect_timeout": int(BUSY_SECONDS), "options": SERVER_OPTIONS}
+            return create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
+    except (ArgumentError, ImportError) as error:
+        raise StoreError(f"the job database cannot be used: {error}") from None
+    raise StoreError(f"jobs are kept in sqlite or postgresql, not {name!r}")
+
+
+def _sqlite(path: Path) -> Engine:
+    """SQLite as it is safe to use: WAL, every commit on disk, and never a new empty file in place of a lost one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the job database {path} cannot be created: {error.strerror}") from error
+
+    def connect() -> sqlite3.Connection:
+        name = f"file:{urllib.parse.quote(str(path))}?mode=rw"
+        connection = sqlite3.connect(
+            name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+
+    @event.listens_for(engine, "connect")
+    def remember_file(_: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
+
+    @event.listens_for(engine, "checkout")
+    def same_file(_: Any, record: Any, __: Any) -> None:
+        if record.info["file"] != _identity(path):  # deleted or replaced: writes would go into nowhere
+            raise DisconnectionError(f"{path} is not the file that was opened")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("pafu_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """The database's own errors as StoreUnavailable; a broken rule of the schema stays what it is."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise StoreUnavailable(f"the job database does not answer: {error.orig}") from error
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise StoreUnavailable(f"the job database does not answer: {error}") from error
+
+
+def _visible(caller: str | None) -> ColumnElement[bool]:
+    there = jobs.c.state != JobState.DELETED.value
+    return there if caller is None else there & (jobs.c.caller == caller)
+
+
+def _holds(lease: Lease) -> ColumnElement[bool]:
+    running = jobs.c.state == JobState.RUNNING.value
+    return (jobs.c.id == lease.job_id) & (jobs.c.fence == lease.fence) & running
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"job {lease.job_id} is not held under fence {lease.fence} any more")
+
+
+def _one(connection: Connection, which: ColumnElement[bool]) -> Job:
+    return _job(connection.execute(select(jobs).where(which)).one())
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        number=row.number,
+        caller=row.caller,
+        state=JobState(row.state),
+        order=msgspec.json.decode(row.order, type=Order),
+        remixed_from=row.remixed_from,
+        fence=row.fence,
+        beat=row.beat,
+        failures=row.failures,
+        chunks=row.chunks,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        expires_at=row.expires_at,
+        work_seconds=row.work_seconds,
+        error_code=row.error_code,
+        error_message=row.error_message,
+        results=None if row.results is None else msgspec.json.decode(row.results, type=Results),
+    )
