@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.spec import ModelSpec, spec_named
-from server import __version__
+from server import __version__, client_secrets
+from server.access import Access
 from server.config import Settings
 from server.engine import Engine, EngineState
 from server.errors import PafuError
 from server.guard import Guard
+from server.limits import caller_of
 from server.observe import Observer
 from server.process import rss_bytes
+from server.replies import add_error_handlers, error_reply
 from server.session import ViewerSession
 
 PAGE = Path(__file__).resolve().parent.parent / "clients" / "web"
@@ -57,12 +58,19 @@ class PageFiles(StaticFiles):
         return response
 
 
+def page_paths() -> set[str]:
+    """Every path under which a file of the page is served."""
+    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file()}
+
+
 class Front:
     """What the routes share: settings, the engine, and the sessions that are alive."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
+        """Raises ConfigError when the keys cannot be read."""
         self.settings = settings
         self.engine = engine
+        self.access = Access(settings, page_paths())
         self.spec: ModelSpec = spec_named(settings.model)
         self.sessions: dict[ViewerSession, asyncio.Task[None] | None] = {}
         self.draining = False
@@ -73,13 +81,19 @@ class Front:
         if self.draining:
             refusal = PafuError("shutting_down", "the server is shutting down; try another or try again later")
             self.engine.observer.error(refusal.kind.code)
-            return await websocket.send_denial_response(JSONResponse(refusal.http_body(), refusal.kind.status))
-        session = ViewerSession(websocket, self.engine, self.spec, self.settings)
-        self.sessions[session] = asyncio.current_task()
+            return await websocket.send_denial_response(error_reply(refusal))
         try:
-            await session.run()
-        finally:
-            del self.sessions[session]
+            place = self.access.limits.hold_session(caller_of(websocket))
+        except PafuError as full:
+            self.engine.observer.error(full.kind.code)
+            return await websocket.send_denial_response(error_reply(full))
+        with place:
+            session = ViewerSession(websocket, self.engine, self.spec, self.settings)
+            self.sessions[session] = asyncio.current_task()
+            try:
+                await session.run()
+            finally:
+                del self.sessions[session]
 
     async def drain(self) -> None:
         """Take no more sessions and bring the running ones to their ends, in bounded time."""
@@ -164,10 +178,11 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     front = Front(settings, engine)
     app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None)
     app.state.front = front
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Timed, observer=engine.observer)
-    _add_error_handlers(app, engine.observer)
+    add_error_handlers(app, engine.observer.error)
     _add_routes(app, front)
+    app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)
     app.mount("/", PageFiles(directory=PAGE, html=True, check_dir=False))
@@ -245,25 +260,3 @@ def add_metrics_route(app: FastAPI, observer: Observer) -> None:
     async def metrics(request: Request) -> Response:
         body, content_type = observer.scrape(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
-
-
-def _add_error_handlers(app: FastAPI, observer: Observer) -> None:
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        named = PafuError(codes.get(error.status_code, "invalid_message"), message)
-        observer.error(named.kind.code)
-        return JSONResponse(named.http_body(), error.status_code)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:])
-        observer.error("invalid_message")
-        return JSONResponse(PafuError("invalid_message", f"{param}: {first['msg']}", param).http_body(), 400)
-
-    @app.exception_handler(PafuError)
-    async def named_error(_: Request, error: PafuError) -> JSONResponse:
-        observer.error(error.kind.code)
-        return JSONResponse(error.http_body(), error.kind.status)

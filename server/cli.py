@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from server import __version__, distill, evaluate
+from server import keys_cli as keys
 from server.config import ConfigError, Settings, load_settings
 from server.errors import PafuError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(distill.app, name="distill")
 app.command("eval")(evaluate.evaluate)
+app.add_typer(keys.app, name="keys")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 START_FAILED = 3  # exit status of pafu serve when its worker can never start
@@ -66,18 +68,24 @@ def serve(
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error  [PAFU_LOG_LEVEL]")] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="API keys, see pafu keys  [PAFU_KEYS_FILE]")] = None,
+    allow_anonymous: Annotated[
+        bool | None, typer.Option("--allow-anonymous", help="no keys beyond loopback  [PAFU_ALLOW_ANONYMOUS]")
+    ] = None,
 ) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""
     settings = settings_from(**locals())
+    from server.keys import Keyring
     from server.listener import listen
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
     try:
-        sock = listen(settings.host, settings.port)
+        guarded = Keyring(settings).required or settings.allow_anonymous
+        sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None
-        if settings.metrics_port is not None:
-            metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port")
+        if settings.metrics_port is not None:  # a host of its own is the operator's clear word
+            metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True)
     except ConfigError as error:
         raise fail(str(error)) from None
     say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")

@@ -5,7 +5,9 @@ This module is read by the front process and imports no torch.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +21,9 @@ from server.errors import nearest
 
 PREFIX = "PAFU_"
 OTHER_VARIABLES = ("PAFU_TEST_",)  # beginnings of variables that are not for the server
+CLIENT_VARIABLES = ("PAFU_API_KEY",)  # what clients on the same machine read
+SECRETS = ("api_keys",)  # fields whose values no message shows
+MIN_SECRET = 16  # characters
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 
 
@@ -66,11 +71,28 @@ class Settings(BaseSettings):
     max_bad_messages: int = Field(default=20, ge=0, description="faulty messages that a running session survives")
     allowed_hosts: Names = Field(default=(), description="host names besides localhost and IP addresses")
     allowed_origins: Names = Field(default=(), description="origins of pages besides the server's own and loopback")
+    max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest body of an HTTP request")
+    body_timeout: float = Field(default=30.0, gt=0, description="a body must have arrived within this time")
+    messages_per_second: float = Field(default=100.0, gt=0, description="of one viewer; more are read more slowly")
 
-    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    api_keys: Names = Field(default=(), description="keys of callers, plain or sha256:<hex>; kept hashed")
+    keys_file: Path | None = Field(default=None, description="TOML file of hashed keys, see pafu keys")
+    max_sessions_per_key: int | None = Field(default=None, ge=0, description="for keys that have no limit of their own")
+    max_jobs_per_key: int | None = Field(default=None, ge=0)
+    requests_per_minute_per_key: int | None = Field(default=None, ge=1)
+    ticket_seconds: float = Field(default=60.0, gt=0, le=3600, description="how long a browser's ticket may be used")
+    public_paths: Names = Field(default=(), description="paths that need no key besides the page, /healthz, /readyz")
+    allow_anonymous: bool = Field(default=False, description="listen beyond loopback without keys")
+
+    @field_validator("allowed_hosts", "allowed_origins", "api_keys", "public_paths", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_hash_of_key(key) for key in value)
 
     @field_validator("model")
     @classmethod
@@ -94,6 +116,15 @@ class Settings(BaseSettings):
         return self
 
 
+def _hash_of_key(key: str) -> str:
+    """``sha256:<hex>`` of a plain key; settings never hold a secret, so nothing that prints them can tell it."""
+    if re.fullmatch(r"sha256:[0-9a-f]{64}", key):
+        return key
+    if len(key) < MIN_SECRET or not key.isascii() or not key.isprintable() or key.startswith("sha256:"):
+        raise ValueError(f"a key needs at least {MIN_SECRET} ASCII characters, or sha256: and 64 hex digits")
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
 def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment, overridden by the flags that are not None. Raises ConfigError."""
     refuse_unknown_variables(os.environ if environ is None else environ)
@@ -108,7 +139,8 @@ def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     """A misspelt variable would be ignored in silence: name it and the nearest known one. Raises ConfigError."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in environ:
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(OTHER_VARIABLES):
+        other = name.startswith(OTHER_VARIABLES) or name in CLIENT_VARIABLES
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not other:
             raise ConfigError(f"unknown environment variable {name}; {nearest(name.upper(), known)}")
 
 
@@ -118,4 +150,5 @@ def _explain(error: ValidationError) -> str:
     if not first["loc"]:  # settings that contradict each other
         return reason
     field = ".".join(str(part) for part in first["loc"])
-    return f"{PREFIX}{field.upper()} (--{field.replace('_', '-')}): got {first['input']!r}: {reason}"
+    shown = "" if field in SECRETS else f"got {first['input']!r}: "
+    return f"{PREFIX}{field.upper()} (--{field.replace('_', '-')}): {shown}{reason}"

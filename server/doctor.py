@@ -103,8 +103,9 @@ def weights(settings: Settings) -> str:
 
 
 def port(settings: Settings) -> str:
-    """Try the port. Raises ConfigError when it is taken."""
+    """Try the port. Raises ConfigError when it is taken, or open to others without keys."""
+    from server.keys import Keyring
     from server.listener import listen
 
-    listen(settings.host, settings.port).close()
+    listen(settings.host, settings.port, guarded=Keyring(settings).required or settings.allow_anonymous).close()
     return f"{settings.host}:{settings.port} is free"

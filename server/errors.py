@@ -2,16 +2,21 @@
 
 A message says what was wrong, what is allowed, and what to do. The wire shapes are
 ``{"error": {"message", "type", "code", "param"}}`` over HTTP and
-``{"type": "error", "message", "code", "param", "retryable"}`` over a WebSocket.
+``{"type": "error", "message", "code", "param", "retryable"}`` over a WebSocket, with ``retry_after_seconds`` where it
+is known.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 # RFC 6455 close codes
 NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1003, 1008, 1009, 1011, 1012, 1013
+
+# OpenAI's coarse classes; other statuses are a server_error or an invalid_request_error
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class ErrorKind:
     @property
     def type(self) -> str:
         """OpenAI's coarse class of an error."""
+        if self.status in TYPES:
+            return TYPES[self.status]
         return "invalid_request_error" if self.status < 500 and not self.retryable else "server_error"
 
 
@@ -53,6 +60,14 @@ ERRORS = {
         ErrorKind("worker_failed", 503, RESTART, retryable=True),
         ErrorKind("generation_failed", 500, INTERNAL, retryable=True),
         ErrorKind("internal_error", 500, INTERNAL, retryable=True),
+        ErrorKind("missing_key", 401, POLICY),
+        ErrorKind("invalid_key", 401, POLICY),
+        ErrorKind("rate_limited", 429, TRY_LATER, retryable=True),
+        ErrorKind("session_limit", 429, TRY_LATER, retryable=True),
+        ErrorKind("job_limit", 429, TRY_LATER, retryable=True),
+        ErrorKind("ticket_limit", 429, TRY_LATER, retryable=True),
+        ErrorKind("body_too_large", 413, TOO_BIG),
+        ErrorKind("body_timeout", 408, POLICY, retryable=True),
         ErrorKind("host_not_allowed", 403, POLICY),
         ErrorKind("origin_not_allowed", 403, POLICY),
         ErrorKind("not_found", 404, POLICY),
@@ -62,26 +77,36 @@ ERRORS = {
 
 
 class PafuError(Exception):
-    """An error for the caller; ``param`` names the field at fault, where there is one."""
+    """An error for the caller; ``param`` names the field at fault, where there is one.
 
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+    ``retry_after``, in seconds, says when the same request may work.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.kind = ERRORS[code]
         self.message = message
         self.param = param
+        self.retry_after = retry_after
+
+    def headers(self) -> dict[str, str]:
+        """What goes beside the body of an HTTP reply: whole seconds to wait, the scheme that is asked for."""
+        headers = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        return {**headers, "www-authenticate": "Bearer"} if self.kind.status == 401 else headers
 
     def http_body(self) -> dict[str, Any]:
         kind = self.kind
         return {"error": {"message": self.message, "type": kind.type, "code": kind.code, "param": self.param}}
 
     def wire_message(self) -> dict[str, Any]:
-        return {
+        message = {
             "type": "error",
             "code": self.kind.code,
             "message": self.message,
             "param": self.param,
             "retryable": self.kind.retryable,
         }
+        return message if self.retry_after is None else {**message, "retry_after_seconds": self.retry_after}
 
 
 def nearest(name: str, known: list[str]) -> str:

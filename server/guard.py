@@ -1,19 +1,23 @@
-"""Host and Origin, checked before a request or a WebSocket is accepted.
+"""Host, Origin and key, checked before a request or a WebSocket is accepted; bodies that are too large or too slow.
 
 Browsers let any page open a WebSocket to any host, and a name that an attacker owns can point to this machine (DNS
 rebinding). So the Host must be ours, and a request that carries an Origin must come from our own page or from
-loopback. A plain ASGI wrapper: Starlette's HTTP middlewares do not see WebSockets.
+loopback. After that comes who asks (server.access). A plain ASGI wrapper: Starlette's HTTP middlewares do not see
+WebSockets.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.access import Access, neutral_protocol
 from server.config import Settings
 from server.errors import POLICY, PafuError
 
@@ -21,20 +25,28 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
-    """Lets through what is allowed; answers 403 with the error JSON otherwise."""
+    """Lets through what is allowed, with its caller in ``scope["state"]``; answers with the error JSON otherwise."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, access: Access) -> None:
         self._app = app
+        self._access = access
+        self._max_body, self._body_timeout = settings.max_body_bytes, settings.body_timeout
         self._hosts = {name.lower() for name in (*settings.allowed_hosts, settings.host)}
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            try:
-                self.check(Headers(scope=scope), read_only=scope.get("method") in SAFE_METHODS)
-            except PafuError as error:
-                return await refuse(scope, receive, send, error)
-        await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        try:
+            headers = Headers(scope=scope)
+            self.check(headers, read_only=scope.get("method") in SAFE_METHODS)
+            caller = self._access.admit(scope)
+            if scope["type"] == "http":
+                receive = Body(receive, headers, self._max_body, self._body_timeout)
+        except PafuError as error:
+            return await refuse(scope, receive, send, error)
+        scope.setdefault("state", {})["caller"] = caller
+        await self._app(scope, receive, answering(scope, send) if scope["type"] == "websocket" else send)
 
     def check(self, headers: Headers, read_only: bool) -> None:
         """Raises PafuError host_not_allowed or origin_not_allowed."""
@@ -85,6 +97,51 @@ def _is_loopback(name: str) -> bool:
     return _is_localhost(name) or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
+class Body:
+    """A request's ``receive`` that ends with 413 or 408 when the body is too large or too long in coming."""
+
+    def __init__(self, receive: Receive, headers: Headers, most: int, within: float) -> None:
+        """Raises PafuError body_too_large when the header says so already."""
+        self._receive, self._most, self._within = receive, most, within
+        self._taken = 0
+        self._until: float | None = None  # counted from the first time that somebody asks
+        self._more = True
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > most:
+            raise self._too_large()
+
+    async def __call__(self) -> Message:
+        if not self._more:  # the body is complete: now waiting for the client to leave
+            return await self._receive()
+        self._until = self._until or asyncio.get_running_loop().time() + self._within
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            # an HTTPException, because FastAPI turns what else a body raises into a 400
+            raise HTTPException(408, f"the body did not arrive within {self._within:g} s") from None
+        self._taken += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
+        if self._taken > self._most:
+            raise HTTPException(413, self._too_large().message)
+        return message
+
+    def _too_large(self) -> PafuError:
+        return PafuError("body_too_large", f"the body is larger than the {self._most} bytes allowed here")
+
+
+def answering(scope: Scope, send: Send) -> Send:
+    """Names a subprotocol that the client offered when it accepts; browsers end the connection otherwise."""
+    protocol = neutral_protocol(scope)
+
+    async def send_with_protocol(message: Message) -> None:
+        if message["type"] == "websocket.accept" and message.get("subprotocol") is None:
+            message = {**message, "subprotocol": protocol}
+        await send(message)
+
+    return send_with_protocol
+
+
 async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -> None:
     """Answer an HTTP request or an unaccepted WebSocket with the error's status and JSON."""
     scope["pafu.error"] = error.kind.code  # for the metrics, which are outermost
@@ -94,6 +151,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -
             return await send({"type": "websocket.close", "code": POLICY, "reason": error.kind.code})
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     body = json.dumps(error.http_body()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    named = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
     await send({"type": f"{prefix}.start", "status": error.kind.status, "headers": headers})
     await send({"type": f"{prefix}.body", "body": body})

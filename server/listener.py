@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
+from typing import Any
 
 from server.config import ConfigError
 
 NOTSENT_LOWAT_BYTES = 64 * 2**10  # unsent bytes the kernel takes: about 0.6 s of video instead of 8 s
 
 
-def listen(host: str, port: int, setting: str = "port") -> socket.socket:
-    """A bound, listening socket. Raises ConfigError, naming the ``setting``, when the address is taken or not ours."""
+def listen(host: str, port: int, setting: str = "port", guarded: bool = False) -> socket.socket:
+    """A bound, listening socket. Raises ConfigError, naming the ``setting``, when the address is taken or not ours.
+
+    ``guarded``: callers need keys, or the operator wants none; only then may others than this machine reach it.
+    """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if not guarded and not _is_loopback(address):
+            raise ConfigError(_open_door(host))
         sock = socket.socket(family, kind, proto)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
@@ -27,6 +34,18 @@ def listen(host: str, port: int, setting: str = "port") -> socket.socket:
         sock.close()
         raise ConfigError(_why_not(host, port, setting, error)) from None
     return sock
+
+
+def _is_loopback(address: tuple[Any, ...]) -> bool:
+    return ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+
+
+def _open_door(host: str) -> str:
+    return (
+        f"{host} can be reached from other machines, and without API keys anybody could use this "
+        "server. Make a key (pafu keys add NAME --keys-file keys.toml) and serve with --keys-file keys.toml, "
+        "or listen on 127.0.0.1, or allow it with --allow-anonymous"
+    )
 
 
 def _why_not(host: str, port: int, setting: str, error: OSError) -> str:

@@ -90,6 +90,7 @@ class RunningServer:
     def __init__(self, front: Front, engine: LocalEngine, port: int, stop: Callable[[], Awaitable[None]]) -> None:
         self.front, self.engine, self.port, self.stop = front, engine, port, stop
         self.url = f"http://127.0.0.1:{port}"
+        self.app: Any = None
 
     def connect(self, **options: Any) -> connect:
         options = {"max_size": None, "proxy": None, **options}
@@ -138,6 +139,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
             await serving
 
         running.append(RunningServer(service.front, engine, port, stop))
+        running[-1].app = service.config.app
         return running[-1]
 
     yield start

@@ -8,6 +8,7 @@ import signal
 import httpx
 import pytest
 
+from server.access import Access
 from server.app import MIME_TYPES, PAGE
 from server.config import Settings
 from server.errors import PafuError
@@ -125,7 +126,7 @@ def test_only_own_pages_and_loopback_pages_may_open_a_socket(origin, host, allow
 def verdict(settings: Settings, headers: dict[str, str], allowed: bool) -> None:
     from starlette.datastructures import Headers
 
-    guard = Guard(None, settings)  # type: ignore[arg-type]
+    guard = Guard(None, settings, Access(settings, ()))  # type: ignore[arg-type]
     try:
         guard.check(Headers(headers), read_only=False)
     except PafuError as error:

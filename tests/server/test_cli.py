@@ -50,6 +50,11 @@ def test_a_taken_port_is_one_clear_line() -> None:
         (["serve"], {"PAFU_PROT": "1"}, "PAFU_PORT"),
         (["serve", "--model", "no-such"], {}, "unknown model"),
         (["serve", "--host", "no.such.host.invalid"], {}, "no.such.host.invalid"),
+        (["serve", "--host", "0.0.0.0"], {}, "--allow-anonymous"),
+        (["serve", "--keys-file", "/no/such/file"], {}, "/no/such/file"),
+        (["serve"], {"PAFU_API_KEYS": "short"}, "PAFU_API_KEYS"),
+        (["keys", "list"], {}, "--keys-file"),
+        (["keys", "add", "Alice", "--keys-file", "/tmp/x.toml"], {}, "Alice"),
         (["generate", "x", "--model", "no-such"], {}, "unknown model"),
         (["generate", "", "--model", "test-tiny"], {}, "prompt is empty"),
         (["generate", "x", "--model", "test-tiny", "-o", "/no/such/folder/x.mp4"], {}, "/no/such/folder"),
@@ -74,3 +79,14 @@ def test_doctor_says_what_is_wrong_and_fails() -> None:
     assert run.returncode == 1
     rows = {line.split()[1]: line.split()[0] for line in run.stdout.splitlines() if line.startswith(("ok", "no"))}
     assert rows["port"] == "no" and rows["torch"] == rows["encoder"] == rows["weights"] == "ok"
+
+
+def test_keys_are_made_listed_and_removed(tmp_path) -> None:
+    file = {"PAFU_KEYS_FILE": str(tmp_path / "keys.toml")}
+    made = pafu("keys", "add", "alice", "--max-jobs", "3", **file)
+    secret = made.stdout.strip()
+    assert made.returncode == 0 and secret.startswith("pafu_") and secret not in made.stderr
+    listed = pafu("keys", "list", **file).stdout
+    assert listed.startswith("alice") and "max_jobs=3" in listed and secret not in listed
+    assert pafu("keys", "remove", "alice", **file).returncode == 0
+    assert pafu("keys", "list", **file).stdout == ""

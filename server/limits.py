@@ -1,0 +1,119 @@
+"""What one caller may hold at once and how often it may ask.
+
+A ``Caller`` is a key's name and limits; the guard puts it into ``scope["state"]``, and a route reads it with
+``caller_of``. ``Limits`` belongs to the front, counts by the caller's name, and refuses with 429 and a Retry-After.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from starlette.requests import HTTPConnection
+
+from server.errors import PafuError
+
+RETRY_SECONDS = 5.0  # a held session or job frees nobody knows when
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. None is no limit of its own: what the server has for all still holds."""
+
+    name: str
+    max_sessions: int | None = None
+    max_jobs: int | None = None
+    requests_per_minute: int | None = None
+
+
+ANONYMOUS = Caller("anonymous")  # everybody, on a server without keys
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    """The caller of a request or WebSocket that the guard let through; sessions and jobs are its own by name."""
+    caller: Caller = connection.state.caller
+    return caller
+
+
+class Bucket:
+    """A token bucket: ``burst`` at once, ``rate`` a second in the long run. The owner brings the clock's reading."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst, self._tokens, self._seen = rate, burst, burst, now
+
+    def take(self, now: float) -> float:
+        """Take one token and return 0, or return the seconds until there is one."""
+        self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate)
+        self._seen = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
+        return 0.0
+
+
+class Hold:
+    """One counted place. Released once, however often it is asked; also a context manager."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+
+class Limits:
+    """The counts of all callers. Never more entries than there are keys."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._sessions: Counter[str] = Counter()
+        self._buckets: dict[str, tuple[int, Bucket]] = {}
+
+    def request(self, caller: Caller) -> None:
+        """Count one request or handshake. Raises PafuError rate_limited."""
+        rate = caller.requests_per_minute
+        if rate is None:
+            return
+        known_rate, bucket = self._buckets.get(caller.name, (None, None))
+        if bucket is None or known_rate != rate:
+            bucket = Bucket(rate / 60, rate, self._clock())
+            self._buckets[caller.name] = (rate, bucket)
+        if wait := bucket.take(self._clock()):
+            message = f"key {caller.name!r} may make {rate} requests a minute; wait {wait:.1f} s"
+            raise PafuError("rate_limited", message, retry_after=wait)
+
+    def hold_session(self, caller: Caller) -> Hold:
+        """A place for one live session, held until it is released. Raises PafuError session_limit."""
+        most = caller.max_sessions
+        if most is not None and self._sessions[caller.name] >= most:
+            message = f"key {caller.name!r} has {most} of {most} sessions; end one, or ask the operator for more"
+            raise PafuError("session_limit", message, retry_after=RETRY_SECONDS)
+        self._sessions[caller.name] += 1
+        return Hold(lambda: self._free(caller.name))
+
+    def sessions(self, caller: Caller) -> int:
+        """Places that the caller holds now."""
+        return self._sessions[caller.name]
+
+    def check_job(self, caller: Caller, unfinished: int) -> None:
+        """One more job beside the caller's ``unfinished`` ones, as their store counts them. Raises job_limit."""
+        most = caller.max_jobs
+        if most is not None and unfinished >= most:
+            message = f"key {caller.name!r} has {unfinished} unfinished jobs of {most}; wait for one or delete one"
+            raise PafuError("job_limit", message, retry_after=RETRY_SECONDS)
+
+    def _free(self, name: str) -> None:
+        self._sessions[name] -= 1
+        if not self._sessions[name]:
+            del self._sessions[name]

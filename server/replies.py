@@ -1,0 +1,63 @@
+"""How errors leave over HTTP: one shape for all of them, ``{"error": {"message", "type", "code", "param"}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from server.errors import PafuError
+
+# Errors that the framework raises under its own names.
+CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "body_too_large"}
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, what is allowed, what to do; ``param`` names the field at fault."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply that is not a success."""
+
+    error: ErrorDetail
+
+
+def error_reply(error: PafuError) -> JSONResponse:
+    return JSONResponse(error.http_body(), error.kind.status, error.headers())
+
+
+def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
+    """Answer everything that a route can raise, an unforeseen exception included; ``count`` hears its code."""
+
+    def reply(error: PafuError, status: int | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        count(error.kind.code)
+        return JSONResponse(error.http_body(), status or error.kind.status, {**(headers or {}), **error.headers()})
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        named = PafuError(CODES.get(error.status_code, "invalid_message"), message)
+        return reply(named, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:])
+        return reply(PafuError("invalid_message", f"{param or 'the body'}: {first['msg']}", param or None))
+
+    @app.exception_handler(PafuError)
+    async def named_error(_: Request, error: PafuError) -> JSONResponse:
+        return reply(error)
+
+    @app.exception_handler(Exception)  # Starlette raises it again behind the reply, so that the log has it
+    async def mistake(_: Request, error: Exception) -> JSONResponse:
+        return reply(PafuError("internal_error", "the server made a mistake; it is in its log"))
