@@ -16,6 +16,7 @@ from server import keys
 from server.app import create_app
 from server.config import Settings
 from server.errors import ERRORS
+from server.observe import Observer
 
 KEY = "the-key-of-the-tests-0123456789"
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -86,9 +87,9 @@ async def test_public_paths_are_public_to_read_only(keyed_app, method, path) -> 
 
 
 @pytest.fixture
-def keyed_app(tmp_path):
+def keyed_app():
     class NoEngine:
-        pass
+        observer = Observer()
 
     return create_app(Settings(model="test-tiny", api_keys=KEY, public_paths="/version"), NoEngine())  # type: ignore[arg-type]
 
