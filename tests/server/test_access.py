@@ -12,6 +12,7 @@ import pytest
 import websockets
 from starlette.routing import Mount, WebSocketRoute
 
+from model.spec import spec_named
 from server import keys
 from server.app import create_app
 from server.config import Settings
@@ -89,7 +90,7 @@ async def test_public_paths_are_public_to_read_only(keyed_app, method, path) -> 
 @pytest.fixture
 def keyed_app():
     class NoEngine:
-        observer = Observer()
+        observer = Observer(spec_named("test-tiny"))
 
     return create_app(Settings(model="test-tiny", api_keys=KEY, public_paths="/version"), NoEngine())  # type: ignore[arg-type]
 
