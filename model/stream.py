@@ -26,6 +26,7 @@ from cache.policy import policy_named
 from model.attention import Cached, Watch
 from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
 from model.dit import Context
+from model.kept import KeptTokens, kept_tokens
 from model.positions import grid_positions
 from model.sampler import denoise
 from model.vae import to_pictures
@@ -116,6 +117,11 @@ class VideoStream:
     @property
     def cache(self) -> KVCache:
         return self._cache
+
+    @torch.inference_mode()
+    def kept(self) -> KeptTokens:
+        """What the cache holds after the newest chunk, for a viewer who wants to see it."""
+        return kept_tokens(self._cache, self._model.spec)
 
     def set_prompt(self, text: str) -> None:
         if text != self._prompt:

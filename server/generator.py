@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,12 +56,28 @@ class Chunk(Protocol):
     def remembered(self) -> tuple[int, ...]: ...
 
 
+class Kept(Protocol):
+    """What a cache holds: see model.kept.KeptTokens."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def latents(self) -> Sequence[int]: ...
+    @property
+    def kept(self) -> bytes: ...
+    @property
+    def salience(self) -> bytes: ...
+
+
 class Stream(Protocol):
     """One session's generation (model.stream.VideoStream, or a test's own); changes count from the next chunk."""
 
     def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk: ...
     def set_prompt(self, text: str) -> None: ...
     def set_camera(self, control: CameraControl) -> None: ...
+    def kept(self) -> Kept: ...
 
 
 class Generator(Protocol):

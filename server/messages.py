@@ -72,11 +72,22 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     chunks: list[PastChunk]
 
 
+class KeptTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a session's cache holds, as little pictures: see model.kept.KeptTokens."""
+
+    rows: int
+    columns: int
+    latents: list[int]
+    kept: bytes
+    salience: bytes
+
+
 class Open(Message, frozen=True, tag="open"):
     """Begin a session. ``pictures`` is the length of the whole video, None for no end.
 
     A ``background`` session has no viewer: it gets the time that live sessions leave over. With ``past`` it goes on
-    where another worker stopped, with the index, the timestamps and (by re-caching) the memory that it had.
+    where another worker stopped, with the index, the timestamps and (by re-caching) the memory that it had. With
+    ``memory`` every fragment says which tokens are kept.
     """
 
     session: str
@@ -87,6 +98,7 @@ class Open(Message, frozen=True, tag="open"):
     pictures: int | None
     background: bool = False
     past: Past | None = None
+    memory: bool = False
 
 
 class Interact(Message, frozen=True, tag="interact"):
@@ -190,6 +202,7 @@ class Fragment(Message, frozen=True, tag="fragment"):
     past: PastChunk  # this chunk, for server.memory
     camera: CameraPlace  # behind it
     remembered: list[int]  # chunks of which the cache holds tokens
+    kept: KeptTokens | None = None  # for a session that asked
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

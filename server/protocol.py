@@ -47,7 +47,10 @@ class ExtraParams(Wire):
 
 
 class SessionStart(Wire):
-    """Sizes and rate, where given, must be the model's own; ``num_frames`` left out means without end."""
+    """Sizes and rate, where given, must be the model's own; ``num_frames`` left out means without end.
+
+    ``memory`` asks for the kept tokens in every chunk's statistics (the page's memory view).
+    """
 
     type: Literal["session.start"]
     model: str | None = None
@@ -61,6 +64,7 @@ class SessionStart(Wire):
     extra_params: ExtraParams | None = None
     image_reference: Any = None
     streaming_buffer_seconds: float | None = Field(default=None, gt=0)
+    memory: bool = False
 
 
 class CameraEvent(Wire):
@@ -196,6 +200,7 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
         lead_seconds=_lead(start, settings),
         cache=_cache(start, settings),
         pictures=_pictures(start, spec, settings),
+        memory=start.memory,
     )
 
 

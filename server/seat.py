@@ -11,7 +11,7 @@ from model.spec import ModelSpec
 from server.generator import Chunk, Generator, Pictures, Stream
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer
-from server.messages import Fragment, Interact, Open, Past, Rejected
+from server.messages import Fragment, Interact, KeptTokens, Open, Past, Rejected
 from server.scheduler import Playout
 
 
@@ -52,6 +52,7 @@ class Seat:
         self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
         self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
         self._remaining = order.pictures
+        self._memory = order.memory
         self._in_force: dict[str, int] = {}
         self._undelivered: dict[int, float] = {}
         self._stream: Stream = generator.open(order.prompt, order.seed, order.cache)
@@ -156,6 +157,13 @@ class Seat:
             past=self._generator.keep(chunk),
             camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
             remembered=list(chunk.remembered),
+            kept=self._kept() if self._memory else None,
+        )
+
+    def _kept(self) -> KeptTokens:
+        kept = self._stream.kept()
+        return KeptTokens(
+            rows=kept.rows, columns=kept.columns, latents=list(kept.latents), kept=kept.kept, salience=kept.salience
         )
 
     def delivered(self, index: int, now: float) -> None:

@@ -7,6 +7,7 @@ a running stream is answered and forgiven, up to a limit.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -132,6 +133,7 @@ class ViewerSession:
             lead_seconds=order.lead_seconds,
             cache=order.cache,
             pictures=order.pictures,
+            memory=order.memory,
         )
 
     async def _open(self, order: messages.Open) -> EngineSession | None:
@@ -233,6 +235,12 @@ class ViewerSession:
             "streaming_buffer_seconds": order.lead_seconds,
             "extra_params": {"cache": {name: getattr(order.cache, name) for name in order.cache.__struct_fields__}},
         }
+        if order.memory:
+            config["memory"] = {
+                "pictures_per_latent": spec.temporal_stride,
+                "first_latent_pictures": spec.first_latent_pictures,
+                "tokens_per_latent": spec.tokens_per_latent,
+            }
         request_id = self._socket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}"
         return {
             "type": "video.start",
@@ -351,6 +359,17 @@ def _close_reason(text: str) -> str:
     return text.encode()[:120].decode(errors="ignore")
 
 
+def memory_picture(kept: messages.KeptTokens) -> dict[str, Any]:
+    """Kept tokens for JSON: bytes as base64, rows x columns of them for each of ``latents``."""
+    return {
+        "rows": kept.rows,
+        "columns": kept.columns,
+        "latents": kept.latents,
+        "kept": base64.b64encode(kept.kept).decode(),
+        "salience": base64.b64encode(kept.salience).decode(),
+    }
+
+
 def chunk_metadata(fragment: messages.Fragment) -> dict[str, Any]:
     """The message that goes before a fragment's bytes."""
     stats = {
@@ -365,6 +384,8 @@ def chunk_metadata(fragment: messages.Fragment) -> dict[str, Any]:
         "prompt": fragment.prompt,
         "camera": {"offset": fragment.camera_offset, "speed": fragment.camera_speed},
     }
+    if fragment.kept is not None:
+        stats["memory"] = memory_picture(fragment.kept)
     return {
         "type": "video.chunk_metadata",
         "kind": "media",

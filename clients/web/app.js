@@ -4,6 +4,7 @@ import { Ambient } from "./ambient.js";
 import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindPageKeys } from "./controls.js";
 import { explain } from "./errors.js";
+import { MemoryView } from "./memory.js";
 import { Player, canPlay } from "./player.js";
 import { lightIn, withLight } from "./prompt.js";
 import { LiveSession } from "./protocol.js";
@@ -41,6 +42,7 @@ class App {
   #player = new Player(byId("picture"));
   #readout = new ReadOut(byId("readout"));
   #ambient = new Ambient(byId("ambient"), byId("picture"));
+  #memory = new MemoryView({ tools: document.querySelector(".tools"), stage: byId("stage"), place: byId("stage"), video: byId("picture") });
   #lights = new LightControls((light) => this.#chooseLight(light));
   #prompt = new PromptBox((text) => this.#promptChanged(text));
   #camera = new CameraWish((speed) => this.#session?.interact({ camera: { speed } }) ?? null);
@@ -152,7 +154,7 @@ class App {
   #start() {
     const prompt = this.#prompt.text;
     const seed = Number.parseInt(byId("seed").value, 10);
-    const request = { prompt, format: "m4s", seed: seed >= 0 ? seed : randomSeed(), streaming_buffer_seconds: this.#bufferSeconds };
+    const request = { prompt, format: "m4s", seed: seed >= 0 ? seed : randomSeed(), streaming_buffer_seconds: this.#bufferSeconds, memory: true };
     if (byId("model").value) request.model = byId("model").value;
     byId("trouble").hidden = true;
     this.#startWhenWarm = false;
@@ -198,6 +200,7 @@ class App {
     byId("seed").placeholder = config.seed ?? "new each time";
     byId("stage").classList.remove("kept");
     this.#player.begin(mime);
+    this.#memory.begin(config);
   }
 
   #chunk(metadata, data) {
@@ -206,6 +209,7 @@ class App {
     if (metadata.num_frames) this.#chunkSeconds = metadata.num_frames / this.#fps;
     const stats = metadata.stats ?? {};
     this.#readout.chunk(stats, this.#chunkSeconds);
+    this.#memory.chunk(stats);
     if (stats.camera) this.#cameraControls.show(stats.camera.speed ?? 0);
   }
 
@@ -268,6 +272,7 @@ class App {
   // The stream is over: the last picture stays.
   #rest() {
     this.#ambient.stop();
+    this.#memory.end();
     this.#player.halt();
     this.#session = null;
     this.#pending.clear();

@@ -20,7 +20,7 @@ from model.camera import CameraControl, CameraState
 from model.spec import spec_named
 from server import worker
 from server.generator import Generator, StartError
-from server.messages import CacheChoice, Configure, Past, PastChunk
+from server.messages import CacheChoice, Configure, KeptTokens, Past, PastChunk
 
 PASSES = 5  # of the transformer, in a real model
 
@@ -56,6 +56,10 @@ class PatternStream:
     def __init__(self, prompt: str, seed: int, width: int, height: int) -> None:
         self._prompt, self._seed, self._width, self._height = prompt, seed, width, height
         self._chunk, self._offset, self._speed = 0, 0, 0
+
+    def kept(self) -> KeptTokens:
+        """The newest latent frame, of 2 x 3 tokens."""
+        return KeptTokens(rows=2, columns=3, latents=[3 * self._chunk - 1], kept=bytes(range(250, 256)), salience=b"")
 
     def set_prompt(self, text: str) -> None:
         if "refuse" in text:

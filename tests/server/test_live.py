@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -292,3 +293,15 @@ async def test_a_page_from_elsewhere_is_refused_before_its_socket_is_accepted(se
 async def test_the_own_page_loopback_pages_and_programs_are_let_in(server, viewer_of, origin) -> None:
     async with server.connect(origin=origin and origin.format(port=server.port)) as socket:
         assert (await viewer_of(socket).start())["type"] == "video.start"
+
+
+async def test_a_session_that_asks_sees_what_is_kept_and_others_do_not(server) -> None:
+    watching = await server.watch(num_frames=24, memory=True)
+    config = watching.messages[0]["config"]["memory"]
+    assert config == {"pictures_per_latent": 4, "first_latent_pictures": 4, "tokens_per_latent": 16}
+    chunks = [m["stats"]["memory"] for m in watching.messages if m["type"] == "video.chunk_metadata"]
+    assert [(memory["rows"], memory["columns"], memory["latents"]) for memory in chunks] == [(2, 3, [2]), (2, 3, [5])]
+    assert base64.b64decode(chunks[1]["kept"]) == bytes(range(250, 256)) and chunks[1]["salience"] == ""
+    plain = await server.watch(num_frames=12)
+    assert "memory" not in plain.messages[0]["config"]
+    assert all("memory" not in m.get("stats", {}) for m in plain.messages)

@@ -1,0 +1,93 @@
+"""The memory view in a real browser: a toggle shows what is kept, as the chunks say it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import async_playwright
+
+from server.launch import launched
+from tests.e2e.test_browser import ARGUMENTS, Visit, chromium
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+BUDGET = 5.0
+
+
+@pytest.fixture(scope="module")
+def pruning_server() -> Iterator[str]:
+    """A server whose sessions forget soon."""
+    with launched(model="test-tiny", cache_policy="pafu", cache_budget_latents=BUDGET, cache_sink_latents=0) as server:
+        server.wait_ready()
+        yield server.url()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(pruning_server: str) -> AsyncIterator[Visit]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        page = await browser.new_page(viewport={"width": 1280, "height": 1000})
+        yield Visit(page, pruning_server)
+        await browser.close()
+
+
+LIT = """(area) => {
+  const canvas = document.querySelector(area);
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let lit = 0;
+  for (let i = 3; i < data.length; i += 4) lit += data[i] > 8;
+  return lit / (data.length / 4);
+}"""
+
+
+async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
+    page = visit.page
+    await visit.open()
+    await visit.phase("ready")
+    assert not await page.is_visible("#memory")
+    await page.press("#prompt", "Enter")
+    await visit.phase("live")
+    stats = await visit.chunk_where(lambda stats: "memory" in stats and stats["evicted_tokens"] > 0)
+    memory = stats["memory"]
+    cells = memory["rows"] * memory["columns"]
+    kept = base64.b64decode(memory["kept"])
+    assert len(kept) == len(memory["latents"]) * cells == len(base64.b64decode(memory["salience"]))
+    assert sum(kept) / 255 == pytest.approx(stats["cache_tokens"], rel=0.02), "mean over layers is the budget"
+
+    await page.click("#memory-toggle")
+    await page.wait_for_function("Number(document.querySelector('#memory-film').dataset.moments) >= 3")
+    assert await page.get_attribute("#memory-toggle", "aria-pressed") == "true"
+    words = await page.inner_text(".memory-words")
+    assert words.startswith(f"Remembers {stats['cache_tokens']} of the ")
+    assert "Policy pafu" in await page.inner_text(".memory-detail")
+    await asyncio.sleep(1)
+    assert await page.evaluate(LIT, "#memory-film") > 0.2 and await page.evaluate(LIT, ".memory-veil") > 0.05
+    await page.hover("#memory-film", position={"x": 20, "y": 20})
+    assert "of this moment is kept" in await page.inner_text(".memory-detail")
+    assert await visit.sideways() == 0
+    await visit.picture("desktop_memory")
+
+    await page.click("#memory-toggle")
+    assert not await page.is_visible("#memory")
+    assert visit.problems == []
+
+
+async def test_what_a_chunk_says_is_read_as_it_was_meant(visit: Visit) -> None:
+    await visit.open()
+    read = """async (memory) => {
+      const m = await import('./memory.js');
+      const read = m.readMemory(memory);
+      return [[...read].map(([latent, { kept, salience }]) => [latent, [...kept], salience && [...salience]]),
+              m.chosen(read, 2), [...read.values()].map(m.share)];
+    }"""
+    kept = base64.b64encode(bytes([255, 0, 0, 0, 255, 255, 0, 0, 0, 0, 0, 51])).decode()
+    memory = {"rows": 2, "columns": 2, "latents": [3, 7, 9], "kept": kept, "salience": ""}
+    parts, chosen, shares = await visit.page.evaluate(read, memory)
+    assert parts == [[3, [255, 0, 0, 0], None], [7, [255, 255, 0, 0], None], [9, [0, 0, 0, 51], None]]
+    assert (chosen, shares) == ([3, 7], [0.25, 0.5, 0.05]), "the moments that hold most, in time order"
+    timing = {"pictures_per_latent": 4, "first_latent_pictures": 1}
+    ends = "async ([c]) => { const m = await import('./memory.js'); return [0, 1, 20].map((l) => m.endOf(l, c, 16)) }"
+    assert await visit.page.evaluate(ends, [timing]) == [1 / 16, 5 / 16, 81 / 16]
