@@ -21,7 +21,7 @@ from model.vae import StreamingVAE
 from model.weights import load_model, save_model
 
 # What the shipped weights were trained for; see model/weights_mini/README.md.
-STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2400}
+STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000}
 CLIPS, BEGINNINGS = 2304, 16_384  # of eight chunks, of one
 TRAINED = ("vae", "words", "teacher", "student")  # what ends in the shipped weights
 STAGES = ("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student", "ship", "judge")
