@@ -1,0 +1,58 @@
+# Pafu's image. CPU:  docker build -t pafu:cpu .      GPU:  docker build -t pafu:cuda --build-arg VARIANT=cuda .
+# The base only has to bring Python 3.11 or newer with venv; deploy/check-image builds on a plain Debian of its own.
+ARG BASE=docker.io/library/python:3.12-slim-bookworm
+
+FROM ${BASE} AS build
+ARG VARIANT=cpu
+# where torch's CPU build comes from; empty when pip finds one anyway. The CUDA build is the one that PyPI has.
+ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS="postgres otel"
+# a folder of wheels that the build mounts, for machines without a network
+ARG PIP_FIND_LINKS=""
+SHELL ["/bin/sh", "-eu", "-c"]
+WORKDIR /build
+COPY pyproject.toml deploy/requirements.py ./
+RUN python3 requirements.py ${EXTRAS} > requirements.txt \
+    && python3 -m venv /opt/pafu
+# wheels are kept between builds, not in the image
+# hadolint ignore=SC2086
+RUN --mount=type=cache,target=/root/.cache/pip \
+    case "${VARIANT}" in \
+      cpu) index="${CPU_INDEX:+--extra-index-url ${CPU_INDEX}}" ;; \
+      cuda) index="" ;; \
+      *) echo "VARIANT is ${VARIANT}; it must be cpu or cuda" >&2; exit 1 ;; \
+    esac; \
+    /opt/pafu/bin/pip install --disable-pip-version-check ${index} -r requirements.txt \
+    && /opt/pafu/bin/pip uninstall --yes --quiet pip setuptools \
+    && find /opt/pafu -name tests -type d -path "*/site-packages/torch/*" -prune -exec rm -r {} +
+WORKDIR /app
+COPY clients clients
+COPY cache cache
+COPY model model
+COPY server server
+# a read-only container cannot write bytecode later
+RUN /opt/pafu/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pafu/lib /app
+
+FROM ${BASE}
+# the dependencies are a layer of their own: a new version of pafu brings 15 MB, not a gigabyte
+COPY --from=build /opt/pafu /opt/pafu
+COPY --from=build /app /app
+WORKDIR /app
+ENV PATH=/opt/pafu/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/app:/app/clients/python \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    PAFU_HOST=0.0.0.0 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,video,utility
+# /weights: models (PAFU_WEIGHTS=/weights/NAME); /data: what must survive the container
+VOLUME ["/weights", "/data"]
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "server.health"]
+# pafu is process 1: it handles SIGTERM itself and waits for its workers
+ENTRYPOINT ["python", "-m", "server.cli"]
+CMD ["serve"]

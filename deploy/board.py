@@ -1,0 +1,325 @@
+"""The Grafana board, as code: rows of panels over the names of server/metrics.py and the recording rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, StackingMode
+
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${source}")
+MODEL = 'model_name=~"$model"'
+COLUMNS, WIDTH, HEIGHT = 3, 8, 8
+
+
+@dataclass(frozen=True)
+class Line:
+    """One query; ``legend`` may name labels in double braces."""
+
+    expr: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One panel. ``big`` shows the newest value as a number instead of a curve."""
+
+    title: str
+    unit: str
+    lines: Sequence[Line]
+    about: str
+    big: bool = False
+    stacked: bool = False
+
+
+def rate(metric: str, *by: str, where: str = "") -> str:
+    labels = ", ".join([MODEL, *([where] if where else [])])
+    total = f"sum by ({', '.join(by)})" if by else "sum"
+    return f"{total} (rate({metric}{{{labels}}}[$__rate_interval]))"
+
+
+def now(metric: str, *by: str, where: str = "") -> str:
+    labels = ", ".join([MODEL, *([where] if where else [])])
+    return f"sum by ({', '.join(by)}) ({metric}{{{labels}}})" if by else f"sum({metric}{{{labels}}})"
+
+
+def quantiles(metric: str, *shares: float) -> list[Line]:
+    total = f"sum by (le) (rate({metric}_bucket{{{MODEL}}}[$__rate_interval]))"
+    return [Line(f"histogram_quantile({share:g}, {total})", f"p{100 * share:g}") for share in shares]
+
+
+def mean(metric: str, *by: str, where: str = "") -> str:
+    return f"{rate(metric + '_sum', *by, where=where)} / {rate(metric + '_count', *by, where=where)}"
+
+
+ROWS: dict[str, Sequence[Graph]] = {
+    "Now": (
+        Graph("Live sessions", "none", [Line(now("pafu_sessions_active"))], "Sessions with a place.", big=True),
+        Graph(
+            "First chunk, p95",
+            "s",
+            [Line(f"max(pafu:time_to_first_chunk_seconds:p95{{{MODEL}}})")],
+            "From session.start to the first chunk sent.",
+            big=True,
+        ),
+        Graph(
+            "Late chunks",
+            "percentunit",
+            [Line(f"max(pafu:deadline_misses:share{{{MODEL}}})")],
+            "Share of chunks that reached a viewer who had run out of video.",
+            big=True,
+        ),
+    ),
+    "Sessions and admission": (
+        Graph(
+            "Sessions",
+            "none",
+            [
+                Line(now("pafu_sessions_active"), "active"),
+                Line(now("pafu_sessions_waiting"), "waiting"),
+                Line(now("pafu_sessions_limit"), "limit"),
+            ],
+            "How full the server is.",
+        ),
+        Graph(
+            "Sessions ended",
+            "cps",
+            [Line(rate("pafu_sessions_finished_total", "reason") + " > 0", "{{reason}}")],
+            "By reason: an ordered end or the code of an error.",
+        ),
+        Graph(
+            "Viewers sent away",
+            "cps",
+            [Line(rate("pafu_session_rejections_total", "reason") + " > 0", "{{reason}}")],
+            "Connections that never got a place, by reason.",
+        ),
+        Graph(
+            "Sessions begun",
+            "cps",
+            [Line(rate("pafu_sessions_started_total"), "begun")],
+            "Sessions that got a place, per second.",
+        ),
+        Graph("Session length", "s", quantiles("pafu_session_seconds", 0.5, 0.95), "How long viewers stay."),
+    ),
+    "Latency": (
+        Graph(
+            "Time to first chunk",
+            "s",
+            quantiles("pafu_time_to_first_chunk_seconds", 0.5, 0.95, 0.99),
+            "What a viewer waits for the first moving picture.",
+        ),
+        Graph(
+            "Chunk time by stage (mean)",
+            "s",
+            [Line(mean("pafu_chunk_seconds", "stage", where='stage!="total"'), "{{stage}}")],
+            "Where the time of a chunk goes.",
+            stacked=True,
+        ),
+        Graph("Prompt switch", "s", quantiles("pafu_prompt_switch_seconds", 0.5, 0.95), "From asked to shown."),
+    ),
+    "Playout continuity": (
+        Graph(
+            "Late chunks",
+            "percentunit",
+            [Line(f"pafu:deadline_misses:share{{{MODEL}}}", "{{model_name}}")],
+            "Share of chunks that came after their viewer had run out of video.",
+        ),
+        Graph(
+            "Real-time factor",
+            "none",
+            quantiles("pafu_real_time_factor", 0.1, 0.5),
+            "Media seconds per second of work; below 1 a viewer must wait.",
+        ),
+        Graph("Gap between chunks", "s", quantiles("pafu_inter_chunk_seconds", 0.5, 0.95), "As sent to viewers."),
+        Graph(
+            "Seconds lost per second",
+            "none",
+            [
+                Line(rate("pafu_viewer_starved_seconds_total"), "starved by us"),
+                Line(rate("pafu_viewer_stall_seconds_total"), "stalled by viewers"),
+            ],
+            "Starved: nothing left to play. Stalled: the viewer took no data.",
+        ),
+        Graph("Viewers that take no data", "none", [Line(now("pafu_viewers_stalled"), "stalled")], "For over 1 s."),
+        Graph(
+            "Video and bytes out",
+            "none",
+            [
+                Line(rate("pafu_media_seconds_total"), "media seconds per second"),
+                Line(rate("pafu_pictures_total"), "pictures per second"),
+                Line(rate("pafu_chunks_total"), "chunks per second"),
+                Line(rate("pafu_sent_bytes_total", "format") + " / 1e6", "MB per second, {{format}}"),
+            ],
+            "What viewers get.",
+        ),
+    ),
+    "Cache": (
+        Graph("Cache bytes", "bytes", [Line(now("pafu_kv_cache_bytes"), "bytes")], "Keys and values of all sessions."),
+        Graph(
+            "Tokens kept",
+            "none",
+            [Line(now("pafu_kv_cache_tokens"), "tokens")],
+            "Of each session's fullest layer, over all sessions.",
+        ),
+        Graph(
+            "Budget used",
+            "percentunit",
+            [Line(f"avg(pafu_kv_cache_usage_ratio{{{MODEL}}})", "used")],
+            "Tokens kept of those that the budgets allow.",
+        ),
+        Graph(
+            "Tokens evicted",
+            "cps",
+            [Line(rate("pafu_kv_evicted_tokens_total", "reason", "policy") + " > 0", "{{policy}}, {{reason}}")],
+            "Pruned to the budget, or freed with a session.",
+        ),
+        Graph(
+            "Scores of kept tokens",
+            "none",
+            [Line(f"max by (policy, quantile) (pafu_salience_score{{{MODEL}}})", "{{policy}} q{{quantile}}")],
+            "Quantiles in the newest chunk, of policies that score.",
+        ),
+        Graph(
+            "Policies that fell back",
+            "none",
+            [Line(f"sum(increase(pafu_kv_policy_fallbacks_total{{{MODEL}}}[$__rate_interval]))", "sessions")],
+            "Scores that were not numbers.",
+        ),
+    ),
+    "Memory": (
+        Graph(
+            "GPU memory",
+            "bytes",
+            [Line(now("pafu_device_memory_bytes", "worker", "kind"), "worker {{worker}} {{kind}}")],
+            "Empty on a CPU.",
+        ),
+        Graph(
+            "Worker memory",
+            "bytes",
+            [Line(now("pafu_worker_memory_bytes", "worker"), "worker {{worker}}")],
+            "Resident memory of worker processes.",
+        ),
+        Graph(
+            "Front memory",
+            "bytes",
+            [Line('process_resident_memory_bytes{job="pafu"}', "{{instance}}")],
+            "Resident memory of the front process.",
+        ),
+    ),
+    "Jobs": (
+        Graph("Jobs", "none", [Line(now("pafu_jobs", "state"), "{{state}}")], "Not over yet, by state."),
+        Graph("Jobs over", "cps", [Line(rate("pafu_jobs_finished_total", "state"), "{{state}}")], "By how they ended."),
+        Graph(
+            "Oldest waiting job",
+            "s",
+            [Line(f"max(pafu_job_queue_age_seconds{{{MODEL}}})", "age")],
+            "How long it has been queued.",
+        ),
+    ),
+    "Errors, requests, restarts": (
+        Graph(
+            "Errors told to callers",
+            "cps",
+            [Line(rate("pafu_errors_total", "code") + " > 0", "{{code}}")],
+            "By code, HTTP and WebSocket.",
+        ),
+        Graph(
+            "HTTP requests",
+            "reqps",
+            [Line(rate("pafu_request_duration_seconds_count", "route", "status"), "{{route}} {{status}}")],
+            "By route and status.",
+        ),
+        Graph("HTTP time", "s", quantiles("pafu_request_duration_seconds", 0.5, 0.95), "All routes."),
+        Graph(
+            "Workers lost",
+            "none",
+            [
+                Line(
+                    f"sum by (reason) (increase(pafu_worker_restarts_total{{{MODEL}}}[$__rate_interval]))", "{{reason}}"
+                )
+            ],
+            "By how they were lost.",
+        ),
+        Graph(
+            "Engine state",
+            "none",
+            [Line(now("pafu_engine_state", "state"), "{{state}}")],
+            "1 for the state that the engine is in.",
+        ),
+        Graph(
+            "Worker beat age",
+            "s",
+            [Line(f"max by (worker) (pafu_worker_beat_age_seconds{{{MODEL}}})", "worker {{worker}}")],
+            "Since the last sign of life of the step loop.",
+        ),
+        Graph(
+            "Start of the newest worker",
+            "s",
+            [
+                Line(f"max(pafu_worker_load_seconds{{{MODEL}}})", "load"),
+                Line(f"max(pafu_worker_warm_up_seconds{{{MODEL}}})", "warm up"),
+            ],
+            "Loading the model and making one chunk.",
+        ),
+        Graph(
+            "What runs",
+            "none",
+            [
+                Line(
+                    f"max by (version, torch, device, model_name) (pafu_build_info{{{MODEL}}})",
+                    "{{model_name}} {{version}} torch {{torch}} on {{device}}",
+                )
+            ],
+            "Versions, from the labels.",
+        ),
+    ),
+}
+
+
+def queries() -> list[str]:
+    """Every expression on the board."""
+    return [line.expr for graphs in ROWS.values() for graph in graphs for line in graph.lines]
+
+
+def board_json() -> str:
+    """The board as Grafana imports it."""
+    board = (
+        dashboard.Dashboard("Pafu")
+        .uid("pafu")
+        .tags(["pafu"])
+        .refresh("10s")
+        .time("now-1h", "now")
+        .timezone("browser")
+        .with_variable(dashboard.DatasourceVariable("source").label("Source").type("prometheus"))
+        .with_variable(
+            dashboard.QueryVariable("model")
+            .label("Model")
+            .datasource(SOURCE)
+            .query("label_values(pafu_engine_state, model_name)")
+            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .include_all(True)
+            .multi(True)
+        )
+    )
+    for title, graphs in ROWS.items():
+        board.with_row(dashboard.Row(title))
+        for graph in graphs:
+            board.with_panel(panel(graph))
+    return JSONEncoder(sort_keys=True, indent=1).encode(board.build()) + "\n"
+
+
+def panel(graph: Graph) -> stat.Panel | timeseries.Panel:
+    made = stat.Panel() if graph.big else timeseries.Panel()
+    made.title(graph.title).description(graph.about).unit(graph.unit).datasource(SOURCE)
+    made.span(WIDTH).height(HEIGHT // 2 if graph.big else HEIGHT)
+    for line in graph.lines:
+        made.with_target(prometheus.Dataquery().expr(line.expr).legend_format(line.legend))
+    if isinstance(made, timeseries.Panel):
+        legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+        made.min(0).fill_opacity(10).legend(legend.show_legend(True))
+        if graph.stacked:
+            made.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(40)
+    return made

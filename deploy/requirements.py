@@ -1,0 +1,9 @@
+"""Print the dependencies in pyproject.toml, with the named extras that exist: a layer that code does not change."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+extras = project.get("optional-dependencies", {})
+print(*project["dependencies"], *(line for name in sys.argv[1:] for line in extras.get(name, ())), sep="\n")

@@ -1,0 +1,199 @@
+"""Recording rules and alerts. Every name in an expression is checked against server/metrics.py when files are made.
+
+Annotations are fixed texts: the value stands beside them wherever alerts are shown. Each alert has a runbook paragraph
+of its name in docs/operations.md and a promtool unit test in tests/deploy/test_rules.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+RUNBOOK = "docs/operations.md#"
+BY_MODEL = "sum by (model_name)"
+FAILED = 'reason!~"complete|stopped|viewer_left|server_shutdown"'
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A number worth naming: ``pafu:what:how``."""
+
+    name: str
+    expr: str
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Fires when ``expr`` holds for ``lasting``; severity is page (a person, now) or ticket (a person, today)."""
+
+    name: str
+    expr: str
+    lasting: str
+    severity: str
+    summary: str
+
+
+def quantile(share: float, metric: str, *by: str, window: str = "5m") -> str:
+    """PromQL of a histogram's quantile, by model and the given labels."""
+    labels = ", ".join(("model_name", *by, "le"))
+    return f"histogram_quantile({share:g}, sum by ({labels}) (rate({metric}_bucket[{window}])))"
+
+
+def share(part: str, whole: str) -> str:
+    """One rate divided by another; no answer while nothing happens."""
+    return f"{BY_MODEL} (rate({part}[5m])) / ({BY_MODEL} (rate({whole}[5m])) > 0)"
+
+
+RECORDINGS = (
+    Recording("pafu:time_to_first_chunk_seconds:p95", quantile(0.95, "pafu_time_to_first_chunk_seconds")),
+    Recording("pafu:chunk_seconds:p95", quantile(0.95, "pafu_chunk_seconds", "stage")),
+    Recording("pafu:inter_chunk_seconds:p95", quantile(0.95, "pafu_inter_chunk_seconds")),
+    Recording("pafu:real_time_factor:p10", quantile(0.1, "pafu_real_time_factor")),
+    Recording("pafu:deadline_misses:share", share("pafu_deadline_misses_total", "pafu_chunks_total")),
+    Recording(
+        "pafu:session_failures:share",
+        share(f"pafu_sessions_finished_total{{{FAILED}}}", "pafu_sessions_finished_total"),
+    ),
+    Recording(
+        "pafu:server_errors:share",
+        share('pafu_request_duration_seconds_count{status=~"5.."}', "pafu_request_duration_seconds_count"),
+    ),
+)
+
+ALERTS = (
+    Alert("PafuDown", 'up{job="pafu"} == 0', "1m", "page", "Prometheus cannot scrape the server."),
+    Alert(
+        "PafuEngineFailed",
+        'pafu_engine_state{state="failed"} == 1',
+        "0m",
+        "page",
+        "The engine has given up on its worker; no session can begin.",
+    ),
+    Alert(
+        "PafuNotReady",
+        'pafu_engine_state{state=~"starting|restarting"} == 1',
+        "10m",
+        "page",
+        "No worker has become ready for 10 minutes.",
+    ),
+    Alert(
+        "PafuWorkerRestarts",
+        f"{BY_MODEL} (increase(pafu_worker_restarts_total[15m])) > 2",
+        "0m",
+        "ticket",
+        "Workers were lost more than twice within 15 minutes.",
+    ),
+    Alert(
+        "PafuWorkerSilent",
+        "pafu_worker_beat_age_seconds > 15",
+        "30s",
+        "ticket",
+        "A worker's step loop shows no sign of life.",
+    ),
+    Alert(
+        "PafuFirstChunkSlow",
+        "pafu:time_to_first_chunk_seconds:p95 > 3",
+        "10m",
+        "ticket",
+        "One viewer in twenty waits more than 3 s for the first chunk.",
+    ),
+    Alert(
+        "PafuPlayoutGaps",
+        "pafu:deadline_misses:share > 0.05",
+        "5m",
+        "page",
+        "More than 5 % of all chunks reach viewers who have already run out of video.",
+    ),
+    Alert(
+        "PafuSlowerThanRealTime",
+        "pafu:real_time_factor:p10 < 1",
+        "10m",
+        "ticket",
+        "A tenth of all chunks takes longer to make than to play.",
+    ),
+    Alert(
+        "PafuFull",
+        "pafu_sessions_active / pafu_sessions_limit >= 0.95",
+        "15m",
+        "ticket",
+        "Nearly all sessions are taken.",
+    ),
+    Alert(
+        "PafuSessionsRejected",
+        f'{BY_MODEL} (increase(pafu_session_rejections_total{{reason=~"session_rejected|not_ready"}}[10m])) > 5',
+        "0m",
+        "ticket",
+        "Viewers are sent away because there is no place for them.",
+    ),
+    Alert(
+        "PafuSessionsFail",
+        "pafu:session_failures:share > 0.05",
+        "10m",
+        "page",
+        "More than 5 % of all sessions end with an error.",
+    ),
+    Alert(
+        "PafuViewersStalled",
+        "pafu_viewers_stalled / (pafu_sessions_active > 0) > 0.5",
+        "5m",
+        "ticket",
+        "More than half of the viewers take no data.",
+    ),
+    Alert(
+        "PafuDeviceMemoryLow",
+        'pafu_device_memory_bytes{kind="free"} / ignoring (kind) pafu_device_memory_bytes{kind="total"} < 0.03',
+        "5m",
+        "ticket",
+        "A GPU has less than 3 % of its memory left.",
+    ),
+    Alert(
+        "PafuWorkerMemoryGrows",
+        "delta(pafu_worker_memory_bytes[2h]) > 1e9",
+        "30m",
+        "ticket",
+        "A worker's resident memory grew by more than 1 GB within 2 hours.",
+    ),
+    Alert(
+        "PafuScoresNotFinite",
+        f"{BY_MODEL} (increase(pafu_kv_policy_fallbacks_total[15m])) > 0",
+        "0m",
+        "ticket",
+        "Token scores were not numbers; sessions fell back to a policy without scores.",
+    ),
+    Alert(
+        "PafuServerErrors",
+        "pafu:server_errors:share > 0.05",
+        "5m",
+        "page",
+        "More than 5 % of all HTTP requests fail with a 5xx status.",
+    ),
+    Alert("PafuJobsWait", "pafu_job_queue_age_seconds > 900", "5m", "ticket", "A job has waited for 15 minutes."),
+    Alert(
+        "PafuJobsFail",
+        f'{BY_MODEL} (increase(pafu_jobs_finished_total{{state="failed"}}[30m])) > 3',
+        "0m",
+        "ticket",
+        "More than three jobs failed within 30 minutes.",
+    ),
+)
+
+
+def recording_rules() -> dict[str, Any]:
+    """The content of Prometheus's rule file."""
+    rules = [{"record": rule.name, "expr": rule.expr} for rule in RECORDINGS]
+    return {"groups": [{"name": "pafu-recordings", "interval": "15s", "rules": rules}]}
+
+
+def alert_rules() -> dict[str, Any]:
+    """The content of Prometheus's alert file."""
+    rules = [
+        {
+            "alert": alert.name,
+            "expr": alert.expr,
+            "for": alert.lasting,
+            "labels": {"severity": alert.severity},
+            "annotations": {"summary": alert.summary, "runbook": RUNBOOK + alert.name.lower()},
+        }
+        for alert in ALERTS
+    ]
+    return {"groups": [{"name": "pafu-alerts", "interval": "15s", "rules": rules}]}

