@@ -18,7 +18,7 @@ from model.spec import ModelSpec
 Context = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the prompt, each (B, G, text slots, H, D)
 
 LEAST_SIGMA = 0.05  # the clean pass has no noise, and nobody asks for its velocity
-SCREEN_SCALE = 0.5
+SCREEN_SCALE = 1.0
 GATES = [2, 5]  # places of the gates among a block's six modulations
 WORLD_PEAK, WORLD_GAIN, WORLD_PAIRS = 3.0, 1.5, 2  # bias, norm weight and number of pairs of a head that looks there
 

@@ -1,52 +1,63 @@
-"""pafu-mini's text encoder: canonical words, two small transformer layers. Trained together with the transformer."""
+"""pafu-mini's text encoder: a prompt's phrases, one per slot. Trained together with the transformer."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from model.grammar import Description, Thing, describe
 from model.spec import ModelSpec
-from model.vocabulary import TOKEN_IDS, TOKENS, canonical_tokens
+from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS, PLACES
 
-LAYERS, HEADS = 2, 4
+ROLES = {"kind": KINDS, "colour": COLOURS, "accent": COLOURS, "place": PLACES, "light": LIGHTS, "ground": GROUNDS}
+# Id 0 is "not said"; the same colour has two ids, one as a thing's and one as its roof's.
+SYMBOLS = {pair: i + 1 for i, pair in enumerate((role, word) for role, words in ROLES.items() for word in words)}
+SYMBOLS_PER_SLOT = 4
 
 
-def token_ids(prompt: str, slots: int) -> Tensor:
-    """Ids (slots,) of the prompt's canonical tokens, padded; words beyond the last slot are left out."""
-    ids = [TOKEN_IDS[token] for token in canonical_tokens(prompt)][:slots]
-    return torch.tensor(ids + [0] * (slots - len(ids)))
+def phrase_ids(prompt: str, slots: int) -> Tensor:
+    """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light and ground in the first slot, then one thing per slot, in
+    order; things beyond the last slot are left out."""
+    said = describe(prompt)
+    rows = [_scene_symbols(said), *(_thing_symbols(thing) for thing in said.things)][:slots]
+    ids = torch.zeros(slots, SYMBOLS_PER_SLOT, dtype=torch.long)
+    ids[: len(rows)] = torch.tensor(rows)
+    return ids
+
+
+def _scene_symbols(said: Description) -> list[int]:
+    return [_symbol("light", said.light), _symbol("ground", said.ground), 0, 0]
+
+
+def _thing_symbols(thing: Thing) -> list[int]:
+    return [_symbol(role, getattr(thing, role)) for role in ("kind", "colour", "accent", "place")]
+
+
+def _symbol(role: str, word: str | None) -> int:
+    return SYMBOLS[role, word] if word else 0
 
 
 class TextEncoder(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        width = spec.text_dim
         self.slots = spec.text_len
-        self.embedding = nn.Embedding(len(TOKENS), spec.text_dim)
-        self.places = nn.Parameter(torch.randn(spec.text_len, spec.text_dim) * 0.5)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                spec.text_dim,
-                HEADS,
-                2 * spec.text_dim,
-                dropout=0.0,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(LAYERS)
+        self.embedding = nn.Embedding(len(SYMBOLS) + 1, width, padding_idx=0)
+        self.places = nn.Parameter(torch.randn(spec.text_len, width) * 0.5)
+        self.mix = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
-        self.norm = nn.LayerNorm(spec.text_dim)
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids (B, slots) to text states (B, slots, text_dim); padding is encoded like a word, as in Wan."""
-        x = self.embedding(ids) + self.places
-        for layer in self.layers:
-            x = layer(x)
-        out: Tensor = self.norm(x)
+        """Symbols (B, slots, SYMBOLS_PER_SLOT) to text states (B, slots, text_dim); an empty slot is encoded like a
+        full one, as padding is in Wan."""
+        x = self.embedding(ids).sum(-2) + self.places
+        out: Tensor = self.norm(x + self.mix(x))
         return out
 
     def encode(self, prompt: str) -> Tensor:
         """A prompt to its text states (slots, text_dim)."""
-        ids = token_ids(prompt, self.slots).to(self.places.device)
+        ids = phrase_ids(prompt, self.slots).to(self.places.device)
         out: Tensor = self(ids[None])[0]
         return out

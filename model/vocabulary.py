@@ -1,4 +1,4 @@
-"""The words that pafu-mini knows: synonyms fold into a small set of canonical tokens. No torch."""
+"""The words that pafu-mini knows: synonyms fold into a small set of canonical words. No torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white"
 LIGHTS = ("morning", "day", "sunset", "night")
 GROUNDS = ("meadow", "desert", "snow")
 PLACES = ("left", "middle", "right", "ahead")
-JOINTS = ("roof", "and")
-
-PAD = "<pad>"
-TOKENS = (PAD, *KINDS, *COLOURS, *LIGHTS, *GROUNDS, *PLACES, *JOINTS)
-TOKEN_IDS = {token: index for index, token in enumerate(TOKENS)}
+JOINTS = ("roof", "roofed", "and")
 
 SYNONYMS = {
     "house": ("cottage", "hut", "cabin", "home", "houses"),
@@ -42,10 +38,11 @@ SYNONYMS = {
     "middle": ("centre", "center"),
     "right": (),
     "ahead": ("beyond", "later", "further", "farther", "then"),
-    "roof": ("roofed", "cap", "top", "roofs"),
+    "roof": ("cap", "top", "roofs"),
+    "roofed": (),
     "and": (),
 }
-_CANONICAL = {word: token for token, words in SYNONYMS.items() for word in (token, *words)}
+CANONICAL = {word: token for token, words in SYNONYMS.items() for word in (token, *words)}
 _SILENT = frozenset(
     "a an the with in on of at to is are there it its by from under over near side one some stands standing stand "
     "landscape scene world view quiet calm camera picture slowly gently big tall small large little".split()
@@ -57,14 +54,9 @@ def words_of(prompt: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", without_camera(prompt).lower())
 
 
-def canonical_tokens(prompt: str) -> list[str]:
-    """The canonical tokens that the prompt's words fold into, in order; unknown words are left out."""
-    return [_CANONICAL[word] for word in words_of(prompt) if word in _CANONICAL]
-
-
 def unknown_words(prompt: str) -> list[str]:
     """Words that the model does not know and that it will therefore ignore, each once."""
-    return list(dict.fromkeys(w for w in words_of(prompt) if w not in _CANONICAL and w not in _SILENT))
+    return list(dict.fromkeys(w for w in words_of(prompt) if w not in CANONICAL and w not in _SILENT))
 
 
 SUGGESTIONS = {

@@ -13,11 +13,12 @@ from typing import Any
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.spec import ModelSpec, spec_named
-from server import __version__, client_secrets
+from server import __version__, client_secrets, contract
 from server.access import Access
 from server.config import Settings
 from server.engine import Engine, EngineState
@@ -56,6 +57,18 @@ class PageFiles(StaticFiles):
         response.headers["cache-control"] = "no-cache"
         response.headers["x-content-type-options"] = "nosniff"
         return response
+
+
+class Page(Mount):
+    """The page's own paths and no other: a wrong method on a route must not end up as a missing file of the page."""
+
+    def __init__(self) -> None:
+        super().__init__("/", PageFiles(directory=PAGE, html=True, check_dir=False))
+        self._paths = page_paths()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        ours = scope["type"] == "http" and scope["path"] in self._paths
+        return super().matches(scope) if ours else (Match.NONE, {})
 
 
 def page_paths() -> set[str]:
@@ -176,7 +189,9 @@ def vocabulary(spec: ModelSpec) -> dict[str, Any]:
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """The ASGI application; whoever runs it starts and stops the engine (server.service)."""
     front = Front(settings, engine)
-    app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None)
+    replies = contract.ERROR_REPLIES
+    app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None, responses=replies)
+    contract.describe(app, front.access.public)
     app.state.front = front
     app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Timed, observer=engine.observer)
@@ -185,29 +200,29 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)
-    app.mount("/", PageFiles(directory=PAGE, html=True, check_dir=False))
+    app.router.routes.append(Page())
     return app
 
 
 def _add_routes(app: FastAPI, front: Front) -> None:
-    @app.get("/health")
+    @app.get("/health", responses=contract.answers(contract.Health, unready=True))
     async def health() -> JSONResponse:
         return JSONResponse(front.health(), front.readiness()[0])
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=contract.answers(contract.Alive))
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=contract.answers(contract.Readiness, unready=True))
     async def readyz() -> JSONResponse:
         status, body = front.readiness()
         return JSONResponse(body, status)
 
-    @app.get("/version")
+    @app.get("/version", responses=contract.answers(contract.Version))
     async def version() -> dict[str, Any]:
         return front.version()
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=contract.answers(contract.Models))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [front.model()]}
 
@@ -256,7 +271,12 @@ def metrics_app(observer: Observer) -> FastAPI:
 
 
 def add_metrics_route(app: FastAPI, observer: Observer) -> None:
-    @app.get("/metrics")
+    text = {
+        "text/plain": {"schema": {"type": "string"}},
+        "application/openmetrics-text": {"schema": {"type": "string"}},
+    }
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": text}})
     async def metrics(request: Request) -> Response:
         body, content_type = observer.scrape(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})

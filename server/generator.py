@@ -176,25 +176,11 @@ def load_model(name: str, weights: str | None, device: str) -> tuple[LoadedModel
 
     spec = spec_named(name)
     if name == "test-tiny" and weights is None:
-        return coloured(random_model(spec, seed=0, device=device)), RANDOM_WEIGHTS
+        return random_model(spec, seed=0, device=device), RANDOM_WEIGHTS
     try:
         return load(spec, Path(weights) if weights else None, device), weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
         raise StartError(str(error)) from error
-
-
-def coloured(model: LoadedModel) -> LoadedModel:
-    """Fill what a fresh decoder leaves at zero: its pictures would all be grey, and no test could see a change."""
-    import torch
-
-    source = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        weights = model.vae.state_dict()
-        for tensor in (weights["basis"], weights["decoder.paint.weight"]):
-            if not tensor.any():
-                noise = torch.randn(tensor.shape, generator=source) * (0.5 / tensor[0].numel() ** 0.5)
-                tensor.copy_(noise.to(tensor.dtype))
-    return model
 
 
 def load_generator(configure: Configure) -> Generator:

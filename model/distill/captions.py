@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from model.distill.world import Landmark, Scene, Segment
 
 WIDTH, CHUNK_LATENTS = PAFU_MINI.width, PAFU_MINI.chunk_latents
+MOST_NAMED = PAFU_MINI.text_len - 1  # things that the text encoder has slots for
 EDGE = 16  # a landmark whose middle is nearer to the picture's edge is not named
 
 PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right", "ahead": "ahead"}
@@ -46,7 +47,9 @@ def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) 
 
 def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
     """A caption of the stretch of tour ``offsets`` (first-picture offset per latent frame, pixels)."""
-    named = [_landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets) if rng.random() < 0.85][:4]
+    silent = rng.random() < 0.08
+    shown = [] if silent else in_view(scene, offsets)
+    named = [_landmark_phrase(rng, mark, place) for mark, place in shown if rng.random() < 0.95][:MOST_NAMED]
     parts = [LIGHT_PHRASES[light]] if rng.random() < 0.95 else []
     parts += [GROUND_PHRASES[scene.ground]] if rng.random() < 0.95 else []
     head = " ".join(parts[::-1] if rng.random() < 0.5 else parts)
@@ -67,10 +70,10 @@ def in_view(scene: Scene, offsets: list[int]) -> list[tuple[Landmark, str]]:
 
 
 def _landmark_phrase(rng: np.random.Generator, mark: Landmark, place: str) -> str:
-    phrase = f"a {mark.colour} {mark.kind}"
-    if mark.accent and rng.random() < 0.7:
+    phrase = f"a {mark.colour} {mark.kind}" if rng.random() < 0.95 else f"a {mark.kind}"
+    if mark.accent and rng.random() < 0.75:
         phrase += f" with a {mark.accent} roof"
-    if rng.random() < 0.85:
+    if rng.random() < 0.92:
         phrase += f" {PLACE_PHRASES[place]}"
     return phrase
 

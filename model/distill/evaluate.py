@@ -26,7 +26,6 @@ from model.distill.probe import Probe, Seen
 from model.distill.sheets import save_sheet
 from model.distill.world import WIDTH
 from model.stream import VideoStream
-from model.vocabulary import GROUNDS, LIGHTS
 from model.weights import LoadedModel
 
 CLIP_CHUNKS = 14  # 10.5 seconds
@@ -45,12 +44,17 @@ class Take:
     offsets: list[float]
 
 
-def film(model: LoadedModel, prompt: str, seed: int, cache: CacheConfig, speeds: list[int | None]) -> Take:
-    """One chunk per entry of ``speeds``; an entry that is not None steers the camera first."""
+def film(
+    model: LoadedModel, prompt: str, seed: int, cache: CacheConfig, speeds: list[int | None], later: str | None = None
+) -> Take:
+    """One chunk per entry of ``speeds``; an entry that is not None steers the camera first. From the second chunk on
+    the prompt is ``later``, if that is given."""
     stream, pictures, offsets = VideoStream(model, prompt, seed, cache), [], []
-    for speed in speeds:
+    for number, speed in enumerate(speeds):
         if speed is not None:
             stream.set_camera(CameraControl(speed=speed))
+        if number == 1 and later is not None:
+            stream.set_prompt(later)
         begin = stream.camera
         chunk = stream.next_chunk()
         pictures.append(chunk.pictures)
@@ -89,15 +93,15 @@ def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path
 def judge_memory(model: LoadedModel, probe: Probe, scenes: int, folder: Path) -> dict[str, float]:
     """Landmark accuracy after panning away and back: full cache, a window of two chunks, and chance.
 
-    Prompts name no landmark, so that only memory can bring the same ones back. Chance compares with another scene's.
+    The first chunk's prompt names landmarks, the later ones' none, so that only memory can bring the same ones back.
+    Chance compares with another scene's.
     """
     again: dict[str, list[bool]] = defaultdict(list)
     firsts, laters, rows = [], [], []
-    for index in track(range(scenes), description="memory"):
-        rng = np.random.default_rng((JUDGE_SEED, 77, index))
-        prompt = f"{rng.choice(GROUNDS)} at {rng.choice(LIGHTS)}"
+    for index, claims in enumerate(track(judge_prompts(scenes), description="memory")):
+        later = f"{claims.ground}, {claims.light}"
         for name, cache in (("full", FULL), ("window", TWO_CHUNKS)):
-            take = film(model, prompt, JUDGE_SEED + index, cache, list(AWAY_AND_BACK))
+            take = film(model, claims.prompt, JUDGE_SEED + index, cache, list(AWAY_AND_BACK), later)
             first, later = _sightings(take, probe)
             again[name] += same_again(first, later)
             if name == "full":

@@ -8,6 +8,7 @@ step sampler uses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,13 +26,21 @@ from model.text import TextEncoder
 
 SPEC = PAFU_MINI
 SEED = 2002
-BATCH = 4
 CONTEXT_NOISE = 0.12  # the student's past is its own work and never exact
 HOLES = 0.35  # share of the steps in which the past is pruned
 LEAST_LEVEL = 0.3  # the sampler never asks for less noise
-HEAD_CHUNKS = 2  # two of three steps see only so much of their clips, but four times as many clips
-FIRST_WEIGHT = 3.0  # of a clip's first chunk: inventing what the prompt names is harder than remembering it
-SAMPLER_STEPS = 0.6  # share of the chunks that are noised to one of the sampler's own timesteps
+SAMPLER_STEPS = 0.8  # share of the chunks that are noised to one of the sampler's own timesteps
+RATE = 4e-3  # of vectors; matrices learn three times as fast
+GENTLE = 0.4  # of the rate, for the student: it goes on from the teacher, a few clips a step
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one training step learns from: ``size`` clips of ``source`` and the loss on them."""
+
+    source: str  # "beginnings" (one chunk each) or "clips"
+    size: int
+    loss: Callable[[nn.ModuleDict, Batch, torch.Generator], Losses]
 
 
 def networks() -> nn.ModuleDict:
@@ -58,11 +67,31 @@ def frame_errors(velocity: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
     return (velocity - target).square().mean((2, 3, 4)) * timesteps / FULL_NOISE
 
 
-def teacher_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
-    """Velocity error with every frame of a clip at one noise level."""
-    size, frames = batch.latents.shape[:2]
-    level = shifted(torch.rand(size, 1, generator=generator), SPEC.shift).clamp(min=LEAST_LEVEL)
-    timesteps = (FULL_NOISE * level).expand(size, frames)
+def still_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
+    """Error of the first latent frame alone, out of nothing but noise: only the words can help, so they are learned
+    several times sooner than among noise levels at which the picture shows through."""
+    still = batch.stills()
+    error = seen_together(modules, still, torch.full((len(still.latents), 1), FULL_NOISE), generator)
+    return {"loss": error.mean(), "still": error.mean()}
+
+
+def clip_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
+    """Velocity error of whole clips, all frames of a clip equally noisy and seeing each other."""
+    level = shifted(torch.rand(len(batch.latents), 1, generator=generator), SPEC.shift)
+    timesteps = (FULL_NOISE * level).expand(batch.latents.shape[:2])
+    return {"loss": seen_together(modules, batch, timesteps, generator).mean()}
+
+
+def beginning_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
+    """As ``clip_loss`` for first chunks, at the timesteps of the few-step sampler."""
+    timesteps = chunk_timesteps(len(batch.latents), 1, generator).expand(batch.latents.shape[:2])
+    error = seen_together(modules, batch, timesteps, generator)
+    top = timesteps == FULL_NOISE
+    return {"loss": error.mean()} | ({"first": error[top].mean()} if top.any() else {})
+
+
+def seen_together(modules: nn.ModuleDict, batch: Batch, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+    """Errors (B, F) at ``timesteps`` (B, F) when all frames of a clip see each other."""
     noise = torch.randn(batch.latents.shape, generator=generator)
     velocity = modules["dit"](
         add_noise(batch.latents, noise, timesteps),
@@ -71,7 +100,7 @@ def teacher_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
         Bidirectional(batch.positions(), SPEC),
         batch.control,
     )
-    return {"loss": frame_errors(velocity, noise - batch.latents, timesteps).mean()}
+    return frame_errors(velocity, noise - batch.latents, timesteps)
 
 
 def chunk_timesteps(size: int, chunks: int, generator: torch.Generator) -> Tensor:
@@ -100,37 +129,44 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
         torch.cat([batch.control] * 2, 1),
     )[:, frames:]
     error = frame_errors(velocity, noise - batch.latents, timesteps)
-    top = timesteps == FULL_NOISE
-    first = torch.zeros_like(top)
-    first[:, : SPEC.chunk_latents] = True
-    weight = 1 + (FIRST_WEIGHT - 1) * first
-    losses = {"loss": (error * weight).sum() / weight.sum()}
-    for name, rows in {"first": top & first, "later": top & ~first}.items():
-        if rows.any():
-            losses[name] = error[rows].mean()
-    return losses
+    later = timesteps == FULL_NOISE
+    later[:, : SPEC.chunk_latents] = False
+    return {"loss": error.mean()} | ({"later": error[later].mean()} if later.any() else {})
+
+
+WORDS = (Lesson("beginnings", 64, still_loss),)
+TEACHER = (Lesson("beginnings", 64, still_loss), Lesson("beginnings", 24, clip_loss), Lesson("clips", 3, clip_loss))
+STUDENT = (Lesson("beginnings", 24, beginning_loss), Lesson("clips", 2, student_loss), Lesson("clips", 2, student_loss))
 
 
 def flow_stage(
-    name: str, folder: Path, clips: Path, steps: int, loss: Callable[..., Losses], modules: nn.ModuleDict
+    name: str, folder: Path, steps: int, lessons: tuple[Lesson, ...], modules: nn.ModuleDict, rate: float = RATE
 ) -> Stage:
-    source = Clips(clips)
+    """The lessons in turn, over and over."""
+    sources = {source: Clips(folder / source) for source in {lesson.source for lesson in lessons}}
 
     def step_loss(step: int) -> Losses:
-        generator = torch.Generator().manual_seed(SEED * 100_003 + step)
-        if loss is student_loss and step % 3:  # four times the beginnings for the same time
-            return loss(modules, source.batch(step, 4 * BATCH).head(HEAD_CHUNKS), generator)
-        return loss(modules, source.batch(step, BATCH), generator)
+        lesson = lessons[step % len(lessons)]
+        batch = sources[lesson.source].batch(step, lesson.size)
+        return lesson.loss(modules, batch, torch.Generator().manual_seed(SEED * 100_003 + step))
 
-    rates = optimizers(modules, matrix_rate=1.2e-2, other_rate=4e-3)
+    rates = optimizers(modules, matrix_rate=3 * rate, other_rate=rate)
     return Stage(name, folder, modules, rates, step_loss, steps, ema=0.995, warmup=10, every=50)
 
 
-def teacher_stage(folder: Path, clips: Path, steps: int) -> Stage:
-    return flow_stage("teacher", folder, clips, steps, teacher_loss, networks())
+def words_stage(folder: Path, steps: int) -> Stage:
+    return flow_stage("words", folder, steps, WORDS, networks())
 
 
-def student_stage(folder: Path, clips: Path, steps: int) -> Stage:
+def teacher_stage(folder: Path, steps: int) -> Stage:
+    return flow_stage("teacher", folder, steps, TEACHER, _after(folder, "words"))
+
+
+def student_stage(folder: Path, steps: int) -> Stage:
+    return flow_stage("student", folder, steps, STUDENT, _after(folder, "teacher"), GENTLE * RATE)
+
+
+def _after(folder: Path, stage: str) -> nn.ModuleDict:
     modules = networks()
-    modules.load_state_dict(trained_weights(folder, "teacher"))
-    return flow_stage("student", folder, clips, steps, student_loss, modules)
+    modules.load_state_dict(trained_weights(folder, stage))
+    return modules

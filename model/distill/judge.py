@@ -6,15 +6,18 @@ pans away from landmarks and back and asks whether the same ones stand there aga
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
 from model.distill.captions import LIGHT_PHRASES, PLACE_PHRASES, camera_phrase, place_of
-from model.distill.dataset import HELD_OUT_SEED
+from model.distill.dataset import HELD_OUT_SEED, reserved
 from model.distill.probe import MARGIN, Probe, Reading, Seen
 from model.distill.world import HAS_ACCENT, WIDTH
+from model.spec import PAFU_MINI
+from model.text import phrase_ids
 from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS
 
 JUDGE_SEED = HELD_OUT_SEED + 1
@@ -35,8 +38,10 @@ class Claims:
 
 
 def judge_prompts(count: int) -> list[Claims]:
-    """Prompts of one or two landmarks, light, ground and camera, from a seed that training never uses."""
-    return [_claims(np.random.default_rng((JUDGE_SEED, index))) for index in range(count)]
+    """Reserved prompts, which training never sees, of one or two landmarks, light, ground and camera."""
+    drawn = (_claims(np.random.default_rng((JUDGE_SEED, index))) for index in itertools.count())
+    kept = (claims for claims in drawn if reserved(phrase_ids(claims.prompt, PAFU_MINI.text_len)))
+    return list(itertools.islice(kept, count))
 
 
 def _claims(rng: np.random.Generator) -> Claims:

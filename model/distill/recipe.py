@@ -10,7 +10,7 @@ import torch
 
 from model.distill import dataset
 from model.distill.evaluate import judge
-from model.distill.flow_stages import student_stage, teacher_stage
+from model.distill.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.probe import Probe, probe_accuracy, probe_stage
 from model.distill.training import Stage, plot_curve, saved_step, trained_weights
 from model.distill.vae_stage import basis_stage, vae_stage, vae_with_basis
@@ -21,9 +21,10 @@ from model.vae import StreamingVAE
 from model.weights import load_model, save_model
 
 # What the shipped weights were trained for; see model/weights_mini/README.md.
-STEPS = {"vae": 900, "probe": 600, "teacher": 60, "student": 800}
-CLIPS = 2304
-STAGES = ("basis", "clips", "vae", "probe", "teacher", "student", "ship", "judge")
+STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000}
+CLIPS, BEGINNINGS = 2304, 16_384  # of eight chunks, of one
+TRAINED = ("vae", "words", "teacher", "student")  # what ends in the shipped weights
+STAGES = ("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student", "ship", "judge")
 
 
 class RecipeError(ValueError):
@@ -39,12 +40,12 @@ def run(stage: str, folder: Path, steps: int | None = None) -> None:
 
 
 def _run_one(name: str, folder: Path, steps: int | None) -> None:
-    clips = folder / "clips"
     training: dict[str, Callable[[int], Stage]] = {
         "vae": lambda n: vae_stage(folder, n),
         "probe": lambda n: probe_stage(folder, n),
-        "teacher": lambda n: teacher_stage(folder, clips, n),
-        "student": lambda n: student_stage(folder, clips, n),
+        "words": lambda n: words_stage(folder, n),
+        "teacher": lambda n: teacher_stage(folder, n),
+        "student": lambda n: student_stage(folder, n),
     }
     if name in training:
         stage = training[name](steps or STEPS[name])
@@ -53,7 +54,9 @@ def _run_one(name: str, folder: Path, steps: int | None) -> None:
     elif name == "basis":
         basis_stage(folder)
     elif name == "clips":
-        dataset.build(clips, vae_with_basis(folder).eval(), steps or CLIPS)
+        dataset.build(folder / name, vae_with_basis(folder).eval(), steps or CLIPS)
+    elif name == "beginnings":
+        dataset.build(folder / name, vae_with_basis(folder).eval(), steps or BEGINNINGS, chunks=1)
     elif name == "ship":
         ship(folder)
     else:
@@ -69,7 +72,7 @@ def ship(folder: Path) -> None:
     dit.load_state_dict(_part(student, "dit."))
     text.load_state_dict(_part(student, "text."))
     vae.load_state_dict(_part(decoder, "vae."))
-    trained = {name: saved_step(folder / f"{name}.checkpoint.safetensors") for name in ("vae", "teacher", "student")}
+    trained = {name: saved_step(folder / f"{name}.checkpoint.safetensors") for name in TRAINED}
     save_model(folder / "shipped", PAFU_MINI, dit, text, vae, trained_steps=trained, dtype=torch.float16)
 
 

@@ -21,8 +21,9 @@ WIDTH, HEIGHT = PAFU_MINI.width, PAFU_MINI.height
 PICTURES_PER_LATENT = PAFU_MINI.temporal_stride
 CHUNK_LATENTS = PAFU_MINI.chunk_latents
 GROUND_Y = 98  # where landmarks stand
-PLACE_GRID = 16  # pixels; landmarks stand on this grid, which spares the model much and nobody sees
-SIZES = (0.82, 0.92)
+FIRST_PLACE, PLACE_SPACING = 48, 80  # pixels; landmarks stand at these places only: three fill the first picture
+OCCUPIED = 0.7  # share of the places where something stands
+SIZE = 0.92
 CLOUD_DRIFT = 0.5  # pixels a picture
 BLADE_PHASES = 32  # pictures of a quarter turn
 SMOKE_PHASES = 24
@@ -64,7 +65,6 @@ class Landmark:
     colour: str
     accent: str | None
     x: int
-    size: float  # 1 is the usual size
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,8 @@ class Clip:
 
 
 def random_scene(rng: np.random.Generator, left: int, right: int) -> Scene:
-    landmarks, x = [], PLACE_GRID * (left // PLACE_GRID + int(rng.integers(1, 7)))
-    while x < right:
-        landmarks.append(random_landmark(rng, x))
-        x += PLACE_GRID * int(rng.integers(6, 10))
+    places = range(FIRST_PLACE + PLACE_SPACING * ((left - FIRST_PLACE) // PLACE_SPACING), right, PLACE_SPACING)
+    landmarks = [random_landmark(rng, x) for x in places if rng.random() < OCCUPIED]
     clouds = tuple(
         Cloud(x=float(cx), y=int(rng.integers(10, 26)), size=float(rng.uniform(0.5, 0.9)))
         for cx in np.arange(left - 60, right + 60, 190)
@@ -130,7 +128,7 @@ def random_landmark(rng: np.random.Generator, x: int) -> Landmark:
     kind = str(rng.choice(KINDS))
     colour = str(rng.choice(COLOURS))
     accent = str(rng.choice([c for c in COLOURS if c != colour])) if HAS_ACCENT[kind] else None
-    return Landmark(kind, colour, accent, x, float(rng.choice(SIZES)))
+    return Landmark(kind, colour, accent, x)
 
 
 # ---------------------------------------------------------------------------------------------- where the camera goes
@@ -151,7 +149,7 @@ def random_tour(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
 def _waypoint_tour(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
     state, visited, controls = CameraState(), [0], []
     goal = _next_goal(rng, 0, visited)
-    cut_at = int(rng.integers(2, chunks)) if rng.random() < 0.2 else -1
+    cut_at = int(rng.integers(2, chunks)) if chunks > 2 and rng.random() < 0.2 else -1
     for chunk in range(chunks):
         if chunk == cut_at:
             place = float(rng.choice(visited)) / WIDTH if rng.random() < 0.6 else float(rng.uniform(-2.5, 2.5))
@@ -278,7 +276,7 @@ def _draw_hills(draw: ImageDraw.ImageDraw, scene: Scene, light: str, scale: int)
 def _draw_landmark(draw: ImageDraw.ImageDraw, mark: Landmark, x: int, scale: int, light: str) -> None:
     body = _lit(RGB[mark.colour], light)
     accent = _lit(RGB[mark.accent], light) if mark.accent else body
-    unit, base = scale * mark.size, (GROUND_Y + 10) * scale
+    unit, base = scale * SIZE, (GROUND_Y + 10) * scale
     glow = (255, 226, 130) if light in ("night", "sunset") else _shade(body, 0.55)
     _PAINTERS[mark.kind](draw, x, base, unit, body, accent, _lit(TRUNK, light), glow)
 
@@ -341,16 +339,16 @@ def _picture(scene: Scene, strip: np.ndarray, light: str, offset: int, time: int
 
 
 def _animate(picture: np.ndarray, mark: Landmark, light: str, x: int, time: int) -> None:
-    size = round(mark.size * 50)
+    size = round(SIZE * 50)
     base = GROUND_Y + 10
     if mark.kind == "mill":
-        _blend(picture, _blade_sprite(size, (time + mark.x) % BLADE_PHASES, light), x, base - round(66 * mark.size))
+        _blend(picture, _blade_sprite(size, (time + mark.x) % BLADE_PHASES, light), x, base - round(66 * SIZE))
     if mark.kind == "house":
         _blend(
             picture,
             _smoke_sprite((time + mark.x) % SMOKE_PHASES, light),
-            x + round(20 * mark.size),
-            base - round(84 * mark.size),
+            x + round(20 * SIZE),
+            base - round(84 * SIZE),
         )
 
 

@@ -13,7 +13,7 @@ from model.camera import (
     advance,
     camera_from_prompt,
 )
-from model.vocabulary import EXAMPLES, TOKENS, canonical_tokens, unknown_words
+from model.grammar import Thing, describe
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_words_steer_the_camera(prompt, speed):
 
 def test_a_place_is_not_a_direction():
     assert camera_from_prompt("a red house on the left, a tree on the right") is None
-    assert canonical_tokens("a red house; the camera pans right") == ["red", "house"]
+    assert describe("a red house; the camera pans right").things == [Thing("house", "red")]
 
 
 def test_speed_ramps_and_never_passes_its_limits():
@@ -49,10 +49,3 @@ def test_speed_ramps_and_never_passes_its_limits():
 def test_a_control_out_of_range_is_refused_with_what_is_allowed(control):
     with pytest.raises(CameraError, match="allowed"):
         CameraControl(**control)
-
-
-def test_synonyms_fold_into_the_words_that_the_model_knows():
-    assert canonical_tokens("a crimson cottage at dusk") == ["red", "house", "sunset"]
-    assert unknown_words("a crimson zeppelin over a sandy beach") == ["zeppelin"]
-    assert all(token in TOKENS for example in EXAMPLES for token in canonical_tokens(example))
-    assert all(unknown_words(example) == [] for example in EXAMPLES)

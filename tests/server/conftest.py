@@ -96,17 +96,17 @@ class RunningServer:
         options = {"max_size": None, "proxy": None, **options}
         return connect(f"ws://127.0.0.1:{self.port}/v1/realtime/video", **options)
 
-    async def watch(self, **fields: Any) -> Viewer:
-        """A whole session: start, read to the end."""
-        async with self.connect() as socket:
+    async def watch(self, options: dict[str, Any] | None = None, **fields: Any) -> Viewer:
+        """A whole session: start, read to the end. ``options`` are the connection's."""
+        async with self.connect(**(options or {})) as socket:
             viewer = Viewer(socket)
             assert (await viewer.start(**fields))["type"] == "video.start"
             await viewer.until("session.done")
             return viewer
 
-    async def works(self) -> None:
+    async def works(self, **options: Any) -> None:
         """The proof after every mishap: a good session gets all its pictures, and no session is left over."""
-        viewer = await self.watch(num_frames=13, seed=5)
+        viewer = await self.watch(options, num_frames=13, seed=5)
         assert viewer.pictures().shape == (13, 128, 128, 3)
         await self.empties()
 

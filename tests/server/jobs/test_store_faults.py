@@ -1,4 +1,4 @@
-"""Promise: a database that is locked, full, gone or restarted is an error in time; what was told to be done stays done."""
+"""Promise: a database that is locked, full, gone or restarted is an error in time; what was done stays done."""
 
 from __future__ import annotations
 
