@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.spec import ModelSpec, spec_named
-from server import __version__, client_secrets, contract
+from server import __version__, asyncapi, client_secrets, contract
 from server.access import Access
 from server.config import Settings
 from server.engine import Engine, EngineState
@@ -225,6 +225,10 @@ def _add_routes(app: FastAPI, front: Front) -> None:
     @app.get("/v1/models", responses=contract.answers(contract.Models))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [front.model()]}
+
+    @app.get("/asyncapi.json")
+    async def asyncapi_document() -> dict[str, Any]:
+        return asyncapi.document()
 
     @app.websocket("/v1/realtime/video")
     async def live(websocket: WebSocket) -> None:

@@ -23,6 +23,7 @@ from server.config import Settings
 from server.listener import listen
 from server.local_engine import LocalEngine
 from server.service import build
+from server.spoken import SERVER_MESSAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Path(__file__).with_name("pattern.py")
@@ -52,6 +53,7 @@ class Viewer:
                 received = await self.socket.recv()
                 if isinstance(received, str):
                     self.messages.append(json.loads(received))
+                    as_documented(self.messages[-1])
                     return self.messages[-1]
                 metadata = self.messages[-1]
                 assert metadata["type"] == "video.chunk_metadata", "bytes came without their metadata"
@@ -82,6 +84,12 @@ class Viewer:
 def decode_video(video: bytes) -> np.ndarray:
     with av.open(io.BytesIO(video)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def as_documented(message: dict[str, Any]) -> None:
+    """What the server says is what server.spoken describes; then ``python -m server.asyncapi docs/asyncapi.json``."""
+    assert message["type"] in SERVER_MESSAGES, f"server.spoken does not describe {message['type']}"
+    SERVER_MESSAGES[message["type"]].model_validate(message)
 
 
 class RunningServer:
