@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test lint bench clean
+.PHONY: serve test lint bench fuzz clean
 
 serve: .venv/serve.ready
 	$(BIN)/pafu serve
@@ -15,6 +15,10 @@ test: .venv/test.ready
 
 bench: .venv/serve.ready
 	$(BIN)/pafu bench
+
+# Ten minutes against a server of its own; python tests/server/socket_fuzz.py --help has more.
+fuzz: .venv/test.ready
+	$(BIN)/python tests/server/socket_fuzz.py
 
 # A marker per environment: it is as old as the last pyproject.toml that was installed.
 .venv/serve.ready: pyproject.toml

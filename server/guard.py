@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.access import Access, neutral_protocol
 from server.config import Settings
 from server.errors import POLICY, PafuError
+from server.limits import Bucket
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -30,6 +32,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings, access: Access) -> None:
         self._app = app
         self._access = access
+        self._message_rate = settings.messages_per_second
         self._max_body, self._body_timeout = settings.max_body_bytes, settings.body_timeout
         self._hosts = {name.lower() for name in (*settings.allowed_hosts, settings.host)}
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
@@ -43,6 +46,8 @@ class Guard:
             caller = self._access.admit(scope)
             if scope["type"] == "http":
                 receive = Body(receive, headers, self._max_body, self._body_timeout)
+            else:
+                receive = paced(receive, self._message_rate)
         except PafuError as error:
             return await refuse(scope, receive, send, error)
         scope.setdefault("state", {})["caller"] = caller
@@ -128,6 +133,20 @@ class Body:
 
     def _too_large(self) -> PafuError:
         return PafuError("body_too_large", f"the body is larger than the {self._most} bytes allowed here")
+
+
+def paced(receive: Receive, rate: float) -> Receive:
+    """A WebSocket's ``receive`` that takes ``rate`` messages a second: who floods is read more slowly, and nobody else
+    pays. A second's worth may come at once."""
+    bucket = Bucket(rate, max(1.0, rate), time.monotonic())
+
+    async def receive_in_time() -> Message:
+        message = await receive()
+        while message["type"] == "websocket.receive" and (wait := bucket.take(time.monotonic())):
+            await asyncio.sleep(wait)
+        return message
+
+    return receive_in_time
 
 
 def answering(scope: Scope, send: Send) -> Send:

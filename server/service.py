@@ -17,6 +17,7 @@ import uvicorn
 from server.app import Front, create_app, metrics_app
 from server.config import Settings
 from server.engine import Engine, EngineState
+from server.impatient import ImpatientProtocol
 from server.local_engine import LocalEngine
 from server.observe import Observer
 
@@ -76,6 +77,7 @@ def build(settings: Settings, engine: Engine) -> Service:
         lifespan="off",  # Service starts and stops the engine, in order
         log_config=None,
         access_log=False,
+        http=ImpatientProtocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB

@@ -1,0 +1,33 @@
+"""Uvicorn's HTTP protocol with an end to its patience: a request's head must come in time, however slowly it drips."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0
+
+
+class ImpatientProtocol(H11Protocol):
+    """Closes a connection that for so long has sent no whole head: uvicorn itself would wait for ever."""
+
+    head_seconds = HEAD_SECONDS
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_head()
+
+    def _expect_head(self) -> None:
+        self.loop.call_later(self.head_seconds, self._close_unless_new, self.cycle)
+
+    def _close_unless_new(self, before: Any) -> None:
+        """``before``: the request that was the last one when the wait began."""
+        upgraded = self.transport.get_protocol() is not self
+        if self.cycle is before and not upgraded and not self.transport.is_closing():
+            self.transport.close()
