@@ -179,8 +179,8 @@ def test_cells_get_equal_budgets() -> None:
         assert set(tokens.values()) == {round(32 * budget)}
     assert cell_config("full", 2, 24, 3).budget_latents == 72
     assert (cell_config("sink_window", 1, 24, 3).sink_latents, cell_config("pafu", 1, 24, 3).recent_latents) == (
-        0.5,
-        0.5,
+        0.25,
+        0.25,
     )
 
 
