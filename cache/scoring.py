@@ -28,16 +28,21 @@ def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: i
     return total.mean(0)
 
 
-def redundancy(keys: Tensor, latents: Tensor, rows: int = 2048) -> Tensor:
+def redundancy(keys: Tensor, latents: Tensor, rows: int = QUERY_BLOCK) -> Tensor:
     """How well a newer token repeats each token: the highest cosine of its rotated key with one of a later latent
     frame, all heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one."""
     directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1)
     highest = torch.zeros(keys.shape[0], device=keys.device)
     for start in range(0, keys.shape[0], rows):
         some = slice(start, start + rows)
-        similar = directions[some] @ directions[start:].T  # a newer token never stands before
-        newer = latents[start:].unsqueeze(0) > latents[some].unsqueeze(1)
-        highest[some] = similar.masked_fill(~newer, 0).amax(1)
+        own = latents[some]
+        newer, newest = (int(place) for place in torch.searchsorted(latents, own[[0, -1]].contiguous(), right=True))
+        if newer == len(latents):
+            break  # this is the newest latent frame
+        similar = directions[some] @ directions[newer:].T
+        between = latents[newer:newest]  # newer than the block's first token, not than all of it
+        similar[:, : newest - newer].masked_fill_(between.unsqueeze(0) <= own.unsqueeze(1), 0)
+        highest[some] = similar.amax(1)
     return highest.clamp(0, 1)
 
 
