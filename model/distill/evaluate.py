@@ -99,9 +99,9 @@ def judge_memory(model: LoadedModel, probe: Probe, scenes: int, folder: Path) ->
     again: dict[str, list[bool]] = defaultdict(list)
     firsts, laters, rows = [], [], []
     for index, claims in enumerate(track(judge_prompts(scenes), description="memory")):
-        later = f"{claims.ground}, {claims.light}"
+        bare = f"{claims.ground}, {claims.light}"
         for name, cache in (("full", FULL), ("window", TWO_CHUNKS)):
-            take = film(model, claims.prompt, JUDGE_SEED + index, cache, list(AWAY_AND_BACK), later)
+            take = film(model, claims.prompt, JUDGE_SEED + index, cache, list(AWAY_AND_BACK), bare)
             first, later = _sightings(take, probe)
             again[name] += same_again(first, later)
             if name == "full":
