@@ -102,7 +102,7 @@ def load_model(
     for part in PARTS:
         _load_part(parts[part], folder / _file_of(part), checksums)
     digest = hashlib.sha256("".join(checksums[_file_of(part)] for part in PARTS).encode()).hexdigest()
-    model = _ready(spec, parts, device, dtype, digest)
+    model = assemble(spec, parts, device, dtype, digest)
     head = head or (folder / HEAD_FILE if (folder / HEAD_FILE).is_file() else None)
     return model if head is None else with_head(model, head)
 
@@ -126,7 +126,7 @@ def random_model(
         for part in parts.values():
             _randomise_zeros(part)
         head = SalienceHead(spec).eval().requires_grad_(False)
-    model = _ready(spec, parts, device, dtype, f"random-{seed}")
+    model = assemble(spec, parts, device, dtype, f"random-{seed}")
     return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 
@@ -145,9 +145,10 @@ def _randomise_zeros(module: nn.Module) -> None:
             tensor.normal_(std=RANDOM_STD)
 
 
-def _ready(
+def assemble(
     spec: ModelSpec, parts: dict[str, nn.Module], device: torch.device | str, dtype: torch.dtype | None, digest: str
 ) -> LoadedModel:
+    """Modules "dit", "text" and "vae", moved and frozen as a model that streams can use."""
     device, dtype = torch.device(device), dtype or preferred_dtype(device)
     parts["vae"].to(memory_format=torch.channels_last)  # a quarter faster convolutions, on CPUs and GPUs alike
     moved: dict[str, Any] = {

@@ -21,11 +21,14 @@ EXTRA = "the training recipes need more packages: run pip install -e '.[distill]
 
 @app.command()
 def mini(
-    stage: Annotated[str, typer.Option(help="basis, clips, vae, probe, teacher, student, ship, judge, or all")] = "all",
+    stage: Annotated[
+        str, typer.Option(help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, judge, or all")
+    ] = "all",
     out: Annotated[Path, typer.Option(help="folder for checkpoints, curves and samples")] = Path("runs/mini"),
     steps: Annotated[
-        int | None, typer.Option(min=1, help="training steps (clips for stage clips); default: the recipe's")
+        int | None, typer.Option(min=1, help="training steps (clips for clips and beginnings); default: the recipe's")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda, for words, teacher and student")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")] = 0,
 ) -> None:
     """Train pafu-mini from nothing; a stage that was interrupted goes on from its last checkpoint."""
@@ -40,8 +43,10 @@ def mini(
     from server.process import usable_cores
 
     torch.set_num_threads(threads or usable_cores())
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise fail(f"device {device!r} was asked for, but torch sees no CUDA device; use --device cpu")
     try:
-        run(stage, out, steps)
+        run(stage, out, steps, device)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:

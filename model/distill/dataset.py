@@ -33,6 +33,9 @@ class Batch:
     offsets: Tensor  # (B, F) float32, camera offset of each latent frame's view in pixels
     control: Tensor  # (B, F, 1) camera speed / MAX_SPEED
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device) for tensor in (self.latents, self.ids, self.offsets, self.control)))
+
     def stills(self) -> Batch:
         """The first latent frame of every clip."""
         return Batch(self.latents[:, :1], self.ids[:, :1], self.offsets[:, :1], self.control[:, :1])

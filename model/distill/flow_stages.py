@@ -11,18 +11,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cache.config import CacheConfig
 from model.attention import Bidirectional
 from model.distill.dataset import Batch, Clips
+from model.distill.judge import judge_prompts
 from model.distill.muon import optimizers
+from model.distill.sheets import save_sheet
 from model.distill.teacher_forcing import TeacherForced, random_past
-from model.distill.training import Losses, Stage, trained_weights
+from model.distill.training import Losses, Stage, part_of, trained_weights
 from model.dit import CausalDiT, Context, init_for_learning
 from model.sampler import FULL_NOISE, add_noise
 from model.spec import PAFU_MINI
+from model.stream import VideoStream
 from model.text import TextEncoder
+from model.vae import StreamingVAE
+from model.weights import LoadedModel, assemble
 
 SPEC = PAFU_MINI
 SEED = 2002
@@ -32,6 +39,8 @@ LEAST_LEVEL = 0.3  # the sampler never asks for less noise
 SAMPLER_STEPS = 0.8  # share of the chunks that are noised to one of the sampler's own timesteps
 RATE = 4e-3  # of vectors; matrices learn three times as fast
 GENTLE = 0.4  # of the rate, for the student: it goes on from the teacher, a few clips a step
+SAMPLES = 6
+SAMPLE_CACHE = CacheConfig(policy="full", budget_latents=9, sink_latents=0, recent_latents=0, position_mode="relative")
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,11 @@ def encode_prompts(modules: nn.ModuleDict, ids: Tensor) -> Context:
 def shifted(uniform: Tensor, shift: float) -> Tensor:
     """Noise levels in (0, 1) pushed towards noise, as the sampler's schedule is."""
     return shift * uniform / (1 + (shift - 1) * uniform)
+
+
+def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that a seed means the same on every device."""
+    return torch.randn(latents.shape, generator=generator).to(latents.device)
 
 
 def frame_errors(velocity: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
@@ -92,7 +106,7 @@ def beginning_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Genera
 
 def seen_together(modules: nn.ModuleDict, batch: Batch, timesteps: Tensor, generator: torch.Generator) -> Tensor:
     """Errors (B, F) at ``timesteps`` (B, F) when all frames of a clip see each other."""
-    noise = torch.randn(batch.latents.shape, generator=generator)
+    timesteps, noise = timesteps.to(batch.latents.device), noise_like(batch.latents, generator)
     velocity = modules["dit"](
         add_noise(batch.latents, noise, timesteps),
         timesteps,
@@ -115,10 +129,10 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
     """Velocity error of every chunk given the clean (a little noised, often pruned) chunks before it."""
     size, frames = batch.latents.shape[:2]
     timesteps = chunk_timesteps(size, batch.ids.shape[1], generator).repeat_interleave(SPEC.chunk_latents, 1)
-    noise = torch.randn(batch.latents.shape, generator=generator)
+    timesteps, noise = timesteps.to(batch.latents.device), noise_like(batch.latents, generator)
     noisy = add_noise(batch.latents, noise, timesteps)
-    blur = CONTEXT_NOISE * torch.rand(size, 1, 1, 1, 1, generator=generator)
-    clean = batch.latents + blur * torch.randn(noise.shape, generator=generator)
+    blur = CONTEXT_NOISE * torch.rand(size, 1, 1, 1, 1, generator=generator).to(noise.device)
+    clean = batch.latents + blur * noise_like(noise, generator)
     past = random_past(generator, size, frames, SPEC, HOLES)
     both = encode_prompts(modules, batch.ids)
     velocity = modules["dit"](
@@ -140,33 +154,56 @@ STUDENT = (Lesson("beginnings", 24, beginning_loss), Lesson("clips", 2, student_
 
 
 def flow_stage(
-    name: str, folder: Path, steps: int, lessons: tuple[Lesson, ...], modules: nn.ModuleDict, rate: float = RATE
+    name: str,
+    folder: Path,
+    steps: int,
+    lessons: tuple[Lesson, ...],
+    after: str | None,
+    rate: float,
+    device: torch.device,
 ) -> Stage:
-    """The lessons in turn, over and over."""
+    """The lessons in turn, over and over, starting from the weights of the stage ``after``."""
     sources = {source: Clips(folder / source) for source in {lesson.source for lesson in lessons}}
+    modules = networks()
+    if after:
+        modules.load_state_dict(trained_weights(folder, after))
+    modules.to(device)
 
     def step_loss(step: int) -> Losses:
         lesson = lessons[step % len(lessons)]
-        batch = sources[lesson.source].batch(step, lesson.size)
+        batch = sources[lesson.source].batch(step, lesson.size).to(device)
         return lesson.loss(modules, batch, torch.Generator().manual_seed(SEED * 100_003 + step))
 
     rates = optimizers(modules, matrix_rate=3 * rate, other_rate=rate)
-    return Stage(name, folder, modules, rates, step_loss, steps, ema=0.995, warmup=10, every=50)
+    stage = Stage(name, folder, modules, rates, step_loss, steps, ema=0.995, warmup=10, every=100)
+    stage.sample = lambda step: save_samples(stage.weights(), folder, f"{name}.{step:06d}.png")
+    return stage
 
 
-def words_stage(folder: Path, steps: int) -> Stage:
-    return flow_stage("words", folder, steps, WORDS, networks())
+def words_stage(folder: Path, steps: int, device: torch.device) -> Stage:
+    return flow_stage("words", folder, steps, WORDS, None, RATE, device)
 
 
-def teacher_stage(folder: Path, steps: int) -> Stage:
-    return flow_stage("teacher", folder, steps, TEACHER, _after(folder, "words"))
+def teacher_stage(folder: Path, steps: int, device: torch.device) -> Stage:
+    return flow_stage("teacher", folder, steps, TEACHER, "words", RATE, device)
 
 
-def student_stage(folder: Path, steps: int) -> Stage:
-    return flow_stage("student", folder, steps, STUDENT, _after(folder, "teacher"), GENTLE * RATE)
+def student_stage(folder: Path, steps: int, device: torch.device) -> Stage:
+    return flow_stage("student", folder, steps, STUDENT, "teacher", GENTLE * RATE, device)
 
 
-def _after(folder: Path, stage: str) -> nn.ModuleDict:
-    modules = networks()
-    modules.load_state_dict(trained_weights(folder, stage))
-    return modules
+def as_model(weights: dict[str, Tensor], folder: Path) -> LoadedModel:
+    """A flow stage's weights with the trained decoder, on the CPU, ready to stream."""
+    parts: dict[str, nn.Module] = {"dit": CausalDiT(SPEC), "text": TextEncoder(SPEC), "vae": StreamingVAE(SPEC)}
+    for name, part in parts.items():
+        part.load_state_dict(part_of(trained_weights(folder, "vae") if name == "vae" else weights, name))
+    return assemble(SPEC, parts, "cpu", torch.float32, "in training")
+
+
+def save_samples(weights: dict[str, Tensor], folder: Path, name: str) -> None:
+    """What the weights draw for a few reserved prompts: a row each, from the first three chunks."""
+    model, rows = as_model(weights, folder), []
+    for index, claims in enumerate(judge_prompts(SAMPLES)):
+        stream = VideoStream(model, claims.prompt, index, SAMPLE_CACHE)
+        rows.append(np.concatenate([stream.next_chunk().pictures[::6] for _ in range(3)]))
+    save_sheet(rows, folder / name)

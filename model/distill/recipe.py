@@ -12,7 +12,7 @@ from model.distill import dataset
 from model.distill.evaluate import judge
 from model.distill.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.probe import Probe, probe_accuracy, probe_stage
-from model.distill.training import Stage, plot_curve, saved_step, trained_weights
+from model.distill.training import Stage, part_of, plot_curve, saved_step, trained_weights
 from model.distill.vae_stage import basis_stage, vae_stage, vae_with_basis
 from model.dit import CausalDiT
 from model.spec import PAFU_MINI
@@ -31,21 +31,24 @@ class RecipeError(ValueError):
     """A stage that does not exist, or that lacks what an earlier one makes."""
 
 
-def run(stage: str, folder: Path, steps: int | None = None) -> None:
-    """Run one stage below ``folder``, or all of them in order ("all"). Raises RecipeError or FileNotFoundError."""
+def run(stage: str, folder: Path, steps: int | None = None, device: str = "cpu") -> None:
+    """Run one stage below ``folder``, or all of them in order ("all"); words, teacher and student run on ``device``.
+
+    Raises RecipeError or FileNotFoundError.
+    """
     if stage != "all" and stage not in STAGES:
         raise RecipeError(f"unknown stage {stage!r}; stages are all, {', '.join(STAGES)}")
     for name in STAGES if stage == "all" else (stage,):
-        _run_one(name, folder, steps)
+        _run_one(name, folder, steps, torch.device(device))
 
 
-def _run_one(name: str, folder: Path, steps: int | None) -> None:
+def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -> None:
     training: dict[str, Callable[[int], Stage]] = {
         "vae": lambda n: vae_stage(folder, n),
         "probe": lambda n: probe_stage(folder, n),
-        "words": lambda n: words_stage(folder, n),
-        "teacher": lambda n: teacher_stage(folder, n),
-        "student": lambda n: student_stage(folder, n),
+        "words": lambda n: words_stage(folder, n, device),
+        "teacher": lambda n: teacher_stage(folder, n, device),
+        "student": lambda n: student_stage(folder, n, device),
     }
     if name in training:
         stage = training[name](steps or STEPS[name])
@@ -69,18 +72,14 @@ def ship(folder: Path) -> None:
     """Write the weights that the server loads below ``folder``/shipped."""
     dit, text, vae = CausalDiT(PAFU_MINI), TextEncoder(PAFU_MINI), StreamingVAE(PAFU_MINI)
     student, decoder = trained_weights(folder, "student"), trained_weights(folder, "vae")
-    dit.load_state_dict(_part(student, "dit."))
-    text.load_state_dict(_part(student, "text."))
-    vae.load_state_dict(_part(decoder, "vae."))
+    dit.load_state_dict(part_of(student, "dit"))
+    text.load_state_dict(part_of(student, "text"))
+    vae.load_state_dict(part_of(decoder, "vae"))
     trained = {name: saved_step(folder / f"{name}.checkpoint.safetensors") for name in TRAINED}
     save_model(folder / "shipped", PAFU_MINI, dit, text, vae, trained_steps=trained, dtype=torch.float16)
 
 
 def trained_probe(folder: Path) -> Probe:
     probe = Probe()
-    probe.load_state_dict(_part(trained_weights(folder, "probe"), "probe."))
+    probe.load_state_dict(part_of(trained_weights(folder, "probe"), "probe"))
     return probe.eval()
-
-
-def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

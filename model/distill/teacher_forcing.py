@@ -58,7 +58,7 @@ class TeacherForced:
         self._tokens = positions.shape[1]
         self._chunk = spec.tokens_per_chunk
         starts = range(self._chunk, self._tokens, self._chunk)
-        self._masks = {s: past.visible(s, self._chunk) for s in starts} if past else {}
+        self._masks = {s: past.visible(s, self._chunk).to(positions.device) for s in starts} if past else {}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = rope.apply(q, *self._rotation), rope.apply(k, *self._rotation)
@@ -79,5 +79,5 @@ class TeacherForced:
         if past not in self._masks:
             return None
         seen = self._masks[past]
-        own = torch.ones(len(seen), self._chunk, dtype=torch.bool)
+        own = torch.ones(len(seen), self._chunk, dtype=torch.bool, device=seen.device)
         return torch.cat([seen, own], 1)[:, None, None, :]

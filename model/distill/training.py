@@ -123,7 +123,8 @@ class Stage:
             return 0
         tensors = load_file(self.checkpoint)
         self.modules.load_state_dict(_under(tensors, "weights/"))
-        self.averaged = _under(tensors, "average/")
+        present = self.modules.state_dict()
+        self.averaged = {k: v.to(present[k].device) for k, v in _under(tensors, "average/").items()}
         for number, opt in enumerate(self.optimizers):
             content = opt.state_dict()
             for key, value in _under(tensors, f"optimizer/{number}/").items():
@@ -139,6 +140,11 @@ class Stage:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def part_of(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of one of a stage's modules."""
+    return _under(weights, f"{part}.")
 
 
 def saved_step(checkpoint: Path) -> int:
