@@ -60,7 +60,8 @@ def metrics_page() -> str:
         "",
         "`GET /metrics` answers Prometheus in its text format or in OpenMetrics; `PAFU_METRICS_PORT` moves it to a",
         "port of its own. Every metric also carries `model_name`. Label values come from closed lists (what is not on",
-        f"its list counts as `{OTHER}`); no label ever holds a session, a prompt or a caller. `process_*` is the front.",
+        f"its list counts as `{OTHER}`); no label ever holds a session, a prompt or a caller.",
+        "`process_*` is the front.",
     ]
     for group in dict.fromkeys(metric.group for metric in METRICS):
         lines += ["", f"## {group.capitalize()}", "", "| name | kind | labels | what it says |", "|---|---|---|---|"]
