@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import os
 import platform
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.spec import ModelSpec, spec_named
-from server import __version__, asyncapi, client_secrets, contract
+from server import __version__, asyncapi, client_secrets, contract, logs
 from server.access import Access
 from server.config import Settings
 from server.engine import Engine, EngineState
@@ -254,8 +256,10 @@ class Timed:
                 status = message["status"]
             await send(message)
 
+        request_id = Headers(scope=scope).get("x-request-id") or f"req_{secrets.token_hex(8)}"
         try:
-            await self._app(scope, receive, watched)
+            with logs.about(request_id=request_id[:128]):
+                await self._app(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
             self._observer.request(route, scope["method"], status, time.perf_counter() - began)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +33,7 @@ START_FAILED = 3  # exit status of pafu serve when its worker can never start
 Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PAFU_MODEL, default pafu-mini]")]
 Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings  [PAFU_CONFIG]")]
 Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
 
 
@@ -68,6 +68,8 @@ def serve(
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error  [PAFU_LOG_LEVEL]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json  [PAFU_LOG_FORMAT]")] = None,
+    config: Config = None,
     keys_file: Annotated[Path | None, typer.Option(help="API keys, see pafu keys  [PAFU_KEYS_FILE]")] = None,
     allow_anonymous: Annotated[
         bool | None, typer.Option("--allow-anonymous", help="no keys beyond loopback  [PAFU_ALLOW_ANONYMOUS]")
@@ -75,12 +77,14 @@ def serve(
 ) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""
     settings = settings_from(**locals())
+    from server import logs
     from server.keys import Keyring
     from server.listener import listen
+    from server.traces import traces_for
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+    logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     try:
+        traces = traces_for(settings)
         guarded = Keyring(settings).required or settings.allow_anonymous
         sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None
@@ -91,7 +95,7 @@ def serve(
     say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
     from server.service import run
 
-    failure = asyncio.run(run(settings, sock, say, metrics_sock))
+    failure = asyncio.run(run(settings, sock, say, metrics_sock, traces))
     if failure is not None:
         raise fail(failure, START_FAILED)
     say("stopped")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from model.spec import SPECS
 from server.errors import nearest
 
 PREFIX = "PAFU_"
+CONFIG_VARIABLE = "PAFU_CONFIG"
 OTHER_VARIABLES = ("PAFU_TEST_",)  # beginnings of variables that are not for the server
 CLIENT_VARIABLES = ("PAFU_API_KEY",)  # what clients on the same machine read
 SECRETS = ("api_keys",)  # fields whose values no message shows
@@ -47,6 +49,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of the worker; 0: all usable cores")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    log_prompts: bool = Field(default=False, description="write prompts to the log")
+    traces: bool = Field(default=False, description="OpenTelemetry traces; needs the extra otel")
 
     max_sessions: int = Field(default=4, ge=1, le=10_000)
     lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
@@ -126,18 +131,40 @@ def _hash_of_key(key: str) -> str:
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment, overridden by the flags that are not None. Raises ConfigError."""
-    refuse_unknown_variables(os.environ if environ is None else environ)
+    """Settings from a file (flag ``config`` or PAFU_CONFIG), over it the environment, over that the flags that are
+    not None. Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    refuse_unknown_variables(environ)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
+    path = given.pop("config", None) or environ.get(CONFIG_VARIABLE)
+    if path:
+        in_environment = {name.upper() for name in environ}
+        in_file = read_config(Path(path)).items()
+        given = {name: value for name, value in in_file if PREFIX + name.upper() not in in_environment} | given
     try:
         return Settings(**given)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, by field name. Raises ConfigError when it cannot be read or says unknown things."""
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {path} is not TOML: {error}") from None
+    for name in settings:
+        if name not in Settings.model_fields:
+            raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(name, list(Settings.model_fields))}")
+    return {name: ",".join(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     """A misspelt variable would be ignored in silence: name it and the nearest known one. Raises ConfigError."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + [CONFIG_VARIABLE]
     for name in environ:
         other = name.startswith(OTHER_VARIABLES) or name in CLIENT_VARIABLES
         if name.upper().startswith(PREFIX) and name.upper() not in known and not other:

@@ -245,6 +245,8 @@ class LocalEngine:
             device=settings.device,
             threads=settings.threads,
             beat_seconds=BEAT_SECONDS,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         await self.send(configure)
         return reader

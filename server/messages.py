@@ -33,6 +33,8 @@ class Configure(Message, frozen=True, tag="configure"):
     device: str
     threads: int
     beat_seconds: float
+    log_level: str = "info"
+    log_format: str = "text"
 
 
 class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

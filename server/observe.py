@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from model.spec import ModelSpec
 from server import __version__
 from server.engine import EngineState
+from server.errors import ERRORS
 from server.messages import Beat, Fragment, Ready
 from server.metrics import Metrics
+from server.traces import SessionTrace, Traces
 
 STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
 Clock = Callable[[], float]
+NO_IDS: Mapping[str, str] = {}
 
 
 class Observer:
@@ -28,6 +31,7 @@ class Observer:
         self.spec = spec
         self.metrics = Metrics(spec.name)
         self.clock = clock
+        self.traces: Traces | None = None  # off unless somebody sets them
         self._stalls: set[Stall] = set()
         self._beats: dict[str, tuple[float, Beat]] = {}
 
@@ -40,9 +44,9 @@ class Observer:
             self.metrics.set("pafu_worker_beat_age_seconds", now - at, worker=worker)
         return self.metrics.render(accept)
 
-    def session(self) -> SessionWatch:
-        """The watch of a viewer who just connected."""
-        return SessionWatch(self)
+    def session(self, ids: Mapping[str, str] = NO_IDS, headers: Mapping[str, str] = NO_IDS) -> SessionWatch:
+        """The watch of a viewer who just connected; ``ids`` (session_id, request_id) are for traces alone."""
+        return SessionWatch(self, ids, headers)
 
     # ---- what the engine tells
 
@@ -173,8 +177,11 @@ class Continuity:
 class SessionWatch:
     """The numbers of one viewer: connected, waiting for a place, active, over."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, ids: Mapping[str, str], headers: Mapping[str, str]) -> None:
         self._observer = observer
+        self._ids = ids
+        self._headers = headers
+        self._trace: SessionTrace | None = None
         self._metrics = observer.metrics
         self._stage = ""
         self._asked = 0.0
@@ -187,6 +194,8 @@ class SessionWatch:
     def asked(self) -> None:
         """session.start was accepted; the viewer waits for a place."""
         self._asked = self._observer.clock()
+        if self._observer.traces is not None and self._ids:
+            self._trace = self._observer.traces.session(self._ids, self._headers, self._observer.spec.name)
         self._enter("waiting")
 
     def opened(self) -> None:
@@ -204,6 +213,8 @@ class SessionWatch:
         self._metrics.add(name, reason=reason)
         if had_a_place:
             self._metrics.observe("pafu_session_seconds", self._observer.clock() - self._asked)
+        if self._trace is not None:
+            self._trace.over(reason, failed=reason in ERRORS)
         if self._cache is not None:
             policy, tokens = self._cache
             self._metrics.add("pafu_kv_evicted_tokens_total", tokens, reason="session_end", policy=policy)
@@ -232,6 +243,8 @@ class SessionWatch:
         self._metrics.add("pafu_media_seconds_total", self._observer.media_seconds(fragment))
         self._metrics.add("pafu_sent_bytes_total", len(fragment.data), format=format)
         self._take_gap(fragment, began, now)
+        if self._trace is not None:
+            self._trace.sent(fragment, now - began)
         for event_id in fragment.started:
             if (queued := self._changes.pop(event_id, None)) is not None:
                 self._metrics.observe("pafu_prompt_switch_seconds", now - queued)

@@ -20,6 +20,7 @@ from server.engine import Engine, EngineState
 from server.impatient import ImpatientProtocol
 from server.local_engine import LocalEngine
 from server.observe import Observer
+from server.traces import Traces
 
 log = logging.getLogger("pafu")
 
@@ -118,15 +119,22 @@ async def metrics_served(observer: Observer, sock: socket.socket | None) -> Asyn
 
 
 async def run(
-    settings: Settings, sock: socket.socket, say: Callable[[str], Any], metrics_sock: socket.socket | None = None
+    settings: Settings,
+    sock: socket.socket,
+    say: Callable[[str], Any],
+    metrics_sock: socket.socket | None = None,
+    traces: Traces | None = None,
 ) -> str | None:
     """Serve until a signal; None, or why the engine could not even start once."""
     engine = LocalEngine(settings)
+    engine.observer.traces = traces
     service = build(settings, engine)
     watcher = asyncio.create_task(_watch(service, engine, say))
     async with metrics_served(engine.observer, metrics_sock):
         await service.serve(sockets=[sock])
     await engine.stop(0.0)  # a signal in the very first moment ends uvicorn without its shutdown
+    if traces is not None:
+        await asyncio.to_thread(traces.close)
     with contextlib.suppress(asyncio.CancelledError):
         return await watcher
     return None

@@ -18,7 +18,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.spec import ModelSpec
-from server import errors, messages, protocol
+from server import errors, logs, messages, protocol
 from server.config import Settings
 from server.engine import Engine, EngineSession
 from server.errors import PafuError
@@ -58,10 +58,16 @@ class ViewerSession:
         self._lead_limit = 0.0
         self._sent_seconds = 0.0
         self._reported: float | None = None
-        self._watch = engine.observer.session()
+        self._request_id = (websocket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}")[:128]
+        self._ids = {"session_id": self.id, "request_id": self._request_id}
+        self._watch = engine.observer.session(self._ids, websocket.headers)
 
     async def run(self) -> None:
         """Serve the viewer to the end; returns when the socket is closed and the worker has forgotten the session."""
+        with logs.about(**self._ids):
+            await self._run()
+
+    async def _run(self) -> None:
         await self._socket.accept()
         try:
             start = await self._receive_start()
@@ -169,6 +175,7 @@ class ViewerSession:
         self._watch.opened()
         await self._send(self._video_start(start, order, line.mime))
         self.state = State.STREAMING
+        logs.prompt(log, order.prompt)
         log.info("%s: streaming, seed %d, cache %s", self.id, order.seed, order.cache.policy)
         events = line.events()
         while True:
@@ -241,10 +248,9 @@ class ViewerSession:
                 "first_latent_pictures": spec.first_latent_pictures,
                 "tokens_per_latent": spec.tokens_per_latent,
             }
-        request_id = self._socket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}"
         return {
             "type": "video.start",
-            "request_id": request_id[:128],
+            "request_id": self._request_id,
             "session_id": self.id,
             "format": "m4s",
             "mime": mime,

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from server import logs
 from server.channel import Channel, ChannelClosed
 from server.generator import Generator, StartError, device_bytes, load_generator
 from server.messages import (
@@ -148,7 +149,8 @@ class Worker:
         except Exception as error:
             if device_suspect(error):
                 raise
-            log.exception("session %s failed", seat.id)
+            with logs.about(session_id=seat.id):
+                log.exception("session %s failed", seat.id)
             self._end(seat, "failed", "generation_failed", f"generation failed: {type(error).__name__}: {error}")
             return None
 
@@ -229,6 +231,7 @@ def serve(channel: Channel, load: Loader) -> int:
         log.error("the front sent no configuration")
         return 1
     configure = received[0]
+    logs.configure(configure.log_level, configure.log_format, process="worker")
     try:
         began = time.perf_counter()
         generator = load(configure)
@@ -256,7 +259,7 @@ def main(load: Loader = load_generator) -> int:
     """Entry point: ``python -m server.worker FD``."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
-    logging.basicConfig(level=logging.INFO, format="worker: %(message)s")
+    logs.configure("info", "text", process="worker")  # until the front says how
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(True)
     try:

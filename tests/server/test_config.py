@@ -67,3 +67,30 @@ def test_lists_are_separated_by_commas(monkeypatch) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_a_file_stands_under_variables_and_flags(monkeypatch, tmp_path) -> None:
+    file = tmp_path / "pafu.toml"
+    file.write_text('port = 9000\nmax_sessions = 7\nlead_seconds = 2\nallowed_hosts = ["a.example", "b.example"]\n')
+    monkeypatch.setenv("PAFU_CONFIG", str(file))
+    monkeypatch.setenv("PAFU_MAX_SESSIONS", "8")
+    settings = load_settings({"port": 9001})
+    assert (settings.port, settings.max_sessions, settings.lead_seconds) == (9001, 8, 2)
+    assert settings.allowed_hosts == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "pafu.toml cannot be read: No such file"),
+        ("port = = 1", "pafu.toml is not TOML"),
+        ("max_sesions = 7", "pafu.toml.*max_sesions.*max_sessions"),
+        ('port = "eighty"', "PAFU_PORT.*eighty"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_by_name(tmp_path, content, told) -> None:
+    file = tmp_path / "pafu.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        load_settings({"config": file})

@@ -1,0 +1,86 @@
+"""Logs of front and worker: readable lines or JSON, with the session and the request that a line is about.
+
+``about`` binds ids to the current task or thread, so that nobody has to pass them along. Prompts are written by
+``prompt`` only, and only where the operator asked for them.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FORMATS = ("text", "json")
+IDS = ("session_id", "request_id")
+_bound: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("pafu_log_ids", default={})  # noqa: B039
+_prompts = False
+
+
+class Text(logging.Formatter):
+    """``time LEVEL message``, as people read it; a session is named when the message does not name it."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {process + ': ' if process else ''}%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        session = _ids(record).get("session_id", "")
+        return line if session in line else f"{line} [{session}]"
+
+
+class Json(logging.Formatter):
+    """One object a line: time (UTC), level, logger, process, message, ids, and the traceback as ``error``."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process or "front"
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": self._process,
+            "message": record.getMessage(),
+            **_ids(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(level: str, format: str, prompts: bool = False, process: str = "") -> None:
+    """Send this process's log to standard error in one of FORMATS, replacing what was set up before."""
+    global _prompts
+    _prompts = prompts
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Json(process) if format == "json" else Text(process))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("uvicorn", "httpx", "opentelemetry"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+@contextmanager
+def about(**ids: str) -> Iterator[None]:
+    """Every line logged in this block, by this task or one that it starts, carries these ids."""
+    token = _bound.set({**_bound.get(), **ids})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def prompt(log: logging.Logger, text: str) -> None:
+    """Log what somebody asked to see, if the operator wants to know that."""
+    if _prompts:
+        log.info("prompt: %s", text)
+
+
+def _ids(record: logging.LogRecord) -> dict[str, str]:
+    ids = _bound.get()
+    return {name: ids[name] for name in IDS if name in ids}
