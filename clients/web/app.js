@@ -4,11 +4,12 @@ import { Ambient } from "./ambient.js";
 import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindPageKeys } from "./controls.js";
 import { explain } from "./errors.js";
+import { KeyForm, hasKey } from "./key.js";
 import { MemoryView } from "./memory.js";
 import { Player, canPlay } from "./player.js";
 import { lightIn, withLight } from "./prompt.js";
 import { LiveSession } from "./protocol.js";
-import { models, readiness } from "./server.js";
+import { models, readiness, ticket } from "./server.js";
 import { ReadOut } from "./stats.js";
 
 const BUFFER_SECONDS = 1.25; // how far the server may run ahead of the playhead
@@ -47,6 +48,7 @@ class App {
   #prompt = new PromptBox((text) => this.#promptChanged(text));
   #camera = new CameraWish((speed) => this.#session?.interact({ camera: { speed } }) ?? null);
   #cameraControls = new CameraControls((speed) => this.#steer(speed));
+  #keyForm = new KeyForm(() => this.#loadModels());
 
   run() {
     this.#bindPage();
@@ -117,6 +119,7 @@ class App {
 
   async #loadModels() {
     const list = await models();
+    if (list === null) return this.#keyForm.ask();
     if (!list.length) return;
     const select = byId("model");
     select.replaceChildren(...list.map(({ id }) => new Option(id, id)));
@@ -181,7 +184,20 @@ class App {
     on("done", (message) => this.#done(message));
     on("trouble", (trouble) => (trouble.fatal ? this.#fail(trouble) : this.#refused(trouble)));
     on("closed", () => (this.#phase === Phase.STOPPING || !this.#chunks) && this.#rest());
-    session.open(request, () => this.#player.position);
+    this.#connect(session, request);
+  }
+
+  // A server with keys gives a ticket for each stream; meanwhile the stream may have been stopped.
+  async #connect(session, request) {
+    try {
+      const pass = hasKey() ? await ticket() : null;
+      if (this.#session === session && this.#running) return session.open(request, () => this.#player.position, pass);
+      if (this.#session === session) this.#rest();
+    } catch (trouble) {
+      if (this.#session !== session) return;
+      if (trouble.code === "invalid_key") this.#keyForm.ask();
+      this.#fail(trouble);
+    }
   }
 
   #heard({ unknown_words = [] }) {

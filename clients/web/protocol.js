@@ -28,9 +28,12 @@ export class LiveSession extends EventTarget {
   #finished = false;
   #lastTrouble = null;
 
-  /** Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called. */
-  open(request, position) {
-    this.#socket = new WebSocket(liveAddress());
+  /**
+   * Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called; `ticket` is
+   * for servers with keys. It goes as a subprotocol, since addresses end up in logs; the server answers with the other.
+   */
+  open(request, position, ticket = null) {
+    this.#socket = new WebSocket(liveAddress(), ticket ? ["pafu", `pafu-ticket.${ticket}`] : []);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.addEventListener("open", () => this.#begin(request, position));
     this.#socket.addEventListener("message", ({ data }) => this.#receive(data));

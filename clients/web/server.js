@@ -1,9 +1,12 @@
-// What the page asks over plain HTTP: is the server warm, and what does its model know.
+// What the page asks over plain HTTP: is the server warm, what does its model know, and may this page come in.
+
+import { keyHeaders } from "./key.js";
 
 const PATIENCE_MS = 5_000;
 
-async function ask(path) {
-  const response = await fetch(new URL(path, document.baseURI), { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+async function ask(path, method = "GET") {
+  const signal = AbortSignal.timeout(PATIENCE_MS);
+  const response = await fetch(new URL(path, document.baseURI), { method, headers: keyHeaders(), cache: "no-store", signal });
   const body = await response.json().catch(() => ({}));
   return { status: response.status, body };
 }
@@ -19,12 +22,20 @@ export async function readiness() {
   }
 }
 
-/** The models that the server offers, [] when it does not say. */
+/** The models that the server offers, [] when it does not say, null when it wants a key first. */
 export async function models() {
   try {
-    const { body } = await ask("v1/models");
+    const { status, body } = await ask("v1/models");
+    if (status === 401) return null;
     return Array.isArray(body.data) ? body.data : [];
   } catch {
     return [];
   }
+}
+
+/** A ticket for one live socket. Throws {code, message} when the server gives none. */
+export async function ticket() {
+  const { status, body } = await ask("v1/realtime/client_secrets", "POST").catch(() => ({ status: 0, body: {} }));
+  if (status === 200) return body.value;
+  throw { code: body.error?.code ?? "connection_lost", message: body.error?.message ?? "" };
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,12 +20,13 @@ KEY = "the-key-of-the-contract-0123456789"
 LEFT_OUT = "positive_data_acceptance"
 
 
-async def schemathesis(url: str, *options: str) -> tuple[int, str]:
+async def schemathesis(folder: Path, url: str, *options: str) -> tuple[int, str]:
     """Status and report of a run over all routes."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
         *("--header", f"Authorization: Bearer {KEY}", "--max-examples", EXAMPLES, "--exclude-checks", LEFT_OUT),
         *("--generation-database", "none", "--no-color", "--request-timeout", "60", *options),
+        cwd=folder,  # it keeps what it found in its working directory
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -33,10 +35,10 @@ async def schemathesis(url: str, *options: str) -> tuple[int, str]:
     return process.returncode, report.decode()
 
 
-async def test_every_answer_of_every_route_is_as_documented(serve) -> None:
+async def test_every_answer_of_every_route_is_as_documented(serve, tmp_path) -> None:
     server = await serve(api_keys=KEY)
     await server.engine.settled()
-    status, report = await schemathesis(server.url, "--seed", "1")
+    status, report = await schemathesis(tmp_path, server.url, "--seed", "1")
     assert status == 0, report
     await server.works(additional_headers={"authorization": f"Bearer {KEY}"})
 
@@ -62,8 +64,8 @@ def success(operation: dict[str, Any]) -> list[Any]:
     return [content.get("schema") or kind for reply in good for kind, content in reply.get("content", {}).items()]
 
 
-async def test_the_check_finds_an_answer_that_is_not_as_documented(serve, monkeypatch) -> None:
+async def test_the_check_finds_an_answer_that_is_not_as_documented(serve, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("server.app.Front.version", lambda self: {"version": 7})
     server = await serve(api_keys=KEY)
-    status, report = await schemathesis(server.url, "--include-path", "/version", "--max-examples", "1")
+    status, report = await schemathesis(tmp_path, server.url, "--include-path", "/version", "--max-examples", "1")
     assert status == 1 and "schema" in report.lower(), report

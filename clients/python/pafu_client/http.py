@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 
 from pafu_client.errors import PafuError
-from pafu_client.options import http_address
+from pafu_client.options import http_address, key_headers
 
 POLL_SECONDS = 0.5
 
 
-async def models(url: str) -> list[dict[str, Any]]:
+async def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
     """The models of the server at ``url``, with the words that each knows. Raises PafuError."""
-    async with httpx.AsyncClient(base_url=http_address(url), timeout=10) as client:
+    async with httpx.AsyncClient(base_url=http_address(url), timeout=10, headers=key_headers(api_key)) as client:
         try:
             reply = await client.get("/v1/models")
         except httpx.HTTPError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Required, TypedDict
 from urllib.parse import urlsplit, urlunsplit
@@ -29,8 +30,15 @@ class Options(TypedDict, total=False):
     streaming_buffer_seconds: float  # how far the server may run ahead of the playhead
     realtime: bool | None  # True: play like a viewer. False: as fast as the server makes it. None: no reports
     on_event: Callable[[Event], None]  # called for every queued, applied and failed change
+    api_key: str  # for servers with keys; left out: the variable PAFU_API_KEY
     headers: Mapping[str, str]  # of the WebSocket's opening request
     open_timeout: float  # seconds until video.start must have come (60)
+
+
+def key_headers(api_key: str | None = None) -> dict[str, str]:
+    """The header that shows the key: the given one, or else the variable PAFU_API_KEY's."""
+    key = api_key or os.environ.get("PAFU_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def start_message(options: Mapping[str, Any]) -> dict[str, Any]:

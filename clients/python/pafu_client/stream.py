@@ -27,7 +27,7 @@ from pafu_client.messages import (
     SessionDone,
     VideoStart,
 )
-from pafu_client.options import Options, live_address, start_message
+from pafu_client.options import Options, key_headers, live_address, start_message
 from pafu_client.playhead import Playhead
 
 REPORT_SECONDS = 0.1  # between two reports of the playhead
@@ -46,7 +46,8 @@ async def connect(url: str, **options: Unpack[Options]) -> AsyncIterator[VideoSt
     """
     start = start_message(options)
     timeout = options.get("open_timeout", OPEN_TIMEOUT)
-    socket = await _open(live_address(url), options.get("headers"), timeout)
+    headers = {**key_headers(options.get("api_key")), **(options.get("headers") or {})}
+    socket = await _open(live_address(url), headers, timeout)
     try:
         init = await _start(socket, start, timeout)
         stream = VideoStream(socket, init, options.get("realtime", True), options.get("on_event"))

@@ -17,9 +17,9 @@ from pafu_client.options import Options
 T = TypeVar("T")
 
 
-def models(url: str) -> list[dict[str, Any]]:
+def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
     """The models of the server at ``url``. Raises PafuError."""
-    return asyncio.run(http.models(url))
+    return asyncio.run(http.models(url, api_key))
 
 
 def wait_until_ready(url: str, timeout: float = 60.0) -> None:

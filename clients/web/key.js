@@ -1,0 +1,34 @@
+// The API key, for servers that want one: kept for this tab only, and never sent over a live socket.
+
+const NAME = "pafu-key";
+
+export function keyHeaders() {
+  const key = sessionStorage.getItem(NAME);
+  return key ? { authorization: `Bearer ${key}` } : {};
+}
+
+export const hasKey = () => sessionStorage.getItem(NAME) !== null;
+
+/** The form that asks for the key; `given` is called when somebody wrote one. */
+export class KeyForm {
+  #form = document.getElementById("key-form");
+  #field = document.getElementById("key");
+
+  constructor(given) {
+    this.#form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!this.#field.value.trim()) return this.#field.focus();
+      sessionStorage.setItem(NAME, this.#field.value.trim());
+      this.#field.value = "";
+      this.#form.hidden = true;
+      given();
+    });
+  }
+
+  ask() {
+    document.getElementById("key-again").hidden = !hasKey();
+    sessionStorage.removeItem(NAME);
+    this.#form.hidden = false;
+    this.#field.focus();
+  }
+}
