@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     metrics_host: str = Field(default="127.0.0.1", description="address of that port")
     model: str = "pafu-mini"
     weights: Path | None = Field(default=None, description="folder with the model's safetensors")
+    salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of the worker; 0: all usable cores")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -98,7 +98,8 @@ def weights(settings: Settings) -> str:
     from server.generator import load_model, pick_device
 
     given = str(settings.weights) if settings.weights else None
-    _, words = load_model(settings.model, given, pick_device(settings.device))
+    head = str(settings.salience_head) if settings.salience_head else None
+    _, words = load_model(settings.model, given, pick_device(settings.device), head)
     return f"{settings.model}: {words}"
 
 

@@ -66,6 +66,7 @@ def _load(settings: Settings) -> Generator:
         device=settings.device,
         threads=settings.threads,
         beat_seconds=BEAT_SECONDS,
+        salience_head=str(settings.salience_head) if settings.salience_head else None,
     )
     try:
         return load_generator(configure)

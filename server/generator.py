@@ -169,7 +169,9 @@ def device_bytes(device: str) -> dict[str, int]:
     }
 
 
-def load_model(name: str, weights: str | None, device: str) -> tuple[LoadedModel, str]:
+def load_model(
+    name: str, weights: str | None, device: str, salience_head: str | None = None
+) -> tuple[LoadedModel, str]:
     """The model and a few words on its weights. Raises StartError naming the file that is missing or wrong."""
     from model.weights import WeightsError, random_model
     from model.weights import load_model as load
@@ -178,7 +180,8 @@ def load_model(name: str, weights: str | None, device: str) -> tuple[LoadedModel
     if name == "test-tiny" and weights is None:
         return random_model(spec, seed=0, device=device), RANDOM_WEIGHTS
     try:
-        return load(spec, Path(weights) if weights else None, device), weights or SHIPPED_WEIGHTS
+        head = Path(salience_head) if salience_head else None
+        return load(spec, Path(weights) if weights else None, device, head=head), weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
         raise StartError(str(error)) from error
 
@@ -192,5 +195,5 @@ def load_generator(configure: Configure) -> Generator:
     torch.set_num_threads(configure.threads or usable_cores())
     torch.set_grad_enabled(False)
     device = pick_device(configure.device)
-    model, weights = load_model(configure.model, configure.weights, device)
+    model, weights = load_model(configure.model, configure.weights, device, configure.salience_head)
     return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

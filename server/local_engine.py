@@ -247,6 +247,7 @@ class LocalEngine:
             beat_seconds=BEAT_SECONDS,
             log_level=settings.log_level,
             log_format=settings.log_format,
+            salience_head=str(Path(settings.salience_head).resolve()) if settings.salience_head else None,
         )
         await self.send(configure)
         return reader

@@ -35,6 +35,7 @@ class Configure(Message, frozen=True, tag="configure"):
     beat_seconds: float
     log_level: str = "info"
     log_format: str = "text"
+    salience_head: str | None = None  # None: the one beside the weights, if there is one
 
 
 class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
