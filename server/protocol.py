@@ -38,6 +38,7 @@ class CacheParams(Wire):
 
     policy: str | None = None
     budget_latents: float | None = Field(default=None, gt=0, le=4096)
+    budget_tokens: int | None = Field(default=None, gt=0, le=2**24, description="per layer; instead of budget_latents")
     sink_latents: int | None = Field(default=None, ge=0, le=4096)
     recent_latents: int | None = Field(default=None, ge=0, le=4096)
 
@@ -198,7 +199,7 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
         prompt=check_prompt(start.prompt, spec),
         seed=0 if start.seed is None else start.seed,
         lead_seconds=_lead(start, settings),
-        cache=_cache(start, settings),
+        cache=_cache(start, spec, settings),
         pictures=_pictures(start, spec, settings),
         memory=start.memory,
     )
@@ -260,10 +261,15 @@ def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
     return most if start.num_frames is None else start.num_frames
 
 
-def _cache(start: SessionStart, settings: Settings) -> messages.CacheChoice:
+def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:
     given = start.extra_params.cache if start.extra_params and start.extra_params.cache else CacheParams()
     policy = settings.cache_policy if given.policy is None else given.policy
     budget = settings.cache_budget_latents if given.budget_latents is None else given.budget_latents
+    if given.budget_tokens is not None:
+        if given.budget_latents is not None:
+            reason = "give the budget in latent frames or in tokens, not in both"
+            raise PafuError("invalid_message", reason, "extra_params.cache.budget_tokens")
+        budget = given.budget_tokens / spec.tokens_per_latent
     default_sink = settings.cache_sink_latents if policy == settings.cache_policy else 0  # not every policy has a sink
     sink = default_sink if given.sink_latents is None else given.sink_latents
     recent = settings.cache_recent_latents if given.recent_latents is None else given.recent_latents

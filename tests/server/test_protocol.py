@@ -93,6 +93,18 @@ def test_another_policy_does_not_inherit_the_default_policys_sink() -> None:
     assert (order.cache.policy, order.cache.sink_latents) == ("window", 0)
 
 
+def test_a_budget_may_be_told_in_tokens() -> None:
+    wish = {"policy": "window", "budget_tokens": 100}
+    order = protocol.check_start(start(extra_params={"cache": wish}), TEST_TINY, Settings())
+    assert order.cache.budget_latents * TEST_TINY.tokens_per_latent == 100
+    for more, param in (({"budget_latents": 6.0}, "budget_tokens"), ({"budget_tokens": 2**20}, "budget_latents")):
+        with pytest.raises(PafuError) as refused:
+            protocol.check_start(start(extra_params={"cache": {**wish, **more}}), TEST_TINY, Settings())
+        assert refused.value.param == f"extra_params.cache.{param}"
+    with pytest.raises(PafuError, match="cannot hold"):
+        protocol.check_start(start(extra_params={"cache": {**wish, "budget_tokens": 16}}), TEST_TINY, Settings())
+
+
 def event(**fields) -> protocol.Interaction:
     message = protocol.parse(json.dumps({"type": "session.interaction", "interaction": {"event": fields}}))
     assert isinstance(message, protocol.SessionInteraction)
