@@ -26,6 +26,8 @@ from server.config import Settings
 from server.engine import Engine, EngineState
 from server.errors import PafuError
 from server.guard import Guard
+from server.jobs import routes as job_routes
+from server.jobs.desk import Desk
 from server.limits import caller_of
 from server.observe import Observer
 from server.process import rss_bytes
@@ -88,6 +90,7 @@ class Front:
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = spec_named(settings.model)
         self.sessions: dict[ViewerSession, asyncio.Task[None] | None] = {}
+        self.jobs = Desk(settings, self.spec, engine, self.access.limits)
         self.draining = False
         engine.observer.metrics.set("pafu_sessions_limit", settings.max_sessions)
 
@@ -111,15 +114,17 @@ class Front:
                 del self.sessions[session]
 
     async def drain(self) -> None:
-        """Take no more sessions and bring the running ones to their ends, in bounded time."""
+        """Take no more sessions or jobs and bring the running ones to their ends, in bounded time."""
         self.draining = True
         within = self.settings.shutdown_timeout / 2
+        jobs = asyncio.create_task(self.jobs.drain(within), name="jobs-drain")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for session in list(self.sessions):
                     await session.shut_down()
         if running := [task for task in self.sessions.values() if task is not None]:
             await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
+        await jobs
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /readyz."""
@@ -199,6 +204,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(Timed, observer=engine.observer)
     add_error_handlers(app, engine.observer.error)
     _add_routes(app, front)
+    app.include_router(job_routes.routes(front.jobs))
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)

@@ -29,6 +29,12 @@ MIN_SECRET = 16  # characters
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 
 
+def default_data_dir() -> Path:
+    """Where the user's programs keep their state."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(home) / "pafu"
+
+
 class ConfigError(ValueError):
     """A setting that cannot work; the message names the variable, its value and what is allowed."""
 
@@ -58,6 +64,22 @@ class Settings(BaseSettings):
     lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
     max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="most that a viewer may ask for")
     max_seconds: float = Field(default=86_400, gt=0, description="longest video of one session")
+
+    data_dir: Path = Field(default_factory=default_data_dir, description="folder for what survives the server")
+    database: str | None = Field(
+        default=None, description="jobs: postgresql://... or sqlite:////path; default: jobs.sqlite in the data folder"
+    )
+    videos: str | None = Field(
+        default=None,
+        description="finished videos: a folder or an fsspec URL (s3://bucket/videos); default: data folder",
+    )
+    jobs_at_once: int = Field(default=1, ge=0, le=1000, description="jobs that this server works on; 0: it only serves")
+    max_queued_jobs: int = Field(default=100, ge=0, description="unfinished jobs of all callers")
+    max_job_seconds: float = Field(default=600.0, gt=0, description="longest video of a job")
+    job_lease_seconds: float = Field(default=15.0, gt=0, description="a holder silent for so long loses its job")
+    job_max_failures: int = Field(default=10, ge=1, description="losses in a row without a finished chunk")
+    job_keep_seconds: float = Field(default=7 * 86_400.0, gt=0, description="finished videos are kept for so long")
+    job_keep_bytes: int = Field(default=20 * 2**30, ge=0, description="beyond it the oldest videos are deleted")
 
     cache_policy: str = "sink_window"
     cache_budget_latents: float = Field(default=18.0, gt=0)

@@ -64,6 +64,7 @@ class EngineStatus:
     worker_pid: int | None
     worker_rss_bytes: int
     ready: Ready | None
+    silent_seconds: float = 0.0  # since the worker's last sign of life
 
 
 class EngineSession(Protocol):

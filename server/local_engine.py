@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -107,6 +108,7 @@ class LocalEngine:
         self._supervisor: asyncio.Task[None] | None = None
         self._ready: Ready | None = None
         self._rss = 0
+        self._heard = time.monotonic()
         self._restarts = 0
         self._silent = False
         self.observer = Observer(spec_named(settings.model))
@@ -140,6 +142,7 @@ class LocalEngine:
             worker_pid=self._process.pid if self._process and self._process.returncode is None else None,
             worker_rss_bytes=self._rss,
             ready=self._ready,
+            silent_seconds=time.monotonic() - self._heard,
         )
 
     async def settled(self) -> None:
@@ -265,6 +268,7 @@ class LocalEngine:
             except TimeoutError:
                 self._silent = True
                 return f"no sign of life for {patience:g} s"
+            self._heard = time.monotonic()
             message = decode_worker(body)
             if isinstance(message, StartFailed):
                 return message

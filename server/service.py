@@ -36,12 +36,13 @@ class Service(uvicorn.Server):
         self.front = front
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """1. sockets answer (readyz says 503); 2. the worker starts."""
+        """1. sockets answer (readyz says 503); 2. the worker starts; 3. jobs are looked for."""
         await super().startup(sockets)
         await self.front.engine.start()
+        self.front.jobs.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """1. not ready, no new sessions; 2. viewers told, chunks finished; 3. sockets closed; 4. worker ended.
+        """1. not ready, nothing new; 2. viewers told, jobs given back; 3. sockets closed; 4. worker ended.
 
         A second signal skips the waiting in each.
         """
@@ -49,6 +50,7 @@ class Service(uvicorn.Server):
             await self.front.drain()
         await super().shutdown(sockets)
         await self.front.engine.stop(0.0 if self.force_exit else STOP_WITHIN)
+        await self.front.jobs.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -22,6 +22,7 @@ class JobState(Enum):
     DELETED = "deleted"
 
 
+FULL = 75  # exit status of the film process: no space left (EX_TEMPFAIL)
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 VISIBLE = tuple(state for state in JobState if state is not JobState.DELETED)
 
@@ -45,7 +46,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Names of a finished job's files, and their bytes together."""
+    """Names of a finished job's files; ``nbytes`` counts all that is kept of it, its chunks included."""
 
     video: str
     thumbnail: str
@@ -94,3 +95,16 @@ class Lease(msgspec.Struct, frozen=True):
 
     job_id: str
     fence: int
+
+
+class FilmOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Which chunks make the film, what else is kept with it, and the beginning of the names of its files."""
+
+    files: str | None
+    data_dir: str
+    media: list[str]
+    past: list[str]
+    pictures: int
+    fps: int
+    title: str
+    prefix: str

@@ -48,6 +48,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, Integr
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.elements import ColumnElement
 
+from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
 from server.jobs.job import UNFINISHED, VISIBLE, Chunk, Job, JobState, Lease, Order, Results
 
 SCHEMA = 1
@@ -93,22 +94,6 @@ chunks = Table(
     Column("past", Text, nullable=False),
     PrimaryKeyConstraint("job", "number"),
 )
-
-
-class StoreError(RuntimeError):
-    """The store cannot be used as it is configured; the message says what to change."""
-
-
-class StoreUnavailable(RuntimeError):
-    """The database does not answer, or not in time; what was asked may or may not have happened."""
-
-
-class LeaseLost(RuntimeError):
-    """Somebody else has the job by now, or it was deleted: stop working on it, write nothing more."""
-
-
-class IdempotencyConflict(ValueError):
-    """The idempotency key was used for another order."""
 
 
 class JobStore:
@@ -175,6 +160,12 @@ class JobStore:
         if row.idempotency_digest != digest:
             raise IdempotencyConflict(f"idempotency key {key!r} was used for another order; use a new key")
         return _job(row)
+
+    def has_key(self, caller: str, key: str) -> bool:
+        """Whether this idempotency key was used."""
+        with self._read() as connection:
+            same = (jobs.c.caller == caller) & (jobs.c.idempotency_key == key)
+            return connection.execute(select(jobs.c.id).where(same)).first() is not None
 
     def get(self, job_id: str, caller: str | None = None) -> Job | None:
         """The job, if it exists and is this caller's (None: anybody's)."""
@@ -262,12 +253,16 @@ class JobStore:
             "state": JobState.RUNNING.value,
             "fence": jobs.c.fence + 1,
             "beat": jobs.c.beat + 1,
-            "started_at": func.coalesce(jobs.c.started_at, self._clock()),
             **more,
         }
         with self._write() as connection:
             row = connection.execute(update(jobs).where(which).values(values).returning(jobs)).one_or_none()
         return None if row is None else (_job(row), Lease(row.id, row.fence))
+
+    def admitted(self, lease: Lease) -> None:
+        """A worker has room for the job and begins: only now it counts as in progress. Raises LeaseLost."""
+        started = func.coalesce(jobs.c.started_at, self._clock())
+        self._change(lease, {"started_at": started, "beat": jobs.c.beat + 1})
 
     def beat(self, lease: Lease) -> None:
         """A sign of life. Raises LeaseLost."""

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
 from server.jobs.job import Chunk, JobState, Lease, Results
-from server.jobs.store import IdempotencyConflict, JobStore, LeaseLost, StoreError, StoreUnavailable, database_url
+from server.jobs.store import JobStore, database_url
 
 RESULTS = Results(video="j/video.mp4", thumbnail="j/t.webp", spritesheet="j/s.jpg", nbytes=5)
 
@@ -43,7 +44,9 @@ def test_the_oldest_is_claimed_first_and_only_of_the_own_model(store, order) -> 
     add(store, order, "a"), add(store, order, "b")
     claimed = [store.claim("test-tiny") for _ in range(3)]
     assert [taken and taken[0].id for taken in claimed] == ["a", "b", None]
-    assert claimed[0][0].state is JobState.RUNNING and claimed[0][0].started_at is not None
+    assert claimed[0][0].state is JobState.RUNNING and claimed[0][0].started_at is None
+    store.admitted(claimed[0][1])
+    assert store.get("a").started_at is not None
 
 
 def test_many_servers_at_once_claim_every_job_exactly_once(stores, order) -> None:

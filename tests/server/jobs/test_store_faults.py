@@ -1,4 +1,4 @@
-"""Promise: a database that is locked, full, gone or restarted is an error in time; what was done stays done."""
+"""Promise: a database that is locked, full or gone is an error in time, and what was told to be done stays done."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from server.jobs import store as store_module
+from server.jobs.errors import StoreUnavailable
 from server.jobs.job import Chunk
-from server.jobs.store import JobStore, StoreUnavailable, database_url
+from server.jobs.store import JobStore, database_url
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""The store and the files, off the event loop. They are opened when first asked for, and again until it works."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
+
+from server.config import Settings
+from server.jobs.errors import StoreError, StoreUnavailable
+from server.jobs.files import Files, open_files
+
+if TYPE_CHECKING:
+    from server.jobs.store import JobStore
+
+T = TypeVar("T")
+DATABASE_THREADS, FILE_THREADS = 4, 4
+
+
+class Database:
+    """``run`` calls the store, ``file`` the files, each in a thread of its own kind: a slow disk holds up no query."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store: JobStore | None = None
+        self._files: Files | None = None
+        self._opening = Lock()
+        self._closed = False
+        self._queries = ThreadPoolExecutor(DATABASE_THREADS, "jobs-database")
+        self._disk = ThreadPoolExecutor(FILE_THREADS, "jobs-files")
+
+    async def run(self, query: Callable[[JobStore], T]) -> T:
+        """The query's answer. Raises StoreUnavailable, and whatever the store's method raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._queries, lambda: query(self._opened_store()))
+
+    async def file(self, work: Callable[[Files], T]) -> T:
+        """The work's result. Raises FilesUnavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(self.files()))
+
+    def files(self) -> Files:
+        with self._opening:
+            if self._files is None:
+                self._files = open_files(self._settings.videos, self._settings.data_dir)
+            return self._files
+
+    async def close(self) -> None:
+        """Wait for what runs, then let go of the database."""
+        self._closed = True
+        await asyncio.to_thread(self._shut)
+
+    def _shut(self) -> None:
+        self._disk.shutdown()
+        self._queries.shutdown()
+        if self._store is not None:
+            self._store.close()
+
+    def _opened_store(self) -> JobStore:
+        from server.jobs.store import JobStore, database_url  # a fifth of a second that no other start should pay
+
+        with self._opening:
+            if self._store is None:
+                try:
+                    self._store = JobStore(database_url(self._settings.database, self._settings.data_dir))
+                except StoreError as error:
+                    raise StoreUnavailable(str(error)) from error
+            return self._store

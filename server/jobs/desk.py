@@ -1,0 +1,215 @@
+"""Where callers order, look up, fetch and delete videos: the routes' one partner. Owns the runner and the keeper."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from model.spec import ModelSpec
+from server.config import Settings
+from server.engine import Engine
+from server.errors import PafuError
+from server.jobs import request
+from server.jobs.database import Database
+from server.jobs.errors import IdempotencyConflict, StoreUnavailable
+from server.jobs.files import Files, FilesUnavailable
+from server.jobs.job import Chunk, Job, JobState, Order, Results
+from server.jobs.keeper import Keeper
+from server.jobs.runner import Runner
+from server.limits import Caller, Limits
+
+if TYPE_CHECKING:
+    from server.jobs.store import JobStore
+
+T = TypeVar("T")
+RETRY_SECONDS = 5.0
+WATCH_SECONDS = 1.0  # how often a waiting caller's job is looked up when it runs in another front
+VARIANTS = ("video", "thumbnail", "spritesheet")
+
+log = logging.getLogger("pafu.jobs")
+
+
+class Desk:
+    """All methods raise PafuError; a job of another caller does not exist."""
+
+    def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, limits: Limits) -> None:
+        self._settings = settings
+        self._spec = spec
+        self._limits = limits
+        self._database = Database(settings)
+        self._runner = Runner(settings, spec, engine, self._database)
+        self._keeper = Keeper(settings, self._database)
+        self._draining = False
+
+    def start(self) -> None:
+        self._runner.start()
+        self._keeper.start()
+
+    async def drain(self, within: float) -> None:
+        """Take no more orders; keep what the running jobs have, and give them back."""
+        self._draining = True
+        await self._keeper.stop()
+        await self._runner.drain(within)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    # ---- orders
+
+    async def create(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
+        """A new job from a request's fields; with an idempotency key that was used before, that job."""
+        order = request.new_order(request.parse(request.VideoRequest, fields), self._spec, self._settings)
+        return await self._queue(order, caller, key, ("create", fields))
+
+    async def remix(self, source_id: str, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
+        """The source's video once more, under other words."""
+        asked = request.parse(request.RemixRequest, fields)
+        source = await self.get(source_id, caller)
+        order = request.remixed_order(source.order, asked, self._spec)
+        return await self._queue(order, caller, key, (f"remix {source_id}", fields), remixed_from=source_id)
+
+    async def extend(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
+        """The source's video and more of it: its stream goes on from its last chunk, its pictures come first."""
+        asked = request.parse(request.ExtendRequest, fields)
+        source = await self._completed(asked.video.id, caller)
+        if source.order.model != self._spec.name:
+            reason = f"{source.id} was made by {source.order.model!r}; this server has {self._spec.name!r}"
+            raise PafuError("unsupported", reason, "video")
+        chunks = await self._ask(lambda store: store.chunks(source.id))
+        order = request.longer_order(source.order, asked, len(chunks), self._spec, self._settings)
+        return await self._queue(order, caller, key, ("extend", fields), given=chunks)
+
+    async def _queue(
+        self,
+        order: Order,
+        caller: Caller,
+        key: str | None,
+        asked: tuple[str, dict[str, Any]],
+        remixed_from: str | None = None,
+        given: list[Chunk] | None = None,
+    ) -> Job:
+        if self._draining:
+            raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
+        job_id = f"video_{secrets.token_hex(12)}"
+        if key is None or not await self._ask(lambda store: store.has_key(caller.name, key)):
+            await self._check_room(caller)
+        chunks = await self._adopt(job_id, given or [])
+        idempotency = None if key is None else (key, request.digest(*asked))
+        try:
+            job, new = await self._ask(
+                lambda store: store.add(
+                    job_id, caller.name, order, remixed_from=remixed_from, given=chunks, idempotency=idempotency
+                )
+            )
+        except IdempotencyConflict as conflict:
+            raise PafuError("idempotency_conflict", str(conflict), "Idempotency-Key") from None
+        if not new and chunks:
+            await self._keeper.remove_files(job_id)
+        self._runner.wake()
+        return job
+
+    async def _check_room(self, caller: Caller) -> None:
+        most = self._settings.max_queued_jobs
+        unfinished = await self._ask(lambda store: store.unfinished())
+        if unfinished >= most:
+            reason = f"{unfinished} videos wait already, and {most} may; try again later"
+            raise PafuError("too_many_jobs", reason, retry_after=RETRY_SECONDS)
+        self._limits.check_job(caller, await self._ask(lambda store: store.unfinished(caller.name)))
+
+    async def _adopt(self, job_id: str, given: list[Chunk]) -> list[Chunk]:
+        """Copies of another job's chunks, so that this one does not depend on it."""
+        adopted = [
+            Chunk(number=c.number, media=f"{job_id}/{c.number:06d}-0.m4s", past=f"{job_id}/{c.number:06d}-0.past")
+            for c in given
+        ]
+
+        def copy(files: Files) -> None:
+            for old, new in zip(given, adopted, strict=True):
+                files.copy(old.media, new.media)
+                files.copy(old.past, new.past)
+
+        if given:
+            await self._file(copy)
+        return adopted
+
+    # ---- what there is
+
+    async def get(self, job_id: str, caller: Caller) -> Job:
+        job = await self._ask(lambda store: store.get(job_id, caller.name))
+        if job is None:
+            raise PafuError(
+                "not_found", f"there is no video {job_id[:64]!r}; list them with GET /v1/videos", "video_id"
+            )
+        return job
+
+    async def page(self, caller: Caller, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
+        try:
+            return await self._ask(lambda store: store.page(caller.name, after, limit, newest_first))
+        except KeyError:
+            reason = f"there is no video {after!r:.80} to go on behind; begin the list again without after"
+            raise PafuError("invalid_message", reason, "after") from None
+
+    async def delete(self, job_id: str, caller: Caller) -> None:
+        """Delete a video; one that is being made stops before the next pass of the model."""
+        if not await self._ask(lambda store: store.delete(job_id, caller.name)):
+            await self.get(job_id, caller)
+        await self._runner.cancel(job_id)
+        try:
+            await self._keeper.remove_files(job_id)
+        except FilesUnavailable as error:
+            log.warning("%s: its files go with the next sweep: %s", job_id, error)
+
+    async def content(self, job_id: str, variant: str, caller: Caller) -> tuple[str, int]:
+        """Name and size of a result's file."""
+        if variant not in VARIANTS:
+            raise PafuError(
+                "invalid_message", f"variant {variant[:32]!r} is not one of {', '.join(VARIANTS)}", "variant"
+            )
+        results = (await self._completed(job_id, caller)).results
+        assert isinstance(results, Results)
+        name: str = getattr(results, variant)
+        return name, await self._file(lambda files: files.size(name))
+
+    async def piece(self, name: str, start: int, stop: int) -> bytes:
+        """Some bytes of a result's file."""
+        return await self._file(lambda files: b"".join(files.chunks(name, start, stop)))
+
+    async def over(self, job_id: str, caller: Caller) -> Job:
+        """The job when it is completed or failed; waits for that."""
+        while (job := await self.get(job_id, caller)).state in (JobState.QUEUED, JobState.RUNNING):
+            await self._runner.changed(WATCH_SECONDS)
+        return job
+
+    async def figures(self) -> tuple[dict[JobState, int], float | None]:
+        """Jobs by state, and when the oldest waiting one was created (wall clock)."""
+        return await self._ask(lambda store: store.counts()), await self._ask(lambda store: store.waiting_since())
+
+    async def _completed(self, job_id: str, caller: Caller) -> Job:
+        job = await self.get(job_id, caller)
+        if job.state is JobState.COMPLETED:
+            return job
+        reasons = {
+            JobState.FAILED: f"{job.id} failed ({job.error_code}): {job.error_message}",
+            JobState.QUEUED: f"{job.id} is still waiting; ask for it until it is completed",
+            JobState.RUNNING: f"{job.id} is still being made; ask for it until it is completed",
+        }
+        raise PafuError("not_completed", reasons[job.state], "video_id")
+
+    # ---- errors with names
+
+    async def _ask(self, query: Callable[[JobStore], T]) -> T:
+        return await _named(self._database.run(query))
+
+    async def _file(self, work: Callable[[Files], T]) -> T:
+        return await _named(self._database.file(work))
+
+
+async def _named(asking: Awaitable[T]) -> T:
+    try:
+        return await asking
+    except (StoreUnavailable, FilesUnavailable) as error:
+        log.warning("%s", error)
+        reason = "the storage of videos does not answer; nothing was lost, try again later"
+        raise PafuError("storage_unavailable", reason, retry_after=RETRY_SECONDS) from error

@@ -1,0 +1,202 @@
+"""Where the files of jobs live: a directory by default, any fsspec store by URL.
+
+A name is made by the server (``<job id>/<name>``), never by a caller. A file appears whole or not at all: it is
+written aside, forced to disk, renamed, and only then does a caller of ``write`` go on. Object stores do the same with
+one upload and one move.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+PART = ".part"
+READ_SIZE = 256 * 2**10
+
+
+class FilesError(RuntimeError):
+    """The store of files cannot be used as it is configured; the message says what to change."""
+
+
+class FilesUnavailable(OSError):
+    """A file could not be written or read; ``full`` when there is no space left."""
+
+    def __init__(self, message: str, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+
+class Files(Protocol):
+    """Durable files by name. Everything blocks and is called from threads; failures are FilesUnavailable."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """The file is complete and safe when this returns; an earlier one of the name is replaced."""
+
+    def read(self, name: str) -> bytes: ...
+    def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from ``start`` up to ``stop``, piece by piece."""
+
+    def size(self, name: str) -> int: ...
+    def copy(self, source: str, target: str) -> None: ...
+    def remove_folder(self, folder: str) -> None:
+        """Everything of one job; nothing there is no error."""
+
+    def folders(self, older_than: float) -> list[str]:
+        """Folders that nobody has written to for so many seconds, as far as the store can tell."""
+
+
+def open_files(url: str | None, data_dir: Path) -> Files:
+    """The store that a setting names. Raises FilesError or FilesUnavailable."""
+    if not url:
+        return LocalFiles(data_dir / "videos")
+    scheme = urlsplit(url).scheme
+    if scheme in ("", "file") and "::" not in url:
+        return LocalFiles(Path(urlsplit(url).path if scheme else url))
+    return RemoteFiles(url)
+
+
+class LocalFiles:
+    """A directory on this machine (or one that several machines mount)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        with _named(f"the directory {root} cannot be used"):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, name: str) -> Path:
+        """Where a file lies. Raises FilesUnavailable for a name that is not ours."""
+        parts = name.split("/")
+        if not all(part and part not in (".", "..") and part.isascii() and "\0" not in part for part in parts):
+            raise FilesUnavailable(f"{name!r} is no name of a file here")
+        return self._root.joinpath(*parts)
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.path(name)
+        part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # two writers must not share one
+        with _named(f"{name} cannot be written"):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                with part.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+                _sync_folder(path.parent)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        with _named(f"{name} cannot be read"):
+            return self.path(name).read_bytes()
+
+    def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        with _named(f"{name} cannot be read"), self.path(name).open("rb") as file:
+            file.seek(start)
+            while start < stop and (data := file.read(min(READ_SIZE, stop - start))):
+                start += len(data)
+                yield data
+
+    def size(self, name: str) -> int:
+        with _named(f"{name} cannot be read"):
+            return self.path(name).stat().st_size
+
+    def copy(self, source: str, target: str) -> None:
+        self.write(target, self.read(source))
+
+    def remove_folder(self, folder: str) -> None:
+        with _named(f"{folder} cannot be removed"):
+            shutil.rmtree(self.path(folder), ignore_errors=False, onerror=_unless_gone)
+
+    def folders(self, older_than: float) -> list[str]:
+        now = time.time()
+        with _named("the directory cannot be listed"):
+            return [
+                entry.name
+                for entry in os.scandir(self._root)
+                if entry.is_dir(follow_symlinks=False) and now - entry.stat().st_mtime > older_than
+            ]
+
+
+class RemoteFiles:
+    """Anything that fsspec can open: s3://bucket/folder, gs://, abfs://, sftp:// ...; with its own credentials."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise FilesError(f"videos cannot be kept at {url}: {error}") from None
+        self._root = root.rstrip("/")
+
+    def write(self, name: str, data: bytes) -> None:
+        path, part = self._path(name), self._path(f"{name}.{os.getpid()}{PART}")
+        with _named(f"{name} cannot be written"):
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(part, data)
+            self._fs.mv(part, path)
+
+    def read(self, name: str) -> bytes:
+        with _named(f"{name} cannot be read"):
+            data: bytes = self._fs.cat_file(self._path(name))
+            return data
+
+    def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        with _named(f"{name} cannot be read"), self._fs.open(self._path(name), "rb") as file:
+            file.seek(start)
+            while start < stop and (data := file.read(min(READ_SIZE, stop - start))):
+                start += len(data)
+                yield data
+
+    def size(self, name: str) -> int:
+        with _named(f"{name} cannot be read"):
+            return int(self._fs.info(self._path(name))["size"])
+
+    def copy(self, source: str, target: str) -> None:
+        self.write(target, self.read(source))
+
+    def remove_folder(self, folder: str) -> None:
+        with _named(f"{folder} cannot be removed"):
+            if self._fs.exists(self._path(folder)):
+                self._fs.rm(self._path(folder), recursive=True)
+
+    def folders(self, older_than: float) -> list[str]:
+        return []  # object stores have no times of folders: an orphan stays until its job's row says otherwise
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+class _named:
+    """OSErrors of a block as FilesUnavailable that says what could not be done, and whether space is the reason."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FilesUnavailable):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise FilesUnavailable(f"{self._what}: {error.strerror or error}", full) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the folder's entries to disk: a rename is not safe before."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unless_gone(_: Any, __: str, error: Any) -> None:
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]

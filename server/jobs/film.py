@@ -1,0 +1,123 @@
+"""A job's chunks to its results: an MP4 that any player seeks in, a thumbnail, a sheet of pictures.
+
+A process of its own (``python -m server.jobs.film``), because the front imports no codec; its order comes as JSON on
+standard input and its answer leaves as JSON on standard output. Nothing is encoded again: the packets are cut to the
+wanted length (there are no B-frames, so any picture may be the last) and get one index in front.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import msgspec
+import numpy as np
+
+from server.jobs.files import FilesUnavailable, open_files
+from server.jobs.job import FULL, FilmOrder, Results
+
+SHEET_PICTURES, SHEET_COLUMNS = 16, 4
+UNAVAILABLE = 74  # exit status: a failure of the files other than FULL (EX_IOERR)
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def make_film(order: FilmOrder) -> Results:
+    """Write the results' files. Raises FilesUnavailable, or ValueError when the chunks hold too few pictures."""
+    files = open_files(order.files, Path(order.data_dir))
+    film = cut(b"".join(files.read(name) for name in order.media), order.pictures, order.fps, order.title)
+    pictures = sample(film, order.pictures)
+    made = {
+        "video": (f"{order.prefix}video.mp4", film),
+        "thumbnail": (f"{order.prefix}thumbnail.webp", still(pictures[0], "libwebp", "yuv420p")),
+        "spritesheet": (f"{order.prefix}spritesheet.jpg", still(sheet(pictures), "mjpeg", "yuvj420p")),
+    }
+    for name, data in made.values():
+        files.write(name, data)
+    nbytes = sum(len(data) for _, data in made.values()) + sum(files.size(name) for name in [*order.media, *order.past])
+    return Results(nbytes=nbytes, **{kind: name for kind, (name, _) in made.items()})
+
+
+def cut(fragments: bytes, pictures: int, fps: int, title: str) -> bytes:
+    """The first ``pictures`` pictures of fragmented MP4 as a plain MP4 with its index in front, under this title."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "film.mp4")
+        number = _copy(fragments, path, pictures, fps, title)
+        if number < pictures:
+            raise ValueError(f"the chunks hold {number} pictures, {pictures} are wanted")
+        return path.read_bytes()
+
+
+def _copy(fragments: bytes, path: Path, pictures: int, fps: int, title: str) -> int:
+    """Packets written to ``path``, at most ``pictures``; a file, since the muxer reads it again to move the index."""
+    number, tick = 0, Fraction(1, fps)
+    with (
+        av.open(io.BytesIO(fragments), "r") as source,
+        av.open(str(path), "w", "mp4", options={"movflags": "faststart"}) as target,
+    ):
+        track = source.streams.video[0]
+        copy = target.add_stream_from_template(track)
+        copy.time_base = tick
+        target.metadata["title"] = title
+        for packet in source.demux(track):
+            if packet.size == 0 or number >= pictures:
+                continue
+            packet.time_base, packet.duration = tick, 1
+            packet.pts = packet.dts = number
+            packet.stream = copy
+            target.mux(packet)
+            number += 1
+    return number
+
+
+def sample(film: bytes, pictures: int) -> list[Picture]:
+    """Pictures (H, W, 3) spread evenly over the film, the first included."""
+    count = min(SHEET_PICTURES, pictures)
+    wanted = {index * pictures // count for index in range(count)}
+    with av.open(io.BytesIO(film), "r") as container:
+        frames: Any = enumerate(container.decode(video=0))
+        return [frame.to_ndarray(format="rgb24") for index, frame in frames if index in wanted]
+
+
+def sheet(pictures: list[Picture]) -> Picture:
+    """Pictures row by row in one; places that are left over stay black."""
+    height, width, _ = pictures[0].shape
+    columns = min(SHEET_COLUMNS, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    page = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, columns)
+        page[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
+    return page
+
+
+def still(picture: Picture, codec: str, pixels: str) -> bytes:
+    """One picture (H, W, 3), encoded."""
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+    context: Any = av.CodecContext.create(codec, "w")
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, pixels
+    context.time_base = Fraction(1, 1)
+    frame.pts, frame.time_base = 0, Fraction(1, 1)
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+
+
+def main() -> int:
+    """Entry point; the exit status tells which kind of failure it was, standard error what it was."""
+    os.nice(5)  # live viewers first
+    try:
+        results = make_film(msgspec.json.decode(sys.stdin.buffer.read(), type=FilmOrder))
+    except FilesUnavailable as error:
+        print(error, file=sys.stderr)
+        return FULL if error.full else UNAVAILABLE
+    sys.stdout.buffer.write(msgspec.json.encode(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""What a caller asks for, from JSON or a form, checked against the model: an Order, or an error naming the field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from model.spec import ModelSpec
+from server import protocol
+from server.config import Settings
+from server.errors import PafuError, nearest
+from server.jobs.job import Order
+
+DEFAULT_SECONDS = 4.0  # OpenAI's
+MAX_FIELDS, MAX_FIELD_BYTES = 64, 256 * 2**10
+MAX_DEPTH = 4  # of a[b][c] in a form
+JSON_FIELDS = ("extra_params", "extra_body")  # JSON text when they come as a form field
+AskedKind = TypeVar("AskedKind", bound="Asked")
+OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
+LOOK_BYTES = 2**20  # of an uploaded file: its index, with the title, comes first
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+class Asked(BaseModel):
+    """Fields that every request may have. A form has only text, so numbers may be written as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: str
+
+
+class VideoRequest(Asked):
+    """POST /v1/videos: OpenAI's fields, and those of ours; what is left out is the model's own."""
+
+    model: str | None = None
+    seconds: float | None = Field(default=None, gt=0, le=1e6)
+    size: str | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: int | None = None
+    num_frames: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=0, le=protocol.MAX_SEED)
+    num_inference_steps: int | None = None
+    extra_params: dict[str, Any] | None = None
+    user: str | None = Field(default=None, max_length=256)  # OpenAI's; not kept
+
+
+class RemixRequest(Asked):
+    """POST /v1/videos/{id}/remix."""
+
+
+class SourceVideo(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str = Field(max_length=64)
+
+
+class ExtendRequest(Asked):
+    """POST /v1/videos/extensions; ``seconds`` are added to the video."""
+
+    video: SourceVideo
+    seconds: float = Field(default=DEFAULT_SECONDS, gt=0, le=1e6)
+
+
+# Known elsewhere and impossible here: better said than ignored.
+UNSUPPORTED = {
+    "input_reference": "starts from a picture are not offered; leave it out",
+    "image_reference": "starts from a picture are not offered; leave it out",
+    "negative_prompt": "the model is distilled and takes no negative prompt; leave it out",
+    "guidance_scale": "the model is distilled and takes no guidance; leave it out",
+    "flow_shift": "the schedule belongs to the model; leave it out",
+}
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """The fields of a JSON object or a form. Raises PafuError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        fields = await _form(request)
+    else:
+        fields = _object(await request.body(), "the body")
+    extra = fields.pop("extra_body", None)
+    if extra is not None and not isinstance(extra, dict):
+        raise PafuError("invalid_message", "extra_body must be an object", "extra_body")
+    return {**fields, **(extra or {})}
+
+
+def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
+    """The request. Raises PafuError with the field at fault."""
+    for name, reason in UNSUPPORTED.items():
+        if fields.get(name) not in (None, ""):
+            raise PafuError("unsupported", f"{name}: {reason}", name)
+    known = {name: value for name, value in fields.items() if name not in UNSUPPORTED}
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        raise _explain(kind, error) from None
+
+
+def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order:
+    """The order that a request makes. Raises PafuError for what this server or its model cannot do."""
+    steps = len(spec.denoising_steps)
+    if asked.num_inference_steps not in (None, steps):
+        raise PafuError("unsupported", f"{spec.name} makes {steps} steps, always", "num_inference_steps")
+    width, height = _size(asked, spec)
+    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    start = {
+        "type": "session.start",
+        "model": asked.model,
+        "prompt": asked.prompt,
+        "width": width,
+        "height": height,
+        "fps": asked.fps,
+        "seed": seed,
+        "extra_params": asked.extra_params,
+    }
+    try:
+        session = protocol.SessionStart.model_validate(start)
+    except ValidationError as error:
+        raise _explain(VideoRequest, error) from None
+    checked = protocol.check_start(session, spec, settings)
+    return Order(
+        model=spec.name,
+        prompt=checked.prompt,
+        seed=seed,
+        width=spec.width,
+        height=spec.height,
+        fps=spec.fps,
+        pictures=_pictures(asked, spec, settings),
+        cache=checked.cache,
+    )
+
+
+def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSpec, settings: Settings) -> Order:
+    """The source with more seconds, under new words. Raises PafuError."""
+    pictures = source.pictures + max(1, round(asked.seconds * source.fps))
+    check_length(pictures, spec, settings, "seconds")
+    prompt = protocol.check_prompt(asked.prompt, spec)
+    return msgspec.structs.replace(source, prompt=prompt, pictures=pictures, given_chunks=chunks)
+
+
+def remixed_order(source: Order, asked: RemixRequest, spec: ModelSpec) -> Order:
+    """The source's order under new words: same noise, so what the words leave open stays similar. Raises PafuError."""
+    return msgspec.structs.replace(source, prompt=protocol.check_prompt(asked.prompt, spec), given_chunks=0)
+
+
+def check_length(pictures: int, spec: ModelSpec, settings: Settings, param: str) -> None:
+    most = int(settings.max_job_seconds * spec.fps)
+    if pictures > most:
+        reason = f"the video would have {pictures} pictures; allowed are {most} ({settings.max_job_seconds:g} s)"
+        raise PafuError("invalid_message", reason, param)
+
+
+def digest(kind: str, fields: dict[str, Any]) -> str:
+    """What tells two requests under one idempotency key apart."""
+    text = json.dumps([kind, fields], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _size(asked: VideoRequest, spec: ModelSpec) -> tuple[int | None, int | None]:
+    if asked.size is None:
+        return asked.width, asked.height
+    found = SIZE.fullmatch(asked.size)
+    if not found:
+        reason = f"size {asked.size[:32]!r} is not WIDTHxHEIGHT; {spec.name} makes {spec.width}x{spec.height}"
+        raise PafuError("invalid_message", reason, "size")
+    width, height = int(found[1]), int(found[2])
+    if (asked.width or width, asked.height or height) != (width, height):
+        raise PafuError("invalid_message", f"size {asked.size} contradicts width and height; give one of them", "size")
+    if (width, height) != (spec.width, spec.height):
+        reason = f"size {asked.size} is not offered; {spec.name} makes {spec.width}x{spec.height}"
+        raise PafuError("unsupported", reason, "size")
+    return width, height
+
+
+def _pictures(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> int:
+    if asked.num_frames is not None and asked.seconds is not None:
+        raise PafuError("invalid_message", "give either seconds or num_frames, not both", "num_frames")
+    if asked.num_frames is not None:
+        check_length(asked.num_frames, spec, settings, "num_frames")
+        return asked.num_frames
+    pictures = max(1, round((asked.seconds or DEFAULT_SECONDS) * spec.fps))
+    check_length(pictures, spec, settings, "seconds")
+    return pictures
+
+
+async def _form(request: Request) -> dict[str, Any]:
+    try:
+        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    except (MultiPartException, HTTPException) as error:
+        reason = error.message if isinstance(error, MultiPartException) else error.detail
+        raise PafuError("invalid_message", f"the form cannot be read: {reason}") from None
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            fields[name.partition("[")[0]] = await _upload(value)
+        elif name in JSON_FIELDS:
+            fields[name] = _object(value.encode("utf-8", "surrogatepass"), name)
+        else:
+            _put(fields, name, value)
+    await form.close()
+    return fields
+
+
+async def _upload(file: UploadFile) -> Any:
+    """What a file stands for: a video of ours names itself (server.jobs.film), so a client may send it for its id."""
+    found = OWN_VIDEO.search(await file.read(LOOK_BYTES))
+    return {"id": found[0].decode()} if found else f"a file of {file.size} bytes"
+
+
+def _put(fields: dict[str, Any], name: str, value: str) -> None:
+    """``a[b][c]=1`` as {"a": {"b": {"c": 1}}}: how clients write objects into a form."""
+    first, *inner = re.split(r"\]\[|\[|\]$", name) if name.endswith("]") else [name]
+    path = [first, *(part for part in inner if part)]
+    if len(path) > MAX_DEPTH:
+        raise PafuError("invalid_message", f"the field {name[:64]!r} is nested too deeply", first[:64])
+    place = fields
+    for part in path[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise PafuError("invalid_message", f"the field {name[:64]!r} contradicts another", first[:64])
+    place[path[-1]] = _number(value) if len(path) > 1 else value
+
+
+def _number(text: str) -> int | float | str:
+    """A number where the text is one: in a form it cannot be told apart."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise PafuError("invalid_json", f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PafuError("invalid_message", f"{what} must be a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number; numbers must be finite")
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
+    first = error.errors(include_url=False)[0]
+    param = ".".join(str(part) for part in first["loc"])[:128]
+    if first["type"] == "missing":
+        return PafuError("missing_field", f"the request needs the field {param!r}", param)
+    if first["type"] == "extra_forbidden":
+        known = list(kind.model_fields) if len(first["loc"]) == 1 else ["cache"]
+        hint = nearest(str(first["loc"][-1])[:64], known)
+        return PafuError("unknown_field", f"the request has no field {param!r}; {hint}", param)
+    return PafuError("invalid_message", f"{param}: {first['msg']}; got {first['input']!r:.80}", param)

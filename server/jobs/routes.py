@@ -1,0 +1,258 @@
+"""``/v1/videos`` in OpenAI's shape, so that the stock client works; fields of ours are optional on both ways.
+
+Requests are JSON or forms alike (server.jobs.request). A video that is deleted while it is made is gone, work and all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+from server.errors import PafuError
+from server.jobs.desk import Desk
+from server.jobs.files import READ_SIZE
+from server.jobs.job import Job, JobState
+from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
+from server.limits import caller_of
+from server.replies import ErrorReply
+
+MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+SUFFIXES = {"video": "mp4", "thumbnail": "webp", "spritesheet": "jpg"}
+FASTEST_POLL, SLOWEST_POLL = 0.25, 5.0  # seconds
+POLLS_PER_VIDEO = 10
+DISCONNECT_SECONDS = 0.25
+MAX_KEY = 255
+RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
+
+
+Status = Literal["queued", "in_progress", "completed", "failed"]
+STATUSES: dict[JobState, Status] = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "in_progress",
+    JobState.COMPLETED: "completed",
+    JobState.FAILED: "failed",
+}
+
+
+class VideoError(BaseModel):
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """OpenAI's video object, then what is ours."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Status
+    progress: int
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    error: VideoError | None
+    prompt: str
+    remixed_from_video_id: str | None
+    seconds: str
+    size: str
+    seed: int
+    fps: int
+    width: int
+    height: int
+    num_frames: int
+    media_type: str
+    inference_time_s: float
+    extra_params: dict[str, Any]
+
+
+class VideoList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+def video_object(job: Job) -> Video:
+    """The job as callers see it; a job is in progress only since a worker had room for it."""
+    order, done = job.order, job.state is JobState.COMPLETED
+    waiting = job.state is JobState.RUNNING and job.started_at is None
+    cache = {name: getattr(order.cache, name) for name in order.cache.__struct_fields__}
+    return Video(
+        id=job.id,
+        model=order.model,
+        status=STATUSES[JobState.QUEUED if waiting else job.state],
+        progress=100 if done else min(99, progress(job)),
+        created_at=int(job.created_at),
+        completed_at=int(job.finished_at) if done and job.finished_at else None,
+        expires_at=int(job.expires_at) if job.expires_at else None,
+        error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+        prompt=order.prompt,
+        remixed_from_video_id=job.remixed_from,
+        seconds=f"{order.seconds:g}",
+        size=f"{order.width}x{order.height}",
+        seed=order.seed,
+        fps=order.fps,
+        width=order.width,
+        height=order.height,
+        num_frames=order.pictures,
+        media_type=MEDIA_TYPES["video"],
+        inference_time_s=round(job.work_seconds, 3),
+        extra_params={"cache": cache},
+    )
+
+
+def progress(job: Job) -> int:
+    """Percent of the chunks that are made; the film itself is the last bit."""
+    from model.spec import spec_named
+    from server.jobs.runner import chunks_of
+
+    return int(100 * job.chunks / chunks_of(job.order, spec_named(job.order.model)))
+
+
+def reply(job: Job, status: int = 200) -> JSONResponse:
+    """The video, and when to ask again if it is not over."""
+    headers = {}
+    if job.state in (JobState.QUEUED, JobState.RUNNING):
+        wait = min(max(job.order.seconds / POLLS_PER_VIDEO, FASTEST_POLL), SLOWEST_POLL)
+        headers = {"openai-poll-after-ms": str(round(1000 * wait))}
+    return JSONResponse(video_object(job).model_dump(), status, headers)
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= MAX_KEY:
+        reason = f"an idempotency key has 1 to {MAX_KEY} characters, this one {len(key)}"
+        raise PafuError("invalid_message", reason, "Idempotency-Key")
+    return key
+
+
+def body_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """How a request body looks in the OpenAPI document: the same fields as JSON and as a form."""
+    schema = {"schema": kind.model_json_schema(ref_template="#/components/schemas/{model}")}
+    schema["schema"].pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": schema, "multipart/form-data": schema}}}
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply} for status in (400, 401, 403, 404, 408, 409, 413, 429, 503)
+}
+
+
+def routes(desk: Desk) -> APIRouter:
+    """The router over this desk."""
+    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=REFUSALS)
+
+    @router.post("", response_model=Video, openapi_extra=body_of(VideoRequest))
+    async def create(request: Request) -> Response:
+        """Order a video."""
+        return reply(await desk.create(await read_fields(request), caller_of(request), idempotency_key(request)))
+
+    @router.post("/sync", response_class=Response, openapi_extra=body_of(VideoRequest))
+    async def create_sync(request: Request) -> Response:
+        """Order a video and wait for its bytes; a caller who hangs up wants it no longer."""
+        caller = caller_of(request)
+        job = await desk.create(await read_fields(request), caller, idempotency_key(request))
+        waiting = asyncio.create_task(desk.over(job.id, caller))
+        try:
+            while not waiting.done():
+                await asyncio.wait((waiting,), timeout=DISCONNECT_SECONDS)
+                if await request.is_disconnected():
+                    await desk.delete(job.id, caller)
+                    return Response(status_code=499)
+        finally:
+            waiting.cancel()
+        await desk.content(job.id, "video", caller)  # says why, when it failed
+        return await download(desk, request, job.id, "video")
+
+    @router.post("/extensions", response_model=Video, openapi_extra=body_of(ExtendRequest))
+    async def extend(request: Request) -> Response:
+        """Go on with a completed video."""
+        return reply(await desk.extend(await read_fields(request), caller_of(request), idempotency_key(request)))
+
+    @router.get("")
+    async def page(
+        request: Request,
+        after: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> VideoList:
+        """The caller's videos, page by page."""
+        jobs, more = await desk.page(caller_of(request), after, limit, order == "desc")
+        ids = [job.id for job in jobs]
+        first, last = (ids[0], ids[-1]) if ids else (None, None)
+        return VideoList(data=[video_object(job) for job in jobs], first_id=first, last_id=last, has_more=more)
+
+    @router.get("/{video_id}", response_model=Video)
+    async def retrieve(request: Request, video_id: str) -> Response:
+        """How a video stands."""
+        return reply(await desk.get(video_id, caller_of(request)))
+
+    @router.delete("/{video_id}")
+    async def delete(request: Request, video_id: str) -> VideoDeleted:
+        """Delete a video; if it is being made, the work stops at once."""
+        await desk.delete(video_id, caller_of(request))
+        return VideoDeleted(id=video_id)
+
+    @router.get("/{video_id}/content", response_class=Response)
+    async def content(
+        request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+    ) -> Response:
+        """The bytes of a completed video, its thumbnail or its sheet of pictures; ranges are served."""
+        return await download(desk, request, video_id, variant)
+
+    @router.post("/{video_id}/remix", response_model=Video, openapi_extra=body_of(RemixRequest))
+    async def remix(request: Request, video_id: str) -> Response:
+        """The same video under other words."""
+        fields, key = await read_fields(request), idempotency_key(request)
+        return reply(await desk.remix(video_id, fields, caller_of(request), key))
+
+    return router
+
+
+async def download(desk: Desk, request: Request, video_id: str, variant: str) -> Response:
+    """A result's file, or the part of it that is asked for."""
+    name, size = await desk.content(video_id, variant, caller_of(request))
+    headers = {
+        "accept-ranges": "bytes",
+        "content-disposition": f'inline; filename="{video_id}.{SUFFIXES[variant]}"',
+        "x-pafu-video-id": video_id,
+    }
+    asked = wanted_range(request.headers.get("range"), size)
+    if asked == ():
+        return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
+    start, stop = asked or (0, size)
+    headers["content-length"] = str(stop - start)
+    if asked:
+        headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
+    status = 206 if asked else 200
+    return StreamingResponse(pieces(desk, name, start, stop), status, headers, MEDIA_TYPES[variant])
+
+
+async def pieces(desk: Desk, name: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    for place in range(start, stop, READ_SIZE):
+        yield await desk.piece(name, place, min(stop, place + READ_SIZE))
+
+
+def wanted_range(header: str | None, size: int) -> tuple[int, int] | tuple[()] | None:
+    """First byte and the one behind the last; None for the whole file, () for what no byte can satisfy."""
+    found = RANGE.fullmatch(header.strip()) if header else None
+    if not found or found[1] == found[2] == "":
+        return None  # several ranges, other units: the whole file is a right answer
+    if not found[1]:
+        return (max(0, size - int(found[2])), size) if int(found[2]) else ()
+    start = int(found[1])
+    stop = min(size, int(found[2]) + 1) if found[2] else size
+    return (start, stop) if start < stop else ()

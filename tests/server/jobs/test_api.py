@@ -1,0 +1,329 @@
+"""Promise: the stock `openai` client works unchanged; every request that cannot be met says why; callers are apart."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import av
+import httpx
+import numpy as np
+import openai
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+KEYS = ("key-of-the-first-caller", "key-of-the-second-caller")
+
+
+@pytest.fixture
+async def server(serve, tmp_path):
+    server = await serve(data_dir=tmp_path)
+    await server.engine.settled()
+    return server
+
+
+@pytest.fixture
+async def client(server):
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def http(server):
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as http:
+        yield http
+
+
+def decode(data: bytes) -> np.ndarray:
+    with av.open(io.BytesIO(data)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def alike(one: np.ndarray, two: np.ndarray) -> bool:
+    """The same pictures but for what an encoder that began anew chose otherwise; a bar that is off by one is not."""
+    return one.shape == two.shape and all(np.abs(a.astype(int) - b).mean() < 1 for a, b in zip(one, two, strict=True))
+
+
+async def film(client, video_id: str, variant: str = "video") -> bytes:
+    return (await client.videos.download_content(video_id, variant=variant)).read()
+
+
+async def until(holds) -> None:
+    async with asyncio.timeout(30):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+async def test_create_and_poll_then_download_everything(client) -> None:
+    extra = {
+        "seed": 7,
+        "num_frames": 20,
+        "fps": 16,
+        "extra_params": {"cache": {"policy": "window", "budget_latents": 9}},
+    }
+    video = await client.videos.create_and_poll(prompt=" a bar ", size="128x128", extra_body=extra)
+    assert (video.status, video.progress, video.seconds, video.size, video.prompt) == (
+        "completed",
+        100,
+        "1.25",
+        "128x128",
+        "a bar",
+    )
+    assert video.seed == 7 and video.extra_params["cache"]["policy"] == "window"
+    assert video.extra_params["cache"]["budget_latents"] == 9 and video.expires_at > video.completed_at
+    pictures = decode(await film(client, video.id))
+    assert pictures.shape == (20, 128, 128, 3)
+    thumbnail, sheet = await film(client, video.id, "thumbnail"), await film(client, video.id, "spritesheet")
+    assert thumbnail[8:12] == b"WEBP" and decode(sheet).shape == (1, 4 * 128, 4 * 128, 3)
+    first = decode(thumbnail)[0].astype(int)
+    assert np.abs(first - pictures[0]).mean() < 8
+    tile = decode(sheet)[0, :128, 128:256].astype(int)
+    assert np.abs(tile - pictures[1]).mean() < 8  # 16 of 20: the second is picture 1
+
+
+async def test_a_finished_video_is_plain_mp4_that_a_player_can_seek_in(client) -> None:
+    video = await client.videos.create_and_poll(prompt="a bar", seconds="2")
+    data = await film(client, video.id)
+    assert data.index(b"moov") < data.index(b"mdat") and b"moof" not in data
+    with av.open(io.BytesIO(data)) as container:
+        track = container.streams.video[0]
+        assert (track.frames, float(track.duration * track.time_base), track.average_rate) == (32, 2.0, 16)
+        assert container.metadata["title"] == video.id
+
+
+async def test_json_and_form_give_the_same_video(client, http) -> None:
+    order = {"prompt": "a bar", "num_frames": 13, "seed": 3, "extra_params": {"cache": {"budget_latents": 9}}}
+    by_form = await client.videos.create_and_poll(
+        prompt="a bar", extra_body={k: order[k] for k in order if k != "prompt"}
+    )
+    made = (await http.post("/v1/videos", json=order)).json()
+    by_json = await client.videos.poll(made["id"])
+    assert by_json.extra_params == by_form.extra_params and by_json.num_frames == by_form.num_frames == 13
+    one, two = [decode(await film(client, video.id)) for video in (by_form, by_json)]
+    assert np.array_equal(one, two)
+
+
+async def test_a_waiting_caller_is_told_when_to_ask_again(http) -> None:
+    reply = await http.post("/v1/videos", json={"prompt": "a bar", "seconds": 40})
+    assert reply.headers["openai-poll-after-ms"] == "4000" and reply.json()["status"] == "queued"
+    await http.delete(f"/v1/videos/{reply.json()['id']}")
+
+
+async def test_lists_come_in_pages_both_ways(serve, tmp_path) -> None:
+    server = await serve(data_dir=tmp_path, jobs_at_once=0)
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        made = [(await client.videos.create(prompt=f"bar {n}")).id for n in range(5)]
+        assert [video.id async for video in await client.videos.list(limit=2)] == made[::-1]
+        assert [video.id async for video in await client.videos.list(limit=2, order="asc")] == made
+        page = await client.videos.list(limit=2, after=made[1])
+        assert [video.id for video in page.data] == [made[0]] and page.has_more is False
+        assert all(video.status == "queued" for video in page.data)
+
+
+async def test_a_deleted_video_is_gone_with_its_files_in_openais_words(client, tmp_path) -> None:
+    video = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 5})
+    assert (tmp_path / "videos" / video.id).is_dir()
+    gone = await client.videos.delete(video.id)
+    assert (gone.id, gone.object, gone.deleted) == (video.id, "video.deleted", True)
+    assert not (tmp_path / "videos" / video.id).exists()
+    for call in (client.videos.retrieve, client.videos.delete, client.videos.download_content):
+        with pytest.raises(openai.NotFoundError):
+            await call(video.id)
+
+
+async def test_delete_stops_a_running_job_at_once_and_the_next_one_works(client, server, tmp_path) -> None:
+    video = await client.videos.create(prompt="sleep", seconds="60")  # two and a half minutes of work
+
+    async def runs() -> bool:
+        return (await client.videos.retrieve(video.id)).progress > 0
+
+    await until(runs)
+    await client.videos.delete(video.id)
+    await server.empties()  # the worker has forgotten it
+    made = len(list((tmp_path / "videos").rglob("*.m4s")))
+    done = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 5})
+    assert done.status == "completed" and made == 0
+
+
+async def test_remix_keeps_everything_but_the_words(client) -> None:
+    extra = {"seed": 5, "num_frames": 7}
+    source = await client.videos.create_and_poll(prompt="a bar", extra_body=extra)
+    remix = await client.videos.poll((await client.videos.remix(source.id, prompt="another bar")).id)
+    assert (remix.status, remix.remixed_from_video_id, remix.prompt) == ("completed", source.id, "another bar")
+    assert (remix.seed, remix.num_frames) == (5, 7)
+    assert not np.array_equal(decode(await film(client, remix.id)), decode(await film(client, source.id)))
+
+
+async def test_an_extension_goes_on_where_the_source_ended_and_does_not_need_it_any_more(client, http) -> None:
+    """The source's last chunk was cut: the pictures cut off then are shown now, and nothing is shown twice."""
+    whole = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 36})
+    source = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 20})
+    asked = {"prompt": "a bar", "seconds": "1", "video": {"id": source.id}}
+    made = await http.post("/v1/videos/extensions", json=asked)
+    await client.videos.delete(source.id)
+    longer = await client.videos.poll(made.json()["id"])
+    assert (longer.status, longer.seconds, longer.num_frames) == ("completed", "2.25", 36)
+    assert alike(decode(await film(client, longer.id)), decode(await film(client, whole.id)))
+
+
+async def test_the_stock_client_extends_a_downloaded_file_under_new_words(client) -> None:
+    source = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 24})
+    data = await film(client, source.id)
+    longer = await client.videos.extend(prompt="other; the camera pans right", seconds="1", video=("a.mp4", data))
+    longer = await client.videos.poll(longer.id)
+    pictures = decode(await film(client, longer.id))
+    assert longer.num_frames == 40 and np.array_equal(pictures[:24], decode(data))
+    assert not np.array_equal(pictures[24][0, 0], pictures[23][0, 0]), "the new words show from the next chunk on"
+
+
+async def test_an_idempotency_key_makes_one_job(http) -> None:
+    headers, order = {"Idempotency-Key": "abc"}, {"prompt": "a bar", "num_frames": 3}
+    one, two = [await http.post("/v1/videos", json=order, headers=headers) for _ in range(2)]
+    assert one.json()["id"] == two.json()["id"]
+    other = await http.post("/v1/videos", json={**order, "num_frames": 4}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+BAD = [
+    ({}, "missing_field", "prompt"),
+    ({"prompt": "  "}, "invalid_message", "prompt"),
+    ({"prompt": "a" * 401}, "invalid_message", "prompt"),
+    ({"prompt": 5}, "invalid_message", "prompt"),
+    ({"prompt": "a", "promt": "b"}, "unknown_field", "promt"),
+    ({"prompt": "a", "seconds": "many"}, "invalid_message", "seconds"),
+    ({"prompt": "a", "seconds": -1}, "invalid_message", "seconds"),
+    ({"prompt": "a", "seconds": 601}, "invalid_message", "seconds"),
+    ({"prompt": "a", "seconds": 1, "num_frames": 16}, "invalid_message", "num_frames"),
+    ({"prompt": "a", "num_frames": 0}, "invalid_message", "num_frames"),
+    ({"prompt": "a", "size": "big"}, "invalid_message", "size"),
+    ({"prompt": "a", "size": "1280x720"}, "unsupported", "size"),
+    ({"prompt": "a", "size": "128x128", "width": 64}, "invalid_message", "size"),
+    ({"prompt": "a", "fps": 24}, "unsupported", "fps"),
+    ({"prompt": "a", "seed": -1}, "invalid_message", "seed"),
+    ({"prompt": "a", "seed": 2**63}, "invalid_message", "seed"),
+    ({"prompt": "a", "model": "sora-2"}, "unknown_model", "model"),
+    ({"prompt": "a", "negative_prompt": "b"}, "unsupported", "negative_prompt"),
+    ({"prompt": "a", "input_reference": {"image_url": "x"}}, "unsupported", "input_reference"),
+    ({"prompt": "a", "num_inference_steps": 50}, "unsupported", "num_inference_steps"),
+    ({"prompt": "a", "extra_params": {"cash": {}}}, "unknown_field", "extra_params.cash"),
+    ({"prompt": "a", "extra_params": {"cache": {"policy": "none"}}}, "invalid_message", "extra_params.cache"),
+    ({"prompt": "a", "extra_params": "x"}, "invalid_message", "extra_params"),
+    ({"prompt": "a", "extra_body": 5}, "invalid_message", "extra_body"),
+]
+
+
+async def test_a_bad_order_is_refused_with_the_field_at_fault(http) -> None:
+    for fields, code, param in BAD:
+        reply = await http.post("/v1/videos", json=fields)
+        error = reply.json()["error"]
+        assert (error["code"], error["param"]) == (code, param), (fields, error)
+        assert 400 <= reply.status_code < 500 and error["message"], fields
+    for body, kind in ((b"{", "application/json"), (b"[]", "application/json"), (b"x", "multipart/form-data")):
+        reply = await http.post("/v1/videos", content=body, headers={"content-type": kind})
+        assert reply.status_code == 400, (body, reply.text)
+    reply = await http.post("/v1/videos", data={"prompt": "a"}, files={"input_reference": b"\x89PNG"})
+    assert reply.json()["error"]["param"] == "input_reference"
+    assert (await http.get("/v1/videos")).json()["data"] == []
+
+
+async def test_bad_questions_are_refused(http) -> None:
+    asked = [
+        ("GET", "/v1/videos/nothing", 404),
+        ("GET", "/v1/videos/nothing/content", 404),
+        ("GET", "/v1/videos/..%2f..%2fetc/content", 404),
+        ("DELETE", "/v1/videos/nothing", 404),
+        ("GET", "/v1/videos?limit=0", 400),
+        ("GET", "/v1/videos?limit=101", 400),
+        ("GET", "/v1/videos?order=up", 400),
+        ("GET", "/v1/videos?after=nothing", 400),
+        ("GET", "/v1/videos/nothing/content?variant=sound", 400),
+    ]
+    for method, path, status in asked:
+        reply = await http.request(method, path)
+        assert reply.status_code == status and reply.json()["error"]["message"], (path, reply.text)
+
+
+async def test_a_job_that_fails_says_why_and_the_next_one_works(client) -> None:
+    failed = await client.videos.create_and_poll(prompt="explode")
+    assert failed.status == "failed" and failed.error.code == "generation_failed"
+    assert "the model exploded" in failed.error.message
+    with pytest.raises(openai.ConflictError, match="exploded"):
+        await client.videos.download_content(failed.id)
+    assert (await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 3})).status == "completed"
+
+
+async def test_content_of_an_unfinished_video_is_a_conflict(serve, tmp_path) -> None:
+    server = await serve(data_dir=tmp_path, jobs_at_once=0)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        made = (await http.post("/v1/videos", json={"prompt": "a"})).json()
+        reply = await http.get(f"/v1/videos/{made['id']}/content")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (409, "not_completed")
+
+
+async def test_ranges_are_served(client, http) -> None:
+    video = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 3})
+    path = f"/v1/videos/{video.id}/content"
+    whole = (await http.get(path)).content
+    size = len(whole)
+    for asked, part in (("0-9", whole[:10]), ("10-", whole[10:]), ("-7", whole[-7:]), (f"5-{size + 9}", whole[5:])):
+        reply = await http.get(path, headers={"range": f"bytes={asked}"})
+        assert reply.status_code == 206 and reply.content == part, asked
+        assert reply.headers["content-range"].endswith(f"/{size}")
+    for asked in (f"{size}-", "-0", "9-3"):
+        assert (await http.get(path, headers={"range": f"bytes={asked}"})).status_code == 416, asked
+    assert (await http.get(path, headers={"range": "pictures=1-2"})).content == whole
+
+
+async def test_sync_answers_with_the_video(http) -> None:
+    reply = await http.post("/v1/videos/sync", json={"prompt": "a bar", "num_frames": 14})
+    assert reply.headers["content-type"] == "video/mp4" and len(decode(reply.content)) == 14
+    assert (await http.get(f"/v1/videos/{reply.headers['x-pafu-video-id']}")).json()["status"] == "completed"
+    failed = await http.post("/v1/videos/sync", json={"prompt": "explode"})
+    assert failed.status_code == 409 and "exploded" in failed.json()["error"]["message"]
+
+
+async def test_a_caller_of_sync_who_hangs_up_wants_it_no_longer(http, server) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        await http.post("/v1/videos/sync", json={"prompt": "sleep", "seconds": 60}, timeout=1.0)
+
+    async def gone() -> bool:
+        return (await http.get("/v1/videos")).json()["data"] == []
+
+    await until(gone)
+    await server.empties()
+
+
+async def test_a_full_queue_is_said_with_a_time_to_come_back(serve, tmp_path) -> None:
+    server = await serve(data_dir=tmp_path, jobs_at_once=0, max_queued_jobs=2)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        replies = [await http.post("/v1/videos", json={"prompt": "a"}) for _ in range(3)]
+    assert [reply.status_code for reply in replies] == [200, 200, 429]
+    assert replies[2].json()["error"]["code"] == "too_many_jobs" and int(replies[2].headers["retry-after"]) > 0
+
+
+async def test_callers_cannot_see_delete_or_count_each_others_videos(serve, tmp_path) -> None:
+    server = await serve(data_dir=tmp_path, jobs_at_once=0, api_keys=KEYS, max_jobs_per_key=1)
+    me, you = [{"authorization": f"Bearer {key}"} for key in KEYS]
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        made = (await http.post("/v1/videos", json={"prompt": "a"}, headers=me)).json()
+        path = f"/v1/videos/{made['id']}"
+        assert (await http.get(path)).status_code == 401
+        for method, target in (("GET", path), ("DELETE", path), ("GET", f"{path}/content")):
+            assert (await http.request(method, target, headers=you)).status_code == 404
+        assert (await http.post(f"{path}/remix", json={"prompt": "b"}, headers=you)).status_code == 404
+        assert (await http.get("/v1/videos", headers=you)).json()["data"] == []
+        refused = await http.post("/v1/videos", json={"prompt": "a"}, headers=me)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "job_limit")
+        assert (await http.post("/v1/videos", json={"prompt": "a"}, headers=you)).status_code == 200
+        assert (await http.get(path, headers=me)).status_code == 200
+
+
+async def test_without_its_database_the_server_still_streams(serve, tmp_path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    server = await serve(data_dir=blocked)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        for method, path in (("POST", "/v1/videos"), ("GET", "/v1/videos"), ("GET", "/v1/videos/x")):
+            reply = await http.request(method, path, json={"prompt": "a"} if method == "POST" else None)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "storage_unavailable"), path
+    await server.works()
