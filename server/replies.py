@@ -35,6 +35,12 @@ def error_reply(error: PafuError) -> JSONResponse:
     return JSONResponse(error.http_body(), error.kind.status, error.headers())
 
 
+def allowed(request: Request) -> str:
+    """Methods of the path that was asked for, over all its routes: Starlette names those of the first only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
+
+
 def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
     """Answer everything that a route can raise, an unforeseen exception included; ``count`` hears its code."""
 
@@ -46,7 +52,8 @@ def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path[:200]}: {error.detail}"
         named = PafuError(CODES.get(error.status_code, "invalid_message"), message)
-        return reply(named, error.status_code, error.headers)
+        headers = {"allow": allowed(request)} if error.status_code == 405 else error.headers
+        return reply(named, error.status_code, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -46,6 +46,9 @@ class Files(Protocol):
     def copy(self, source: str, target: str) -> None: ...
     def remove_folder(self, folder: str) -> None:
         """Everything of one job; nothing there is no error."""
+
+    def keep_only(self, folder: str, names: Collection[str]) -> None:
+        """Remove what else lies in the folder."""
 
     def folders(self, older_than: float) -> list[str]:
         """Folders that nobody has written to for so many seconds, as far as the store can tell."""
@@ -113,6 +116,12 @@ class LocalFiles:
         with _named(f"{folder} cannot be removed"):
             shutil.rmtree(self.path(folder), ignore_errors=False, onerror=_unless_gone)
 
+    def keep_only(self, folder: str, names: Collection[str]) -> None:
+        with _named(f"{folder} cannot be tidied"):
+            for path in self.path(folder).iterdir():
+                if f"{folder}/{path.name}" not in names:
+                    path.unlink(missing_ok=True)
+
     def folders(self, older_than: float) -> list[str]:
         now = time.time()
         with _named("the directory cannot be listed"):
@@ -165,6 +174,12 @@ class RemoteFiles:
         with _named(f"{folder} cannot be removed"):
             if self._fs.exists(self._path(folder)):
                 self._fs.rm(self._path(folder), recursive=True)
+
+    def keep_only(self, folder: str, names: Collection[str]) -> None:
+        with _named(f"{folder} cannot be tidied"):
+            for path in self._fs.ls(self._path(folder), detail=False):
+                if f"{folder}/{path.rpartition('/')[2]}" not in names:
+                    self._fs.rm_file(path)
 
     def folders(self, older_than: float) -> list[str]:
         return []  # object stores have no times of folders: an orphan stays until its job's row says otherwise

@@ -40,6 +40,8 @@ def make_film(order: FilmOrder) -> Results:
     }
     for name, data in made.values():
         files.write(name, data)
+    # a holder who was given up may have left chunks that do not count
+    files.keep_only(order.title, {*order.media, *order.past, *(name for name, _ in made.values())})
     nbytes = sum(len(data) for _, data in made.values()) + sum(files.size(name) for name in [*order.media, *order.past])
     return Results(nbytes=nbytes, **{kind: name for kind, (name, _) in made.items()})
 

@@ -20,7 +20,6 @@ from server.jobs.files import READ_SIZE
 from server.jobs.job import Job, JobState
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
 from server.limits import caller_of
-from server.replies import ErrorReply
 
 MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
 SUFFIXES = {"video": "mp4", "thumbnail": "webp", "spritesheet": "jpg"}
@@ -141,26 +140,33 @@ def idempotency_key(request: Request) -> str | None:
 
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """How a request body looks in the OpenAPI document: the same fields as JSON and as a form."""
-    schema = {"schema": kind.model_json_schema(ref_template="#/components/schemas/{model}")}
-    schema["schema"].pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": schema, "multipart/form-data": schema}}}
+    schema = kind.model_json_schema()
+    parts = schema.pop("$defs", {})  # the document has no place for them: put in where they are named
+    for name, field in schema["properties"].items():
+        if "$ref" in field:
+            schema["properties"][name] = parts[field["$ref"].rpartition("/")[2]]
+    content = {kind: {"schema": schema} for kind in ("application/json", "multipart/form-data")}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (400, 401, 403, 404, 408, 409, 413, 429, 503)
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+VIDEO_BYTES: dict[int | str, dict[str, Any]] = {200: {"description": "The video.", "content": {"video/mp4": BYTES}}}
+RESULT_BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": dict.fromkeys(MEDIA_TYPES.values(), BYTES)},
+    206: {"description": "The range of it.", "content": dict.fromkeys(MEDIA_TYPES.values(), BYTES)},
 }
 
 
 def routes(desk: Desk) -> APIRouter:
     """The router over this desk."""
-    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=REFUSALS)
+    router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
     @router.post("", response_model=Video, openapi_extra=body_of(VideoRequest))
     async def create(request: Request) -> Response:
         """Order a video."""
         return reply(await desk.create(await read_fields(request), caller_of(request), idempotency_key(request)))
 
-    @router.post("/sync", response_class=Response, openapi_extra=body_of(VideoRequest))
+    @router.post("/sync", response_class=Response, responses=VIDEO_BYTES, openapi_extra=body_of(VideoRequest))
     async def create_sync(request: Request) -> Response:
         """Order a video and wait for its bytes; a caller who hangs up wants it no longer."""
         caller = caller_of(request)
@@ -206,7 +212,7 @@ def routes(desk: Desk) -> APIRouter:
         await desk.delete(video_id, caller_of(request))
         return VideoDeleted(id=video_id)
 
-    @router.get("/{video_id}/content", response_class=Response)
+    @router.get("/{video_id}/content", response_class=Response, responses=RESULT_BYTES)
     async def content(
         request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
     ) -> Response:

@@ -21,7 +21,7 @@ import msgspec
 from model.camera import CameraState, camera_from_prompt
 from model.spec import ModelSpec
 from server.config import Settings
-from server.engine import Engine, EngineSession
+from server.engine import Engine, EngineSession, EngineState
 from server.errors import PafuError
 from server.jobs.database import Database
 from server.jobs.errors import LeaseLost, StoreUnavailable
@@ -168,7 +168,7 @@ class Runner:
         while not self._draining:
             self._wake.clear()
             try:
-                while len(self._working) < self._settings.jobs_at_once and (claimed := await self._claim()):
+                while self._has_room() and (claimed := await self._claim()):
                     self._begin(*claimed)
             except StoreUnavailable as error:
                 log.warning("no job can be claimed: %s", error)
@@ -176,6 +176,11 @@ class Runner:
                 log.exception("claiming failed")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+
+    def _has_room(self) -> bool:
+        """Without a worker a front has no use for jobs; another may have one."""
+        ready = self._engine.status().state is EngineState.READY
+        return ready and not self._draining and len(self._working) < self._settings.jobs_at_once
 
     async def _claim(self) -> tuple[Job, Lease] | None:
         """A job whose holder is silent, or else the one that waits longest."""
@@ -267,7 +272,7 @@ class Runner:
         raise JobFailed(event.code, event.message)
 
     async def _open(self, working: Working, past: Past | None, count: int) -> EngineSession | None:
-        """A background session on a worker, as soon as there is room; None when the server stops before."""
+        """A background session on a worker, as soon as there is room; None when the server stops or has no worker."""
         order = working.job.order
         session = Open(
             session=f"{working.lease.job_id}-{working.lease.fence}",
@@ -282,8 +287,13 @@ class Runner:
         while not (self._draining or working.stopping):
             try:
                 await self._engine.wait_ready(self._settings.job_lease_seconds)
+            except PafuError:
+                return None
+            try:
                 working.line = await self._engine.open(session)
             except PafuError as error:
+                if error.kind.code == "worker_failed":
+                    raise TryAgain(error.message) from None
                 if not error.kind.retryable or error.kind.code == "generation_failed":
                     raise JobFailed(error.kind.code, error.message) from None
                 await asyncio.sleep(RETRY_SECONDS)
