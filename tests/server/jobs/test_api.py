@@ -327,3 +327,22 @@ async def test_without_its_database_the_server_still_streams(serve, tmp_path) ->
             reply = await http.request(method, path, json={"prompt": "a"} if method == "POST" else None)
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "storage_unavailable"), path
     await server.works()
+
+
+async def test_videos_may_be_kept_in_any_fsspec_store(serve, tmp_path) -> None:
+    server = await serve(data_dir=tmp_path / "data", videos=f"dir::file://{tmp_path}/elsewhere")
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        video = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 14})
+        assert len(decode(await film(client, video.id))) == 14
+        assert list((tmp_path / "elsewhere").rglob("*video.mp4")) and not (tmp_path / "data" / "videos").exists()
+        await client.videos.delete(video.id)
+        assert not list((tmp_path / "elsewhere").rglob("*.m*"))
+
+
+async def test_jobs_work_the_same_on_postgresql(serve, tmp_path, postgres) -> None:
+    server = await serve(data_dir=tmp_path, database=postgres.url)
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        video = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 14})
+        assert len(decode(await film(client, video.id))) == 14
+        await client.videos.delete(video.id)
+    assert not (tmp_path / "jobs.sqlite").exists()

@@ -1,0 +1,88 @@
+"""Promise: a file appears whole or not at all, in a folder or in any fsspec store; no name leads out of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.jobs.files import FilesError, FilesUnavailable, LocalFiles, RemoteFiles, open_files
+
+ROOT = Path(__file__).resolve().parents[3]
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from server.jobs.files import FilesUnavailable, LocalFiles
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+files = LocalFiles(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    files.write("a/1", b"n" * 100_000)
+except FilesUnavailable as error:
+    print("full", error.full)
+"""
+
+
+@pytest.fixture(params=["folder", "fsspec"])
+def files(request, tmp_path):
+    """The second is another file system to fsspec, so nothing of the first is used."""
+    return open_files(None if request.param == "folder" else f"dir::file://{tmp_path}/videos", tmp_path)
+
+
+def test_what_was_written_is_read_copied_measured_and_removed(files, tmp_path) -> None:
+    files.write("a/1.m4s", b"one" * 1000)
+    files.write("a/1.m4s", b"two" * 1000)
+    files.copy("a/1.m4s", "b/1.m4s")
+    assert files.read("b/1.m4s") == b"two" * 1000 and files.size("a/1.m4s") == 3000
+    assert b"".join(files.chunks("a/1.m4s", 1, 2000)) == (b"two" * 1000)[1:2000]
+    files.write("a/2.m4s", b"")
+    files.keep_only("a", {"a/2.m4s"})
+    assert sorted(path.name for path in (tmp_path / "videos").rglob("a/*")) == ["2.m4s"]
+    for _ in range(2):
+        files.remove_folder("a")
+    with pytest.raises(FilesUnavailable):
+        files.read("a/2.m4s")
+    assert files.read("b/1.m4s") == b"two" * 1000
+
+
+def test_the_two_are_what_they_seem(tmp_path) -> None:
+    assert isinstance(open_files(str(tmp_path), tmp_path), LocalFiles)
+    assert isinstance(open_files(f"file://{tmp_path}/x", tmp_path), LocalFiles)
+    assert isinstance(open_files("memory://videos", tmp_path), RemoteFiles)
+    with pytest.raises(FilesError, match="nonsense"):
+        open_files("nonsense://videos", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/.", "", "a/\0", "a/\u2603"])
+def test_no_name_leads_out_of_the_folder(tmp_path, name) -> None:
+    files = LocalFiles(tmp_path / "in")
+    for use in (files.read, lambda n: files.write(n, b""), files.size, files.remove_folder):
+        with pytest.raises(FilesUnavailable):
+            use(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_part(tmp_path) -> None:
+    """A real limit of the kernel, in a process of its own: nothing is patched."""
+    files = LocalFiles(tmp_path)
+    files.write("a/1", b"old")
+    run = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "full True\n", run.stderr
+    assert files.read("a/1") == b"old" and [path.name for path in (tmp_path / "a").iterdir()] == ["1"]
+
+
+def test_it_is_safe_on_disk_before_write_returns(tmp_path, monkeypatch) -> None:
+    """Data first, then the name, then the folder's entry: in any other order a power cut could lose it."""
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def kind(handle: int) -> str:
+        return "folder" if Path(f"/proc/self/fd/{handle}").resolve().is_dir() else "data"
+
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append(kind(handle)), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("name"), replace(*paths)))
+    LocalFiles(tmp_path).write("a/1", b"x")
+    assert done == ["data", "name", "folder"]
