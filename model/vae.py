@@ -106,11 +106,11 @@ def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: in
     """Picture ``part`` of ``parts`` on the way from view ``before`` to view ``now``, each (B, 3, H, W).
 
     The camera moves ``speed`` pixels a picture to the right, so ``before`` knows the columns at its left and ``now``
-    those at its right. Without a view before, the columns that only it could know are ``now``'s nearest.
+    those at its right. Without a view before, a stream's camera waits at the first one: nothing knows the columns beyond.
     """
-    to_now, now_known = _moved(now, (part - parts) * speed)
     if before is None:
-        return to_now
+        return now
+    to_now, now_known = _moved(now, (part - parts) * speed)
     to_before, before_known = _moved(before, part * speed)
     weight_now = max(part / parts, LEAST_WEIGHT) * now_known
     weight_before = (1 - part / parts) * before_known

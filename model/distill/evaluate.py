@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from cache.config import CacheConfig
-from model.camera import CameraControl, camera_from_prompt
+from model.camera import CameraControl, CameraState, advance, camera_from_prompt, view_offset
 from model.distill.judge import (
     JUDGE_SEED,
     adherence,
@@ -58,16 +58,16 @@ def film(
         begin = stream.camera
         chunk = stream.next_chunk()
         pictures.append(chunk.pictures)
-        offsets += picture_offsets(begin, chunk.pictures.shape[0])
+        offsets += picture_offsets(begin, chunk.pictures.shape[0], waits=number == 0)
     return Take(np.concatenate(pictures), offsets)
 
 
-def picture_offsets(begin, pictures: int, per_latent: int = 4) -> list[float]:
-    """Camera offset of each of the next ``pictures`` pictures from camera state ``begin``."""
-    from model.camera import advance
-
+def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, waits: bool = False) -> list[float]:
+    """Camera offset of each of the next ``pictures`` pictures from camera state ``begin``; a stream's first latent frame
+    ``waits`` at its view."""
     _, offsets, speeds = advance(begin, pictures // per_latent, per_latent)
-    return [o + part * s for o, s in zip(offsets, speeds, strict=True) for part in range(per_latent)]
+    moving = [o + part * s for o, s in zip(offsets, speeds, strict=True) for part in range(per_latent)]
+    return [view_offset(offsets[0], speeds[0])] * per_latent + moving[per_latent:] if waits else moving
 
 
 def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path) -> dict[str, float]:
