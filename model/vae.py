@@ -106,7 +106,7 @@ def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: in
     """Picture ``part`` of ``parts`` on the way from view ``before`` to view ``now``, each (B, 3, H, W).
 
     The camera moves ``speed`` pixels a picture to the right, so ``before`` knows the columns at its left and ``now``
-    those at its right. Without a view before, a stream's camera waits at the first one: nothing knows the columns beyond.
+    those at its right. Without a view before, the camera waits at the first one: nothing shows what lies beyond.
     """
     if before is None:
         return now

@@ -63,7 +63,7 @@ def film(
 
 
 def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, waits: bool = False) -> list[float]:
-    """Camera offset of each of the next ``pictures`` pictures from camera state ``begin``; a stream's first latent frame
+    """Camera offset of each of the next ``pictures`` pictures from camera state ``begin``; a stream's first latent
     ``waits`` at its view."""
     _, offsets, speeds = advance(begin, pictures // per_latent, per_latent)
     moving = [o + part * s for o, s in zip(offsets, speeds, strict=True) for part in range(per_latent)]
