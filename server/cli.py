@@ -176,10 +176,14 @@ def bench(
 
 @app.command()
 def doctor(
-    port: Annotated[int | None, typer.Option(help="port to try  [PAFU_PORT]")] = None, model: Model = None
+    port: Annotated[int | None, typer.Option(help="port to try  [PAFU_PORT]")] = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    config: Config = None,
 ) -> None:
-    """Say what this machine can run, and why not."""
-    settings = settings_from(port=port, model=model)
+    """Say what this machine can run, and what to do about what it cannot."""
+    settings = settings_from(port=port, model=model, weights=weights, device=device, config=config)
     from server.doctor import examine
 
     if not examine(settings, Console(highlight=False)):

@@ -90,3 +90,14 @@ def test_keys_are_made_listed_and_removed(tmp_path) -> None:
     assert listed.startswith("alice") and "max_jobs=3" in listed and secret not in listed
     assert pafu("keys", "remove", "alice", **file).returncode == 0
     assert pafu("keys", "list", **file).stdout == ""
+
+
+def test_a_taken_metrics_port_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = one_line(pafu("serve", "--port", "0", "--metrics-port", str(port)))
+    assert f"port {port}" in line and "taken" in line and "--metrics-port" in line
+
+
+def test_a_configuration_that_cannot_be_read_is_one_clear_line() -> None:
+    assert "/no/such/pafu.toml cannot be read" in one_line(pafu("serve", "--config", "/no/such/pafu.toml"))
