@@ -6,7 +6,7 @@ FROM ${BASE} AS build
 ARG VARIANT=cpu
 # where torch's CPU build comes from; empty when pip finds one anyway. The CUDA build is the one that PyPI has.
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS="postgres otel"
+ARG EXTRAS="otel"
 # a folder of wheels that the build mounts, for machines without a network
 ARG PIP_FIND_LINKS=""
 SHELL ["/bin/sh", "-eu", "-c"]
@@ -25,6 +25,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pafu/bin/pip install --disable-pip-version-check ${index} -r requirements.txt \
     && /opt/pafu/bin/pip uninstall --yes --quiet pip setuptools \
     && find /opt/pafu -name tests -type d -path "*/site-packages/torch/*" -prune -exec rm -r {} +
+RUN mkdir /data
 WORKDIR /app
 COPY clients clients
 COPY cache cache
@@ -39,6 +40,7 @@ FROM ${BASE}
 # the dependencies are a layer of their own: a new version of pafu brings 15 MB, not a gigabyte
 COPY --from=build /opt/pafu /opt/pafu
 COPY --from=build /app /app
+COPY --from=build --chown=10001:10001 /data /data
 WORKDIR /app
 ENV PATH=/opt/pafu/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app:/app/clients/python \
@@ -46,6 +48,7 @@ ENV PATH=/opt/pafu/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     PAFU_HOST=0.0.0.0 \
+    PAFU_DATA_DIR=/data \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,video,utility
 # /weights: models (PAFU_WEIGHTS=/weights/NAME); /data: what must survive the container

@@ -292,5 +292,6 @@ def add_metrics_route(app: FastAPI, observer: Observer) -> None:
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": text}})
     async def metrics(request: Request) -> Response:
+        await observer.gather()
         body, content_type = observer.scrape(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})

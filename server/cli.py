@@ -85,6 +85,10 @@ def serve(
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     try:
         traces = traces_for(settings)
+        if settings.database is not None or settings.videos is not None:  # the default place costs no look
+            from server.jobs.database import check
+
+            check(settings)
         guarded = Keyring(settings).required or settings.allow_anonymous
         sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None

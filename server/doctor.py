@@ -63,6 +63,7 @@ def examinations(settings: Settings) -> Iterator[Finding]:
         ("encoder", lambda: encoder(spec)),
         ("weights", lambda: weights(settings)),
         ("sessions", lambda: sessions(settings, spec)),
+        ("jobs", lambda: check_jobs(settings)),
         ("tracing", lambda: tracing(settings)),
         ("port", lambda: port(settings)),
         ("metrics", lambda: metrics_port(settings)),
@@ -154,6 +155,13 @@ def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
         chunk=spec.tokens_per_chunk,
         dtype=dtype,
     )
+
+
+def check_jobs(settings: Settings) -> str:
+    """Reach the database of jobs and the place of their videos. Raises ConfigError."""
+    from server.jobs.database import check
+
+    return check(settings)
 
 
 def tracing(settings: Settings) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from model.spec import ModelSpec
@@ -32,8 +32,14 @@ class Observer:
         self.metrics = Metrics(spec.name)
         self.clock = clock
         self.traces: Traces | None = None  # off unless somebody sets them
+        self.sources: list[Callable[[], Awaitable[None]]] = []  # asked before every scrape
         self._stalls: set[Stall] = set()
         self._beats: dict[str, tuple[float, Beat]] = {}
+
+    async def gather(self) -> None:
+        """Let those tell their figures who must be asked."""
+        for source in self.sources:
+            await source()
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """Body and content type for Prometheus; what is still going on counts up to now."""
@@ -102,6 +108,23 @@ class Observer:
         self.metrics.set("pafu_kv_cache_bytes", sum(beat.cache_bytes for beat in beats))
         self.metrics.set("pafu_kv_cache_tokens", tokens)
         self.metrics.set("pafu_kv_cache_usage_ratio", tokens / budget if budget else 0.0)
+
+    # ---- what the jobs tell
+
+    def jobs(self, unfinished: Mapping[str, int], queue_age: float) -> None:
+        """Jobs in the store by state, and how many seconds the oldest has waited."""
+        for state, count in unfinished.items():
+            self.metrics.set("pafu_jobs", count, state=state)
+        self.metrics.set("pafu_job_queue_age_seconds", queue_age)
+
+    def jobs_unknown(self) -> None:
+        """The store does not answer: no figure is better than an old one."""
+        self.metrics.clear("pafu_jobs")
+        self.metrics.clear("pafu_job_queue_age_seconds")
+
+    def job_over(self, state: str) -> None:
+        """This front finished a job, or failed it."""
+        self.metrics.add("pafu_jobs_finished_total", state=state)
 
     # ---- what the routes tell
 

@@ -8,15 +8,33 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.jobs.errors import StoreError, StoreUnavailable
-from server.jobs.files import Files, open_files
+from server.jobs.files import Files, FilesError, FilesUnavailable, open_files
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore
 
 T = TypeVar("T")
 DATABASE_THREADS, FILE_THREADS = 4, 4
+
+
+def check(settings: Settings) -> str:
+    """Open the store and the files as the settings name them; where they are. Raises ConfigError."""
+    from sqlalchemy import make_url
+
+    from server.jobs.store import JobStore, database_url
+
+    url = database_url(settings.database, settings.data_dir)
+    try:
+        JobStore(url).close()
+        open_files(settings.videos, settings.data_dir)
+    except (StoreError, StoreUnavailable) as error:
+        reason = " ".join(str(error).split())  # database drivers explain themselves in several lines
+        raise ConfigError(f"the job store cannot be reached: {reason}; see PAFU_DATABASE and PAFU_DATA_DIR") from None
+    except (FilesError, FilesUnavailable) as error:
+        raise ConfigError(f"videos cannot be kept: {error}; see PAFU_VIDEOS and PAFU_DATA_DIR") from None
+    return f"{make_url(url).render_as_string(hide_password=True)}; videos in {settings.videos or settings.data_dir}"
 
 
 class Database:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETRY_SECONDS = 5.0
+FIGURES_WITHIN = 2.0
 WATCH_SECONDS = 1.0  # how often a waiting caller's job is looked up when it runs in another front
 VARIANTS = ("video", "thumbnail", "spritesheet")
 
@@ -42,6 +45,19 @@ class Desk:
         self._runner = Runner(settings, spec, engine, self._database)
         self._keeper = Keeper(settings, self._database)
         self._draining = False
+        self._observer = engine.observer
+        self._observer.sources.append(self._tell_figures)
+
+    async def _tell_figures(self) -> None:
+        """For Prometheus: what waits and what runs. A store that does not answer in time has no figures."""
+        try:
+            async with asyncio.timeout(FIGURES_WITHIN):
+                counts = await self._database.run(lambda store: store.counts())
+                since = await self._database.run(lambda store: store.waiting_since())
+        except (RuntimeError, TimeoutError):  # StoreUnavailable, or closed already
+            return self._observer.jobs_unknown()
+        unfinished = {state.value: counts[state] for state in (JobState.QUEUED, JobState.RUNNING)}
+        self._observer.jobs(unfinished, 0.0 if since is None else max(0.0, time.time() - since))
 
     def start(self) -> None:
         self._runner.start()

@@ -244,6 +244,7 @@ class Runner:
         results = await self._film(working)
         keep = self._settings.job_keep_seconds
         await self._insist(working, lambda: self._database.run(lambda s: s.finish(working.lease, results, keep)))
+        self._engine.observer.job_over("completed")
         log.info("%s: completed", job.id)
 
     async def _make_chunks(self, working: Working, count: int) -> bool:
@@ -435,6 +436,7 @@ class Runner:
 
     async def _fail(self, working: Working, code: str, message: str) -> None:
         log.warning("%s: %s", working.lease.job_id, message)
+        self._engine.observer.job_over("failed")
         keep = self._settings.job_keep_seconds
         with contextlib.suppress(LeaseLost):
             await self._insist(

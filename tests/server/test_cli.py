@@ -101,3 +101,8 @@ def test_a_taken_metrics_port_is_one_clear_line() -> None:
 
 def test_a_configuration_that_cannot_be_read_is_one_clear_line() -> None:
     assert "/no/such/pafu.toml cannot be read" in one_line(pafu("serve", "--config", "/no/such/pafu.toml"))
+
+
+def test_a_store_that_cannot_be_reached_is_one_clear_line_and_not_its_password() -> None:
+    line = one_line(pafu("serve", "--port", "0", PAFU_DATABASE="postgresql://me:hunter2hunter2@127.0.0.1:9/pafu"))
+    assert "store cannot be reached" in line and "PAFU_DATABASE" in line and "hunter2" not in line
