@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 QUERY_BLOCK = 256  # rows of P that are in memory at once
+MOST_NUMBERS = 2**25  # of a slice of P over all heads: long clips take fewer rows at once
 Reduce = Literal["max", "mean"]
 Scale = Literal["rank", "robust", "clip"]
 
@@ -62,13 +63,15 @@ def salience_parts(
 
     q, k (H, n, D), rotated, of one bidirectional clip in temporal blocks of ``block`` tokens. ``low`` counts queries at
     least ``gap`` blocks after the key's, ``up`` those in any earlier block. A row of P is normalised over all keys.
-    At most H x rows x n numbers are held at once. A part that no query counts to (low of the last block) is 0.
+    At most H x rows x n numbers are held at once, and never more than MOST_NUMBERS. A part that no query counts to (low
+    of the last block) is 0.
     """
     heads, tokens, _ = k.shape
     if tokens % block or block < 1 or gap < 1:
         raise ValueError(f"{tokens} tokens in blocks of {block} with a gap of {gap}: need whole blocks, a gap >= 1")
     parts = {name: torch.zeros(heads, tokens, device=k.device) for name in ("low", "diag", "up")}
     keys_t = k.float().transpose(1, 2)
+    rows = max(1, min(rows, MOST_NUMBERS // (heads * tokens)))
     for start in range(0, tokens, block):
         for first in range(start, start + block, rows):
             p = _rows(q[:, first : min(first + rows, start + block)].float(), keys_t)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cache import scoring
 from cache.scoring import SalienceParts, balanced_salience, received_attention, redundancy, salience_parts
 
 HEADS, DIM, BLOCK = 3, 8, 10
@@ -56,8 +57,13 @@ def test_parts_never_hold_a_square_matrix(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch, "softmax", watched)
     q, k = random_clip(600)
-    salience_parts(q, k, 60, rows=20)
+    expected = salience_parts(q, k, 60, rows=20)
     assert 0 < largest <= HEADS * 20 * 600
+    largest = 0
+    monkeypatch.setattr(scoring, "MOST_NUMBERS", 5 * HEADS * 600)
+    again = salience_parts(q, k, 60, rows=20)
+    assert 0 < largest <= 5 * HEADS * 600, "a long clip took as many rows as a short one"
+    assert torch.allclose(again.low, expected.low, atol=1e-6)
 
 
 def parts(low: list[float], diag: list[float], up: list[float]) -> SalienceParts:
