@@ -219,6 +219,29 @@ async def test_a_key_gets_its_requests_a_minute_over_http_and_sockets_together(s
     assert await handshake(server, "/v1/realtime/video", additional_headers=BEARER) == 429
 
 
+PATHS = [
+    "..",
+    "..%2f..%2fetc%2fpasswd",
+    "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+    "%2fetc%2fpasswd",
+    "x%00.mp4",
+    "C:%5cx",
+    "~root",
+]
+
+
+async def test_no_route_takes_a_path_for_a_name(server) -> None:
+    """Ids are looked up, never opened: a path in the place of one is an unknown thing like any other."""
+    async with http(server) as client:
+        for route in [route for route in flat(server.app.routes) if getattr(route, "methods", None)]:
+            for name in PATHS:
+                path = "/".join(name if part.startswith("{") else part for part in route.path.split("/"))
+                if path != route.path:
+                    reply = await client.request(sorted(route.methods)[0], path)
+                    assert 400 <= reply.status_code < 500, (path, reply.status_code)
+                    assert "root:" not in reply.text
+
+
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_over_its_limit_is_refused_and_not_kept(serve, declared) -> None:
     server = await serve(max_body_bytes=2048)
