@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
@@ -238,7 +239,7 @@ async def download(desk: Desk, request: Request, video_id: str, variant: str) ->
     }
     asked = wanted_range(request.headers.get("range"), size)
     if asked == ():
-        return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
+        raise HTTPException(416, f"the file has {size} bytes, none in this range", {"content-range": f"bytes */{size}"})
     start, stop = asked or (0, size)
     headers["content-length"] = str(stop - start)
     if asked:
