@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-EXAMPLES = os.environ.get("PAFU_TEST_EXAMPLES", "10")  # of each route
+EXAMPLES = os.environ.get("PAFU_TEST_EXAMPLES", "5")  # of each route
 KEY = "the-key-of-the-contract-0123456789"
 # A request that the document allows may still be refused, for a reason that no schema can say (sizes of a model).
 LEFT_OUT = "positive_data_acceptance"
