@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import platform
 import secrets
@@ -31,8 +30,10 @@ from server.jobs.desk import Desk
 from server.limits import caller_of
 from server.observe import Observer
 from server.process import rss_bytes
+from server.protocol import FORMATS
 from server.replies import add_error_handlers, error_reply
 from server.session import ViewerSession
+from server.sessions import Sessions
 
 PAGE = Path(__file__).resolve().parent.parent / "clients" / "web"
 # The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
@@ -89,7 +90,8 @@ class Front:
         self.engine = engine
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = spec_named(settings.model)
-        self.sessions: dict[ViewerSession, asyncio.Task[None] | None] = {}
+        self.sessions = Sessions(engine, self.spec, settings)
+        self.viewers: dict[ViewerSession, asyncio.Task[None] | None] = {}
         self.jobs = Desk(settings, self.spec, engine, self.access.limits)
         self.draining = False
         engine.observer.metrics.set("pafu_sessions_limit", settings.max_sessions)
@@ -106,23 +108,20 @@ class Front:
             self.engine.observer.error(full.kind.code)
             return await websocket.send_denial_response(error_reply(full))
         with place:
-            session = ViewerSession(websocket, self.engine, self.spec, self.settings)
-            self.sessions[session] = asyncio.current_task()
+            viewer = ViewerSession(websocket, self.sessions, self.spec, self.settings, self.engine.observer)
+            self.viewers[viewer] = asyncio.current_task()
             try:
-                await session.run()
+                await viewer.run()
             finally:
-                del self.sessions[session]
+                del self.viewers[viewer]
 
     async def drain(self) -> None:
         """Take no more sessions or jobs and bring the running ones to their ends, in bounded time."""
         self.draining = True
         within = self.settings.shutdown_timeout / 2
         jobs = asyncio.create_task(self.jobs.drain(within), name="jobs-drain")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                for session in list(self.sessions):
-                    await session.shut_down()
-        if running := [task for task in self.sessions.values() if task is not None]:
+        await self.sessions.drain(within)
+        if running := [task for task in self.viewers.values() if task is not None]:
             await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
         await jobs
 
@@ -141,6 +140,9 @@ class Front:
             **self.readiness()[1],
             "sessions": status.sessions,
             "max_sessions": self.settings.max_sessions,
+            "waiting": self.sessions.queue.depth,
+            "viewers": len(self.viewers),
+            "cache": {"held_bytes": status.cache_held_bytes, "room_bytes": status.cache_room_bytes},
             "front": {"pid": os.getpid(), "rss_bytes": rss_bytes()},
             "worker": {"pid": status.worker_pid, "rss_bytes": status.worker_rss_bytes, "restarts": status.restarts},
         }
@@ -163,7 +165,7 @@ class Front:
             "fps": spec.fps,
             "chunk_frames": spec.pictures_in_chunk(1),
             "camera": spec.camera,
-            "formats": ["m4s"],
+            "formats": list(FORMATS),
             "weights": ready.weights if ready else None,
             "device": ready.device if ready else None,
             "max_prompt_chars": spec.max_prompt_chars,
@@ -237,6 +239,19 @@ def _add_routes(app: FastAPI, front: Front) -> None:
     @app.get("/asyncapi.json")
     async def asyncapi_document() -> dict[str, Any]:
         return asyncapi.document()
+
+    @app.get("/v1/sessions", responses=contract.answers(contract.SessionList))
+    async def list_sessions() -> dict[str, Any]:
+        return {"object": "list", "data": [front.sessions.describe(session) for session in front.sessions]}
+
+    @app.get("/v1/sessions/{session_id}", responses=contract.answers(contract.Session))
+    async def inspect_session(session_id: str) -> dict[str, Any]:
+        return front.sessions.describe(front.sessions.find(session_id))
+
+    @app.delete("/v1/sessions/{session_id}", responses=contract.answers(contract.SessionDeleted))
+    async def stop_session(session_id: str) -> dict[str, Any]:
+        await front.sessions.find(session_id).stop()
+        return {"id": session_id, "object": "session.deleted", "deleted": True}
 
     @app.websocket("/v1/realtime/video")
     async def live(websocket: WebSocket) -> None:

@@ -39,11 +39,67 @@ class WorkerProcess(Process):
     restarts: int
 
 
+class CacheMemory(BaseModel):
+    """Bytes of the worker's memory that sessions' caches hold, and may hold."""
+
+    held_bytes: int
+    room_bytes: int
+
+
 class Health(Readiness):
     sessions: int
     max_sessions: int
+    waiting: int
+    viewers: int
+    cache: CacheMemory
     front: Process
     worker: WorkerProcess
+
+
+class SessionCamera(BaseModel):
+    offset: int
+    speed: int
+
+
+class SessionCache(BaseModel):
+    """Budgets in latent frames; ``tokens`` of the fullest layer, ``bytes`` held on the device."""
+
+    policy: str
+    budget_latents: float
+    sink_latents: int
+    recent_latents: int
+    tokens: int
+    bytes: int
+
+
+class Session(BaseModel):
+    """A live session; ``status``: waiting, streaming, paused, suspended, parked, ended."""
+
+    id: str
+    object: str
+    created_at: int
+    status: str
+    model: str
+    prompt: str
+    seed: int
+    viewers: int
+    chunks: int
+    lead_seconds: float
+    pending_event_ids: list[str]
+    camera: SessionCamera | None
+    cache: SessionCache
+    replay_bytes: int
+
+
+class SessionList(BaseModel):
+    object: str
+    data: list[Session]
+
+
+class SessionDeleted(BaseModel):
+    id: str
+    object: str
+    deleted: bool
 
 
 class Alive(BaseModel):

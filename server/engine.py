@@ -13,7 +13,8 @@ A live session paces itself on its viewer: ``playhead`` and ``delivered`` feed t
                 ...  # write the fragment and memory.past() where they survive
                 await line.delivered(event.index)  # only then is the next chunk begun
             case Ended(reason="complete"): ...  # all pictures were made
-            case Ended(code=str()): ...  # failed; "worker_failed" means: open again with past=memory.past()
+            case Ended(code="worker_failed" | "preempted"): ...  # open again with past=memory.past()
+            case Ended(code=str()): ...  # failed for good
     await line.close()  # at any time: the work stops before the next pass of the model, and its memory is free
 
 What a background session may count on:
@@ -33,9 +34,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from server.messages import Ended, Fragment, Interact, Open, Ready, Rejected
+from server.messages import CacheChoice, Ended, Fragment, Interact, Open, Ready, Rejected
 
 if TYPE_CHECKING:
     from server.observe import Observer
@@ -65,6 +67,8 @@ class EngineStatus:
     worker_rss_bytes: int
     ready: Ready | None
     silent_seconds: float = 0.0  # since the worker's last sign of life
+    cache_held_bytes: int = 0
+    cache_room_bytes: int = 0
 
 
 class EngineSession(Protocol):
@@ -72,11 +76,18 @@ class EngineSession(Protocol):
 
     id: str
     mime: str
+    init: bytes  # ftyp and moov of its fragments
 
     def events(self) -> AsyncIterator[SessionEvent]: ...
     async def interact(self, change: Interact) -> None: ...
     async def playhead(self, seconds: float) -> None: ...
     async def delivered(self, index: int) -> None: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
+    async def jpeg(self, wanted: bool) -> None: ...
+    async def park(self, path: Path) -> None:
+        """Write the state to a file and free the memory; the events end with ``Ended`` of reason "parked"."""
+
     async def finish(self) -> None: ...
     async def close(self) -> None: ...
 
@@ -95,4 +106,15 @@ class Engine(Protocol):
         """Return when sessions can be opened. Raises PafuError not_ready or worker_failed."""
 
     async def open(self, order: Open) -> EngineSession:
-        """Open a session on a worker. Raises PafuError when refused."""
+        """Open a session on a worker.
+
+        Raises PafuError: session_rejected when there is no room now, cache_too_large when there never is, or why the
+        worker refused. A live session that finds no room displaces background ones: their events end with the code
+        "preempted", and they open again with their past when there is room.
+        """
+
+    async def room_changed(self, timeout: float) -> None:
+        """Return when a session has given up its place, or after ``timeout`` seconds."""
+
+    def cache_bytes(self, cache: CacheChoice) -> int:
+        """What a session with this cache holds of the worker's memory."""

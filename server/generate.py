@@ -65,6 +65,7 @@ def _load(settings: Settings) -> Generator:
         weights=weights,
         device=settings.device,
         threads=settings.threads,
+        cache_room_bytes=settings.cache_room_bytes,
         beat_seconds=BEAT_SECONDS,
         salience_head=str(settings.salience_head) if settings.salience_head else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from model.camera import CameraControl, CameraState
 from model.spec import ModelSpec, spec_named
 from server.messages import CacheChoice, Configure, Past, PastChunk
+from server.process import available_bytes
 
 if TYPE_CHECKING:
     import model.stream
@@ -87,8 +89,21 @@ class Generator(Protocol):
     weights: str
     device: str
     versions: dict[str, str]
+    dtype: str  # of the caches
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> Stream: ...
+    def snapshot(self, stream: Any) -> bytes:
+        """A stream's whole state as safetensors."""
+
+    def restore(self, snapshot: bytes) -> Stream:
+        """The stream that the snapshot was taken of. Raises ValueError when it is not this model's."""
+
+    def free_bytes(self) -> int:
+        """Device memory that nobody uses."""
+
+    def release_memory(self) -> None:
+        """Give back what a session that failed has left behind."""
+
     def keep(self, chunk: Any) -> PastChunk:
         """A chunk of one of its streams, as it can be kept outside of the worker."""
 
@@ -104,7 +119,31 @@ class ModelGenerator:
         self.weights = weights
         self.device = device
         self.versions = versions
+        self.dtype = str(model.dtype).removeprefix("torch.")
         self._model = model
+
+    def snapshot(self, stream: VideoStream) -> bytes:
+        return stream.snapshot()
+
+    def restore(self, snapshot: bytes) -> VideoStream:
+        from model.stream import VideoStream
+
+        return VideoStream.restore(self._model, snapshot)
+
+    def free_bytes(self) -> int:
+        import torch
+
+        if self._model.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._model.device)
+            return free
+        return available_bytes()
+
+    def release_memory(self) -> None:
+        import torch
+
+        gc.collect()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
         from cache.config import CacheConfig

@@ -17,12 +17,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from model.spec import spec_named
+from server.admission import Account, cache_bytes
 from server.config import Settings
 from server.engine import EngineState, EngineStatus, SessionEvent
 from server.errors import PafuError
 from server.messages import (
     HEADER,
     Beat,
+    CacheChoice,
     Close,
     Configure,
     Delivered,
@@ -30,13 +32,17 @@ from server.messages import (
     Finish,
     Fragment,
     Interact,
+    Jpeg,
     Message,
     MessageError,
     Open,
     Opened,
+    Park,
+    Pause,
     Playhead,
     Ready,
     Rejected,
+    Resume,
     Shutdown,
     StartFailed,
     WorkerMessage,
@@ -54,6 +60,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
 BEAT_SECONDS = 0.5
 LAST_WORD_WITHIN = 1.0
 WORKER = "0"  # the number of the only worker, as metrics label it
+WIDEST = "float32"  # what a cache is taken to hold before the worker has said
 
 
 class LocalSession:
@@ -62,6 +69,7 @@ class LocalSession:
     def __init__(self, engine: LocalEngine, session_id: str) -> None:
         self.id = session_id
         self.mime = ""
+        self.init = b""
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._engine = engine
         # bounded by the lead: the worker makes no more than that ahead of what was delivered
@@ -85,6 +93,18 @@ class LocalSession:
 
     async def delivered(self, index: int) -> None:
         await self._engine.send(Delivered(session=self.id, index=index))
+
+    async def pause(self) -> None:
+        await self._engine.send(Pause(session=self.id))
+
+    async def resume(self) -> None:
+        await self._engine.send(Resume(session=self.id))
+
+    async def jpeg(self, wanted: bool) -> None:
+        await self._engine.send(Jpeg(session=self.id, wanted=wanted))
+
+    async def park(self, path: Path) -> None:
+        await self._engine.send(Park(session=self.id, path=str(path)))
 
     async def finish(self) -> None:
         await self._engine.send(Finish(session=self.id))
@@ -113,6 +133,9 @@ class LocalEngine:
         self._silent = False
         self.observer = Observer(spec_named(settings.model))
         self.observer.engine_state(self._state)
+        self._spec = spec_named(settings.model)
+        self._account = Account(settings.max_sessions)
+        self._room_changed = asyncio.Event()
 
     # ---- what the front asks
 
@@ -143,7 +166,17 @@ class LocalEngine:
             worker_rss_bytes=self._rss,
             ready=self._ready,
             silent_seconds=time.monotonic() - self._heard,
+            cache_held_bytes=self._account.held_bytes,
+            cache_room_bytes=self._account.room,
         )
+
+    def cache_bytes(self, cache: CacheChoice) -> int:
+        return cache_bytes(self._spec, cache, self._ready.dtype if self._ready else WIDEST)
+
+    async def room_changed(self, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._room_changed.wait()
 
     async def settled(self) -> None:
         """Return when the engine is ready, or has failed or stopped for good."""
@@ -162,9 +195,12 @@ class LocalEngine:
 
     async def open(self, order: Open) -> LocalSession:
         """Place the session on the worker. Raises PafuError when the server is full or the worker refuses."""
-        most = self._settings.max_sessions
-        if len(self._sessions) >= most:
-            raise PafuError("session_rejected", f"all {most} sessions of this server are taken; try again later")
+        if self._state is not EngineState.READY:
+            await self.wait_ready(0.0)
+        needed = self.cache_bytes(order.cache)
+        if not order.background:
+            await self._displace(needed)
+        self._account.hold(order, needed)
         session = LocalSession(self, order.session)
         self._sessions[session.id] = session
         try:
@@ -177,8 +213,24 @@ class LocalEngine:
 
     async def release(self, session: LocalSession) -> None:
         """Forget a session here and in the worker; harmless when it is already over."""
-        if self._sessions.pop(session.id, None) is not None:
+        if self._forget(session.id):
             await self.send(Close(session=session.id))
+
+    def _forget(self, session_id: str) -> bool:
+        """The session is over: its place is free. The worker frees the memory before it hears of the next one."""
+        self._account.free(session_id)
+        known = self._sessions.pop(session_id, None) is not None
+        changed, self._room_changed = self._room_changed, asyncio.Event()
+        changed.set()
+        return known
+
+    async def _displace(self, needed: int) -> None:
+        """Make a live session's place out of background ones, if that helps."""
+        for name in self._account.to_displace(needed):
+            session = self._sessions[name]
+            await self.send(Close(session=name))
+            reason = "a viewer needed the place; go on when there is room again"
+            self._take_for(session, Ended(session=name, chunks=0, reason="failed", code="preempted", message=reason))
 
     async def send(self, message: Message) -> None:
         """Write to the worker; a worker that is gone hears nothing, its sessions learn it from the supervisor."""
@@ -247,6 +299,7 @@ class LocalEngine:
             weights=weights,
             device=settings.device,
             threads=settings.threads,
+            cache_room_bytes=settings.cache_room_bytes,
             beat_seconds=BEAT_SECONDS,
             log_level=settings.log_level,
             log_format=settings.log_format,
@@ -279,6 +332,7 @@ class LocalEngine:
             case Ready():
                 self._ready = message
                 self.observer.worker_ready(message)
+                self._account.room = message.cache_room_bytes
                 await self._become(EngineState.READY, "")
             case Beat():
                 self._rss = message.rss_bytes
@@ -293,12 +347,12 @@ class LocalEngine:
 
     def _take_for(self, session: LocalSession, message: Opened | Fragment | Rejected | Ended) -> None:
         if isinstance(message, Opened):
-            session.mime = message.mime
+            session.mime, session.init = message.mime, message.init
             if not session.opened.done():
                 session.opened.set_result(None)
             return
         if isinstance(message, Ended):
-            del self._sessions[session.id]
+            self._forget(session.id)
             if not session.opened.done():
                 session.opened.set_exception(PafuError(message.code or "internal_error", message.message))
                 return

@@ -18,14 +18,14 @@ class Memory:
     def __init__(self, spec: ModelSpec, cache: CacheChoice) -> None:
         self._most = math.ceil(cache.budget_latents / spec.chunk_latents) + 1
         self._chunks: dict[int, PastChunk] = {}
-        self._next_index = 0
+        self.next_index = 0
         self._pictures = 0
         self._camera: CameraPlace = (0, 0, 0)
 
     def add(self, fragment: Fragment) -> None:
         """Take in the newest chunk, and drop those that the cache has forgotten."""
         self._chunks[fragment.index] = fragment.past
-        self._next_index = fragment.index + 1
+        self.next_index = fragment.index + 1
         self._pictures += fragment.pictures
         self._camera = fragment.camera
         kept = {index for index in fragment.remembered if index in self._chunks} | {fragment.index}
@@ -35,10 +35,10 @@ class Memory:
 
     def past(self) -> Past | None:
         """All that ``Open.past`` needs; None before the first chunk."""
-        if not self._next_index:
+        if not self.next_index:
             return None
         return Past(
-            next_index=self._next_index,
+            next_index=self.next_index,
             pictures=self._pictures,
             camera=self._camera,
             chunks=list(self._chunks.values()),
@@ -47,7 +47,7 @@ class Memory:
     def resume(self, past: Past) -> None:
         """Begin with a past that was kept elsewhere, for example with a job."""
         self._chunks = {chunk.index: chunk for chunk in past.chunks}
-        self._next_index, self._pictures, self._camera = past.next_index, past.pictures, past.camera
+        self.next_index, self._pictures, self._camera = past.next_index, past.pictures, past.camera
 
     @property
     def nbytes(self) -> int:

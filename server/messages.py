@@ -32,6 +32,7 @@ class Configure(Message, frozen=True, tag="configure"):
     weights: str | None
     device: str
     threads: int
+    cache_room_bytes: int  # that the caches of all sessions may take together; 0: what the worker finds free
     beat_seconds: float
     log_level: str = "info"
     log_format: str = "text"
@@ -90,7 +91,7 @@ class Open(Message, frozen=True, tag="open"):
 
     A ``background`` session has no viewer: it gets the time that live sessions leave over. With ``past`` it goes on
     where another worker stopped, with the index, the timestamps and (by re-caching) the memory that it had. With
-    ``memory`` every fragment says which tokens are kept.
+    ``memory`` every fragment says which tokens are kept; with ``jpeg`` it also brings its pictures as JPEG.
     """
 
     session: str
@@ -102,6 +103,8 @@ class Open(Message, frozen=True, tag="open"):
     background: bool = False
     past: Past | None = None
     memory: bool = False
+    snapshot: str | None = None  # file of a parked session: the exact state; ``past`` then tells the numbers
+    jpeg: bool = False
 
 
 class Interact(Message, frozen=True, tag="interact"):
@@ -126,6 +129,32 @@ class Delivered(Message, frozen=True, tag="delivered"):
 
     session: str
     index: int
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    """Make nothing more for a session until Resume."""
+
+    session: str
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Go on after Pause."""
+
+    session: str
+
+
+class Park(Message, frozen=True, tag="park"):
+    """Write a session's state to the file ``path`` and free its memory; it ends with reason "parked"."""
+
+    session: str
+    path: str
+
+
+class Jpeg(Message, frozen=True, tag="jpeg"):
+    """Bring JPEG pictures with the fragments from now on, or no more."""
+
+    session: str
+    wanted: bool
 
 
 class Finish(Message, frozen=True, tag="finish"):
@@ -154,6 +183,8 @@ class Ready(Message, frozen=True, tag="ready"):
     device: str
     load_seconds: float
     warm_up_seconds: float
+    dtype: str  # of the caches
+    cache_room_bytes: int  # that the caches of all sessions may take together
     versions: dict[str, str]
 
 
@@ -175,10 +206,11 @@ class Beat(Message, frozen=True, tag="beat"):
 
 
 class Opened(Message, frozen=True, tag="opened"):
-    """The session exists; ``mime`` names the codec as the encoder's own SPS says."""
+    """The session exists; ``mime`` names the codec as the encoder's own SPS says, ``init`` is its ftyp and moov."""
 
     session: str
     mime: str
+    init: bytes
 
 
 class Fragment(Message, frozen=True, tag="fragment"):
@@ -206,6 +238,7 @@ class Fragment(Message, frozen=True, tag="fragment"):
     camera: CameraPlace  # behind it
     remembered: list[int]  # chunks of which the cache holds tokens
     kept: KeptTokens | None = None  # for a session that asked
+    jpegs: list[bytes] = []  # one per picture, where somebody wants them
 
 
 class Rejected(Message, frozen=True, tag="rejected"):
@@ -226,7 +259,9 @@ class Ended(Message, frozen=True, tag="ended"):
     message: str
 
 
-FrontMessage = Configure | Open | Interact | Playhead | Delivered | Finish | Close | Shutdown
+FrontMessage = (
+    Configure | Open | Interact | Playhead | Delivered | Pause | Resume | Park | Jpeg | Finish | Close | Shutdown
+)
 WorkerMessage = Ready | StartFailed | Beat | Opened | Fragment | Rejected | Ended
 
 _encoder = msgspec.msgpack.Encoder()

@@ -16,6 +16,15 @@ def rss_bytes(pid: int | None = None) -> int:
         return 0
 
 
+def available_bytes() -> int:
+    """Memory that new work may take without swapping; 0 where the kernel does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
 def usable_cores() -> int:
     """Cores that this process may run on (an affinity mask or a container may allow fewer than there are)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,7 +24,10 @@ MAX_SEED = 2**63 - 1
 MAX_MEDIA_SECONDS = 1e9
 MAX_TRANSITION_CHUNKS = 64
 
+FORMATS = ("m4s", "h264", "jpeg")
+
 EventId = Annotated[str, Field(min_length=1, max_length=128)]
+SessionId = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Wire(BaseModel):
@@ -109,13 +112,48 @@ class SessionStop(Wire):
     type: Literal["session.stop"]
 
 
-ClientMessage = SessionStart | SessionInteraction | SessionPlayback | SessionPing | SessionStop
+class SessionPause(Wire):
+    type: Literal["session.pause"]
+
+
+class SessionResume(Wire):
+    """As a connection's first message: take a session up again; later: go on after session.pause, without fields."""
+
+    type: Literal["session.resume"]
+    session_id: SessionId | None = None
+    token: str | None = Field(default=None, max_length=256)
+    last_chunk_index: int | None = Field(default=None, ge=-1, le=2**53)
+    format: str | None = None
+
+
+class SessionWatch(Wire):
+    """Look on at somebody's session; the first message of a connection."""
+
+    type: Literal["session.watch"]
+    session_id: SessionId
+    format: str = "m4s"
+
+
+FirstMessage = SessionStart | SessionResume | SessionWatch
+ClientMessage = (
+    SessionStart
+    | SessionInteraction
+    | SessionPlayback
+    | SessionPing
+    | SessionStop
+    | SessionPause
+    | SessionResume
+    | SessionWatch
+)
 CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
     "session.start": SessionStart,
     "session.interaction": SessionInteraction,
     "session.playback": SessionPlayback,
     "session.ping": SessionPing,
     "session.stop": SessionStop,
+    "session.pause": SessionPause,
+    "session.resume": SessionResume,
+    "session.watch": SessionWatch,
 }
 
 
@@ -185,8 +223,7 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
     if start.model is not None and start.model != spec.name:
         reason = "is known but not loaded" if start.model in SPECS else "is unknown"
         raise PafuError("unknown_model", f"model {start.model[:64]!r} {reason}; this server has {spec.name!r}", "model")
-    if start.format != "m4s":
-        raise PafuError("unsupported", f"format {start.format[:64]!r} is not offered; allowed: 'm4s'", "format")
+    check_format(start.format)
     for field in ("width", "height", "fps"):
         given, own = getattr(start, field), getattr(spec, field)
         if given is not None and given != own:
@@ -202,7 +239,24 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
         cache=_cache(start, spec, settings),
         pictures=_pictures(start, spec, settings),
         memory=start.memory,
+        jpeg=start.format == "jpeg",
     )
+
+
+def check_format(name: str) -> str:
+    """Raises PafuError for a format that is not offered."""
+    if name not in FORMATS:
+        raise PafuError("unsupported", f"format {name[:64]!r} is not offered; allowed: {', '.join(FORMATS)}", "format")
+    return name
+
+
+def check_resume(message: SessionResume) -> tuple[str, str, int]:
+    """Session, token and last chunk of a viewer who comes back. Raises PafuError for a field that is missing."""
+    for field in ("session_id", "token", "last_chunk_index"):
+        if getattr(message, field) is None:
+            raise PafuError("missing_field", f"session.resume needs the field {field!r} to take up a session", field)
+    assert message.session_id is not None and message.token is not None and message.last_chunk_index is not None
+    return message.session_id, message.token, message.last_chunk_index
 
 
 def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:

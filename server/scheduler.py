@@ -27,6 +27,7 @@ class Playout:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
+        self.paused = False
         self.generated = 0.0
         self.delivered = 0.0
         self._reported: float | None = None
@@ -47,6 +48,12 @@ class Playout:
         """So much media was made and delivered before this clock began."""
         self.generated = self.delivered = self._clock = seconds
 
+    def joined(self, now: float) -> None:
+        """A viewer comes, or goes on: it plays from where the last report was, until it reports itself."""
+        if self._reported is not None:
+            self._clock, self._reported = self._reported, None
+        self._clock_read = now
+
     def report(self, position: float) -> None:
         """The viewer says that it shows the picture at ``position``."""
         self._reported = max(0.0, min(position, self.delivered))
@@ -65,7 +72,7 @@ class Playout:
 
     def wait(self, now: float) -> float:
         """Seconds until the next chunk may begin: 0 when due, infinite when only a message can change that."""
-        if self.generated - self.delivered > UNDELIVERED:
+        if self.paused or self.generated - self.delivered > UNDELIVERED:
             return math.inf
         excess = self.lead(now) - self.limit
         if excess < 0:

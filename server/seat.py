@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from model.camera import CameraControl, camera_from_prompt
 from model.spec import ModelSpec
 from server.generator import Chunk, Generator, Pictures, Stream
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer
+from server.media.jpeg import JpegEncoder
 from server.messages import Fragment, Interact, KeptTokens, Open, Past, Rejected
 from server.scheduler import Playout
 
@@ -55,7 +57,9 @@ class Seat:
         self._memory = order.memory
         self._in_force: dict[str, int] = {}
         self._undelivered: dict[int, float] = {}
-        self._stream: Stream = generator.open(order.prompt, order.seed, order.cache)
+        self._stream: Stream = self._open(order)
+        self._jpeg = JpegEncoder(spec.width, spec.height, spec.fps)
+        self.jpeg = order.jpeg
         self._encoder = H264Encoder(spec.width, spec.height, spec.fps)
         self._muxer = FragmentMuxer(spec.width, spec.height, spec.fps, self._encoder.avcc)
         if order.past is not None:
@@ -63,9 +67,17 @@ class Seat:
         elif spec.camera and (control := camera_from_prompt(order.prompt)):
             self._stream.set_camera(control)
 
+    def _open(self, order: Open) -> Stream:
+        """A new stream, one as it was parked, or one that remembers what was kept of a lost one."""
+        if order.snapshot is not None:
+            return self._generator.restore(Path(order.snapshot).read_bytes())
+        stream = self._generator.open(order.prompt, order.seed, order.cache)
+        if order.past is not None:
+            self._generator.recall(stream, order.past)
+        return stream
+
     def _go_on(self, past: Past) -> None:
-        """Take up a stream that another worker lost: same index, same timestamps, memory by re-caching."""
-        self._generator.recall(self._stream, past)
+        """The stream's earlier part was made elsewhere: same index, same timestamps."""
         self.chunks = past.next_index
         self._muxer.go_on(past.next_index, past.pictures)
         self.playout.go_on(past.pictures / self.spec.fps)
@@ -75,6 +87,15 @@ class Seat:
     @property
     def mime(self) -> str:
         return f'video/mp4; codecs="{self._encoder.codec}"'
+
+    @property
+    def init(self) -> bytes:
+        """What a player of its fragments needs first: ftyp and moov."""
+        return self._muxer.init_segment
+
+    def snapshot(self) -> bytes:
+        """The stream's whole state."""
+        return self._generator.snapshot(self._stream)
 
     @property
     def complete(self) -> bool:
@@ -158,6 +179,7 @@ class Seat:
             camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
             remembered=list(chunk.remembered),
             kept=self._kept() if self._memory else None,
+            jpegs=self._jpeg.encode(made.pictures) if self.jpeg else [],
         )
 
     def _kept(self) -> KeptTokens:

@@ -1,7 +1,8 @@
-"""One viewer's live session, front side: a state machine between a WebSocket and the engine.
+"""One viewer's connection: a state machine between a WebSocket and a live session (server.live).
 
 WAITING -> OPENING -> STREAMING -> CLOSED. An error before STREAMING ends the connection; a faulty control message in
-a running stream is answered and forgiven, up to a limit.
+a running stream is answered and forgiven, up to a limit. A connection that ends otherwise than by session.stop leaves
+its session behind, to be resumed.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import contextlib
 import json
 import logging
 import secrets
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.spec import ModelSpec
-from server import errors, logs, messages, protocol
+from server import errors, live, logs, messages, protocol
 from server.config import Settings
-from server.engine import Engine, EngineSession
 from server.errors import PafuError
+from server.live import LiveSession, Place
+from server.media.annexb import access_units, parameter_sets
+from server.observe import Observer
+from server.sessions import Sessions
 
 log = logging.getLogger("pafu.session")
 
@@ -30,7 +36,7 @@ CLOSE_WITHIN = 5.0
 
 
 class State(Enum):
-    """Where a session stands; it only ever moves forward."""
+    """Where a connection stands; it only ever moves forward."""
 
     WAITING = "waiting for session.start"
     OPENING = "opening"
@@ -38,40 +44,49 @@ class State(Enum):
     CLOSED = "closed"
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """What the first message led to: a session, this viewer's place at it, and the token that resumes it."""
+
+    session: LiveSession
+    place: Place
+    token: str | None
+    start: protocol.FirstMessage
+
+
 class ViewerSession:
     """Everything that one connection needs, from accept to close."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, spec: ModelSpec, settings: Settings) -> None:
+    def __init__(
+        self, websocket: WebSocket, sessions: Sessions, spec: ModelSpec, settings: Settings, observer: Observer
+    ) -> None:
         self.id = f"sess_{secrets.token_hex(8)}"
         self.state = State.WAITING
         self._socket = websocket
-        self._engine = engine
+        self._sessions = sessions
         self._spec = spec
         self._settings = settings
-        self._line: EngineSession | None = None
+        self._admitted: Admitted | None = None
         self._writing = asyncio.Lock()  # a chunk's metadata and its bytes must not be parted
-        self._stop = asyncio.Event()
-        self._shutting_down = False
-        self._pending: set[str] = set()
+        self._head = b""  # what goes before the next fragment's bytes
         self._events = 0
         self._bad_messages = 0
-        self._lead_limit = 0.0
-        self._sent_seconds = 0.0
-        self._reported: float | None = None
         self._request_id = (websocket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}")[:128]
         self._ids = {"session_id": self.id, "request_id": self._request_id}
-        self._watch = engine.observer.session(self._ids, websocket.headers)
+        self._watch = observer.session(self._ids, websocket.headers)
 
     async def run(self) -> None:
-        """Serve the viewer to the end; returns when the socket is closed and the worker has forgotten the session."""
+        """Serve the viewer to the end; returns when the socket is closed and the session knows that it is gone."""
         with logs.about(**self._ids):
             await self._run()
 
     async def _run(self) -> None:
         await self._socket.accept()
         try:
-            start = await self._receive_start()
-            await self._serve(start)
+            first = await self._receive_first()
+            self._admitted = await self._admit(first)
+            self._watch.asked()
+            await self._serve(self._admitted)
         except PafuError as error:
             self._watch.failed(error.kind.code)
             await self._end(error.kind.close, error.wire_message(), error.message)
@@ -86,19 +101,12 @@ class ViewerSession:
         finally:
             self.state = State.CLOSED
             self._watch.over("viewer_left")  # unless it was told why before
-            if self._line is not None:
-                await self._line.close()
-
-    async def shut_down(self) -> None:
-        """The server is stopping: finish after the chunk in hand and say so."""
-        self._shutting_down = True
-        self._stop.set()
-        if self._line is not None:
-            await self._line.finish()
+            if self._admitted is not None:
+                await self._admitted.session.leave(self._admitted.place)
 
     # ---- opening
 
-    async def _receive_start(self) -> protocol.SessionStart:
+    async def _receive_first(self) -> protocol.FirstMessage:
         within = self._settings.start_timeout
         try:
             async with asyncio.timeout(within):
@@ -108,17 +116,39 @@ class ViewerSession:
                     message = await self._receive(self._settings.max_start_bytes)
         except TimeoutError:
             raise PafuError("start_timeout", f"no session.start within {within:g} s of connecting") from None
-        if not isinstance(message, protocol.SessionStart):
+        if not isinstance(message, protocol.FirstMessage):
             raise PafuError("invalid_message", f"{message.type} came before session.start", "type")
         return message
 
-    async def _serve(self, start: protocol.SessionStart) -> None:
+    async def _admit(self, first: protocol.FirstMessage) -> Admitted:
+        """The session that the first message asks for. Raises PafuError."""
+        self.state = State.OPENING
+        match first:
+            case protocol.SessionStart():
+                order = self._order(first)
+                session, token = self._sessions.create(order)
+                return Admitted(session, await session.own(first.format), token, first)
+            case protocol.SessionResume():
+                name, token, last = protocol.check_resume(first)
+                session = self._sessions.resume(name, token)
+                self.id = session.id
+                return Admitted(session, await session.own(self._format(first), last), token, first)
+            case protocol.SessionWatch():
+                session = self._sessions.find(first.session_id)
+                return Admitted(session, await session.watch(protocol.check_format(first.format)), None, first)
+
+    def _format(self, message: protocol.SessionResume) -> str:
+        return protocol.check_format(message.format or "m4s")
+
+    def _order(self, start: protocol.SessionStart) -> messages.Open:
+        order = protocol.check_start(start, self._spec, self._settings)
+        seed = secrets.randbelow(2**31) if start.seed is None else start.seed
+        return msgspec.structs.replace(order, session=self.id, seed=seed)
+
+    async def _serve(self, admitted: Admitted) -> None:
         """Stream and listen at once; whichever ends first ends the other."""
-        order = self._order(start)
-        self._watch.asked()
-        self._lead_limit = order.lead_seconds
-        stream = asyncio.create_task(self._stream(start, order), name=f"{self.id}-stream")
-        listen = asyncio.create_task(self._listen(), name=f"{self.id}-listen")
+        stream = asyncio.create_task(self._stream(admitted), name=f"{self.id}-stream")
+        listen = asyncio.create_task(self._listen(admitted), name=f"{self.id}-listen")
         try:
             await asyncio.wait((stream, listen), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -129,114 +159,94 @@ class ViewerSession:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    def _order(self, start: protocol.SessionStart) -> messages.Open:
-        order = protocol.check_start(start, self._spec, self._settings)
-        seed = secrets.randbelow(2**31) if start.seed is None else start.seed
-        return messages.Open(
-            session=self.id,
-            prompt=order.prompt,
-            seed=seed,
-            lead_seconds=order.lead_seconds,
-            cache=order.cache,
-            pictures=order.pictures,
-            memory=order.memory,
-        )
-
-    async def _open(self, order: messages.Open) -> EngineSession | None:
-        """The line to the worker, or None when the viewer (or the server) stopped before there was one."""
-        self.state = State.OPENING
-        opening, stopped = asyncio.create_task(self._open_line(order)), asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait((opening, stopped), return_when=asyncio.FIRST_COMPLETED)
-            return None if self._stop.is_set() else await opening
-        finally:
-            stopped.cancel()
-            opening.cancel()
-            await asyncio.gather(opening, stopped, return_exceptions=True)
-
-    async def _open_line(self, order: messages.Open) -> EngineSession:
-        """The opened line; a worker that dies before the session has begun is replaced without a word, once."""
-        await self._engine.wait_ready(self._settings.ready_wait)
-        try:
-            self._line = await self._engine.open(order)
-        except PafuError as error:
-            if error.kind.code != "worker_failed":
-                raise
-            await self._engine.wait_ready(self._settings.ready_wait)
-            self._line = await self._engine.open(order)
-        return self._line
-
     # ---- streaming
 
-    async def _stream(self, start: protocol.SessionStart, order: messages.Open) -> None:
-        line = await self._open(order)
-        if line is None:
-            return await self._done(0, "stopped")
-        self._watch.opened()
-        await self._send(self._video_start(start, order, line.mime))
-        self.state = State.STREAMING
-        logs.prompt(log, order.prompt)
-        log.info("%s: streaming, seed %d, cache %s", self.id, order.seed, order.cache.policy)
-        events = line.events()
+    async def _stream(self, admitted: Admitted) -> None:
+        session, place = admitted.session, admitted.place
         while True:
-            event = await self._next(events)
-            match event:
-                case messages.Fragment():
-                    await self._send_fragment(event)
-                case messages.Rejected():
-                    self._pending.discard(event.event_id)
-                    self._watch.refused(event.event_id)
-                    refused = PafuError("interaction_failed", event.message, "interaction.event")
-                    await self._send({**refused.wire_message(), "event_id": event.event_id})
-                case messages.Ended():
-                    if event.code is not None:
-                        raise PafuError(event.code, event.message)
-                    return await self._done(event.chunks, event.reason)
+            match await self._next(session, place):
+                case live.Opened():
+                    self._watch.opened()
+                    logs.prompt(log, session.order.prompt)
+                    await self._send(self._video_start(admitted))
+                    self._head = session.init
+                    self.state = State.STREAMING
+                case messages.Fragment() as fragment:
+                    await self._send_fragment(session, place, fragment)
+                case messages.Rejected() as rejected:
+                    self._watch.refused(rejected.event_id)
+                    refused = PafuError("interaction_failed", rejected.message, "interaction.event")
+                    await self._send_rejected(rejected.event_id, refused)
+                case live.Queued(position, depth):
+                    await self._send({"type": "session.queued", "position": position, "queue_depth": depth})
+                case live.Interrupted(reason):
+                    await self._send({"type": "session.interrupted", "session_id": session.id, "reason": reason})
+                case live.Taken():
+                    raise PafuError("session_taken", "another connection has resumed this session")
+                case messages.Ended() as ended:
+                    if ended.code is not None:
+                        raise PafuError(ended.code, ended.message)
+                    return await self._done(session, ended.reason)
+                case PafuError() as error:
+                    raise error
 
-    async def _next(self, events: Any) -> messages.Fragment | messages.Rejected | messages.Ended:
-        """The worker's next event. Raises PafuError viewer_stalled when the viewer is why there is none."""
-        waiting = asyncio.ensure_future(anext(events))
-        try:
-            while True:
-                done, _ = await asyncio.wait((waiting,), timeout=self._settings.stall_timeout)
-                if done:
-                    event: messages.Fragment | messages.Rejected | messages.Ended = waiting.result()
-                    return event
-                if self._reported is not None and self._sent_seconds - self._reported >= self._lead_limit:
-                    raise self._stalled()
-        finally:
-            waiting.cancel()
+    async def _next(
+        self, session: LiveSession, place: Place
+    ) -> live.Notice | messages.Fragment | messages.Ended | PafuError:
+        """What comes next. Raises PafuError viewer_stalled when the viewer is why nothing does."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.stall_timeout):
+                    return await session.next(place)
+            except TimeoutError:
+                if place.owner and not session.paused and session.waits_for_viewer:
+                    raise self._stalled() from None
 
     def _stalled(self) -> PafuError:
         within = self._settings.stall_timeout
-        return PafuError("viewer_stalled", f"the viewer took no video for {within:g} s; start a new session to go on")
+        return PafuError("viewer_stalled", f"the viewer took no video for {within:g} s; resume the session to go on")
 
-    async def _send_fragment(self, fragment: messages.Fragment) -> None:
+    async def _send_fragment(self, session: LiveSession, place: Place, fragment: messages.Fragment) -> None:
         for event_id in fragment.started:
-            self._pending.discard(event_id)
             applied = {"type": "session.interaction.applied", "event_id": event_id, "chunk_index": fragment.index}
             await self._send(applied)
-        metadata = json.dumps(chunk_metadata(fragment))
+        parts = self._parts(place.format, fragment)
+        data = b"".join(parts)
+        metadata = chunk_metadata(fragment, len(data))
+        if place.format != "m4s":
+            metadata["frame_sizes"] = [len(part) for part in parts]
         try:
-            with self._watch.sending(fragment):
+            with self._watch.sending(fragment, place.format):
                 async with asyncio.timeout(self._settings.stall_timeout), self._writing:
-                    await self._socket.send_text(metadata)
-                    await self._socket.send_bytes(fragment.data)
+                    await self._socket.send_text(json.dumps(metadata))
+                    await self._socket.send_bytes(data)
         except TimeoutError:
             raise self._stalled() from None
-        self._sent_seconds += fragment.pictures / self._spec.fps
-        if self._line is not None:
-            await self._line.delivered(fragment.index)
+        await session.delivered(place, fragment)
 
-    def _video_start(self, start: protocol.SessionStart, order: messages.Open, mime: str) -> dict[str, Any]:
-        spec = self._spec
+    def _parts(self, format: str, fragment: messages.Fragment) -> list[bytes]:
+        """The chunk as this viewer wants it: one fragment, or one part per picture."""
+        match format:
+            case "jpeg":
+                return fragment.jpegs
+            case "h264":
+                assert self._admitted is not None
+                return access_units(fragment.data, parameter_sets(self._admitted.session.init))
+            case _:
+                head, self._head = self._head, b""
+                return [head + fragment.data]
+
+    def _video_start(self, admitted: Admitted) -> dict[str, Any]:
+        spec, session, order = self._spec, admitted.session, admitted.session.order
+        newest = session.newest
+        prompt = newest.prompt if newest and not isinstance(admitted.start, protocol.SessionStart) else order.prompt
         config = {
             "model": spec.name,
-            "prompt": order.prompt,
+            "prompt": prompt,
             "width": spec.width,
             "height": spec.height,
             "fps": spec.fps,
-            "num_frames": start.num_frames,
+            "num_frames": getattr(admitted.start, "num_frames", None),
             "seed": order.seed,
             "chunk_frames": spec.pictures_in_chunk(1),
             "streaming_buffer_seconds": order.lead_seconds,
@@ -248,23 +258,26 @@ class ViewerSession:
                 "first_latent_pictures": spec.first_latent_pictures,
                 "tokens_per_latent": spec.tokens_per_latent,
             }
-        return {
+        message = {
             "type": "video.start",
             "request_id": self._request_id,
-            "session_id": self.id,
-            "format": "m4s",
-            "mime": mime,
+            "session_id": session.id,
+            "format": admitted.place.format,
+            "mime": mime_of(admitted.place.format, session.mime),
             "config": config,
-            "unknown_words": protocol.unknown_words(order.prompt, spec),
+            "unknown_words": protocol.unknown_words(prompt, spec),
+            "resumed": isinstance(admitted.start, protocol.SessionResume),
+            "next_chunk_index": max(0, admitted.place.cursor),
         }
+        return message if admitted.token is None else {**message, "resume_token": admitted.token}
 
     # ---- listening
 
-    async def _listen(self) -> None:
+    async def _listen(self, admitted: Admitted) -> None:
         """Handle the viewer's messages until it leaves (WebSocketDisconnect) or goes too far (PafuError)."""
         while True:
             try:
-                await self._handle(await self._receive(self._settings.max_control_bytes))
+                await self._handle(admitted, await self._receive(self._settings.max_control_bytes))
             except PafuError as error:
                 if error.kind.code in FATAL or self.state is not State.STREAMING:
                     raise
@@ -277,52 +290,83 @@ class ViewerSession:
         self._watch.erred(error.kind.code)
         await self._send(error.wire_message())
 
-    async def _handle(self, message: protocol.ClientMessage) -> None:
+    async def _handle(self, admitted: Admitted, message: protocol.ClientMessage) -> None:
+        session, place = admitted.session, admitted.place
         match message:
             case protocol.SessionPing():
                 await self._send({"type": "session.pong"})
             case protocol.SessionPlayback():
-                self._reported = message.position_seconds
-                self._watch.playhead(message.position_seconds)
-                if self._line is not None:
-                    await self._line.playhead(message.position_seconds)
+                if place.owner:
+                    self._watch.playhead(message.position_seconds)
+                    await session.playhead(message.position_seconds)
             case protocol.SessionStop():
-                self._stop.set()
-                if self._line is not None:
-                    await self._line.finish()
+                await self._stop(session, place)
             case protocol.SessionInteraction():
-                await self._interact(message.interaction)
-            case protocol.SessionStart():
+                self._only_owner(place)
+                await self._interact(session, message.interaction)
+            case protocol.SessionPause() | protocol.SessionResume():
+                self._only_owner(place)
+                await self._pause(session, message)
+            case protocol.SessionStart() | protocol.SessionWatch():
                 raise PafuError("invalid_message", "the session has begun; open another connection for another", "type")
 
-    async def _interact(self, interaction: protocol.Interaction) -> None:
+    def _only_owner(self, place: Place) -> None:
+        if not place.owner:
+            raise PafuError("not_the_owner", "whoever looks on cannot steer; only the session's owner can", "type")
+
+    async def _stop(self, session: LiveSession, place: Place) -> None:
+        if place.owner:
+            return await session.stop()
+        place.notices.clear()
+        raise WebSocketDisconnect(1000, "the watcher left")
+
+    async def _pause(self, session: LiveSession, message: protocol.SessionPause | protocol.SessionResume) -> None:
+        paused = isinstance(message, protocol.SessionPause)
+        if isinstance(message, protocol.SessionResume) and message.session_id is not None:
+            raise PafuError("invalid_message", "this connection has its session; open another to resume one", "type")
+        await session.pause(paused)
+        kind = "session.paused" if paused else "session.resumed"
+        await self._send({"type": kind, "session_id": session.id, "next_chunk_index": session.next_index})
+
+    async def _interact(self, session: LiveSession, interaction: protocol.Interaction) -> None:
+        """Queue a change; one that cannot be queued is rejected under its id."""
+        try:
+            change = self._change(session, interaction)
+            session.expect(change)
+            self._watch.changed(change.event_id)
+        except PafuError as error:
+            if interaction.event_id is None:
+                raise
+            return await self._send_rejected(interaction.event_id, error, faulty=True)
+        unknown = protocol.unknown_words(change.prompt or "", self._spec)
+        queued = {"type": "session.interaction.queued", "event_id": change.event_id, "unknown_words": unknown}
+        await self._send(queued)
+        await session.interact(change)
+
+    def _change(self, session: LiveSession, interaction: protocol.Interaction) -> messages.Interact:
         prompt, camera = protocol.check_event(interaction, self._spec)
-        if self._line is None or self.state is not State.STREAMING:
+        if self.state is not State.STREAMING:
             raise PafuError("interaction_failed", "wait for video.start before you change anything", "type")
-        event_id = self._event_id(interaction)
-        most = self._settings.max_pending_interactions
-        if len(self._pending) >= most:
-            raise PafuError("too_many_interactions", f"{most} changes wait for the next chunk already; send fewer")
-        self._pending.add(event_id)
-        self._watch.changed(event_id)
-        unknown = protocol.unknown_words(prompt or "", self._spec)
-        await self._send({"type": "session.interaction.queued", "event_id": event_id, "unknown_words": unknown})
-        change = messages.Interact(
-            session=self.id,
-            event_id=event_id,
+        self._events += 1
+        return messages.Interact(
+            session=session.id,
+            event_id=interaction.event_id or f"evt_{secrets.token_hex(4)}_{self._events}",
             prompt=prompt,
             camera=camera,
             chunks=interaction.transition_chunks or 1,
         )
-        await self._line.interact(change)
 
-    def _event_id(self, interaction: protocol.Interaction) -> str:
-        self._events += 1
-        event_id = interaction.event_id or f"evt_{self.id[5:]}_{self._events}"
-        if event_id in self._pending:
-            reason = f"event_id {event_id!r} still waits for its chunk; use a new id for every event"
-            raise PafuError("event_id_conflict", reason, "interaction.event_id")
-        return event_id
+    async def _send_rejected(self, event_id: str, error: PafuError, faulty: bool = False) -> None:
+        """The end of a change's life; the error behind it is what clients of the plain protocol listen to."""
+        if self.state is not State.STREAMING:
+            raise error
+        rejected = {"type": "session.interaction.rejected", "event_id": event_id, "code": error.kind.code}
+        await self._send({**rejected, "message": error.message, "param": error.param})
+        if faulty:
+            self._bad_messages += 1
+            if self._bad_messages > self._settings.max_bad_messages:
+                raise PafuError("too_many_errors", f"{self._bad_messages} faulty messages; the last: {error.message}")
+        await self._send({**error.wire_message(), "event_id": event_id})
 
     async def _receive(self, limit: int) -> protocol.ClientMessage:
         received = await self._socket.receive()
@@ -341,12 +385,22 @@ class ViewerSession:
         async with self._writing:
             await self._socket.send_text(json.dumps(message))
 
-    async def _done(self, chunks: int, reason: str) -> None:
-        stopped = reason != "complete"
-        reason = "server_shutdown" if self._shutting_down else reason
+    async def _done(self, session: LiveSession, reason: str) -> None:
+        for event_id in session.pending:
+            over = PafuError("interaction_failed", "the session ended before the chunk that would have shown it")
+            rejected = {"type": "session.interaction.rejected", "event_id": event_id, "code": over.kind.code}
+            await self._send({**rejected, "message": over.message, "param": None})
         self._watch.over(reason)
-        done = {"type": "session.done", "session_id": self.id, "chunks": chunks, "stopped": stopped, "reason": reason}
-        await self._end(errors.RESTART if self._shutting_down else errors.NORMAL, done, reason)
+        shutdown = reason == "server_shutdown"
+        done = {
+            "type": "session.done",
+            "session_id": session.id,
+            "chunks": session.next_index,
+            "stopped": reason != "complete",
+            "reason": reason,
+            "resumable": shutdown and session.restartable,
+        }
+        await self._end(errors.RESTART if shutdown else errors.NORMAL, done, reason)
 
     async def _end(self, code: int, message: dict[str, Any], reason: str) -> None:
         """Say the last word and close; a viewer who does not listen any more is not waited for."""
@@ -365,6 +419,12 @@ def _close_reason(text: str) -> str:
     return text.encode()[:120].decode(errors="ignore")
 
 
+def mime_of(format: str, mime: str) -> str:
+    """The type of what the viewer gets: a container with its codec, or the bare codec string for WebCodecs."""
+    codec = mime.partition('codecs="')[2].rstrip('"')
+    return {"m4s": mime, "h264": f"video/h264; codecs={codec}", "jpeg": "image/jpeg"}[format]
+
+
 def memory_picture(kept: messages.KeptTokens) -> dict[str, Any]:
     """Kept tokens for JSON: bytes as base64, rows x columns of them for each of ``latents``."""
     return {
@@ -376,9 +436,9 @@ def memory_picture(kept: messages.KeptTokens) -> dict[str, Any]:
     }
 
 
-def chunk_metadata(fragment: messages.Fragment) -> dict[str, Any]:
-    """The message that goes before a fragment's bytes."""
-    stats = {
+def chunk_metadata(fragment: messages.Fragment, size: int) -> dict[str, Any]:
+    """The message that goes before a chunk's ``size`` bytes."""
+    stats: dict[str, Any] = {
         "chunk_seconds": fragment.seconds.get("total", 0.0),
         "seconds": fragment.seconds,
         "cache_tokens": fragment.cache_tokens,
@@ -398,7 +458,7 @@ def chunk_metadata(fragment: messages.Fragment) -> dict[str, Any]:
         "transport_chunk_index": fragment.index,
         "generation_chunk_index": fragment.index,
         "num_frames": fragment.pictures,
-        "byte_length": len(fragment.data),
+        "byte_length": size,
         "started_event_ids": fragment.started,
         "active_event_ids": fragment.active,
         "completed_event_ids": fragment.completed,

@@ -18,7 +18,10 @@ class Said(BaseModel):
 
 
 class VideoStart(Said):
-    """The session has begun; ``config`` holds the accepted values, ``mime`` is for a player."""
+    """The session has begun or goes on; ``config`` holds the accepted values, ``mime`` is for a player.
+
+    ``resume_token`` is for the owner alone: with it session.resume takes the session up over another connection.
+    """
 
     type: Literal["video.start"]
     request_id: str
@@ -27,6 +30,9 @@ class VideoStart(Said):
     mime: str
     config: dict[str, Any]
     unknown_words: list[str]
+    resumed: bool
+    next_chunk_index: int
+    resume_token: str | None = None
 
 
 class CameraState(Said):
@@ -75,6 +81,7 @@ class ChunkMetadata(Said):
     active_event_ids: list[str]
     completed_event_ids: list[str]
     stats: ChunkStats
+    frame_sizes: list[int] | None = None  # h264, jpeg: bytes of each picture's part, in order
 
 
 class InteractionQueued(Said):
@@ -93,6 +100,48 @@ class InteractionApplied(Said):
     chunk_index: int
 
 
+class InteractionRejected(Said):
+    """The change will not be shown; the stream goes on as it was. An error with the same id follows while it does."""
+
+    type: Literal["session.interaction.rejected"]
+    event_id: str
+    code: str
+    message: str
+    param: str | None
+
+
+class SessionQueued(Said):
+    """No place is free: the session waits, ``position`` 1 is next."""
+
+    type: Literal["session.queued"]
+    position: int
+    queue_depth: int
+
+
+class SessionInterrupted(Said):
+    """The worker was lost; the stream goes on in another after a gap, without a missing picture."""
+
+    type: Literal["session.interrupted"]
+    session_id: str
+    reason: str
+
+
+class SessionPaused(Said):
+    """Nothing more is made until session.resume; chunks up to ``next_chunk_index`` may still come."""
+
+    type: Literal["session.paused"]
+    session_id: str
+    next_chunk_index: int
+
+
+class SessionResumed(Said):
+    """The session goes on after a pause."""
+
+    type: Literal["session.resumed"]
+    session_id: str
+    next_chunk_index: int
+
+
 class SessionPong(Said):
     type: Literal["session.pong"]
 
@@ -105,6 +154,7 @@ class SessionDone(Said):
     chunks: int
     stopped: bool
     reason: str
+    resumable: bool  # after a shutdown: session.resume works at the next server
 
 
 class Error(Said):
@@ -119,12 +169,30 @@ class Error(Said):
     event_id: str | None = None
 
 
-ServerMessage = VideoStart | ChunkMetadata | InteractionQueued | InteractionApplied | SessionPong | SessionDone | Error
+ServerMessage = (
+    VideoStart
+    | ChunkMetadata
+    | InteractionQueued
+    | InteractionApplied
+    | InteractionRejected
+    | SessionQueued
+    | SessionInterrupted
+    | SessionPaused
+    | SessionResumed
+    | SessionPong
+    | SessionDone
+    | Error
+)
 SERVER_MESSAGES: dict[str, type[ServerMessage]] = {
     "video.start": VideoStart,
     "video.chunk_metadata": ChunkMetadata,
     "session.interaction.queued": InteractionQueued,
     "session.interaction.applied": InteractionApplied,
+    "session.interaction.rejected": InteractionRejected,
+    "session.queued": SessionQueued,
+    "session.interrupted": SessionInterrupted,
+    "session.paused": SessionPaused,
+    "session.resumed": SessionResumed,
     "session.pong": SessionPong,
     "session.done": SessionDone,
     "error": Error,

@@ -6,14 +6,18 @@ line closes, so no orphan keeps the device.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from server import logs
 from server.channel import Channel, ChannelClosed
@@ -26,12 +30,17 @@ from server.messages import (
     Delivered,
     Ended,
     Finish,
+    Fragment,
     FrontMessage,
     Interact,
+    Jpeg,
     Open,
     Opened,
+    Park,
+    Pause,
     Playhead,
     Ready,
+    Resume,
     Shutdown,
     StartFailed,
 )
@@ -42,6 +51,8 @@ from server.seat import Made, Seat
 START_FAILED = 78  # exit status: starting again is of no use (EX_CONFIG)
 DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
 CONFIGURE_WITHIN = 30.0
+DISK_POLL = 0.02
+CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
@@ -65,11 +76,15 @@ class Worker:
         self._seats: dict[str, Seat] = {}
         self._inbox: list[FrontMessage] = []
         self._stopping = False
+        self._disk = ThreadPoolExecutor(1, "disk")
+        self._parking: dict[str, tuple[int, Future[None]]] = {}  # session -> its chunks, the writing of its state
 
     def run(self) -> None:
         """Step until the front says shutdown. Raises ChannelClosed when the front is gone."""
         while not self._stopping:
             self.step()
+        self._disk.shutdown()
+        self._tell_parked()
 
     def step(self) -> None:
         """Hear the front; make at most one chunk, for the session that needs it most."""
@@ -77,15 +92,16 @@ class Worker:
         seat = self.schedule()
         if seat is None:
             return
-        made = self.generate(seat)
-        if made is not None:
-            self.emit(seat, made)
+        with self._contained(seat):
+            made = self.generate(seat)
+            self.emit(seat, seat.encode(made))
 
     def receive(self) -> None:
         """Take in what the front says, sleeping while nobody is due; send the heartbeat."""
         now = time.monotonic()
         self._beat(now)
-        longest = max(0.0, self._next_beat - now)
+        self._tell_parked()
+        longest = min(max(0.0, self._next_beat - now), DISK_POLL if self._parking else math.inf)
         if self._stopping or self._inbox or self.schedule():
             longest = 0.0
         due = seconds_until_due((seat.playout for seat in self._live()), now, longest)
@@ -137,28 +153,36 @@ class Worker:
         if any(isinstance(message, Close) and message.session == seat.id for message in self._inbox):
             raise Abandoned
 
-    def generate(self, seat: Seat) -> Made | None:
-        """The session's next chunk; a session that fails ends alone, and its memory is freed."""
+    def generate(self, seat: Seat) -> Made:
+        """The session's next chunk, with the changes that waited for it."""
         events, refused = seat.apply_pending()
         for rejected in refused:
             self._channel.send(rejected)
+        return seat.generate(events, lambda: self._before_pass(seat))
+
+    def emit(self, seat: Seat, fragment: Fragment) -> None:
+        """Hand the chunk to the front; a video that has all its pictures is over."""
+        self._channel.send(fragment)
+        if seat.complete:
+            self._end(seat, "complete")
+
+    @contextlib.contextmanager
+    def _contained(self, seat: Seat) -> Iterator[None]:
+        """A session that fails ends alone with a code, and its memory is freed."""
         try:
-            return seat.generate(events, lambda: self._before_pass(seat))
+            yield
+            return
+        except ChannelClosed:
+            raise
         except Abandoned:  # its Close is in the inbox
-            return None
+            return
         except Exception as error:
             if device_suspect(error):
                 raise
             with logs.about(session_id=seat.id):
                 log.exception("session %s failed", seat.id)
-            self._end(seat, "failed", "generation_failed", f"generation failed: {type(error).__name__}: {error}")
-            return None
-
-    def emit(self, seat: Seat, made: Made) -> None:
-        """Encode the chunk and hand it to the front; a video that has all its pictures is over."""
-        self._channel.send(seat.encode(made))
-        if seat.complete:
-            self._end(seat, "complete")
+            self._end(seat, "failed", failure_code(error), f"generation failed: {type(error).__name__}: {error}")
+        self._generator.release_memory()  # here, where the error's frames no longer hold the tensors
 
     def handle(self, message: FrontMessage) -> None:
         """Take in one message; commands to a session that is over do nothing."""
@@ -182,6 +206,15 @@ class Worker:
                 seat.playout.report(message.seconds)
             case Delivered():
                 seat.delivered(message.index, now)
+            case Pause():
+                seat.playout.paused = True
+            case Resume():
+                seat.playout.paused = False
+                seat.playout.joined(now)
+            case Jpeg():
+                seat.jpeg = message.wanted
+            case Park():
+                self._park(seat, Path(message.path))
             case Finish():
                 self._end(seat, "stopped")
             case Close():
@@ -193,12 +226,29 @@ class Worker:
         except Exception as error:
             if device_suspect(error):
                 raise
-            code = "invalid_message" if isinstance(error, ValueError) else "generation_failed"
+            code = "invalid_message" if isinstance(error, ValueError) else failure_code(error)
             failed = Ended(session=order.session, chunks=0, reason="failed", code=code, message=str(error))
-            self._channel.send(failed)
+        else:
+            self._seats[order.session] = seat
+            self._channel.send(Opened(session=order.session, mime=seat.mime, init=seat.init))
             return
-        self._seats[order.session] = seat
-        self._channel.send(Opened(session=order.session, mime=seat.mime))
+        self._generator.release_memory()
+        self._channel.send(failed)
+
+    def _park(self, seat: Seat, path: Path) -> None:
+        """Free the session's memory; a thread writes its state, so that no viewer waits for the disk."""
+        with self._contained(seat):
+            snapshot = seat.snapshot()
+            del self._seats[seat.id]
+            self._parking[seat.id] = seat.chunks, self._disk.submit(write_whole, path, snapshot)
+
+    def _tell_parked(self) -> None:
+        for name, (chunks, written) in list(self._parking.items()):
+            if written.done():
+                del self._parking[name]
+                error = written.exception()
+                code, message = ("storage_failed", str(error)) if error else (None, "")
+                self._channel.send(Ended(session=name, chunks=chunks, reason="parked", code=code, message=message))
 
     def _end(self, seat: Seat, reason: str, code: str | None = None, message: str = "") -> None:
         del self._seats[seat.id]
@@ -209,6 +259,27 @@ class Worker:
 def device_suspect(error: Exception) -> bool:
     """After an error of the device itself (an illegal access, a lost GPU) nothing in this process can be trusted."""
     return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__) or "CUDA error" in str(error)
+
+
+def failure_code(error: Exception) -> str:
+    """The code under which a session fails; the libraries' own errors are known by name."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"OutOfMemoryError", "MemoryError"}:
+        return "out_of_memory"
+    return "not_finite" if "NotFiniteError" in names else "generation_failed"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all, and stays after a power cut."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def warm_up(generator: Generator) -> float:
@@ -245,6 +316,8 @@ def serve(channel: Channel, load: Loader) -> int:
         device=generator.device,
         load_seconds=loaded,
         warm_up_seconds=warm,
+        dtype=generator.dtype,
+        cache_room_bytes=configure.cache_room_bytes or round(CACHE_SHARE * generator.free_bytes()),
         versions=generator.versions,
     )
     channel.send(ready)

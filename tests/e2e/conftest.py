@@ -27,9 +27,9 @@ def importable() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server_process() -> Iterator[ServerProcess]:
+def server_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One warm server for all tests that leave it as it was."""
-    with launched(model=MODEL) as server:
+    with launched(model=MODEL, data_dir=tmp_path_factory.mktemp("data")) as server:
         server.wait_ready()
         yield server
 
@@ -41,9 +41,9 @@ def live_server(server_process: ServerProcess) -> str:
 
 
 @pytest.fixture
-def own_server() -> Iterator[ServerProcess]:
+def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A warm server for one test, which may do to it what it likes."""
-    with launched(model=MODEL) as server:
+    with launched(model=MODEL, data_dir=tmp_path) as server:
         server.wait_ready()
         yield server
 

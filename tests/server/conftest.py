@@ -27,6 +27,8 @@ from server.spoken import SERVER_MESSAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Path(__file__).with_name("pattern.py")
+# a session ends with its connection, so that a test can see that nothing is left
+KEEP_NOTHING = {"model": "test-tiny", "port": 0, "keep_on_device": 0, "keep_on_disk": 0}
 PATIENCE = 30.0  # a test that waits longer hangs; nothing is measured with it
 
 
@@ -121,7 +123,7 @@ class RunningServer:
     async def empties(self) -> None:
         """Return when neither front nor engine holds a session."""
         async with asyncio.timeout(PATIENCE):
-            while self.front.sessions or self.engine.status().sessions:
+            while self.front.viewers or len(self.front.sessions) or self.engine.status().sessions:
                 await asyncio.sleep(0.01)
 
 
@@ -129,13 +131,13 @@ Serve = Callable[..., Awaitable[RunningServer]]
 
 
 @pytest.fixture
-async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Serve]:
     """Start a server with these settings; it is stopped behind the test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     running: list[RunningServer] = []
 
     async def start(**settings: Any) -> RunningServer:
-        given = Settings(**{"model": "test-tiny", "port": 0, **settings})
+        given = Settings(**{**KEEP_NOTHING, "data_dir": tmp_path, **settings})
         engine = LocalEngine(given, (sys.executable, str(PATTERN)))
         service = build(given, engine)
         sock = listen("127.0.0.1", 0)

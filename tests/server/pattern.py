@@ -7,6 +7,7 @@ them large.
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import time
@@ -98,6 +99,8 @@ class PatternStream:
     def _fault(self) -> None:
         if "sleep" in self._prompt:
             time.sleep(0.3 / PASSES)
+        if self._chunk == 1 and "die" in self._prompt:
+            os._exit(9)
         if self._chunk == 2 and "explode" in self._prompt:
             raise RuntimeError("the model exploded")
 
@@ -106,12 +109,28 @@ class PatternGenerator:
     weights = "a test pattern"
     device = "cpu"
     versions: dict[str, str] = {}
+    dtype = "float32"
 
     def __init__(self, model: str) -> None:
         self.spec = spec_named(model)
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> PatternStream:
         return PatternStream(prompt, seed, self.spec.width, self.spec.height)
+
+    def snapshot(self, stream: PatternStream) -> bytes:
+        return json.dumps(vars(stream)).encode()
+
+    def restore(self, snapshot: bytes) -> PatternStream:
+        state = json.loads(snapshot)
+        stream = self.open(state.pop("_prompt"), state.pop("_seed"), None)
+        vars(stream).update(state)
+        return stream
+
+    def free_bytes(self) -> int:
+        return 2**30
+
+    def release_memory(self) -> None:
+        pass
 
     def keep(self, chunk: PatternChunk) -> PastChunk:
         camera = (chunk.began.offset, chunk.began.speed, chunk.began.target)

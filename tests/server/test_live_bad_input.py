@@ -231,11 +231,13 @@ async def test_too_many_waiting_changes_and_repeated_ids_are_refused(serve, view
             await viewer.send(
                 {"type": "session.interaction", "interaction": {"event_id": event_id, "event": {"prompt": "x"}}}
             )
-        answers = [await viewer.next() for _ in range(4)]
-        assert [a.get("code", a["type"]) for a in answers] == [
-            "session.interaction.queued",
-            "event_id_conflict",
-            "session.interaction.queued",
-            "too_many_interactions",
+        answers = [await viewer.next() for _ in range(6)]
+        assert [(a["type"].rpartition(".")[2], a["event_id"], a.get("code")) for a in answers] == [
+            ("queued", "a", None),
+            ("rejected", "a", "event_id_conflict"),
+            ("error", "a", "event_id_conflict"),
+            ("queued", "b", None),
+            ("rejected", "c", "too_many_interactions"),
+            ("error", "c", "too_many_interactions"),
         ]
     await server.works()

@@ -22,7 +22,7 @@ OPEN = messages.Open(
     pictures=None,
 )
 FRONT = [
-    messages.Configure(model="m", weights=None, device="cpu", threads=0, beat_seconds=0.5),
+    messages.Configure(model="m", weights=None, device="cpu", threads=0, cache_room_bytes=0, beat_seconds=0.5),
     OPEN,
     messages.Interact(session="s", event_id="e", prompt=None, camera=messages.Camera(speed=-3), chunks=2),
     messages.Playhead(session="s", seconds=0.5),
@@ -45,7 +45,7 @@ def test_front_messages_arrive_as_they_were_sent(message) -> None:
 def test_worker_messages_arrive_as_they_were_sent() -> None:
     for message in (
         messages.Beat(sessions=1, rss_bytes=5),
-        messages.Opened(session="s", mime="video/mp4"),
+        messages.Opened(session="s", mime="video/mp4", init=b""),
         messages.Ended(session="s", chunks=3, reason="failed", code="generation_failed", message="why"),
         messages.StartFailed(message="why"),
     ):

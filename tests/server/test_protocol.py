@@ -144,6 +144,7 @@ def test_error_kinds_have_the_close_codes_that_tell_a_client_what_to_do() -> Non
         "session_rejected",
         "not_ready",
         "shutting_down",
+        "preempted",
         "worker_failed",
     }
     assert all(ERRORS[name].retryable for name in ("session_rejected", "not_ready", "shutting_down", "worker_failed"))

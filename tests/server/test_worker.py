@@ -18,7 +18,9 @@ from server.memory import Memory
 from server.worker import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
 
 CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
-CONFIGURE = messages.Configure(model="test-tiny", weights=None, device="cpu", threads=1, beat_seconds=1e9)
+CONFIGURE = messages.Configure(
+    model="test-tiny", weights=None, device="cpu", threads=1, cache_room_bytes=0, beat_seconds=1e9
+)
 
 
 class Line:

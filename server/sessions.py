@@ -1,0 +1,118 @@
+"""All live sessions of this server: opened, found again, listed, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from model.spec import ModelSpec
+from server.archive import Archive, hashed
+from server.config import Settings
+from server.engine import Engine
+from server.errors import PafuError
+from server.live import LiveSession, Status, new_token
+from server.messages import Open
+from server.queue import Queue
+
+
+class Sessions:
+    """The live sessions by id."""
+
+    def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings) -> None:
+        self._engine, self._spec, self._settings = engine, spec, settings
+        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk)
+        self._archive_ready: bool | None = None
+        self._live: dict[str, LiveSession] = {}
+        self.queue = Queue(engine, settings, self._make_room)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Any:
+        return iter(list(self._live.values()))
+
+    def create(self, order: Open) -> tuple[LiveSession, str]:
+        """A new session, begun as soon as it has an owner, and its resume token."""
+        self._prepare()
+        token = new_token()
+        session = LiveSession(order, hashed(token), self.queue, self._archive, self._spec, self._settings)
+        self._begin(session)
+        return session, token
+
+    def find(self, session_id: str) -> LiveSession:
+        """The session with this id. Raises PafuError unknown_session."""
+        if found := self._live.get(session_id):
+            return found
+        reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
+        raise PafuError("unknown_session", reason, "session_id")
+
+    def resume(self, session_id: str, token: str) -> LiveSession:
+        """A session whose viewer comes back, if need be from disk. Raises PafuError unknown_session or wrong_token."""
+        if session_id not in self._live and (record := self._archive.load(session_id)):
+            known = LiveSession.revived(record, self.queue, self._archive, self._spec, self._settings)
+            known.check_token(token)
+            self._begin(known)
+            return known
+        session = self.find(session_id)
+        session.check_token(token)
+        return session
+
+    def describe(self, session: LiveSession) -> dict[str, Any]:
+        """A session as /v1/sessions shows it; never its token."""
+        newest, order = session.newest, session.order
+        cache = {name: getattr(order.cache, name) for name in order.cache.__struct_fields__}
+        held = self._engine.cache_bytes(order.cache) if session.on_device else 0
+        return {
+            "id": session.id,
+            "object": "session",
+            "created_at": int(session.created),
+            "status": session.status.value,
+            "model": self._spec.name,
+            "prompt": newest.prompt if newest else order.prompt,
+            "seed": order.seed,
+            "viewers": session.viewers,
+            "chunks": session.next_index,
+            "lead_seconds": newest.lead_seconds if newest else 0.0,
+            "pending_event_ids": session.pending,
+            "camera": {"offset": newest.camera_offset, "speed": newest.camera_speed} if newest else None,
+            "cache": {**cache, "tokens": newest.cache_tokens if newest else 0, "bytes": held},
+            "replay_bytes": session.replay_bytes,
+        }
+
+    async def drain(self, within: float) -> None:
+        """Take no more, and put the running ones where they can be resumed from."""
+        self.queue.closed = True
+        ending = [asyncio.create_task(session.outlive()) for session in self]
+        if ending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await asyncio.gather(*ending, return_exceptions=True)
+
+    def _prepare(self) -> None:
+        if self._archive_ready is None:
+            self._archive_ready = not self._settings.keep_on_disk or self._archive.prepare()
+
+    def _begin(self, session: LiveSession) -> None:
+        self._prepare()
+        self._live[session.id] = session
+        session.begin(self._forget)
+        self._bound()
+
+    def _forget(self, session: LiveSession) -> None:
+        if self._live.get(session.id) is session:
+            del self._live[session.id]
+
+    def _bound(self) -> None:
+        """Beyond ``max_kept`` the session that waits longest for its viewer ends."""
+        lonely = [session for session in self if session.status in (Status.SUSPENDED, Status.PARKED)]
+        for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
+            session.expire()
+
+    async def _make_room(self) -> bool:
+        """Put the session to disk that has been idle on the device for the longest time; whether there was one."""
+        idle = [session for session in self if session.on_device and session.idle]
+        if not idle:
+            return False
+        await (idle[0].park() if self._settings.keep_on_disk else idle[0].stop())
+        return not idle[0].on_device

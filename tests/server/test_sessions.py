@@ -1,0 +1,363 @@
+"""Promise: a session outlives its connection, its worker's memory and its server; nobody gets more than there is."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import urllib.error
+import urllib.request
+
+import av
+import numpy as np
+import pytest
+
+from model.spec import TEST_TINY, spec_named
+from server.admission import Account, cache_bytes
+from server.errors import PafuError
+from server.messages import CacheChoice, Open
+
+WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
+KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
+CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
+PATIENCE = 30.0
+
+
+def indices(viewer) -> list[int]:
+    """Of the chunks that were received whole."""
+    chunks = [m["transport_chunk_index"] for m in viewer.messages if m["type"] == "video.chunk_metadata"]
+    return chunks[: len(viewer.fragments)]
+
+
+def resume_message(viewer, **more) -> dict:
+    start = next(m for m in viewer.messages if m["type"] == "video.start")
+    named = {"session_id": start["session_id"], "token": start["resume_token"]}
+    return {"type": "session.resume", **named, "last_chunk_index": len(viewer.fragments) - 1, **more}
+
+
+async def begun(server, viewer_of, chunks: int = 2, **fields):
+    """A viewer whose connection breaks after so many chunks; it reports its playhead, as a player does."""
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        assert (await viewer.start(**{**WISH, **fields}))["type"] == "video.start"
+        await viewer.send({"type": "session.playback", "position_seconds": 0})
+        for _ in range(chunks):
+            await viewer.until("video.chunk_metadata")
+            await viewer.send({"type": "session.playback", "position_seconds": 0.75 * len(viewer.fragments)})
+        while len(viewer.fragments) < chunks:
+            await viewer.next()
+        socket.transport.abort()
+    return viewer
+
+
+async def rest(server, viewer_of, message):
+    """The other half of a film, over another connection."""
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.send(message)
+        start = await viewer.until("video.start")
+        assert start["resumed"] is True and start["next_chunk_index"] == message["last_chunk_index"] + 1
+        await viewer.until("session.done")
+    return viewer
+
+
+async def status_becomes(server, status: str) -> dict:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            _, listed = await ask(server, "/v1/sessions")
+            if listed["data"] and listed["data"][0]["status"] == status:
+                return listed["data"][0]
+            await asyncio.sleep(0.01)
+
+
+async def ask(server, path: str, method: str = "GET") -> tuple[int, dict]:
+    def call() -> tuple[int, dict]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(server.url + path, method=method)) as reply:
+                return reply.status, json.load(reply)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    return await asyncio.to_thread(call)
+
+
+def whole_film(first, second) -> np.ndarray:
+    return np.concatenate([first.pictures(), second.pictures()]).astype(int)
+
+
+def same(one: np.ndarray, two: np.ndarray) -> bool:
+    """But for what a fresh encoder does otherwise; a missing or repeated picture is 9 or more."""
+    return one.shape == two.shape and np.abs(one - two.astype(int)).mean(axis=(1, 2, 3)).max() < 1.5
+
+
+@pytest.mark.parametrize(("keep", "status"), [(30.0, "suspended"), (0.0, "parked")])
+async def test_a_dropped_viewer_resumes_without_a_repeated_or_missing_picture(serve, viewer_of, keep, status) -> None:
+    server = await serve(keep_on_device=keep, keep_on_disk=60.0)
+    undisturbed = await server.watch(**WISH)
+    first = await begun(server, viewer_of)
+    seen = await status_becomes(server, status)
+    assert (server.engine.status().cache_held_bytes > 0) == (status == "suspended") == (seen["cache"]["bytes"] > 0)
+    second = await rest(server, viewer_of, resume_message(first))
+    assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
+    assert same(whole_film(first, second), undisturbed.pictures())
+    await server.empties()
+    assert list(server.front.settings.data_dir.glob("sessions/*")) == []
+
+
+async def test_a_session_survives_a_restart_of_the_server(serve, viewer_of, tmp_path) -> None:
+    server = await serve(**KEEP, data_dir=tmp_path / "data")
+    undisturbed = await server.watch(**WISH)
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(**WISH)
+        await viewer.send({"type": "session.playback", "position_seconds": 0})
+        await viewer.until("video.chunk_metadata")
+        stopping = asyncio.create_task(server.stop())
+        done = await viewer.until("session.done")
+        assert (done["reason"], done["resumable"]) == ("server_shutdown", True)
+        assert await viewer.closed() == 1012
+        await stopping
+    other = await serve(**KEEP, data_dir=tmp_path / "data")
+    second = await rest(other, viewer_of, resume_message(viewer))
+    assert same(whole_film(viewer, second), undisturbed.pictures())
+
+
+async def test_a_worker_that_dies_while_nobody_watches_costs_no_picture(serve, viewer_of) -> None:
+    server = await serve(**KEEP)
+    undisturbed = await server.watch(**WISH)
+    first = await begun(server, viewer_of)
+    await status_becomes(server, "suspended")
+    server.engine._kill()
+    second = await rest(server, viewer_of, resume_message(first))
+    assert same(whole_film(first, second), undisturbed.pictures())
+
+
+async def test_a_lost_snapshot_costs_exactness_and_no_picture(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=0.0, keep_on_disk=60.0)
+    first = await begun(server, viewer_of)
+    await status_becomes(server, "parked")
+    (snapshot,) = server.front.settings.data_dir.glob("sessions/*.safetensors")
+    snapshot.write_bytes(b"{")
+    second = await rest(server, viewer_of, resume_message(first))
+    assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_full_disk_costs_exactness_and_no_picture(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=0.0, keep_on_disk=60.0)
+    folder = server.front.settings.data_dir / "sessions"
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("not a folder")
+    first = await begun(server, viewer_of)
+    await status_becomes(server, "parked")
+    second = await rest(server, viewer_of, resume_message(first))
+    assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_nobody_takes_up_a_session_without_its_token_or_behind_what_is_kept(serve, viewer_of) -> None:
+    server = await serve(**KEEP)
+    first = await begun(server, viewer_of)
+    for more, code in [
+        ({"token": "guessed"}, "wrong_token"),
+        ({"session_id": "sess_0123456789abcdef"}, "unknown_session"),
+        ({"session_id": "../../etc/passwd"}, "unknown_session"),
+        ({"last_chunk_index": -1}, "chunk_gone"),
+        ({"last_chunk_index": 99}, "chunk_gone"),
+        ({"token": None}, "missing_field"),
+        ({"format": "webm"}, "unsupported"),
+    ]:
+        async with server.connect() as socket:
+            viewer = viewer_of(socket)
+            await viewer.send(resume_message(first, **more))
+            assert (await viewer.next())["code"] == code
+            assert await viewer.closed() == 1008
+    await rest(server, viewer_of, resume_message(first))
+
+
+async def test_a_second_connection_takes_the_session_over_from_a_dead_one(serve, viewer_of) -> None:
+    server = await serve(**KEEP)
+    async with server.connect() as old:
+        before = viewer_of(old)
+        await before.start(**WISH)
+        await before.send({"type": "session.playback", "position_seconds": 0})
+        await before.until("video.chunk_metadata")
+        await before.until("video.chunk_metadata")
+        while len(before.fragments) < 2:
+            await before.send({"type": "session.ping"})
+            await before.next()
+        after = await rest(server, viewer_of, resume_message(before))
+        assert indices(after) == [2, 3, 4, 5]
+        assert (await before.until("error"))["code"] == "session_taken"
+
+
+async def test_who_does_not_come_back_is_forgotten(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=0.05, keep_on_disk=0.05)
+    first = await begun(server, viewer_of)
+    await server.empties()
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.send(resume_message(first))
+        assert (await viewer.next())["code"] == "unknown_session"
+
+
+async def test_pause_stands_still_and_resume_goes_on_with_the_next_chunk(server, viewer_of) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(prompt="a bar", streaming_buffer_seconds=10)
+        await viewer.until("video.chunk_metadata")
+        await viewer.send({"type": "session.pause"})
+        paused = await viewer.until("session.paused")
+        await server.watch(num_frames=60, seed=1)
+        await viewer.send({"type": "session.ping"})
+        await viewer.until("session.pong")
+        assert len(viewer.fragments) <= paused["next_chunk_index"] + 1
+        before = len(viewer.fragments)
+        await viewer.send({"type": "session.resume"})
+        await viewer.until("session.resumed")
+        while len(viewer.fragments) <= before:
+            await viewer.until("video.chunk_metadata")
+        assert indices(viewer) == list(range(before + 1))
+
+
+async def test_several_may_watch_one_session_and_only_its_owner_steers(server, viewer_of) -> None:
+    async with server.connect() as one, server.connect() as two:
+        owner, guest = viewer_of(one), viewer_of(two)
+        start = await owner.start(prompt="before", seed=1)
+        await owner.until("video.chunk_metadata")
+        await guest.send({"type": "session.watch", "session_id": start["session_id"]})
+        joined = await guest.until("video.start")
+        assert "resume_token" not in joined and joined["session_id"] == start["session_id"]
+        first = await guest.until("video.chunk_metadata")
+        interaction = {"event_id": "x", "event": {"prompt": "mine"}}
+        await guest.send({"type": "session.interaction", "interaction": interaction})
+        assert (await guest.until("error"))["code"] == "not_the_owner"
+        await owner.send({"type": "session.interaction", "interaction": interaction})
+        while (await guest.until("video.chunk_metadata"))["stats"]["prompt"] != "mine":
+            pass
+        await owner.send({"type": "session.stop"})
+        await owner.until("session.done")
+        await guest.until("session.done")
+        begin = first["transport_chunk_index"]
+        assert np.array_equal(guest.pictures()[:12], owner.pictures()[12 * begin : 12 * begin + 12])
+
+
+@pytest.mark.parametrize("format", ["h264", "jpeg"])
+async def test_other_formats_show_the_same_pictures(server, format) -> None:
+    reference = (await server.watch(num_frames=30, seed=3)).pictures().astype(int)
+    viewer = await server.watch(num_frames=30, seed=3, format=format)
+    sizes = [m["frame_sizes"] for m in viewer.messages if m["type"] == "video.chunk_metadata"]
+    assert [len(s) for s in sizes] == [12, 12, 6] and [sum(s) for s in sizes] == [len(f) for f in viewer.fragments]
+    parts = [part for data, cut in zip(viewer.fragments, sizes, strict=True) for part in split(data, cut)]
+    pictures = decode_parts(format, parts)
+    assert pictures.shape == reference.shape and np.abs(pictures - reference).mean() < 4
+    mime = viewer.messages[0]["mime"]
+    assert mime == "image/jpeg" if format == "jpeg" else mime.startswith("video/h264; codecs=avc1.")
+
+
+def split(data: bytes, sizes: list[int]) -> list[bytes]:
+    ends = np.cumsum(sizes)
+    return [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def decode_parts(format: str, parts: list[bytes]) -> np.ndarray:
+    if format == "jpeg":
+        frames = [next(av.open(io.BytesIO(part)).decode(video=0)) for part in parts]
+    else:
+        decoder = av.CodecContext.create("h264", "r")
+        frames = [frame for part in [*parts, None] for frame in decoder.decode(part and av.Packet(part))]
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+
+
+async def test_sessions_are_listed_inspected_and_stopped(server, viewer_of) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        start = await viewer.start(prompt="a bar")
+        await viewer.until("video.chunk_metadata")
+        _, listed = await ask(server, "/v1/sessions")
+        (session,) = listed["data"]
+        assert (session["id"], session["status"], session["viewers"]) == (start["session_id"], "streaming", 1)
+        assert start["resume_token"] not in json.dumps(listed)
+        assert (await ask(server, f"/v1/sessions/{session['id']}"))[1]["prompt"] == "a bar"
+        assert (await ask(server, f"/v1/sessions/{session['id']}", "DELETE"))[1]["deleted"] is True
+        assert (await viewer.until("session.done"))["reason"] == "stopped"
+    await server.empties()
+    status, error = await ask(server, f"/v1/sessions/{session['id']}")
+    assert (status, error["error"]["code"]) == (404, "unknown_session")
+
+
+async def test_the_memory_of_caches_decides_how_many_sessions_fit(serve, viewer_of) -> None:
+    one = cache_bytes(spec_named("test-tiny"), CACHE, "float32")
+    server = await serve(cache_room_bytes=2 * one, max_sessions=100)
+    cache = {name: getattr(CACHE, name) for name in CACHE.__struct_fields__}
+    fields = {"prompt": "a bar", "extra_params": {"cache": cache}}
+    async with server.connect() as first, server.connect() as second, server.connect() as third:
+        for socket in (first, second):
+            assert (await viewer_of(socket).start(**fields))["type"] == "video.start"
+        assert server.engine.status().cache_held_bytes == 2 * one
+        refused = await viewer_of(third).start(**fields)
+        assert (refused["code"], refused["retry_after_seconds"]) == ("session_rejected", 5.0)
+        assert await viewer_of(third).closed() == 1013
+    await server.empties()
+    async with server.connect() as socket:
+        huge = {"cache": {"policy": "window", "budget_latents": 100.0}}
+        assert (await viewer_of(socket).start(extra_params=huge))["code"] == "cache_too_large"
+    assert server.engine.status().cache_held_bytes == 0
+
+
+async def test_who_waits_for_a_place_is_told_its_position_and_gets_the_place_in_turn(serve, viewer_of) -> None:
+    server = await serve(max_sessions=1, max_waiting=2)
+    async with server.connect() as a, server.connect() as b, server.connect() as c, server.connect() as d:
+        first, second, third, fourth = (viewer_of(socket) for socket in (a, b, c, d))
+        await first.start()
+        assert (await second.start(num_frames=12)) == {"type": "session.queued", "position": 1, "queue_depth": 1}
+        assert (await third.start(num_frames=12)) == {"type": "session.queued", "position": 2, "queue_depth": 2}
+        assert (await fourth.start())["code"] == "session_rejected"
+        await first.send({"type": "session.stop"})
+        await second.until("session.done")
+        queued = [m["position"] for m in third.messages if m["type"] == "session.queued"]
+        await third.until("session.done")
+        assert [m["position"] for m in third.messages if m["type"] == "session.queued"] == [2, 1], queued
+    await server.empties()
+
+
+async def test_a_session_that_nobody_watches_makes_room_for_one_that_somebody_does(serve, viewer_of) -> None:
+    server = await serve(**KEEP, max_sessions=1)
+    first = await begun(server, viewer_of)
+    await status_becomes(server, "suspended")
+    await server.watch(num_frames=24, seed=9)
+    second = await rest(server, viewer_of, resume_message(first))
+    assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_live_session_displaces_a_job_which_goes_on_later(serve) -> None:
+    server = await serve(max_sessions=1)
+    await server.engine.settled()
+    order = Open(session="job_1", prompt="x", seed=1, lead_seconds=1e9, cache=CACHE, pictures=10_000, background=True)
+    line = await server.engine.open(order)
+    await server.watch(num_frames=24, seed=9)
+    events = [event async for event in line.events()]
+    assert (events[-1].code, events[-1].reason) == ("preempted", "failed")
+    await server.engine.open(order)
+
+
+def test_the_account_counts_bytes_and_sessions() -> None:
+    account = Account(most=3)
+    account.room = 100
+    order = Open(session="a", prompt="", seed=0, lead_seconds=1, cache=CACHE, pictures=None)
+    account.hold(order, 40)
+    assert (account.sessions_that_fit(30), account.sessions_that_fit(25), account.sessions_that_fit(61)) == (2, 2, 0)
+    with pytest.raises(PafuError, match="1 of 3 sessions") as refused:
+        account.hold(order, 61)
+    assert refused.value.kind.status == 429 and refused.value.headers() == {"retry-after": "5"}
+    account.free("a")
+    account.free("a")
+    assert account.held_bytes == 0
+
+
+def test_the_price_of_a_session_is_what_its_cache_allocates() -> None:
+    from server.generator import ModelGenerator, load_model
+
+    model, weights = load_model("test-tiny", None, "cpu")
+    generator = ModelGenerator(model, weights, "cpu", {})
+    stream = generator.open("a house", 1, CACHE)
+    assert stream.next_chunk().cache_bytes == cache_bytes(TEST_TINY, CACHE, generator.dtype)
