@@ -219,6 +219,7 @@ export class Player extends EventTarget {
     if (this.#rebuilding) return;
     if (++this.#rebuilds > REBUILDS || !this.#init?.byteLength) return this.#fail();
     this.#rebuilding = true;
+    this.#buffer = null; // what arrives meanwhile must wait for the new one, behind the init segment
     this.#playing = false;
     this.#begunAt = performance.now();
     this.#queue = [this.#init, ...this.#queue];

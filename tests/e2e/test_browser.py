@@ -326,7 +326,6 @@ async def test_a_stream_that_fails_is_explained_and_can_be_started_again(
     assert await page.is_hidden("#trouble")
 
 
-@pytest.mark.xfail(strict=False, reason="with test-tiny on a busy core the rebuilt player sometimes stays before 4 s")
 async def test_a_broken_fragment_does_not_end_the_picture(visit: Visit) -> None:
     """The decoder is thrown away and rebuilt on the fragments that follow."""
     binaries = 0
