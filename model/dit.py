@@ -241,9 +241,16 @@ def init_for_learning(model: CausalDiT) -> None:
         for module in embedding:
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
+    open_gates(model)
+    for block in model.blocks:
+        _look_at_own_place(block.self_attn, model.spec)
+
+
+@torch.no_grad()
+def open_gates(model: CausalDiT) -> None:
+    """Let every block count in full."""
     for block in model.blocks:
         block.modulation[:, GATES] = 1.0
-        _look_at_own_place(block.self_attn, model.spec)
 
 
 def _look_at_own_place(attention: SelfAttention, spec: ModelSpec) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from model.dit import CausalDiT
+from model.dit import CausalDiT, open_gates
 from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head
 from model.spec import ModelSpec, spec_named
 from model.text import TextEncoder
@@ -125,6 +125,7 @@ def random_model(
         parts = _build_parts(spec)
         for part in parts.values():
             _randomise_zeros(part)
+        open_gates(parts["dit"])  # nearly shut, they would hide what attention sees from every test and measurement
         head = SalienceHead(spec).eval().requires_grad_(False)
     model = assemble(spec, parts, device, dtype, f"random-{seed}")
     return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))

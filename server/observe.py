@@ -252,8 +252,8 @@ class SessionWatch:
         self._observer.error(code)
 
     @contextmanager
-    def sending(self, fragment: Fragment, format: str = "m4s") -> Iterator[None]:
-        """Around the writes of a chunk to the viewer's connection; a block that raises has sent nothing."""
+    def sending(self, fragment: Fragment, size: int, format: str = "m4s") -> Iterator[None]:
+        """Around the writes of a chunk, ``size`` bytes, to a viewer; a block that raises has sent nothing."""
         clock = self._observer.clock
         began = clock()
         self._take_cache(fragment)
@@ -264,7 +264,7 @@ class SessionWatch:
         self._metrics.add("pafu_chunks_total")
         self._metrics.add("pafu_pictures_total", fragment.pictures)
         self._metrics.add("pafu_media_seconds_total", self._observer.media_seconds(fragment))
-        self._metrics.add("pafu_sent_bytes_total", len(fragment.data), format=format)
+        self._metrics.add("pafu_sent_bytes_total", size, format=format)
         self._take_gap(fragment, began, now)
         if self._trace is not None:
             self._trace.sent(fragment, now - began)

@@ -216,7 +216,7 @@ class ViewerSession:
         if place.format != "m4s":
             metadata["frame_sizes"] = [len(part) for part in parts]
         try:
-            with self._watch.sending(fragment, place.format):
+            with self._watch.sending(fragment, len(data), place.format):
                 async with asyncio.timeout(self._settings.stall_timeout), self._writing:
                     await self._socket.send_text(json.dumps(metadata))
                     await self._socket.send_bytes(data)

@@ -116,22 +116,23 @@ def test_first_chunk_gaps_and_changes_are_timed_from_what_the_viewer_did(observe
     watch.asked()
     watch.opened()
     clock.now += 0.3
-    with watch.sending(chunk()):
+    with watch.sending(chunk(), 1000):
         pass
     watch.changed("evt")
     clock.now += 0.5
-    with watch.sending(chunk(started=["evt"])):
+    with watch.sending(chunk(started=["evt"]), 1000):
         pass
     assert read("pafu_time_to_first_chunk_seconds_sum") == pytest.approx(0.3)
     assert read("pafu_inter_chunk_seconds_sum") == pytest.approx(0.5)
     assert read("pafu_prompt_switch_seconds_sum") == pytest.approx(0.5)
     assert (read("pafu_chunks_total"), read("pafu_pictures_total"), read("pafu_media_seconds_total")) == (2, 24, 1.5)
+    assert read("pafu_sent_bytes_total", format="m4s") == 2000
 
 
 def test_a_chunk_that_could_not_be_sent_is_not_counted_as_sent(observer) -> None:
     watch = observer.session()
     watch.asked()
-    with pytest.raises(OSError), watch.sending(chunk()):
+    with pytest.raises(OSError), watch.sending(chunk(), 1000):
         raise OSError
     assert observer.metrics.read("pafu_chunks_total") == 0
 
