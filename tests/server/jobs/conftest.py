@@ -78,13 +78,23 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
         return database_url(None, tmp_path / "data")
-    server: Postgres = request.getfixturevalue("postgres")
-    engine = create_engine(database_url(server.url, tmp_path))
+    return emptied(request.getfixturevalue("postgres"), tmp_path)
+
+
+def emptied(server: Postgres, tmp_path: Path) -> str:
+    """The address of its database, with nothing in it."""
+    address = database_url(server.url, tmp_path)
+    engine = create_engine(address)
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
-    return database_url(server.url, tmp_path)
+    return address
+
+
+@pytest.fixture
+def empty_postgres(postgres: Postgres, tmp_path: Path) -> str:
+    return emptied(postgres, tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from server.jobs import store as store_module
 from server.jobs.errors import StoreUnavailable
 from server.jobs.job import Chunk
-from server.jobs.store import JobStore, database_url
+from server.jobs.store import JobStore
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_a_killed_writer_leaves_all_or_nothing(store, path, order) -> None:
     assert store._engine.connect().exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
 
 
-def test_a_postgresql_that_goes_and_comes_back(postgres, order, tmp_path) -> None:
-    store = JobStore(database_url(postgres.url, tmp_path))
+def test_a_postgresql_that_goes_and_comes_back(postgres, empty_postgres, order) -> None:
+    store = JobStore(empty_postgres)
     try:
         name = f"vanish-{time.time_ns()}"
         store.add(name, "me", order())
