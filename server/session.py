@@ -218,6 +218,7 @@ class ViewerSession:
         try:
             with self._watch.sending(fragment, len(data), place.format):
                 async with asyncio.timeout(self._settings.stall_timeout), self._writing:
+                    self._check_still_there()
                     await self._socket.send_text(json.dumps(metadata))
                     await self._socket.send_bytes(data)
         except TimeoutError:
@@ -383,7 +384,13 @@ class ViewerSession:
 
     async def _send(self, message: dict[str, Any]) -> None:
         async with self._writing:
+            self._check_still_there()
             await self._socket.send_text(json.dumps(message))
+
+    def _check_still_there(self) -> None:
+        """A socket that the other side closed, or uvicorn for it, is a viewer that left and no mistake of ours."""
+        if self._socket.application_state is not WebSocketState.CONNECTED:
+            raise WebSocketDisconnect(1006)
 
     async def _done(self, session: LiveSession, reason: str) -> None:
         for event_id in session.pending:
