@@ -29,6 +29,12 @@ class VideoStart:
     raw: Mapping[str, Any] = field(repr=False)
 
     @property
+    def resume_token(self) -> str | None:
+        """What takes the session up over another connection; None where the server has no such thing."""
+        token = self.raw.get("resume_token")
+        return None if token is None else str(token)
+
+    @property
     def fps(self) -> float:
         """Pictures a second of the stream."""
         return float(self.config.get("fps") or 16)
@@ -85,15 +91,20 @@ class Chunk:
 
 @dataclass(frozen=True)
 class SessionDone:
-    """The stream ended in order. ``reason``: "stopped", "complete", "server_shutdown"; "" where the server has none."""
+    """The stream ended in order. ``reason``: "stopped", "complete", "server_shutdown"; "" where the server has none.
+
+    resumable: after a shutdown, the server that follows can go on with the session.
+    """
 
     chunks: int
     stopped: bool
     reason: str
+    resumable: bool = False
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> SessionDone:
-        return cls(int(body.get("chunks") or 0), bool(body.get("stopped")), str(body.get("reason") or ""))
+        chunks, reason = int(body.get("chunks") or 0), str(body.get("reason") or "")
+        return cls(chunks, bool(body.get("stopped")), reason, bool(body.get("resumable")))
 
 
 @dataclass(frozen=True)
@@ -119,4 +130,55 @@ class InteractionFailed:
     error: PafuError
 
 
-Event = InteractionQueued | InteractionApplied | InteractionFailed
+@dataclass(frozen=True)
+class SessionQueued:
+    """No place is free: the session waits for one; ``position`` 1 is next."""
+
+    position: int
+    queue_depth: int
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> SessionQueued:
+        return cls(int(body.get("position") or 0), int(body.get("queue_depth") or 0))
+
+
+@dataclass(frozen=True)
+class SessionInterrupted:
+    """The server lost a worker; the stream goes on in another one after a gap, without a missing picture."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class SessionPaused:
+    """Nothing more is made until ``resume()``; chunks before ``next_chunk_index`` may still come."""
+
+    next_chunk_index: int
+
+
+@dataclass(frozen=True)
+class SessionResumed:
+    """The stream goes on with ``next_chunk_index``, after ``resume()`` or over a new connection."""
+
+    next_chunk_index: int
+
+
+@dataclass(frozen=True)
+class Reconnecting:
+    """The connection was lost because of ``error``; try number ``attempt`` to come back begins in ``seconds``."""
+
+    attempt: int
+    seconds: float
+    error: PafuError
+
+
+Event = (
+    InteractionQueued
+    | InteractionApplied
+    | InteractionFailed
+    | SessionQueued
+    | SessionInterrupted
+    | SessionPaused
+    | SessionResumed
+    | Reconnecting
+)

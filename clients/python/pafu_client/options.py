@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
     prompt: Required[str]
     model: str
     seed: int
-    format: str
+    format: str  # "m4s" (the default), "h264" for WebCodecs, "jpeg"
     width: int
     height: int
     fps: int
@@ -29,7 +29,8 @@ class Options(TypedDict, total=False):
     extra_params: Mapping[str, Any]
     streaming_buffer_seconds: float  # how far the server may run ahead of the playhead
     realtime: bool | None  # True: play like a viewer. False: as fast as the server makes it. None: no reports
-    on_event: Callable[[Event], None]  # called for every queued, applied and failed change
+    resume_within: float  # seconds to try to go on after a lost connection (60); 0: raise ConnectionLost at once
+    on_event: Callable[[Event], None]  # called for whatever happens to a change, the session or its connection
     api_key: str  # for servers with keys; left out: the variable PAFU_API_KEY
     headers: Mapping[str, str]  # of the WebSocket's opening request
     open_timeout: float  # seconds until video.start must have come (60)

@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Unpack
 
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 
 from pafu_client.errors import ConnectionLost, PafuError
 from pafu_client.messages import (
@@ -25,14 +24,19 @@ from pafu_client.messages import (
     InteractionFailed,
     InteractionQueued,
     SessionDone,
+    SessionInterrupted,
+    SessionPaused,
+    SessionQueued,
+    SessionResumed,
     VideoStart,
 )
+from pafu_client.opening import Door, decoded
 from pafu_client.options import Options, key_headers, live_address, start_message
 from pafu_client.playhead import Playhead
 
 REPORT_SECONDS = 0.1  # between two reports of the playhead
 OPEN_TIMEOUT = 60.0
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+RESUME_WITHIN = 60.0
 READ_AHEAD = 16  # chunks kept for a reader who does not read; the server is held back by the playhead long before
 EVENTS_KEPT = 256
 
@@ -41,94 +45,73 @@ EVENTS_KEPT = 256
 async def connect(url: str, **options: Unpack[Options]) -> AsyncIterator[VideoStream]:
     """Open a live stream: ``async with connect(url, prompt=...) as stream: async for chunk in stream: ...``.
 
-    Leaving the block closes the connection, and the server forgets the session. Raises PafuError when there is no
-    server, when it refuses the session (code, message and param are its own), or when the connection is lost.
+    A connection that is lost is made again by itself, and the stream goes on behind the last chunk that came whole
+    (``resume_within`` seconds, 0 turns it off). Leaving the block stops the session. Raises PafuError when there is
+    no server, when it refuses the session (code, message and param are its own), or when the connection stays lost.
     """
     start = start_message(options)
-    timeout = options.get("open_timeout", OPEN_TIMEOUT)
     headers = {**key_headers(options.get("api_key")), **(options.get("headers") or {})}
-    socket = await _open(live_address(url), headers, timeout)
+    door = Door(live_address(url), headers, options.get("open_timeout", OPEN_TIMEOUT))
+    log = EventLog(options.get("on_event"))
+    socket, init = await door.enter(start, log.tell)
+    resume_within = options.get("resume_within", RESUME_WITHIN)
+    stream = VideoStream(door, socket, init, log, options.get("realtime", True), resume_within)
     try:
-        init = await _start(socket, start, timeout)
-        stream = VideoStream(socket, init, options.get("realtime", True), options.get("on_event"))
-        try:
-            yield stream
-        finally:
-            await stream.close()
+        yield stream
     finally:
-        await socket.close()
+        await stream.close()
 
 
-async def _open(address: str, headers: Mapping[str, str] | None, timeout: float) -> ClientConnection:
-    try:
-        return await open_socket(
-            address, additional_headers=headers, open_timeout=timeout, close_timeout=2, max_size=MAX_MESSAGE_BYTES
-        )
-    except InvalidStatus as error:
-        raise PafuError.from_http(error.response.status_code, error.response.body or b"") from None
-    except (OSError, TimeoutError, InvalidHandshake) as error:
-        reason = str(error) or type(error).__name__
-        message = f"no stream from {address}: {reason}; is the server running? (pafu serve)"
-        raise PafuError("connect_failed", message, retryable=True) from None
+class EventLog:
+    """The last events of a stream, each told to the caller as it happens."""
 
+    def __init__(self, on_event: Callable[[Event], None] | None) -> None:
+        self.kept: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._on_event = on_event
 
-async def _start(socket: ClientConnection, start: Mapping[str, Any], timeout: float) -> VideoStart:
-    """Send session.start and wait for video.start. Raises the server's refusal as PafuError."""
-    try:
-        async with asyncio.timeout(timeout):
-            await socket.send(json.dumps(start))
-            while True:
-                message = _decoded(await socket.recv())
-                if message.get("type") == "video.start":
-                    return VideoStart.from_wire(message)
-                if message.get("type") == "error":
-                    raise PafuError.from_wire(message)
-                if message.get("type") == "session.done":
-                    raise PafuError("session_rejected", f"the server ended the session: {message.get('reason')}")
-    except TimeoutError:
-        raise PafuError("start_timeout", f"no video.start within {timeout:g} s", retryable=True) from None
-    except ConnectionClosed:
-        raise ConnectionLost(socket.close_code, socket.close_reason or "") from None
-
-
-def _decoded(message: str | bytes) -> dict[str, Any]:
-    if isinstance(message, bytes):
-        raise PafuError("bad_message", "the server sent bytes where JSON text belongs")
-    try:
-        decoded = json.loads(message)
-    except ValueError:
-        raise PafuError("bad_message", "the server sent text that is no JSON") from None
-    return decoded if isinstance(decoded, dict) else {}
+    def tell(self, event: Event) -> None:
+        self.kept.append(event)
+        if self._on_event is not None:
+            self._on_event(event)
 
 
 class VideoStream:
     """A running stream: iterate over its chunks, change it, stop it. Made by ``connect``.
 
-    init: the server's video.start. done: its session.done, None until then. events: the last queued, applied and
-    failed changes.
+    init: the server's first video.start. done: its session.done, None until then. events: the last things that
+    happened to changes, the session and its connection.
     """
 
     def __init__(
         self,
+        door: Door,
         socket: ClientConnection,
         init: VideoStart,
+        log: EventLog,
         realtime: bool | None,
-        on_event: Callable[[Event], None] | None,
+        resume_within: float,
     ) -> None:
         self.init = init
         self.done: SessionDone | None = None
-        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self._socket = socket
-        self._on_event = on_event
+        self._door, self._socket, self._log = door, socket, log
+        self._resume_within = resume_within if init.resume_token else 0.0
         self._event_count = 0
+        self._unheard: dict[str, dict[str, Any]] = {}  # changes without an answer; sent again over a new connection
+        self._paused = self._stopping = False
         self._failure: Exception | None = None  # the last error; it is the stream's end if nothing follows it
         self._metadata: ChunkMetadata | None = None
+        self._last_index = -1  # of the chunks that came whole
+        self._head = b""  # of the MP4; a resumed stream begins with it again
         self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(READ_AHEAD)
-        self._ended = False
+        self._ended = self._over = False  # for the reader of chunks; for the connection
         self._playhead = None if realtime is None else Playhead(realtime)
-        self._tasks = [asyncio.create_task(self._read())]
+        self._tasks = [asyncio.create_task(self._run())]
         if self._playhead is not None:
             self._tasks.append(asyncio.create_task(self._report()))
+
+    @property
+    def events(self) -> deque[Event]:
+        return self._log.kept
 
     def __aiter__(self) -> VideoStream:
         return self
@@ -166,64 +149,128 @@ class VideoStream:
             event["prompt"] = prompt
         if camera is not None:
             event["multi_modal_data"] = {"camera": dict(camera)}
-        await self._send({"type": "session.interaction", "interaction": {"event_id": event_id, "event": event}})
+        message = {"type": "session.interaction", "interaction": {"event_id": event_id, "event": event}}
+        self._unheard[event_id] = message
+        await self._send(message)
         return event_id
 
     async def playback(self, position_seconds: float) -> None:
         """Report the playhead, in seconds of media since the start of the stream."""
         await self._send({"type": "session.playback", "position_seconds": position_seconds})
 
+    async def pause(self) -> None:
+        """Make nothing more until ``resume``; the place and the memory of the session are kept."""
+        self._paused = True
+        await self._send({"type": "session.pause"})
+
+    async def resume(self) -> None:
+        """Go on after ``pause``."""
+        self._paused = False
+        await self._send({"type": "session.resume"})
+
     async def stop(self) -> None:
         """Ask for the end after the chunk in hand; go on iterating to receive what was already made."""
+        self._stopping = True
         await self._send({"type": "session.stop"})
 
     async def close(self) -> None:
-        """Close the connection. Done by leaving the ``connect`` block."""
+        """Stop the session and close the connection. Done by leaving the ``connect`` block."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.done is None:
+            with contextlib.suppress(ConnectionClosed):  # else the server would keep it for one who comes back
+                await self._socket.send(json.dumps({"type": "session.stop"}))
         await self._socket.close()
 
     # ---- the other side
 
     async def _send(self, message: Mapping[str, Any]) -> None:
-        """Raises the stream's failure when the connection is gone; silent after session.done."""
+        """Raises the stream's failure when the connection is gone for good; silent after session.done.
+
+        While the connection is made again nothing is lost: changes, pause and stop are told over the new one.
+        """
         try:
             await self._socket.send(json.dumps(message))
         except ConnectionClosed:
-            if self.done is None:
+            if self.done is None and (self._over or not self._may_resume):
                 raise self._end() from None
 
-    async def _read(self) -> None:
+    async def _run(self) -> None:
+        """Read over one connection after the other, to the end of the stream."""
         try:
-            async for message in self._socket:
-                await self._take(message)
-        except ConnectionClosed:
-            pass  # receive() says so, after the chunks that did arrive
-        except Exception as error:  # nonsense from the server, or the caller's on_event: receive() raises it
+            await self._read()
+            while self.done is None and self._may_resume:
+                await self._come_back()
+                await self._read()
+        except Exception as error:  # a refusal, nonsense from the server, or the caller's on_event: receive() raises it
             self._failure, self.done = error, None
             await self._socket.close(1002)
+        self._over = True
         await self._chunks.put(None)
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):  # receive() says so, after the chunks that did arrive
+            async for message in self._socket:
+                await self._take(message)
+
+    @property
+    def _may_resume(self) -> bool:
+        """The connection broke, or the server left without a word on the session: it is not over."""
+        code = self._socket.close_code
+        return self._resume_within > 0 and (code == 1006 or (code in (1001, 1012) and self._failure is None))
+
+    async def _come_back(self) -> None:
+        """Take the session up behind the last chunk. Raises PafuError."""
+        self._metadata = None
+        first = {
+            "type": "session.resume",
+            "session_id": self.init.session_id,
+            "token": self.init.resume_token,
+            "last_chunk_index": self._last_index,
+            "format": self.init.format or "m4s",
+        }
+        lost = ConnectionLost(self._socket.close_code, self._socket.close_reason or "")
+        self._socket, start = await self._door.reenter(first, self._log.tell, self._resume_within, lost)
+        self._log.tell(SessionResumed(int(start.raw.get("next_chunk_index", self._last_index + 1))))
+        again = list(self._unheard.values())
+        again += [{"type": "session.pause"}] * self._paused + [{"type": "session.stop"}] * self._stopping
+        for message in again:
+            await self._send(message)
 
     async def _take(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             await self._chunks.put(self._chunk(message))
             self._failure = None  # the stream went on: that error was not its end
             return
-        body = _decoded(message)
+        body = decoded(message)
         match body.get("type"):
             case "video.chunk_metadata":
                 self._metadata = ChunkMetadata.from_wire(body)
             case "session.interaction.queued":
-                self._tell(InteractionQueued(str(body.get("event_id"))))
+                self._heard(InteractionQueued(str(body.get("event_id"))))
             case "session.interaction.applied":
-                self._tell(InteractionApplied(str(body.get("event_id")), int(body.get("chunk_index", -1))))
+                self._heard(InteractionApplied(str(body.get("event_id")), int(body.get("chunk_index", -1))))
+            case "session.queued":
+                self._log.tell(SessionQueued.from_wire(body))
+            case "session.interrupted":
+                self._log.tell(SessionInterrupted(str(body.get("reason") or "")))
+            case "session.paused":
+                self._log.tell(SessionPaused(int(body.get("next_chunk_index", -1))))
+            case "session.resumed":
+                self._log.tell(SessionResumed(int(body.get("next_chunk_index", -1))))
             case "session.done":
                 self.done = SessionDone.from_wire(body)
             case "error":
                 refusal = PafuError.from_wire(body)
                 self._failure = refusal
-                self._tell(InteractionFailed(body.get("event_id"), refusal))
+                self._heard(InteractionFailed(body.get("event_id"), refusal))
+
+    def _heard(self, event: InteractionQueued | InteractionApplied | InteractionFailed) -> None:
+        """The server answered a change."""
+        if event.event_id is not None:
+            self._unheard.pop(event.event_id, None)
+        self._log.tell(event)
 
     def _end(self) -> Exception:
         """Why the stream ended before session.done."""
@@ -236,17 +283,21 @@ class VideoStream:
         if metadata.byte_length != len(data):
             reason = f"chunk {metadata.index} has {len(data)} bytes, its metadata says {metadata.byte_length}"
             raise PafuError("bad_message", reason)
-        return Chunk(metadata, data)
+        self._last_index = metadata.index
+        return Chunk(metadata, self._without_second_head(data) if self.init.format == "m4s" else data)
 
-    def _tell(self, event: Event) -> None:
-        self.events.append(event)
-        if self._on_event is not None:
-            self._on_event(event)
+    def _without_second_head(self, data: bytes) -> bytes:
+        """Chunks joined over several connections are one file: the head that each begins with is kept once."""
+        if not self._head:
+            self._head = data[: max(0, data.find(b"moof") - 4)]
+        elif data.startswith(self._head):
+            return data[len(self._head) :]
+        return data
 
     async def _report(self) -> None:
         while True:
+            await self._report_once()  # the first before anything was seen: the server keeps what is sent till then
             await asyncio.sleep(REPORT_SECONDS)
-            await self._report_once()
 
     async def _report_once(self) -> None:
         if self._playhead is not None:

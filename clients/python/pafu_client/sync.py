@@ -82,6 +82,14 @@ class VideoStream:
         """Report the playhead, in seconds of media since the start of the stream."""
         _wait(self._loop, self._stream.playback(position_seconds))
 
+    def pause(self) -> None:
+        """Make nothing more until ``resume``; the place and the memory of the session are kept."""
+        _wait(self._loop, self._stream.pause())
+
+    def resume(self) -> None:
+        """Go on after ``pause``."""
+        _wait(self._loop, self._stream.resume())
+
     def stop(self) -> None:
         """Ask for the end after the chunk in hand; go on iterating to receive what was already made."""
         _wait(self._loop, self._stream.stop())
