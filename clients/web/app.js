@@ -38,6 +38,7 @@ class App {
   #askedAt = 0;
   #chunkSeconds = 0.75;
   #chunks = 0; // of the running stream
+  #hitch = ""; // why no pictures come just now, in words
   #bufferSeconds = BUFFER_SECONDS;
   #fps = 16;
   #player = new Player(byId("picture"));
@@ -82,8 +83,8 @@ class App {
   #bindPlayer() {
     const player = this.#player;
     player.addEventListener("firstpicture", () => this.#firstPicture());
-    player.addEventListener("playing", () => this.#say(STATUS[this.#phase]));
-    player.addEventListener("waiting", () => this.#phase === Phase.LIVE && this.#say("Waiting for pictures"));
+    player.addEventListener("playing", () => this.#say(this.#hitch || STATUS[this.#phase]));
+    player.addEventListener("waiting", () => this.#phase === Phase.LIVE && this.#say(this.#hitch || "Waiting for pictures"));
     player.addEventListener("progress", () => this.#session?.report());
     player.addEventListener("ended", () => this.#rest());
     player.addEventListener("blocked", () => this.#say("Tap the picture to play"));
@@ -164,6 +165,7 @@ class App {
     this.#shown = prompt;
     this.#pending.clear();
     this.#chunks = 0;
+    this.#hitch = "";
     this.#askedAt = performance.now();
     this.#readout.clear();
     this.#camera.reset(CAMERA_WORDS.test(prompt) ? null : 0);
@@ -181,18 +183,21 @@ class App {
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
     on("queued", (message) => this.#pending.has(message.event_id) && this.#heard(message));
     on("applied", ({ event_id }) => this.#applied(event_id));
+    on("waiting", ({ position }) => this.#stumble("Waiting for a place", placeInLine(position)));
+    on("interrupted", () => this.#stumble("A moment, please", "The model was lost and is started again; the stream goes on by itself."));
+    on("reconnecting", () => this.#stumble("Reconnecting", "The connection broke; the stream goes on by itself."));
+    on("resumed", () => this.#stumble("Back again", "Connected again; the next pictures are on their way."));
     on("done", (message) => this.#done(message));
     on("trouble", (trouble) => (trouble.fatal ? this.#fail(trouble) : this.#refused(trouble)));
     on("closed", () => (this.#phase === Phase.STOPPING || !this.#chunks) && this.#rest());
     this.#connect(session, request);
   }
 
-  // A server with keys gives a ticket for each stream; meanwhile the stream may have been stopped.
+  // A server with keys gives a ticket for each socket.
   async #connect(session, request) {
+    const pass = async () => (hasKey() ? ticket() : null);
     try {
-      const pass = hasKey() ? await ticket() : null;
-      if (this.#session === session && this.#running) return session.open(request, () => this.#player.position, pass);
-      if (this.#session === session) this.#rest();
+      await session.open(request, () => this.#player.position, pass);
     } catch (trouble) {
       if (this.#session !== session) return;
       if (trouble.code === "invalid_key") this.#keyForm.ask();
@@ -219,8 +224,24 @@ class App {
     this.#memory.begin(config);
   }
 
+  // No pictures come for a while, and nobody has to do anything about it: the last ones go on playing.
+  #stumble(title, text) {
+    this.#hitch = title;
+    this.#say(title);
+    this.#note(text);
+    if (this.#phase === Phase.OPENING) byId("wait-text").textContent = text;
+  }
+
+  #recovered() {
+    this.#hitch = "";
+    this.#say(STATUS[this.#phase]);
+    if (this.#phase === Phase.OPENING) byId("wait-text").textContent = STATUS.opening;
+    this.#note(this.#phase === Phase.LIVE ? "Change the words and press Enter." : "");
+  }
+
   #chunk(metadata, data) {
     this.#chunks++;
+    if (this.#hitch) this.#recovered();
     if (data.byteLength) this.#player.append(data);
     if (metadata.num_frames) this.#chunkSeconds = metadata.num_frames / this.#fps;
     const stats = metadata.stats ?? {};
@@ -275,6 +296,7 @@ class App {
 
   #stop() {
     if (!this.#running) return;
+    this.#hitch = "";
     this.#setPhase(Phase.STOPPING);
     this.#player.halt();
     this.#session.stop();
@@ -371,6 +393,10 @@ function leaveWords() {
   if (at !== document.body && !at.matches("#prompt, #send, #begin, #stage")) return;
   stage.focus({ preventScroll: true });
   stage.scrollIntoView({ block: "nearest" });
+}
+
+function placeInLine(position) {
+  return position === 1 ? "All places are taken. You are next." : `All places are taken. You are number ${position} in line.`;
 }
 
 function randomSeed() {

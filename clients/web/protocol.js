@@ -3,6 +3,11 @@
 export const PLAYBACK_EVERY_MS = 100;
 export const PING_EVERY_MS = 20_000;
 const STOP_PATIENCE_MS = 4_000;
+const FIRST_DELAY_MS = 250; // before the second try to come back; doubled with each
+const LONGEST_DELAY_MS = 4_000;
+const COME_BACK_WITHIN_MS = 60_000;
+const BROKEN = [1005, 1006, 1014]; // close codes of a connection that nobody ended on purpose
+const LEFT = [1001, 1012]; // the server went; another may have the session
 
 /** The WebSocket address next to the page, so that the page also works behind a path prefix. */
 export function liveAddress(base = document.baseURI) {
@@ -13,10 +18,12 @@ export function liveAddress(base = document.baseURI) {
 }
 
 /**
- * One live session over one socket.
+ * One live session over one socket after the other: a connection that breaks is made again, and the session goes on
+ * behind the last chunk that came whole.
  *
  * Events (CustomEvent, `detail` in brackets): start [video.start], chunk [{metadata, data}], queued [message],
- * applied [message], done [session.done], trouble [{code, message, param, fatal}], closed [{clean}].
+ * applied [message], waiting [session.queued], interrupted [session.interrupted], reconnecting [{attempt}],
+ * resumed [video.start], done [session.done], trouble [{code, message, param, fatal}], closed [{clean}].
  */
 export class LiveSession extends EventTarget {
   #socket = null;
@@ -26,49 +33,72 @@ export class LiveSession extends EventTarget {
   #events = 0;
   #begun = false;
   #finished = false;
+  #stopping = false;
   #lastTrouble = null;
+  #pass = async () => null;
+  #key = null; // {session_id, token} of a session that can be resumed
+  #lastChunk = -1; // index of the newest chunk that came whole
+  #unheard = new Map(); // event id -> change without an answer, told again over a new connection
+  #lostAt = 0; // when the connection broke; 0 while there is one
+  #attempts = 0;
 
   /**
-   * Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called; `ticket` is
-   * for servers with keys. It goes as a subprotocol, since addresses end up in logs; the server answers with the other.
+   * Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called; `pass` gives
+   * (a promise of) the ticket that a server with keys wants for every socket. It goes as a subprotocol, since addresses
+   * end up in logs; the server answers with the other. Rejects when there is no ticket.
    */
-  open(request, position, ticket = null) {
-    this.#socket = new WebSocket(liveAddress(), ticket ? ["pafu", `pafu-ticket.${ticket}`] : []);
-    this.#socket.binaryType = "arraybuffer";
-    this.#socket.addEventListener("open", () => this.#begin(request, position));
-    this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
-    this.#socket.addEventListener("close", (event) => this.#closed(event));
+  async open(request, position, pass = async () => null) {
+    this.#position = position;
+    this.#pass = pass;
+    await this.#dial({ type: "session.start", ...request });
   }
 
-  /** Steer the running stream; returns the event's id, or null when the socket is not open. */
+  async #dial(first) {
+    const ticket = await this.#pass();
+    if (this.#finished) return;
+    const socket = new WebSocket(liveAddress(), ticket ? ["pafu", `pafu-ticket.${ticket}`] : []);
+    this.#socket = socket;
+    socket.binaryType = "arraybuffer";
+    socket.addEventListener("open", () => this.#begin(first));
+    socket.addEventListener("message", ({ data }) => this.#receive(data));
+    socket.addEventListener("close", (event) => this.#closed(event));
+  }
+
+  /** Steer the running stream, or, while the connection is away, as soon as it is back; the event's id, or null. */
   interact({ prompt, camera }) {
     const event = {};
     if (prompt !== undefined) event.prompt = prompt;
     if (camera !== undefined) event.multi_modal_data = { camera };
     const event_id = `evt_${++this.#events}`;
-    return this.#send({ type: "session.interaction", interaction: { event_id, event } }) ? event_id : null;
+    const message = { type: "session.interaction", interaction: { event_id, event } };
+    if (!this.#send(message) && !this.#key) return null;
+    this.#unheard.set(event_id, message);
+    return event_id;
   }
 
   /** Report the playhead now: timers nearly stand still in a hidden page, the media's own events do not. */
   report() {
-    if (this.#begun && !this.#finished) this.#send({ type: "session.playback", position_seconds: this.#position() });
+    if (this.#begun && !this.#finished && !this.#lostAt) this.#send({ type: "session.playback", position_seconds: this.#position() });
   }
 
   /** Finish after the current chunk; the socket is dropped if the server does not answer. */
   stop() {
+    this.#stopping = true;
     if (!this.#send({ type: "session.stop" })) return this.abandon();
     this.#timers.push(setTimeout(() => this.abandon(), STOP_PATIENCE_MS));
   }
 
-  /** Drop the connection without a word. */
+  /** Drop the session and the connection, waiting for nothing. */
   abandon() {
+    if (!this.#finished && !this.#stopping) this.#send({ type: "session.stop" });
     this.#finished = true;
-    this.#socket?.close(1000);
+    const open = this.#socket && this.#socket.readyState !== WebSocket.CLOSED;
+    if (!open) return this.#closed({});
+    this.#socket.close(1000);
   }
 
-  #begin(request, position) {
-    this.#send({ type: "session.start", ...request });
-    this.#position = position;
+  #begin(first) {
+    this.#send(first);
     this.#timers.push(setInterval(() => this.report(), PLAYBACK_EVERY_MS));
     this.#timers.push(setInterval(() => this.#send({ type: "session.ping" }), PING_EVERY_MS));
   }
@@ -84,12 +114,16 @@ export class LiveSession extends EventTarget {
     const message = JSON.parse(data);
     switch (message.type) {
       case "video.start":
-        this.#begun = true;
-        return this.#emit("start", message);
+        return this.#started(message);
+      case "session.queued":
+        return this.#emit("waiting", message);
+      case "session.interrupted":
+        return this.#emit("interrupted", message);
       case "video.chunk_metadata":
         this.#metadata = message;
         return;
       case "session.interaction.queued":
+        this.#unheard.delete(message.event_id);
         return this.#emit("queued", message);
       case "session.interaction.applied":
         return this.#emit("applied", message);
@@ -101,22 +135,43 @@ export class LiveSession extends EventTarget {
     }
   }
 
+  #started(message) {
+    const again = this.#begun;
+    this.#begun = true;
+    this.#lostAt = this.#attempts = 0;
+    this.#lastTrouble = null;
+    if (message.resume_token) this.#key = { session_id: message.session_id, token: message.resume_token };
+    if (!again) return this.#emit("start", message);
+    this.#emit("resumed", message);
+    this.report();
+    this.#unheard.forEach((change) => this.#send(change));
+  }
+
   #receiveChunk(data) {
     const metadata = this.#metadata;
     this.#metadata = null;
     this.#lastTrouble = null; // the stream went on: that error was not its end
-    if (metadata) this.#emit("chunk", { metadata, data });
+    if (!metadata) return;
+    this.#lastChunk = metadata.transport_chunk_index;
+    this.#emit("chunk", { metadata, data });
   }
 
   // Whether an error ends the session shows only when the socket closes: a refused interaction leaves it running.
-  #trouble({ code, message, param }) {
+  #trouble({ code, message, param, retryable, event_id }) {
+    if (event_id) this.#unheard.delete(event_id);
+    if (code === "event_id_conflict") return; // told twice, heard once
+    if (this.#lostAt) return void (this.#lastTrouble = { code, message, param, retryable });
     this.#lastTrouble = { code, message, param };
     this.#emit("trouble", { ...this.#lastTrouble, fatal: !this.#begun });
   }
 
   #closed({ code, reason }) {
     this.#timers.forEach(clearTimeout);
+    this.#timers = [];
+    this.#metadata = null;
+    if (this.#mayComeBack(code)) return this.#comeBack();
     const clean = this.#finished;
+    this.#finished = true;
     if (!clean && this.#begun) {
       const lost = { code: closeName(code), message: reason || "the connection ended before the stream did" };
       this.#emit("trouble", { ...(this.#lastTrouble ?? lost), fatal: true });
@@ -124,6 +179,32 @@ export class LiveSession extends EventTarget {
       this.#emit("trouble", { code: closeName(code), message: reason || "the server did not open a stream", fatal: true });
     }
     this.#emit("closed", { clean });
+  }
+
+  // ---- a connection that broke
+
+  #mayComeBack(code) {
+    if (this.#finished || this.#stopping || !this.#key) return false;
+    if (this.#lostAt) return performance.now() - this.#lostAt < COME_BACK_WITHIN_MS && (this.#lastTrouble?.retryable ?? true);
+    return BROKEN.includes(code) || (LEFT.includes(code) && !this.#lastTrouble);
+  }
+
+  // The first try at once, then ever more seldom.
+  #comeBack() {
+    this.#lostAt ||= performance.now();
+    this.#lastTrouble = null;
+    const delay = this.#attempts ? Math.min(FIRST_DELAY_MS * 2 ** (this.#attempts - 1), LONGEST_DELAY_MS) : 0;
+    this.#emit("reconnecting", { attempt: ++this.#attempts });
+    this.#timers.push(setTimeout(() => this.#resume(), delay * (0.75 + Math.random() / 2)));
+  }
+
+  async #resume() {
+    try {
+      await this.#dial({ type: "session.resume", ...this.#key, last_chunk_index: this.#lastChunk });
+    } catch (trouble) {
+      this.#lastTrouble = { ...trouble, retryable: !["invalid_key", "missing_key"].includes(trouble.code) };
+      this.#closed({});
+    }
   }
 
   #emit(type, detail) {

@@ -326,6 +326,71 @@ async def test_a_stream_that_fails_is_explained_and_can_be_started_again(
     assert await page.is_hidden("#trouble")
 
 
+async def test_a_dropped_connection_is_made_again_and_the_picture_goes_on(visit: Visit) -> None:
+    """No picture is missing or comes twice, the words of the page follow, and so do words sent meanwhile."""
+    page = visit.page
+    lines: list[tuple[WebSocketRoute, WebSocketRoute]] = []
+    announced, indices = 0, []
+    away = cut = False
+
+    async def route(socket: WebSocketRoute) -> None:
+        if away:
+            return await socket.close(code=1006)
+        server = socket.connect_to_server()
+        lines.append((socket, server))
+
+        def forward(message: str | bytes) -> None:
+            nonlocal announced
+            if cut and socket is lines[0][0]:
+                return  # it is cut
+            said = json.loads(message) if isinstance(message, str) else {}
+            if said.get("type") == "video.chunk_metadata":
+                announced = said["transport_chunk_index"]
+            elif isinstance(message, bytes):
+                indices.append(announced)
+            socket.send(message)
+
+        server.on_message(forward)
+
+    await page.route_web_socket("**/v1/realtime/video", route)
+    await visit.open()
+    await visit.phase("ready")
+    await page.fill("#prompt", "a sunny meadow, a red house")
+    await page.press("#prompt", "Enter")
+    await visit.frames(24)
+    ((socket, server),) = lines
+    away = cut = True
+    await socket.close(code=1006)
+    await server.close(code=1001)
+    await page.wait_for_function("document.querySelector('#status').textContent === 'Reconnecting'")
+    await page.fill("#prompt", "a moonlit meadow, a red house")
+    await page.press("#prompt", "Enter")
+    away = False
+    await visit.chunk_where(lambda stats: "moonlit" in stats["prompt"])
+    await visit.frames(24 + 12 * 6)
+    await page.wait_for_function("document.querySelector('#status').textContent === 'Live'")
+    assert len(lines) == 2 and indices == list(range(len(indices))), indices
+    assert await page.is_hidden("#trouble") and visit.problems == []
+
+    lines[1][0].send(json.dumps({"type": "session.interrupted", "session_id": "x", "reason": "worker lost"}))
+    await page.wait_for_selector("text=the stream goes on by itself")
+    await page.click("#stop")
+    await visit.phase("ready")
+
+
+async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
+    async def route(socket: WebSocketRoute) -> None:
+        queued = {"type": "session.queued", "position": 2, "queue_depth": 3}
+        socket.on_message(lambda _: socket.send(json.dumps(queued)))
+
+    await visit.page.route_web_socket("**/v1/realtime/video", route)
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.press("#prompt", "Enter")
+    await visit.page.wait_for_selector("#wait-text >> text=number 2 in line")
+    assert await visit.page.inner_text("#status") == "Waiting for a place"
+
+
 async def test_a_broken_fragment_does_not_end_the_picture(visit: Visit) -> None:
     """The decoder is thrown away and rebuilt on the fragments that follow."""
     binaries = 0
