@@ -7,6 +7,7 @@ gathers for it, and for it alone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,14 +98,14 @@ class Full:
         return torch.arange(candidates.count, device=candidates.numbers.device)
 
 
-class Competing:
+class Competing(ABC):
     """A policy that is a ranking: ``worth`` (n,) says what a token is worth, the budget takes the best."""
 
     name: str
     needs = NOTHING
 
-    def worth(self, candidates: Candidates) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def worth(self, candidates: Candidates) -> Tensor: ...
 
     def keep(self, candidates: Candidates) -> Tensor:
         """Raises ScoresNotFinite when a worth is no number: NaN would be ranked above everything."""
