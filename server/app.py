@@ -90,7 +90,7 @@ class Front:
         self.engine = engine
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = spec_named(settings.model)
-        self.sessions = Sessions(engine, self.spec, settings)
+        self.sessions = Sessions(engine, self.spec, settings, self.access.limits)
         self.viewers: dict[ViewerSession, asyncio.Task[None] | None] = {}
         self.jobs = Desk(settings, self.spec, engine, self.access.limits)
         self.draining = False
@@ -102,13 +102,15 @@ class Front:
             refusal = PafuError("shutting_down", "the server is shutting down; try another or try again later")
             self.engine.observer.error(refusal.kind.code)
             return await websocket.send_denial_response(error_reply(refusal))
+        caller = caller_of(websocket)
         try:
-            place = self.access.limits.hold_session(caller_of(websocket))
+            connection = self.access.limits.hold_connection(caller)
         except PafuError as full:
             self.engine.observer.error(full.kind.code)
             return await websocket.send_denial_response(error_reply(full))
-        with place:
-            viewer = ViewerSession(websocket, self.sessions, self.spec, self.settings, self.engine.observer)
+        with connection:
+            observer = self.engine.observer
+            viewer = ViewerSession(websocket, caller, self.sessions, self.spec, self.settings, observer)
             self.viewers[viewer] = asyncio.current_task()
             try:
                 await viewer.run()
@@ -241,16 +243,17 @@ def _add_routes(app: FastAPI, front: Front) -> None:
         return asyncapi.document()
 
     @app.get("/v1/sessions", responses=contract.answers(contract.SessionList))
-    async def list_sessions() -> dict[str, Any]:
-        return {"object": "list", "data": [front.sessions.describe(session) for session in front.sessions]}
+    async def list_sessions(request: Request) -> dict[str, Any]:
+        own = front.sessions.of(caller_of(request))
+        return {"object": "list", "data": [front.sessions.describe(session) for session in own]}
 
     @app.get("/v1/sessions/{session_id}", responses=contract.answers(contract.Session))
-    async def inspect_session(session_id: str) -> dict[str, Any]:
-        return front.sessions.describe(front.sessions.find(session_id))
+    async def inspect_session(request: Request, session_id: str) -> dict[str, Any]:
+        return front.sessions.describe(front.sessions.find(session_id, caller_of(request)))
 
     @app.delete("/v1/sessions/{session_id}", responses=contract.answers(contract.SessionDeleted))
-    async def stop_session(session_id: str) -> dict[str, Any]:
-        await front.sessions.find(session_id).stop()
+    async def stop_session(request: Request, session_id: str) -> dict[str, Any]:
+        await front.sessions.find(session_id, caller_of(request)).stop()
         return {"id": session_id, "object": "session.deleted", "deleted": True}
 
     @app.websocket("/v1/realtime/video")

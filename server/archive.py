@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from server.limits import ANONYMOUS
 from server.messages import Fragment, Open, Past
 
 log = logging.getLogger("pafu.archive")
@@ -41,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     replay_begins: float
     replay: list[Fragment]
     created: float  # seconds since the epoch
+    caller: str = ANONYMOUS.name  # whose session it is
 
 
 class Archive:

@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from server.errors import PafuError
 
 RETRY_SECONDS = 5.0  # a held session or job frees nobody knows when
+CONNECTIONS_PER_SESSION = 4  # several may watch one, and a viewer comes back before its dead connection is noticed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Limits:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._sessions: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
         self._buckets: dict[str, tuple[int, Bucket]] = {}
 
     def request(self, caller: Caller) -> None:
@@ -94,16 +96,29 @@ class Limits:
             raise PafuError("rate_limited", message, retry_after=wait)
 
     def hold_session(self, caller: Caller) -> Hold:
-        """A place for one live session, held until it is released. Raises PafuError session_limit."""
+        """A place for one session, held from its start to its end. Raises PafuError session_limit."""
         most = caller.max_sessions
         if most is not None and self._sessions[caller.name] >= most:
-            message = f"key {caller.name!r} has {most} of {most} sessions; end one, or ask the operator for more"
+            todo = (
+                "end one (those without a viewer count too: GET and DELETE /v1/sessions), or ask the operator for more"
+            )
+            message = f"key {caller.name!r} has {most} of {most} sessions; {todo}"
             raise PafuError("session_limit", message, retry_after=RETRY_SECONDS)
-        self._sessions[caller.name] += 1
-        return Hold(lambda: self._free(caller.name))
+        return _held(self._sessions, caller.name)
+
+    def hold_connection(self, caller: Caller) -> Hold:
+        """A place for one live connection, whatever it will ask for. Raises PafuError session_limit."""
+        if caller.max_sessions is not None:
+            most = max(1, caller.max_sessions) * CONNECTIONS_PER_SESSION
+            if self._connections[caller.name] >= most:
+                message = (
+                    f"key {caller.name!r} has {most} of {most} connections; close one, or ask the operator for more"
+                )
+                raise PafuError("session_limit", message, retry_after=RETRY_SECONDS)
+        return _held(self._connections, caller.name)
 
     def sessions(self, caller: Caller) -> int:
-        """Places that the caller holds now."""
+        """Sessions that the caller holds now."""
         return self._sessions[caller.name]
 
     def check_job(self, caller: Caller, unfinished: int) -> None:
@@ -113,7 +128,13 @@ class Limits:
             message = f"key {caller.name!r} has {unfinished} unfinished jobs of {most}; wait for one or delete one"
             raise PafuError("job_limit", message, retry_after=RETRY_SECONDS)
 
-    def _free(self, name: str) -> None:
-        self._sessions[name] -= 1
-        if not self._sessions[name]:
-            del self._sessions[name]
+
+def _held(counts: Counter[str], name: str) -> Hold:
+    counts[name] += 1
+
+    def free() -> None:
+        counts[name] -= 1
+        if not counts[name]:
+            del counts[name]
+
+    return Hold(free)

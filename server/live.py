@@ -25,6 +25,7 @@ from server.archive import FORMAT, Archive, Record, hashed
 from server.config import Settings
 from server.engine import EngineSession
 from server.errors import PafuError
+from server.limits import Hold
 from server.memory import Memory
 from server.messages import Ended, Fragment, Interact, Open, Rejected
 from server.queue import Queue
@@ -89,8 +90,19 @@ class Place:
 class LiveSession:
     """See the module. ``run`` is its life; every other method may be called at any time."""
 
-    def __init__(self, order: Open, token: bytes, queue: Queue, archive: Archive, spec: ModelSpec, settings: Settings):
+    def __init__(
+        self,
+        order: Open,
+        token: bytes,
+        caller: str,
+        queue: Queue,
+        archive: Archive,
+        spec: ModelSpec,
+        settings: Settings,
+    ) -> None:
+        """``caller``: the name of the key that began it; to any other it does not exist."""
         self.id = order.session
+        self.caller = caller
         self.order = order
         self.created = time.time()
         self.mime, self.init = "", b""
@@ -116,13 +128,14 @@ class LiveSession:
         self._keeper: asyncio.Task[None] | None = None
         self._queued: Queued | None = None
         self._running: asyncio.Task[None] | None = None
+        self._counted: Hold | None = None  # its place among its caller's sessions, until it ends
 
     @classmethod
     def revived(
         cls, record: Record, queue: Queue, archive: Archive, spec: ModelSpec, settings: Settings
     ) -> LiveSession:
         """The session as a server before this one put it to disk."""
-        session = cls(record.order, record.token, queue, archive, spec, settings)
+        session = cls(record.order, record.token, record.caller, queue, archive, spec, settings)
         session.mime, session.init = record.mime, record.init
         if record.past is not None:
             session._memory.resume(record.past)
@@ -279,8 +292,9 @@ class LiveSession:
 
     # ---- its life
 
-    def begin(self, done: Callable[[LiveSession], None]) -> None:
-        """Start ``run``; ``done`` is called behind its end."""
+    def begin(self, counted: Hold, done: Callable[[LiveSession], None]) -> None:
+        """Start ``run``; ``counted`` is released at its end, and ``done`` is called behind that."""
+        self._counted = counted
         self._running = asyncio.create_task(self._run(), name=self.id)
         self._running.add_done_callback(lambda _: done(self))
 
@@ -382,6 +396,8 @@ class LiveSession:
     def _finish(self, end: Ended | PafuError) -> None:
         if self.end is None:
             self.end = end
+            if self._counted is not None:
+                self._counted.release()
             log.info("%s: %s", self.id, end.message if isinstance(end, PafuError) else end.message or end.reason)
             if not self.restartable:
                 self._archive.drop(self.id)
@@ -480,6 +496,7 @@ class LiveSession:
             replay_begins=self._replay.begins,
             replay=self._replay.fragments,
             created=time.time(),
+            caller=self.caller,
         )
 
     async def outlive(self) -> None:

@@ -24,6 +24,7 @@ from model.spec import ModelSpec
 from server import errors, live, logs, messages, protocol
 from server.config import Settings
 from server.errors import PafuError
+from server.limits import Caller
 from server.live import LiveSession, Place
 from server.media.annexb import access_units, parameter_sets
 from server.observe import Observer
@@ -58,11 +59,18 @@ class ViewerSession:
     """Everything that one connection needs, from accept to close."""
 
     def __init__(
-        self, websocket: WebSocket, sessions: Sessions, spec: ModelSpec, settings: Settings, observer: Observer
+        self,
+        websocket: WebSocket,
+        caller: Caller,
+        sessions: Sessions,
+        spec: ModelSpec,
+        settings: Settings,
+        observer: Observer,
     ) -> None:
         self.id = f"sess_{secrets.token_hex(8)}"
         self.state = State.WAITING
         self._socket = websocket
+        self._caller = caller
         self._sessions = sessions
         self._spec = spec
         self._settings = settings
@@ -126,15 +134,15 @@ class ViewerSession:
         match first:
             case protocol.SessionStart():
                 order = self._order(first)
-                session, token = self._sessions.create(order)
+                session, token = self._sessions.create(order, self._caller)
                 return Admitted(session, await session.own(first.format), token, first)
             case protocol.SessionResume():
                 name, token, last = protocol.check_resume(first)
-                session = self._sessions.resume(name, token)
+                session = self._sessions.resume(name, token, self._caller)
                 self.id = session.id
                 return Admitted(session, await session.own(self._format(first), last), token, first)
             case protocol.SessionWatch():
-                session = self._sessions.find(first.session_id)
+                session = self._sessions.find(first.session_id, self._caller)
                 return Admitted(session, await session.watch(protocol.check_format(first.format)), None, first)
 
     def _format(self, message: protocol.SessionResume) -> str:

@@ -1,4 +1,4 @@
-"""All live sessions of this server: opened, found again, listed, ended."""
+"""All live sessions of this server: opened, found again, listed, ended; each for the caller that began it alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from server.archive import Archive, hashed
 from server.config import Settings
 from server.engine import Engine
 from server.errors import PafuError
+from server.limits import Caller, Hold, Limits
 from server.live import LiveSession, Status, new_token
 from server.messages import Open
 from server.queue import Queue
@@ -19,8 +20,8 @@ from server.queue import Queue
 class Sessions:
     """The live sessions by id."""
 
-    def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings) -> None:
-        self._engine, self._spec, self._settings = engine, spec, settings
+    def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
+        self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
         self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk)
         self._archive_ready: bool | None = None
         self._live: dict[str, LiveSession] = {}
@@ -32,29 +33,39 @@ class Sessions:
     def __iter__(self) -> Any:
         return iter(list(self._live.values()))
 
-    def create(self, order: Open) -> tuple[LiveSession, str]:
-        """A new session, begun as soon as it has an owner, and its resume token."""
+    def create(self, order: Open, caller: Caller) -> tuple[LiveSession, str]:
+        """A new session, begun as soon as it has an owner, and its resume token. Raises PafuError session_limit."""
+        counted = self._limits.hold_session(caller)
         self._prepare()
         token = new_token()
-        session = LiveSession(order, hashed(token), self.queue, self._archive, self._spec, self._settings)
-        self._begin(session)
-        return session, token
+        made = LiveSession(order, hashed(token), caller.name, self.queue, self._archive, self._spec, self._settings)
+        self._begin(made, counted)
+        return made, token
 
-    def find(self, session_id: str) -> LiveSession:
-        """The session with this id. Raises PafuError unknown_session."""
-        if found := self._live.get(session_id):
+    def of(self, caller: Caller) -> list[LiveSession]:
+        """The caller's own."""
+        return [session for session in self if session.caller == caller.name]
+
+    def find(self, session_id: str, caller: Caller) -> LiveSession:
+        """The caller's session with this id. Raises PafuError unknown_session, for another's as for none."""
+        found = self._live.get(session_id)
+        if found is not None and found.caller == caller.name:
             return found
         reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
         raise PafuError("unknown_session", reason, "session_id")
 
-    def resume(self, session_id: str, token: str) -> LiveSession:
-        """A session whose viewer comes back, if need be from disk. Raises PafuError unknown_session or wrong_token."""
-        if session_id not in self._live and (record := self._archive.load(session_id)):
+    def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
+        """A session whose viewer comes back, if need be from disk.
+
+        Raises PafuError unknown_session, wrong_token or, from the disk of an earlier server, session_limit.
+        """
+        record = None if session_id in self._live else self._archive.load(session_id)
+        if record is not None and record.caller == caller.name:
             known = LiveSession.revived(record, self.queue, self._archive, self._spec, self._settings)
             known.check_token(token)
-            self._begin(known)
+            self._begin(known, self._limits.hold_session(caller))
             return known
-        session = self.find(session_id)
+        session = self.find(session_id, caller)
         session.check_token(token)
         return session
 
@@ -93,10 +104,10 @@ class Sessions:
         if self._archive_ready is None:
             self._archive_ready = not self._settings.keep_on_disk or self._archive.prepare()
 
-    def _begin(self, session: LiveSession) -> None:
+    def _begin(self, session: LiveSession, counted: Hold) -> None:
         self._prepare()
         self._live[session.id] = session
-        session.begin(self._forget)
+        session.begin(counted, self._forget)
         self._bound()
 
     def _forget(self, session: LiveSession) -> None:

@@ -13,7 +13,6 @@ import websockets
 from starlette.routing import Mount, WebSocketRoute
 
 from model.spec import spec_named
-from server import keys
 from server.app import create_app
 from server.config import Settings
 from server.errors import ERRORS
@@ -187,24 +186,6 @@ async def test_a_tickets_life_is_the_callers_choice_within_the_servers(keyed_app
     assert reply.status_code == status, reply.text
     if status != 200:
         assert reply.json()["error"]["param"] == param
-
-
-async def test_a_key_gets_its_sessions_and_no_more(serve, viewer_of, tmp_path) -> None:
-    path = tmp_path / "keys.toml"
-    alice, bob = keys.add(path, "alice", {"max_sessions": 1}), keys.add(path, "bob", {"max_sessions": 1})
-    server = await serve(keys_file=path)
-    as_alice = {"additional_headers": {"authorization": f"Bearer {alice}"}}
-    async with server.connect(**as_alice) as live:
-        await viewer_of(live).start()
-        with pytest.raises(websockets.InvalidStatus) as refused:
-            async with server.connect(**as_alice):
-                pass
-        assert refused.value.response.status_code == 429 and refused.value.response.headers["retry-after"]
-        async with server.connect(additional_headers={"authorization": f"Bearer {bob}"}) as other:
-            assert (await viewer_of(other).start(num_frames=1))["type"] == "video.start"
-    await server.empties()
-    async with server.connect(**as_alice) as live:
-        assert (await viewer_of(live).start(num_frames=1))["type"] == "video.start"
 
 
 async def test_a_key_gets_its_requests_a_minute_over_http_and_sockets_together(serve) -> None:

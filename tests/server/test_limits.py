@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import PafuError
-from server.limits import ANONYMOUS, Bucket, Caller, Limits
+from server.limits import ANONYMOUS, CONNECTIONS_PER_SESSION, Bucket, Caller, Limits
 from server.tickets import MOST, Tickets
 
 
@@ -72,6 +72,20 @@ def test_sessions_are_counted_by_key_and_freed_once() -> None:
     assert limits.sessions(alice) == 1
     limits.hold_session(alice)
     second.release()
+
+
+def test_connections_are_counted_beside_sessions_and_some_go_with_each() -> None:
+    limits, alice = Limits(), Caller("alice", max_sessions=1)
+    session = limits.hold_session(alice)
+    held = [limits.hold_connection(alice) for _ in range(CONNECTIONS_PER_SESSION)]
+    with pytest.raises(PafuError, match="4 of 4 connections") as refused:
+        limits.hold_connection(alice)
+    assert refused.value.kind.code == "session_limit" and refused.value.headers()["retry-after"]
+    limits.hold_connection(Caller("bob", max_sessions=0))
+    held[0].release()
+    limits.hold_connection(alice)
+    assert limits.sessions(alice) == 1
+    session.release()
 
 
 def test_jobs_are_counted_by_their_store() -> None:
