@@ -50,7 +50,7 @@ class ServerProcess:
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
 
-    def url(self, within: float = 60.0) -> str:
+    def url(self, within: float = 180.0) -> str:
         """The address that the server printed. Raises LaunchError."""
         give_up = time.monotonic() + within
         while time.monotonic() < give_up:
@@ -61,7 +61,7 @@ class ServerProcess:
             time.sleep(POLL_SECONDS)
         raise LaunchError(f"the server printed no address within {within:g} s: {self.tail()}")
 
-    def wait_ready(self, within: float = 120.0) -> float:
+    def wait_ready(self, within: float = 300.0) -> float:
         """Seconds from the start of the process until /readyz says 200. Raises LaunchError."""
         url, give_up = self.url(), time.monotonic() + within
         while time.monotonic() < give_up:

@@ -197,7 +197,7 @@ class App {
   async #connect(session, request) {
     const pass = async () => (hasKey() ? ticket() : null);
     try {
-      await session.open(request, () => this.#player.position, pass);
+      await session.open(request, () => this.#player.playhead, pass);
     } catch (trouble) {
       if (this.#session !== session) return;
       if (trouble.code === "invalid_key") this.#keyForm.ask();
@@ -242,8 +242,8 @@ class App {
   #chunk(metadata, data) {
     this.#chunks++;
     if (this.#hitch) this.#recovered();
-    if (data.byteLength) this.#player.append(data);
     if (metadata.num_frames) this.#chunkSeconds = metadata.num_frames / this.#fps;
+    if (data.byteLength) this.#player.append(data, this.#chunkSeconds);
     const stats = metadata.stats ?? {};
     this.#readout.chunk(stats, this.#chunkSeconds);
     this.#memory.chunk(stats);

@@ -8,7 +8,10 @@ const LAND_AT = 1.0; // seconds of lead after a jump forward
 const GAP = 0.12; // seconds; a smaller hole is stepped over by the browser itself
 const STUCK_MS = 1200; // playhead still with pictures ahead
 const TICK_MS = 200;
-const REBUILDS = 3; // attempts between two healthy stretches
+const REBUILDS = 5; // attempts between two healthy stretches
+const REBUILD_AFTER_MS = 100;
+const DECODED_AHEAD = 0.5; // seconds that a decoder may be ahead of the playhead when it fails
+const NOTHING_AHEAD = 0.05; // seconds of lead that are no picture any more
 
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 
@@ -30,15 +33,20 @@ export function initSegment(data) {
 }
 
 /**
- * Plays one stream in a <video>. Events: firstpicture, playing, progress, waiting, ended, blocked (the browser wants a gesture),
+ * Plays one stream in a <video>. Fragments are kept until they are behind the playhead: a decoder that fails is thrown away,
+ * and the next one begins with what was not shown yet. Events: firstpicture, playing, progress, waiting, ended, blocked (the browser wants a gesture),
  * failed [message]. Positions and leads are in seconds of media time.
  */
 export class Player extends EventTarget {
   #video;
   #source = null;
   #buffer = null;
-  #queue = [];
+  #queue = []; // fragments {data, end} to append; "end" in seconds is known once the decoder has them
+  #unplayed = []; // those that it has, up to the playhead
+  #appending = null; // the one that it is reading
   #init = null;
+  #received = 0; // seconds of media that came, whatever became of them
+  #at = 0; // where the decoder in hand began
   #mime = "";
   #begunAt = 0;
   #rebuilds = 0;
@@ -52,6 +60,7 @@ export class Player extends EventTarget {
   constructor(video) {
     super();
     this.#video = video;
+    video.addEventListener("loadedmetadata", () => this.#running && this.#goOn());
     video.addEventListener("loadeddata", () => this.#running && this.#emit("firstpicture"));
     video.addEventListener("playing", () => this.#emit("playing"));
     video.addEventListener("timeupdate", () => this.#running && this.#emit("progress"));
@@ -61,13 +70,19 @@ export class Player extends EventTarget {
   }
 
   get position() {
-    return this.#video.currentTime;
+    return Math.max(this.#at, this.#video.currentTime);
+  }
+
+  /** The position that a server should know: what came and cannot be shown (it was broken) counts as played. */
+  get playhead() {
+    const ahead = this.#rebuilding || this.#queue.length || this.#appending || this.lead > NOTHING_AHEAD;
+    return ahead ? this.position : Math.max(this.position, this.#received);
   }
 
   /** Seconds buffered ahead of the playhead. */
   get lead() {
-    const { buffered, currentTime } = this.#video;
-    return buffered.length ? Math.max(0, buffered.end(buffered.length - 1) - currentTime) : 0;
+    const { buffered } = this.#video;
+    return buffered.length ? Math.max(0, buffered.end(buffered.length - 1) - this.position) : 0;
   }
 
   get framesShown() {
@@ -79,9 +94,9 @@ export class Player extends EventTarget {
     if (!canPlay(mime)) throw new Error(mime);
     this.halt();
     this.#mime = mime;
-    this.#queue = [];
+    this.#forget();
     this.#init = null;
-    this.#rebuilds = 0;
+    this.#rebuilds = this.#received = this.#at = 0;
     this.#finishing = this.#playing = this.#rebuilding = false;
     this.#running = true;
     this.#begunAt = performance.now();
@@ -89,12 +104,14 @@ export class Player extends EventTarget {
     this.#attach();
   }
 
-  append(data) {
+  /** The next fragment of the stream, and the seconds of media in it. */
+  append(data, seconds) {
     if (!this.#running) return;
     if (!this.#init) {
       this.#init = initSegment(data);
     }
-    this.#queue.push(data);
+    this.#received += seconds;
+    this.#queue.push({ data, end: Infinity });
     this.#pump();
   }
 
@@ -108,7 +125,7 @@ export class Player extends EventTarget {
   halt() {
     clearInterval(this.#timer);
     this.#running = false;
-    this.#queue = [];
+    this.#forget();
     this.#video.pause();
   }
 
@@ -117,7 +134,13 @@ export class Player extends EventTarget {
     if (this.#running) this.#play();
   }
 
-  #attach(at = 0) {
+  #forget() {
+    this.#queue = [];
+    this.#unplayed = [];
+    this.#appending = null;
+  }
+
+  #attach() {
     const source = new Source();
     this.#source = source;
     this.#buffer = null;
@@ -127,9 +150,8 @@ export class Player extends EventTarget {
       () => {
         URL.revokeObjectURL(url);
         if (this.#source !== source) return;
-        this.#buffer = source.addSourceBuffer(this.#mime);
-        this.#buffer.addEventListener("updateend", () => this.#pump());
-        if (at) this.#video.currentTime = at;
+        const buffer = (this.#buffer = source.addSourceBuffer(this.#mime));
+        buffer.addEventListener("updateend", () => this.#buffer === buffer && this.#updated());
         this.#pump();
       },
       { once: true },
@@ -138,20 +160,39 @@ export class Player extends EventTarget {
     this.#video.src = url;
   }
 
+  // A decoder that begins late begins where the one before it failed.
+  #goOn() {
+    if (this.#video.currentTime < this.#at) this.#video.currentTime = this.#at;
+  }
+
+  #updated() {
+    if (this.#source.readyState !== "open") return; // it could not be read: the error event follows
+    const { buffered } = this.#video;
+    if (this.#appending && buffered.length) {
+      this.#appending.end = buffered.end(buffered.length - 1);
+      this.#unplayed.push(this.#appending);
+    }
+    this.#appending = null;
+    this.#unplayed = this.#unplayed.filter(({ end }) => end > this.position);
+    this.#pump();
+  }
+
   #pump() {
     if (!this.#buffer || this.#buffer.updating || this.#source.readyState !== "open") return;
     if (this.#evict(KEEP_BEHIND)) return;
-    const data = this.#queue.shift();
-    if (data) return this.#push(data);
+    const fragment = this.#queue.shift();
+    if (fragment) return this.#push(fragment);
     if (this.#finishing) this.#source.endOfStream();
   }
 
-  #push(data) {
+  #push(fragment) {
+    this.#appending = fragment;
     try {
-      this.#buffer.appendBuffer(data);
+      this.#buffer.appendBuffer(fragment.data);
     } catch (error) {
       if (error.name !== "QuotaExceededError") return this.#rebuild();
-      this.#queue.unshift(data);
+      this.#appending = null;
+      this.#queue.unshift(fragment);
       if (!this.#evict(1)) setTimeout(() => this.#pump(), 500);
     }
   }
@@ -166,6 +207,7 @@ export class Player extends EventTarget {
   }
 
   #tick() {
+    if (this.#video.readyState) this.#goOn();
     if (!this.#playing) return this.#maybeStart();
     this.#stepOverGap();
     this.#catchUp();
@@ -214,19 +256,29 @@ export class Player extends EventTarget {
     }
   }
 
-  // A decoder that failed is thrown away: the init segment is kept, and the next fragment begins with a key frame.
+  // The server waits for the playhead, so what was there before must be there again, or the playhead never moves.
   #rebuild() {
     if (this.#rebuilding) return;
     if (++this.#rebuilds > REBUILDS || !this.#init?.byteLength) return this.#fail();
     this.#rebuilding = true;
-    this.#buffer = null; // what arrives meanwhile must wait for the new one, behind the init segment
+    this.#at = this.position;
+    this.#queue = [{ data: this.#init, end: 0 }, ...this.#trusted(), ...this.#queue];
+    this.#unplayed = [];
+    this.#appending = this.#buffer = null; // what arrives meanwhile must wait for the new one, behind the init segment
     this.#playing = false;
     this.#begunAt = performance.now();
-    this.#queue = [this.#init, ...this.#queue];
     setTimeout(() => {
       this.#rebuilding = false;
-      if (this.#running) this.#attach(this.position);
-    }, 100);
+      if (this.#running) this.#attach();
+    }, REBUILD_AFTER_MS);
+  }
+
+  // The fragment that could not be read is left out. Where none is to blame all are tried once more, then those behind the
+  // place of the accident, then only what is new.
+  #trusted() {
+    const ahead = this.#unplayed.filter(({ end }) => end > this.#at);
+    if (this.#appending || this.#rebuilds === 1) return ahead;
+    return this.#rebuilds === 2 ? ahead.filter((_, i) => i && ahead[i - 1].end > this.#at + DECODED_AHEAD) : [];
   }
 
   #fail() {

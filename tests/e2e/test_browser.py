@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Visit:
     requests: list[str] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
     heard: list[dict[str, Any]] = field(default_factory=list)
+    looked_at: int = 0  # of those heard, by chunk_where
 
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE)
@@ -78,16 +79,30 @@ class Visit:
         await self.page.wait_for_function(f"{FRAMES_SHOWN} >= {count}")
 
     async def chunk_where(self, holds: Any) -> dict[str, Any]:
-        """The statistics of the first chunk from now on for which ``holds(stats)``."""
-        waited = 0
-        at = len(self.heard)
-        while waited < PATIENCE:
-            for message in self.heard[at:]:
+        """The statistics of the first chunk behind the one found before for which ``holds(stats)``.
+
+        Not of those heard from now on: on a busy machine the chunk may have come before the key press returns.
+        """
+
+        def found() -> dict[str, Any] | None:
+            while self.looked_at < len(self.heard):
+                message = self.heard[self.looked_at]
+                self.looked_at += 1
                 if message["type"] == "video.chunk_metadata" and holds(message["stats"]):
                     return dict(message["stats"])
+            return None
+
+        return dict(await self.until(found))
+
+    async def until(self, answer: Callable[[], Any]) -> Any:
+        """What ``answer()`` gives as soon as that is something."""
+        waited = 0
+        while waited < PATIENCE:
+            if got := answer():
+                return got
             await self.page.wait_for_timeout(50)
             waited += 50
-        raise AssertionError(f"no such chunk; the last was {self.heard[-1]}")
+        raise AssertionError(f"it did not come; the last message was {self.heard[-1]}")
 
     async def sideways(self) -> int:
         """Pixels by which the page is wider than its window."""
@@ -165,8 +180,12 @@ async def test_page_reports_its_playhead_and_asks_nobody_else(visit: Visit) -> N
     await visit.phase("ready")
     await visit.page.click("#begin")
     await visit.frames(24)
-    positions = [m["position_seconds"] for m in visit.sent if m["type"] == "session.playback"]
-    assert positions == sorted(positions) and positions[-1] > 0
+
+    def positions() -> list[float]:
+        return [m["position_seconds"] for m in visit.sent if m["type"] == "session.playback"]
+
+    assert await visit.until(lambda: positions()[-1:] > [0.5])
+    assert positions() == sorted(positions())
     here = visit.url.split("://")[1].rstrip("/")
     assert [url for url in visit.requests if here not in url and not url.startswith("blob:")] == []
 
@@ -391,8 +410,24 @@ async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
     assert await visit.page.inner_text("#status") == "Waiting for a place"
 
 
-async def test_a_broken_fragment_does_not_end_the_picture(visit: Visit) -> None:
-    """The decoder is thrown away and rebuilt on the fragments that follow."""
+def zeros(fragment: bytes) -> bytes:
+    """What cannot even be taken in."""
+    return bytes(len(fragment))
+
+
+def no_pictures(fragment: bytes) -> bytes:
+    """What is taken in and fails when its pictures are decoded."""
+    head = fragment[: fragment.rindex(b"mdat") + 4]
+    return head + bytes(len(fragment) - len(head))
+
+
+@pytest.mark.parametrize("spoil", [zeros, no_pictures])
+async def test_broken_fragments_do_not_end_the_picture(visit: Visit, spoil: Callable[[bytes], bytes]) -> None:
+    """The decoder is thrown away and rebuilt on what was not shown yet and on the fragments that follow.
+
+    The first breaks at the very start, when the server waits for a playhead that no decoder moves.
+    """
+    page = visit.page
     binaries = 0
 
     async def route(socket: WebSocketRoute) -> None:
@@ -400,20 +435,24 @@ async def test_a_broken_fragment_does_not_end_the_picture(visit: Visit) -> None:
 
         def forward(message: str | bytes) -> None:
             nonlocal binaries
-            binaries += isinstance(message, bytes)
-            broken = isinstance(message, bytes) and binaries == 3
-            socket.send(bytes(len(message)) if broken else message)
+            if isinstance(message, bytes):
+                binaries += 1
+                message = spoil(message) if binaries in (2, 5) else message
+            socket.send(message)
 
         server.on_message(forward)
 
-    await visit.page.route_web_socket("**/v1/realtime/video", route)
+    await page.route_web_socket("**/v1/realtime/video", route)
     await visit.open()
     await visit.phase("ready")
-    await visit.page.evaluate("window.errors = 0; picture.addEventListener('error', () => { window.errors++ })")
-    await visit.page.press("#prompt", "Enter")
-    await visit.page.wait_for_function("window.errors > 0")
-    await visit.page.wait_for_function("picture.currentTime > 4 && !picture.paused && !picture.error", timeout=30_000)
-    assert await visit.page.evaluate("document.body.dataset.phase") == "live"
+    await page.evaluate("window.errors = 0; picture.addEventListener('error', () => { window.errors++ })")
+    if spoil is zeros:  # a machine so slow that nothing is played before the error
+        await page.evaluate("(play => { picture.play = async () => errors && play.call(picture) })(picture.play)")
+    await page.press("#prompt", "Enter")
+    await page.wait_for_function("errors > 1")
+    await page.wait_for_function("picture.currentTime > 5 && !picture.paused && !picture.error")
+    assert await page.evaluate("document.body.dataset.phase") == "live"
+    assert visit.problems == []
 
 
 async def test_a_picture_that_the_browser_paused_goes_on(visit: Visit) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator
 
@@ -63,8 +62,8 @@ async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
     words = await page.inner_text(".memory-words")
     assert words.startswith(f"Remembers {stats['cache_tokens']} of the ")
     assert "Policy pafu" in await page.inner_text(".memory-detail")
-    await asyncio.sleep(1)
-    assert await page.evaluate(LIT, "#memory-film") > 0.2 and await page.evaluate(LIT, ".memory-veil") > 0.05
+    for area, least in (("#memory-film", 0.2), (".memory-veil", 0.05)):
+        await page.wait_for_function(f"([area, least]) => ({LIT})(area) > least", arg=[area, least])
     await page.hover("#memory-film", position={"x": 20, "y": 20})
     assert "of this moment is kept" in await page.inner_text(".memory-detail")
     assert await visit.sideways() == 0
