@@ -145,7 +145,7 @@ class Front:
             "waiting": self.sessions.queue.depth,
             "viewers": len(self.viewers),
             "cache": {"held_bytes": status.cache_held_bytes, "room_bytes": status.cache_room_bytes},
-            "front": {"pid": os.getpid(), "rss_bytes": rss_bytes()},
+            "front": {"pid": os.getpid(), "rss_bytes": rss_bytes(), "tasks": len(asyncio.all_tasks())},
             "worker": {"pid": status.worker_pid, "rss_bytes": status.worker_rss_bytes, "restarts": status.restarts},
         }
 

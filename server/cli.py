@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from server import __version__, distill, evaluate
 from server import keys_cli as keys
+from server.bench import cli as bench
 from server.config import ConfigError, Settings, load_settings
 from server.errors import PafuError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(distill.app, name="distill")
 app.command("eval")(evaluate.evaluate)
 app.add_typer(keys.app, name="keys")
+app.add_typer(bench.app, name="bench")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 START_FAILED = 3  # exit status of pafu serve when its worker can never start
@@ -152,30 +154,6 @@ def watch(
     except WatchError as error:
         raise fail(str(error)) from None
     say(summary)
-
-
-@app.command()
-def bench(
-    url: Annotated[str | None, typer.Option(help="a running server; default: one of its own")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="video to take as fast as it is made")] = 30.0,
-    minutes: Annotated[float, typer.Option(min=0, help="then watch in real time for so long")] = 0.0,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for all figures")] = None,
-    model: Model = None,
-    weights: Weights = None,
-    device: Device = None,
-    threads: Threads = None,
-) -> None:
-    """Measure the whole way from prompt to encoded bytes."""
-    settings = settings_from(model=model, weights=weights, device=device, threads=threads)
-    from server.bench import BenchError, save
-    from server.bench import bench as run_bench
-
-    try:
-        report = run_bench(settings, url, seconds, minutes, Console(highlight=False))
-        if output is not None:
-            save(report, output)
-    except (BenchError, OSError) as error:
-        raise fail(str(error)) from None
 
 
 @app.command()

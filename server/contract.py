@@ -35,6 +35,12 @@ class Process(BaseModel):
     rss_bytes: int
 
 
+class FrontProcess(Process):
+    """``tasks``: what the event loop has in hand; where viewers come and go it does not grow."""
+
+    tasks: int
+
+
 class WorkerProcess(Process):
     restarts: int
 
@@ -52,7 +58,7 @@ class Health(Readiness):
     waiting: int
     viewers: int
     cache: CacheMemory
-    front: Process
+    front: FrontProcess
     worker: WorkerProcess
 
 
