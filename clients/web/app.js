@@ -26,6 +26,7 @@ const STATUS = {
   live: "Live",
   stopping: "Stopping",
 };
+const LEAVING = "The server is started again; the stream goes on by itself.";
 const byId = (id) => document.getElementById(id);
 
 class App {
@@ -38,6 +39,8 @@ class App {
   #askedAt = 0;
   #chunkSeconds = 0.75;
   #chunks = 0; // of the running stream
+  #paused = false; // by the viewer
+  #blocked = false; // by the browser, until a gesture
   #hitch = ""; // why no pictures come just now, in words
   #bufferSeconds = BUFFER_SECONDS;
   #fps = 16;
@@ -67,13 +70,15 @@ class App {
       event.preventDefault();
       this.#submit();
     });
-    byId("begin").addEventListener("click", () => this.#submit());
+    byId("begin").addEventListener("click", () => this.#playOrPause());
+    byId("pause").addEventListener("click", () => this.#playOrPause());
     byId("stop").addEventListener("click", () => this.#stop());
     byId("trouble-close").addEventListener("click", () => (byId("trouble").hidden = true));
     byId("fullscreen").addEventListener("click", () => toggleFullscreen());
-    byId("picture").addEventListener("click", () => this.#player.resume());
+    byId("picture").addEventListener("click", () => (this.#blocked ? this.#player.resume() : this.#playOrPause()));
     bindPageKeys({
-      toggle: () => (this.#running ? this.#stop() : this.#submit()),
+      toggle: () => this.#playOrPause(),
+      stop: () => this.#stop(),
       fullscreen: toggleFullscreen,
       write: () => this.#prompt.focus(),
     });
@@ -83,11 +88,17 @@ class App {
   #bindPlayer() {
     const player = this.#player;
     player.addEventListener("firstpicture", () => this.#firstPicture());
-    player.addEventListener("playing", () => this.#say(this.#hitch || STATUS[this.#phase]));
+    player.addEventListener("playing", () => {
+      this.#blocked = false;
+      this.#sayState();
+    });
     player.addEventListener("waiting", () => this.#phase === Phase.LIVE && this.#say(this.#hitch || "Waiting for pictures"));
     player.addEventListener("progress", () => this.#session?.report());
     player.addEventListener("ended", () => this.#rest());
-    player.addEventListener("blocked", () => this.#say("Tap the picture to play"));
+    player.addEventListener("blocked", () => {
+      this.#blocked = true;
+      this.#say("Tap the picture to play");
+    });
     player.addEventListener("failed", ({ detail }) => {
       this.#session?.abandon();
       this.#fail({ code: "decoder", message: detail });
@@ -185,8 +196,9 @@ class App {
     on("applied", ({ event_id }) => this.#applied(event_id));
     on("waiting", ({ position }) => this.#stumble("Waiting for a place", placeInLine(position)));
     on("interrupted", () => this.#stumble("A moment, please", "The model was lost and is started again; the stream goes on by itself."));
-    on("reconnecting", () => this.#stumble("Reconnecting", "The connection broke; the stream goes on by itself."));
-    on("resumed", () => this.#stumble("Back again", "Connected again; the next pictures are on their way."));
+    on("leaving", () => this.#stumble("Reconnecting", LEAVING));
+    on("reconnecting", () => this.#hitch === "Reconnecting" || this.#stumble("Reconnecting", "The connection broke; the stream goes on by itself."));
+    on("resumed", () => this.#cameBack());
     on("done", (message) => this.#done(message));
     on("trouble", (trouble) => (trouble.fatal ? this.#fail(trouble) : this.#refused(trouble)));
     on("closed", () => (this.#phase === Phase.STOPPING || !this.#chunks) && this.#rest());
@@ -207,7 +219,7 @@ class App {
 
   #heard({ unknown_words = [] }) {
     this.#strangers = unknown_words;
-    this.#note(leftOut(unknown_words) || "Heard. It shows with the next pictures.");
+    this.#note(leftOut(unknown_words) || (this.#paused ? "Heard. It shows when you go on." : "Heard. It shows with the next pictures."));
   }
 
   #accepted({ mime = FALLBACK_MIME, config = {}, unknown_words = [] }) {
@@ -232,11 +244,40 @@ class App {
     if (this.#phase === Phase.OPENING) byId("wait-text").textContent = text;
   }
 
+  // While it is paused no picture comes to say that all is well.
+  #cameBack() {
+    this.#stumble("Back again", "Connected again; the next pictures are on their way.");
+    if (this.#paused) this.#recovered();
+  }
+
   #recovered() {
     this.#hitch = "";
-    this.#say(STATUS[this.#phase]);
+    this.#sayState();
     if (this.#phase === Phase.OPENING) byId("wait-text").textContent = STATUS.opening;
-    this.#note(this.#phase === Phase.LIVE ? "Change the words and press Enter." : "");
+    this.#note(this.#phase === Phase.LIVE ? this.#hint : "");
+  }
+
+  // The big button, the picture and the space bar.
+  #playOrPause() {
+    if (this.#phase !== Phase.LIVE) return this.#running || this.#submit();
+    this.#setPaused(!this.#paused);
+    if (this.#paused) this.#player.pause();
+    else this.#player.resume();
+    this.#session.pause(this.#paused);
+    this.#sayState();
+    if (!this.#hitch) this.#note(this.#hint);
+  }
+
+  #setPaused(paused) {
+    this.#paused = paused;
+    document.body.classList.toggle("paused", paused);
+    byId("pause").textContent = paused ? "Go on" : "Pause";
+    byId("begin").setAttribute("aria-label", paused ? "Go on" : "Play");
+    byId("begin").hidden = !(paused || this.#phase === Phase.READY);
+  }
+
+  get #hint() {
+    return this.#paused ? "Nothing is painted meanwhile. Space goes on." : "Change the words and press Enter.";
   }
 
   #chunk(metadata, data) {
@@ -267,7 +308,7 @@ class App {
     this.#shown = prompt;
     this.#pending.set(id, prompt);
     if (camera === undefined && CAMERA_WORDS.test(prompt)) this.#camera.reset(null);
-    this.#note("On its way.");
+    this.#note(this.#paused ? "It shows when you go on." : "On its way.");
     this.#refreshSend();
     leaveWords();
   }
@@ -285,7 +326,7 @@ class App {
   }
 
   #steer(speed) {
-    if (this.#phase === Phase.LIVE) this.#camera.want(speed);
+    if (this.#phase === Phase.LIVE && !this.#paused) this.#camera.want(speed);
   }
 
   #chooseLight(light) {
@@ -313,6 +354,7 @@ class App {
     this.#memory.end();
     this.#player.halt();
     this.#session = null;
+    this.#hitch = "";
     this.#pending.clear();
     this.#cameraControls.show(0);
     this.#setPhase(Phase.READY);
@@ -331,13 +373,14 @@ class App {
   #setPhase(phase) {
     this.#phase = phase;
     document.body.dataset.phase = phase;
-    this.#say(STATUS[phase]);
+    this.#setPaused(false);
+    this.#sayState();
     byId("stop").hidden = !(this.#running || phase === Phase.STOPPING);
-    byId("begin").hidden = phase !== Phase.READY;
+    byId("pause").hidden = phase !== Phase.LIVE;
     byId("wait").hidden = phase !== Phase.WAKING && phase !== Phase.OPENING;
     if (phase === Phase.OPENING) byId("wait-text").textContent = "Painting the first picture";
     if (phase === Phase.READY) this.#note("Press Enter to begin.");
-    if (phase === Phase.LIVE) this.#note("Change the words and press Enter.");
+    if (phase === Phase.LIVE) this.#note(this.#hint);
     this.#refreshSend();
   }
 
@@ -351,6 +394,10 @@ class App {
   #promptChanged(text) {
     this.#lights.show(lightIn(text));
     this.#refreshSend();
+  }
+
+  #sayState() {
+    this.#say(this.#hitch || (this.#paused ? "Paused" : STATUS[this.#phase]));
   }
 
   #say(text) {

@@ -54,6 +54,7 @@ export class Player extends EventTarget {
   #finishing = false;
   #running = false;
   #playing = false;
+  #held = false; // by the viewer
   #still = { at: 0, since: 0 };
   #timer = 0;
 
@@ -79,10 +80,15 @@ export class Player extends EventTarget {
     return ahead ? this.position : Math.max(this.position, this.#received);
   }
 
-  /** Seconds buffered ahead of the playhead. */
+  /** Seconds buffered ahead of the playhead, or of where it will go when it stands before all that there is. */
   get lead() {
     const { buffered } = this.#video;
-    return buffered.length ? Math.max(0, buffered.end(buffered.length - 1) - this.position) : 0;
+    return buffered.length ? Math.max(0, this.#bufferedUntil - Math.max(this.position, buffered.start(0))) : 0;
+  }
+
+  get #bufferedUntil() {
+    const { buffered } = this.#video;
+    return buffered.length ? buffered.end(buffered.length - 1) : 0;
   }
 
   get framesShown() {
@@ -97,7 +103,7 @@ export class Player extends EventTarget {
     this.#forget();
     this.#init = null;
     this.#rebuilds = this.#received = this.#at = 0;
-    this.#finishing = this.#playing = this.#rebuilding = false;
+    this.#finishing = this.#playing = this.#held = this.#rebuilding = false;
     this.#running = true;
     this.#begunAt = performance.now();
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
@@ -129,8 +135,15 @@ export class Player extends EventTarget {
     this.#video.pause();
   }
 
-  /** Play after a gesture, when the browser refused to start on its own. */
+  /** Stand still until `resume`; what comes meanwhile is kept. */
+  pause() {
+    this.#held = true;
+    this.#video.pause();
+  }
+
+  /** Go on: after `pause`, or after a gesture when the browser refused to start on its own. */
   resume() {
+    this.#held = false;
     if (this.#running) this.#play();
   }
 
@@ -208,6 +221,7 @@ export class Player extends EventTarget {
 
   #tick() {
     if (this.#video.readyState) this.#goOn();
+    if (this.#held) return;
     if (!this.#playing) return this.#maybeStart();
     this.#stepOverGap();
     this.#catchUp();
@@ -241,7 +255,7 @@ export class Player extends EventTarget {
   }
 
   #catchUp() {
-    if (this.lead > TOO_FAR) this.#video.currentTime = this.position + this.lead - LAND_AT;
+    if (this.lead > TOO_FAR) this.#video.currentTime = this.#bufferedUntil - LAND_AT;
   }
 
   #unstick() {

@@ -5,7 +5,7 @@ export const PING_EVERY_MS = 20_000;
 const STOP_PATIENCE_MS = 4_000;
 const FIRST_DELAY_MS = 250; // before the second try to come back; doubled with each
 const LONGEST_DELAY_MS = 4_000;
-const COME_BACK_WITHIN_MS = 60_000;
+const COME_BACK_WITHIN_MS = 600_000; // about as long as a server keeps a session
 const BROKEN = [1005, 1006, 1014]; // close codes of a connection that nobody ended on purpose
 const LEFT = [1001, 1012]; // the server went; another may have the session
 
@@ -23,7 +23,8 @@ export function liveAddress(base = document.baseURI) {
  *
  * Events (CustomEvent, `detail` in brackets): start [video.start], chunk [{metadata, data}], queued [message],
  * applied [message], waiting [session.queued], interrupted [session.interrupted], reconnecting [{attempt}],
- * resumed [video.start], done [session.done], trouble [{code, message, param, fatal}], closed [{clean}].
+ * leaving [session.done] (the server is started again and keeps the session), resumed [video.start], done [session.done],
+ * trouble [{code, message, param, fatal}], closed [{clean}].
  */
 export class LiveSession extends EventTarget {
   #socket = null;
@@ -34,6 +35,7 @@ export class LiveSession extends EventTarget {
   #begun = false;
   #finished = false;
   #stopping = false;
+  #paused = false;
   #lastTrouble = null;
   #pass = async () => null;
   #key = null; // {session_id, token} of a session that can be resumed
@@ -74,6 +76,12 @@ export class LiveSession extends EventTarget {
     if (!this.#send(message) && !this.#key) return null;
     this.#unheard.set(event_id, message);
     return event_id;
+  }
+
+  /** Make no more pictures until `pause(false)`; a connection that breaks meanwhile does not change that. */
+  pause(paused = true) {
+    this.#paused = paused;
+    this.#send({ type: paused ? "session.pause" : "session.resume" });
   }
 
   /** Report the playhead now: timers nearly stand still in a hidden page, the media's own events do not. */
@@ -128,6 +136,7 @@ export class LiveSession extends EventTarget {
       case "session.interaction.applied":
         return this.#emit("applied", message);
       case "session.done":
+        if (message.resumable && this.#key && !this.#stopping) return this.#emit("leaving", message);
         this.#finished = true;
         return this.#emit("done", message);
       case "error":
@@ -144,6 +153,7 @@ export class LiveSession extends EventTarget {
     if (!again) return this.#emit("start", message);
     this.#emit("resumed", message);
     this.report();
+    if (this.#paused) this.pause();
     this.#unheard.forEach((change) => this.#send(change));
   }
 

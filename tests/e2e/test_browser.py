@@ -254,10 +254,45 @@ async def test_keyboard_alone_is_enough(visit: Visit) -> None:
     assert await page.evaluate("document.activeElement.id") == "stage"
     outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid", "the focus can be seen"
-    await page.keyboard.press(" ")
+    await page.keyboard.press("s")
     await visit.phase("ready")
     start = next(message for message in visit.sent if message["type"] == "session.start")
     assert start["prompt"] == "a desert at sunset, a white tower on the left"
+
+
+async def test_the_space_bar_pauses_and_goes_on_where_it_was(visit: Visit) -> None:
+    """Nothing is made meanwhile, words wait, and a connection that breaks does not end the pause."""
+    page = visit.page
+    lines: list[WebSocketRoute] = []
+
+    async def route(socket: WebSocketRoute) -> None:
+        lines.append(socket)
+        socket.connect_to_server()
+
+    await page.route_web_socket("**/v1/realtime/video", route)
+    await visit.open()
+    await visit.phase("ready")
+    await page.fill("#prompt", "a sunny meadow, a red house")
+    await page.press("#prompt", "Enter")
+    await visit.frames(12)
+    await page.keyboard.press(" ")
+    await page.wait_for_function("document.querySelector('#status').textContent === 'Paused' && picture.paused")
+    await visit.until(lambda: visit.said("session.paused"))
+    stood = await page.evaluate("picture.currentTime")
+    await lines[0].close(code=1006)
+    await visit.until(lambda: len(visit.said("session.paused")) == 2)
+    await page.fill("#prompt", "a moonlit meadow, a red house")
+    await page.press("#prompt", "Enter")
+    await page.wait_for_function("document.querySelector('#prompt-note').textContent.includes('when you go on')")
+    assert await page.evaluate("picture.paused && picture.currentTime") == stood
+    assert "moonlit" not in str(visit.said("video.chunk_metadata"))
+    await visit.picture("desktop_paused")
+    await page.click("#begin")
+    await visit.chunk_where(lambda stats: "moonlit" in stats["prompt"])
+    await page.wait_for_function(f"!picture.paused && picture.currentTime > {stood} + 1")
+    assert await page.inner_text("#pause") == "Pause" and await page.is_hidden("#begin")
+    chunks = [message["transport_chunk_index"] for message in visit.said("video.chunk_metadata")]
+    assert chunks == list(range(len(chunks))) and visit.problems == []
 
 
 async def test_every_control_has_a_name(visit: Visit) -> None:

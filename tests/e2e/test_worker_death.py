@@ -34,12 +34,12 @@ async def test_kill_9_of_the_worker_is_a_gap_in_a_session_that_goes_on(own_serve
 async def test_sigterm_ends_the_session_in_order_and_leaves_no_process(own_server) -> None:
     url = own_server.url()
     worker = get_json(f"{url}/health")[1]["worker"]["pid"]
-    async with connect(url, prompt="a red house") as stream:
+    async with connect(url, prompt="a red house", resume_within=0) as stream:
         await stream.receive()
         os.kill(own_server.process.pid, signal.SIGTERM)
         async for _ in stream:
             pass
-        assert stream.done is not None and stream.done.reason == "server_shutdown"
+        assert stream.done is not None and (stream.done.reason, stream.done.resumable) == ("server_shutdown", True)
     assert own_server.process.wait(60) == 0
     assert not alive(worker)
 

@@ -260,7 +260,9 @@ class VideoStream:
             case "session.resumed":
                 self._log.tell(SessionResumed(int(body.get("next_chunk_index", -1))))
             case "session.done":
-                self.done = SessionDone.from_wire(body)
+                done = SessionDone.from_wire(body)
+                if not (done.resumable and self._resume_within > 0 and self.init.resume_token and not self._stopping):
+                    self.done = done  # else the connection ends now, and the next server has the session
             case "error":
                 refusal = PafuError.from_wire(body)
                 self._failure = refusal
