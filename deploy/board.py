@@ -57,7 +57,7 @@ def mean(metric: str, *by: str, where: str = "") -> str:
 
 ROWS: dict[str, Sequence[Graph]] = {
     "Now": (
-        Graph("Live sessions", "none", [Line(now("pafu_sessions_active"))], "Sessions with a place.", big=True),
+        Graph("Live sessions", "none", [Line(now("pafu_sessions_active"))], "That stream now.", big=True),
         Graph(
             "First chunk, p95",
             "s",
@@ -80,10 +80,12 @@ ROWS: dict[str, Sequence[Graph]] = {
             [
                 Line(now("pafu_sessions_active"), "active"),
                 Line(now("pafu_sessions_waiting"), "waiting"),
+                Line(now("pafu_sessions_suspended", "where"), "stand still, {{where}}"),
                 Line(now("pafu_sessions_limit"), "limit"),
             ],
-            "How full the server is.",
+            "How full the server is. Those that stand still make room for others.",
         ),
+        Graph("Viewers", "none", [Line(now("pafu_viewers", "role"), "{{role}}")], "Connections at a session."),
         Graph(
             "Sessions ended",
             "cps",
@@ -97,10 +99,19 @@ ROWS: dict[str, Sequence[Graph]] = {
             "Connections that never got a place, by reason.",
         ),
         Graph(
+            "Viewers gone",
+            "cps",
+            [Line(rate("pafu_viewers_left_total", "reason") + " > 0", "{{reason}}")],
+            "Connections that were at a session; it may go on without them.",
+        ),
+        Graph(
             "Sessions begun",
             "cps",
-            [Line(rate("pafu_sessions_started_total"), "begun")],
-            "Sessions that got a place, per second.",
+            [
+                Line(rate("pafu_sessions_started_total"), "begun"),
+                Line(rate("pafu_session_resumes_total"), "resumed"),
+            ],
+            "Sessions that got a place, and viewers who came back, per second.",
         ),
         Graph("Session length", "s", quantiles("pafu_session_seconds", 0.5, 0.95), "How long viewers stay."),
     ),
@@ -157,7 +168,16 @@ ROWS: dict[str, Sequence[Graph]] = {
         ),
     ),
     "Cache": (
-        Graph("Cache bytes", "bytes", [Line(now("pafu_kv_cache_bytes"), "bytes")], "Keys and values of all sessions."),
+        Graph(
+            "Cache bytes",
+            "bytes",
+            [
+                Line(now("pafu_kv_cache_bytes"), "held"),
+                Line(now("pafu_kv_cache_reserved_bytes"), "promised"),
+                Line(now("pafu_kv_cache_limit_bytes"), "limit"),
+            ],
+            "Keys and values of all sessions and jobs; admission stops at the limit.",
+        ),
         Graph(
             "Tokens kept",
             "none",

@@ -11,7 +11,7 @@ from typing import Any
 
 RUNBOOK = "docs/operations.md#"
 BY_MODEL = "sum by (model_name)"
-FAILED = 'reason!~"complete|stopped|viewer_left|server_shutdown"'
+FAILED = 'reason!~"complete|stopped|expired|server_shutdown|shutting_down"'
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ ALERTS = (
     ),
     Alert(
         "PafuViewersStalled",
-        "pafu_viewers_stalled / (pafu_sessions_active > 0) > 0.5",
+        f"{BY_MODEL} (pafu_viewers_stalled) / ({BY_MODEL} (pafu_viewers) > 0) > 0.5",
         "5m",
         "ticket",
         "More than half of the viewers take no data.",

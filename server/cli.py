@@ -14,7 +14,7 @@ from rich.markup import escape
 from server import __version__, distill, evaluate
 from server import keys_cli as keys
 from server.bench import cli as bench
-from server.config import ConfigError, Settings, load_settings
+from server.config import ConfigError, Settings, check_data_dir, load_settings
 from server.errors import PafuError
 
 app = typer.Typer(
@@ -87,6 +87,7 @@ def serve(
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     try:
         traces = traces_for(settings)
+        check_data_dir(settings.data_dir)
         if settings.database is not None or settings.videos is not None:  # the default place costs no look
             from server.jobs.database import check
 

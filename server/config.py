@@ -42,7 +42,7 @@ class ConfigError(ValueError):
 class Settings(BaseSettings):
     """What an operator can choose. Times are seconds, sizes are bytes."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         for name, most in (("cache_budget_latents", "cache_max_latents"), ("lead_seconds", "max_lead_seconds")):
             if getattr(self, name) > getattr(self, most):
                 raise ValueError(f"{name} is more than {most} ({getattr(self, most):g})")
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError(
+                f"metrics_port is the port of everything else ({self.port}): choose another, or leave it out to have "
+                "/metrics there"
+            )
         return self
 
 
@@ -189,6 +194,19 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in Settings.model_fields:
             raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(name, list(Settings.model_fields))}")
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def check_data_dir(folder: Path) -> None:
+    """Make the folder for what survives the server. Raises ConfigError when it cannot be written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no right to write there"
+    except FileExistsError:
+        why = "that is a file and no folder"
+    except OSError as error:
+        why = str(error.strerror)
+    if why:
+        raise ConfigError(f"the data folder {folder} cannot be used: {why}; name another with PAFU_DATA_DIR")
 
 
 def refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,12 @@ from rich.table import Table
 from cache.config import promised_bytes
 from model.spec import ModelSpec, spec_named
 from server import __version__
-from server.config import Settings
-from server.process import usable_cores
+from server.config import Settings, check_data_dir
+from server.process import available_bytes, usable_cores
 
 GIB, MIB = 2**30, 2**20
-KEPT_FREE = 512 * MIB  # for the model's working memory and the machine itself
-BESIDE_CACHE = 16 * MIB  # of a session: decoder state, encoder, fragments on their way
+OLDEST_TORCH = "2.11"
+ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA_BUILD = "; there is an NVIDIA GPU, but this torch cannot use it: install its CUDA build or update the driver"
 NEEDED_MODULES = ("fastapi", "uvicorn", "websockets", "msgspec", "av", "numpy", "safetensors", "torch")
 
@@ -39,6 +41,8 @@ class Finding:
 def examine(settings: Settings, console: Console) -> bool:
     """Print all findings; whether ``pafu serve`` can work here."""
     findings = list(examinations(settings))
+    if not console.is_terminal:  # a row is a line for whoever reads it with a program
+        console = Console(file=console.file, width=10_000, highlight=False)
     table = Table("", "looked at", "found", box=None, pad_edge=False)
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.fine else "[red]no[/red]", finding.name, finding.seen)
@@ -51,6 +55,7 @@ def examine(settings: Settings, console: Console) -> bool:
 def examinations(settings: Settings) -> Iterator[Finding]:
     """All findings in the order in which things are needed."""
     spec = spec_named(settings.model)
+    held: list[object] = []  # the model, while it is counted how many sessions fit beside it
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
     missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
     yield Finding("packages", not missing, f"missing: {', '.join(missing)}; run make serve" if missing else "all here")
@@ -61,8 +66,9 @@ def examinations(settings: Settings) -> Iterator[Finding]:
     checks: list[tuple[str, Callable[[], str]]] = [
         ("torch", lambda: torch_version(settings)),
         ("encoder", lambda: encoder(spec)),
-        ("weights", lambda: weights(settings)),
+        ("weights", lambda: weights(settings, held)),
         ("sessions", lambda: sessions(settings, spec)),
+        ("data", lambda: data_folder(settings)),
         ("jobs", lambda: check_jobs(settings)),
         ("tracing", lambda: tracing(settings)),
         ("port", lambda: port(settings)),
@@ -82,14 +88,27 @@ class Wrong(RuntimeError):
 def outdated() -> list[str]:
     """Installed packages that are older than pafu needs: older ones start, and fail in strange ways later."""
     found = []
-    for line in importlib.metadata.requires("pafu") or []:
-        needed = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line)
-        if needed is None or importlib.util.find_spec(needed[1].replace("-", "_")) is None:
+    for line in requirements():
+        needed = re.fullmatch(r"([\w.-]+)(?:\[\w,]+)?(>=|==)([\d.]+)", line)
+        if needed is None:
             continue
-        version = importlib.metadata.version(needed[1])
-        if numbers(version) < numbers(needed[2]):
-            found.append(f"{needed[1]} is {version}, at least {needed[2]} is needed")
+        least = OLDEST_TORCH if needed[1] == "torch" else needed[3]
+        try:
+            version = importlib.metadata.version(needed[1])
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the row above names it, where it matters
+        if numbers(version) < numbers(least):
+            found.append(f"{needed[1]} is {version}, at least {least} is needed")
     return found
+
+
+def requirements() -> list[str]:
+    """What pafu needs, as its package says; in the image, where it is no package, as pyproject.toml says."""
+    try:
+        return importlib.metadata.requires("pafu") or []
+    except importlib.metadata.PackageNotFoundError:
+        file = ROOT / "pyproject.toml"
+        return list(tomllib.loads(file.read_text())["project"]["dependencies"]) if file.exists() else []
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -102,47 +121,38 @@ def versions() -> str:
     return f"pafu {__version__}, " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in shown)
 
 
-def available_bytes() -> int | None:
-    """Memory that is free for programs, as the kernel estimates it; within a container's limit. None: unknown."""
-    try:
-        with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
-    except (OSError, StopIteration):
-        return None
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return free if limit == "max" else max(0, min(free, int(limit) - used))
-
-
 def memory() -> str:
     free = available_bytes()
-    return "unknown on this system" if free is None else f"{free / GIB:.1f} GiB available"
+    return f"{free / GIB:.1f} GiB available" if free else "unknown on this system"
 
 
 def sessions(settings: Settings, spec: ModelSpec) -> str:
-    """How many sessions' caches fit beside the loaded model. Raises Wrong when it is fewer than PAFU_MAX_SESSIONS."""
-    import torch
-
+    """How many sessions the server will admit beside what is loaded now. Raises Wrong below PAFU_MAX_SESSIONS."""
     from model.weights import preferred_dtype
     from server.generator import pick_device
+    from server.worker import CACHE_SHARE
 
     device = pick_device(settings.device)
-    dtype = str(preferred_dtype(device)).removeprefix("torch.")
-    size = session_bytes(settings, spec, dtype)
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()
-    if free is None:
+    size = session_bytes(settings, spec, str(preferred_dtype(device)).removeprefix("torch."))
+    free = free_bytes(device)
+    if not free and not settings.cache_room_bytes:
         return f"{size / MIB:.1f} MiB of cache each; memory unknown on this system"
-    fit = max(0, int((free - KEPT_FREE) / (size + BESIDE_CACHE)))
-    words = f"{fit} fit ({size / MIB:.1f} MiB of cache each, {free / GIB:.1f} GiB free)"
+    room = settings.cache_room_bytes or round(CACHE_SHARE * free)
+    fit = room // size
+    words = f"{fit} fit ({size / MIB:.1f} MiB of cache each, {room / GIB:.1f} of {free / GIB:.1f} free GiB for caches)"
     if fit < settings.max_sessions:
         raise Wrong(
             f"{words}, but PAFU_MAX_SESSIONS is {settings.max_sessions}: lower it, lower "
             f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache_budget_latents:g}), or free memory"
         )
     return f"{words}; PAFU_MAX_SESSIONS is {settings.max_sessions}"
+
+
+def free_bytes(device: str) -> int:
+    """Of the device; 0 where nobody tells."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else available_bytes()
 
 
 def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
@@ -224,14 +234,32 @@ def encoder(spec: ModelSpec) -> str:
     return f"libx264 makes {codec.codec} at {spec.width}x{spec.height}"
 
 
-def weights(settings: Settings) -> str:
-    """Load the model. Raises StartError naming what is missing or wrong."""
+def weights(settings: Settings, held: list[object]) -> str:
+    """Load the model, into ``held``. Raises StartError naming what is missing or wrong, Wrong when there is no room."""
     from server.generator import load_model, pick_device
 
+    device = pick_device(settings.device)
     given = str(settings.weights) if settings.weights else None
     head = str(settings.salience_head) if settings.salience_head else None
-    _, words = load_model(settings.model, given, pick_device(settings.device), head)
+    size, free = file_bytes(settings.weights), free_bytes(device)
+    if free and size > free:
+        reason = f"{given} holds {size / GIB:.1f} GiB, {free / GIB:.1f} GiB is free"
+        raise Wrong(f"{reason}: free memory, or serve a smaller model")
+    model, words = load_model(settings.model, given, device, head)
+    held.append(model)
     return f"{settings.model}: {words}"
+
+
+def file_bytes(folder: Path | None) -> int:
+    """Of all weights in the folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+
+
+def data_folder(settings: Settings) -> str:
+    """Raises ConfigError when it cannot be written."""
+    check_data_dir(settings.data_dir)
+    free = shutil.disk_usage(settings.data_dir).free
+    return f"{settings.data_dir}: {free / GIB:.1f} GiB free for jobs and sessions"
 
 
 def port(settings: Settings) -> str:

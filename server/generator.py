@@ -222,7 +222,8 @@ def load_model(
         head = Path(salience_head) if salience_head else None
         return load(spec, Path(weights) if weights else None, device, head=head), weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
-        raise StartError(str(error)) from error
+        hint = "" if weights else " (--weights or PAFU_WEIGHTS)"
+        raise StartError(f"{error}{hint}") from error
 
 
 def load_generator(configure: Configure) -> Generator:

@@ -21,6 +21,7 @@ from enum import Enum
 import msgspec
 
 from model.spec import ModelSpec
+from server import logs
 from server.archive import FORMAT, Archive, Record, hashed
 from server.config import Settings
 from server.engine import EngineSession
@@ -28,6 +29,7 @@ from server.errors import PafuError
 from server.limits import Hold
 from server.memory import Memory
 from server.messages import Ended, Fragment, Interact, Open, Rejected
+from server.observe import SessionFigures
 from server.queue import Queue
 from server.replay import Replay
 
@@ -128,6 +130,7 @@ class LiveSession:
         self._keeper: asyncio.Task[None] | None = None
         self._queued: Queued | None = None
         self._running: asyncio.Task[None] | None = None
+        self._figures: SessionFigures | None = None
         self._counted: Hold | None = None  # its place among its caller's sessions, until it ends
 
     @classmethod
@@ -292,13 +295,17 @@ class LiveSession:
 
     # ---- its life
 
-    def begin(self, counted: Hold, done: Callable[[LiveSession], None]) -> None:
+    def begin(self, counted: Hold, figures: SessionFigures, done: Callable[[LiveSession], None]) -> None:
         """Start ``run``; ``counted`` is released at its end, and ``done`` is called behind that."""
-        self._counted = counted
+        self._counted, self._figures = counted, figures
         self._running = asyncio.create_task(self._run(), name=self.id)
         self._running.add_done_callback(lambda _: done(self))
 
     async def _run(self) -> None:
+        with logs.about(session_id=self.id):
+            await self._live()
+
+    async def _live(self) -> None:
         try:
             while self.end is None:
                 await self._wanted.wait()
@@ -332,6 +339,8 @@ class LiveSession:
             line = await self._queue.place(self._current_order(), started, self._told_position)
         self._queued = None
         self.mime, self.init, self._line = line.mime, line.init, line
+        if self._figures is not None:
+            self._figures.placed()
         self._snapshot = None
         self._archive.drop(self.id)
         if self._reported is not None:
@@ -398,6 +407,9 @@ class LiveSession:
             self.end = end
             if self._counted is not None:
                 self._counted.release()
+            if self._figures is not None:
+                reason = end.kind.code if isinstance(end, PafuError) else end.code or end.reason
+                self._figures.over(reason, self.newest)
             log.info("%s: %s", self.id, end.message if isinstance(end, PafuError) else end.message or end.reason)
             if not self.restartable:
                 self._archive.drop(self.id)

@@ -105,6 +105,7 @@ class Open(Message, frozen=True, tag="open"):
     memory: bool = False
     snapshot: str | None = None  # file of a parked session: the exact state; ``past`` then tells the numbers
     jpeg: bool = False
+    request: str = ""  # id of the request behind it, for the worker's log
 
 
 class Interact(Message, frozen=True, tag="interact"):

@@ -28,6 +28,8 @@ FORMATS = ("m4s", "h264", "jpeg")
 QUANTILES = ("0.1", "0.5", "0.9")
 MEMORY_KINDS = ("allocated", "reserved", "peak", "free", "total")
 DEATHS = ("killed", "exited", "silent")
+PLACES = ("device", "disk")
+ROLES = ("owner", "watcher")
 JOB_STATES = ("queued", "in_progress", "completed", "failed")
 MOST_CHILDREN = 64  # label combinations that are shown as 0 from the start
 
@@ -54,15 +56,24 @@ class Metric:
 
 
 METRICS = (
-    Metric("pafu_sessions_active", "gauge", "sessions", "Live sessions that have a place on a worker."),
-    Metric("pafu_sessions_waiting", "gauge", "sessions", "Sessions that asked to start and have no place yet."),
+    Metric("pafu_sessions_active", "gauge", "sessions", "Sessions that stream to their viewer."),
+    Metric("pafu_sessions_waiting", "gauge", "sessions", "Sessions that wait for a place, or for a worker."),
+    Metric(
+        "pafu_sessions_suspended",
+        "gauge",
+        "sessions",
+        "Sessions that stand still, paused or without their viewer: on the device, where they make room for others, or "
+        "on disk.",
+        {"where": PLACES},
+    ),
     Metric("pafu_sessions_limit", "gauge", "sessions", "Most sessions at once (PAFU_MAX_SESSIONS)."),
     Metric("pafu_sessions_started_total", "counter", "sessions", "Sessions that got a place on a worker."),
     Metric(
         "pafu_sessions_finished_total",
         "counter",
         "sessions",
-        "Sessions that had a place and are over, by reason: an ordered end, or the code of the error.",
+        "Sessions that had a place and are over, by reason: an ordered end, or the code of the error; expired: nobody "
+        "came back.",
         {"reason": ENDINGS},
     ),
     Metric(
@@ -72,7 +83,28 @@ METRICS = (
         "Connections that never got a place, by reason.",
         {"reason": ENDINGS},
     ),
-    Metric("pafu_session_seconds", "histogram", "sessions", "How long sessions lasted.", buckets=LONG_SECONDS),
+    Metric("pafu_session_resumes_total", "counter", "sessions", "Viewers who came back to their session."),
+    Metric(
+        "pafu_viewers",
+        "gauge",
+        "sessions",
+        "Connections that are at a session: its owner, or one who looks on.",
+        {"role": ROLES},
+    ),
+    Metric(
+        "pafu_viewers_left_total",
+        "counter",
+        "sessions",
+        "Connections that were at a session and are over, by reason; the session may go on without them.",
+        {"reason": ENDINGS},
+    ),
+    Metric(
+        "pafu_session_seconds",
+        "histogram",
+        "sessions",
+        "How long sessions lasted, from their start to their end.",
+        buckets=LONG_SECONDS,
+    ),
     Metric(
         "pafu_time_to_first_chunk_seconds",
         "histogram",
@@ -124,6 +156,18 @@ METRICS = (
     ),
     Metric("pafu_viewers_stalled", "gauge", "playout", "Viewers that have taken no data for more than 1 s."),
     Metric("pafu_kv_cache_bytes", "gauge", "cache", "Bytes that the caches of all sessions hold on the device."),
+    Metric(
+        "pafu_kv_cache_reserved_bytes",
+        "gauge",
+        "cache",
+        "Cache bytes that admission has promised to sessions and jobs on the device.",
+    ),
+    Metric(
+        "pafu_kv_cache_limit_bytes",
+        "gauge",
+        "cache",
+        "Bytes that all caches together may take (PAFU_CACHE_ROOM_BYTES, or what the worker found free).",
+    ),
     Metric("pafu_kv_cache_tokens", "gauge", "cache", "Tokens kept over all sessions, of each session's fullest layer."),
     Metric("pafu_kv_cache_usage_ratio", "gauge", "cache", "Tokens kept divided by the tokens that the budgets allow."),
     Metric(

@@ -1,7 +1,7 @@
 """What happens in the front becomes numbers here, so that routes, sessions and the engine need one call each.
 
-The engine tells of its worker, a session tells of its viewer through a ``SessionWatch`` of its own; ``scrape`` answers
-Prometheus. Nothing here waits, and nothing here knows a prompt.
+The engine tells of its worker, a session of itself through ``SessionFigures``, a connection of its viewer through a
+``ViewerWatch``; ``scrape`` answers Prometheus. Nothing here waits, and nothing here knows a prompt.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from server import __version__
 from server.engine import EngineState
 from server.errors import ERRORS
 from server.messages import Beat, Fragment, Ready
-from server.metrics import Metrics
+from server.metrics import PLACES, ROLES, Metrics
 from server.traces import SessionTrace, Traces
 
 STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
 Clock = Callable[[], float]
-NO_IDS: Mapping[str, str] = {}
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Observer:
@@ -50,9 +50,13 @@ class Observer:
             self.metrics.set("pafu_worker_beat_age_seconds", now - at, worker=worker)
         return self.metrics.render(accept)
 
-    def session(self, ids: Mapping[str, str] = NO_IDS, headers: Mapping[str, str] = NO_IDS) -> SessionWatch:
-        """The watch of a viewer who just connected; ``ids`` (session_id, request_id) are for traces alone."""
-        return SessionWatch(self, ids, headers)
+    def session(self) -> SessionFigures:
+        """The figures of a session that begins."""
+        return SessionFigures(self)
+
+    def viewer(self, request_id: str = "", headers: Mapping[str, str] = NO_HEADERS) -> ViewerWatch:
+        """The watch of a viewer who just connected; what is given here is for traces alone."""
+        return ViewerWatch(self, request_id, headers)
 
     # ---- what the engine tells
 
@@ -63,6 +67,7 @@ class Observer:
     def worker_ready(self, ready: Ready) -> None:
         self.metrics.set("pafu_worker_load_seconds", ready.load_seconds)
         self.metrics.set("pafu_worker_warm_up_seconds", ready.warm_up_seconds)
+        self.metrics.set("pafu_kv_cache_limit_bytes", ready.cache_room_bytes)
         self.metrics.clear("pafu_build_info")
         versions = {"version": __version__, "python": platform.python_version()}
         torch = ready.versions.get("torch", "none")
@@ -108,6 +113,20 @@ class Observer:
         self.metrics.set("pafu_kv_cache_bytes", sum(beat.cache_bytes for beat in beats))
         self.metrics.set("pafu_kv_cache_tokens", tokens)
         self.metrics.set("pafu_kv_cache_usage_ratio", tokens / budget if budget else 0.0)
+
+    # ---- what the sessions tell
+
+    def sessions(
+        self, active: int, waiting: int, suspended: Mapping[str, int], viewers: Mapping[str, int], reserved_bytes: int
+    ) -> None:
+        """How many there are now: sessions by where they stand (see metrics.PLACES), viewers by metrics.ROLES."""
+        self.metrics.set("pafu_sessions_active", active)
+        self.metrics.set("pafu_sessions_waiting", waiting)
+        for where in PLACES:
+            self.metrics.set("pafu_sessions_suspended", suspended.get(where, 0), where=where)
+        for role in ROLES:
+            self.metrics.set("pafu_viewers", viewers.get(role, 0), role=role)
+        self.metrics.set("pafu_kv_cache_reserved_bytes", reserved_bytes)
 
     # ---- what the jobs tell
 
@@ -176,6 +195,7 @@ class Continuity:
         self._sent = 0.0
         self._position: float | None = None
         self._ends: float | None = None  # when what was sent will have been played; None: nothing sent, or paused
+        self._left = 0.0  # seconds that the viewer had ahead when it asked for a pause
 
     def sent(self, media: float, now: float) -> float:
         """A chunk has left; how long the viewer had nothing to play before it."""
@@ -196,54 +216,81 @@ class Continuity:
             self._ends = None
         self._position = position
 
+    def paused(self, paused: bool, now: float) -> None:
+        """The viewer asked for a pause, or for its end: it goes on with what it had."""
+        if paused and self._ends is not None:
+            self._left, self._ends = max(0.0, self._ends - now), None
+        elif not paused and self._ends is None and self._sent > 0:
+            self._ends = now + self._left
 
-class SessionWatch:
-    """The numbers of one viewer: connected, waiting for a place, active, over."""
 
-    def __init__(self, observer: Observer, ids: Mapping[str, str], headers: Mapping[str, str]) -> None:
+class SessionFigures:
+    """The numbers of one session, whoever watches it."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._metrics, self._clock = observer.metrics, observer.clock
+        self._began = observer.clock()
+        self._placed = False
+
+    def placed(self) -> None:
+        """A worker has taken the session; only the first time counts."""
+        if not self._placed:
+            self._placed = True
+            self._metrics.add("pafu_sessions_started_total")
+
+    def over(self, reason: str, newest: Fragment | None) -> None:
+        """The session ended in order, or with the code of an error, behind its ``newest`` chunk."""
+        if not self._placed:
+            return
+        self._metrics.add("pafu_sessions_finished_total", reason=reason)
+        self._metrics.observe("pafu_session_seconds", self._clock() - self._began)
+        if newest is not None:
+            freed = {"reason": "session_end", "policy": newest.cache_policy}
+            self._metrics.add("pafu_kv_evicted_tokens_total", newest.cache_tokens, **freed)
+
+
+class ViewerWatch:
+    """The numbers of one connection: connected, at a session, over."""
+
+    def __init__(self, observer: Observer, request_id: str, headers: Mapping[str, str]) -> None:
         self._observer = observer
-        self._ids = ids
+        self._request_id = request_id
         self._headers = headers
         self._trace: SessionTrace | None = None
         self._metrics = observer.metrics
         self._stage = ""
+        self._begins = self._owner = True
         self._asked = 0.0
         self._last_sent: float | None = None
         self._changes: dict[str, float] = {}
         self._continuity = Continuity()
-        self._cache: tuple[str, int] | None = None  # policy and tokens kept after the newest chunk
         self._fell_back = False
 
-    def asked(self) -> None:
-        """session.start was accepted; the viewer waits for a place."""
+    def asked(self, session_id: str = "", begins: bool = True, owner: bool = True) -> None:
+        """The first message was accepted: the viewer ``begins`` a session, or comes back to its own, or looks on."""
         self._asked = self._observer.clock()
-        if self._observer.traces is not None and self._ids:
-            self._trace = self._observer.traces.session(self._ids, self._headers, self._observer.spec.name)
-        self._enter("waiting")
+        self._begins, self._owner = begins, owner
+        if self._observer.traces is not None:
+            ids = {"session_id": session_id, "request_id": self._request_id}
+            self._trace = self._observer.traces.session(ids, self._headers, self._observer.spec.name)
 
     def opened(self) -> None:
-        """A worker has taken the session."""
-        self._enter("active")
-        self._metrics.add("pafu_sessions_started_total")
+        """The viewer is at a session that has its place on a worker."""
+        self._stage = "active"
+        if self._owner and not self._begins:
+            self._metrics.add("pafu_session_resumes_total")
 
     def over(self, reason: str) -> None:
-        """The session ended in order, or with the code of an error; only the first call counts."""
+        """The connection ended in order, or with the code of an error; only the first call counts."""
         if self._stage == "over":
             return
-        had_a_place = self._stage == "active"
-        name = "pafu_sessions_finished_total" if had_a_place else "pafu_session_rejections_total"
-        self._enter("over")
-        self._metrics.add(name, reason=reason)
-        if had_a_place:
-            self._metrics.observe("pafu_session_seconds", self._observer.clock() - self._asked)
+        was_there, self._stage = self._stage == "active", "over"
+        self._metrics.add("pafu_viewers_left_total" if was_there else "pafu_session_rejections_total", reason=reason)
         if self._trace is not None:
             self._trace.over(reason, failed=reason in ERRORS)
-        if self._cache is not None:
-            policy, tokens = self._cache
-            self._metrics.add("pafu_kv_evicted_tokens_total", tokens, reason="session_end", policy=policy)
 
     def failed(self, code: str) -> None:
-        """The session ended with an error."""
+        """The connection ended with an error."""
         self.erred(code)
         self.over(code)
 
@@ -284,8 +331,11 @@ class SessionWatch:
         """The viewer reported what it shows, in seconds of media."""
         self._continuity.reported(position, self._observer.clock())
 
+    def paused(self, paused: bool) -> None:
+        """The viewer wants the stream to stand still, or to go on."""
+        self._continuity.paused(paused, self._observer.clock())
+
     def _take_cache(self, fragment: Fragment) -> None:
-        self._cache = (fragment.cache_policy, fragment.cache_tokens)
         if fragment.cache_fell_back and not self._fell_back:
             self._fell_back = True
             self._metrics.add("pafu_kv_policy_fallbacks_total")
@@ -293,17 +343,12 @@ class SessionWatch:
     def _take_gap(self, fragment: Fragment, began: float, now: float) -> None:
         """Continuity is judged by when the chunk was ready: a viewer who does not read is not starved by us."""
         if self._last_sent is None:
-            self._metrics.observe("pafu_time_to_first_chunk_seconds", now - self._asked)
+            if self._begins:
+                self._metrics.observe("pafu_time_to_first_chunk_seconds", now - self._asked)
         else:
             self._metrics.observe("pafu_inter_chunk_seconds", now - self._last_sent)
         self._last_sent = now
         starved = self._continuity.sent(self._observer.media_seconds(fragment), began)
-        if starved > 0:
+        if starved > 0 and self._owner:  # those who look on do not pace the stream
             self._metrics.add("pafu_deadline_misses_total")
             self._metrics.add("pafu_viewer_starved_seconds_total", starved)
-
-    def _enter(self, stage: str) -> None:
-        for name, change in ((self._stage, -1), (stage, 1)):
-            if name in ("waiting", "active"):
-                self._metrics.add(f"pafu_sessions_{name}", change)
-        self._stage = stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -17,12 +18,24 @@ def rss_bytes(pid: int | None = None) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that new work may take without swapping; 0 where the kernel does not tell."""
+    """Memory that new work may take without swapping, within a container's limit; 0 where the kernel does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    return int(min(free, _left_in_container()))
+
+
+def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
+    """What the control group (version 2) still allows; file pages that can be dropped count as free, as above."""
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if limit == "max" else max(0, int(limit) - used + int(stat.get("inactive_file", 0)))
 
 
 def usable_cores() -> int:

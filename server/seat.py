@@ -42,6 +42,7 @@ class Seat:
     def __init__(self, order: Open, generator: Generator) -> None:
         spec = generator.spec
         self.id = order.session
+        self.ids = {"session_id": order.session, **({"request_id": order.request} if order.request else {})}
         self.background = order.background
         self.last_seconds = 0.0  # what its newest chunk took
         self.last_served = 0.0

@@ -80,12 +80,11 @@ class ViewerSession:
         self._events = 0
         self._bad_messages = 0
         self._request_id = (websocket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}")[:128]
-        self._ids = {"session_id": self.id, "request_id": self._request_id}
-        self._watch = observer.session(self._ids, websocket.headers)
+        self._watch = observer.viewer(self._request_id, websocket.headers)
 
     async def run(self) -> None:
         """Serve the viewer to the end; returns when the socket is closed and the session knows that it is gone."""
-        with logs.about(**self._ids):
+        with logs.about(session_id=self.id, request_id=self._request_id):
             await self._run()
 
     async def _run(self) -> None:
@@ -93,8 +92,11 @@ class ViewerSession:
         try:
             first = await self._receive_first()
             self._admitted = await self._admit(first)
-            self._watch.asked()
-            await self._serve(self._admitted)
+            self.id = self._admitted.session.id
+            begins = isinstance(first, protocol.SessionStart)
+            self._watch.asked(self.id, begins=begins, owner=self._admitted.place.owner)
+            with logs.about(session_id=self.id):
+                await self._serve(self._admitted)
         except PafuError as error:
             self._watch.failed(error.kind.code)
             await self._end(error.kind.close, error.wire_message(), error.message)
@@ -139,7 +141,6 @@ class ViewerSession:
             case protocol.SessionResume():
                 name, token, last = protocol.check_resume(first)
                 session = self._sessions.resume(name, token, self._caller)
-                self.id = session.id
                 return Admitted(session, await session.own(self._format(first), last), token, first)
             case protocol.SessionWatch():
                 session = self._sessions.find(first.session_id, self._caller)
@@ -151,7 +152,7 @@ class ViewerSession:
     def _order(self, start: protocol.SessionStart) -> messages.Open:
         order = protocol.check_start(start, self._spec, self._settings)
         seed = secrets.randbelow(2**31) if start.seed is None else start.seed
-        return msgspec.structs.replace(order, session=self.id, seed=seed)
+        return msgspec.structs.replace(order, session=self.id, seed=seed, request=self._request_id)
 
     async def _serve(self, admitted: Admitted) -> None:
         """Stream and listen at once; whichever ends first ends the other."""
@@ -333,6 +334,7 @@ class ViewerSession:
         paused = isinstance(message, protocol.SessionPause)
         if isinstance(message, protocol.SessionResume) and message.session_id is not None:
             raise PafuError("invalid_message", "this connection has its session; open another to resume one", "type")
+        self._watch.paused(paused)
         await session.pause(paused)
         kind = "session.paused" if paused else "session.resumed"
         await self._send({"type": kind, "session_id": session.id, "next_chunk_index": session.next_index})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import Any
 
 from model.spec import ModelSpec
@@ -26,6 +27,7 @@ class Sessions:
         self._archive_ready: bool | None = None
         self._live: dict[str, LiveSession] = {}
         self.queue = Queue(engine, settings, self._make_room)
+        engine.observer.sources.append(self._tell_figures)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -100,6 +102,18 @@ class Sessions:
                 async with asyncio.timeout(within):
                     await asyncio.gather(*ending, return_exceptions=True)
 
+    async def _tell_figures(self) -> None:
+        """For a scrape: how many sessions stand where, and who watches them."""
+        stand = Counter(session.status for session in self)
+        owners = sum(session.owner is not None for session in self)
+        self._engine.observer.sessions(
+            active=stand[Status.STREAMING],
+            waiting=stand[Status.WAITING],
+            suspended={"device": stand[Status.PAUSED] + stand[Status.SUSPENDED], "disk": stand[Status.PARKED]},
+            viewers={"owner": owners, "watcher": sum(session.viewers for session in self) - owners},
+            reserved_bytes=self._engine.status().cache_held_bytes,
+        )
+
     def _prepare(self) -> None:
         if self._archive_ready is None:
             self._archive_ready = not self._settings.keep_on_disk or self._archive.prepare()
@@ -107,7 +121,7 @@ class Sessions:
     def _begin(self, session: LiveSession, counted: Hold) -> None:
         self._prepare()
         self._live[session.id] = session
-        session.begin(counted, self._forget)
+        session.begin(counted, self._engine.observer.session(), self._forget)
         self._bound()
 
     def _forget(self, session: LiveSession) -> None:

@@ -92,7 +92,7 @@ class Worker:
         seat = self.schedule()
         if seat is None:
             return
-        with self._contained(seat):
+        with logs.about(**seat.ids), self._contained(seat):
             made = self.generate(seat)
             self.emit(seat, seat.encode(made))
 
@@ -179,8 +179,7 @@ class Worker:
         except Exception as error:
             if device_suspect(error):
                 raise
-            with logs.about(session_id=seat.id):
-                log.exception("session %s failed", seat.id)
+            log.exception("session %s failed", seat.id)
             self._end(seat, "failed", failure_code(error), f"generation failed: {type(error).__name__}: {error}")
         self._generator.release_memory()  # here, where the error's frames no longer hold the tensors
 
@@ -237,7 +236,7 @@ class Worker:
 
     def _park(self, seat: Seat, path: Path) -> None:
         """Free the session's memory; a thread writes its state, so that no viewer waits for the disk."""
-        with self._contained(seat):
+        with logs.about(**seat.ids), self._contained(seat):
             snapshot = seat.snapshot()
             del self._seats[seat.id]
             self._parking[seat.id] = seat.chunks, self._disk.submit(write_whole, path, snapshot)

@@ -134,15 +134,15 @@ CASES = {
             series("pafu_sessions_finished_total", 'reason="complete"'): "0+9x20",
         },
         {
-            series("pafu_sessions_finished_total", 'reason="viewer_left"'): "0+5x20",
+            series("pafu_sessions_finished_total", 'reason="expired"'): "0+5x20",
             series("pafu_sessions_finished_total", 'reason="complete"'): "0+5x20",
         },
     ),
     "PafuViewersStalled": Case(
         MODEL,
         10,
-        {series("pafu_viewers_stalled"): "3x20", series("pafu_sessions_active"): "4x20"},
-        {series("pafu_viewers_stalled"): "0x20", series("pafu_sessions_active"): "0x20"},
+        {series("pafu_viewers_stalled"): "3x20", series("pafu_viewers", 'role="owner"'): "4x20"},
+        {series("pafu_viewers_stalled"): "0x20", series("pafu_viewers", 'role="owner"'): "0x20"},
     ),
     "PafuDeviceMemoryLow": Case(
         f'{MODEL}, worker="0"',

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from server.config import ConfigError, Settings, load_settings
+from server.config import ConfigError, Settings, check_data_dir, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +53,19 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("CACHE_POLICY", "best", "policy.*best.*sink_window"),
         ("CACHE_BUDGET_LATENTS", "2", "budget of 2.*at least 6"),
         ("LEAD_SECONDS", "11", "lead_seconds.*max_lead_seconds"),
+        ("METRICS_PORT", "8000", "metrics_port.*8000.*leave it out"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(monkeypatch, name, value, told) -> None:
     monkeypatch.setenv(f"PAFU_{name}", value)
     with pytest.raises(ConfigError, match=told):
         load_settings()
+
+
+def test_a_variable_that_is_empty_is_one_that_is_not_set(monkeypatch) -> None:
+    for name in ("WEIGHTS", "MAX_SESSIONS", "DATABASE", "API_KEYS", "METRICS_PORT"):
+        monkeypatch.setenv(f"PAFU_{name}", "")
+    assert load_settings() == Settings()
 
 
 def test_lists_are_separated_by_commas(monkeypatch) -> None:
@@ -77,6 +86,15 @@ def test_a_file_stands_under_variables_and_flags(monkeypatch, tmp_path) -> None:
     settings = load_settings({"port": 9001})
     assert (settings.port, settings.max_sessions, settings.lead_seconds) == (9001, 8, 2)
     assert settings.allowed_hosts == ("a.example", "b.example")
+
+
+def test_a_data_folder_is_made_and_one_that_cannot_be_written_is_told(tmp_path) -> None:
+    check_data_dir(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "is a file"), (Path("/proc/nothing"), "No such file")):
+        with pytest.raises(ConfigError, match=f"the data folder {folder}.*{why}.*PAFU_DATA_DIR"):
+            check_data_dir(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -19,6 +20,7 @@ from server.metrics import BY_NAME, METRICS, Metrics
 from server.observe import Continuity, Observer
 
 SPEC = spec_named("test-tiny")
+PATIENCE = 120.0
 
 
 class Clock:
@@ -88,31 +90,53 @@ def test_counters_exist_before_anything_happened() -> None:
 # ---- sessions
 
 
-def test_a_session_waits_is_active_and_is_over(observer) -> None:
-    watch, read = observer.session(), observer.metrics.read
-    watch.asked()
-    assert (read("pafu_sessions_waiting"), read("pafu_sessions_active")) == (1, 0)
-    watch.opened()
-    assert (read("pafu_sessions_waiting"), read("pafu_sessions_active")) == (0, 1)
-    watch.over("complete")
-    watch.over("viewer_left")
-    assert (read("pafu_sessions_waiting"), read("pafu_sessions_active")) == (0, 0)
-    assert read("pafu_sessions_finished_total", reason="complete") == 1
-    assert read("pafu_sessions_finished_total", reason="viewer_left") == 0
+def test_a_session_begins_with_its_first_place_and_is_over_once(observer, clock) -> None:
+    session, read = observer.session(), observer.metrics.read
+    session.placed()
+    session.placed()  # again, in another worker
+    clock.now += 7
+    session.over("complete", chunk())
+    assert read("pafu_sessions_started_total") == read("pafu_sessions_finished_total", reason="complete") == 1
+    assert read("pafu_session_seconds_sum") == 7
+    assert read("pafu_kv_evicted_tokens_total", reason="session_end", policy="pafu") == 64
 
 
-def test_a_session_without_a_place_is_a_rejection(observer) -> None:
-    watch = observer.session()
-    watch.asked()
-    watch.failed("session_rejected")
-    assert observer.metrics.read("pafu_session_rejections_total", reason="session_rejected") == 1
-    assert observer.metrics.read("pafu_errors_total", code="session_rejected") == 1
+def test_a_session_that_never_had_a_place_is_no_session_that_finished(observer) -> None:
+    observer.session().over("session_rejected", None)
     assert observer.metrics.read("pafu_sessions_finished_total", reason="session_rejected") == 0
-    assert observer.metrics.read("pafu_sessions_waiting") == 0
+
+
+def test_a_viewer_without_a_place_is_a_rejection(observer) -> None:
+    viewer, read = observer.viewer(), observer.metrics.read
+    viewer.asked()
+    viewer.failed("session_rejected")
+    viewer.over("viewer_left")
+    assert read("pafu_session_rejections_total", reason="session_rejected") == 1
+    assert read("pafu_errors_total", code="session_rejected") == 1
+    assert read("pafu_viewers_left_total", reason="session_rejected") == 0
+    assert read("pafu_session_rejections_total", reason="viewer_left") == 0
+
+
+def test_who_comes_back_or_looks_on_begins_no_session_and_has_no_first_chunk(observer, clock) -> None:
+    read = observer.metrics.read
+    for owner in (True, False):
+        viewer = observer.viewer()
+        viewer.asked(begins=False, owner=owner)
+        viewer.opened()
+        with viewer.sending(chunk(), 1000):
+            pass
+        clock.now += 60
+        with viewer.sending(chunk(), 1000):
+            pass
+        viewer.over("viewer_left")
+    assert (read("pafu_session_resumes_total"), read("pafu_sessions_started_total")) == (1, 0)
+    assert read("pafu_time_to_first_chunk_seconds_count") == 0
+    assert read("pafu_viewers_left_total", reason="viewer_left") == 2
+    assert read("pafu_deadline_misses_total") == 1, "only the owner paces the stream, so only the owner can starve"
 
 
 def test_first_chunk_gaps_and_changes_are_timed_from_what_the_viewer_did(observer, clock) -> None:
-    watch, read = observer.session(), observer.metrics.read
+    watch, read = observer.viewer(), observer.metrics.read
     watch.asked()
     watch.opened()
     clock.now += 0.3
@@ -130,7 +154,7 @@ def test_first_chunk_gaps_and_changes_are_timed_from_what_the_viewer_did(observe
 
 
 def test_a_chunk_that_could_not_be_sent_is_not_counted_as_sent(observer) -> None:
-    watch = observer.session()
+    watch = observer.viewer()
     watch.asked()
     with pytest.raises(OSError), watch.sending(chunk(), 1000):
         raise OSError
@@ -164,6 +188,23 @@ def test_a_viewer_at_the_end_of_what_it_has_is_starving_not_paused() -> None:
     viewer.reported(1.0, now=1.0)
     viewer.reported(1.0, now=2.0)
     assert viewer.sent(1.0, now=3.0) == pytest.approx(2.0)
+
+
+def test_a_pause_that_was_asked_for_starves_nobody_and_its_end_brings_back_what_was_left() -> None:
+    viewer = Continuity()
+    viewer.sent(2.0, now=0.0)
+    viewer.paused(True, now=0.5)  # 1.5 s left
+    viewer.paused(True, now=1.0)
+    viewer.paused(False, now=600.0)
+    assert viewer.sent(1.0, now=601.0) == 0
+    assert viewer.sent(1.0, now=603.0) == pytest.approx(0.5)
+
+
+def test_a_pause_before_the_first_chunk_is_no_pause_of_anything() -> None:
+    viewer = Continuity()
+    viewer.paused(True, now=0.0)
+    viewer.paused(False, now=5.0)
+    assert viewer.sent(1.0, now=9.0) == 0
 
 
 def test_a_wait_counts_as_a_stall_while_it_lasts_and_only_once(observer, clock) -> None:
@@ -236,21 +277,49 @@ async def test_with_a_port_of_its_own_metrics_leave_the_public_one(serve) -> Non
         assert (await client.get("/metrics")).status_code == 404
 
 
-async def test_prometheus_sees_a_viewer_that_stalls_while_it_stalls(serve, prometheus) -> None:
-    server = await serve(stall_timeout=5.0, max_lead_seconds=1000)
-    watcher = prometheus(f"127.0.0.1:{server.port}")
-    await watcher.sees("pafu_viewers_stalled", 0)
+def sleepy_socket(port: int) -> socket.socket:
+    """A connection that holds little, so that a viewer who does not read is soon noticed."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-    raw.connect(("127.0.0.1", server.port))
-    async with server.connect(sock=raw, max_queue=1) as connection:
-        start = {"type": "session.start", "prompt": "noise", "streaming_buffer_seconds": 1000, "num_frames": 1500}
-        await connection.send(json.dumps(start))  # and never read
+    raw.connect(("127.0.0.1", port))
+    return raw
+
+
+ENDLESS = {"type": "session.start", "prompt": "noise", "streaming_buffer_seconds": 1000, "num_frames": 15_000}
+
+
+async def test_prometheus_sees_a_viewer_that_stalls_while_it_stalls(serve, prometheus) -> None:
+    server = await serve(max_lead_seconds=1000)
+    watcher = prometheus(f"127.0.0.1:{server.port}")
+    await watcher.sees("pafu_viewers_stalled", 0)
+    async with server.connect(sock=sleepy_socket(server.port), max_queue=1) as connection:
+        await connection.send(json.dumps(ENDLESS))  # and do not read
         await watcher.sees("pafu_viewers_stalled", 1)
+        await watcher.sees("pafu_viewers{role='owner'}", 1)
         await watcher.until("pafu_viewer_stall_seconds_total", lambda value: value > 2)
-        await watcher.sees("pafu_sessions_finished_total{reason='viewer_stalled'}", 1)
+
+        async def read() -> None:
+            async for _ in connection:
+                pass
+
+        reading = asyncio.create_task(read())
         await watcher.sees("pafu_viewers_stalled", 0)
+        reading.cancel()
+    await watcher.sees("pafu_viewers_left_total{reason='viewer_left'}", 1)
+    await watcher.sees("pafu_sessions_finished_total{reason='expired'}", 1)
+
+
+async def test_a_viewer_who_stalled_for_too_long_is_counted_as_such_and_its_session_on_its_own(serve) -> None:
+    server = await serve(stall_timeout=1.5, max_lead_seconds=1000)
+    async with server.connect(sock=sleepy_socket(server.port), max_queue=1) as connection:
+        await connection.send(json.dumps(ENDLESS))
+        read = server.engine.observer.metrics.read
+        async with asyncio.timeout(PATIENCE):
+            while not read("pafu_viewers_left_total", reason="viewer_stalled"):
+                await asyncio.sleep(0.05)
         with contextlib.suppress(websockets.ConnectionClosed):
-            while True:
-                await connection.recv()
-    assert await watcher.until("pafu_viewer_stall_seconds_total", lambda value: value > 4) < 8
+            async for _ in connection:
+                pass
+    await server.empties()
+    assert read("pafu_viewer_stall_seconds_total") >= 1.5
+    assert read("pafu_sessions_finished_total", reason="expired") == 1
