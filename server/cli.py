@@ -138,7 +138,8 @@ def generate(
 
 @app.command()
 def watch(
-    prompt: Annotated[str, typer.Argument(help="what to show")],
+    prompt: Annotated[str | None, typer.Argument(help="what to show")] = None,
+    session: Annotated[str | None, typer.Option(help="look on at this session instead; see /v1/sessions")] = None,
     output: Annotated[
         str, typer.Option("-o", "--output", help="MP4 file to write, - for standard output")
     ] = "live.mp4",
@@ -146,12 +147,17 @@ def watch(
     seed: Annotated[int | None, typer.Option(min=0, help="same seed, same video")] = None,
     url: Annotated[str, typer.Option(help="address of the server")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Save or pipe a live stream of a running server (pafu watch ... -o - | ffplay -)."""
+    """Save or pipe a live stream of a running server (pafu watch ... -o - | ffplay -).
+
+    A new one of PROMPT, or with --session the one that somebody else watches.
+    """
+    if (prompt is None) == (session is None) or (session and seed is not None):
+        raise fail("say what to show, or with --session ID whose stream to watch (it has its own seed)", 2)
     from server.watch import WatchError
     from server.watch import watch as watch_stream
 
     try:
-        summary = watch_stream(url, prompt, output, seconds, seed, console)
+        summary = watch_stream(url, prompt, session, output, seconds, seed, console)
     except WatchError as error:
         raise fail(str(error)) from None
     say(summary)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pafu_client import Chunk, PafuError, connect, models
+from pafu_client import Chunk, InteractionFailed, PafuError, connect, models, watch
 
 FPS = 16
 
@@ -124,3 +124,48 @@ async def test_generate_writes_the_video_that_a_live_viewer_with_this_seed_sees(
     )
     live = await record(live_server, prompt="a red house", num_frames=32, seed=7)
     assert np.array_equal(decode(output.read_bytes()).pictures, decode(data(live)).pictures)
+
+
+async def test_a_second_viewer_sees_the_pictures_of_the_first_and_cannot_steer(live_server, decode) -> None:
+    async with connect(live_server, prompt="a red house, the camera pans right", seed=1) as stream:
+        chunks = [await stream.receive(), await stream.receive()]
+        owner = asyncio.create_task(take(stream, chunks))
+        async with watch(live_server, stream.init.session_id) as look:
+            assert look.init.resume_token is None and look.init.config["seed"] == 1
+            seen = [await look.receive() for _ in range(3)]
+            await look.interact(prompt="a mill")
+            while not any(isinstance(event, InteractionFailed) for event in look.events):
+                seen.append(await look.receive())
+        first, count = seen[0].metadata.index, len(seen)
+        while len(chunks) <= first + count:  # the watcher has left, the session goes on
+            await asyncio.sleep(0.05)
+        await stream.stop()
+        await owner
+    assert [chunk.metadata.index for chunk in seen] == list(range(first, first + count)) and first > 0
+    theirs = decode(data(chunks)).pictures[12 * first : 12 * (first + count)]
+    assert np.array_equal(decode(data(seen)).pictures, theirs)
+    with pytest.raises(PafuError) as gone:
+        async with watch(live_server, "sess_0123456789abcdef"):
+            pass
+    assert gone.value.code == "unknown_session"
+
+
+async def take(stream, chunks: list[Chunk]) -> None:
+    async for chunk in stream:
+        chunks.append(chunk)
+
+
+async def test_watch_looks_on_at_a_session(live_server, decode, tmp_path) -> None:
+    output = tmp_path / "seen.mp4"
+    async with connect(live_server, prompt="a red house") as stream:
+        await stream.receive()
+        command = [sys.executable, "-m", "server.cli", "watch", "--session", stream.init.session_id, "--seconds", "1.5"]
+        looking = asyncio.create_task(
+            asyncio.to_thread(
+                subprocess.run, [*command, "--url", live_server, "-o", str(output)], check=True, capture_output=True
+            )
+        )
+        while not looking.done():
+            await stream.receive()
+        await looking
+    assert decode(output.read_bytes()).pictures.shape[0] >= 24

@@ -20,8 +20,8 @@ from pafu_client.messages import (
     SessionResumed,
     VideoStart,
 )
-from pafu_client.options import Options
-from pafu_client.stream import VideoStream, connect
+from pafu_client.options import Options, WatchOptions
+from pafu_client.stream import VideoStream, connect, watch
 
 __all__ = [
     "Camera",
@@ -42,7 +42,9 @@ __all__ = [
     "SessionResumed",
     "VideoStart",
     "VideoStream",
+    "WatchOptions",
     "connect",
     "models",
     "wait_until_ready",
+    "watch",
 ]

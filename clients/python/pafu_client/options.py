@@ -15,13 +15,23 @@ _SIZE = ("width", "height", "fps", "num_frames")
 _WIRE = ("model", "prompt", "format", *_SIZE, "seed", "extra_params", "streaming_buffer_seconds")
 
 
-class Options(TypedDict, total=False):
+class WatchOptions(TypedDict, total=False):
+    """Keyword arguments of ``watch``; what is left out is the server's choice."""
+
+    format: str  # "m4s" (the default), "h264" for WebCodecs, "jpeg"
+    resume_within: float  # seconds to try to go on after a lost connection (60); 0: raise ConnectionLost at once
+    on_event: Callable[[Event], None]  # called for whatever happens to a change, the session or its connection
+    api_key: str  # for servers with keys; left out: the variable PAFU_API_KEY
+    headers: Mapping[str, str]  # of the WebSocket's opening request
+    open_timeout: float  # seconds until video.start must have come (60)
+
+
+class Options(WatchOptions, total=False):
     """Keyword arguments of ``connect``; what is left out is the server's choice."""
 
     prompt: Required[str]
     model: str
     seed: int
-    format: str  # "m4s" (the default), "h264" for WebCodecs, "jpeg"
     width: int
     height: int
     fps: int
@@ -29,11 +39,6 @@ class Options(TypedDict, total=False):
     extra_params: Mapping[str, Any]
     streaming_buffer_seconds: float  # how far the server may run ahead of the playhead
     realtime: bool | None  # True: play like a viewer. False: as fast as the server makes it. None: no reports
-    resume_within: float  # seconds to try to go on after a lost connection (60); 0: raise ConnectionLost at once
-    on_event: Callable[[Event], None]  # called for whatever happens to a change, the session or its connection
-    api_key: str  # for servers with keys; left out: the variable PAFU_API_KEY
-    headers: Mapping[str, str]  # of the WebSocket's opening request
-    open_timeout: float  # seconds until video.start must have come (60)
 
 
 def key_headers(api_key: str | None = None) -> dict[str, str]:
@@ -44,11 +49,21 @@ def key_headers(api_key: str | None = None) -> dict[str, str]:
 
 def start_message(options: Mapping[str, Any]) -> dict[str, Any]:
     """``session.start`` with the options that were given. Raises TypeError for an option that is unknown."""
-    known = Options.__annotations__
-    if unknown := sorted(set(options) - set(known)):
-        raise TypeError(f"connect() has no option {', '.join(unknown)}; known: {', '.join(known)}")
+    check_names("connect", options, Options.__annotations__)
     given = {name: options[name] for name in _WIRE if options.get(name) is not None}
     return {"type": "session.start", "format": "m4s", **given}
+
+
+def watch_message(session_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``session.watch``. Raises TypeError for an option that is unknown."""
+    check_names("watch", options, WatchOptions.__annotations__)
+    return {"type": "session.watch", "session_id": session_id, "format": options.get("format") or "m4s"}
+
+
+def check_names(caller: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raises TypeError for an option that ``caller`` does not have."""
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"{caller}() has no option {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 def live_address(url: str) -> str:

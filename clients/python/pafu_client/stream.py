@@ -31,7 +31,7 @@ from pafu_client.messages import (
     VideoStart,
 )
 from pafu_client.opening import Door, decoded
-from pafu_client.options import Options, key_headers, live_address, start_message
+from pafu_client.options import Options, WatchOptions, key_headers, live_address, start_message, watch_message
 from pafu_client.playhead import Playhead
 
 REPORT_SECONDS = 0.1  # between two reports of the playhead
@@ -49,13 +49,30 @@ async def connect(url: str, **options: Unpack[Options]) -> AsyncIterator[VideoSt
     (``resume_within`` seconds, 0 turns it off). Leaving the block stops the session. Raises PafuError when there is
     no server, when it refuses the session (code, message and param are its own), or when the connection stays lost.
     """
-    start = start_message(options)
+    async with _entered(url, start_message(options), options, options.get("realtime", True)) as stream:
+        yield stream
+
+
+@asynccontextmanager
+async def watch(url: str, session_id: str, **options: Unpack[WatchOptions]) -> AsyncIterator[VideoStream]:
+    """Look on at somebody's session, from its newest chunk on and at its pace.
+
+    Who watches cannot steer; leaving the block leaves the session as it is. A connection that is lost is made again;
+    what was made meanwhile is missing. Raises PafuError, ``unknown_session`` where there is no such session (any more).
+    """
+    async with _entered(url, watch_message(session_id, options), options, None) as stream:
+        yield stream
+
+
+@asynccontextmanager
+async def _entered(
+    url: str, first: Mapping[str, Any], options: Mapping[str, Any], realtime: bool | None
+) -> AsyncIterator[VideoStream]:
     headers = {**key_headers(options.get("api_key")), **(options.get("headers") or {})}
     door = Door(live_address(url), headers, options.get("open_timeout", OPEN_TIMEOUT))
     log = EventLog(options.get("on_event"))
-    socket, init = await door.enter(start, log.tell)
-    resume_within = options.get("resume_within", RESUME_WITHIN)
-    stream = VideoStream(door, socket, init, log, options.get("realtime", True), resume_within)
+    socket, init = await door.enter(first, log.tell)
+    stream = VideoStream(door, first, socket, init, log, realtime, options.get("resume_within", RESUME_WITHIN))
     try:
         yield stream
     finally:
@@ -76,7 +93,7 @@ class EventLog:
 
 
 class VideoStream:
-    """A running stream: iterate over its chunks, change it, stop it. Made by ``connect``.
+    """A running stream: iterate over its chunks, change it, stop it. Made by ``connect`` or ``watch``.
 
     init: the server's first video.start. done: its session.done, None until then. events: the last things that
     happened to changes, the session and its connection.
@@ -85,6 +102,7 @@ class VideoStream:
     def __init__(
         self,
         door: Door,
+        first: Mapping[str, Any],
         socket: ClientConnection,
         init: VideoStart,
         log: EventLog,
@@ -93,8 +111,9 @@ class VideoStream:
     ) -> None:
         self.init = init
         self.done: SessionDone | None = None
-        self._door, self._socket, self._log = door, socket, log
-        self._resume_within = resume_within if init.resume_token else 0.0
+        self._door, self._first, self._socket, self._log = door, first, socket, log
+        self._looks_on = first["type"] == "session.watch"
+        self._resume_within = resume_within if init.resume_token or self._looks_on else 0.0
         self._event_count = 0
         self._unheard: dict[str, dict[str, Any]] = {}  # changes without an answer; sent again over a new connection
         self._paused = self._stopping = False
@@ -223,13 +242,7 @@ class VideoStream:
     async def _come_back(self) -> None:
         """Take the session up behind the last chunk. Raises PafuError."""
         self._metadata = None
-        first = {
-            "type": "session.resume",
-            "session_id": self.init.session_id,
-            "token": self.init.resume_token,
-            "last_chunk_index": self._last_index,
-            "format": self.init.format or "m4s",
-        }
+        first = self._first if self._looks_on else self._resumption()
         lost = ConnectionLost(self._socket.close_code, self._socket.close_reason or "")
         self._socket, start = await self._door.reenter(first, self._log.tell, self._resume_within, lost)
         self._log.tell(SessionResumed(int(start.raw.get("next_chunk_index", self._last_index + 1))))
@@ -238,9 +251,20 @@ class VideoStream:
         for message in again:
             await self._send(message)
 
+    def _resumption(self) -> dict[str, Any]:
+        return {
+            "type": "session.resume",
+            "session_id": self.init.session_id,
+            "token": self.init.resume_token,
+            "last_chunk_index": self._last_index,
+            "format": self.init.format or "m4s",
+        }
+
     async def _take(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
-            await self._chunks.put(self._chunk(message))
+            before, chunk = self._last_index, self._chunk(message)  # who looks on again gets the newest again
+            if not self._looks_on or chunk.metadata.index > before:
+                await self._chunks.put(chunk)
             self._failure = None  # the stream went on: that error was not its end
             return
         body = decoded(message)
@@ -261,7 +285,7 @@ class VideoStream:
                 self._log.tell(SessionResumed(int(body.get("next_chunk_index", -1))))
             case "session.done":
                 done = SessionDone.from_wire(body)
-                if not (done.resumable and self._resume_within > 0 and self.init.resume_token and not self._stopping):
+                if self._stopping or not (done.resumable and self._resume_within > 0 and self.init.resume_token):
                     self.done = done  # else the connection ends now, and the next server has the session
             case "error":
                 refusal = PafuError.from_wire(body)

@@ -6,13 +6,13 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar, Unpack
 
 from pafu_client import http
 from pafu_client import stream as async_stream
 from pafu_client.messages import Camera, Chunk, Event, SessionDone, VideoStart
-from pafu_client.options import Options
+from pafu_client.options import Options, WatchOptions
 
 T = TypeVar("T")
 
@@ -33,8 +33,20 @@ def connect(url: str, **options: Unpack[Options]) -> Iterator[VideoStream]:
 
     ``on_event`` is called in the loop's thread.
     """
+    with _blocking(async_stream.connect(url, **options)) as stream:
+        yield stream
+
+
+@contextmanager
+def watch(url: str, session_id: str, **options: Unpack[WatchOptions]) -> Iterator[VideoStream]:
+    """Look on at somebody's session; see ``pafu_client.watch``. Raises PafuError."""
+    with _blocking(async_stream.watch(url, session_id, **options)) as stream:
+        yield stream
+
+
+@contextmanager
+def _blocking(opening: AbstractAsyncContextManager[async_stream.VideoStream]) -> Iterator[VideoStream]:
     with _loop_in_thread() as loop:
-        opening = async_stream.connect(url, **options)
         stream = _wait(loop, opening.__aenter__())
         try:
             yield VideoStream(stream, loop)
