@@ -121,11 +121,12 @@ class Front:
         """Take no more sessions or jobs and bring the running ones to their ends, in bounded time."""
         self.draining = True
         within = self.settings.shutdown_timeout / 2
-        jobs = asyncio.create_task(self.jobs.drain(within), name="jobs-drain")
+        await asyncio.gather(self.jobs.drain(within), self._drain_sessions(within))
+
+    async def _drain_sessions(self, within: float) -> None:
         await self.sessions.drain(within)
         if running := [task for task in self.viewers.values() if task is not None]:
             await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
-        await jobs
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /readyz."""

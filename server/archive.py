@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import msgspec
 
+from server.disk import write_whole
 from server.limits import ANONYMOUS
-from server.messages import Fragment, Open, Past
+from server.messages import Fragment, Interact, Open, Past
 
 log = logging.getLogger("pafu.archive")
 
@@ -42,6 +43,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     replay_begins: float
     replay: list[Fragment]
     created: float  # seconds since the epoch
+    pending: list[Interact] = []  # changes that no chunk has shown yet
+    parked: bool = False  # the worker's snapshot beside it is of the same moment
     caller: str = ANONYMOUS.name  # whose session it is
 
 
@@ -53,15 +56,20 @@ class Archive:
         self._keep = keep
         self._decoder = msgspec.msgpack.Decoder(Record)
 
-    def prepare(self) -> bool:
-        """Make the folder, readable by its owner only, and throw away what is too old; whether it can be used."""
+    def prepare(self, in_use: Container[str]) -> None:
+        """Make the folder, readable by its owner only, and throw away what nobody came back for in time.
+
+        Files of the sessions ``in_use`` stay, however old the clock says that they are.
+        """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.sweep()
+            for path in self._folder.iterdir():
+                session = path.name.partition(".")[0]
+                old = time.time() - path.stat().st_mtime > self._keep
+                if old and SESSION_ID.fullmatch(session) and session not in in_use:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("sessions cannot be kept in %s: %s", self._folder, error.strerror)
-            return False
-        return os.access(self._folder, os.W_OK)
 
     def snapshot(self, session: str) -> Path:
         """Where the worker writes the session's state."""
@@ -69,13 +77,7 @@ class Archive:
 
     def save(self, record: Record) -> None:
         """Write the record, whole or not at all. Raises OSError."""
-        path = self._path(record.order.session, "session")
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
-            file.write(msgspec.msgpack.encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_whole(self._path(record.order.session, "session"), msgspec.msgpack.encode(record))
 
     def load(self, session: str) -> Record | None:
         """The record of this session, None when there is none that can be read."""
@@ -94,12 +96,6 @@ class Archive:
         for kind in ("session", "safetensors"):
             with contextlib.suppress(OSError):
                 self._path(session, kind).unlink()
-
-    def sweep(self) -> None:
-        """Throw away files that nobody came back for."""
-        for path in self._folder.iterdir():
-            if path.stem.split(".")[0].startswith("sess_") and time.time() - path.stat().st_mtime > self._keep:
-                path.unlink(missing_ok=True)
 
     def _path(self, session: str, kind: str) -> Path:
         if not SESSION_ID.fullmatch(session):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -75,7 +76,7 @@ class Opened:
     """The line to a worker stands; sent once to each viewer, before its first chunk."""
 
 
-Notice = Queued | Interrupted | Taken | Opened | Rejected
+Notice = Queued | Interrupted | Taken | Opened | Rejected | PafuError
 
 
 @dataclass(eq=False)
@@ -107,6 +108,7 @@ class LiveSession:
         self.caller = caller
         self.order = order
         self.created = time.time()
+        self.idle_since = math.inf  # monotonic; infinite while somebody wants pictures
         self.mime, self.init = "", b""
         self.token = token
         self.paused = False
@@ -122,6 +124,7 @@ class LiveSession:
         self._snapshot: str | None = None
         self._parking = False
         self._held = False  # the worker was told to make nothing
+        self._stopped = False  # somebody asked for the end; whatever dies meanwhile, it does not go on
         self._delivered = 0.0  # media time that was sent to the owner
         self._reported: float | None = None
         self._deaths, self._chunks_since_death = 0, 0
@@ -147,7 +150,8 @@ class LiveSession:
         for fragment in record.replay:
             session._replay.add(fragment)
         session.newest = session._replay.newest
-        if archive.snapshot(session.id).exists():
+        session._pending = {change.event_id: change for change in record.pending}
+        if record.parked:
             session._snapshot = str(archive.snapshot(session.id))
         return session
 
@@ -210,7 +214,7 @@ class LiveSession:
             self._places.remove(place)
             await self._settle()
 
-    async def next(self, place: Place) -> Notice | Fragment | Ended | PafuError:
+    async def next(self, place: Place) -> Notice | Fragment | Ended:
         """What the viewer is to be sent next, waiting for it."""
         while True:
             if place.notices:
@@ -264,6 +268,8 @@ class LiveSession:
     def expect(self, change: Interact) -> None:
         """A change waits for its chunk from now on. Raises PafuError when it cannot."""
         most = self._settings.max_pending_interactions
+        if self.restartable:
+            raise PafuError("shutting_down", "the server is shutting down; ask again when you have resumed the session")
         if change.event_id in self._pending:
             reason = f"event_id {change.event_id!r} still waits for its chunk; use a new id for every event"
             raise PafuError("event_id_conflict", reason, "interaction.event_id")
@@ -286,12 +292,16 @@ class LiveSession:
         self.paused = paused
         await self._settle()
 
-    async def stop(self, reason: str = "stopped") -> None:
+    async def stop(self) -> None:
         """End behind the chunk in hand."""
+        self._stopped = True
         if self._line is not None:
             await self._line.finish()
         else:
-            self._finish(Ended(session=self.id, chunks=self.next_index, reason=reason, code=None, message=""))
+            self._finish(self._over("stopped"))
+
+    def _over(self, reason: str) -> Ended:
+        return Ended(session=self.id, chunks=self.next_index, reason=reason, code=None, message="")
 
     # ---- its life
 
@@ -300,6 +310,7 @@ class LiveSession:
         self._counted, self._figures = counted, figures
         self._running = asyncio.create_task(self._run(), name=self.id)
         self._running.add_done_callback(lambda _: done(self))
+        self._start_keeping()
 
     async def _run(self) -> None:
         with logs.about(session_id=self.id):
@@ -309,7 +320,8 @@ class LiveSession:
         try:
             while self.end is None:
                 await self._wanted.wait()
-                line = await self._open()
+                if (line := await self._open_or_wait()) is None:
+                    continue
                 try:
                     ended = await self._relay(line)
                 finally:
@@ -321,10 +333,26 @@ class LiveSession:
         except PafuError as error:
             self._finish(error)
         except asyncio.CancelledError:
-            self._finish(Ended(session=self.id, chunks=self.next_index, reason="stopped", code=None, message=""))
+            self._finish(self._over("stopped"))
         except Exception:
             log.exception("%s failed", self.id)
             self._finish(PafuError("internal_error", "the server made a mistake; it is in its log"))
+
+    async def _open_or_wait(self) -> EngineSession | None:
+        """A line to a worker. None when there is none now for what has begun already: its owner is told to come back
+        later, and it waits as before. Raises PafuError."""
+        try:
+            return await self._open()
+        except PafuError as error:
+            owner = self.owner
+            if self._memory.past() is None or not error.kind.retryable:
+                raise
+            log.info("%s waits on: %s", self.id, error.message)
+            self._wanted.clear()
+            if owner is not None:
+                owner.notices.append(error)
+            self._publish()
+            return None
 
     async def _open(self) -> EngineSession:
         """A line to a worker, with everything that the session was."""
@@ -390,9 +418,12 @@ class LiveSession:
 
     async def _after(self, ended: Ended) -> None:
         """Go on, wait on disk, or be over, as the line's end demands."""
+        lost = ended.code in ("worker_failed", "preempted")
+        if self._stopped and (lost or ended.reason == "parked"):
+            return self._finish(self._over("stopped"))
         if ended.reason == "parked":
             return await self._parked(ended)
-        if ended.code not in ("worker_failed", "preempted"):
+        if not lost:
             return self._finish(ended)
         if self._chunks_since_death > 1:
             self._deaths = 0
@@ -430,16 +461,21 @@ class LiveSession:
         if self._line is not None:
             await self._line.jpeg(any(place.format == "jpeg" for place in self._places))
         if not self.idle:
+            self.idle_since = math.inf
             self._stop_keeping()
             self._wanted.set()
             if self._line is not None and self._held:
                 self._held = False
                 await self._line.resume()
             return
+        self.idle_since = min(self.idle_since, time.monotonic())
         self._wanted.clear()
         if self._line is not None:
             self._held = True
             await self._line.pause()
+        self._start_keeping()
+
+    def _start_keeping(self) -> None:
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(self._keep(), name=f"{self.id}-keeper")
 
@@ -507,18 +543,22 @@ class LiveSession:
             init=self.init,
             replay_begins=self._replay.begins,
             replay=self._replay.fragments,
+            pending=list(self._pending.values()),
+            parked=self._snapshot is not None,
             created=time.time(),
             caller=self.caller,
         )
 
     async def outlive(self) -> None:
-        """The server stops: put the session to disk so that it can be resumed from another, and end it here."""
+        """The server stops: put the session to disk so that it can be resumed from another, and end it here.
+
+        First what the front has, which is little and enough; then, with the time that is left, the exact state.
+        """
         if self._memory.past() is not None and self._settings.keep_on_disk:
             self.restartable = True
-            if self._line is None:
-                await self._save()
+            await self._save()
             await self.park()
-        self._finish(Ended(session=self.id, chunks=self.next_index, reason="server_shutdown", code=None, message=""))
+        self._finish(self._over("server_shutdown"))
 
     # ---- telling
 

@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any
 
@@ -25,6 +25,8 @@ from server.traces import Traces
 log = logging.getLogger("pafu")
 
 STOP_WITHIN = 5.0
+GIVE_BACK_WITHIN = 1.0
+SIGNAL_POLL = 0.05
 FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our own error, not just a close code
 
 
@@ -44,13 +46,24 @@ class Service(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """1. not ready, nothing new; 2. viewers told, jobs given back; 3. sockets closed; 4. worker ended.
 
-        A second signal skips the waiting in each.
+        A second signal skips the waiting in each, but for the moment that it takes to give the jobs back.
         """
-        if not self.force_exit:
-            await self.front.drain()
+        await self._unless_forced(self.front.drain())
+        if self.force_exit:
+            await self.front.jobs.give_back(GIVE_BACK_WITHIN)
         await super().shutdown(sockets)
         await self.front.engine.stop(0.0 if self.force_exit else STOP_WITHIN)
         await self.front.jobs.close()
+
+    async def _unless_forced(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or leave it where it is when the second signal comes."""
+        task = asyncio.create_task(work, name="drain")
+        while not (task.done() or self.force_exit):
+            await asyncio.wait((task,), timeout=SIGNAL_POLL)  # signals wake nobody
+        task.cancel()
+        (failure,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(failure, Exception):
+            log.error("draining failed", exc_info=failure)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -403,19 +403,20 @@ class ViewerSession:
             raise WebSocketDisconnect(1006)
 
     async def _done(self, session: LiveSession, reason: str) -> None:
-        for event_id in session.pending:
+        shutdown = reason == "server_shutdown"
+        resumable = shutdown and session.restartable
+        for event_id in [] if resumable else session.pending:  # or they wait on with the session
             over = PafuError("interaction_failed", "the session ended before the chunk that would have shown it")
             rejected = {"type": "session.interaction.rejected", "event_id": event_id, "code": over.kind.code}
             await self._send({**rejected, "message": over.message, "param": None})
         self._watch.over(reason)
-        shutdown = reason == "server_shutdown"
         done = {
             "type": "session.done",
             "session_id": session.id,
             "chunks": session.next_index,
             "stopped": reason != "complete",
             "reason": reason,
-            "resumable": shutdown and session.restartable,
+            "resumable": resumable,
         }
         await self._end(errors.RESTART if shutdown else errors.NORMAL, done, reason)
 

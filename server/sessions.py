@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from typing import Any
 
@@ -24,7 +25,7 @@ class Sessions:
     def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
         self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
         self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk)
-        self._archive_ready: bool | None = None
+        self._next_sweep = 0.0  # monotonic
         self._live: dict[str, LiveSession] = {}
         self.queue = Queue(engine, settings, self._make_room)
         engine.observer.sources.append(self._tell_figures)
@@ -38,7 +39,6 @@ class Sessions:
     def create(self, order: Open, caller: Caller) -> tuple[LiveSession, str]:
         """A new session, begun as soon as it has an owner, and its resume token. Raises PafuError session_limit."""
         counted = self._limits.hold_session(caller)
-        self._prepare()
         token = new_token()
         made = LiveSession(order, hashed(token), caller.name, self.queue, self._archive, self._spec, self._settings)
         self._begin(made, counted)
@@ -115,12 +115,15 @@ class Sessions:
         )
 
     def _prepare(self) -> None:
-        if self._archive_ready is None:
-            self._archive_ready = not self._settings.keep_on_disk or self._archive.prepare()
+        """Now and then, before a session begins: a folder for its files, without those of the lost."""
+        now, keep = time.monotonic(), self._settings.keep_on_disk
+        if keep and now >= self._next_sweep:
+            self._next_sweep = now + keep
+            self._archive.prepare(in_use=self._live)
 
     def _begin(self, session: LiveSession, counted: Hold) -> None:
-        self._prepare()
         self._live[session.id] = session
+        self._prepare()
         session.begin(counted, self._engine.observer.session(), self._forget)
         self._bound()
 
@@ -131,13 +134,19 @@ class Sessions:
     def _bound(self) -> None:
         """Beyond ``max_kept`` the session that waits longest for its viewer ends."""
         lonely = [session for session in self if session.status in (Status.SUSPENDED, Status.PARKED)]
+        lonely.sort(key=lambda session: session.idle_since)
         for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
             session.expire()
 
     async def _make_room(self) -> bool:
-        """Put the session to disk that has been idle on the device for the longest time; whether there was one."""
-        idle = [session for session in self if session.on_device and session.idle]
+        """Put the session to disk that has been idle on the device for the longest time; whether there was one.
+
+        Without a disk it ends, unless its viewer is there and has only paused it.
+        """
+        to_disk = self._settings.keep_on_disk > 0
+        idle = [s for s in self if s.on_device and (s.idle if to_disk else s.owner is None)]
         if not idle:
             return False
-        await (idle[0].park() if self._settings.keep_on_disk else idle[0].stop())
-        return not idle[0].on_device
+        longest = min(idle, key=lambda session: session.idle_since)
+        await (longest.park() if to_disk else longest.stop())
+        return not longest.on_device

@@ -7,6 +7,7 @@ line closes, so no orphan keeps the device.
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import logging
 import math
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from server import logs
 from server.channel import Channel, ChannelClosed
+from server.disk import write_whole
 from server.generator import Generator, StartError, device_bytes, load_generator
 from server.messages import (
     Beat,
@@ -53,6 +55,7 @@ DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not 
 CONFIGURE_WITHIN = 30.0
 DISK_POLL = 0.02
 CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it, only this RuntimeError
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
@@ -235,17 +238,18 @@ class Worker:
         self._channel.send(failed)
 
     def _park(self, seat: Seat, path: Path) -> None:
-        """Free the session's memory; a thread writes its state, so that no viewer waits for the disk."""
-        with logs.about(**seat.ids), self._contained(seat):
-            snapshot = seat.snapshot()
-            del self._seats[seat.id]
-            self._parking[seat.id] = seat.chunks, self._disk.submit(write_whole, path, snapshot)
+        """Leave the session to a thread that takes its state and writes it: no viewer waits for that, or for the disk.
+        Its memory is free when the front is told."""
+        del self._seats[seat.id]
+        self._parking[seat.id] = seat.chunks, self._disk.submit(lambda: write_whole(path, seat.snapshot()))
 
     def _tell_parked(self) -> None:
         for name, (chunks, written) in list(self._parking.items()):
             if written.done():
                 del self._parking[name]
                 error = written.exception()
+                if isinstance(error, Exception) and device_suspect(error):
+                    raise error
                 code, message = ("storage_failed", str(error)) if error else (None, "")
                 self._channel.send(Ended(session=name, chunks=chunks, reason="parked", code=code, message=message))
 
@@ -261,24 +265,12 @@ def device_suspect(error: Exception) -> bool:
 
 
 def failure_code(error: Exception) -> str:
-    """The code under which a session fails; the libraries' own errors are known by name."""
+    """The code under which a session fails; the libraries' own errors are known by name, or else by their words."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"OutOfMemoryError", "MemoryError"}:
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if names & {"OutOfMemoryError", "MemoryError"} or no_memory or CPU_OUT_OF_MEMORY in str(error):
         return "out_of_memory"
     return "not_finite" if "NotFiniteError" in names else "generation_failed"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, and stays after a power cut."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def warm_up(generator: Generator) -> float:

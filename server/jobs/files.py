@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-PART = ".part"
+from server.disk import PART, write_whole
+
 READ_SIZE = 256 * 2**10
 
 
@@ -58,10 +59,14 @@ def open_files(url: str | None, data_dir: Path) -> Files:
     """The store that a setting names. Raises FilesError or FilesUnavailable."""
     if not url:
         return LocalFiles(data_dir / "videos")
-    scheme = urlsplit(url).scheme
-    if scheme in ("", "file") and "::" not in url:
-        return LocalFiles(Path(urlsplit(url).path if scheme else url))
-    return RemoteFiles(url)
+    if any(part == "memory" or part.startswith("memory:") for part in url.split("::")):
+        raise FilesError(f"videos cannot be kept at {url}: memory ends with its process; give a folder or a store")
+    parts = urlsplit(url)
+    if "::" in url or parts.scheme not in ("", "file"):
+        return RemoteFiles(url)
+    if parts.scheme and (parts.netloc not in ("", "localhost") or not parts.path):
+        raise FilesError(f"videos cannot be kept at {url}: a folder's URL has three slashes, as in file:///srv/videos")
+    return LocalFiles(Path(parts.path if parts.scheme else url))
 
 
 class LocalFiles:
@@ -81,18 +86,9 @@ class LocalFiles:
 
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
-        part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # two writers must not share one
         with _named(f"{name} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                with part.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, path)
-                _sync_folder(path.parent)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(path, data)
 
     def read(self, name: str) -> bytes:
         with _named(f"{name} cannot be read"):
@@ -201,15 +197,6 @@ class _named:
         if isinstance(error, OSError) and not isinstance(error, FilesUnavailable):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise FilesUnavailable(f"{self._what}: {error.strerror or error}", full) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the folder's entries to disk: a rename is not safe before."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unless_gone(_: Any, __: str, error: Any) -> None:

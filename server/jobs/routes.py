@@ -169,15 +169,17 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.post("/sync", response_class=Response, responses=VIDEO_BYTES, openapi_extra=body_of(VideoRequest))
     async def create_sync(request: Request) -> Response:
-        """Order a video and wait for its bytes; a caller who hangs up wants it no longer."""
-        caller = caller_of(request)
-        job = await desk.create(await read_fields(request), caller, idempotency_key(request))
+        """Order a video and wait for its bytes; a caller who hangs up wants it no longer, unless a key of idempotency
+        says that it will ask again."""
+        caller, key = caller_of(request), idempotency_key(request)
+        job = await desk.create(await read_fields(request), caller, key)
         waiting = asyncio.create_task(desk.over(job.id, caller))
         try:
             while not waiting.done():
                 await asyncio.wait((waiting,), timeout=DISCONNECT_SECONDS)
                 if await request.is_disconnected():
-                    await desk.delete(job.id, caller)
+                    if key is None:
+                        await desk.delete(job.id, caller)
                     return Response(status_code=499)
         finally:
             waiting.cancel()

@@ -35,6 +35,7 @@ log = logging.getLogger("pafu.jobs")
 T = TypeVar("T")
 POLL_SECONDS = 1.0  # how often other fronts' doings are looked at
 RETRY_SECONDS = 0.5
+CLAIM_WITHIN = 1.0
 DISK_TRIES = 5
 FILM_COMMAND = (sys.executable, "-m", "server.jobs.film")
 
@@ -143,20 +144,31 @@ class Runner:
 
     async def drain(self, within: float) -> None:
         """Claim nothing more; let the chunks in hand be finished and kept; give all jobs back. Bounded in time."""
-        self._draining = True
-        self._wake.set()
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        await self._claim_no_more()
         for working in list(self._working.values()):
             working.stopping = True
             if working.line is not None:
                 await working.line.finish()
         await self._settle(within)
+        await self.give_back(within / 2)
+
+    async def give_back(self, within: float) -> None:
+        """Leave the chunks in hand; any other front may take the jobs at once."""
+        await self._claim_no_more()
+        await asyncio.sleep(0)  # a task that has not begun could not give its job back
         for working in list(self._working.values()):
             if working.task is not None:
                 working.task.cancel()
-        await self._settle(within / 2)
+        await self._settle(within)
+
+    async def _claim_no_more(self) -> None:
+        """A claim that is under way is heard out: a lease that nobody knows of could not be given back."""
+        self._draining = True
+        self._wake.set()
+        if self._loop is not None:
+            await asyncio.wait((self._loop,), timeout=CLAIM_WITHIN)
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
 
     async def _settle(self, within: float) -> None:
         if tasks := [working.task for working in self._working.values() if working.task is not None]:
@@ -202,12 +214,22 @@ class Runner:
         working = Working(job, lease)
         self._working[job.id] = working
         working.task = asyncio.create_task(self._work(working), name=job.id)
+        # a callback, because a task that is cancelled before its first step runs none of its own code
+        working.task.add_done_callback(lambda _: self._forget(working))
+
+    def _forget(self, working: Working) -> None:
+        """The job is out of our hands; the next may be claimed."""
+        del self._working[working.lease.job_id]
+        self._wake.set()
+        assert working.task is not None
+        if not working.task.cancelled() and (error := working.task.exception()):
+            log.warning("%s: left alone, its lease will lapse: %s", working.lease.job_id, error)
 
     # ---- one job
 
     async def _work(self, working: Working) -> None:
-        """The job until it is over or given back; then the next may be claimed."""
-        job, lease = working.job, working.lease
+        """The job until it is over or given back."""
+        job = working.job
         heart = asyncio.create_task(self._beat(working), name=f"{job.id}-heart")
         try:
             await self._attempt(working)
@@ -230,8 +252,6 @@ class Runner:
             heart.cancel()
             if working.line is not None:
                 await working.line.close()
-            del self._working[lease.job_id]
-            self._wake.set()
             async with self._finished:
                 self._finished.notify_all()
 
@@ -435,13 +455,17 @@ class Runner:
             log.info("%s", error)
 
     async def _fail(self, working: Working, code: str, message: str) -> None:
-        log.warning("%s: %s", working.lease.job_id, message)
-        self._engine.observer.job_over("failed")
+        """The job is over without a film; the chunks that it has are of no use to anybody."""
+        name = working.lease.job_id
+        log.warning("%s: %s", name, message)
         keep = self._settings.job_keep_seconds
         with contextlib.suppress(LeaseLost):
             await self._insist(
                 working, lambda: self._database.run(lambda store: store.fail(working.lease, code, message, keep))
             )
+            self._engine.observer.job_over("failed")
+            with contextlib.suppress(FilesUnavailable):  # then they go with the job's row
+                await self._database.file(lambda files: files.remove_folder(name))
 
 
 async def run_film(order: FilmOrder) -> tuple[int, bytes, bytes]:

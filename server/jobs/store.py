@@ -191,12 +191,11 @@ class JobStore:
         return [_job(row) for row in rows[:limit]], len(rows) > limit
 
     def delete(self, job_id: str, caller: str | None = None) -> bool:
-        """Make the job invisible and its holder's lease worthless; False when there is none."""
+        """Make the job invisible, and so its holder's lease worthless; False when there is none."""
         with self._write() as connection:
             change = update(jobs).where(_visible(caller), jobs.c.id == job_id)
             gone = change.values(
                 state=JobState.DELETED.value,
-                fence=jobs.c.fence + 1,
                 idempotency_key=None,
                 finished_at=self._clock(),
                 results=None,

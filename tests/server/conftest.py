@@ -101,6 +101,7 @@ class RunningServer:
         self.front, self.engine, self.port, self.stop = front, engine, port, stop
         self.url = f"http://127.0.0.1:{port}"
         self.app: Any = None
+        self.service: Any = None
 
     def connect(self, **options: Any) -> connect:
         options = {"max_size": None, "proxy": None, **options}
@@ -149,7 +150,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
             await serving
 
         running.append(RunningServer(service.front, engine, port, stop))
-        running[-1].app = service.config.app
+        running[-1].app, running[-1].service = service.config.app, service
         return running[-1]
 
     yield start

@@ -1,8 +1,8 @@
 """A stand-in for the model: pictures that tell prompt, seed, index and camera, and faults on demand. No torch.
 
 As a program (``python pattern.py FD``) it is a complete worker with this model. Words in a prompt cause faults:
-"explode" raises at the third chunk, "sleep" makes chunks slow, "noise" makes
-them large.
+"explode" raises at the third chunk, "devour" finds no memory there and "dissolve" no finite number, "die" ends the
+process at the second, "hang" never ends it, "sleep" makes chunks slow, "noise" makes them large.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from server.generator import Generator, StartError
 from server.messages import CacheChoice, Configure, KeptTokens, Past, PastChunk
 
 PASSES = 5  # of the transformer, in a real model
+
+
+class NotFiniteError(RuntimeError):
+    """Known by this name: model.stream.NotFiniteError, without torch."""
 
 
 @dataclass
@@ -101,8 +105,18 @@ class PatternStream:
             time.sleep(0.3 / PASSES)
         if self._chunk == 1 and "die" in self._prompt:
             os._exit(9)
-        if self._chunk == 2 and "explode" in self._prompt:
+        if self._chunk == 1 and "hang" in self._prompt:
+            time.sleep(3600)
+        if self._chunk == 2:
+            self._fail()
+
+    def _fail(self) -> None:
+        if "explode" in self._prompt:
             raise RuntimeError("the model exploded")
+        if "devour" in self._prompt:
+            raise MemoryError("the model devoured all memory")
+        if "dissolve" in self._prompt:
+            raise NotFiniteError("the model dissolved")
 
 
 class PatternGenerator:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import os
+import signal
+import time
 import urllib.error
 import urllib.request
 
 import av
+import msgspec
 import numpy as np
 import pytest
+import websockets
 
 from model.spec import TEST_TINY, spec_named
 from server.admission import Account, cache_bytes
+from server.archive import Archive, Record
 from server.errors import PafuError
+from server.limits import ANONYMOUS
 from server.messages import CacheChoice, Open
 
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
@@ -48,6 +56,37 @@ async def begun(server, viewer_of, chunks: int = 2, **fields):
             await viewer.next()
         socket.transport.abort()
     return viewer
+
+
+async def refused(server, viewer_of, message):
+    """A viewer whose connection ends with an error, the error, and the close code."""
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.send(message)
+        return viewer, await viewer.until("error"), await viewer.closed()
+
+
+async def play_out(viewer) -> dict:
+    """Play to the end, at once; its last message."""
+    while (message := await viewer.next())["type"] != "session.done":
+        await viewer.send({"type": "session.playback", "position_seconds": 0.75 * len(viewer.fragments)})
+    return message
+
+
+async def held_back(viewer, **fields) -> dict:
+    """Begin and play nothing: two chunks are made, or one more before the server hears of that, and then none."""
+    start = await viewer.start(**{**WISH, **fields})
+    await viewer.send({"type": "session.playback", "position_seconds": 0})
+    while len(viewer.fragments) < 2:
+        await viewer.send({"type": "session.ping"})
+        await viewer.until("session.pong")
+    return start
+
+
+async def change(viewer, event_id: str, prompt: str) -> None:
+    asked = {"event_id": event_id, "event": {"prompt": prompt}}
+    await viewer.send({"type": "session.interaction", "interaction": asked})
+    assert (await viewer.until("session.interaction.queued"))["event_id"] == event_id
 
 
 async def rest(server, viewer_of, message):
@@ -121,6 +160,92 @@ async def test_a_session_survives_a_restart_of_the_server(serve, viewer_of, tmp_
     other = await serve(**KEEP, data_dir=tmp_path / "data")
     second = await rest(other, viewer_of, resume_message(viewer))
     assert same(whole_film(viewer, second), undisturbed.pictures())
+
+
+async def test_a_change_that_waits_when_the_server_stops_is_shown_by_the_next_one(serve, viewer_of, tmp_path) -> None:
+    server = await serve(**KEEP, data_dir=tmp_path / "data")
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await held_back(viewer)
+        await change(viewer, "evt_1", "after")
+        stopping = asyncio.create_task(server.stop())
+        assert (await viewer.until("session.done"))["resumable"] is True
+        await viewer.closed()
+        await stopping
+    assert not [m for m in viewer.messages if m["type"] == "session.interaction.rejected"]
+    other = await serve(**KEEP, data_dir=tmp_path / "data")
+    second = await rest(other, viewer_of, resume_message(viewer))
+    applied = next(m for m in second.messages if m["type"] == "session.interaction.applied")
+    chunks = {m["transport_chunk_index"]: m for m in second.messages if m["type"] == "video.chunk_metadata"}
+    shows = chunks[applied["chunk_index"]]
+    assert applied["event_id"] == "evt_1" and shows["started_event_ids"] == ["evt_1"]
+    assert shows["stats"]["prompt"] == chunks[5]["stats"]["prompt"] == "after"
+    assert indices(viewer) + indices(second) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_change_that_waits_when_the_session_ends_with_the_server_is_rejected(serve, viewer_of) -> None:
+    server = await serve()  # keeps nothing
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await held_back(viewer)
+        await change(viewer, "evt_1", "after")
+        stopping = asyncio.create_task(server.stop())
+        assert (await viewer.until("session.interaction.rejected"))["event_id"] == "evt_1"
+        assert (await viewer.until("session.done"))["resumable"] is False
+        await stopping
+
+
+async def test_a_server_that_cannot_write_the_state_in_time_still_loses_no_picture(serve, viewer_of, tmp_path) -> None:
+    """The worker hangs while the server stops: what the front holds is on disk by then."""
+    server = await serve(**KEEP, data_dir=tmp_path / "data", shutdown_timeout=1.0)
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await held_back(viewer)
+        os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+        await server.stop()
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await viewer.until("session.done")
+    other = await serve(**KEEP, data_dir=tmp_path / "data")
+    second = await rest(other, viewer_of, resume_message(viewer))
+    assert indices(viewer) + indices(second) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_snapshot_without_its_record_is_not_mistaken_for_it(serve, viewer_of, tmp_path) -> None:
+    """Killed between the two: the state on disk is younger than the front's numbers, and must not be used with them."""
+    server = await serve(**KEEP, data_dir=tmp_path / "data")
+    first = await begun(server, viewer_of)
+    (session,) = server.front.sessions
+    await status_becomes(server, "suspended")
+    await session._save()
+    await server.front.sessions.resume(session.id, resume_message(first)["token"], ANONYMOUS).own("m4s", 1)
+    async with asyncio.timeout(PATIENCE):
+        while session.next_index < 4:
+            await asyncio.sleep(0.01)
+    await session._line.park(session._archive.snapshot(session.id))  # the worker's half of parking, and no more
+    async with asyncio.timeout(PATIENCE):
+        while not list((tmp_path / "data").rglob("*.safetensors")):
+            await asyncio.sleep(0.01)
+    record = (tmp_path / "data" / "sessions" / f"{session.id}.session").read_bytes()
+    await server.stop()
+    (tmp_path / "data" / "sessions" / f"{session.id}.session").write_bytes(record)
+    other = await serve(**KEEP, data_dir=tmp_path / "data")
+    second = await rest(other, viewer_of, resume_message(first))
+    assert same(whole_film(first, second), (await other.watch(**WISH)).pictures())
+
+
+async def test_a_refused_return_from_disk_leaves_nothing_that_is_kept_for_ever(serve, viewer_of, tmp_path) -> None:
+    server = await serve(**KEEP, data_dir=tmp_path / "data")
+    viewer = await begun(server, viewer_of)
+    await status_becomes(server, "suspended")
+    await server.stop()
+    (path,) = (tmp_path / "data" / "sessions").glob("*.session")
+    record = msgspec.msgpack.decode(path.read_bytes(), type=Record)
+    path.write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(record, created=time.time() + 1000)))
+    other = await serve(keep_on_device=0.0, keep_on_disk=0.05, data_dir=tmp_path / "data")
+    _, error, close = await refused(other, viewer_of, resume_message(viewer, last_chunk_index=99))
+    assert (error["code"], close) == ("chunk_gone", 1008)
+    await other.empties()
+    assert not list((tmp_path / "data" / "sessions").iterdir())
 
 
 async def test_a_worker_that_dies_while_nobody_watches_costs_no_picture(serve, viewer_of) -> None:
@@ -329,6 +454,68 @@ async def test_a_session_that_nobody_watches_makes_room_for_one_that_somebody_do
     assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
 
 
+async def test_of_those_who_wait_for_their_viewers_the_one_that_waits_longest_makes_room(serve, viewer_of) -> None:
+    server = await serve(**KEEP, max_sessions=2)
+    async with server.connect() as socket:
+        older = viewer_of(socket)
+        name = (await held_back(older))["session_id"]
+        await begun(server, viewer_of)
+        await status_becomes_of(server, {name: "streaming", None: "suspended"})
+        socket.transport.abort()
+    await status_becomes_of(server, {name: "suspended", None: "suspended"})
+    await server.watch(num_frames=12)
+    await status_becomes_of(server, {name: "suspended", None: "parked"})
+
+
+async def status_becomes_of(server, wanted: dict) -> None:
+    """Wait for these states of sessions, None: of the only other one."""
+    async with asyncio.timeout(PATIENCE):
+        while {s.id if s.id in wanted else None: s.status.value for s in server.front.sessions} != wanted:
+            await asyncio.sleep(0.01)
+
+
+async def test_without_a_disk_a_paused_session_keeps_its_place_while_its_viewer_is_there(serve, viewer_of) -> None:
+    server = await serve(max_sessions=1)
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await held_back(viewer)
+        await viewer.send({"type": "session.pause"})
+        await viewer.until("session.paused")
+        _, error, _ = await refused(server, viewer_of, {"type": "session.start", "prompt": "another"})
+        assert error["code"] == "session_rejected"
+        await viewer.send({"type": "session.resume"})
+        await viewer.until("session.resumed")
+        await viewer.send({"type": "session.playback", "position_seconds": 1.5})
+        assert (await play_out(viewer))["reason"] == "complete"
+
+
+async def test_who_comes_back_and_finds_no_place_may_come_again(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=0.0, keep_on_disk=60.0, max_sessions=1, queue_timeout=0.2)
+    first = await begun(server, viewer_of)
+    await status_becomes(server, "parked")
+    async with server.connect() as socket:
+        await held_back(viewer_of(socket))
+        back, error, close = await refused(server, viewer_of, resume_message(first))
+        assert (error["code"], error["retry_after_seconds"], close) == ("session_rejected", 5.0, 1013)
+        await socket.send(json.dumps({"type": "session.stop"}))
+        await viewer_of(socket).closed()
+    seen = indices(first) + indices(back)  # what was made before is shown at once
+    second = await rest(server, viewer_of, resume_message(first, last_chunk_index=seen[-1]))
+    assert seen + indices(second) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_the_end_that_was_asked_for_is_not_forgotten_with_the_worker(server, viewer_of) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await held_back(viewer, num_frames=None)
+        os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+        await viewer.send({"type": "session.stop"})
+        await viewer.send({"type": "session.ping"})
+        await viewer.until("session.pong")
+        os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+        assert (await viewer.until("session.done"))["reason"] == "stopped"
+
+
 async def test_a_live_session_displaces_a_job_which_goes_on_later(serve) -> None:
     server = await serve(max_sessions=1)
     await server.engine.settled()
@@ -361,3 +548,17 @@ def test_the_price_of_a_session_is_what_its_cache_allocates() -> None:
     generator = ModelGenerator(model, weights, "cpu", {})
     stream = generator.open("a house", 1, CACHE)
     assert stream.next_chunk().cache_bytes == cache_bytes(TEST_TINY, CACHE, generator.dtype)
+
+
+def test_old_files_of_sessions_are_swept_but_not_those_in_use_whatever_the_clock_says(tmp_path) -> None:
+    archive = Archive(tmp_path, keep=60.0)
+    used, lost, fresh = (f"sess_{number:016x}" for number in range(3))
+    names = [f"{lost}.session", f"{lost}.safetensors", f"{lost}.session.7.part", f"{used}.safetensors", "notes.txt"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / f"{fresh}.session").write_bytes(b"")
+    archive.prepare(in_use={used})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["notes.txt", f"{used}.safetensors", f"{fresh}.session"]
+    )

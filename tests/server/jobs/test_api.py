@@ -293,6 +293,16 @@ async def test_a_caller_of_sync_who_hangs_up_wants_it_no_longer(http, server) ->
     await server.empties()
 
 
+async def test_with_an_idempotency_key_who_hangs_up_may_ask_again_for_the_same_video(http) -> None:
+    headers, order = {"Idempotency-Key": "again"}, {"prompt": "sleep", "num_frames": 30}
+    with pytest.raises(httpx.ReadTimeout):
+        await http.post("/v1/videos/sync", json=order, headers=headers, timeout=0.5)
+    made = (await http.post("/v1/videos", json=order, headers=headers)).json()
+    reply = await http.post("/v1/videos/sync", json=order, headers=headers)
+    assert reply.headers["x-pafu-video-id"] == made["id"] and len(decode(reply.content)) == 30
+    assert [video["id"] for video in (await http.get("/v1/videos")).json()["data"]] == [made["id"]]
+
+
 async def test_a_full_queue_is_said_with_a_time_to_come_back(serve, tmp_path) -> None:
     server = await serve(data_dir=tmp_path, jobs_at_once=0, max_queued_jobs=2)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
@@ -339,7 +349,7 @@ async def test_videos_may_be_kept_in_any_fsspec_store(serve, tmp_path) -> None:
         assert not list((tmp_path / "elsewhere").rglob("*.m*"))
 
 
-async def test_jobs_work_the_same_on_postgresql(serve, tmp_path, postgres) -> None:
+async def test_jobs_work_the_same_on_postgresql(serve, tmp_path, postgres, empty_postgres) -> None:
     server = await serve(data_dir=tmp_path, database=postgres.url)
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         video = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 14})

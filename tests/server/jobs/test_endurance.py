@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -146,6 +148,96 @@ async def test_sigterm_keeps_the_chunk_in_hand_and_gives_the_job_back_at_once(se
     second = await serve(data_dir=tmp_path, job_lease_seconds=60.0)  # no lease is waited for
     assert (await caller_of(second).over(video_id))["status"] == "completed"
     assert [number for number, _ in made(tmp_path, video_id)] == list(range(6))
+
+
+async def in_hand(server, caller, video_id: str) -> None:
+    """Return when the worker makes a chunk of the video that never ends."""
+    await caller.begun(video_id)
+    (working,) = server.front.jobs._runner._working.values()
+    async with asyncio.timeout(60):
+        while working.line is None or not server.engine.status().sessions:
+            await asyncio.sleep(0.01)
+
+
+def as_it_is(data_dir: Path, video_id: str):
+    store = JobStore(database_url(None, data_dir))
+    try:
+        return store.get(video_id)
+    finally:
+        store.close()
+
+
+async def test_a_chunk_that_does_not_end_in_time_is_left_and_the_job_given_back_at_once(
+    serve, caller_of, tmp_path
+) -> None:
+    first = await serve(data_dir=tmp_path, job_lease_seconds=600.0, shutdown_timeout=0.5)
+    caller = caller_of(first)
+    video_id = await caller.order(**{**SLOW, "prompt": "hang"})
+    await in_hand(first, caller, video_id)
+    await first.stop()
+    job = as_it_is(tmp_path, video_id)
+    assert (job.state, job.failures, job.chunks) == (JobState.QUEUED, 0, 1)
+
+
+async def test_a_second_signal_waits_for_no_chunk_and_the_next_server_goes_on_with_the_job(
+    serve, caller_of, tmp_path
+) -> None:
+    first = await serve(data_dir=tmp_path, job_lease_seconds=600.0, shutdown_timeout=3600.0)
+    caller = caller_of(first)
+    video_id = await caller.order(**SLOW)
+    await caller.begun(video_id)
+    os.kill(first.engine.status().worker_pid, signal.SIGSTOP)  # its chunk in hand never ends
+    first.service.handle_exit(signal.SIGTERM, None)
+    async with asyncio.timeout(60):
+        while not first.front.draining:
+            await asyncio.sleep(0.01)
+    first.service.handle_exit(signal.SIGTERM, None)
+    async with asyncio.timeout(60):  # of the hour that it had
+        await first.stop()
+    job = as_it_is(tmp_path, video_id)
+    assert (job.state, job.failures) == (JobState.QUEUED, 0) and 0 < job.chunks < 6
+    second = await serve(data_dir=tmp_path, job_lease_seconds=600.0)
+    assert (await caller_of(second).over(video_id))["status"] == "completed"
+    assert [number for number, _ in made(tmp_path, video_id)] == list(range(6)), "a chunk was made twice, or never"
+
+
+async def test_a_job_that_is_claimed_while_the_server_stops_is_given_back_too(
+    serve, caller_of, tmp_path, monkeypatch
+) -> None:
+    server = await serve(data_dir=tmp_path, job_lease_seconds=600.0)
+    await server.engine.settled()
+    claiming, claim = threading.Event(), JobStore.claim
+
+    def slow_claim(store: JobStore, model: str):
+        claimed = claim(store, model)
+        if claimed:
+            claiming.set()
+            time.sleep(0.3)
+        return claimed
+
+    monkeypatch.setattr(JobStore, "claim", slow_claim)
+    video_id = await caller_of(server).order(**SLOW)
+    await asyncio.to_thread(claiming.wait, 60)
+    await server.stop()
+    assert as_it_is(tmp_path, video_id).state is JobState.QUEUED
+
+
+async def test_a_job_deleted_in_the_moment_of_its_claim_does_not_block_the_next(
+    serve, caller_of, tmp_path, monkeypatch
+) -> None:
+    server = await serve(data_dir=tmp_path)
+    caller, runner = caller_of(server), server.front.jobs._runner
+    begin = runner._begin
+
+    def begin_and_cancel(job, lease) -> None:
+        begin(job, lease)
+        monkeypatch.undo()
+        server.front.jobs._database._opened_store().delete(job.id)
+        runner._working[job.id].task.cancel()  # before its first step
+
+    monkeypatch.setattr(runner, "_begin", begin_and_cancel)
+    await caller.until(await caller.order(prompt="a bar", num_frames=3), lambda video: video["status"] == 404)
+    assert (await caller.over(await caller.order(prompt="a bar", num_frames=3)))["status"] == "completed"
 
 
 async def test_a_disk_that_is_full_for_a_moment_costs_nothing(serve, caller_of, tmp_path, monkeypatch) -> None:

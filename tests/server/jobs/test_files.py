@@ -51,9 +51,25 @@ def test_what_was_written_is_read_copied_measured_and_removed(files, tmp_path) -
 def test_the_two_are_what_they_seem(tmp_path) -> None:
     assert isinstance(open_files(str(tmp_path), tmp_path), LocalFiles)
     assert isinstance(open_files(f"file://{tmp_path}/x", tmp_path), LocalFiles)
-    assert isinstance(open_files("memory://videos", tmp_path), RemoteFiles)
-    with pytest.raises(FilesError, match="nonsense"):
-        open_files("nonsense://videos", tmp_path)
+    assert isinstance(open_files(f"file://localhost{tmp_path}/x", tmp_path), LocalFiles)
+    assert isinstance(open_files(f"dir::file://{tmp_path}", tmp_path), RemoteFiles)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("nonsense://videos", "nonsense"),
+        ("memory://videos", "memory ends with its process"),
+        ("dir::memory://videos", "memory ends with its process"),
+        ("file://videos", "three slashes"),
+        ("file:", "three slashes"),
+    ],
+)
+def test_a_place_that_cannot_work_is_named(tmp_path, monkeypatch, url, reason) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FilesError, match=reason):
+        open_files(url, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/.", "", "a/\0", "a/\u2603"])

@@ -1,0 +1,38 @@
+"""Promise: new words are on the screen at most the lead and one chunk later, however fast or slow the viewer plays."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+CHUNK_SECONDS = 0.75
+
+
+@pytest.mark.parametrize("lead", [0.3, 1.25, 4.0])
+async def test_a_change_shows_within_the_lead_and_one_chunk_of_what_the_viewer_saw_then(
+    server, viewer_of, lead
+) -> None:
+    """In media time, so that no machine is too slow for it: the player jumps on as it likes."""
+    choose = random.Random(5)
+    asked: dict[str, float] = {}
+    shown: dict[str, float] = {}
+    seen = 0.0
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(streaming_buffer_seconds=lead)
+        while len(shown) < 12:
+            seen += choose.choice([0.0, 0.5, 1.0]) * (len(viewer.fragments) * CHUNK_SECONDS - seen)
+            await viewer.send({"type": "session.playback", "position_seconds": seen})
+            if len(viewer.fragments) > 8 and len(asked) - len(shown) < 3:  # the first report has long been heard
+                name = f"evt_{len(asked)}"
+                asked[name] = seen
+                event = {"event_id": name, "event": {"prompt": f"words {len(asked)}"}}
+                await viewer.send({"type": "session.interaction", "interaction": event})
+            await viewer.send({"type": "session.ping"})
+            while (message := await viewer.next())["type"] != "session.pong":
+                if message["type"] == "session.interaction.applied":
+                    shown[message["event_id"]] = message["chunk_index"] * CHUNK_SECONDS
+    late = {name: at - asked[name] for name, at in shown.items()}
+    assert max(late.values()) <= lead + CHUNK_SECONDS + 1e-6, late
+    assert min(late.values()) >= 0, "words cannot show in a picture that was seen before"
