@@ -76,7 +76,7 @@ class Opened:
     """The line to a worker stands; sent once to each viewer, before its first chunk."""
 
 
-Notice = Queued | Interrupted | Taken | Opened | Rejected | PafuError
+Notice = Queued | Interrupted | Taken | Opened | Rejected | Ended | PafuError
 
 
 @dataclass(eq=False)
@@ -208,13 +208,18 @@ class LiveSession:
         await self._settle()
         return place
 
+    def dismiss(self, place: Place) -> None:
+        """One who looks on has seen enough; the session goes on."""
+        place.notices.append(self._over("stopped"))
+        self._publish()
+
     async def leave(self, place: Place) -> None:
         """The viewer is gone."""
         if place in self._places:
             self._places.remove(place)
             await self._settle()
 
-    async def next(self, place: Place) -> Notice | Fragment | Ended:
+    async def next(self, place: Place) -> Notice | Fragment:
         """What the viewer is to be sent next, waiting for it."""
         while True:
             if place.notices:
@@ -429,7 +434,8 @@ class LiveSession:
             self._deaths = 0
         self._deaths, self._chunks_since_death = self._deaths + 1, 0
         if self._deaths >= MAX_DEATHS:
-            return self._finish(ended)
+            reason = f"{ended.message}, {MAX_DEATHS} times in a row; start a new session"
+            return self._finish(msgspec.structs.replace(ended, message=reason))
         log.warning("%s goes on in another worker from chunk %d: %s", self.id, self.next_index, ended.message)
         self._tell(Interrupted(ended.message))
 

@@ -263,7 +263,7 @@ class LocalEngine:
                 await self._become(EngineState.FAILED, reason)
             else:
                 await self._become(EngineState.RESTARTING, f"the worker is restarting ({reason})")
-            self._fail_sessions("worker_failed", f"the worker was lost ({reason}); start a new session")
+            self._fail_sessions("worker_failed", f"the worker was lost ({reason})")
             if given_up:
                 return
             self._restarts += 1

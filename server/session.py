@@ -195,7 +195,7 @@ class ViewerSession:
                 case messages.Ended() as ended:
                     if ended.code is not None:
                         raise PafuError(ended.code, ended.message)
-                    return await self._done(session, ended.reason)
+                    return await self._done(session, place, ended.reason)
                 case PafuError() as error:
                     raise error
 
@@ -325,10 +325,10 @@ class ViewerSession:
             raise PafuError("not_the_owner", "whoever looks on cannot steer; only the session's owner can", "type")
 
     async def _stop(self, session: LiveSession, place: Place) -> None:
+        """The owner ends the session, who looks on only his looking."""
         if place.owner:
             return await session.stop()
-        place.notices.clear()
-        raise WebSocketDisconnect(1000, "the watcher left")
+        session.dismiss(place)
 
     async def _pause(self, session: LiveSession, message: protocol.SessionPause | protocol.SessionResume) -> None:
         paused = isinstance(message, protocol.SessionPause)
@@ -402,10 +402,11 @@ class ViewerSession:
         if self._socket.application_state is not WebSocketState.CONNECTED:
             raise WebSocketDisconnect(1006)
 
-    async def _done(self, session: LiveSession, reason: str) -> None:
+    async def _done(self, session: LiveSession, place: Place, reason: str) -> None:
         shutdown = reason == "server_shutdown"
         resumable = shutdown and session.restartable
-        for event_id in [] if resumable else session.pending:  # or they wait on with the session
+        lost = session.pending if place.owner and not resumable else []  # or they wait on with the session
+        for event_id in lost:
             over = PafuError("interaction_failed", "the session ended before the chunk that would have shown it")
             rejected = {"type": "session.interaction.rejected", "event_id": event_id, "code": over.kind.code}
             await self._send({**rejected, "message": over.message, "param": None})

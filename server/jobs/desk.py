@@ -29,6 +29,7 @@ T = TypeVar("T")
 RETRY_SECONDS = 5.0
 FIGURES_WITHIN = 2.0
 WATCH_SECONDS = 1.0  # how often a waiting caller's job is looked up when it runs in another front
+NUL = "\0"  # no id of ours, and no text to PostgreSQL
 VARIANTS = ("video", "thumbnail", "spritesheet")
 
 log = logging.getLogger("pafu.jobs")
@@ -157,7 +158,7 @@ class Desk:
     # ---- what there is
 
     async def get(self, job_id: str, caller: Caller) -> Job:
-        job = await self._ask(lambda store: store.get(job_id, caller.name))
+        job = None if NUL in job_id else await self._ask(lambda store: store.get(job_id, caller.name))
         if job is None:
             raise PafuError(
                 "not_found", f"there is no video {job_id[:64]!r}; list them with GET /v1/videos", "video_id"
@@ -166,6 +167,8 @@ class Desk:
 
     async def page(self, caller: Caller, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
         try:
+            if NUL in (after or ""):
+                raise KeyError(after)
             return await self._ask(lambda store: store.page(caller.name, after, limit, newest_first))
         except KeyError:
             reason = f"there is no video {after!r:.80} to go on behind; begin the list again without after"
@@ -173,7 +176,7 @@ class Desk:
 
     async def delete(self, job_id: str, caller: Caller) -> None:
         """Delete a video; one that is being made stops before the next pass of the model."""
-        if not await self._ask(lambda store: store.delete(job_id, caller.name)):
+        if NUL in job_id or not await self._ask(lambda store: store.delete(job_id, caller.name)):
             await self.get(job_id, caller)
         await self._runner.cancel(job_id)
         try:

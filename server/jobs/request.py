@@ -60,6 +60,8 @@ class RemixRequest(Asked):
 
 
 class SourceVideo(BaseModel):
+    """The video to go on with: an object with its id, or its file (see _upload)."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: str = Field(max_length=64)
@@ -203,7 +205,8 @@ async def _form(request: Request) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            fields[name.partition("[")[0]] = await _upload(value)
+            if value.size:  # an empty one is what a form sends for no file
+                fields[name.partition("[")[0]] = await _upload(value)
         elif name in JSON_FIELDS:
             fields[name] = _object(value.encode("utf-8", "surrogatepass"), name)
         else:
@@ -213,7 +216,8 @@ async def _form(request: Request) -> dict[str, Any]:
 
 
 async def _upload(file: UploadFile) -> Any:
-    """What a file stands for: a video of ours names itself (server.jobs.film), so a client may send it for its id."""
+    """What a file stands for: a video of ours names itself (server.jobs.film), so a client may send it for its id, or
+    the id alone: OpenAI's takes nothing but files here."""
     found = OWN_VIDEO.search(await file.read(LOOK_BYTES))
     return {"id": found[0].decode()} if found else f"a file of {file.size} bytes"
 
@@ -259,6 +263,11 @@ def _refuse_constant(name: str) -> Any:
 def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
     first = error.errors(include_url=False)[0]
     param = ".".join(str(part) for part in first["loc"])[:128]
+    if first["type"] in ("model_type", "model_attributes_type"):
+        allowed = 'give {"id": "video_..."}, or a file that was downloaded from this server'
+        return PafuError(
+            "invalid_message", f"{param}: {first['input']!r:.80} is no video of this server; {allowed}", param
+        )
     if first["type"] == "missing":
         return PafuError("missing_field", f"the request needs the field {param!r}", param)
     if first["type"] == "extra_forbidden":

@@ -69,7 +69,8 @@ async def refused(server, viewer_of, message):
 async def play_out(viewer) -> dict:
     """Play to the end, at once; its last message."""
     while (message := await viewer.next())["type"] != "session.done":
-        await viewer.send({"type": "session.playback", "position_seconds": 0.75 * len(viewer.fragments)})
+        with contextlib.suppress(websockets.ConnectionClosed):  # its last words are still to be read
+            await viewer.send({"type": "session.playback", "position_seconds": 0.75 * len(viewer.fragments)})
     return message
 
 
@@ -364,6 +365,40 @@ async def test_several_may_watch_one_session_and_only_its_owner_steers(server, v
         await guest.until("session.done")
         begin = first["transport_chunk_index"]
         assert np.array_equal(guest.pictures()[:12], owner.pictures()[12 * begin : 12 * begin + 12])
+
+
+async def test_who_looks_on_and_stops_leaves_alone_and_hears_nothing_of_the_owners_changes(server, viewer_of) -> None:
+    async with server.connect() as one, server.connect() as two, server.connect() as three:
+        owner, guest, stays = viewer_of(one), viewer_of(two), viewer_of(three)
+        name = (await held_back(owner))["session_id"]
+        for viewer in (guest, stays):
+            await viewer.send({"type": "session.watch", "session_id": name})
+            await viewer.until("video.start")
+        await change(owner, "evt_1", "never shown")
+        await guest.send({"type": "session.stop"})
+        assert (await guest.until("session.done"))["reason"] == "stopped"
+        assert await guest.closed() == 1000
+        assert (await ask(server, f"/v1/sessions/{name}"))[1]["viewers"] == 2
+        await owner.send({"type": "session.stop"})
+        assert (await owner.until("session.interaction.rejected"))["event_id"] == "evt_1"
+        assert (await stays.until("session.done"))["reason"] == "stopped"
+    assert not [m for m in guest.messages + stays.messages if m["type"].startswith("session.interaction")]
+
+
+async def test_a_session_that_stands_paused_for_long_gives_up_its_memory_and_goes_on(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=0.0, keep_on_disk=60.0)
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await held_back(viewer)
+        await viewer.send({"type": "session.pause"})
+        await viewer.until("session.paused")
+        await status_becomes(server, "parked")
+        assert server.engine.status().cache_held_bytes == 0
+        await viewer.send({"type": "session.resume"})
+        await viewer.until("session.resumed")
+        await viewer.send({"type": "session.playback", "position_seconds": 1.5})
+        assert (await play_out(viewer))["reason"] == "complete"
+    assert indices(viewer) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("format", ["h264", "jpeg"])

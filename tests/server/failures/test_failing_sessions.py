@@ -52,8 +52,9 @@ async def test_a_job_fails_under_the_code_keeps_no_file_and_the_next_one_works(s
         made = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 3})
         assert made.status == "completed"
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
-        while (tmp_path / "videos" / failed.id).exists():  # the row first, then the files
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while (tmp_path / "videos" / failed.id).exists():  # the row first, then the files
+                await asyncio.sleep(0.01)
         assert (await http.get(f"/v1/videos/{failed.id}")).json()["error"]["code"] == code
 
 

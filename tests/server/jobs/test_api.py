@@ -176,6 +176,23 @@ async def test_the_stock_client_extends_a_downloaded_file_under_new_words(client
     assert not np.array_equal(pictures[24][0, 0], pictures[23][0, 0]), "the new words show from the next chunk on"
 
 
+@pytest.mark.parametrize("how", ["the id for a file", "the id beside no file"])
+async def test_the_stock_client_extends_by_id_although_it_takes_files_only(client, how) -> None:
+    source = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 12})
+    with pytest.raises(RuntimeError, match="Expected entry at `video` to be bytes"):  # the client, not the server
+        await client.videos.extend(prompt="a bar", seconds="1", video={"id": source.id})
+    if how == "the id for a file":
+        longer = await client.videos.extend(prompt="a bar", seconds="1", video=source.id.encode())
+    else:
+        beside = {"video": {"id": source.id}}
+        longer = await client.videos.extend(prompt="a bar", seconds="1", video=b"", extra_body=beside)
+    assert longer.num_frames == 28
+    with pytest.raises(openai.BadRequestError, match="no video of this server; give .*downloaded from this server"):
+        await client.videos.extend(prompt="a bar", seconds="1", video=b"another film")
+    with pytest.raises(openai.BadRequestError, match="needs the field 'video'"):
+        await client.videos.extend(prompt="a bar", seconds="1", video=b"")
+
+
 async def test_an_idempotency_key_makes_one_job(http) -> None:
     headers, order = {"Idempotency-Key": "abc"}, {"prompt": "a bar", "num_frames": 3}
     one, two = [await http.post("/v1/videos", json=order, headers=headers) for _ in range(2)]
@@ -355,4 +372,7 @@ async def test_jobs_work_the_same_on_postgresql(serve, tmp_path, postgres, empty
         video = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 14})
         assert len(decode(await film(client, video.id))) == 14
         await client.videos.delete(video.id)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        for method, path in [("GET", "/v1/videos/%00"), ("DELETE", "/v1/videos/%00"), ("GET", "/v1/videos?after=%00")]:
+            assert (await http.request(method, path)).status_code in (400, 404), "no text to PostgreSQL"
     assert not (tmp_path / "jobs.sqlite").exists()
