@@ -120,6 +120,7 @@ class LiveSession:
         self._replay = Replay(spec.fps)
         self._places: list[Place] = []
         self._pending: dict[str, Interact] = {}
+        self._in_force = dict(order.in_force)
         self._line: EngineSession | None = None
         self._snapshot: str | None = None
         self._parking = False
@@ -389,8 +390,8 @@ class LiveSession:
     def _current_order(self) -> Open:
         prompt = self.newest.prompt if self.newest is not None else self.order.prompt
         jpeg = any(place.format == "jpeg" for place in self._places)
-        changed = {"prompt": prompt, "past": self._memory.past(), "snapshot": self._snapshot, "jpeg": jpeg}
-        return msgspec.structs.replace(self.order, **changed)
+        state = {"past": self._memory.past(), "snapshot": self._snapshot, "in_force": dict(self._in_force)}
+        return msgspec.structs.replace(self.order, prompt=prompt, jpeg=jpeg, **state)
 
     def _told_position(self, position: int, depth: int) -> None:
         if self._queued != Queued(position, depth):
@@ -412,7 +413,9 @@ class LiveSession:
 
     def _take(self, fragment: Fragment) -> None:
         for event_id in fragment.started:
-            self._pending.pop(event_id, None)
+            if change := self._pending.pop(event_id, None):
+                self._in_force[event_id] = change.chunks
+        self._in_force = {name: left - 1 for name, left in self._in_force.items() if left > 1}
         self._memory.add(fragment)
         if fragment.index == 0:  # a joining viewer gets the head from us
             fragment = msgspec.structs.replace(fragment, data=fragment.data.removeprefix(self.init))

@@ -105,6 +105,7 @@ class Open(Message, frozen=True, tag="open"):
     memory: bool = False
     snapshot: str | None = None  # file of a parked session: the exact state; ``past`` then tells the numbers
     jpeg: bool = False
+    in_force: dict[str, int] = {}  # events that began before, with the chunks for which they are still active
     request: str = ""  # id of the request behind it, for the worker's log
 
 

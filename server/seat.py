@@ -56,7 +56,7 @@ class Seat:
         self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
         self._remaining = order.pictures
         self._memory = order.memory
-        self._in_force: dict[str, int] = {}
+        self._in_force = dict(order.in_force)
         self._undelivered: dict[int, float] = {}
         self._stream: Stream = self._open(order)
         self._jpeg = JpegEncoder(spec.width, spec.height, spec.fps)

@@ -46,6 +46,7 @@ class Desk:
         self._runner = Runner(settings, spec, engine, self._database)
         self._keeper = Keeper(settings, self._database)
         self._draining = False
+        self._ordering = asyncio.Lock()
         self._observer = engine.observer
         self._observer.sources.append(self._tell_figures)
 
@@ -114,24 +115,30 @@ class Desk:
         if self._draining:
             raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
         job_id = f"video_{secrets.token_hex(12)}"
-        if key is None or not await self._ask(lambda store: store.has_key(caller.name, key)):
-            await self._check_room(caller)
+        await self._check_room(caller, key)
         chunks = await self._adopt(job_id, given or [])
         idempotency = None if key is None else (key, request.digest(*asked))
+        new = False
         try:
-            job, new = await self._ask(
-                lambda store: store.add(
-                    job_id, caller.name, order, remixed_from=remixed_from, given=chunks, idempotency=idempotency
+            async with self._ordering:  # or several at once would find the same last place
+                await self._check_room(caller, key)
+                job, new = await self._ask(
+                    lambda store: store.add(
+                        job_id, caller.name, order, remixed_from=remixed_from, given=chunks, idempotency=idempotency
+                    )
                 )
-            )
         except IdempotencyConflict as conflict:
             raise PafuError("idempotency_conflict", str(conflict), "Idempotency-Key") from None
-        if not new and chunks:
-            await self._keeper.remove_files(job_id)
+        finally:
+            if not new and chunks:
+                await self._remove_files(job_id)
         self._runner.wake()
         return job
 
-    async def _check_room(self, caller: Caller) -> None:
+    async def _check_room(self, caller: Caller, key: str | None) -> None:
+        """Whether one more job fits; an order that was made before, under this idempotency key, always does."""
+        if key is not None and await self._ask(lambda store: store.has_key(caller.name, key)):
+            return
         most = self._settings.max_queued_jobs
         unfinished = await self._ask(lambda store: store.unfinished())
         if unfinished >= most:
@@ -179,10 +186,13 @@ class Desk:
         if NUL in job_id or not await self._ask(lambda store: store.delete(job_id, caller.name)):
             await self.get(job_id, caller)
         await self._runner.cancel(job_id)
+        await self._remove_files(job_id)
+
+    async def _remove_files(self, job_id: str) -> None:
         try:
             await self._keeper.remove_files(job_id)
         except FilesUnavailable as error:
-            log.warning("%s: its files go with the next sweep: %s", job_id, error)
+            log.warning("%s: its files go with a later sweep: %s", job_id, error)
 
     async def content(self, job_id: str, variant: str, caller: Caller) -> tuple[str, int]:
         """Name and size of a result's file."""

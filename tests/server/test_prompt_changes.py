@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 
 import pytest
 
@@ -36,3 +38,20 @@ async def test_a_change_shows_within_the_lead_and_one_chunk_of_what_the_viewer_s
     late = {name: at - asked[name] for name, at in shown.items()}
     assert max(late.values()) <= lead + CHUNK_SECONDS + 1e-6, late
     assert min(late.values()) >= 0, "words cannot show in a picture that was seen before"
+
+
+async def test_a_change_over_several_chunks_is_completed_although_its_worker_dies(server, viewer_of) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(prompt="sleep")
+        await viewer.until("video.chunk_metadata")
+        change = {"event_id": "evt_1", "event": {"prompt": "sleep on"}, "transition_chunks": 4}
+        await viewer.send({"type": "session.interaction", "interaction": change})
+        first = (await viewer.until("session.interaction.applied"))["chunk_index"]
+        os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+        chunks = []
+        while not (chunks and chunks[-1]["completed_event_ids"]):
+            chunks.append(await viewer.until("video.chunk_metadata"))
+    active = [m["transport_chunk_index"] for m in chunks if "evt_1" in m["active_event_ids"]]
+    assert active == list(range(first, first + 4)) and chunks[-1]["transport_chunk_index"] == first + 3
+    assert [m["started_event_ids"] for m in chunks[:2]] == [["evt_1"], []]

@@ -328,6 +328,20 @@ async def test_a_full_queue_is_said_with_a_time_to_come_back(serve, tmp_path) ->
     assert replies[2].json()["error"]["code"] == "too_many_jobs" and int(replies[2].headers["retry-after"]) > 0
 
 
+async def test_many_orders_at_once_do_not_get_past_the_limits(serve, tmp_path) -> None:
+    server = await serve(data_dir=tmp_path, jobs_at_once=0, api_keys=KEYS, max_jobs_per_key=2, max_queued_jobs=3)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+
+        async def order(key: str) -> str:
+            reply = await http.post("/v1/videos", json={"prompt": "a"}, headers={"authorization": f"Bearer {key}"})
+            return reply.json()["error"]["code"] if reply.status_code == 429 else str(reply.status_code)
+
+        codes = sorted(await asyncio.gather(*(order(KEYS[0]) for _ in range(8))))
+        assert codes == ["200"] * 2 + ["job_limit"] * 6
+        codes = sorted(await asyncio.gather(*(order(KEYS[1]) for _ in range(8))))
+        assert codes == ["200"] + ["too_many_jobs"] * 7
+
+
 async def test_callers_cannot_see_delete_or_count_each_others_videos(serve, tmp_path) -> None:
     server = await serve(data_dir=tmp_path, jobs_at_once=0, api_keys=KEYS, max_jobs_per_key=1)
     me, you = [{"authorization": f"Bearer {key}"} for key in KEYS]

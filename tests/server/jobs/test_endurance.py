@@ -399,6 +399,13 @@ def test_the_oldest_go_until_the_others_fit(kept) -> None:
     assert [too_many_bytes(finished, most) for most in (300, 299, 100, 0)] == [[], ["a"], ["a", "b"], ["a", "b", "c"]]
 
 
+async def test_results_go_when_they_are_too_many(kept) -> None:
+    _, keeper, store, left = kept
+    keeper._settings = keeper._settings.model_copy(update={"job_keep_bytes": 250})
+    await keeper.sweep()
+    assert left() == "bc" and store.get("a") is None
+
+
 async def test_folders_that_nobody_knows_are_swept_after_a_while_and_not_before(kept, tmp_path) -> None:
     clocks, keeper, _, left = kept
     for name, age in (("old", keeper_module.ORPHAN_SECONDS + 60), ("new", 0)):
