@@ -79,14 +79,19 @@ async def test_what_a_chunk_says_is_read_as_it_was_meant(visit: Visit) -> None:
     read = """async (memory) => {
       const m = await import('./memory.js');
       const read = m.readMemory(memory);
+      const view = (latent) => (latent > 5 ? 'one' : latent);
+      const shown = (most, of) => m.moments(read, most, of).map(({ latents, kept }) => [latents, [...kept]]);
       return [[...read].map(([latent, { kept, salience }]) => [latent, [...kept], salience && [...salience]]),
-              m.chosen(read, 2), [...read.values()].map(m.share)];
+              shown(2), shown(2, view), shown(9, view).length, [...read.values()].map(m.share)];
     }"""
     kept = base64.b64encode(bytes([255, 0, 0, 0, 255, 255, 0, 0, 0, 0, 0, 51])).decode()
     memory = {"rows": 2, "columns": 2, "latents": [3, 7, 9], "kept": kept, "salience": ""}
-    parts, chosen, shares = await visit.page.evaluate(read, memory)
+    parts, most, still, all_of_them, shares = await visit.page.evaluate(read, memory)
     assert parts == [[3, [255, 0, 0, 0], None], [7, [255, 255, 0, 0], None], [9, [0, 0, 0, 51], None]]
-    assert (chosen, shares) == ([3, 7], [0.25, 0.5, 0.05]), "the moments that hold most, in time order"
+    assert [latents for latents, _ in most] == [[3], [7]], "the moments that hold most, in time order"
+    assert still == [[[3], [255, 0, 0, 0]], [[7, 9], [255, 255, 0, 51]]], "a camera that stands still is one moment"
+    assert all_of_them == 3, "where there is room"
+    assert shares == [0.25, 0.5, 0.05]
     timing = {"pictures_per_latent": 4, "first_latent_pictures": 1}
     ends = "async ([c]) => { const m = await import('./memory.js'); return [0, 1, 20].map((l) => m.endOf(l, c, 16)) }"
     assert await visit.page.evaluate(ends, [timing]) == [1 / 16, 5 / 16, 81 / 16]
