@@ -2,7 +2,7 @@
 # The base only has to bring Python 3.11 or newer with venv; deploy/check-image builds on a plain Debian of its own.
 ARG BASE=docker.io/library/python:3.12-slim-bookworm
 
-FROM ${BASE} AS build
+FROM ${BASE}
 ARG VARIANT=cpu
 # where torch's CPU build comes from; empty when pip finds one anyway. The CUDA build is the one that PyPI has.
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
@@ -10,11 +10,11 @@ ARG EXTRAS="otel"
 # a folder of wheels that the build mounts, for machines without a network
 ARG PIP_FIND_LINKS=""
 SHELL ["/bin/sh", "-eu", "-c"]
-WORKDIR /build
-COPY pyproject.toml deploy/requirements.py ./
-RUN python3 requirements.py ${EXTRAS} > requirements.txt \
-    && python3 -m venv /opt/pafu
-# wheels are kept between builds, not in the image
+WORKDIR /app
+COPY pyproject.toml ./
+COPY deploy/requirements.py deploy/
+# The dependencies are a layer of their own: a new version of pafu brings 15 MB, not a gigabyte. Wheels are kept between
+# builds, not in the image; bytecode is made here, since a read-only container cannot write it later.
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "${VARIANT}" in \
@@ -22,26 +22,21 @@ RUN --mount=type=cache,target=/root/.cache/pip \
       cuda) index="" ;; \
       *) echo "VARIANT is ${VARIANT}; it must be cpu or cuda" >&2; exit 1 ;; \
     esac; \
-    /opt/pafu/bin/pip install --disable-pip-version-check ${index} -r requirements.txt \
-    && /opt/pafu/bin/pip uninstall --yes --quiet pip setuptools \
-    && find /opt/pafu -name tests -type d -path "*/site-packages/torch/*" -prune -exec rm -r {} +
-RUN mkdir /data
-WORKDIR /app
+    python3 deploy/requirements.py ${EXTRAS} > /tmp/requirements.txt \
+    && python3 -m venv /opt/pafu \
+    && /opt/pafu/bin/pip install --disable-pip-version-check --no-compile ${index} -r /tmp/requirements.txt \
+    && /opt/pafu/bin/pip uninstall --yes --quiet pip \
+    && find /opt/pafu/lib -path "*/site-packages/torch/*" \( -name test -o -name tests \) -type d -prune -exec rm -r {} + \
+    && find /opt/pafu/lib -path "*/site-packages/torch/bin/*" -iname "*test*" -type f -delete \
+    && rm /tmp/requirements.txt \
+    && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/pafu/lib \
+         || echo "some files of packages are templates and no Python: never imported"; } \
+    && install -d -o 10001 -g 10001 /data
 COPY clients clients
 COPY cache cache
 COPY model model
 COPY server server
-# a read-only container cannot write bytecode later
-RUN /opt/pafu/bin/python -m compileall -q --invalidation-mode unchecked-hash /app \
-    && { /opt/pafu/bin/python -m compileall -qq --invalidation-mode unchecked-hash /opt/pafu/lib \
-         || echo "some files of packages are templates and no Python: never imported"; }
-
-FROM ${BASE}
-# the dependencies are a layer of their own: a new version of pafu brings 15 MB, not a gigabyte
-COPY --from=build /opt/pafu /opt/pafu
-COPY --from=build /app /app
-COPY --from=build --chown=10001:10001 /data /data
-WORKDIR /app
+RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /app
 ENV PATH=/opt/pafu/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app:/app/clients/python \
     PYTHONDONTWRITEBYTECODE=1 \
