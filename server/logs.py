@@ -75,6 +75,11 @@ def about(**ids: str) -> Iterator[None]:
         _bound.reset(token)
 
 
+def rename(**ids: str) -> None:
+    """The rest of the enclosing ``about`` block is about these."""
+    _bound.set({**_bound.get(), **ids})
+
+
 def prompt(log: logging.Logger, text: str) -> None:
     """Log what somebody asked to see, if the operator wants to know that."""
     if _prompts:

@@ -95,8 +95,8 @@ class ViewerSession:
             self.id = self._admitted.session.id
             begins = isinstance(first, protocol.SessionStart)
             self._watch.asked(self.id, begins=begins, owner=self._admitted.place.owner)
-            with logs.about(session_id=self.id):
-                await self._serve(self._admitted)
+            logs.rename(session_id=self.id)
+            await self._serve(self._admitted)
         except PafuError as error:
             self._watch.failed(error.kind.code)
             await self._end(error.kind.close, error.wire_message(), error.message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +53,43 @@ def test_everything_that_compose_mounts_from_here_is_here(services) -> None:
 def test_compose_publishes_on_loopback_only(services) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("name", ["pafu", "pafu-gpu"])
+@pytest.mark.parametrize("given", [{}, {"PAFU_MODEL": "test-tiny", "PAFU_MAX_SESSIONS": "7"}])
+def test_pafu_starts_with_what_compose_sets(services, name, given) -> None:
+    """Every variable is known and its value can work, whether or not deploy/.env says something."""
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda found: given.get(found[1]) or found[2] or "", str(text))
+
+    environ = {variable: filled(value) for variable, value in services[name]["environment"].items()}
+    assert not any("$" in value for value in environ.values())
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environ}
+    code = "from server.config import load_settings; s = load_settings()"
+    code += "; print(s.model, s.max_sessions, s.metrics_port)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert run.stdout.split() == [given.get("PAFU_MODEL", "pafu-mini"), given.get("PAFU_MAX_SESSIONS", "4"), "9090"]
+
+
+def test_prometheus_scrapes_where_compose_puts_the_metrics(services) -> None:
+    (scrape,) = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (target,) = scrape["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    for name in ("pafu", "pafu-gpu"):
+        assert services[name]["environment"]["PAFU_METRICS_PORT"] == port
+        aliases = services[name].get("networks", {}).get("default", {}).get("aliases", [])
+        assert host in (name, *aliases)
+
+
+def test_grafana_finds_prometheus_and_the_board(services) -> None:
+    folder = ROOT / "deploy/grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090" and "prometheus" in services
+    (provider,) = yaml.safe_load((folder / "dashboards/pafu.yml").read_text())["providers"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/pafu.json"
 
 
 def test_a_gpu_needs_its_profile_and_without_one_the_cpu_is_used(services) -> None:

@@ -121,6 +121,12 @@ class RunningServer:
         assert viewer.pictures().shape == (13, 128, 128, 3)
         await self.empties()
 
+    def coming_back(self, began: dict[str, Any]) -> dict[str, Any]:
+        """The message that takes up the session, whose video.start was ``began``, behind its last chunk."""
+        session = next(session for session in self.front.sessions if session.id == began["session_id"])
+        named = {"session_id": session.id, "token": began["resume_token"]}
+        return {"type": "session.resume", **named, "last_chunk_index": session.next_index - 1}
+
     async def empties(self) -> None:
         """Return when neither front nor engine holds a session."""
         async with asyncio.timeout(PATIENCE):

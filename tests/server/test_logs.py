@@ -90,3 +90,34 @@ async def test_a_session_of_a_server_logs_its_ids_and_not_its_prompt(written, se
     about = [line for line in lines(stream) if line["logger"] == "pafu.session"]
     assert about and all(line["session_id"].startswith("sess_") and line["request_id"] for line in about)
     assert "private wish" not in stream.getvalue()
+
+
+async def test_the_worker_s_lines_name_the_session_and_the_request_that_they_are_about(serve, viewer_of, capfd) -> None:
+    server = await serve(log_format="json")
+    async with server.connect(additional_headers={"x-request-id": "req_mine"}) as socket:
+        viewer = viewer_of(socket)
+        session = (await viewer.start(prompt="explode"))["session_id"]
+        await viewer.closed()
+    await server.empties()
+    said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    (failed,) = [line for line in said if line["process"] == "worker" and line["level"] == "error"]
+    assert (failed["session_id"], failed["request_id"]) == (session, "req_mine")
+    assert "Traceback" in failed["error"]
+
+
+async def test_who_resumes_a_session_or_looks_on_logs_under_the_session_s_name(written, serve, viewer_of) -> None:
+    server, stream = await serve(keep_on_device=60), written()
+    async with server.connect() as first, server.connect() as second:
+        began = await viewer_of(first).start(num_frames=10_000)
+        await viewer_of(first).until("video.chunk_metadata")
+        await viewer_of(second).send({"type": "session.watch", "session_id": began["session_id"]})
+        await viewer_of(second).until("video.start")
+    async with server.connect(additional_headers={"x-request-id": "req_again"}) as third:
+        await viewer_of(third).send(server.coming_back(began))
+        await viewer_of(third).until("video.start")
+        await viewer_of(third).send({"type": "session.stop"})
+        await viewer_of(third).closed()
+    await server.empties()
+    seen = [line for line in lines(stream) if line["logger"] in ("pafu.session", "pafu.live")]
+    assert {line["session_id"] for line in seen} == {began["session_id"]}
+    assert "req_again" in {line["request_id"] for line in seen}

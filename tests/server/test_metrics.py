@@ -271,6 +271,48 @@ async def test_metrics_are_served_and_requests_are_counted_by_route_not_by_path(
     assert server.engine.observer.metrics.read("pafu_errors_total", code="host_not_allowed") == 1
 
 
+async def test_a_session_is_seen_where_it_stands_from_its_viewer_s_leaving_to_its_coming_back(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=1.0, keep_on_disk=600)
+    read = server.engine.observer.metrics.read
+
+    async def seen(**wanted: float) -> None:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client, asyncio.timeout(PATIENCE):
+            while True:
+                assert (await client.get("/metrics")).status_code == 200
+                now = {
+                    "active": read("pafu_sessions_active"),
+                    "device": read("pafu_sessions_suspended", where="device"),
+                    "disk": read("pafu_sessions_suspended", where="disk"),
+                    "owners": read("pafu_viewers", role="owner"),
+                    "watchers": read("pafu_viewers", role="watcher"),
+                }
+                if now == {**dict.fromkeys(now, 0.0), **wanted}:
+                    return
+                await asyncio.sleep(0.05)
+
+    async with server.connect() as first, server.connect() as second:
+        began = await viewer_of(first).start(num_frames=10_000)
+        await viewer_of(first).until("video.chunk_metadata")
+        await viewer_of(second).send({"type": "session.watch", "session_id": began["session_id"]})
+        await seen(active=1, owners=1, watchers=1)
+        assert 0 < read("pafu_kv_cache_reserved_bytes") < read("pafu_kv_cache_limit_bytes")
+        await viewer_of(first).send({"type": "session.pause"})
+        await seen(device=1, owners=1, watchers=1)
+    await seen(disk=1)
+    assert read("pafu_kv_cache_reserved_bytes") == 0
+    assert read("pafu_viewers_left_total", reason="viewer_left") == 2
+    async with server.connect() as third:
+        await viewer_of(third).send(server.coming_back(began))
+        await viewer_of(third).until("video.start")
+        await seen(active=1, owners=1)
+        await viewer_of(third).send({"type": "session.stop"})
+        await viewer_of(third).closed()
+    await server.empties()
+    assert read("pafu_session_resumes_total") == read("pafu_sessions_started_total") == 1
+    assert read("pafu_sessions_finished_total", reason="stopped") == 1
+    assert read("pafu_time_to_first_chunk_seconds_count") == 1
+
+
 async def test_with_a_port_of_its_own_metrics_leave_the_public_one(serve) -> None:
     server = await serve(metrics_port=0)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
