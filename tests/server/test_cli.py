@@ -53,6 +53,8 @@ def test_a_taken_port_is_one_clear_line() -> None:
         (["serve", "--host", "0.0.0.0"], {}, "--allow-anonymous"),
         (["serve", "--keys-file", "/no/such/file"], {}, "/no/such/file"),
         (["serve"], {"PAFU_API_KEYS": "short"}, "PAFU_API_KEYS"),
+        (["serve"], {"PAFU_DATA_DIR": "/proc/nothing"}, "/proc/nothing"),
+        (["serve", "--port", "18001", "--metrics-port", "18001"], {}, "metrics_port"),
         (["keys", "list"], {}, "--keys-file"),
         (["keys", "add", "Alice", "--keys-file", "/tmp/x.toml"], {}, "Alice"),
         (["generate", "x", "--model", "no-such"], {}, "unknown model"),
