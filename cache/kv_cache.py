@@ -240,7 +240,7 @@ class KVCache:
         given = evidence.salience
         if given is not None and given.shape != (self.layers, self.chunk):
             raise CacheError(f"salience has shape {tuple(given.shape)}, expected ({self.layers}, {self.chunk})")
-        for name in ("attention", "keys", "future"):
+        for name in ("attention", "places", "future"):
             rows = getattr(evidence, name)
             if rows is None:
                 continue
@@ -282,7 +282,7 @@ class KVCache:
             seed=self.seed,
             chunk=self.chunks,
             layer=layer,
-            rotated=None if evidence.keys is None else evidence.keys[layer],
+            places=None if evidence.places is None else evidence.places[layer],
             future=None if evidence.future is None else evidence.future[layer],
         )
 

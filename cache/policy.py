@@ -22,6 +22,8 @@ from cache.scoring import redundancy
 SEED_PRIME = 1_000_003  # spreads (seed, chunk, layer) over the generator's seeds
 SEED_LIMIT = 2**63
 NOTHING: frozenset[str] = frozenset()
+SHARPNESS = 2  # of salience against novelty: chosen by measurement (docs/method.md)
+SURE = 1e-4  # a score this close to 0 or 1 is taken for no surer than that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Evidence:
 
     salience: Tensor | None = None  # (layers, chunk), the head's score of the new tokens, in [0, 1]
     attention: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of the attention received
-    keys: Sequence[Tensor] | None = None  # per layer (n, H, D): keys as they were attended to, rotated
+    places: Sequence[Tensor] | None = None  # per layer (n, H, D): keys rotated by row and column, not by time
     future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token is still going to receive
 
 
@@ -49,7 +51,7 @@ class Candidates:
     seed: int
     chunk: int  # chunks committed before this one
     layer: int
-    rotated: Tensor | None = None  # (n, H, D), for policies that need ``keys``
+    places: Tensor | None = None  # (n, H, D), for policies that need ``places``
     future: Tensor | None = None  # (n,), for policies that need ``future``
 
     @property
@@ -157,7 +159,7 @@ class Redundancy(Competing):
     """Keeps what no newer key repeats (R-KV's idea without its attention term): the strong rule without learning."""
 
     name = "redundancy"
-    needs = frozenset({"keys"})
+    needs = frozenset({"places"})
 
     def worth(self, candidates: Candidates) -> Tensor:
         return novelty(candidates)
@@ -174,28 +176,30 @@ class Salience(Competing):
 
 
 class Pafu(Competing):
-    """Learned salience x novelty: a copy of what a newer token shows anyway is worth nothing, however salient."""
+    """Odds of the learned salience x novelty: a copy of what a newer token shows anyway is worth nothing, however
+    salient. The head gives every chunk the same share of high scores; odds let clear cases outweigh half a copy."""
 
     name = "pafu"
-    needs = frozenset({"salience", "keys"})
+    needs = frozenset({"salience", "places"})
 
     def worth(self, candidates: Candidates) -> Tensor:
-        return candidates.scores * novelty(candidates)
+        score = candidates.scores.clamp(SURE, 1 - SURE)
+        return (score / (1 - score)) ** SHARPNESS * novelty(candidates)
 
 
 class Oracle(Competing):
     """True future attention x novelty: a ceiling for orientation, in evaluations only."""
 
     name = "oracle"
-    needs = frozenset({"future", "keys"})
+    needs = frozenset({"future", "places"})
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.future, "future") * novelty(candidates)
 
 
 def novelty(candidates: Candidates) -> Tensor:
-    """1 - redundancy against newer tokens (n,)."""
-    return 1 - redundancy(given(candidates.rotated, "keys"), candidates.latents)
+    """1 - redundancy against newer tokens (n,): the same thing at the same place is a copy, whenever it was seen."""
+    return 1 - redundancy(given(candidates.places, "places"), candidates.latents)
 
 
 def given(evidence: Tensor | None, name: str) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 QUERY_BLOCK = 256  # rows of P that are in memory at once
 MOST_NUMBERS = 2**25  # of a slice of P over all heads: long clips take fewer rows at once
+CERTAIN = 0.98  # a key that a query looks at alone: without it the rest of the row would be divided by nothing
 Reduce = Literal["max", "mean"]
 Scale = Literal["rank", "robust", "clip"]
 
@@ -30,8 +31,8 @@ def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: i
 
 
 def redundancy(keys: Tensor, latents: Tensor, rows: int = QUERY_BLOCK) -> Tensor:
-    """How well a newer token repeats each token: the highest cosine of its rotated key with one of a later latent
-    frame, all heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one."""
+    """How well a newer token repeats each token: the highest cosine of its key with one of a later latent frame, all
+    heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one."""
     directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1)
     highest = torch.zeros(keys.shape[0], device=keys.device)
     for start in range(0, keys.shape[0], rows):
@@ -57,14 +58,22 @@ class SalienceParts:
 
 
 def salience_parts(
-    q: Tensor, k: Tensor, block: int, *, reduce: Reduce = "max", gap: int = 1, rows: int = QUERY_BLOCK
+    q: Tensor,
+    k: Tensor,
+    block: int,
+    *,
+    v: Tensor | None = None,
+    reduce: Reduce = "max",
+    gap: int = 1,
+    rows: int = QUERY_BLOCK,
 ) -> SalienceParts:
-    """The three parts of the balanced salience: mean over heads of the ``reduce`` over queries of P.
+    """The three parts of the balanced salience: mean over heads of the ``reduce`` over queries of P, or, with values
+    ``v``, of the key's ``effect`` on a query.
 
-    q, k (H, n, D), rotated, of one bidirectional clip in temporal blocks of ``block`` tokens. ``low`` counts queries at
-    least ``gap`` blocks after the key's, ``up`` those in any earlier block. A row of P is normalised over all keys.
-    At most H x rows x n numbers are held at once, and never more than MOST_NUMBERS. A part that no query counts to (low
-    of the last block) is 0.
+    q, k (H, n, D), rotated, and v (H, n, D) of one bidirectional clip in temporal blocks of ``block`` tokens. ``low``
+    counts queries at least ``gap`` blocks after the key's, ``up`` those in any earlier block. A row of P is normalised
+    over all keys. A slice of H x rows x n numbers is held at a time (two with values), and never more than
+    MOST_NUMBERS in one. A part that no query counts to (low of the last block) is 0.
     """
     heads, tokens, _ = k.shape
     if tokens % block or block < 1 or gap < 1:
@@ -75,13 +84,24 @@ def salience_parts(
     for start in range(0, tokens, block):
         for first in range(start, start + block, rows):
             p = _rows(q[:, first : min(first + rows, start + block)].float(), keys_t)
-            seen = p.amax(1) if reduce == "max" else p.sum(1)
+            each = p if v is None else effect(p, v.float())
+            seen = each.amax(1) if reduce == "max" else each.sum(1)
             for name, keys in _ranges(start, block, gap, tokens).items():
                 part = parts[name][:, keys]
                 part.copy_(torch.maximum(part, seen[:, keys]) if reduce == "max" else part + seen[:, keys])
     if reduce == "mean":
         _divide_by_queries(parts, tokens, block, gap)
     return SalienceParts(**{name: part.mean(0) for name, part in parts.items()})
+
+
+def effect(p: Tensor, v: Tensor) -> Tensor:
+    """How far every query's output moves when one key is left out: P / (1 - P) x |v - o|, o being the output.
+
+    Exact for a head, since the rest of the row is divided by 1 - P: a key with many copies has little effect however
+    often it is looked at. p (H, r, n) rows of P, v (H, n, D) -> (H, r, n).
+    """
+    distance = torch.cdist(p @ v, v)
+    return distance.mul_(p).div_((1 - p).clamp(min=1 - CERTAIN))
 
 
 def _ranges(start: int, block: int, gap: int, tokens: int) -> dict[str, slice]:
@@ -122,6 +142,14 @@ def balanced_salience(
     across = parts.low.shape[0] if scale == "clip" else block
     total = sum(w * comparable(p, across) for w, p in zip(weights, (parts.low, parts.diag, parts.up), strict=True))
     return torch.as_tensor(total) / sum(weights)
+
+
+def shared_salience(rows: Tensor, block: int) -> Tensor:
+    """One salience for all layers, (layers, n) -> (n,): the mean of the deeper half, ranked inside the block again.
+
+    A place is recalled through all layers or not at all, and the first layers know little of what will matter.
+    """
+    return _ranked(rows[len(rows) // 2 :].mean(0), block)
 
 
 def _ranked(part: Tensor, block: int) -> Tensor:

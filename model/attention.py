@@ -84,9 +84,9 @@ class Cached:
         keys, values = self._cache.extend(layer, k, v)
         cos, sin = self._rotation(layer)
         chunk = q.shape[1]
-        q, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(keys, cos, sin)
+        q, stored, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), keys, rope.apply(keys, cos, sin)
         if self.watch is not None:
-            self.watch.see(q[0], keys[0])
+            self.watch.see(q[0], keys[0], stored[0], self._cache.positions(layer)[0])
         return attend(q, keys, values)
 
     def _rotation(self, layer: int) -> rope.Rotation:
@@ -99,15 +99,18 @@ class Cached:
 class Watch:
     """Gathers in one clean pass what the cache's policy asks for, and nothing else."""
 
-    def __init__(self, needs: frozenset[str]) -> None:
-        self._needs = needs
-        self._keys: list[Tensor] = []
+    def __init__(self, needs: frozenset[str], spec: ModelSpec) -> None:
+        self._needs, self._spec = needs, spec
+        self._places: list[Tensor] = []
         self._attention: list[Tensor] = []
 
-    def see(self, q: Tensor, keys: Tensor) -> None:
-        """Once per layer, in order: rotated q (chunk, H, D) and keys (kept + chunk, H, D)."""
-        if "keys" in self._needs:
-            self._keys.append(keys)
+    def see(self, q: Tensor, keys: Tensor, stored: Tensor, positions: Tensor) -> None:
+        """Once per layer, in order: rotated q (chunk, H, D) and keys (kept + chunk, H, D), the keys as they are
+        stored, un-rotated, and their positions (kept + chunk, 3)."""
+        if "places" in self._needs:
+            nowhen = positions * positions.new_tensor((0, 1, 1))
+            angles = rope.angles(nowhen[None], self._spec.rope_split, self._spec.rope_theta)
+            self._places.append(rope.apply(stored[None], *angles)[0])
         if "attention" in self._needs:
             self._attention.append(received_attention(q, keys))
 
@@ -117,5 +120,5 @@ class Watch:
         return Evidence(
             salience=head(*cache.open_chunk()) if score and head is not None else None,
             attention=self._attention or None,
-            keys=self._keys or None,
+            places=self._places or None,
         )

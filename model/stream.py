@@ -326,7 +326,7 @@ class _Velocity:
         before_pass: Callable[[], None] | None = None,
     ) -> None:
         self._before_pass = before_pass or (lambda: None)
-        self._dit = model.dit
+        self._dit, self._spec = model.dit, model.spec
         self._context = context
         self._attention = Cached(cache, model.spec)
         self._control = control
@@ -339,7 +339,7 @@ class _Velocity:
 
     def watched(self, needs: frozenset[str]) -> Watch:
         """Let the next passes be seen by a watch for what the policy ``needs``; without needs, by nobody."""
-        watch = Watch(needs)
+        watch = Watch(needs, self._spec)
         self._attention.watch = watch if needs else None
         return watch
 

@@ -101,7 +101,7 @@ def salience(
     model: Model = "pafu-mini",
     teacher_model: Annotated[str | None, typer.Option(help="the teacher's model name, if it is another one")] = None,
     prompts: Prompts = None,
-    clips: Annotated[int, typer.Option(min=1, help="clips to learn from")] = 64,
+    clips: Annotated[int, typer.Option(min=1, help="clips to learn from")] = 128,
     held_out: Annotated[int, typer.Option(min=1, help="clips to report on")] = 8,
     steps: Annotated[int, typer.Option(min=1)] = 600,
     batch: Annotated[int, typer.Option(min=1, help="clips a step and process")] = 4,
@@ -111,11 +111,15 @@ def salience(
     signal: Annotated[
         str, typer.Option(help="whose attention: teacher, or student (its own future; ablation)")
     ] = "teacher",
+    measure: Annotated[
+        str, typer.Option(help="of salience: effect (of leaving the token out), or attention (that it gets)")
+    ] = "effect",
+    layers: Annotated[str, typer.Option(help="target: deep (one for all layers), or own (each layer's)")] = "deep",
     weights: Annotated[str, typer.Option(help="of low, diag, up")] = "1,0,0",
     reduce: Annotated[str, typer.Option(help="over queries: max or mean")] = "max",
     scale: Annotated[str, typer.Option(help="comparable how: rank, robust (per chunk) or clip")] = "rank",
     gap: Annotated[int, typer.Option(min=1, help="chunks from which on a query counts as future")] = 2,
-    noise_level: Annotated[float, typer.Option(help="of the clip that the teacher sees, 0 to 1")] = 0.5,
+    noise_level: Annotated[float, typer.Option(help="of the clip that the teacher sees, 0 to 1")] = 0.35,
     loss: Annotated[str, typer.Option(help="regression or ranking")] = "regression",
     dream_steps: Annotated[int, typer.Option(min=1, help="steps of the teacher's sampler")] = 20,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance of the teacher; 1 is none")] = 1.0,
@@ -133,7 +137,15 @@ def salience(
             low, diag, up = (float(part) for part in weights.split(","))
         except ValueError:
             raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
-        given = {"reduce": reduce, "scale": scale, "loss": loss, "signal": signal, "source": source}
+        given = {
+            "measure": measure,
+            "layers": layers,
+            "reduce": reduce,
+            "scale": scale,
+            "loss": loss,
+            "signal": signal,
+            "source": source,
+        }
         settings = SalienceSettings(
             clips=clips,
             held_out=held_out,

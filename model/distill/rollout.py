@@ -67,9 +67,9 @@ class SideBySide:
         keys, values = (torch.cat(side) for side in zip(*pairs, strict=True))
         cos, sin = self._rotation(layer)
         chunk = q.shape[1]
-        q, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(keys, cos, sin)
+        q, stored, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), keys, rope.apply(keys, cos, sin)
         for i, watch in enumerate(self.watches or ()):
-            watch.see(q[i], keys[i])
+            watch.see(q[i], keys[i], stored[i], self._caches[i].positions(layer)[0])
         for i, foresight in enumerate(self.foresight or ()):
             cache = self._caches[i]
             foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], keys[i], "max"))
@@ -140,7 +140,7 @@ class Rollout:
         if self._attention is None:
             self._begin()
         assert self._attention is not None
-        self._attention.watches = [Watch(cache.needs) for cache in self.caches]
+        self._attention.watches = [Watch(cache.needs, self._model.spec) for cache in self.caches]
         self._pass(latents.to(self._model.device), CLEAN)
         for i, (watch, cache) in enumerate(zip(self._attention.watches, self.caches, strict=True)):
             cache.commit(self._evidence(i, watch, cache))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.config import CacheConfig
-from cache.scoring import Reduce, SalienceParts, Scale, balanced_salience, salience_parts
+from cache.scoring import Reduce, SalienceParts, Scale, balanced_salience, salience_parts, shared_salience
 from model import rope
 from model.attention import attend
 from model.distill import dreams, parallel
@@ -51,21 +51,25 @@ class DistillError(ValueError):
 class SalienceSettings:
     """What decides the result.
 
-    weights: of low, diag and up. gap: a query counts as low from so many chunks after the key on. signal: "teacher" is
-    the bidirectional teacher's attention, "student" the student's own future attention in a roll-out (an ablation).
-    source: "teacher" dreams the clips, "world" paints the built-in world's.
+    measure: a key's "effect" on its queries, or the "attention" it gets. layers: "deep" gives all layers one target out
+    of the teacher's deeper half, "own" each layer that of the teacher's layer at the same relative depth. weights: of
+    low, diag and up. gap: a query counts as low from so many chunks after the key on. signal: "teacher" is the
+    bidirectional teacher, "student" the student's own future attention in a roll-out (an ablation). source: "teacher"
+    dreams the clips, "world" paints the built-in world's.
     """
 
-    clips: int = 64
+    clips: int = 128
     held_out: int = 8
     steps: int = 600
     batch: int = 4
     rate: float = 3e-3
+    measure: str = "effect"
+    layers: str = "deep"
     weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
     reduce: Reduce = "max"
     scale: Scale = "rank"
     gap: int = 2
-    noise_level: float = 0.5
+    noise_level: float = 0.35
     loss: str = "regression"
     signal: str = "teacher"
     source: str = "teacher"
@@ -75,6 +79,8 @@ class SalienceSettings:
     def __post_init__(self) -> None:
         allowed = {
             "loss": ("regression", "ranking"),
+            "measure": ("effect", "attention"),
+            "layers": ("deep", "own"),
             "signal": ("teacher", "student"),
             "source": ("teacher", "world"),
             "reduce": ("max", "mean"),
@@ -106,15 +112,17 @@ class Lesson:
 class SalienceRecorder:
     """The teacher's attention strategy: everybody sees everybody, and each layer's balanced parts are kept."""
 
-    def __init__(self, positions: Tensor, spec: ModelSpec, reduce: Reduce, gap: int) -> None:
+    def __init__(self, positions: Tensor, spec: ModelSpec, settings: SalienceSettings) -> None:
         self._rotation = rope.angles(positions, spec.rope_split, spec.rope_theta)
-        self._block, self._reduce, self._gap = spec.tokens_per_chunk, reduce, gap
+        self._block, self._settings = spec.tokens_per_chunk, settings
         self.parts: list[SalienceParts] = []
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = rope.apply(q, *self._rotation), rope.apply(k, *self._rotation)
-        heads_first = (q[0].transpose(0, 1), k[0].transpose(0, 1))
-        self.parts.append(salience_parts(*heads_first, self._block, reduce=self._reduce, gap=self._gap))
+        queries, keys, values = (each[0].transpose(0, 1) for each in (q, k, v))
+        counted = values if self._settings.measure == "effect" else None
+        reduce, gap = self._settings.reduce, self._settings.gap
+        self.parts.append(salience_parts(queries, keys, self._block, v=counted, reduce=reduce, gap=gap))
         return attend(q, k, v)
 
 
@@ -124,7 +132,7 @@ def teacher_salience(
 ) -> Tensor:
     """(teacher layers, tokens) in [0, 1]."""
     telling = Telling(teacher, script)
-    recorder = SalienceRecorder(telling.positions, teacher.spec, settings.reduce, settings.gap)
+    recorder = SalienceRecorder(telling.positions, teacher.spec, settings)
     x_t = noised(latents.to(teacher.device), settings.noise_level, seed)
     telling.velocity(x_t, FULL_NOISE * settings.noise_level, telling.context(), recorder)
     block = teacher.spec.tokens_per_chunk
@@ -282,9 +290,16 @@ class SalienceDistillation:
             )
         else:
             target = teacher_salience(self._teacher, script, latents, settings, SEED + n)
-            target = layers_like(target, spec.num_layers)
+        target = self._for_layers(target)
         device = self._student.device
         return Lesson(state["keys"].to(device), state["values"].to(device), target.to(device))
+
+    def _for_layers(self, target: Tensor) -> Tensor:
+        """The target's rows, one for each layer of the student."""
+        layers = self._student.spec.num_layers
+        if self._settings.layers == "own":
+            return layers_like(target, layers)
+        return shared_salience(target, self._student.spec.tokens_per_chunk).expand(layers, -1)
 
     def _loss(self, step: int) -> Losses:
         settings, losses = self._settings, []

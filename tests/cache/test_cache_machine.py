@@ -90,7 +90,7 @@ class CacheMachine(RuleBasedStateMachine):
         asked = {
             "salience": salience,
             "attention": attention,
-            "keys": [torch.randn(n, HEADS, HEAD_DIM, generator=generator) for n in counts],
+            "places": [torch.randn(n, HEADS, HEAD_DIM, generator=generator) for n in counts],
             "future": [torch.rand(n, generator=generator) for n in counts],
         }
         return Evidence(**{name: asked[name] for name in self.cache.needs})

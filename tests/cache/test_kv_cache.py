@@ -173,7 +173,7 @@ def test_a_policy_is_not_served_without_what_it_needs(small_cache: Build, policy
     [
         ("attention", {"attention": [torch.full((6,), torch.nan), torch.zeros(6)]}),
         ("salience", {"salience": torch.full((2, 6), torch.inf)}),
-        ("pafu", {"salience": torch.full((2, 6), torch.nan), "keys": [torch.ones(6, 2, 4)] * 2}),
+        ("pafu", {"salience": torch.full((2, 6), torch.nan), "places": [torch.ones(6, 2, 4)] * 2}),
     ],
 )
 def test_scores_that_are_no_numbers_make_the_session_fall_back_for_good(
@@ -206,7 +206,7 @@ def test_keys_that_are_no_numbers_make_redundancy_fall_back(small_cache: Build, 
     cache.begin_chunk(torch.ones(6, 3))
     for layer in range(2):
         cache.extend(layer, chunk, chunk)
-    cache.commit(Evidence(keys=[torch.full((12, 2, 4), torch.nan)] * 2))
+    cache.commit(Evidence(places=[torch.full((12, 2, 4), torch.nan)] * 2))
     assert cache.fell_back and cache.tokens(0) == 10
 
 

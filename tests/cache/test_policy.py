@@ -92,29 +92,41 @@ def test_attention_and_salience_keep_the_highest_scores() -> None:
 
 def test_redundancy_drops_what_a_newer_key_repeats() -> None:
     keys = spread(0, 60, 0, 60, 180)  # the first two are repeated by the third and fourth
-    assert kept("redundancy", 5, rotated=keys, **ROOM) == [2, 3, 4]
-    assert kept("redundancy", 5, rotated=spread(0, 60, 60, 60, 180), **ROOM) == [0, 3, 4]
+    assert kept("redundancy", 5, places=keys, **ROOM) == [2, 3, 4]
+    assert kept("redundancy", 5, places=spread(0, 60, 60, 60, 180), **ROOM) == [0, 3, 4]
 
 
 def test_redundancy_compares_with_later_latent_frames_only() -> None:
     same_frame = torch.tensor([[0.0, 0, 0], [0, 0, 1], [0, 0, 2], [1, 0, 0], [1, 0, 1]])
     keys = spread(0, 0, 90, 90, 180)  # the two at 0 degrees are of one frame: no copies of each other in time
-    assert kept("redundancy", 5, positions=same_frame, rotated=keys, budget=4, sink=0, recent=2) == [0, 1, 3, 4]
+    assert kept("redundancy", 5, positions=same_frame, places=keys, budget=4, sink=0, recent=2) == [0, 1, 3, 4]
 
 
 def test_pafu_weighs_salience_by_novelty() -> None:
     keys = spread(0, 90, 0, 180, 270)
     salient_copy = torch.tensor([0.9, 0.2, 0.6, 0.1, 0.0])
-    assert kept("salience", 5, scores=salient_copy, rotated=keys, **ROOM) == [0, 2, 4]
-    assert kept("pafu", 5, scores=salient_copy, rotated=keys, **ROOM) == [1, 2, 4], "the first is a copy of the third"
-    half_new = {"rotated": spread(0, 90, 0, 180, 30), "scores": torch.tensor([0.0, 0.5, 0.0, 0.05, 0.0])}
+    assert kept("salience", 5, scores=salient_copy, places=keys, **ROOM) == [0, 2, 4]
+    assert kept("pafu", 5, scores=salient_copy, places=keys, **ROOM) == [1, 2, 4], "the first is a copy of the third"
+    half_new = {"places": spread(0, 90, 0, 180, 30), "scores": torch.tensor([0.0, 0.5, 0.0, 0.05, 0.0])}
     assert kept("pafu", 5, **half_new, budget=2, sink=0, recent=1) == [1, 4], "the fourth is all new, and nobody cares"
+
+
+def test_a_clear_case_outweighs_a_partial_copy() -> None:
+    """The first is repeated by three quarters and surely salient; the second is all new, and nobody knows."""
+    scores, places = torch.tensor([0.9, 0.5, 0.1]), spread(0, 90, 41.4)
+    assert kept("pafu", 3, scores=scores, places=places, budget=2, sink=0, recent=1) == [0, 2]
+    assert kept("redundancy", 3, scores=scores, places=places, budget=2, sink=0, recent=1) == [1, 2]
+
+
+def test_scores_of_nothing_and_everything_are_still_ranked() -> None:
+    scores = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert kept("pafu", 4, scores=scores, places=spread(0, 90, 180, 270), budget=3, sink=0, recent=1) == [0, 2, 3]
 
 
 def test_oracle_weighs_the_future_by_novelty() -> None:
     keys = spread(0, 90, 0, 180, 270)
     future = torch.tensor([0.9, 0.2, 0.6, 0.1, 0.0])
-    assert kept("oracle", 5, future=future, rotated=keys, **ROOM) == [1, 2, 4]
+    assert kept("oracle", 5, future=future, places=keys, **ROOM) == [1, 2, 4]
 
 
 def test_a_worth_that_is_no_number_is_not_ranked() -> None:

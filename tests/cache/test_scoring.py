@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from cache import scoring
-from cache.scoring import SalienceParts, balanced_salience, received_attention, redundancy, salience_parts
+from cache.scoring import (
+    SalienceParts,
+    balanced_salience,
+    effect,
+    received_attention,
+    redundancy,
+    salience_parts,
+    shared_salience,
+)
 
 HEADS, DIM, BLOCK = 3, 8, 10
 
@@ -18,12 +26,24 @@ def random_clip(tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return q * 2, k
 
 
-def direct_parts(q: Tensor, k: Tensor, block: int, reduce: str, gap: int) -> dict[str, Tensor]:
-    """The definition, key by key."""
-    p = (q.double() @ k.double().mT / DIM**0.5).softmax(-1)
-    parts: dict[str, list[Tensor]] = {"low": [], "diag": [], "up": []}
+def attention_of(q: Tensor, k: Tensor) -> Tensor:
+    return (q.double() @ k.double().mT / DIM**0.5).softmax(-1)
+
+
+def without_each(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(H, queries, keys): how far a query's output moves when a key is really left out."""
+    whole, moved = attention_of(q, k) @ v.double(), []
     for j in range(k.shape[1]):
-        blocks, own = torch.arange(q.shape[1]) // block, j // block
+        others = [i for i in range(k.shape[1]) if i != j]
+        moved.append((attention_of(q, k[:, others]) @ v[:, others].double() - whole).norm(dim=-1))
+    return torch.stack(moved, -1)
+
+
+def direct_parts(p: Tensor, block: int, reduce: str, gap: int) -> dict[str, Tensor]:
+    """The definition, key by key; p (H, queries, keys)."""
+    parts: dict[str, list[Tensor]] = {"low": [], "diag": [], "up": []}
+    for j in range(p.shape[2]):
+        blocks, own = torch.arange(p.shape[1]) // block, j // block
         for name, queries in {"low": blocks >= own + gap, "diag": blocks == own, "up": blocks < own}.items():
             seen = p[:, queries, j]
             best = torch.zeros(HEADS) if seen.shape[1] == 0 else seen.amax(1) if reduce == "max" else seen.mean(1)
@@ -37,8 +57,33 @@ def direct_parts(q: Tensor, k: Tensor, block: int, reduce: str, gap: int) -> dic
 def test_parts_equal_the_direct_formula(reduce: str, gap: int, rows: int) -> None:
     q, k = random_clip(5 * BLOCK)
     parts = salience_parts(q, k, BLOCK, reduce=reduce, gap=gap, rows=rows)
-    for name, expected in direct_parts(q, k, BLOCK, reduce, gap).items():
+    for name, expected in direct_parts(attention_of(q, k), BLOCK, reduce, gap).items():
         assert torch.allclose(getattr(parts, name), expected, atol=1e-5, rtol=1e-5), name
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("rows", [4, 64])
+def test_parts_with_values_say_what_leaving_a_key_out_would_change(reduce: str, rows: int) -> None:
+    (q, k), v = random_clip(5 * BLOCK), random_clip(5 * BLOCK, seed=1)[1]
+    parts = salience_parts(q, k, BLOCK, v=v, reduce=reduce, gap=2, rows=rows)
+    for name, expected in direct_parts(without_each(q, k, v), BLOCK, reduce, 2).items():
+        assert torch.allclose(getattr(parts, name), expected, atol=1e-5, rtol=1e-5), name
+
+
+def test_a_key_with_copies_has_little_effect_however_much_it_is_looked_at() -> None:
+    p, v = torch.tensor([[[0.4, 0.4, 0.2]]]), torch.tensor([[[1.0, 0], [1, 0], [0, 1]]])
+    copy, _, alone = effect(p, v)[0, 0].tolist()
+    assert copy < alone
+
+
+def test_a_key_that_has_all_attention_has_a_finite_effect() -> None:
+    p, v = torch.tensor([[[1.0, 0.0]]]), torch.randn(1, 2, 4)
+    assert bool(effect(p, v).isfinite().all())
+
+
+def test_layers_share_the_mean_rank_of_the_deeper_half() -> None:
+    rows = torch.tensor([[9.0, 0, 0, 0, 0, 9], [0, 0, 9, 9, 0, 0], [0, 0.5, 1, 1, 0.5, 0], [0, 1, 0.9, 1, 0.9, 0]])
+    assert shared_salience(rows, 3).tolist() == pytest.approx([0, 0.5, 1, 1, 0.5, 0]), "ranked by block"
 
 
 def test_a_clip_that_does_not_divide_into_blocks_is_refused() -> None:

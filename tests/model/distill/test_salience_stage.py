@@ -61,16 +61,17 @@ def distil(pair: tuple[LoadedModel, LoadedModel]) -> Callable[..., SalienceDisti
     return build
 
 
-def test_the_target_is_the_balanced_salience_of_the_teachers_attention(
-    pair: tuple[LoadedModel, LoadedModel], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("measure", ["effect", "attention"])
+def test_the_target_is_the_balanced_salience_of_what_the_teacher_looks_at(
+    pair: tuple[LoadedModel, LoadedModel], monkeypatch: pytest.MonkeyPatch, measure: str
 ) -> None:
     teacher, script = pair[0], dreams.scripts(TINY, None, 3)(0)
     latents = torch.randn(9, TINY.latent_channels, TINY.latent_height, TINY.latent_width)
-    settings = dataclasses.replace(FEW, weights=(2.0, 1.0, 0.5))
+    settings = dataclasses.replace(FEW, weights=(2.0, 1.0, 0.5), measure=measure)
     seen = {}
 
     def spy(self: Bidirectional, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        seen[layer] = (q[0].transpose(0, 1), k[0].transpose(0, 1))
+        seen[layer] = [each[0].transpose(0, 1) for each in (q, k, v)]
         return call(self, layer, q, k, v)
 
     call = Bidirectional.__call__
@@ -79,11 +80,12 @@ def test_the_target_is_the_balanced_salience_of_the_teachers_attention(
     x_t = dreams.noised(latents, settings.noise_level, seed=3)
     telling.velocity(x_t, 1000 * settings.noise_level, telling.context(), Bidirectional(telling.positions, TINY))
     ours = teacher_salience(teacher, script, latents, settings, seed=3)
-    for layer, (q, k) in seen.items():
+    for layer, (q, k, v) in seen.items():
         turned = [
             rope.rotate(x.transpose(0, 1)[None], telling.positions, TINY.rope_split, TINY.rope_theta)[0] for x in (q, k)
         ]
-        parts = salience_parts(*(x.transpose(0, 1) for x in turned), TINY.tokens_per_chunk, gap=1)
+        counted = v if measure == "effect" else None
+        parts = salience_parts(*(x.transpose(0, 1) for x in turned), TINY.tokens_per_chunk, v=counted, gap=1)
         expected = balanced_salience(parts, TINY.tokens_per_chunk, settings.weights, "rank")
         assert torch.allclose(ours[layer], expected, atol=1e-5)
 
@@ -96,7 +98,7 @@ def test_the_head_learns_and_reports(distil: Callable[..., SalienceDistillation]
     settings = dataclasses.replace(FEW, steps=100, clips=8, rate=1e-2, weights=(0.0, 1.0, 0.0))
     report = distil(tmp_path, settings).run()
     log = [json.loads(line) for line in (tmp_path / "salience.log.jsonl").read_text().splitlines()]
-    assert log[-1]["spearman"] > log[0]["spearman"] + 0.2 and log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["spearman"] > log[0]["spearman"] + 0.1 and log[-1]["loss"] < log[0]["loss"]
     assert all(value > 0.05 for value in report["spearman"]), "held-out clips say nothing of it"
     assert {"salience.heat.png", "salience.curve.png", HEAD_FILE} <= {path.name for path in tmp_path.iterdir()}
 
