@@ -15,7 +15,7 @@ QUERY_BLOCK = 256  # rows of P that are in memory at once
 MOST_NUMBERS = 2**25  # of a slice of P over all heads: long clips take fewer rows at once
 CERTAIN = 0.98  # a key that a query looks at alone: without it the rest of the row would be divided by nothing
 Reduce = Literal["max", "mean"]
-Scale = Literal["rank", "robust", "clip"]
+Scale = Literal["rank", "robust", "clip", "both"]
 
 
 def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: int = QUERY_BLOCK) -> Tensor:
@@ -132,24 +132,31 @@ def balanced_salience(
 
     One global maximum would be won by the diagonal: local attention is far stronger than what reaches across time.
     "rank" and "robust" compare inside the key's temporal block, "clip" ranks over the whole clip, so that a block in
-    which nothing matters may stay low; earlier blocks, which more queries follow, are then ahead.
+    which nothing matters may stay low; earlier blocks, which more queries follow, are then ahead. "both" is the mean
+    of "rank" and "clip".
     """
     if scale not in get_args(Scale):
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(get_args(Scale))}")
     if min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"weights of low, diag, up are {weights}: none may be negative, one must be positive")
-    comparable = _robust if scale == "robust" else _ranked
-    across = parts.low.shape[0] if scale == "clip" else block
-    total = sum(w * comparable(p, across) for w, p in zip(weights, (parts.low, parts.diag, parts.up), strict=True))
-    return torch.as_tensor(total) / sum(weights)
+    scaled = (_scaled(part, block, scale) for part in (parts.low, parts.diag, parts.up))
+    return torch.stack([w * part for w, part in zip(weights, scaled, strict=True)]).sum(0) / sum(weights)
 
 
-def shared_salience(rows: Tensor, block: int) -> Tensor:
-    """One salience for all layers, (layers, n) -> (n,): the mean of the deeper half, ranked inside the block again.
+def _scaled(part: Tensor, block: int, scale: Scale) -> Tensor:
+    if scale == "robust":
+        return _robust(part, block)
+    if scale == "both":
+        return (_ranked(part, block) + _ranked(part, len(part))) / 2
+    return _ranked(part, len(part) if scale == "clip" else block)
+
+
+def shared_salience(rows: Tensor, block: int, scale: Scale = "rank") -> Tensor:
+    """One salience for all layers, (layers, n) -> (n,): the mean of the deeper half, made comparable again.
 
     A place is recalled through all layers or not at all, and the first layers know little of what will matter.
     """
-    return _ranked(rows[len(rows) // 2 :].mean(0), block)
+    return _scaled(rows[len(rows) // 2 :].mean(0), block, scale)
 
 
 def _ranked(part: Tensor, block: int) -> Tensor:

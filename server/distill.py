@@ -117,7 +117,7 @@ def salience(
     layers: Annotated[str, typer.Option(help="target: deep (one for all layers), or own (each layer's)")] = "deep",
     weights: Annotated[str, typer.Option(help="of low, diag, up")] = "1,0,0",
     reduce: Annotated[str, typer.Option(help="over queries: max or mean")] = "max",
-    scale: Annotated[str, typer.Option(help="comparable how: rank, robust (per chunk) or clip")] = "rank",
+    scale: Annotated[str, typer.Option(help="comparable how: rank, robust (per chunk), clip, or both")] = "rank",
     gap: Annotated[int, typer.Option(min=1, help="chunks from which on a query counts as future")] = 2,
     noise_level: Annotated[float, typer.Option(help="of the clip that the teacher sees, 0 to 1")] = 0.35,
     loss: Annotated[str, typer.Option(help="regression or ranking")] = "regression",

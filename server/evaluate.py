@@ -28,6 +28,8 @@ def evaluate(
     budgets: Numbers = None,
     tours: Annotated[int | None, typer.Option(min=1, help="tours a cell")] = None,
     tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour")] = None,
+    announced: Annotated[int | None, typer.Option(min=1, help="announced tours a cell, as long as the others")] = None,
+    absences: Annotated[int | None, typer.Option(min=1, help="videos with an absence a cell (with --probe)")] = None,
     changes: Annotated[int | None, typer.Option(min=1, help="videos with a prompt change a cell")] = None,
     change_chunks: Annotated[int | None, typer.Option(min=4, help="their length")] = None,
     drifts: Annotated[int | None, typer.Option(min=1, help="long videos a cell")] = None,
@@ -56,6 +58,8 @@ def evaluate(
     given: dict[str, Any] = {
         "tours": tours,
         "tour_chunks": tour_chunks,
+        "announced": announced,
+        "absences": absences,
         "changes": changes,
         "change_chunks": change_chunks,
         "drifts": drifts,

@@ -45,6 +45,13 @@ def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) 
     return tuple(segments)
 
 
+def caption(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
+    """A prompt that is never silent about what stands in the first view of the stretch ``offsets``."""
+    named = [_landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets[:1])[:MOST_NAMED]]
+    head = f"{GROUND_PHRASES[scene.ground]} {LIGHT_PHRASES[light]}"
+    return ", ".join(part for part in (head, " and ".join(named)) if part)
+
+
 def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
     """A caption of the stretch of tour ``offsets`` (first-picture offset per latent frame, pixels)."""
     silent = rng.random() < 0.08

@@ -19,12 +19,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cache.config import LEARNED_POLICIES, POLICY_NAMES, CacheConfig
+from model.camera import CameraControl, CameraState, advance
 from model.distill import measures
-from model.distill.judge import Claims, adherence, judge_prompts
+from model.distill.judge import Claims, adherence, judge_prompts, landmarks_in_world, same_again
 from model.distill.probe import Probe
 from model.distill.rollout import Foresight, Rollout
 from model.distill.script import Script
-from model.distill.tours import SPANS, Tour, compare, shown, tour
+from model.distill.tours import SPANS, Tour, announced_tour_clip, compare, shown, tour, tour_clip
 from model.stream import VideoStream
 from model.vae import to_pictures
 from model.weights import LoadedModel
@@ -32,6 +33,8 @@ from model.weights import LoadedModel
 FULL = "full"
 SETTINGS_FILE = "eval.settings.json"
 SEED = 7001
+TOURS = {"tour": tour_clip, "announced": announced_tour_clip}
+ABSENCE = (0, 0, 3, 3, -3, -3, 3, 3, 0, 0)  # screens from the start, chunk by chunk
 
 
 class EvalError(ValueError):
@@ -40,12 +43,14 @@ class EvalError(ValueError):
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Budgets are latent frames; chunks and streams are per cell."""
+    """Budgets are latent frames; chunks and streams are per cell. ``announced`` tours are as long as the open ones."""
 
     policies: tuple[str, ...] = tuple(POLICY_NAMES)
     budgets: tuple[float, ...] = (1, 1.5, 2, 3, 4, 6)
     tours: int = 64
     tour_chunks: int = 24
+    announced: int = 64
+    absences: int = 16
     changes: int = 16
     change_chunks: int = 16
     drifts: int = 2
@@ -63,7 +68,16 @@ class EvalSettings:
 
 
 QUICK = EvalSettings(
-    budgets=(2,), tours=3, tour_chunks=16, changes=2, change_chunks=8, drifts=1, drift_chunks=16, together=3
+    budgets=(2,),
+    tours=3,
+    tour_chunks=16,
+    announced=3,
+    absences=2,
+    changes=2,
+    change_chunks=8,
+    drifts=1,
+    drift_chunks=16,
+    together=3,
 )
 
 
@@ -88,8 +102,8 @@ class Evaluation:
             raise EvalError(f"model {model.spec.name!r} has no camera: the tours that memory is measured on need one")
         self._model, self._out, self._settings, self._probe = model, out, settings, probe
         self._references: dict[str, list[Tensor]] = {}
-        self._tours: list[Tour] = []
-        self._foresight: list[Foresight] = []
+        self._tours: dict[str, list[Tour]] = {}
+        self._foresight: dict[str, list[Foresight]] = {}
         self._progress: Any = None
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -134,7 +148,8 @@ class Evaluation:
     def _work(self) -> int:
         """Chunks of one cell, over all its streams."""
         s = self._settings
-        return s.tours * s.tour_chunks + s.changes * s.change_chunks + s.drifts * s.drift_chunks
+        told = (s.tours + s.announced) * s.tour_chunks
+        return told + s.absences * len(ABSENCE) + s.changes * s.change_chunks + s.drifts * s.drift_chunks
 
     def _advance(self, chunks: int) -> None:
         if self._progress is not None:
@@ -150,7 +165,9 @@ class Evaluation:
         cell = {
             "policy": policy,
             "budget": budget,
-            "tour": self._tour_cell(policy, budget),
+            "tour": self._tour_cell("tour", policy, budget),
+            "announced": self._tour_cell("announced", policy, budget),
+            "absence": self._absence_cell(policy, budget),
             "change": self._change_cell(policy, budget),
             "drift": self._drift_cell(policy, budget),
             "cost": self._cost(policy, budget),
@@ -163,16 +180,18 @@ class Evaluation:
         """Whether no other cell is left that would need the reference."""
         return all((self._out / "cells" / f"{policy}-{budget:g}.json").exists() for policy, budget in self._cells())
 
-    def _tour_cell(self, policy: str, budget: float) -> dict[str, Any]:
-        """Counts per tour and span, tours in batches."""
+    def _tour_cell(self, kind: str, policy: str, budget: float) -> dict[str, Any]:
+        """Counts per tour and span, tours in batches; kind "tour" or "announced"."""
         settings, counts = self._settings, []
-        if not self._tours:
-            self._tours = [tour(self._model, n, settings.tour_chunks) for n in range(settings.tours)]
-            self._foresight = [self._table(settings.tour_chunks) for _ in self._tours]
+        if kind not in self._tours:
+            make, number = TOURS[kind], {"tour": settings.tours, "announced": settings.announced}[kind]
+            self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks)) for n in range(number)]
+            self._foresight[kind] = [self._table(settings.tour_chunks) for _ in range(number)]
+        tours, foresight = self._tours[kind], self._foresight[kind]
         config = cell_config(policy, budget, settings.tour_chunks, self._model.spec.chunk_latents)
-        for first in range(0, settings.tours, settings.together):
+        for first in range(0, len(tours), settings.together):
             batch = slice(first, first + settings.together)
-            counts += self._tour_batch(self._tours[batch], self._foresight[batch], config, first)
+            counts += self._tour_batch(tours[batch], foresight[batch], config, first)
         return {name: [c[name] for c in counts] for name in SPANS}
 
     def _tour_batch(
@@ -195,6 +214,20 @@ class Evaluation:
 
     def _table(self, chunks: int) -> Foresight:
         return Foresight(self._model.spec.num_layers, chunks, self._model.spec.tokens_per_chunk)
+
+    def _absence_cell(self, policy: str, budget: float) -> list[list[bool]]:
+        """Free videos whose landmarks are hidden by cuts to other places: for each, which are the same again."""
+        if self._probe is None:
+            return []
+        spec, chunks = self._model.spec, len(ABSENCE)
+        scripts = [absence_script(each, spec.width) for each in judge_prompts(self._settings.absences)]
+        videos, again = self._free("absence", scripts, policy, budget, chunks), []
+        for script, latents in zip(scripts, videos, strict=True):
+            pictures, views = self._pictures(latents), [float(view) for view in script.views(spec)]
+            ends = [slice(0, 2 * spec.chunk_latents), slice(-2 * spec.chunk_latents, None)]
+            before, after = (landmarks_in_world(self._probe.read(pictures[end]), views[end]) for end in ends)
+            again.append(same_again(before, after))
+        return again
 
     def _change_cell(self, policy: str, budget: float) -> dict[str, Any]:
         """Free videos whose prompt changes half-way: fidelity, motion, adherence."""
@@ -273,6 +306,13 @@ class Evaluation:
         return {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
 
 
+def absence_script(claims: Claims, width: int) -> Script:
+    """Two chunks of what the prompt names, cuts to other places under a prompt that names nothing, and back."""
+    bare = f"{claims.ground}, {claims.light}"
+    prompts = (claims.prompt,) * 2 + (bare,) * (len(ABSENCE) - 2)
+    return _steered(prompts, [CameraControl(speed=0, cut_to=place) for place in ABSENCE], width)
+
+
 def change_script(before: Claims, after: Claims, chunks: int, width: int) -> Script:
     half = chunks // 2
     return _panned((before.prompt,) * half + (after.prompt,) * (chunks - half), [before.speed] * chunks, width)
@@ -284,12 +324,15 @@ def there_and_back(prompt: str, chunks: int, width: int) -> Script:
 
 
 def _panned(prompts: tuple[str, ...], speeds: list[int], width: int) -> Script:
-    from model.camera import CameraControl, CameraState, advance
+    return _steered(prompts, [CameraControl(speed=speed) for speed in speeds], width)
+
+
+def _steered(prompts: tuple[str, ...], controls: list[CameraControl], width: int) -> Script:
     from model.distill.world import CHUNK_LATENTS
 
     state, offsets, taken = CameraState(), [], []
-    for speed in speeds:
-        state, o, s = advance(state.steered(CameraControl(speed=speed), width), CHUNK_LATENTS)
+    for control in controls:
+        state, o, s = advance(state.steered(control, width), CHUNK_LATENTS)
         offsets += o
         taken += s
     return Script(prompts, tuple(offsets), tuple(taken))
@@ -308,10 +351,15 @@ def held_share(held: dict[str, list[bool]]) -> float:
 # ---- from cells to figures
 
 
-def tour_counts(cell: dict[str, Any], span: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Per tour (right, asked) landmark pixels of a span; kind "accuracy" or "iou"."""
-    rows = np.array(cell["tour"][span], dtype=float).reshape(-1, 4)
+def tour_counts(cell: dict[str, Any], span: str, kind: str, tours: str = "tour") -> tuple[np.ndarray, np.ndarray]:
+    """Per tour (right, asked) landmark pixels of a span; kind "accuracy" or "iou", tours "tour" or "announced"."""
+    rows = np.array(cell[tours][span], dtype=float).reshape(-1, 4)
     return (rows[:, 0], rows[:, 1]) if kind == "accuracy" else (rows[:, 2], rows[:, 3])
+
+
+def absence_counts(cell: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Per video (the same again, landmarks)."""
+    return np.array([sum(v) for v in cell["absence"]], float), np.array([len(v) for v in cell["absence"]], float)
 
 
 def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -324,6 +372,8 @@ def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
     for span in SPANS:
         row[f"{span}_accuracy"] = measures.bootstrap(*tour_counts(cell, span, "accuracy"))
     row["long_iou"] = measures.bootstrap(*tour_counts(cell, "long", "iou"))
+    row["announced_accuracy"] = measures.bootstrap(*tour_counts(cell, "long", "accuracy", "announced"))
+    row["absence"] = measures.bootstrap(*absence_counts(cell))
     change, drift = cell["change"], cell["drift"]
     for name in ("psnr", "distance"):
         row[name] = measures.bootstrap(np.array([np.mean(each) for each in change[name]]))
@@ -340,14 +390,17 @@ def _is_estimate(value: object) -> bool:
     return value is None or isinstance(value, measures.Estimate)
 
 
-def differences(cells: list[dict[str, Any]], ours: str, budget: float) -> dict[str, dict[str, float]]:
-    """Long-unseen accuracy of ``ours`` minus that of every other policy at ``budget``, on the same tours."""
-    at = {cell["policy"]: cell for cell in cells if cell["budget"] == budget}
+def differences(
+    cells: list[dict[str, Any]], ours: str, budget: float, tours: str = "tour"
+) -> dict[str, dict[str, float]]:
+    """Long-unseen accuracy of ``ours`` at ``budget`` minus that of every other policy at the same, and of the full
+    cache, on the same tours."""
+    at = {cell["policy"]: cell for cell in cells if cell["budget"] == budget or cell["policy"] == FULL}
     if ours not in at:
         return {}
-    mine = tour_counts(at[ours], "long", "accuracy")
+    mine = tour_counts(at[ours], "long", "accuracy", tours)
     out = {}
     for policy, cell in at.items():
-        if policy != ours and (gap := measures.paired(mine, tour_counts(cell, "long", "accuracy"))):
+        if policy != ours and (gap := measures.paired(mine, tour_counts(cell, "long", "accuracy", tours))):
             out[policy] = asdict(gap)
     return out

@@ -15,6 +15,8 @@ COLUMNS = {
     "recent_accuracy": "recent",
     "new_accuracy": "new",
     "long_iou": "long IoU",
+    "announced_accuracy": "announced",
+    "absence": "same again",
     "psnr": "PSNR to full",
     "distance": "distance",
     "motion": "motion",
@@ -25,6 +27,7 @@ COLUMNS = {
 }
 CURVES = {
     "long_accuracy": "landmarks unseen for long, share of pixels right",
+    "announced_accuracy": "landmarks of announced places, share of pixels right",
     "recent_accuracy": "landmarks seen lately",
     "long_iou": "landmarks unseen for long, IoU",
     "psnr": "PSNR to the full cache (dB)",
@@ -55,7 +58,7 @@ def table(result: dict[str, Any]) -> Table:
 
 def markdown(result: dict[str, Any]) -> str:
     """The same table for a document, long-unseen consistency first."""
-    names = ["long_accuracy", "recent_accuracy", "new_accuracy", "long_iou", "psnr"]
+    names = ["long_accuracy", "announced_accuracy", "recent_accuracy", "new_accuracy", "long_iou", "absence", "psnr"]
     head = ["policy", "budget", *(COLUMNS[name] for name in names)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result["summary"]:
@@ -81,11 +84,12 @@ def _size(result: dict[str, Any]) -> str:
 def verdicts(result: dict[str, Any], ours: str = "pafu") -> list[str]:
     """Sentences: how far ``ours`` is ahead of every other policy on long-unseen landmarks, same tours."""
     lines = []
-    for budget in sorted({row["budget"] for row in result["summary"] if row["policy"] == ours}):
-        for policy, gap in differences(result["cells"], ours, budget).items():
-            sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "not told apart"
-            size = f"{100 * gap['mean']:+.1f} points [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-            lines.append(f"{budget:g} latent frames: {ours} against {policy}: {size}, {sure}")
+    for tours, name in (("tour", "open tours"), ("announced", "announced tours")):
+        for budget in sorted({row["budget"] for row in result["summary"] if row["policy"] == ours}):
+            for policy, gap in differences(result["cells"], ours, budget, tours).items():
+                sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "not told apart"
+                size = f"{100 * gap['mean']:+.1f} points [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+                lines.append(f"{name}, {budget:g} latent frames: {ours} against {policy}: {size}, {sure}")
     return lines
 
 
@@ -114,7 +118,8 @@ def plots(result: dict[str, Any], folder: Path) -> list[Path]:
         for policy in dict.fromkeys(row["policy"] for row in result["summary"]):
             _line(axes, [row for row in result["summary"] if row["policy"] == policy], name)
         axes.set(xlabel="budget, latent frames", ylabel=title, title=result["model"])
-        axes.legend(fontsize=8, ncols=2)
+        if axes.lines:
+            axes.legend(fontsize=8, ncols=2)
         paths.append(folder / f"eval.{name}.png")
         figure.savefig(paths[-1], dpi=120)
         plt.close(figure)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from model.dit import Context
 from model.sampler import FULL_NOISE, add_noise, clean_from_velocity
 from model.spec import ModelSpec
 from model.weights import LoadedModel
+
+if TYPE_CHECKING:
+    from model.distill.world import Clip
 
 DREAM_SEED = 41
 NEGATIVE = ""  # the prompt that guidance leads away from
@@ -39,10 +44,22 @@ def scripts(spec: ModelSpec, prompts: Path | None, chunks: int, seed: int = DREA
     return lambda n: Script.of_clip(world_clip(chunks, seed, n), spec)
 
 
-def world_clip(chunks: int, seed: int, n: int):
+def world_clip(chunks: int, seed: int, n: int) -> Clip:
+    """The n-th clip of the built-in world, in turn as the student saw them in training and as announced tours; prompts
+    that are kept for judging do not occur."""
+    from model.distill.dataset import reserved
+    from model.distill.tours import announced_clip
     from model.distill.world import random_clip
+    from model.spec import PAFU_MINI
+    from model.text import phrase_ids
 
-    return random_clip(np.random.default_rng((seed, chunks, n)), chunks)
+    make = announced_clip if n % 2 else random_clip
+    for attempt in itertools.count():
+        clip = make(np.random.default_rng((seed, chunks, n, attempt)), chunks)
+        told = torch.stack([phrase_ids(segment.prompt, PAFU_MINI.text_len) for segment in clip.segments])
+        if not bool(reserved(told).any()):
+            return clip
+    raise AssertionError  # the loop has no other end
 
 
 def _of_prompt(prompt: str, spec: ModelSpec, chunks: int) -> Script:

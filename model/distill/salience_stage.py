@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -83,8 +84,8 @@ class SalienceSettings:
             "layers": ("deep", "own"),
             "signal": ("teacher", "student"),
             "source": ("teacher", "world"),
-            "reduce": ("max", "mean"),
-            "scale": ("rank", "robust", "clip"),
+            "reduce": get_args(Reduce),
+            "scale": get_args(Scale),
         }
         for name, known in allowed.items():
             if getattr(self, name) not in known:
@@ -299,7 +300,8 @@ class SalienceDistillation:
         layers = self._student.spec.num_layers
         if self._settings.layers == "own":
             return layers_like(target, layers)
-        return shared_salience(target, self._student.spec.tokens_per_chunk).expand(layers, -1)
+        shared = shared_salience(target, self._student.spec.tokens_per_chunk, self._settings.scale)
+        return shared.expand(layers, -1)
 
     def _loss(self, step: int) -> Losses:
         settings, losses = self._settings, []

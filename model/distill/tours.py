@@ -1,9 +1,10 @@
 """Tours with a known truth: does a stream still know what it saw long ago?
 
-A camera wanders through a scene of five to six screens, returns far several times, and cuts. Prompts name the ground
-and the light only, so that nothing but memory can bring a landmark back. What was seen is fed to the stream as it
-truly was; what the stream then draws is compared with the truth, column by column, split by how long a place was
-unseen.
+In an open tour a camera wanders through a scene of five to six screens, returns far several times, and cuts; prompts
+name the ground and the light only. In an announced tour it visits place after place, and returns only to those whose
+landmarks the prompt named when they were seen first: the future can be told from the prompt. On a return the prompt
+names nothing, so that nothing but memory can bring a landmark back. What was seen is fed to the stream as it truly
+was; what the stream then draws is compared with the truth, column by column, split by how long a place was unseen.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from model.camera import PLACE_STEP, SPEED_STEP, CameraControl, CameraState, advance
-from model.distill.captions import GROUND_PHRASES, LIGHT_PHRASES
+from model.distill.captions import GROUND_PHRASES, LIGHT_PHRASES, caption
 from model.distill.dataset import HELD_OUT_SEED
 from model.distill.script import Script
-from model.distill.world import CHUNK_LATENTS, WIDTH, Clip, Segment, random_scene, render_views
+from model.distill.world import CHUNK_LATENTS, WIDTH, Clip, Scene, Segment, random_scene, render_views
 from model.spec import ModelSpec
 from model.vae import from_pictures
 from model.vocabulary import LIGHTS
@@ -31,6 +32,11 @@ FAR = 1.2 * WIDTH
 RECENT_CHUNKS = 2
 CUT_SHARE, RETURN_SHARE, HOLD_SHARE = 0.12, 0.6, 0.05
 PACES = (12, 16)
+VISIT_CHUNKS = 2  # of an announced tour: how long the camera stays at a place
+VISIT_SPEEDS = (0, 0, SPEED_STEP, -SPEED_STEP)
+VISIT_SPACING = 1.5 * WIDTH  # pixels between places: no two are seen together
+MOST_ANNOUNCED = 3  # places of a tour that will be seen again, at least one
+ANNOUNCE_FIRST, ANNOUNCE = 0.3, 0.5  # how often: returning to the start too often would flatter a sink
 NEW, RECENT, LONG = range(3)
 SPANS = ("new", "recent", "long")
 TOLERANCE = 30.0  # grey levels of 255, mean over the colours: a pixel that is farther off is another one
@@ -95,13 +101,64 @@ def tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
     margin = 2 * WIDTH
     scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
     light = str(rng.choice(LIGHTS))
-    prompt = f"{GROUND_PHRASES[scene.ground]} {LIGHT_PHRASES[light]}"
-    return Clip(scene, (Segment(0, light, prompt),), tuple(offsets), tuple(speeds))
+    return Clip(scene, (Segment(0, light, _bare(scene, light)),), tuple(offsets), tuple(speeds))
+
+
+def announced_clip(rng: np.random.Generator, chunks: int) -> Clip:
+    """Visits of VISIT_CHUNKS chunks, a cut between any two: each is to a place never seen before, or back to one whose
+    landmarks were named then and that was left at least two visits ago."""
+    announced = int(rng.integers(1, MOST_ANNOUNCED + 1))
+    places, visits = [0], [0]
+    named = [0] if rng.random() < ANNOUNCE_FIRST else []
+    offsets, speeds = _visit(0, int(rng.choice(VISIT_SPEEDS)))
+    while len(offsets) < chunks * CHUNK_LATENTS:
+        back = [place for place in named if place not in visits[-2:]]
+        if back and rng.random() < RETURN_SHARE:
+            place = int(rng.choice(back))
+        else:
+            place = len(places)
+            places.append(place)
+            if len(named) < announced and rng.random() < ANNOUNCE:
+                named.append(place)
+        visits.append(place)
+        # Places lie on both sides of the start, and a return is never to the very pixel.
+        side = 1 if place % 2 else -1
+        stand = side * VISIT_SPACING * ((place + 1) // 2) + PLACE_STEP * int(rng.integers(-2, 3))
+        o, s = _visit(PLACE_STEP * round(stand / PLACE_STEP), int(rng.choice(VISIT_SPEEDS)))
+        offsets, speeds = offsets + o, speeds + s
+    offsets, speeds = offsets[: chunks * CHUNK_LATENTS], speeds[: chunks * CHUNK_LATENTS]
+    margin = 64 + WIDTH
+    scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
+    light, segments = str(rng.choice(LIGHTS)), []
+    for number, place in enumerate(visits):
+        first = number * VISIT_CHUNKS
+        names = place in named and place not in visits[:number]
+        view = offsets[first * CHUNK_LATENTS : (first + VISIT_CHUNKS) * CHUNK_LATENTS]
+        segments.append(Segment(first, light, caption(rng, scene, light, view) if names else _bare(scene, light)))
+    return Clip(scene, tuple(segments), tuple(offsets), tuple(speeds))
+
+
+def _visit(place: int, speed: int) -> tuple[list[int], list[int]]:
+    """Offsets and speeds of the latent frames of one visit, which begins with a cut to ``place`` (pixels)."""
+    state = CameraState().steered(CameraControl(speed=speed, cut_to=place / WIDTH), WIDTH)
+    _, offsets, speeds = advance(state, VISIT_CHUNKS * CHUNK_LATENTS)
+    return offsets, speeds
+
+
+def _bare(scene: Scene, light: str) -> str:
+    """A prompt that names no landmark."""
+    return f"{GROUND_PHRASES[scene.ground]} {LIGHT_PHRASES[light]}"
+
+
+def announced_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
+    """The n-th held-out announced tour."""
+    return announced_clip(np.random.default_rng((seed, chunks, n, 1)), chunks)
 
 
 @torch.no_grad()
-def tour(model: LoadedModel, n: int, chunks: int, seed: int = TOUR_SEED) -> Tour:
-    clip, spec = tour_clip(n, chunks, seed), model.spec
+def tour(model: LoadedModel, clip: Clip) -> Tour:
+    """What a stream is told in a clip, and the truth that its pictures are compared with."""
+    spec = model.spec
     script = Script.of_clip(clip, spec)
     bare = dataclasses.replace(clip, scene=dataclasses.replace(clip.scene, landmarks=()))
     truth, empty = (_encoded(model, each) for each in (clip, bare))

@@ -123,6 +123,7 @@ def test_balance_gives_every_block_and_part_the_same_say() -> None:
     assert balanced_salience(uneven, 3, (1, 1, 0)).tolist() == pytest.approx([0.5, 0.25, 0.75] * 2)
     assert balanced_salience(uneven, 3, (0, 0, 1)).tolist() == pytest.approx([0.5] * 6), "ties share their rank"
     assert balanced_salience(uneven, 3, (1, 0, 0), "clip").tolist() == pytest.approx([0.6, 0.8, 1, 0, 0.2, 0.4])
+    assert balanced_salience(uneven, 3, (1, 0, 0), "both").tolist() == pytest.approx([0.3, 0.65, 1, 0, 0.35, 0.7])
     squeezed = balanced_salience(uneven, 3, (1, 0, 0), "robust")
     assert torch.allclose(squeezed[:3], squeezed[3:]) and bool((squeezed[:3].diff() > 0.2).all())
 
@@ -134,7 +135,7 @@ def test_weights_that_weigh_nothing_are_refused(weights: tuple[float, float, flo
 
 
 def test_an_unknown_scale_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown scale 'loud'; known: rank, robust, clip"):
+    with pytest.raises(ValueError, match="unknown scale 'loud'; known: rank, robust, clip, both"):
         balanced_salience(parts([1.0], [1.0], [1.0]), 1, (1, 1, 1), "loud")  # type: ignore[arg-type]
 
 

@@ -12,10 +12,23 @@ import torch
 from rich.console import Console
 
 from model.distill import measures
-from model.distill.compare import EvalError, EvalSettings, Evaluation, cell_config, differences
+from model.distill.compare import EvalError, EvalSettings, Evaluation, absence_script, cell_config, differences
 from model.distill.compare_report import cell, markdown, plots, verdicts
-from model.distill.tours import LONG, NEW, RECENT, Tour, compare, spans, tour, tour_clip
+from model.distill.judge import judge_prompts
+from model.distill.tours import (
+    LONG,
+    NEW,
+    RECENT,
+    VISIT_CHUNKS,
+    Tour,
+    announced_tour_clip,
+    compare,
+    spans,
+    tour,
+    tour_clip,
+)
 from model.spec import PAFU_MINI, TEST_TINY
+from model.vocabulary import KINDS
 from model.weights import LoadedModel, load_model, random_model
 
 SMALL = dataclasses.replace(PAFU_MINI, dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=16, text_dim=32)
@@ -24,6 +37,8 @@ FEW = EvalSettings(
     budgets=(1.5,),
     tours=2,
     tour_chunks=4,
+    announced=2,
+    absences=1,
     changes=1,
     change_chunks=4,
     drifts=1,
@@ -111,6 +126,34 @@ def test_tours_return_far_and_leave_the_world_of_one_screen() -> None:
     assert not any(kind in prompt for prompt in prompts for kind in ("house", "tree", "tower", "mill", "pine"))
 
 
+def test_an_announced_tour_returns_to_named_places_only() -> None:
+    returns = strangers = 0
+    for n in range(12):
+        clip = announced_tour_clip(n, 24)
+        named: dict[int, bool] = {}
+        for visit in range(24 // VISIT_CHUNKS):
+            place = round(clip.offsets[visit * VISIT_CHUNKS * 3] / (1.5 * SMALL.width))
+            prompt = clip.segment_of(visit * VISIT_CHUNKS).prompt
+            names = "," in prompt
+            if place in named:
+                assert named[place], "back at a place that nobody announced"
+                assert not names, "the prompt tells what only memory should"
+                returns += 1
+            else:
+                strangers += not names
+                named[place] = names
+    assert returns > 24 and strangers > 36
+    assert announced_tour_clip(3, 24) == announced_tour_clip(3, 24) != announced_tour_clip(4, 24)
+
+
+def test_an_absence_leaves_and_comes_back_without_naming_anything() -> None:
+    claims = judge_prompts(1)[0]
+    script = absence_script(claims, SMALL.width)
+    views = script.views(SMALL)
+    assert views[0] == views[-1] == 0 and min(abs(view) for view in views[6:-6]) >= 2 * SMALL.width
+    assert claims.prompt in script.prompts[:2] and not any(kind in script.prompts[-1] for kind in KINDS)
+
+
 def views_of(clip: object) -> list[int]:
     from model.distill.script import Script
 
@@ -118,7 +161,7 @@ def views_of(clip: object) -> list[int]:
 
 
 def test_the_truth_scores_full_marks_and_a_bare_world_none(model: LoadedModel) -> None:
-    one = tour(dataclasses.replace(model, vae=load_model("pafu-mini", dtype=torch.float32).vae), 0, 4)
+    one = tour(dataclasses.replace(model, vae=load_model("pafu-mini", dtype=torch.float32).vae), tour_clip(0, 4))
     frames = slice(0, 12)
     perfect, empty = compare(one.views, one, frames), compare(one.bare, one, frames)
     for span in ("new", "recent"):
@@ -138,7 +181,7 @@ def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedM
     full, window = result["summary"][:2]
     assert full["psnr"]["mean"] == 60, "the full cache is its own reference"
     assert window["psnr"]["mean"] < 60 and window["distance"]["mean"] > 0
-    assert {"long_accuracy", "recent_accuracy", "drift_colour", "motion"} <= full.keys()
+    assert {"long_accuracy", "announced_accuracy", "recent_accuracy", "drift_colour", "motion"} <= full.keys()
     assert window["cost"]["bytes"] < full["cost"]["bytes"]
 
     (tmp_path / "cells" / "pafu-1.5.json").unlink()  # as if the run had been interrupted there
@@ -160,14 +203,15 @@ def test_learned_policies_are_left_out_without_a_head(model: LoadedModel, tmp_pa
 
 
 def counted(policy: str, right: list[int]) -> dict[str, object]:
-    row = {"tour": {span: [[r, 10, r, 12] for r in right] for span in ("new", "recent", "long")}}
-    return {"policy": policy, "budget": 2.0, **row}
+    row = {span: [[r, 10, r, 12] for r in right] for span in ("new", "recent", "long")}
+    return {"policy": policy, "budget": 2.0, "tour": row, "announced": row}
 
 
 def test_verdicts_say_who_is_ahead_and_when_nobody_knows() -> None:
     cells = [counted("pafu", [8, 9, 8, 9]), counted("window", [1, 2, 1, 2]), counted("random", [8, 9, 9, 8])]
     result = {"cells": cells, "summary": [{"policy": "pafu", "budget": 2.0}]}
-    ahead, unknown = verdicts(result)
+    ahead, unknown, *announced = verdicts(result)
+    assert len(announced) == 2 and all(line.startswith("announced tours, 2 latent frames") for line in announced)
     assert "against window: +70.0 points [+70.0, +70.0], ahead" in ahead
     assert unknown.endswith("not told apart")
     assert differences(json.loads(json.dumps(cells)), "salience", 2.0) == {}
