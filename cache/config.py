@@ -15,6 +15,7 @@ PositionMode = Literal["relative", "absolute"]
 SERVED_POLICIES = ("full", "window", "sink_window", "random", "attention", "redundancy", "salience", "pafu")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle knows the future: only an evaluation can offer that
 LEARNED_POLICIES = ("salience", "pafu")  # they need a salience head
+PROTECTED_SHARE = 0.25
 FALLBACK_POLICY = "sink_window"  # of a session whose scores turned out not to be numbers
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -72,6 +73,23 @@ class CacheConfig:
         if self.position_mode not in get_args(PositionMode):
             known = ", ".join(get_args(PositionMode))
             raise PolicyError(f"unknown position mode {self.position_mode!r}; known modes: {known}")
+
+    @classmethod
+    def filled_in(
+        cls, policy: str, budget_latents: float, sink: float | None, recent: float | None, most: float
+    ) -> CacheConfig:
+        """What nobody chose: a quarter of the budget for recent tokens, and as much for the sinks of the policy that
+        is named so, but at most ``most`` latent frames each. Raises PolicyError."""
+        usual = min(most, PROTECTED_SHARE * budget_latents)
+        if sink is None:
+            sink = usual if policy == "sink_window" else 0.0
+        return cls(
+            policy=policy,
+            budget_latents=budget_latents,
+            sink_latents=sink,
+            recent_latents=usual if recent is None else recent,
+            position_mode="relative",
+        )
 
     def budget_tokens(self, tokens_per_latent: int) -> int:
         return round(self.budget_latents * tokens_per_latent)

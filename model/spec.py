@@ -54,6 +54,9 @@ class ModelSpec:
     shift: float
     trained_latents: int  # temporal positions seen in training; relative positions stay inside
     max_prompt_chars: int
+    # what a session's cache is unless it asks for another: the policy that the weights were tuned with
+    cache_policy: str = "sink_window"
+    cache_budget_latents: float = 18.0
 
     def __post_init__(self) -> None:
         self._require(self.dim % self.num_heads == 0, "dim", f"{self.dim} is not a multiple of {self.num_heads} heads")
@@ -192,6 +195,8 @@ PAFU_MINI = ModelSpec(
     shift=5.0,
     trained_latents=24,
     max_prompt_chars=400,
+    cache_policy="pafu",
+    cache_budget_latents=6.0,
 )
 
 TEST_TINY = ModelSpec(

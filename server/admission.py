@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache.config import CacheConfig
 from model.spec import ModelSpec
 from server.errors import PafuError
 from server.messages import CacheChoice, Open
@@ -18,14 +17,7 @@ RETRY_SECONDS = 5.0  # nobody knows when a session without end will end
 
 def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
     """Bytes that this session's cache will allocate, for its whole life."""
-    config = CacheConfig(
-        policy=cache.policy,
-        budget_latents=cache.budget_latents,
-        sink_latents=cache.sink_latents,
-        recent_latents=cache.recent_latents,
-        position_mode="relative",
-    )
-    return config.promised_bytes(
+    return cache.config.promised_bytes(
         layers=spec.num_layers,
         heads=spec.num_heads,
         head_dim=spec.head_dim,

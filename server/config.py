@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from cache.config import check_room
+from cache.config import CacheConfig, check_room
 from model.spec import SPECS
 from server.errors import nearest
 
@@ -87,10 +87,12 @@ class Settings(BaseSettings):
     job_keep_seconds: float = Field(default=7 * 86_400.0, gt=0, description="finished videos are kept for so long")
     job_keep_bytes: int = Field(default=20 * 2**30, ge=0, description="beyond it the oldest videos are deleted")
 
-    cache_policy: str = "sink_window"
-    cache_budget_latents: float = Field(default=18.0, gt=0)
-    cache_sink_latents: int = Field(default=3, ge=0)
-    cache_recent_latents: int = Field(default=3, ge=0)
+    cache_policy: str | None = Field(default=None, description="of sessions that choose none; default: the model's own")
+    cache_budget_latents: float | None = Field(
+        default=None, gt=0, description="latent frames; default: the model's own"
+    )
+    cache_sink_latents: float | None = Field(default=None, ge=0, description="default: a chunk for sink_window, else 0")
+    cache_recent_latents: float | None = Field(default=None, ge=0, description="default: a chunk")
     cache_max_latents: float = Field(default=256.0, gt=0, description="largest cache budget that a viewer may ask for")
 
     start_timeout: float = Field(default=10.0, gt=0, description="session.start must come within this time")
@@ -137,15 +139,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        check_room(
-            self.cache_policy,
-            self.cache_budget_latents,
-            self.cache_sink_latents,
-            self.cache_recent_latents,
-            "latent frames",
-        )
+        self.cache()
         for name, most in (("cache_budget_latents", "cache_max_latents"), ("lead_seconds", "max_lead_seconds")):
-            if getattr(self, name) > getattr(self, most):
+            value = getattr(self, name)
+            if value is not None and value > getattr(self, most):
                 raise ValueError(f"{name} is more than {most} ({getattr(self, most):g})")
         if self.metrics_port and self.metrics_port == self.port:
             raise ValueError(
@@ -153,6 +150,29 @@ class Settings(BaseSettings):
                 "/metrics there"
             )
         return self
+
+    def cache(
+        self,
+        policy: str | None = None,
+        budget: float | None = None,
+        sink: float | None = None,
+        recent: float | None = None,
+    ) -> CacheConfig:
+        """A session's cache: what it asks for, else what the settings say, else what the model was tuned with. A sink
+        that the settings name is for the settings' policy. Raises PolicyError."""
+        spec = SPECS[self.model]
+        usual = self.cache_policy or spec.cache_policy
+        budget = budget or self.cache_budget_latents or spec.cache_budget_latents
+        check_room(policy or usual, budget, 0, 0, "latent frames")  # it knows which policies are for sessions
+        if sink is None and policy in (None, usual):
+            sink = self.cache_sink_latents
+        return CacheConfig.filled_in(
+            policy or usual,
+            budget,
+            sink,
+            self.cache_recent_latents if recent is None else recent,
+            most=spec.chunk_latents,
+        )
 
 
 def _hash_of_key(key: str) -> str:

@@ -72,8 +72,8 @@ class SessionCache(BaseModel):
 
     policy: str
     budget_latents: float
-    sink_latents: int
-    recent_latents: int
+    sink_latents: float
+    recent_latents: float
     tokens: int
     bytes: int
 

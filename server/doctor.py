@@ -143,7 +143,7 @@ def sessions(settings: Settings, spec: ModelSpec) -> str:
     if fit < settings.max_sessions:
         raise Wrong(
             f"{words}, but PAFU_MAX_SESSIONS is {settings.max_sessions}: lower it, lower "
-            f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache_budget_latents:g}), or free memory"
+            f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache().budget_latents:g}), or free memory"
         )
     return f"{words}; PAFU_MAX_SESSIONS is {settings.max_sessions}"
 
@@ -161,7 +161,7 @@ def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
         layers=spec.num_layers,
         heads=spec.num_heads,
         head_dim=spec.head_dim,
-        budget=round(settings.cache_budget_latents * spec.tokens_per_latent),
+        budget=settings.cache().budget_tokens(spec.tokens_per_latent),
         chunk=spec.tokens_per_chunk,
         dtype=dtype,
     )

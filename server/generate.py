@@ -49,12 +49,7 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
 
 
 def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
-    cache = CacheChoice(
-        policy=settings.cache_policy,
-        budget_latents=settings.cache_budget_latents,
-        sink_latents=settings.cache_sink_latents,
-        recent_latents=settings.cache_recent_latents,
-    )
+    cache = CacheChoice.of(settings.cache())
     return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
 
 

@@ -146,17 +146,9 @@ class ModelGenerator:
             torch.cuda.empty_cache()
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
-        from cache.config import CacheConfig
         from model.stream import VideoStream
 
-        config = CacheConfig(
-            policy=cache.policy,
-            budget_latents=cache.budget_latents,
-            sink_latents=cache.sink_latents,
-            recent_latents=cache.recent_latents,
-            position_mode="relative",
-        )
-        return VideoStream(self._model, prompt, seed, config)
+        return VideoStream(self._model, prompt, seed, cache.config)
 
     def keep(self, chunk: model.stream.Chunk) -> PastChunk:
         past = chunk.past

@@ -10,6 +10,8 @@ import struct
 
 import msgspec
 
+from cache.config import CacheConfig
+
 HEADER = struct.Struct(">I")
 MAX_FRAME = 256 * 2**20
 
@@ -44,8 +46,27 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     policy: str
     budget_latents: float
-    sink_latents: int
-    recent_latents: int
+    sink_latents: float
+    recent_latents: float
+
+    @classmethod
+    def of(cls, cache: CacheConfig) -> CacheChoice:
+        return cls(
+            policy=cache.policy,
+            budget_latents=cache.budget_latents,
+            sink_latents=cache.sink_latents,
+            recent_latents=cache.recent_latents,
+        )
+
+    @property
+    def config(self) -> CacheConfig:
+        return CacheConfig(
+            policy=self.policy,
+            budget_latents=self.budget_latents,
+            sink_latents=self.sink_latents,
+            recent_latents=self.recent_latents,
+            position_mode="relative",
+        )
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cache.config import check_room
 from cache.errors import PolicyError
 from model import vocabulary
 from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_SPEED, SPEED_STEP
@@ -37,13 +36,13 @@ class Wire(BaseModel):
 
 
 class CacheParams(Wire):
-    """The cache of one session; what is left out is the server's default. Budgets are latent frames."""
+    """The cache of one session; what is left out is the server's default. All in latent frames, which may be broken."""
 
     policy: str | None = None
     budget_latents: float | None = Field(default=None, gt=0, le=4096)
     budget_tokens: int | None = Field(default=None, gt=0, le=2**24, description="per layer; instead of budget_latents")
-    sink_latents: int | None = Field(default=None, ge=0, le=4096)
-    recent_latents: int | None = Field(default=None, ge=0, le=4096)
+    sink_latents: float | None = Field(default=None, ge=0, le=4096)
+    recent_latents: float | None = Field(default=None, ge=0, le=4096)
 
 
 class ExtraParams(Wire):
@@ -317,21 +316,18 @@ def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
 
 def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:
     given = start.extra_params.cache if start.extra_params and start.extra_params.cache else CacheParams()
-    policy = settings.cache_policy if given.policy is None else given.policy
-    budget = settings.cache_budget_latents if given.budget_latents is None else given.budget_latents
+    budget = given.budget_latents
     if given.budget_tokens is not None:
         if given.budget_latents is not None:
             reason = "give the budget in latent frames or in tokens, not in both"
             raise PafuError("invalid_message", reason, "extra_params.cache.budget_tokens")
         budget = given.budget_tokens / spec.tokens_per_latent
-    default_sink = settings.cache_sink_latents if policy == settings.cache_policy else 0  # not every policy has a sink
-    sink = default_sink if given.sink_latents is None else given.sink_latents
-    recent = settings.cache_recent_latents if given.recent_latents is None else given.recent_latents
-    if budget > settings.cache_max_latents:
-        reason = f"budget_latents is {budget:g}; allowed is more than 0 and up to {settings.cache_max_latents:g}"
-        raise PafuError("invalid_message", reason, "extra_params.cache.budget_latents")
     try:
-        check_room(policy, budget, sink, recent, "latent frames")
+        cache = settings.cache(given.policy, budget, given.sink_latents, given.recent_latents)
     except PolicyError as error:
         raise PafuError("invalid_message", str(error), "extra_params.cache") from None
-    return messages.CacheChoice(policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent)
+    if cache.budget_latents > settings.cache_max_latents:
+        most = settings.cache_max_latents
+        reason = f"budget_latents is {cache.budget_latents:g}; allowed is more than 0 and up to {most:g}"
+        raise PafuError("invalid_message", reason, "extra_params.cache.budget_latents")
+    return messages.CacheChoice.of(cache)

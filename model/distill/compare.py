@@ -85,13 +85,8 @@ def cell_config(policy: str, budget: float, chunks: int, chunk_latents: int) -> 
     """The cache of a cell: a quarter for recent tokens (at most a latent frame), as much for the sinks of the policy
     that is named so."""
     if policy == FULL:
-        budget, recent, sink = chunks * chunk_latents, 0.0, 0.0
-    else:
-        recent = min(1.0, budget / 4)
-        sink = recent if policy == "sink_window" else 0.0
-    return CacheConfig(
-        policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
-    )
+        return CacheConfig.filled_in(policy, chunks * chunk_latents, 0.0, 0.0, most=0.0)
+    return CacheConfig.filled_in(policy, budget, None, None, most=1.0)
 
 
 class Evaluation:

@@ -41,6 +41,7 @@ SETTINGS_FILE = "salience.settings.json"
 REPORT_FILE = "salience.report.json"
 KEEP_BYTES = 2**30  # of lessons in memory; the others are made anew when their turn comes
 SEED = 5005
+QUALITY = ("spearman", "recall")
 TOP = 0.125  # share of a clip's tokens that a tight budget could keep: recall is measured there
 
 
@@ -364,13 +365,15 @@ def quality(logits: Tensor, target: Tensor) -> Losses:
     """Spearman and top-k recall, as a mean and layer by layer."""
     with torch.no_grad():
         correlation, recall = spearman(logits, target), top_recall(logits, target)
-    layers = {f"spearman.{layer}": value for layer, value in enumerate(correlation)}
-    return {"spearman": correlation.mean(), "recall": recall.mean(), **layers}
+    rows = {"spearman": correlation, "recall": recall}
+    layers = {f"{name}.{layer}": value for name, row in rows.items() for layer, value in enumerate(row)}
+    return {name: row.mean() for name, row in rows.items()} | layers
 
 
 def describe(losses: dict[str, float]) -> str:
-    layers = " ".join(f"{value:.2f}" for name, value in losses.items() if name.startswith("spearman."))
-    return f"loss {losses['loss']:.3f}  Spearman {losses['spearman']:.2f} ({layers})  recall {losses['recall']:.2f}"
+    """Loss, and rank correlation and recall layer by layer in hundredths."""
+    rows = {name: " ".join(f"{100 * v:.0f}" for k, v in losses.items() if k.startswith(f"{name}.")) for name in QUALITY}
+    return f"loss {losses['loss']:.3f}  " + "  ".join(f"{name} {row}" for name, row in rows.items())
 
 
 def spearman(score: Tensor, target: Tensor) -> Tensor:

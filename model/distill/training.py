@@ -182,6 +182,9 @@ def plot_curve(folder: Path, stage: str) -> Path:
     for name in [k for k in rows[-1] if k not in ("step", "seconds")]:
         steps = [r["step"] for r in rows if name in r]
         values = [r[name] for r in rows if name in r]
+        if "." in name:  # one of many parts, layers for example: a thin line without a name
+            axes.plot(steps, _smooth(values), alpha=0.4, linewidth=0.7)
+            continue
         axes.plot(steps, values, alpha=0.25)
         axes.plot(steps, _smooth(values), label=name, color=axes.lines[-1].get_color())
     axes.set(xlabel="step", yscale="log", title=stage)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.camera import DEFAULT_SPEED
-from model.spec import TEST_TINY, WAN_1_3B
+from model.spec import PAFU_MINI, TEST_TINY, WAN_1_3B
 from server import protocol
 from server.config import Settings
 from server.errors import PafuError
@@ -102,7 +102,26 @@ def test_a_budget_may_be_told_in_tokens() -> None:
             protocol.check_start(start(extra_params={"cache": {**wish, **more}}), TEST_TINY, Settings())
         assert refused.value.param == f"extra_params.cache.{param}"
     with pytest.raises(PafuError, match="cannot hold"):
-        protocol.check_start(start(extra_params={"cache": {**wish, "budget_tokens": 16}}), TEST_TINY, Settings())
+        short = {**wish, "budget_tokens": 16, "recent_latents": 3}
+        protocol.check_start(start(extra_params={"cache": short}), TEST_TINY, Settings())
+
+
+def test_what_a_cache_protects_fits_the_budget_that_was_asked_for() -> None:
+    small = protocol.check_start(start(extra_params={"cache": {"budget_latents": 2}}), TEST_TINY, Settings(model="test-tiny")).cache
+    assert (small.policy, small.sink_latents, small.recent_latents) == ("sink_window", 0.5, 0.5)
+    usual = protocol.check_start(start(), TEST_TINY, Settings(model="test-tiny")).cache
+    assert (usual.budget_latents, usual.sink_latents, usual.recent_latents) == (18, 3, 3), "a chunk each"
+
+
+def test_a_model_brings_the_policy_that_it_was_tuned_with() -> None:
+    mini = start(model="pafu-mini")
+    ours = protocol.check_start(mini, PAFU_MINI, Settings()).cache
+    assert (ours.policy, ours.budget_latents, ours.sink_latents) == ("pafu", 6, 0)
+    settings = Settings(cache_policy="window", cache_budget_latents=9)
+    assert protocol.check_start(mini, PAFU_MINI, settings).cache.policy == "window"
+    with pytest.raises(PafuError, match="for evaluations only"):
+        wish = {"cache": {"policy": "oracle"}}
+        protocol.check_start(start(model="pafu-mini", extra_params=wish), PAFU_MINI, Settings())
 
 
 def event(**fields) -> protocol.Interaction:
