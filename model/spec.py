@@ -203,6 +203,8 @@ TEST_TINY = ModelSpec(
     **{
         **PAFU_MINI.__dict__,
         "name": "test-tiny",
+        "cache_policy": "sink_window",
+        "cache_budget_latents": 18.0,
         "dim": 48,
         "ffn_dim": 96,
         "num_heads": 2,

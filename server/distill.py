@@ -22,7 +22,8 @@ EXTRA = "the training recipes need more packages: run pip install -e '.[distill]
 @app.command()
 def mini(
     stage: Annotated[
-        str, typer.Option(help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, judge, or all")
+        str,
+        typer.Option(help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, tune, judge, or all"),
     ] = "all",
     out: Annotated[Path, typer.Option(help="folder for checkpoints, curves and samples")] = Path("runs/mini"),
     steps: Annotated[

@@ -7,6 +7,7 @@ same noise; the full cache comes first, because fidelity is measured against it 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -288,7 +289,8 @@ class Evaluation:
         return to_pictures(shown(self._model, latents)).numpy()
 
     def _cost(self, policy: str, budget: float) -> dict[str, float]:
-        """Seconds of the clean pass and of scoring and pruning in a session of its own, and the cache's bytes."""
+        """Seconds of a chunk, its clean pass, scoring and pruning, and the head alone, and the cache's bytes, in a
+        session of its own."""
         spec, chunks = self._model.spec, 6
         config = cell_config(policy, budget, chunks, spec.chunk_latents)
         if policy == "oracle":
@@ -298,7 +300,20 @@ class Evaluation:
             chunk = stream.next_chunk()
             seconds.append([sum(chunk.seconds.values()), chunk.seconds["clean"], chunk.seconds["prune"]])
         total, clean, prune = np.median(seconds[2:], axis=0)
-        return {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
+        cost = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
+        return cost | ({"head": self._head_seconds()} if policy in LEARNED_POLICIES else {})
+
+    def _head_seconds(self) -> float:
+        """Of scoring one chunk: the median of 20 times."""
+        head, spec, seconds = self._model.salience, self._model.spec, []
+        assert head is not None
+        shape = (spec.num_layers, spec.tokens_per_chunk, spec.num_heads, spec.head_dim)
+        keys, values = torch.randn(2, *shape, device=self._model.device, dtype=self._model.dtype)
+        for _ in range(20):
+            began = time.perf_counter()
+            head(keys, values).cpu()
+            seconds.append(time.perf_counter() - began)
+        return float(np.median(seconds))
 
 
 def absence_script(claims: Claims, width: int) -> Script:

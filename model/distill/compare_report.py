@@ -47,10 +47,20 @@ STYLE = {
 
 def table(result: dict[str, Any]) -> Table:
     """Mean and 95 % interval of every measure, one row per cell."""
-    out = Table("policy", "budget", *COLUMNS.values(), "prune ms", "MiB", title=f"{result['model']}, {_size(result)}")
+    out = Table(
+        "policy",
+        "budget",
+        *COLUMNS.values(),
+        "chunk ms",
+        "prune ms",
+        "head ms",
+        "MiB",
+        title=f"{result['model']}, {_size(result)}",
+    )
     for row in result["summary"]:
         cost = row["cost"]
-        price = (f"{1e3 * cost['prune']:.1f}", f"{cost['bytes'] / 2**20:.2f}") if cost else ("-", "-")
+        price = [f"{1e3 * cost[name]:.1f}" if name in cost else "-" for name in ("chunk", "prune", "head")]
+        price.append(f"{cost['bytes'] / 2**20:.2f}" if cost else "-")
         budget = "all" if row["policy"] == FULL else f"{row['budget']:g}"
         out.add_row(row["policy"], budget, *(cell(row[name]) for name in COLUMNS), *price)
     return out

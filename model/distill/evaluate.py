@@ -29,7 +29,6 @@ from model.stream import VideoStream
 from model.weights import LoadedModel
 
 CLIP_CHUNKS = 14  # 10.5 seconds
-LIVE = CacheConfig(policy="sink_window", budget_latents=24, sink_latents=3, recent_latents=3, position_mode="relative")
 FULL = CacheConfig(policy="full", budget_latents=60, sink_latents=0, recent_latents=0, position_mode="relative")
 TWO_CHUNKS = CacheConfig(policy="window", budget_latents=6, sink_latents=0, recent_latents=6, position_mode="relative")
 # away far enough that nothing of the first view stands in the last two chunks when the camera returns
@@ -70,6 +69,13 @@ def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, wait
     return [view_offset(offsets[0], speeds[0])] * per_latent + moving[per_latent:] if waits else moving
 
 
+def served_cache(model: LoadedModel) -> CacheConfig:
+    """What a server gives a session that does not choose; without a head, a window as large."""
+    spec = model.spec
+    policy = spec.cache_policy if model.salience is not None else "sink_window"
+    return CacheConfig.filled_in(policy, spec.cache_budget_latents, None, None, most=spec.chunk_latents)
+
+
 def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path) -> dict[str, float]:
     """Share of claims that hold, per kind of claim and over all, on 10-second clips; motion in grey levels."""
     held: dict[str, list[bool]] = defaultdict(list)
@@ -77,7 +83,7 @@ def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path
     for index, claims in enumerate(track(judge_prompts(prompts), description="adherence")):
         control = camera_from_prompt(claims.prompt)
         speeds = [control.speed if control else None] + [None] * (CLIP_CHUNKS - 1)
-        take = film(model, claims.prompt, JUDGE_SEED + index, LIVE, speeds)
+        take = film(model, claims.prompt, JUDGE_SEED + index, served_cache(model), speeds)
         for name, values in adherence(claims, take.pictures, probe).items():
             held[name] += values
         motions.append(motion(take.pictures))

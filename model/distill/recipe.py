@@ -3,18 +3,24 @@ stopped."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from cache.config import CacheConfig
 from model.distill import dataset
 from model.distill.evaluate import judge
 from model.distill.flow_stages import student_stage, teacher_stage, words_stage
+from model.distill.long_stage import LongSettings, LongTuning
 from model.distill.probe import Probe, probe_accuracy, probe_stage
+from model.distill.salience_stage import SalienceDistillation, SalienceSettings, load_teacher
 from model.distill.training import Stage, part_of, plot_curve, saved_step, trained_weights
 from model.distill.vae_stage import basis_stage, vae_stage, vae_with_basis
 from model.dit import CausalDiT
+from model.salience import HEAD_FILE
 from model.spec import PAFU_MINI
 from model.text import TextEncoder
 from model.vae import StreamingVAE
@@ -24,7 +30,9 @@ from model.weights import load_model, save_model
 STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000}
 CLIPS, BEGINNINGS = 2304, 16_384  # of eight chunks, of one
 TRAINED = ("vae", "words", "teacher", "student")  # what ends in the shipped weights
-STAGES = ("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student", "ship", "judge")
+STAGES = ("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student", "ship", "tune", "judge")
+TUNE_STEPS = 100
+TUNE_CACHE = CacheConfig.filled_in("pafu", 2.0, None, None, most=1.0)  # tighter than any server should be
 
 
 class RecipeError(ValueError):
@@ -62,8 +70,11 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         dataset.build(folder / name, vae_with_basis(folder).eval(), steps or BEGINNINGS, chunks=1)
     elif name == "ship":
         ship(folder)
+    elif name == "tune":
+        tune(folder, steps or TUNE_STEPS, device)
     else:
-        judge(load_model(PAFU_MINI, folder / "shipped"), trained_probe(folder), folder)
+        best = tuned_folder(folder) if (tuned_folder(folder) / HEAD_FILE).is_file() else folder / "shipped"
+        judge(load_model(PAFU_MINI, best), trained_probe(folder), folder)
     if name == "probe":
         print(probe_accuracy(trained_probe(folder)))
 
@@ -77,6 +88,27 @@ def ship(folder: Path) -> None:
     vae.load_state_dict(part_of(decoder, "vae"))
     trained = {name: saved_step(folder / f"{name}.checkpoint.safetensors") for name in TRAINED}
     save_model(folder / "shipped", PAFU_MINI, dit, text, vae, trained_steps=trained, dtype=torch.float16)
+
+
+def tuned_folder(folder: Path) -> Path:
+    return folder / "long" / "student"
+
+
+def tune(folder: Path, steps: int, device: torch.device) -> None:
+    """A salience head for what was shipped, the student tuned on long videos under that head's pruned cache, and a new
+    head for what came of it, below ``folder``/long/student."""
+    head = _distil(folder, folder / "shipped", folder / "salience", device)
+    student = load_model(PAFU_MINI, folder / "shipped", device, torch.float32, head)
+    LongTuning(student, folder / "long", LongSettings(cache=TUNE_CACHE, steps=steps)).run()
+    shutil.copy(_distil(folder, tuned_folder(folder), folder / "salience.tuned", device), tuned_folder(folder))
+
+
+def _distil(folder: Path, weights: Path, out: Path, device: torch.device) -> Path:
+    """The file of the head for the student in ``weights``."""
+    student = dataclasses.replace(load_model(PAFU_MINI, weights, device, torch.float32), salience=None)
+    teacher = load_teacher(folder, PAFU_MINI.name, student)
+    SalienceDistillation(teacher, student, out, SalienceSettings(source="world")).run()
+    return out / HEAD_FILE
 
 
 def trained_probe(folder: Path) -> Probe:
