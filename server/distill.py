@@ -182,10 +182,11 @@ def long(
     streams: Annotated[int, typer.Option(min=1, help="roll-outs side by side, a step and process")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="roll-outs to learn from")] = 60,
     rate: Annotated[float, typer.Option(help="learning rate")] = 1e-4,
+    leader: Annotated[str, typer.Option(help="whose pictures fill the past: former (self), or own")] = "former",
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Tune a student on its own long roll-outs with the pruned cache in the loop."""
+    """Tune a student on long roll-outs with the pruned cache in the loop."""
     with _stage(out, threads, device) as (rank, processes, own):
         from cache.config import CacheConfig
         from model.distill.long_stage import LongSettings, LongTuning
@@ -194,7 +195,7 @@ def long(
         cache = CacheConfig(
             policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
         )
-        settings = LongSettings(cache=cache, chunks=chunks, streams=streams, steps=steps, rate=rate)
+        settings = LongSettings(cache=cache, chunks=chunks, streams=streams, steps=steps, rate=rate, leader=leader)
         LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
         if rank == 0:
             say(f"the tuned student is in {out / 'student'}")

@@ -1,8 +1,10 @@
 """``pafu distill long``: streaming long tuning with the pruned cache in the loop.
 
-The student rolls out videos several times as long as its training clips, from its own pictures, under the policy and
-the budget that it will be served with. At every chunk it must predict from its pruned cache what its former self
-predicts from everything: no data is needed, and whatever a pruned cache costs (texture, seams) shows in the loss.
+Videos several times as long as the training clips are rolled out by the student's former self, which forgets nothing.
+At every chunk the student must predict from its pruned cache, under the policy and the budget that it will be served
+with, what its former self predicts from everything: no data is needed, and whatever a pruned cache costs (texture,
+seams) shows in the loss. Led by its own pictures instead, pafu-mini's world became emptier with every step
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -28,19 +30,24 @@ from model.weights import LoadedModel, load_model, save_model
 STAGE = "long"
 SETTINGS_FILE = "long.settings.json"
 SEED = 6007
+LEADERS = ("former", "own")
 
 
 @dataclass(frozen=True)
 class LongSettings:
-    """``chunks`` of a roll-out, ``streams`` side by side; one training step is one roll-out."""
+    """``chunks`` of a roll-out, ``streams`` side by side; one training step is one roll-out. leader: whose pictures the
+    past is made of, the "former" self's or the student's "own"."""
 
     cache: CacheConfig
     chunks: int = 24
     streams: int = 2
     steps: int = 60
     rate: float = 1e-4
+    leader: str = "former"
 
     def __post_init__(self) -> None:
+        if self.leader not in LEADERS:
+            raise DistillError(f"leader is {self.leader!r}; known: {', '.join(LEADERS)}")
         for name in ("chunks", "streams", "steps"):
             if getattr(self, name) < 1:
                 raise DistillError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -102,9 +109,10 @@ class LongTuning:
         pruned = Rollout(self._student, scripts, seeds, settings.cache)
         everything = Rollout(self._former, scripts, seeds, self._everything)
         generator = torch.Generator().manual_seed(SEED * 100_003 + first)
+        leader = everything if settings.leader == "former" else pruned
         total, late = torch.zeros(()), torch.zeros(())
         for chunk in range(settings.chunks):
-            x0 = pruned.draw()
+            x0 = leader.draw()
             timestep = spec.timesteps[int(torch.randint(len(spec.timesteps), (), generator=generator))]
             x_t = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0.device), timestep)
             with torch.no_grad():
