@@ -9,6 +9,9 @@ import torch
 from cache.config import CacheConfig
 from model.camera import CameraControl
 from model.distill.judge import camera_shifts
+from model.distill.salience_stage import student_rollout
+from model.distill.script import Script
+from model.distill.tours import announced_tour_clip, tour
 from model.stream import VideoStream
 from model.weights import SHIPPED, LoadedModel, load_model
 
@@ -50,3 +53,20 @@ def test_the_picture_moves_as_the_camera_does(mini: LoadedModel, speed: int) -> 
 def test_another_seed_is_another_place(mini: LoadedModel) -> None:
     one, other = (film(mini, "a meadow by day", 1, seed=seed).astype(int) for seed in (1, 2))
     assert np.abs(one - other).mean() > 2
+
+
+def test_the_shipped_head_tells_landmarks_from_their_surroundings(mini: LoadedModel) -> None:
+    """Area under the curve of the score of tokens that show a landmark against those that show none; .5 is chance."""
+    assert mini.salience is not None and mini.spec.cache_policy == "pafu"
+    areas = []
+    for n in range(3):
+        clip = announced_tour_clip(n, 6)
+        truth = tour(mini, clip)
+        differs = (truth.views - truth.bare).abs().mean(1) * 127.5 > 30
+        cell = mini.spec.pixels_per_column
+        share = torch.nn.functional.avg_pool2d(differs[:, None].float(), cell).flatten()
+        state = student_rollout(mini, Script.of_clip(clip, mini.spec), truth.truth, None).caches[0].snapshot()
+        score = mini.salience(state["keys"], state["values"]).mean(0)
+        shown, empty = score[share > 0.3], score[share == 0]
+        areas.append(float((shown[:, None] > empty[None]).float().mean()))
+    assert np.mean(areas) > 0.8, areas
