@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any
@@ -48,9 +49,12 @@ class Service(uvicorn.Server):
 
         A second signal skips the waiting in each, but for the moment that it takes to give the jobs back.
         """
+        until = time.monotonic() + self.front.settings.shutdown_timeout
         await self._unless_forced(self.front.drain())
         if self.force_exit:
             await self.front.jobs.give_back(GIVE_BACK_WITHIN)
+        left = 0.0 if self.force_exit else until - time.monotonic()
+        self.config.timeout_graceful_shutdown = max(1, round(left))  # for downloads
         await super().shutdown(sockets)
         await self.front.engine.stop(0.0 if self.force_exit else STOP_WITHIN)
         await self.front.jobs.close()
@@ -99,7 +103,6 @@ def build(settings: Settings, engine: Engine) -> Service:
         ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB
         ws_ping_interval=10.0,
         ws_ping_timeout=10.0,
-        timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout / 2)),
         server_header=False,
     )
     return Service(config, app.state.front)

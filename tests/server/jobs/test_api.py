@@ -11,6 +11,9 @@ import numpy as np
 import openai
 import pytest
 
+from server.jobs.job import Results
+from server.jobs.store import JobStore, database_url
+
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 KEYS = ("key-of-the-first-caller", "key-of-the-second-caller")
 
@@ -326,6 +329,23 @@ async def test_a_full_queue_is_said_with_a_time_to_come_back(serve, tmp_path) ->
         replies = [await http.post("/v1/videos", json={"prompt": "a"}) for _ in range(3)]
     assert [reply.status_code for reply in replies] == [200, 200, 429]
     assert replies[2].json()["error"]["code"] == "too_many_jobs" and int(replies[2].headers["retry-after"]) > 0
+
+
+async def test_videos_of_other_models_are_shown_and_not_gone_on_with(serve, tmp_path, order) -> None:
+    """The operator changed the model, or another server on the same store has another one."""
+    server = await serve(data_dir=tmp_path, jobs_at_once=0)
+    store = JobStore(database_url(None, tmp_path))
+    for name, model in (("video_a", "pafu-mini"), ("video_b", "a model of a later Pafu")):
+        store.add(name, "anonymous", order(model=model))
+        _, lease = store.claim(model)
+        store.finish(lease, Results(video="", thumbnail="", spritesheet="", nbytes=0), 60)
+    store.close()
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        assert {video["id"] for video in (await http.get("/v1/videos")).json()["data"]} == {"video_a", "video_b"}
+        for name in ("video_a", "video_b"):
+            remix = await http.post(f"/v1/videos/{name}/remix", json={"prompt": "b"})
+            longer = await http.post("/v1/videos/extensions", json={"prompt": "b", "video": {"id": name}})
+            assert [reply.json()["error"]["code"] for reply in (remix, longer)] == ["unsupported"] * 2
 
 
 async def test_many_orders_at_once_do_not_get_past_the_limits(serve, tmp_path) -> None:
