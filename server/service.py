@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from server.app import Front, create_app, metrics_app
+from server.backpressure import HonestProtocol
 from server.config import Settings
 from server.engine import Engine, EngineState
 from server.impatient import ImpatientProtocol
@@ -98,7 +99,7 @@ def build(settings: Settings, engine: Engine) -> Service:
         log_config=None,
         access_log=False,
         http=ImpatientProtocol,
-        ws="websockets-sansio",
+        ws=HonestProtocol,
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB
         ws_ping_interval=10.0,
