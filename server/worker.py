@@ -121,7 +121,9 @@ class Worker:
         return choose(((seat, seat.playout) for seat in self._live()), now) or self._background(now)
 
     def _live(self) -> list[Seat]:
-        return [seat for seat in self._seats.values() if not seat.background]
+        """Live sessions, first who waited longest: of many that have run dry each gets its turn."""
+        live = [seat for seat in self._seats.values() if not seat.background]
+        return sorted(live, key=lambda seat: seat.last_served)
 
     def _background(self, now: float) -> Seat | None:
         """The background session that waited longest, if its chunk cannot make a viewer wait."""

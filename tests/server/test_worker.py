@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from model.spec import spec_named
 from server import messages
 from server.generator import StartError
 from server.memory import Memory
+from server.seat import Made, Seat
 from server.worker import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
 
 CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
@@ -63,6 +65,16 @@ def worker(line, pattern) -> Worker:
     return Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
 
 
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """Time that stands still but for what the test adds to ``now``."""
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr("server.worker.time", clock)
+    monkeypatch.setattr("server.seat.time", clock)
+    return clock
+
+
 def steps(worker: Worker, count: int) -> None:
     for _ in range(count):
         worker.step()
@@ -95,6 +107,22 @@ def test_two_sessions_at_once_are_byte_for_byte_what_each_is_alone(line, pattern
     assert film(both, "two") == film(run(two), "two")
     kinds = [m.session for m in both.sent if isinstance(m, messages.Fragment)]
     assert kinds == ["one", "two"] * 4, "the sessions did not take turns"
+
+
+def test_with_more_viewers_than_fit_in_real_time_each_gets_as_much_as_any_other(
+    worker, line, clock, monkeypatch
+) -> None:
+    generate = worker.generate
+
+    def slowly(seat: Seat) -> Made:
+        clock.now += 0.3  # 0.75 s of video: 2 of the 6 viewers could be played to in real time
+        return generate(seat)
+
+    monkeypatch.setattr(worker, "generate", slowly)
+    line.inbox = [order(name, lead=1.25) for name in "abcdef"]
+    steps(worker, 30)
+    made = {name: len(line.of(name, messages.Fragment)) for name in "abcdef"}
+    assert sum(made.values()) == 30 and max(made.values()) - min(made.values()) <= 1, made
 
 
 def test_a_viewer_who_is_ahead_is_not_generated_for(worker, line) -> None:
@@ -173,12 +201,12 @@ def test_background_sessions_take_turns_and_need_no_viewer(worker, line) -> None
     assert line.of("a", messages.Ended)[0].reason == "complete"
 
 
-def test_a_background_session_gets_what_live_viewers_leave(worker, line) -> None:
+def test_a_background_session_gets_what_live_viewers_leave(worker, line, clock) -> None:
     """It waits for a viewer that is due and for one that would run dry; one that waits for a message leaves all."""
     line.inbox = [order("job", background=True), order("live", lead=1.25)]
     steps(worker, 2)
     assert [m.session for m in line.sent if isinstance(m, messages.Fragment)] == ["live", "live"]
-    steps(worker, 2)  # 1.5 s ahead, a chunk takes milliseconds
+    steps(worker, 2)  # 1.5 s ahead, a chunk takes no time
     assert len(line.of("job", messages.Fragment)) == 2
     worker._seats["job"].last_seconds = 2.0  # longer than the viewer's slack
     steps(worker, 3)
