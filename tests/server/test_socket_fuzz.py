@@ -64,10 +64,10 @@ async def test_a_head_that_does_not_come_in_time_ends_the_connection(server, mon
 
 
 async def test_a_flood_is_read_slowly_and_others_are_served(serve) -> None:
-    server = await serve(messages_per_second=20)
+    server = await serve(messages_per_second=2)
     raw = await socket_fuzz.Raw.open(server.port)
     assert await raw.accepted()
-    await raw.send(socket_fuzz.text({"type": "session.ping"}) * 100)  # takes 4 s after the first 20
+    await raw.send(socket_fuzz.text({"type": "session.ping"}) * 100)  # takes longer than any test
     answered = asyncio.create_task(raw.listen(100))
     viewer = await server.watch(num_frames=13, seed=5)
     assert viewer.pictures().shape[0] == 13 and not answered.done()
