@@ -39,6 +39,8 @@ class App {
   #askedAt = 0;
   #chunkSeconds = 0.75;
   #chunks = 0; // of the running stream
+  #watching = ""; // the session that this page looks on at; "" when it has its own
+  #sessionId = ""; // of the running stream
   #paused = false; // by the viewer
   #blocked = false; // by the browser, until a gesture
   #hitch = ""; // why no pictures come just now, in words
@@ -74,6 +76,7 @@ class App {
     byId("pause").addEventListener("click", () => this.#playOrPause());
     byId("stop").addEventListener("click", () => this.#stop());
     byId("trouble-close").addEventListener("click", () => (byId("trouble").hidden = true));
+    byId("share").addEventListener("click", () => this.#share());
     byId("fullscreen").addEventListener("click", () => toggleFullscreen());
     byId("picture").addEventListener("click", () => (this.#blocked ? this.#player.resume() : this.#playOrPause()));
     bindPageKeys({
@@ -154,6 +157,7 @@ class App {
   // ---- one stream
 
   #submit() {
+    if (this.#watching) return this.#phase === Phase.READY && this.#start();
     if (!this.#prompt.text) {
       this.#prompt.focus();
       return this.#trouble({ code: "empty_prompt" });
@@ -169,8 +173,9 @@ class App {
   #start() {
     const prompt = this.#prompt.text;
     const seed = Number.parseInt(byId("seed").value, 10);
-    const request = { prompt, format: "m4s", seed: seed >= 0 ? seed : randomSeed(), streaming_buffer_seconds: this.#bufferSeconds, memory: true };
-    if (byId("model").value) request.model = byId("model").value;
+    const wish = { prompt, format: "m4s", seed: seed >= 0 ? seed : randomSeed(), streaming_buffer_seconds: this.#bufferSeconds, memory: true };
+    if (byId("model").value) wish.model = byId("model").value;
+    const request = this.#watching ? { type: "session.watch", session_id: this.#watching, format: "m4s" } : wish;
     byId("trouble").hidden = true;
     this.#startWhenWarm = false;
     this.#shown = prompt;
@@ -181,7 +186,7 @@ class App {
     this.#readout.clear();
     this.#camera.reset(CAMERA_WORDS.test(prompt) ? null : 0);
     this.#setPhase(Phase.OPENING);
-    this.#writeHash(request);
+    if (!this.#watching) this.#writeHash(request);
     leaveWords();
     this.#open(request);
   }
@@ -222,7 +227,8 @@ class App {
     this.#note(leftOut(unknown_words) || (this.#paused ? "Heard. It shows when you go on." : "Heard. It shows with the next pictures."));
   }
 
-  #accepted({ mime = FALLBACK_MIME, config = {}, unknown_words = [] }) {
+  #accepted({ mime = FALLBACK_MIME, config = {}, unknown_words = [], session_id = "" }) {
+    this.#sessionId = session_id;
     this.#strangers = unknown_words;
     if (!canPlay(mime)) {
       this.#session.abandon();
@@ -263,7 +269,7 @@ class App {
     this.#setPaused(!this.#paused);
     if (this.#paused) this.#player.pause();
     else this.#player.resume();
-    this.#session.pause(this.#paused);
+    if (!this.#watching) this.#session.pause(this.#paused);
     this.#sayState();
     if (!this.#hitch) this.#note(this.#hint);
   }
@@ -277,6 +283,7 @@ class App {
   }
 
   get #hint() {
+    if (this.#watching) return "You look on at somebody's picture.";
     return this.#paused ? "Nothing is painted meanwhile. Space goes on." : "Change the words and press Enter.";
   }
 
@@ -288,6 +295,7 @@ class App {
     const stats = metadata.stats ?? {};
     this.#readout.chunk(stats, this.#chunkSeconds);
     this.#memory.chunk(stats);
+    if (this.#watching && stats.prompt) this.#prompt.text = stats.prompt;
     if (stats.camera) this.#cameraControls.show(stats.camera.speed ?? 0);
   }
 
@@ -326,7 +334,7 @@ class App {
   }
 
   #steer(speed) {
-    if (this.#phase === Phase.LIVE && !this.#paused) this.#camera.want(speed);
+    if (this.#phase === Phase.LIVE && !this.#paused && !this.#watching) this.#camera.want(speed);
   }
 
   #chooseLight(light) {
@@ -346,6 +354,7 @@ class App {
   #done({ reason }) {
     this.#player.finish();
     if (reason === "server_shutdown") this.#trouble({ code: "shutting_down" });
+    else if (this.#watching) this.#trouble({ code: "not_watchable" });
   }
 
   // The stream is over: the last picture stays.
@@ -362,6 +371,7 @@ class App {
 
   #fail(trouble) {
     if (this.#phase === Phase.STOPPING) return this.#rest();
+    if (this.#watching && trouble.code === "unknown_session") trouble = { code: "not_watchable" };
     this.#rest();
     this.#trouble(trouble);
     this.#setPhase(Phase.WAKING);
@@ -376,7 +386,7 @@ class App {
     this.#setPaused(false);
     this.#sayState();
     byId("stop").hidden = !(this.#running || phase === Phase.STOPPING);
-    byId("pause").hidden = phase !== Phase.LIVE;
+    byId("pause").hidden = byId("share").hidden = phase !== Phase.LIVE;
     byId("wait").hidden = phase !== Phase.WAKING && phase !== Phase.OPENING;
     if (phase === Phase.OPENING) byId("wait-text").textContent = "Painting the first picture";
     if (phase === Phase.READY) this.#note("Press Enter to begin.");
@@ -397,7 +407,8 @@ class App {
   }
 
   #sayState() {
-    this.#say(this.#hitch || (this.#paused ? "Paused" : STATUS[this.#phase]));
+    const live = this.#watching ? "Looking on" : STATUS.live;
+    this.#say(this.#hitch || (this.#paused ? "Paused" : this.#phase === Phase.LIVE ? live : STATUS[this.#phase]));
   }
 
   #say(text) {
@@ -421,6 +432,25 @@ class App {
     const hash = new URLSearchParams(location.hash.slice(1));
     if (hash.get("prompt")) this.#prompt.text = hash.get("prompt");
     if (hash.get("seed")) byId("seed").value = hash.get("seed");
+    if (hash.get("watch")) this.#lookOn(hash.get("watch"));
+  }
+
+  #lookOn(session) {
+    this.#watching = session;
+    this.#startWhenWarm = true;
+    document.body.classList.add("watching");
+    byId("prompt").readOnly = true;
+  }
+
+  // A link to this stream for others to look on.
+  async #share() {
+    const link = new URL(`#watch=${this.#sessionId}`, location.href).href;
+    try {
+      await navigator.clipboard.writeText(link);
+      this.#note("The link is copied: who opens it looks on.");
+    } catch {
+      this.#note(`Who opens this link looks on: ${link}`);
+    }
   }
 
   // The address always leads back to this place: the same words, the same seed.

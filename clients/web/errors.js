@@ -12,6 +12,7 @@ const TEXTS = {
   internal_error: ["The server made a mistake", `This stream had to end. ${AGAIN}`],
   viewer_stalled: ["The stream waited too long", `This page did not play for a while. ${AGAIN}`],
   unknown_session: ["The stream is over", `The server did not keep it while the connection was away. ${AGAIN}`],
+  not_watchable: ["There is nothing to look on at", "The picture behind this link is over. Paint your own."],
   expired: ["The stream is over", `Nobody watched it for too long. ${AGAIN}`],
   chunk_gone: ["The stream cannot go on", `Pictures were lost with the connection. ${AGAIN}`],
   session_taken: ["The stream goes on elsewhere", "Another connection has taken it over."],

@@ -39,6 +39,7 @@ export class LiveSession extends EventTarget {
   #lastTrouble = null;
   #pass = async () => null;
   #key = null; // {session_id, token} of a session that can be resumed
+  #watching = null; // the request of one who looks on
   #lastChunk = -1; // index of the newest chunk that came whole
   #unheard = new Map(); // event id -> change without an answer, told again over a new connection
   #lostAt = 0; // when the connection broke; 0 while there is one
@@ -47,11 +48,13 @@ export class LiveSession extends EventTarget {
   /**
    * Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called; `pass` gives
    * (a promise of) the ticket that a server with keys wants for every socket. It goes as a subprotocol, since addresses
-   * end up in logs; the server answers with the other. Rejects when there is no ticket.
+   * end up in logs; the server answers with the other. Rejects when there is no ticket. A request of the type
+   * session.watch looks on at somebody's session.
    */
   async open(request, position, pass = async () => null) {
     this.#position = position;
     this.#pass = pass;
+    this.#watching = request.type === "session.watch" ? request : null;
     await this.#dial({ type: "session.start", ...request });
   }
 
@@ -161,7 +164,7 @@ export class LiveSession extends EventTarget {
     const metadata = this.#metadata;
     this.#metadata = null;
     this.#lastTrouble = null; // the stream went on: that error was not its end
-    if (!metadata) return;
+    if (!metadata || (this.#watching && metadata.transport_chunk_index <= this.#lastChunk)) return;
     this.#lastChunk = metadata.transport_chunk_index;
     this.#emit("chunk", { metadata, data });
   }
@@ -194,7 +197,7 @@ export class LiveSession extends EventTarget {
   // ---- a connection that broke
 
   #mayComeBack(code) {
-    if (this.#finished || this.#stopping || !this.#key) return false;
+    if (this.#finished || this.#stopping || !(this.#key || (this.#watching && this.#begun))) return false;
     if (this.#lostAt) return performance.now() - this.#lostAt < COME_BACK_WITHIN_MS && (this.#lastTrouble?.retryable ?? true);
     return BROKEN.includes(code) || (LEFT.includes(code) && !this.#lastTrouble);
   }
@@ -210,7 +213,7 @@ export class LiveSession extends EventTarget {
 
   async #resume() {
     try {
-      await this.#dial({ type: "session.resume", ...this.#key, last_chunk_index: this.#lastChunk });
+      await this.#dial(this.#watching ?? { type: "session.resume", ...this.#key, last_chunk_index: this.#lastChunk });
     } catch (trouble) {
       this.#lastTrouble = { ...trouble, retryable: !["invalid_key", "missing_key"].includes(trouble.code) };
       this.#closed({});

@@ -534,3 +534,37 @@ async def test_words_are_inserted_with_the_spaces_a_writer_would_set(visit: Visi
     insert = "async (cases) => { const m = await import('./prompt.js'); return cases.map((c) => m.insertWord(...c)) }"
     texts = [edit["text"] for edit in await visit.page.evaluate(insert, cases)]
     assert texts == ["house", "a red house", "a house, tree", "a red tree"]
+
+
+async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser) -> None:
+    """They see the same stream and its words, have nothing to steer it with, and are told when it is over."""
+    page = visit.page
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await visit.open()
+    await visit.phase("ready")
+    await page.fill("#prompt", "a sunny meadow, a red house")
+    await page.press("#prompt", "Enter")
+    await visit.frames(12)
+    await page.click("#share")
+    await page.wait_for_selector("text=The link is copied")
+    link = await page.evaluate("navigator.clipboard.readText()")
+
+    other = Visit(await browser.new_page(viewport={"width": 1280, "height": 800}), link)
+    await other.open()
+    await other.phase("live")
+    await other.frames(24)
+    assert [message["type"] for message in other.sent if message["type"] != "session.playback"] == ["session.watch"]
+    assert await other.page.inner_text("#status") == "Looking on"
+    assert await other.page.input_value("#prompt") == "a sunny meadow, a red house"
+    for control in ("#send", "#lights", "#pan-left", "#examples"):
+        assert await other.page.is_hidden(control)
+    await other.picture("desktop_looking_on")
+
+    await page.click("#stop")
+    await visit.phase("ready")
+    await other.page.wait_for_selector("[role=alert] >> text=There is nothing to look on at")
+    await other.phase("ready")
+    assert visit.problems == other.problems == []
+    await other.page.click("#own")
+    await other.page.wait_for_function("!document.body.classList.contains('watching')")
+    await other.page.close()
