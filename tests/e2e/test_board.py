@@ -21,6 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 NO_GPU = "pafu_device_memory_bytes"  # the tests' machine has none
 SCORED = {"cache": {"policy": "attention", "budget_latents": 6, "sink_latents": 1, "recent_latents": 3}}
 PATIENCE = 180.0
+MOVED = (  # by a stream that goes on; 0 would be data too
+    "pafu_sessions_active",
+    "pafu_sessions_limit",
+    "pafu_viewers",
+    "pafu_media_seconds_total",
+    "pafu_kv_cache_bytes",
+    "pafu_kv_cache_reserved_bytes",
+    "pafu_kv_cache_limit_bytes",
+    "pafu_kv_cache_tokens",
+    "pafu_worker_memory_bytes",
+    "pafu_worker_load_seconds",
+)
 COMPARISON = re.compile(r" (==|!=|>=|<=|>|<) [\d.e]+$")
 
 
@@ -91,7 +103,10 @@ async def test_every_panel_and_every_rule_has_data_while_a_server_streams(
         asked = await still_empty(watcher, asked)
         if all(NO_GPU in query for query in asked):
             break
+    for name in MOVED:
+        await watcher.until(name, lambda value: value > 0)
     streaming.cancel()
+    await asyncio.gather(streaming, return_exceptions=True)
     assert {query for query in asked if NO_GPU not in query} == set()
     groups = (await watcher.get("rules"))["groups"]
     assert [rule["lastError"] for group in groups for rule in group["rules"] if rule["health"] != "ok"] == []
