@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import av
@@ -20,8 +20,22 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+PATTERN = ROOT / "tests" / "server" / "pattern.py"
 PATIENCE = 60.0
 CHUNKS = 9
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+from server.config import Settings
+from server.listener import listen
+from server.local_engine import LocalEngine
+from server.service import build
+
+data_dir, port, pattern = sys.argv[1:]
+settings = Settings(model="test-tiny", data_dir=Path(data_dir), job_lease_seconds=2.0)
+service = build(settings, LocalEngine(settings, (sys.executable, pattern)))
+asyncio.run(service.serve(sockets=[listen("127.0.0.1", int(port))]))
+"""
 
 
 class Server:
@@ -30,8 +44,7 @@ class Server:
     def __init__(self, data_dir: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        program = [sys.executable, str(ROOT / "tests" / "soak" / "kill_jobs.py")]
-        self._command = [*program, "--serve", str(self.port), "--data-dir", str(data_dir)]
+        self._command = [sys.executable, "-c", SERVE, str(data_dir), str(self.port), str(PATTERN)]
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=PATIENCE)
         self.start()
 
@@ -59,9 +72,10 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
     server = Server(tmp_path)
     yield server
+    await server.http.aclose()
     server.kill()
 
 
