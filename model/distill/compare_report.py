@@ -106,7 +106,7 @@ def verdicts(result: dict[str, Any], ours: str = "pafu") -> list[str]:
 def show(result: dict[str, Any], console: Console) -> None:
     console.print(table(result))
     for line in verdicts(result):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     if not result["head"]:
         console.print(
             "These weights have no salience head: the learned policies were left out (pafu distill salience)."
