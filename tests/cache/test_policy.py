@@ -113,7 +113,7 @@ def test_pafu_weighs_salience_by_novelty() -> None:
 
 def test_a_clear_case_outweighs_a_partial_copy() -> None:
     """The first is repeated by three quarters and surely salient; the second is all new, and nobody knows."""
-    scores, places = torch.tensor([0.9, 0.5, 0.1]), spread(0, 90, 41.4)
+    scores, places = torch.tensor([0.9, 0.5, 0.1]), spread(0, 180, 41.4)
     assert kept("pafu", 3, scores=scores, places=places, budget=2, sink=0, recent=1) == [0, 2]
     assert kept("redundancy", 3, scores=scores, places=places, budget=2, sink=0, recent=1) == [1, 2]
 

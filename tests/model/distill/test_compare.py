@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from model.distill import measures
 from model.distill.compare import EvalError, EvalSettings, Evaluation, absence_script, cell_config, differences
 from model.distill.compare_report import cell, markdown, plots, verdicts
+from model.distill.dataset import reserved
+from model.distill.dreams import world_clip
 from model.distill.judge import judge_prompts
 from model.distill.tours import (
     LONG,
@@ -28,6 +31,7 @@ from model.distill.tours import (
     tour_clip,
 )
 from model.spec import PAFU_MINI, TEST_TINY
+from model.text import phrase_ids
 from model.vocabulary import KINDS
 from model.weights import LoadedModel, load_model, random_model
 
@@ -144,6 +148,14 @@ def test_an_announced_tour_returns_to_named_places_only() -> None:
                 named[place] = names
     assert returns > 24 and strangers > 36
     assert announced_tour_clip(3, 24) == announced_tour_clip(3, 24) != announced_tour_clip(4, 24)
+
+
+def test_clips_to_learn_from_are_announced_in_turn_and_say_nothing_that_is_judged() -> None:
+    clips = [world_clip(8, 41, n) for n in range(16)]
+    cuts = [max(abs(a - b) for a, b in itertools.pairwise(clip.offsets)) > SMALL.width for clip in clips]
+    assert all(cuts[1::2]) and not all(cuts[::2])
+    told = [phrase_ids(segment.prompt, PAFU_MINI.text_len) for clip in clips for segment in clip.segments]
+    assert not bool(reserved(torch.stack(told)).any())
 
 
 def test_an_absence_leaves_and_comes_back_without_naming_anything() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cache.config import CacheConfig
 from cache.scoring import balanced_salience, salience_parts
@@ -214,6 +215,7 @@ def test_spearman_and_recall_know_their_ends() -> None:
 FLEET = """
 import dataclasses, sys, torch
 from pathlib import Path
+from safetensors.torch import save_file
 sys.path.insert(0, {tests!r})
 from test_salience_stage import FEW, TINY
 from model.distill import parallel
@@ -225,7 +227,7 @@ rank, processes, device = parallel.start("cpu")
 pair = [random_model(TINY, seed, device, torch.float32) for seed in (1, 2)]
 run = SalienceDistillation(*pair, Path({out!r}), dataclasses.replace(FEW, batch=1, steps=3), None, rank, processes)
 run.run()
-torch.save(run.head.state_dict(), Path({out!r}) / f"rank{{rank}}.pt")
+save_file(run.head.state_dict(), Path({out!r}) / f"rank{{rank}}.safetensors")
 parallel.stop()
 """
 
@@ -239,7 +241,7 @@ def test_two_processes_with_sharded_weights_agree(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     untrained = SalienceDistillation(
         *(random_model(TINY, seed, dtype=torch.float32) for seed in (1, 2)), tmp_path / "untrained", FEW
