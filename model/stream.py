@@ -261,11 +261,15 @@ class VideoStream:
     def _decode(
         self, latents: Tensor, control: Tensor | None
     ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[Tensor]]:
-        if not bool(latents.isfinite().all()):
-            raise NotFiniteError(f"chunk {self._index} of model {self._model.spec.name!r} is not finite")
+        self._check_finite(latents, "its latents")
         speeds = None if control is None else control[0, :, 0] * MAX_SPEED
         pictures, state = self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, speeds)
+        self._check_finite(pictures, "its pictures")  # as bytes they would only be black
         return to_pictures(pictures)[0].cpu().numpy(), state
+
+    def _check_finite(self, values: Tensor, what: str) -> None:
+        if not bool(values.isfinite().all()):
+            raise NotFiniteError(f"chunk {self._index} of model {self._model.spec.name!r} is not finite: {what}")
 
     def _commit(self, watch: Watch) -> int:
         """Score and prune; returns the tokens that the layer that lost most has lost."""

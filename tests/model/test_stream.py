@@ -203,7 +203,26 @@ def test_a_chunk_that_failed_can_be_made_again(
     noise = session._noise(torch.Generator())
     with monkeypatch.context() as broken:
         broken.setattr(session, "_noise", lambda generator: torch.full_like(noise, torch.nan))
-        with pytest.raises(NotFiniteError, match="chunk 1 of model 'test-tiny' is not finite"):
+        with pytest.raises(NotFiniteError, match="chunk 1 of model 'test-tiny' is not finite: its latents"):
+            session.next_chunk()
+    assert same(session.next_chunk(), undisturbed.next_chunk())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_pictures_that_are_not_finite_are_no_pictures(
+    model: LoadedModel, stream: Callable[..., VideoStream], monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    session, undisturbed = stream(), stream()
+    decode = model.vae.decode
+
+    def one_wrong(*given: object) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        pictures, state = decode(*given)
+        pictures[..., -1, -1] = value
+        return pictures, state
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model.vae, "decode", one_wrong)
+        with pytest.raises(NotFiniteError, match="chunk 0 of model 'test-tiny' is not finite: its pictures"):
             session.next_chunk()
     assert same(session.next_chunk(), undisturbed.next_chunk())
 
