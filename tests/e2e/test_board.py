@@ -64,7 +64,7 @@ async def one_of_everything(url: str) -> None:
     with pytest.raises(PafuError):
         async with connect(url, prompt="a red house", width=7):
             pass
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
         await client.get(f"{url}/v1/models")
         await client.get(f"{url}/v1/sessions/none")
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Path(__file__).with_name("pattern.py")
 # a session ends with its connection, so that a test can see that nothing is left
 KEEP_NOTHING = {"model": "test-tiny", "port": 0, "keep_on_device": 0, "keep_on_disk": 0}
-PATIENCE = 30.0  # a test that waits longer hangs; nothing is measured with it
+PATIENCE = 120.0  # a test that waits longer hangs; nothing is measured with it
 
 
 class Viewer:
@@ -104,7 +104,7 @@ class RunningServer:
         self.service: Any = None
 
     def connect(self, **options: Any) -> connect:
-        options = {"max_size": None, "proxy": None, **options}
+        options = {"max_size": None, "proxy": None, "open_timeout": PATIENCE, **options}
         return connect(f"ws://127.0.0.1:{self.port}/v1/realtime/video", **options)
 
     async def watch(self, options: dict[str, Any] | None = None, **fields: Any) -> Viewer:

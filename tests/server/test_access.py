@@ -29,7 +29,7 @@ async def guarded(serve):
 
 
 def http(server: Any, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, trust_env=False, **options)
+    return httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120, **options)
 
 
 def filled(path: str) -> str:
@@ -246,7 +246,7 @@ async def test_a_body_that_never_ends_ends_the_request(serve) -> None:
     head = "POST /v1/realtime/client_secrets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         answer = await reader.read(4096)
     writer.close()
     assert b" 408 " in answer.splitlines()[0] and b"body_timeout" in answer

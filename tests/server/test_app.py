@@ -18,13 +18,13 @@ from server.guard import Guard
 @pytest.fixture
 async def client(server):
     await server.engine.settled()
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         yield client
 
 
 async def test_readyz_is_503_with_a_reason_until_a_warm_up_chunk_was_made(serve) -> None:
     server = await serve()
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         early = await client.get("/readyz")
         assert (early.status_code, early.json()["status"]) == (503, "starting") and early.json()["reason"]
         assert (await client.get("/healthz")).status_code == 200

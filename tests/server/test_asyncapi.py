@@ -115,5 +115,5 @@ def test_what_the_document_allows_the_code_takes_and_nothing_else(kind, data) ->
 async def test_the_document_is_served(server) -> None:
     import httpx
 
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         assert (await client.get("/asyncapi.json")).json() == json.loads(asyncapi.text())

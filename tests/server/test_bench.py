@@ -108,7 +108,7 @@ def model_of(server) -> dict:
 async def test_a_soak_writes_lines_and_ends_by_the_clock(serve, tmp_path) -> None:
     server = await serve()
     await server.engine.settled()  # a worker that still loads has no memory to tell of
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         lines, everybody = await soak.stream(
             server.url, model_of(server), 0.03, 2, 0.5, tmp_path / "soak.csv", Console(quiet=True)
         )

@@ -45,7 +45,7 @@ async def test_every_answer_of_every_route_is_as_documented(serve, tmp_path) -> 
 
 async def test_every_route_is_documented_with_its_answers_and_whether_it_needs_a_key(serve) -> None:
     server = await serve(api_keys=KEY)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         document = (await client.get("/openapi.json", headers={"authorization": f"Bearer {KEY}"})).json()
     assert {"/v1/models", "/health", "/readyz", "/v1/realtime/client_secrets"} <= set(document["paths"])
     for path, methods in document["paths"].items():

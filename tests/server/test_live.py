@@ -211,7 +211,7 @@ async def test_a_session_whose_worker_dies_before_it_began_is_given_the_next_one
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         starting = asyncio.create_task(viewer.start(num_frames=1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not server.engine.status().sessions:  # the order is on its way to a worker that does not answer
                 await asyncio.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
@@ -220,7 +220,7 @@ async def test_a_session_whose_worker_dies_before_it_began_is_given_the_next_one
 
 
 async def test_a_worker_that_is_alive_but_stuck_is_replaced(serve, viewer_of) -> None:
-    server = await serve(worker_timeout=1.0)
+    server = await serve(worker_timeout=3.0)
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.start()
@@ -248,7 +248,7 @@ async def test_a_worker_that_dies_again_and_again_before_it_is_ready_is_given_up
     pid = await first_pid(server)
     server.engine._command = ("/bin/false",)
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while server.engine.status().state.value != "failed":
             await asyncio.sleep(0.01)
     assert "exit status 1" in server.engine.status().message
@@ -269,8 +269,9 @@ async def test_a_paused_viewer_costs_nothing_and_goes_on_where_it_was(server, vi
         await server.watch(num_frames=60, seed=1)  # meanwhile another sees 3.75 s
         await viewer.send({"type": "session.ping"})
         await viewer.until("session.pong")
-        assert len(viewer.fragments) == 2
-        await viewer.send({"type": "session.playback", "position_seconds": 0.5})
+        made = len(viewer.fragments)
+        assert 2 <= made <= 3, "one more may have been made before the server heard of the playhead"
+        await viewer.send({"type": "session.playback", "position_seconds": 0.75 * made})
         await viewer.until("video.chunk_metadata")
 
 

@@ -253,7 +253,7 @@ def test_chunks_tell_their_stages_their_speed_and_their_scores(observer) -> None
 
 
 async def test_metrics_are_served_and_requests_are_counted_by_route_not_by_path(server) -> None:
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         await client.get("/v1/models")
         await client.get("/invented/by/somebody")
         await client.get("/readyz", headers={"host": "evil.example"})
@@ -272,7 +272,7 @@ async def test_metrics_are_served_and_requests_are_counted_by_route_not_by_path(
 
 
 async def test_a_session_is_seen_where_it_stands_from_its_viewer_s_leaving_to_its_coming_back(serve, viewer_of) -> None:
-    server = await serve(keep_on_device=1.0, keep_on_disk=600)
+    server = await serve(keep_on_device=3.0, keep_on_disk=600)
     read = server.engine.observer.metrics.read
 
     async def seen(**wanted: float) -> None:
@@ -315,7 +315,7 @@ async def test_a_session_is_seen_where_it_stands_from_its_viewer_s_leaving_to_it
 
 async def test_with_a_port_of_its_own_metrics_leave_the_public_one(serve) -> None:
     server = await serve(metrics_port=0)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         assert (await client.get("/metrics")).status_code == 404
 
 

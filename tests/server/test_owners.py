@@ -15,7 +15,7 @@ from server.limits import CONNECTIONS_PER_SESSION
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
 NOBODY = "sess_0123456789abcdef"
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Caller:
@@ -29,7 +29,7 @@ class Caller:
         return server.connect(additional_headers=self.headers)
 
     async def ask(self, server: Any, path: str, method: str = "GET") -> httpx.Response:
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, headers=self.headers) as client:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120, headers=self.headers) as client:
             return await client.request(method, path)
 
     async def ids(self, server: Any) -> list[str]:

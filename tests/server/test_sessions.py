@@ -28,7 +28,7 @@ from server.messages import CacheChoice, Open
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
 CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def indices(viewer) -> list[int]:

@@ -51,8 +51,8 @@ async def test_a_job_fails_under_the_code_keeps_no_file_and_the_next_one_works(s
         assert (await bystander).pictures().shape[0] == 50
         made = await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 3})
         assert made.status == "completed"
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
-        async with asyncio.timeout(30):
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as http:
+        async with asyncio.timeout(120):
             while (tmp_path / "videos" / failed.id).exists():  # the row first, then the files
                 await asyncio.sleep(0.01)
         assert (await http.get(f"/v1/videos/{failed.id}")).json()["error"]["code"] == code

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PATTERN = ROOT / "tests" / "server" / "pattern.py"
-PATIENCE = 60.0
+PATIENCE = 120.0
 CHUNKS = 9
 SERVE = """
 import asyncio, sys

@@ -30,7 +30,7 @@ class Caller:
     """Somebody who orders a video and waits for it."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=30)
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=120)
 
     async def order(self, **fields) -> str:
         reply = await self._http.post("/v1/videos", json=fields)
@@ -41,7 +41,7 @@ class Caller:
         reply = await self._http.get(f"/v1/videos/{video_id}")
         return reply.json() if reply.status_code == 200 else {"status": reply.status_code, "progress": 0}
 
-    async def until(self, video_id: str, holds, within: float = 60) -> dict:
+    async def until(self, video_id: str, holds, within: float = 120) -> dict:
         async with asyncio.timeout(within):
             while not holds(video := await self.look(video_id)):
                 await asyncio.sleep(0.05)
@@ -96,7 +96,7 @@ async def test_kill_9_of_the_worker_costs_the_chunk_in_hand_and_nothing_else(ser
 
 
 async def test_a_worker_that_hangs_is_replaced_and_the_job_goes_on(serve, caller_of, tmp_path) -> None:
-    server = await serve(data_dir=tmp_path, worker_timeout=1.5)
+    server = await serve(data_dir=tmp_path, worker_timeout=3.0)
     caller = caller_of(server)
     video_id = await caller.order(**SLOW)
     await caller.begun(video_id)
@@ -154,7 +154,7 @@ async def in_hand(server, caller, video_id: str) -> None:
     """Return when the worker makes a chunk of the video that never ends."""
     await caller.begun(video_id)
     (working,) = server.front.jobs._runner._working.values()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while working.line is None or not server.engine.status().sessions:
             await asyncio.sleep(0.01)
 
@@ -188,11 +188,11 @@ async def test_a_second_signal_waits_for_no_chunk_and_the_next_server_goes_on_wi
     await caller.begun(video_id)
     os.kill(first.engine.status().worker_pid, signal.SIGSTOP)  # its chunk in hand never ends
     first.service.handle_exit(signal.SIGTERM, None)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not first.front.draining:
             await asyncio.sleep(0.01)
     first.service.handle_exit(signal.SIGTERM, None)
-    async with asyncio.timeout(60):  # of the hour that it had
+    async with asyncio.timeout(120):  # of the hour that it had
         await first.stop()
     job = as_it_is(tmp_path, video_id)
     assert (job.state, job.failures) == (JobState.QUEUED, 0) and 0 < job.chunks < 6
@@ -217,7 +217,7 @@ async def test_a_job_that_is_claimed_while_the_server_stops_is_given_back_too(
 
     monkeypatch.setattr(JobStore, "claim", slow_claim)
     video_id = await caller_of(server).order(**SLOW)
-    await asyncio.to_thread(claiming.wait, 60)
+    await asyncio.to_thread(claiming.wait, 120)
     await server.stop()
     assert as_it_is(tmp_path, video_id).state is JobState.QUEUED
 
@@ -296,8 +296,9 @@ async def test_a_database_that_vanishes_for_longer_than_the_lease_and_comes_back
     await caller.begun(video_id)
     (tmp_path / "jobs.sqlite").rename(tmp_path / "away")
     await caller.until(video_id, lambda video: video["status"] == 503)
-    await asyncio.sleep(1.5)
-    assert server.front.jobs._runner._working == {}, "a holder who cannot know whether the job is still its own stops"
+    async with asyncio.timeout(120):
+        while server.front.jobs._runner._working:  # a holder who cannot know whether the job is still its own stops
+            await asyncio.sleep(0.05)
     (tmp_path / "away").rename(tmp_path / "jobs.sqlite")
     assert (await caller.over(video_id))["status"] == "completed"
 
@@ -305,9 +306,9 @@ async def test_a_database_that_vanishes_for_longer_than_the_lease_and_comes_back
 async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_path) -> None:
     server = await serve(data_dir=tmp_path, job_max_failures=2)
     caller = caller_of(server)
-    video_id = await caller.order(prompt="sleep", num_frames=12)
+    video_id = await caller.order(prompt="hang", num_frames=24)
     for life in range(2):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while server.engine.status().restarts < life or not server.engine.status().sessions:
                 await asyncio.sleep(0.01)
         os.kill(server.engine.status().worker_pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ async def test_a_job_is_counted_when_it_is_over_and_one_that_fails_as_failed(ser
 
 async def test_a_store_that_is_away_has_no_figures(serve, tmp_path, monkeypatch) -> None:
     server = await serve(data_dir=tmp_path)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as http:
         assert "pafu_job_queue_age_seconds{" in (await http.get("/metrics")).text
 
         async def away(query):
