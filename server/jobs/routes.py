@@ -216,6 +216,7 @@ def routes(desk: Desk) -> APIRouter:
         await desk.delete(video_id, caller_of(request))
         return VideoDeleted(id=video_id)
 
+    @router.head("/{video_id}/content", include_in_schema=False)  # players and download tools look before they read
     @router.get("/{video_id}/content", response_class=Response, responses=RESULT_BYTES)
     async def content(
         request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
@@ -240,6 +241,8 @@ async def download(desk: Desk, request: Request, video_id: str, variant: str) ->
         "content-disposition": f'inline; filename="{video_id}.{SUFFIXES[variant]}"',
         "x-pafu-video-id": video_id,
     }
+    if request.method == "HEAD":  # a range is asked of GET alone
+        return Response(None, 200, {**headers, "content-length": str(size)}, MEDIA_TYPES[variant])
     asked = wanted_range(request.headers.get("range"), size)
     if asked == ():
         raise HTTPException(416, f"the file has {size} bytes, none in this range", {"content-range": f"bytes */{size}"})
