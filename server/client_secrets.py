@@ -19,7 +19,7 @@ class ExpiresAfter(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     anchor: Literal["created_at"] = "created_at"
-    seconds: int = Field(ge=1)
+    seconds: int = Field(ge=1, strict=True)
 
 
 class TicketRequest(BaseModel):

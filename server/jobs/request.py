@@ -9,7 +9,8 @@ import secrets
 from typing import Any, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -37,6 +38,14 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt: str
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any) -> Any:
+        """Python takes true for 1; no field means that."""
+        if isinstance(value, bool):
+            raise PydanticCustomError("boolean", "true and false mean nothing here")
+        return value
 
 
 class VideoRequest(Asked):

@@ -221,6 +221,8 @@ BAD = [
     ({"prompt": "a", "fps": 24}, "unsupported", "fps"),
     ({"prompt": "a", "seed": -1}, "invalid_message", "seed"),
     ({"prompt": "a", "seed": 2**63}, "invalid_message", "seed"),
+    ({"prompt": "a", "seed": True}, "invalid_message", "seed"),
+    ({"prompt": "a", "seconds": True}, "invalid_message", "seconds"),
     ({"prompt": "a", "model": "sora-2"}, "unknown_model", "model"),
     ({"prompt": "a", "negative_prompt": "b"}, "unsupported", "negative_prompt"),
     ({"prompt": "a", "input_reference": {"image_url": "x"}}, "unsupported", "input_reference"),
@@ -292,6 +294,12 @@ async def test_ranges_are_served(client, http) -> None:
     for asked in (f"{size}-", "-0", "9-3"):
         assert (await http.get(path, headers={"range": f"bytes={asked}"})).status_code == 416, asked
     assert (await http.get(path, headers={"range": "pictures=1-2"})).content == whole
+    for variant, kind in (("video", "video/mp4"), ("thumbnail", "image/webp")):
+        told = await http.head(path, params={"variant": variant}, headers={"range": "bytes=0-1"})
+        sent = (await http.get(path, params={"variant": variant})).headers
+        assert told.status_code == 200 and told.content == b"" and told.headers["accept-ranges"] == "bytes"
+        assert told.headers["content-type"] == kind and told.headers["content-length"] == sent["content-length"]
+    assert (await http.head("/v1/videos/nothing/content")).status_code == 404
 
 
 async def test_sync_answers_with_the_video(http) -> None:
