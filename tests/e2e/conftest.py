@@ -15,6 +15,7 @@ from server.launch import ServerProcess, launched
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = os.environ.get("PAFU_TEST_MODEL", "test-tiny")
+PATIENT = {"model": MODEL, "ready_wait": 120, "start_timeout": 120}  # on a busy machine a worker starts slowly
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +30,7 @@ def importable() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One warm server for all tests that leave it as it was."""
-    with launched(model=MODEL, data_dir=tmp_path_factory.mktemp("data")) as server:
+    with launched(**PATIENT, data_dir=tmp_path_factory.mktemp("data")) as server:
         server.wait_ready()
         yield server
 
@@ -43,7 +44,7 @@ def live_server(server_process: ServerProcess) -> str:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A warm server for one test, which may do to it what it likes."""
-    with launched(model=MODEL, data_dir=tmp_path) as server:
+    with launched(**PATIENT, data_dir=tmp_path) as server:
         server.wait_ready()
         yield server
 

@@ -14,6 +14,7 @@ from pafu_client import Chunk, Reconnecting, SessionResumed, connect
 from playwright.async_api import async_playwright
 
 from server.launch import ServerProcess
+from tests.e2e.conftest import PATIENT
 from tests.e2e.test_browser import ARGUMENTS, Visit, chromium
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,7 +25,7 @@ class Place:
     """Where a server is started again: the same address, the same data."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings: dict[str, Any] = {"model": "test-tiny", "data_dir": folder}
+        self.settings: dict[str, Any] = {**PATIENT, "data_dir": folder}
         self.server = self._started()
         self.url = self.server.url()
         self.settings["port"] = self.url.rpartition(":")[2]

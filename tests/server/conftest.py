@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Path(__file__).with_name("pattern.py")
 # a session ends with its connection, so that a test can see that nothing is left
 KEEP_NOTHING = {"model": "test-tiny", "port": 0, "keep_on_device": 0, "keep_on_disk": 0}
+PATIENT = {"ready_wait": 120.0, "start_timeout": 120.0}  # on a busy machine a worker starts slowly
 PATIENCE = 120.0  # a test that waits longer hangs; nothing is measured with it
 
 
@@ -144,7 +145,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
     running: list[RunningServer] = []
 
     async def start(**settings: Any) -> RunningServer:
-        given = Settings(**{**KEEP_NOTHING, "data_dir": tmp_path, **settings})
+        given = Settings(**{**KEEP_NOTHING, **PATIENT, "data_dir": tmp_path, **settings})
         engine = LocalEngine(given, (sys.executable, str(PATTERN)))
         service = build(given, engine)
         sock = listen("127.0.0.1", 0)
