@@ -113,13 +113,7 @@ export class MemoryView {
   constructor({ tools, stage, place, video }) {
     this.#video = video;
     this.#button = element("button", { type: "button", id: "memory-toggle", ariaPressed: "false", textContent: "Show its memory" });
-    const group = element("div", { className: "tool" }, [
-      element("span", { className: "tool-name", textContent: "Memory", ariaHidden: "true" }),
-      element("div", { className: "chips" }, [this.#button]),
-    ]);
-    group.setAttribute("role", "group");
-    group.setAttribute("aria-label", "Memory");
-    tools.append(group);
+    tools.children[0].after(element("div", { className: "tool chips" }, [this.#button]));
     this.#veil = element("canvas", { className: "memory-veil", ariaHidden: "true" });
     stage.querySelector("video").after(this.#veil);
     this.#film = element("canvas", { id: "memory-film" });
