@@ -95,7 +95,7 @@ class App {
       this.#blocked = false;
       this.#sayState();
     });
-    player.addEventListener("waiting", () => this.#phase === Phase.LIVE && this.#say(this.#hitch || "Waiting for pictures"));
+    player.addEventListener("waiting", () => this.#phase === Phase.LIVE && !this.#paused && this.#say(this.#hitch || "Waiting for pictures"));
     player.addEventListener("progress", () => this.#session?.report());
     player.addEventListener("ended", () => this.#rest());
     player.addEventListener("blocked", () => {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -21,59 +19,12 @@ from pafu_client import (
 )
 from pafu_client.opening import delays
 
+from tests.cable import cable_to
 from tests.server.conftest import decode_video, serve  # noqa: F401 - a fixture
 
 WISH: Any = {"prompt": "the camera pans left", "seed": 4, "num_frames": 72}
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
 PATIENCE = 120.0
-
-
-class Cable:
-    """Between client and server; it is cut by hand, or in the middle of a chunk when it has carried ``bytes_left``."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._ends: list[asyncio.StreamWriter] = []
-        self.bytes_left: float = float("inf")
-        self.plugged = True
-        self.used = 0
-        self.url = ""
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.plugged:
-            return writer.transport.abort()
-        self.used += 1
-        back, forth = await asyncio.open_connection("127.0.0.1", self._port)
-        self._ends += [writer, forth]
-        await asyncio.gather(self._copy(reader, forth, False), self._copy(back, writer, True))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: bool) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1024):
-                self.bytes_left -= len(data) * counted
-                if self.bytes_left < 0:
-                    self.bytes_left = float("inf")
-                    return self.cut()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    def cut(self) -> None:
-        for end in self._ends:
-            end.transport.abort()
-        self._ends.clear()
-
-
-@contextlib.asynccontextmanager
-async def cable_to(server: Any) -> AsyncIterator[Cable]:
-    cable = Cable(server.port)
-    listening = await asyncio.start_server(cable.carry, "127.0.0.1", 0)
-    cable.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    try:
-        yield cable
-    finally:
-        cable.cut()
-        listening.close()
 
 
 def same(one: np.ndarray, two: np.ndarray) -> bool:
@@ -85,7 +36,7 @@ def same(one: np.ndarray, two: np.ndarray) -> bool:
 async def test_a_stream_goes_on_by_itself_without_a_repeated_or_missing_picture(serve: Any, realtime: bool) -> None:  # noqa: F811
     server = await serve(**KEEP)
     undisturbed = (await server.watch(**WISH)).pictures()
-    async with cable_to(server) as cable, asyncio.timeout(PATIENCE):
+    async with cable_to(server.port) as cable, asyncio.timeout(PATIENCE):
         async with connect(cable.url, **WISH, realtime=realtime) as stream:
             chunks = [await stream.receive()]
             cable.cut()
@@ -103,7 +54,7 @@ async def test_a_stream_goes_on_by_itself_without_a_repeated_or_missing_picture(
 
 async def test_what_is_asked_while_the_connection_is_away_is_told_when_it_is_back(serve: Any) -> None:  # noqa: F811
     server = await serve(**KEEP)
-    async with cable_to(server) as cable, asyncio.timeout(PATIENCE):
+    async with cable_to(server.port) as cable, asyncio.timeout(PATIENCE):
         async with connect(cable.url, prompt="before", realtime=False) as stream:
             await stream.receive()
             cable.plugged = False
@@ -128,7 +79,7 @@ async def test_what_is_asked_while_the_connection_is_away_is_told_when_it_is_bac
 
 async def test_without_resuming_a_lost_connection_is_an_error(serve: Any) -> None:  # noqa: F811
     server = await serve(**KEEP)
-    async with cable_to(server) as cable, asyncio.timeout(PATIENCE):
+    async with cable_to(server.port) as cable, asyncio.timeout(PATIENCE):
         with pytest.raises(ConnectionLost):
             async with connect(cable.url, **WISH, resume_within=0) as stream:
                 await stream.receive()
@@ -139,7 +90,7 @@ async def test_without_resuming_a_lost_connection_is_an_error(serve: Any) -> Non
 
 async def test_who_cannot_come_back_in_time_or_at_all_is_told(serve: Any) -> None:  # noqa: F811
     server = await serve(keep_on_device=0.0, keep_on_disk=0.0)
-    async with cable_to(server) as cable, asyncio.timeout(PATIENCE):
+    async with cable_to(server.port) as cable, asyncio.timeout(PATIENCE):
         with pytest.raises(PafuError) as caught:
             async with connect(cable.url, **WISH) as stream:
                 await stream.receive()
@@ -159,7 +110,7 @@ async def test_who_cannot_come_back_in_time_or_at_all_is_told(serve: Any) -> Non
 
 async def test_pause_stands_still_over_a_lost_connection_too(serve: Any) -> None:  # noqa: F811
     server = await serve(**KEEP)
-    async with cable_to(server) as cable, asyncio.timeout(PATIENCE):
+    async with cable_to(server.port) as cable, asyncio.timeout(PATIENCE):
         async with connect(cable.url, prompt="a bar", realtime=False) as stream:
             await stream.receive()
             await stream.pause()

@@ -15,7 +15,8 @@ from server.launch import ServerProcess, launched
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = os.environ.get("PAFU_TEST_MODEL", "test-tiny")
-PATIENT = {"model": MODEL, "ready_wait": 120, "start_timeout": 120}  # on a busy machine a worker starts slowly
+# On a busy machine a worker starts slowly, and what a page says passes slowly through the test that listens.
+PATIENT = {"model": MODEL, "ready_wait": 120, "start_timeout": 120, "stall_timeout": 600}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,9 +7,11 @@ Screenshots are kept in PAFU_TEST_ARTIFACTS (tests/e2e/artifacts).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +21,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, WebSocket, WebSocketRoute, async_playwright
 
+from tests.cable import Cable, cable_to
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser for all tests
 
-PATIENCE = 120_000  # ms until a wait is given up; nothing is measured with it
+PATIENCE = 300_000  # ms until a wait is given up; nothing is measured with it
 ARTIFACTS = Path(os.environ.get("PAFU_TEST_ARTIFACTS") or Path(__file__).with_name("artifacts"))
 ARGUMENTS = [
     "--no-sandbox",
@@ -127,12 +131,11 @@ class Visit:
 
     async def until(self, answer: Callable[[], Any]) -> Any:
         """What ``answer()`` gives as soon as that is something."""
-        waited = 0
-        while waited < PATIENCE:
+        give_up = time.monotonic() + PATIENCE / 1000
+        while time.monotonic() < give_up:
             if got := answer():
                 return got
-            await self.page.wait_for_timeout(50)
-            waited += 50
+            await asyncio.sleep(0.05)
         raise AssertionError(f"it did not come; the last message was {self.heard[-1]}")
 
     async def sideways(self) -> int:
@@ -162,6 +165,13 @@ async def visit(browser: Browser, live_server: str) -> AsyncIterator[Visit]:
     page = await browser.new_page(viewport={"width": 1280, "height": 860})
     yield Visit(page, live_server)
     await page.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cable(live_server: str) -> AsyncIterator[Cable]:
+    """Another way to the server, to be cut."""
+    async with cable_to(int(live_server.rpartition(":")[2])) as cable:
+        yield cable
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -289,27 +299,23 @@ async def test_keyboard_alone_is_enough(visit: Visit) -> None:
     assert start["prompt"] == "a desert at sunset, a white tower on the left"
 
 
-async def test_the_space_bar_pauses_and_goes_on_where_it_was(visit: Visit) -> None:
+async def test_the_space_bar_pauses_and_goes_on_where_it_was(visit: Visit, cable: Cable) -> None:
     """Nothing is made meanwhile, words wait, and a connection that breaks does not end the pause."""
     page = visit.page
-    lines: list[WebSocketRoute] = []
-
-    async def route(socket: WebSocketRoute) -> None:
-        lines.append(socket)
-        socket.connect_to_server()
-
-    await page.route_web_socket("**/v1/realtime/video", route)
+    visit.url = cable.url
     await visit.open()
     await visit.phase("ready")
     await page.fill("#prompt", "a sunny meadow, a red house")
     await page.press("#prompt", "Enter")
+    await visit.phase("live")
     await visit.frames(12)
     await page.keyboard.press(" ")
     await visit.status("Paused")
-    assert await page.evaluate("picture.paused")
+    await page.evaluate("picture.dispatchEvent(new Event('waiting'))")  # of the moment before, on a slow machine
+    assert await page.inner_text("#status") == "Paused" and await page.evaluate("picture.paused")
     await visit.until(lambda: visit.said("session.paused"))
     stood = await page.evaluate("picture.currentTime")
-    await lines[0].close(code=1006)
+    cable.cut()
     await visit.until(lambda: len(visit.said("session.paused")) == 2)
     await page.fill("#prompt", "a moonlit meadow, a red house")
     await page.press("#prompt", "Enter")
@@ -355,23 +361,24 @@ async def test_page_waits_for_a_cold_server_and_starts_as_soon_as_it_is_warm(vis
     await visit.frames(12)
 
 
+START = {"type": "video.start", "mime": 'video/mp4; codecs="avc1.64001f"', "config": {}}
+
+
 async def refuse(socket: WebSocketRoute) -> None:
     error = {"type": "error", "code": "session_rejected", "message": "4 of 4 places are taken", "param": None}
     socket.on_message(lambda _: socket.send(json.dumps(error)))
 
 
 async def vanish(socket: WebSocketRoute) -> None:
-    start = {"type": "video.start", "mime": 'video/mp4; codecs="avc1.64001f"', "config": {}}
-
     async def answer(_: Any) -> None:
-        socket.send(json.dumps(start))
+        socket.send(json.dumps(START))
         await socket.close(code=1012)
 
     socket.on_message(answer)
 
 
 async def speak_another_codec(socket: WebSocketRoute) -> None:
-    start = {"type": "video.start", "mime": 'video/mp4; codecs="xyz"', "config": {}}
+    start = {**START, "mime": 'video/mp4; codecs="xyz"'}
     socket.on_message(lambda _: socket.send(json.dumps(start)))
 
 
@@ -410,39 +417,42 @@ async def test_a_stream_that_fails_is_explained_and_can_be_started_again(
     assert await page.is_hidden("#trouble")
 
 
-async def test_a_dropped_connection_is_made_again_and_the_picture_goes_on(visit: Visit) -> None:
+async def test_a_dropped_connection_is_made_again_and_the_picture_goes_on(visit: Visit, cable: Cable) -> None:
     """No picture is missing or comes twice, the words of the page follow, and so do words sent meanwhile."""
     page = visit.page
-    lines: list[WebSocketRoute] = []
-    away = False
-
-    async def route(socket: WebSocketRoute) -> None:
-        if away:
-            return await socket.close(code=1006)
-        lines.append(socket)
-        socket.connect_to_server()
-
-    await page.route_web_socket("**/v1/realtime/video", route)
+    visit.url = cable.url
     await visit.open()
     await visit.phase("ready")
     await page.fill("#prompt", "a sunny meadow, a red house")
     await page.press("#prompt", "Enter")
     await visit.frames(24)
-    away = True
-    await lines[0].close(code=1006)
+    cable.plugged = False
+    cable.cut()
     await visit.status("Reconnecting")
     await page.fill("#prompt", "a moonlit meadow, a red house")
     await page.press("#prompt", "Enter")
-    away = False
+    cable.plugged = True
     await visit.chunk_where(lambda stats: "moonlit" in stats["prompt"])
     await visit.frames(24 + 12 * 6)
     await visit.status("Live")
     await visit.has_every_picture()
-    assert len(lines) == 2 and await page.is_hidden("#trouble") and visit.problems == []
+    assert [start["resumed"] for start in visit.said("video.start")] == [False, True]
+    assert await page.is_hidden("#trouble") and visit.problems == []
 
-    lines[1].send(json.dumps({"type": "session.interrupted", "session_id": "x", "reason": "worker lost"}))
-    await page.wait_for_selector("text=the stream goes on by itself")
-    await page.click("#stop")
+
+async def test_a_model_that_is_started_again_is_told(visit: Visit) -> None:
+    said = (START, {"type": "session.interrupted", "session_id": "x", "reason": "worker lost"})
+
+    async def route(socket: WebSocketRoute) -> None:
+        socket.on_message(lambda _: [socket.send(json.dumps(message)) for message in said])
+
+    await visit.page.route_web_socket("**/v1/realtime/video", route)
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.press("#prompt", "Enter")
+    await visit.page.wait_for_selector("#wait-text >> text=the stream goes on by itself")
+    await visit.status("A moment, please")
+    await visit.page.click("#stop")
     await visit.phase("ready")
 
 
