@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,8 @@ async def test_page_reports_its_playhead_and_asks_nobody_else(visit: Visit) -> N
         return [m["position_seconds"] for m in visit.sent if m["type"] == "session.playback"]
 
     assert await visit.until(lambda: positions()[-1:] > [0.5])
-    assert positions() == sorted(positions())
+    told = positions()  # where the pictures run out, the last one counts as seen a moment before it was
+    assert all(after > before - 1 / FPS for before, after in pairwise(told)), told
     here = visit.url.split("://")[1].rstrip("/")
     assert [url for url in visit.requests if here not in url and not url.startswith("blob:")] == []
 
