@@ -59,13 +59,12 @@ async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
     await page.click("#memory-toggle")
     await page.wait_for_function("Number(document.querySelector('#memory-film').dataset.moments) >= 3")
     assert await page.get_attribute("#memory-toggle", "aria-pressed") == "true"
-    words = await page.inner_text(".memory-words")
-    assert words.startswith(f"Remembers {stats['cache_tokens']} of the ")
-    assert "Policy pafu" in await page.inner_text(".memory-detail")
+    await page.wait_for_selector(f".memory-words >> text=Remembers {stats['cache_tokens']} of the ")
+    await page.wait_for_selector(".memory-detail >> text=Policy pafu")
     for area, least in (("#memory-film", 0.2), (".memory-veil", 0.05)):
         await page.wait_for_function(f"([area, least]) => ({LIT})(area) > least", arg=[area, least])
     await page.hover("#memory-film", position={"x": 20, "y": 20})
-    assert "of this moment is kept" in await page.inner_text(".memory-detail")
+    await page.wait_for_selector(".memory-detail >> text=of this moment is kept")
     assert await visit.sideways() == 0
     await visit.picture("desktop_memory")
 
