@@ -113,6 +113,12 @@ ROWS: dict[str, Sequence[Graph]] = {
             ],
             "Sessions that got a place, and viewers who came back, per second.",
         ),
+        Graph(
+            "Sessions not written down",
+            "cps",
+            [Line(rate("pafu_session_journal_failures_total"), "failed writes")],
+            "The data folder is full or gone: who streams now would be lost with a killed server.",
+        ),
         Graph("Session length", "s", quantiles("pafu_session_seconds", 0.5, 0.95), "How long viewers stay."),
     ),
     "Latency": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,16 +12,33 @@ PART = ".part"
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write aside, force to disk, rename, force the name to disk. Raises OSError, and leaves no part behind."""
+    os.close(open_whole(path, data))
+
+
+def open_whole(path: Path, data: bytes, locked: bool = False) -> int:
+    """As ``write_whole``; the file stays open to be appended to, ``locked`` (flock) before it has its name."""
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # two writers must not share one
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        if locked:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_all(handle, data)
+        os.fsync(handle)
         os.replace(part, path)
         _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    except BaseException:
+        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        raise
+    return handle
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write every byte, or raise OSError; some of them may be there then."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -60,6 +60,7 @@ ERRORS = {
         ErrorKind("wrong_token", 403, POLICY),
         ErrorKind("chunk_gone", 410, POLICY),
         ErrorKind("session_taken", 409, POLICY),
+        ErrorKind("session_elsewhere", 503, TRY_LATER, retryable=True),
         ErrorKind("not_the_owner", 403, POLICY),
         ErrorKind("expired", 410, POLICY, retryable=True),
         ErrorKind("preempted", 503, TRY_LATER, retryable=True),

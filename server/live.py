@@ -23,7 +23,7 @@ import msgspec
 
 from model.spec import ModelSpec
 from server import logs
-from server.archive import FORMAT, Archive, Record, hashed
+from server.archive import FORMAT, Archive, Left, Record, hashed
 from server.config import Settings
 from server.engine import EngineSession
 from server.errors import PafuError
@@ -38,6 +38,7 @@ log = logging.getLogger("pafu.live")
 
 MAX_DEATHS = 3  # of workers in a row under one session, with less than two chunks between them
 PARK_WITHIN = 30.0
+MOST_LOST = 8  # chunks that a viewer may have and a killed server not yet on disk: they are made again, and not sent
 
 
 class Status(Enum):
@@ -136,13 +137,15 @@ class LiveSession:
         self._running: asyncio.Task[None] | None = None
         self._figures: SessionFigures | None = None
         self._counted: Hold | None = None  # its place among its caller's sessions, until it ends
+        self._journal = archive.journal(self.id, self._record)
+        self._lost = 0  # chunks before this one may be missing here, though the viewer has them
 
     @classmethod
-    def revived(
-        cls, record: Record, queue: Queue, archive: Archive, spec: ModelSpec, settings: Settings
-    ) -> LiveSession:
-        """The session as a server before this one put it to disk."""
+    def revived(cls, left: Left, queue: Queue, archive: Archive, spec: ModelSpec, settings: Settings) -> LiveSession:
+        """The session as a server before this one left it on disk."""
+        record = left.record
         session = cls(record.order, record.token, record.caller, queue, archive, spec, settings)
+        session.created = record.created
         session.mime, session.init = record.mime, record.init
         if record.past is not None:
             session._memory.resume(record.past)
@@ -152,8 +155,12 @@ class LiveSession:
             session._replay.add(fragment)
         session.newest = session._replay.newest
         session._pending = {change.event_id: change for change in record.pending}
-        if record.parked:
+        for entry in left.entries:
+            session._absorb(entry)
+        if record.parked and not any(isinstance(entry, Fragment) for entry in left.entries):
             session._snapshot = str(archive.snapshot(session.id))
+        session._journal = archive.journal(session.id, session._record, left.file)
+        session._lost = session.next_index + MOST_LOST
         return session
 
     # ---- what viewers do
@@ -185,7 +192,7 @@ class LiveSession:
         """Become the owner, behind the last chunk that was received whole. Raises PafuError chunk_gone."""
         first = last_chunk_index + 1
         kept = self.next_index if self._replay.first is None else self._replay.first
-        if not kept <= first <= self.next_index:
+        if not kept <= first <= max(self.next_index, self._lost):
             reason = f"last_chunk_index is {last_chunk_index}; chunks {kept} to {self.next_index - 1} are kept"
             allowed = f"allowed is {kept - 1} to {self.next_index - 1}"
             raise PafuError(
@@ -196,6 +203,10 @@ class LiveSession:
             self._places.remove(before)
         self.paused, self._held, self._reported = False, True, None
         self._delivered = max(self._replay.begins, self._replay.ends_at(last_chunk_index))
+        if self._line is not None:  # what came whole though its connection broke in the end
+            for fragment in self._replay.fragments:
+                if fragment.index < first:
+                    await self._line.delivered(fragment.index)
         self._replay.seen(self._delivered)
         place = Place(owner=True, format=format, cursor=first)
         self._places.append(place)
@@ -271,8 +282,8 @@ class LiveSession:
         """Nothing is made because the owner plays nothing."""
         return self._reported is not None and self._replay.seconds >= self.order.lead_seconds
 
-    def expect(self, change: Interact) -> None:
-        """A change waits for its chunk from now on. Raises PafuError when it cannot."""
+    async def expect(self, change: Interact) -> None:
+        """A change waits for its chunk from now on, also in the next server. Raises PafuError when it cannot."""
         most = self._settings.max_pending_interactions
         if self.restartable:
             raise PafuError("shutting_down", "the server is shutting down; ask again when you have resumed the session")
@@ -282,6 +293,7 @@ class LiveSession:
         if len(self._pending) >= most:
             raise PafuError("too_many_interactions", f"{most} changes wait for the next chunk already; send fewer")
         self._pending[change.event_id] = change
+        await self._journal.add(change)
 
     async def interact(self, change: Interact) -> None:
         """Hand an expected change to the worker; when there is none just now, it waits for the next."""
@@ -320,7 +332,15 @@ class LiveSession:
 
     async def _run(self) -> None:
         with logs.about(session_id=self.id):
-            await self._live()
+            try:
+                await self._live()
+            finally:
+                await self._close_files()
+
+    async def _close_files(self) -> None:
+        if not self.restartable:
+            self._archive.drop_snapshot(self.id)
+        await self._journal.end(keep=self.restartable)
 
     async def _live(self) -> None:
         try:
@@ -376,7 +396,7 @@ class LiveSession:
         if self._figures is not None:
             self._figures.placed()
         self._snapshot = None
-        self._archive.drop(self.id)
+        self._archive.drop_snapshot(self.id)
         if self._reported is not None:
             await line.playhead(self._reported)
         for change in list(self._pending.values()):
@@ -385,6 +405,7 @@ class LiveSession:
         if self._held:
             await line.pause()
         self._publish()
+        await self._journal.begin()
         return line
 
     def _current_order(self) -> Open:
@@ -403,15 +424,35 @@ class LiveSession:
         async for event in line.events():
             match event:
                 case Fragment():
-                    self._take(event)
+                    await self._journal.add(event)
+                    await self._take(event, line)
                 case Rejected():
-                    self._pending.pop(event.event_id, None)
+                    await self._journal.add(event)
+                    self._absorb(event)
                     self._tell(event)
                 case Ended():
                     return event
         raise AssertionError("a line's events end with Ended")
 
-    def _take(self, fragment: Fragment) -> None:
+    async def _take(self, fragment: Fragment, line: EngineSession) -> None:
+        self._absorb(fragment)
+        self._chunks_since_death += 1
+        self._publish()
+        self._journal.settle()
+        if (owner := self.owner) is not None and fragment.index < owner.cursor:  # the owner has it from before a kill
+            await line.delivered(fragment.index)
+
+    def _absorb(self, entry: Fragment | Interact | Rejected) -> None:
+        """Become what the session is behind this."""
+        match entry:
+            case Interact():
+                self._pending[entry.event_id] = entry
+            case Rejected():
+                self._pending.pop(entry.event_id, None)
+            case Fragment():
+                self._absorb_chunk(entry)
+
+    def _absorb_chunk(self, fragment: Fragment) -> None:
         for event_id in fragment.started:
             if change := self._pending.pop(event_id, None):
                 self._in_force[event_id] = change.chunks
@@ -421,8 +462,6 @@ class LiveSession:
             fragment = msgspec.structs.replace(fragment, data=fragment.data.removeprefix(self.init))
         self._replay.add(fragment)
         self.newest = self._replay.newest
-        self._chunks_since_death += 1
-        self._publish()
 
     async def _after(self, ended: Ended) -> None:
         """Go on, wait on disk, or be over, as the line's end demands."""
@@ -451,8 +490,6 @@ class LiveSession:
                 reason = end.kind.code if isinstance(end, PafuError) else end.code or end.reason
                 self._figures.over(reason, self.newest)
             log.info("%s: %s", self.id, end.message if isinstance(end, PafuError) else end.message or end.reason)
-            if not self.restartable:
-                self._archive.drop(self.id)
         self._wanted.set()
         if self._keeper is not None and self._keeper is not asyncio.current_task():
             self._keeper.cancel()
@@ -501,6 +538,9 @@ class LiveSession:
         await asyncio.sleep(settings.keep_on_device)
         if settings.keep_on_disk:
             await self.park()
+            while self.owner is not None:  # it is paused: its file must not become old
+                await asyncio.sleep(settings.keep_on_disk / 2)
+                self._journal.touch()
             await asyncio.sleep(settings.keep_on_disk)
         if self.owner is None:
             self.expire()
@@ -532,15 +572,9 @@ class LiveSession:
             self._snapshot = str(self._archive.snapshot(self.id))
         else:
             log.warning("%s: its state could not be written (%s); its latents are kept", self.id, ended.message)
-        await self._save()
+        await self._journal.begin()
         if not self.idle and not self.restartable:
             self._wanted.set()
-
-    async def _save(self) -> None:
-        try:
-            await asyncio.to_thread(self._archive.save, self._record())
-        except OSError as error:
-            log.warning("%s: its record could not be written: %s", self.id, error)
 
     def _record(self) -> Record:
         return Record(
@@ -554,7 +588,7 @@ class LiveSession:
             replay=self._replay.fragments,
             pending=list(self._pending.values()),
             parked=self._snapshot is not None,
-            created=time.time(),
+            created=self.created,
             caller=self.caller,
         )
 
@@ -563,11 +597,14 @@ class LiveSession:
 
         First what the front has, which is little and enough; then, with the time that is left, the exact state.
         """
-        if self._memory.past() is not None and self._settings.keep_on_disk:
-            self.restartable = True
-            await self._save()
-            await self.park()
-        self._finish(self._over("server_shutdown"))
+        try:
+            if self._memory.past() is not None and self._settings.keep_on_disk:
+                self.restartable = True
+                await self._journal.begin()
+                await self.park()
+        finally:  # also when there is no time for more; its viewer hears of it when another server may have it
+            await self._journal.end(keep=self.restartable)
+            self._finish(self._over("server_shutdown"))
 
     # ---- telling
 

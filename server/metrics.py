@@ -85,6 +85,12 @@ METRICS = (
     ),
     Metric("pafu_session_resumes_total", "counter", "sessions", "Viewers who came back to their session."),
     Metric(
+        "pafu_session_journal_failures_total",
+        "counter",
+        "sessions",
+        "Writes of sessions to the data folder that failed; until one works, a server that is killed loses them.",
+    ),
+    Metric(
         "pafu_viewers",
         "gauge",
         "sessions",

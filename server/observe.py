@@ -128,6 +128,10 @@ class Observer:
             self.metrics.set("pafu_viewers", viewers.get(role, 0), role=role)
         self.metrics.set("pafu_kv_cache_reserved_bytes", reserved_bytes)
 
+    def journal_failed(self) -> None:
+        """A session could not be written down for the next server."""
+        self.metrics.add("pafu_session_journal_failures_total")
+
     # ---- what the jobs tell
 
     def jobs(self, unfinished: Mapping[str, int], queue_age: float) -> None:

@@ -343,7 +343,7 @@ class ViewerSession:
         """Queue a change; one that cannot be queued is rejected under its id."""
         try:
             change = self._change(session, interaction)
-            session.expect(change)
+            await session.expect(change)
             self._watch.changed(change.event_id)
         except PafuError as error:
             if interaction.event_id is None:

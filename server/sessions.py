@@ -13,6 +13,7 @@ from server.archive import Archive, hashed
 from server.config import Settings
 from server.engine import Engine
 from server.errors import PafuError
+from server.journal import Held
 from server.limits import Caller, Hold, Limits
 from server.live import LiveSession, Status, new_token
 from server.messages import Open
@@ -24,7 +25,7 @@ class Sessions:
 
     def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
         self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
-        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk)
+        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer)
         self._next_sweep = 0.0  # monotonic
         self._live: dict[str, LiveSession] = {}
         self.queue = Queue(engine, settings, self._make_room)
@@ -49,27 +50,42 @@ class Sessions:
         return [session for session in self if session.caller == caller.name]
 
     def find(self, session_id: str, caller: Caller) -> LiveSession:
-        """The caller's session with this id. Raises PafuError unknown_session, for another's as for none."""
-        found = self._live.get(session_id)
+        """The caller's session with this id, if need be from the disk of an earlier server.
+
+        Raises PafuError unknown_session, for another's as for none; session_elsewhere; session_limit.
+        """
+        found = self._live.get(session_id) or self._left_behind(session_id, caller)
         if found is not None and found.caller == caller.name:
             return found
         reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
         raise PafuError("unknown_session", reason, "session_id")
 
     def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
-        """A session whose viewer comes back, if need be from disk.
-
-        Raises PafuError unknown_session, wrong_token or, from the disk of an earlier server, session_limit.
-        """
-        record = None if session_id in self._live else self._archive.load(session_id)
-        if record is not None and record.caller == caller.name:
-            known = LiveSession.revived(record, self.queue, self._archive, self._spec, self._settings)
-            known.check_token(token)
-            self._begin(known, self._limits.hold_session(caller))
-            return known
+        """A session whose viewer comes back. Raises PafuError as ``find``, and wrong_token."""
         session = self.find(session_id, caller)
         session.check_token(token)
         return session
+
+    def _left_behind(self, session_id: str, caller: Caller) -> LiveSession | None:
+        """The caller's session as a server before this one left it; it waits for its viewer from now on."""
+        try:
+            left = self._archive.load(session_id)
+        except Held:
+            reason = "another server on this data folder has the session; come again when it has let it go"
+            raise PafuError("session_elsewhere", reason, "session_id", retry_after=1.0) from None
+        if left is None:
+            return None
+        if left.record.caller != caller.name:
+            left.file.close()
+            return None
+        try:
+            counted = self._limits.hold_session(caller)
+        except PafuError:
+            left.file.close()
+            raise
+        found = LiveSession.revived(left, self.queue, self._archive, self._spec, self._settings)
+        self._begin(found, counted)
+        return found
 
     def describe(self, session: LiveSession) -> dict[str, Any]:
         """A session as /v1/sessions shows it; never its token."""

@@ -13,17 +13,17 @@ import urllib.error
 import urllib.request
 
 import av
-import msgspec
 import numpy as np
 import pytest
 import websockets
 
 from model.spec import TEST_TINY, spec_named
 from server.admission import Account, cache_bytes
-from server.archive import Archive, Record
+from server.archive import Archive
 from server.errors import PafuError
 from server.limits import ANONYMOUS
 from server.messages import CacheChoice, Open
+from server.observe import Observer
 
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
@@ -217,7 +217,7 @@ async def test_a_snapshot_without_its_record_is_not_mistaken_for_it(serve, viewe
     first = await begun(server, viewer_of)
     (session,) = server.front.sessions
     await status_becomes(server, "suspended")
-    await session._save()
+    record = (tmp_path / "data" / "sessions" / f"{session.id}.session").read_bytes()
     await server.front.sessions.resume(session.id, resume_message(first)["token"], ANONYMOUS).own("m4s", 1)
     async with asyncio.timeout(PATIENCE):
         while session.next_index < 4:
@@ -226,7 +226,6 @@ async def test_a_snapshot_without_its_record_is_not_mistaken_for_it(serve, viewe
     async with asyncio.timeout(PATIENCE):
         while not list((tmp_path / "data").rglob("*.safetensors")):
             await asyncio.sleep(0.01)
-    record = (tmp_path / "data" / "sessions" / f"{session.id}.session").read_bytes()
     await server.stop()
     (tmp_path / "data" / "sessions" / f"{session.id}.session").write_bytes(record)
     other = await serve(**KEEP, data_dir=tmp_path / "data")
@@ -240,8 +239,7 @@ async def test_a_refused_return_from_disk_leaves_nothing_that_is_kept_for_ever(s
     await status_becomes(server, "suspended")
     await server.stop()
     (path,) = (tmp_path / "data" / "sessions").glob("*.session")
-    record = msgspec.msgpack.decode(path.read_bytes(), type=Record)
-    path.write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(record, created=time.time() + 1000)))
+    os.utime(path, (time.time() + 1000,) * 2)
     other = await serve(keep_on_device=0.0, keep_on_disk=0.05, data_dir=tmp_path / "data")
     _, error, close = await refused(other, viewer_of, resume_message(viewer, last_chunk_index=99))
     assert (error["code"], close) == ("chunk_gone", 1008)
@@ -586,7 +584,7 @@ def test_the_price_of_a_session_is_what_its_cache_allocates() -> None:
 
 
 def test_old_files_of_sessions_are_swept_but_not_those_in_use_whatever_the_clock_says(tmp_path) -> None:
-    archive = Archive(tmp_path, keep=60.0)
+    archive = Archive(tmp_path, keep=60.0, observer=Observer(TEST_TINY))
     used, lost, fresh = (f"sess_{number:016x}" for number in range(3))
     names = [f"{lost}.session", f"{lost}.safetensors", f"{lost}.session.7.part", f"{used}.safetensors", "notes.txt"]
     for name in names:
