@@ -13,6 +13,7 @@ from server.messages import CacheChoice, Open
 
 MIB = 2**20
 RETRY_SECONDS = 5.0  # nobody knows when a session without end will end
+SPEED_MARGIN = 0.85  # of the time: what is left over goes to the front, to jobs, and to chunks that take longer
 
 
 def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
@@ -25,6 +26,37 @@ def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
         tokens_per_chunk=spec.tokens_per_chunk,
         dtype=dtype,
     )
+
+
+def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
+    """Sessions that can be played to at once, when a chunk of each takes so long; never none."""
+    return max(1, int(SPEED_MARGIN * spec.pictures_in_chunk(1) / spec.fps / chunk_seconds))
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Most sessions at once, and why: ``by_speed`` and ``by_memory`` of usual ones, where that is known; a ``setting``
+    overrides the first. ``chunk_seconds``: what one chunk of one takes."""
+
+    by_speed: int | None = None
+    by_memory: int | None = None
+    setting: int | None = None
+    chunk_seconds: float | None = None
+
+    @property
+    def sessions(self) -> int | None:
+        """None before it is known."""
+        if self.setting is not None:
+            return self.setting
+        known = [max(1, limit) for limit in (self.by_speed, self.by_memory) if limit is not None]
+        return min(known) if self.by_speed is not None else None
+
+    @property
+    def limited_by(self) -> str:
+        """setting, speed or memory."""
+        if self.setting is not None:
+            return "setting"
+        return "speed" if self.sessions == self.by_speed else "memory"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,6 @@ class Front:
         self.viewers: dict[ViewerSession, asyncio.Task[None] | None] = {}
         self.jobs = Desk(settings, self.spec, engine, self.access.limits)
         self.draining = False
-        engine.observer.metrics.set("pafu_sessions_limit", settings.max_sessions)
 
     async def live(self, websocket: WebSocket) -> None:
         """One viewer, from accept to close."""
@@ -142,7 +141,13 @@ class Front:
         return {
             **self.readiness()[1],
             "sessions": status.sessions,
-            "max_sessions": self.settings.max_sessions,
+            "max_sessions": status.capacity.sessions,
+            "capacity": {
+                "limited_by": status.capacity.limited_by,
+                "by_speed": status.capacity.by_speed,
+                "by_memory": status.capacity.by_memory,
+                "chunk_seconds": status.capacity.chunk_seconds,
+            },
             "waiting": self.sessions.queue.depth,
             "viewers": len(self.viewers),
             "cache": {"held_bytes": status.cache_held_bytes, "room_bytes": status.cache_room_bytes},
@@ -157,7 +162,8 @@ class Front:
 
     def model(self) -> dict[str, Any]:
         """The entry of /v1/models: OpenAI's fields, and what a client of a live stream has to know."""
-        spec, settings, ready = self.spec, self.settings, self.engine.status().ready
+        spec, settings, status = self.spec, self.settings, self.engine.status()
+        ready = status.ready
         return {
             "id": spec.name,
             "object": "model",
@@ -173,7 +179,7 @@ class Front:
             "device": ready.device if ready else None,
             "max_prompt_chars": spec.max_prompt_chars,
             "limits": {
-                "max_sessions": settings.max_sessions,
+                "max_sessions": status.capacity.sessions,
                 "max_num_frames": int(settings.max_seconds * spec.fps),
                 "max_streaming_buffer_seconds": settings.max_lead_seconds,
                 **(camera_limits() if spec.camera else {}),

@@ -60,7 +60,12 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(default=False, description="write prompts to the log")
     traces: bool = Field(default=False, description="OpenTelemetry traces; needs the extra otel")
 
-    max_sessions: int = Field(default=4, ge=1, le=10_000, description="sessions on the device at once, jobs included")
+    max_sessions: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="sessions on the device at once, jobs included; default: as many as it can play in real time",
+    )
     max_waiting: int = Field(default=0, ge=0, le=10_000, description="viewers that may wait for a place")
     queue_timeout: float = Field(default=120.0, gt=0, description="a viewer who waited so long for a place is refused")
     cache_room_bytes: int = Field(default=0, ge=0, description="caches of all sessions together; 0: what is free")

@@ -52,9 +52,20 @@ class CacheMemory(BaseModel):
     room_bytes: int
 
 
+class SessionsThatFit(BaseModel):
+    """Why ``max_sessions`` is what it is: the setting, or else the smaller of how many sessions of the usual kind are
+    played to in real time (a chunk of one takes ``chunk_seconds``) and have room in memory. Null: not known yet."""
+
+    limited_by: str
+    by_speed: int | None
+    by_memory: int | None
+    chunk_seconds: float | None
+
+
 class Health(Readiness):
     sessions: int
-    max_sessions: int
+    max_sessions: int | None
+    capacity: SessionsThatFit
     waiting: int
     viewers: int
     cache: CacheMemory

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -68,6 +69,7 @@ def examinations(settings: Settings) -> Iterator[Finding]:
         ("encoder", lambda: encoder(spec)),
         ("weights", lambda: weights(settings, held)),
         ("sessions", lambda: sessions(settings, spec)),
+        ("speed", lambda: speed(settings, spec, held)),
         ("data", lambda: data_folder(settings)),
         ("jobs", lambda: check_jobs(settings)),
         ("tracing", lambda: tracing(settings)),
@@ -140,12 +142,34 @@ def sessions(settings: Settings, spec: ModelSpec) -> str:
     room = settings.cache_room_bytes or round(CACHE_SHARE * free)
     fit = room // size
     words = f"{fit} fit ({size / MIB:.1f} MiB of cache each, {room / GIB:.1f} of {free / GIB:.1f} free GiB for caches)"
-    if fit < settings.max_sessions:
+    if settings.max_sessions is None and fit > 0:
+        return words
+    if fit < (settings.max_sessions or 1):
         raise Wrong(
-            f"{words}, but PAFU_MAX_SESSIONS is {settings.max_sessions}: lower it, lower "
+            f"{words}, but PAFU_MAX_SESSIONS is {settings.max_sessions or 1}: lower it, lower "
             f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache().budget_latents:g}), or free memory"
         )
     return f"{words}; PAFU_MAX_SESSIONS is {settings.max_sessions}"
+
+
+def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
+    """How many sessions play in real time, measured with the model that was loaded. Raises Wrong when it was not."""
+    from server.admission import in_real_time
+    from server.generator import ModelGenerator
+    from server.messages import CacheChoice
+    from server.worker import measure
+
+    if not held:
+        raise Wrong("not measured: the weights could not be loaded")
+    model: Any = held[0]
+    generator = ModelGenerator(model, "", str(model.device), {})
+    seconds = measure(generator, CacheChoice.of(settings.cache()))
+    if seconds is None:
+        raise Wrong("a session with the default settings cannot be made: the line above says why")
+    fit, plays = in_real_time(spec, seconds), spec.pictures_in_chunk(1) / spec.fps
+    words = f"{fit} in real time at once (a chunk plays {plays:.2f} s and takes {seconds:.2f} s)"
+    chosen = settings.max_sessions
+    return f"{words}, but PAFU_MAX_SESSIONS is {chosen}: they will stall" if chosen and chosen > fit else words
 
 
 def free_bytes(device: str) -> int:

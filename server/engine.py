@@ -37,6 +37,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from server.admission import Capacity
 from server.messages import CacheChoice, Ended, Fragment, Interact, Open, Ready, Rejected
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class EngineStatus:
     silent_seconds: float = 0.0  # since the worker's last sign of life
     cache_held_bytes: int = 0
     cache_room_bytes: int = 0
+    capacity: Capacity = Capacity()
 
 
 class EngineSession(Protocol):

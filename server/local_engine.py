@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from model.spec import spec_named
-from server.admission import Account, cache_bytes
+from server.admission import Account, Capacity, cache_bytes, in_real_time
 from server.config import Settings
 from server.engine import EngineState, EngineStatus, SessionEvent
 from server.errors import PafuError
@@ -134,7 +134,9 @@ class LocalEngine:
         self.observer = Observer(spec_named(settings.model))
         self.observer.engine_state(self._state)
         self._spec = spec_named(settings.model)
-        self._account = Account(settings.max_sessions)
+        self._usual = CacheChoice.of(settings.cache())  # the cache of a session that asks for nothing
+        self._by_speed: int | None = None  # the most that any worker found
+        self._account = Account(settings.max_sessions or 1)
         self._room_changed = asyncio.Event()
 
     # ---- what the front asks
@@ -168,7 +170,25 @@ class LocalEngine:
             silent_seconds=time.monotonic() - self._heard,
             cache_held_bytes=self._account.held_bytes,
             cache_room_bytes=self._account.room,
+            capacity=self._capacity(),
         )
+
+    def _capacity(self) -> Capacity:
+        ready = self._ready
+        return Capacity(
+            by_speed=self._by_speed,
+            by_memory=self._account.room // self.cache_bytes(self._usual) if ready else None,
+            setting=self._settings.max_sessions,
+            chunk_seconds=ready.chunk_seconds if ready else None,
+        )
+
+    def _make_room_for_all(self, ready: Ready) -> None:
+        """As many sessions as fit from now on; a worker that starts while the machine is busy takes no place away."""
+        self._account.room = ready.cache_room_bytes
+        if ready.chunk_seconds is not None:
+            self._by_speed = max(self._by_speed or 1, in_real_time(self._spec, ready.chunk_seconds))
+        self._account.most = self._settings.max_sessions or self._by_speed or 1
+        self.observer.sessions_limit(self._capacity().sessions or 1)
 
     def cache_bytes(self, cache: CacheChoice) -> int:
         return cache_bytes(self._spec, cache, self._ready.dtype if self._ready else WIDEST)
@@ -304,6 +324,7 @@ class LocalEngine:
             log_level=settings.log_level,
             log_format=settings.log_format,
             salience_head=str(Path(settings.salience_head).resolve()) if settings.salience_head else None,
+            usual=self._usual,
         )
         await self.send(configure)
         return reader
@@ -332,7 +353,7 @@ class LocalEngine:
             case Ready():
                 self._ready = message
                 self.observer.worker_ready(message)
-                self._account.room = message.cache_room_bytes
+                self._make_room_for_all(message)
                 await self._become(EngineState.READY, "")
             case Beat():
                 self._rss = message.rss_bytes

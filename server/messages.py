@@ -24,23 +24,6 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, forbi
     """Base of all messages; the tag is the class name."""
 
 
-# ---- front to worker
-
-
-class Configure(Message, frozen=True, tag="configure"):
-    """The first message: which model to load and how."""
-
-    model: str
-    weights: str | None
-    device: str
-    threads: int
-    cache_room_bytes: int  # that the caches of all sessions may take together; 0: what the worker finds free
-    beat_seconds: float
-    log_level: str = "info"
-    log_format: str = "text"
-    salience_head: str | None = None  # None: the one beside the weights, if there is one
-
-
 class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cache of one session, budgets in latent frames."""
 
@@ -67,6 +50,24 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             recent_latents=self.recent_latents,
             position_mode="relative",
         )
+
+
+# ---- front to worker
+
+
+class Configure(Message, frozen=True, tag="configure"):
+    """The first message: which model to load and how."""
+
+    model: str
+    weights: str | None
+    device: str
+    threads: int
+    cache_room_bytes: int  # that the caches of all sessions may take together; 0: what the worker finds free
+    beat_seconds: float
+    log_level: str = "info"
+    log_format: str = "text"
+    salience_head: str | None = None  # None: the one beside the weights, if there is one
+    usual: CacheChoice | None = None  # measure how long a chunk of a session with this cache takes
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,6 +210,7 @@ class Ready(Message, frozen=True, tag="ready"):
     dtype: str  # of the caches
     cache_room_bytes: int  # that the caches of all sessions may take together
     versions: dict[str, str]
+    chunk_seconds: float | None = None  # of a usual session that runs alone; None: it was not measured
 
 
 class StartFailed(Message, frozen=True, tag="start_failed"):

@@ -66,7 +66,12 @@ METRICS = (
         "on disk.",
         {"where": PLACES},
     ),
-    Metric("pafu_sessions_limit", "gauge", "sessions", "Most sessions at once (PAFU_MAX_SESSIONS)."),
+    Metric(
+        "pafu_sessions_limit",
+        "gauge",
+        "sessions",
+        "Most sessions at once: PAFU_MAX_SESSIONS, or as many as fit; see /health.",
+    ),
     Metric("pafu_sessions_started_total", "counter", "sessions", "Sessions that got a place on a worker."),
     Metric(
         "pafu_sessions_finished_total",

@@ -73,6 +73,10 @@ class Observer:
         torch = ready.versions.get("torch", "none")
         self.metrics.set("pafu_build_info", 1, **versions, torch=torch, device=ready.device)
 
+    def sessions_limit(self, most: int) -> None:
+        """So many sessions are let in at once."""
+        self.metrics.set("pafu_sessions_limit", most)
+
     def beat(self, worker: str, beat: Beat) -> None:
         """A worker's sign of life, with its memory and what its caches hold."""
         self._beats[worker] = (self.clock(), beat)

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from server.admission import Capacity
 from server.app import Front, create_app, metrics_app
 from server.backpressure import HonestProtocol
 from server.config import Settings
@@ -159,6 +160,17 @@ async def run(
     return None
 
 
+def room(capacity: Capacity) -> str:
+    """How many sessions there may be at once, and why."""
+    if capacity.limited_by == "setting":
+        return f"at most {capacity.sessions} sessions at once (PAFU_MAX_SESSIONS)"
+    if capacity.sessions is None or capacity.chunk_seconds is None:
+        return "one session at once (its speed could not be measured)"
+    return (
+        f"at most {capacity.sessions} at once by {capacity.limited_by} (a chunk takes {capacity.chunk_seconds:.2f} s)"
+    )
+
+
 async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> str | None:
     """Tell when the first worker is ready; end the service when it never can be."""
     await engine.settled()
@@ -169,5 +181,5 @@ async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any
     if status.ready is not None:
         ready = status.ready
         took = f"loaded in {ready.load_seconds:.1f} s, first chunk in {ready.warm_up_seconds:.1f} s"
-        say(f"ready: {service.front.spec.name} on {ready.device} ({ready.weights}), {took}")
+        say(f"ready: {service.front.spec.name} on {ready.device} ({ready.weights}), {took}; {room(status.capacity)}")
     return None

@@ -56,6 +56,8 @@ CONFIGURE_WITHIN = 30.0
 DISK_POLL = 0.02
 CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it, only this RuntimeError
+MEASURED = 3  # chunks of a session with a full cache; the best counts, or a busy moment would make the server small
+MEASURE_WITHIN = 3.0  # seconds; a model that is slower is known by fewer chunks
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
@@ -288,6 +290,26 @@ def warm_up(generator: Generator) -> float:
     return time.perf_counter() - began
 
 
+def measure(generator: Generator, cache: CacheChoice) -> float | None:
+    """Seconds from noise to encoded bytes that a chunk of a session takes, once its cache is full; None when such a
+    session cannot be made here (who asks for it will be told why)."""
+    order = Open(session="", prompt="measure", seed=0, lead_seconds=1.0, cache=cache, pictures=None)
+    until, taken = time.perf_counter() + MEASURE_WITHIN, list[float]()
+    chunks = math.ceil(cache.budget_latents / generator.spec.chunk_latents) + MEASURED
+    try:
+        seat = Seat(order, generator)
+        while len(taken) < chunks and (not taken or time.perf_counter() < until):
+            began = time.perf_counter()
+            seat.encode(seat.generate(seat.apply_pending()[0]))
+            taken.append(time.perf_counter() - began)
+    except Exception as error:
+        if device_suspect(error):
+            raise
+        log.warning("how many sessions play in real time is unknown: %s", error)
+        return None
+    return min(taken[-MEASURED:])
+
+
 def serve(channel: Channel, load: Loader) -> int:
     """The life of a worker: configure, load, warm up, step; the exit status."""
     received = channel.receive(CONFIGURE_WITHIN)
@@ -301,6 +323,7 @@ def serve(channel: Channel, load: Loader) -> int:
         generator = load(configure)
         loaded = time.perf_counter() - began
         warm = warm_up(generator)
+        chunk_seconds = measure(generator, configure.usual) if configure.usual is not None else None
     except StartError as error:
         channel.send(StartFailed(message=str(error)))
         return START_FAILED
@@ -312,6 +335,7 @@ def serve(channel: Channel, load: Loader) -> int:
         dtype=generator.dtype,
         cache_room_bytes=configure.cache_room_bytes or round(CACHE_SHARE * generator.free_bytes()),
         versions=generator.versions,
+        chunk_seconds=chunk_seconds,
     )
     channel.send(ready)
     worker = Worker(channel, generator, configure.beat_seconds)

@@ -51,7 +51,7 @@ def bench(
         report = {"at": stamp(), **describe(target.url)}
         model = report["model"]
         prompts = tuple(model["examples"]) or (PROMPT,)
-        plan = Plan(seconds, change_every, min(most, model["limits"]["max_sessions"]), model["fps"], prompts)
+        plan = Plan(seconds, change_every, min(most, model["limits"]["max_sessions"] or most), model["fps"], prompts)
         report["plan"] = {"seconds": seconds, "change_every": change_every, "most": plan.most}
         levels = asyncio.run(search(target.url, plan, console))
     return {**report, "sessions_in_real_time": best_of(levels), "levels": levels}

@@ -44,7 +44,7 @@ def bench(
     settings: Settings, url: str | None, minutes: float, viewers: int, every: float, table: Path, console: Console
 ) -> dict[str, Any]:
     """Stream and sample; the figures, ready for JSON. The CSV grows as it goes. Raises BenchError."""
-    with served(settings, url, max_sessions=max(viewers, settings.max_sessions)) as target:
+    with served(settings, url, max_sessions=max(viewers, settings.max_sessions or 0)) as target:
         report = {"at": stamp(), **describe(target.url), "minutes": minutes, "viewers": viewers}
         lines, seen = asyncio.run(stream(target.url, report["model"], minutes, viewers, every, table, console))
     return {**report, **summary(lines, seen)}

@@ -15,8 +15,9 @@ from server.launch import ServerProcess, launched
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = os.environ.get("PAFU_TEST_MODEL", "test-tiny")
-# On a busy machine a worker starts slowly, and what a page says passes slowly through the test that listens.
-PATIENT = {"model": MODEL, "ready_wait": 120, "start_timeout": 120, "stall_timeout": 600}
+# On a busy machine a worker starts slowly, and what a page says passes slowly through the test that listens;
+# how many sessions it could play to is not what these tests are about.
+PATIENT = {"model": MODEL, "max_sessions": 4, "ready_wait": 120, "start_timeout": 120, "stall_timeout": 600}
 
 
 @pytest.fixture(scope="session", autouse=True)

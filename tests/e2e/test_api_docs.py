@@ -26,7 +26,7 @@ def examples() -> list[tuple[int, str, str]]:
 
 @pytest.fixture(scope="module")
 def keyed_server() -> Iterator[str]:
-    with launched(model="test-tiny", api_keys=KEY) as server:
+    with launched(max_sessions=4, model="test-tiny", api_keys=KEY) as server:
         server.wait_ready()
         yield server.url()
 

@@ -19,7 +19,7 @@ KEY = "the-key-of-the-page-0123456789"
 
 @pytest.fixture(scope="module")
 def keyed_server() -> Iterator[str]:
-    with launched(model="test-tiny", api_keys=KEY) as server:
+    with launched(max_sessions=4, model="test-tiny", api_keys=KEY) as server:
         server.wait_ready()
         yield server.url()
 

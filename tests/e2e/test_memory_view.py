@@ -19,7 +19,9 @@ BUDGET = 5.0
 @pytest.fixture(scope="module")
 def pruning_server() -> Iterator[str]:
     """A server whose sessions forget soon."""
-    with launched(model="test-tiny", cache_policy="pafu", cache_budget_latents=BUDGET, cache_sink_latents=0) as server:
+    with launched(
+        max_sessions=4, model="test-tiny", cache_policy="pafu", cache_budget_latents=BUDGET, cache_sink_latents=0
+    ) as server:
         server.wait_ready()
         yield server.url()
 

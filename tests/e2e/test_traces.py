@@ -67,7 +67,7 @@ def told(span: Any) -> dict[str, Any]:
 
 async def test_a_collector_gets_sessions_of_chunks_of_stages(monkeypatch, collector, tmp_path) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-    with launched(model="test-tiny", data_dir=tmp_path, traces="true") as server:
+    with launched(max_sessions=4, model="test-tiny", data_dir=tmp_path, traces="true") as server:
         server.wait_ready()
         wish = {"prompt": "a very private wish", "num_frames": 36, "realtime": False, "headers": HEADERS}
         async with connect(server.url(), **wish) as stream:
@@ -92,7 +92,7 @@ async def test_a_collector_that_is_away_disturbs_no_stream_and_no_end(monkeypatc
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-    with launched(model="test-tiny", data_dir=tmp_path, traces="true") as server:
+    with launched(max_sessions=4, model="test-tiny", data_dir=tmp_path, traces="true") as server:
         server.wait_ready()
         async with connect(server.url(), prompt="a red house", num_frames=36, realtime=False) as stream:
             assert sum([chunk.metadata.num_frames async for chunk in stream]) == 36

@@ -367,7 +367,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    with launched(model="test-tiny") as server:
+    with launched(max_sessions=4, model="test-tiny") as server:
         server.wait_ready()
         url = server.url()
         memory = []  # MiB of the front

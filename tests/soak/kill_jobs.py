@@ -61,6 +61,7 @@ def serve(data_dir: Path, database: str | None, port: int, real: bool) -> None:
         max_queued_jobs=100_000,
         job_max_failures=100,  # here it is never the job's fault
         threads=1,
+        max_sessions=4,
     )
     command = WORKER_COMMAND if real else (sys.executable, str(PATTERN))
     service = build(settings, LocalEngine(settings, command))
