@@ -12,6 +12,7 @@ import fcntl
 import sys
 from typing import Any, cast
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 UNSENT_SHARE = 4  # a quarter of a chunk of 0.75 s, and the next one behind it: less than a second
@@ -36,7 +37,14 @@ class HonestProtocol(WebSocketsSansIOProtocol):
             self._cut.cancel()
 
     async def send(self, message: Any) -> None:
-        """Returns when the kernel has all of the message, and no more than a quarter of a chunk waits there."""
+        """Returns when the kernel has all of the message, and no more than a quarter of a chunk waits there.
+
+        Raises ClientDisconnected, an OSError, also for who left before the handshake was answered: uvicorn itself would
+        answer nothing, and blame us for it.
+        """
+        if message["type"] == "websocket.accept" and self.transport.is_closing():
+            self.handshake_complete = True  # as ``connection_lost`` will say in a moment
+            raise ClientDisconnected
         await super().send(message)
         await self.writable.wait()
         most = len(message.get("bytes") or b"") // UNSENT_SHARE

@@ -88,8 +88,8 @@ class ViewerSession:
             await self._run()
 
     async def _run(self) -> None:
-        await self._socket.accept()
         try:
+            await self._accept()
             first = await self._receive_first()
             self._admitted = await self._admit(first)
             self.id = self._admitted.session.id
@@ -115,6 +115,13 @@ class ViewerSession:
                 await self._admitted.session.leave(self._admitted.place)
 
     # ---- opening
+
+    async def _accept(self) -> None:
+        """Raises WebSocketDisconnect when nobody is there any more."""
+        try:
+            await self._socket.accept()
+        except OSError:  # Starlette translates it only behind the handshake
+            raise WebSocketDisconnect(1006) from None
 
     async def _receive_first(self) -> protocol.FirstMessage:
         within = self._settings.start_timeout

@@ -19,6 +19,7 @@ sys.modules["never_reads"] = never_reads
 _SPEC.loader.exec_module(never_reads)
 
 CHUNK = 0.75  # seconds of video
+GOODBYE = b"\x88\x80\x00\x00\x00\x00"  # a close frame with an empty mask
 START = {"prompt": "noise", "seed": 1}  # 200 kB a chunk
 SMALL = 4096  # bytes of the viewer's own buffer
 
@@ -64,3 +65,25 @@ async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_re
             await server.empties()
             while sockets() > before + 1:  # the viewer's own end
                 await asyncio.sleep(0.05)
+
+
+async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours(server, monkeypatch, caplog) -> None:
+    """Both in one packet: the session hears of it before the handshake is answered, and that is then no error."""
+    connect = HonestProtocol.handle_connect
+
+    def at_once(self: HonestProtocol, event: object) -> None:
+        connect(self, event)
+        self.data_received(GOODBYE)
+
+    monkeypatch.setattr(HonestProtocol, "handle_connect", at_once)
+    headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+    hello = f"GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\n{headers}AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    with caplog.at_level("WARNING"):
+        writer.write(hello.encode())
+        async with asyncio.timeout(120):
+            assert b"500" not in await reader.read()
+    writer.close()
+    assert [record.getMessage() for record in caplog.records] == []
+    monkeypatch.undo()
+    await server.works()
