@@ -11,7 +11,7 @@ class Cable:
     """Between client and server; it is cut by hand, or in the middle of a chunk when it has carried ``bytes_left``."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._ends: list[asyncio.StreamWriter] = []
         self.bytes_left: float = float("inf")
         self.plugged = True
@@ -22,7 +22,7 @@ class Cable:
         if not self.plugged:
             return writer.transport.abort()
         self.used += 1
-        back, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        back, forth = await asyncio.open_connection("127.0.0.1", self.port)
         self._ends += [writer, forth]
         await asyncio.gather(self._copy(reader, forth, False), self._copy(back, writer, True))
 

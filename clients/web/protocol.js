@@ -145,7 +145,7 @@ export class LiveSession extends EventTarget {
       case "session.interaction.applied":
         return this.#emit("applied", message);
       case "session.done":
-        if (message.resumable && this.#key && !this.#stopping) return this.#emit("leaving", message);
+        if (message.resumable && (this.#key || this.#watching) && !this.#stopping) return this.#emit("leaving", message);
         this.#finished = true;
         return this.#emit("done", message);
       case "error":

@@ -16,6 +16,7 @@ from pafu_client import (
     SessionQueued,
     SessionResumed,
     connect,
+    watch,
 )
 from pafu_client.opening import delays
 
@@ -75,6 +76,33 @@ async def test_what_is_asked_while_the_connection_is_away_is_told_when_it_is_bac
             async for _ in stream:
                 pass
             assert stream.done is not None and stream.done.reason == "stopped"
+
+
+async def test_who_looks_on_comes_back_to_the_next_server_as_the_owner_does(serve: Any) -> None:  # noqa: F811
+    """Whoever of the two is there first."""
+    server = await serve(**KEEP)
+    endless = {**WISH, "num_frames": None}
+    async with cable_to(server.port) as mine, cable_to(server.port) as other, asyncio.timeout(PATIENCE):
+        async with connect(mine.url, **endless) as stream, watch(other.url, stream.init.session_id) as guest:
+            seen = [(await guest.receive()).metadata.index]
+            mine.plugged = False
+            await server.stop()
+            following = await serve(**KEEP)
+            mine.port = other.port = following.port
+            while not any(isinstance(event, SessionResumed) for event in guest.events):
+                await asyncio.sleep(0.01)
+            assert all(session.owner is None for session in following.front.sessions), (
+                "only the one who looks on is there"
+            )
+            mine.plugged = True
+            before = (await stream.receive()).metadata.index
+            while len(seen) < 4:
+                seen.append((await guest.receive()).metadata.index)
+                await stream.receive()
+            assert seen == sorted(set(seen)) and seen[-1] > before
+            await stream.stop()
+            await guest.receive()
+        assert guest.done is None or guest.done.reason == "stopped"
 
 
 async def test_without_resuming_a_lost_connection_is_an_error(serve: Any) -> None:  # noqa: F811

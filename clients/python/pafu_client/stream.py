@@ -285,7 +285,8 @@ class VideoStream:
                 self._log.tell(SessionResumed(int(body.get("next_chunk_index", -1))))
             case "session.done":
                 done = SessionDone.from_wire(body)
-                if self._stopping or not (done.resumable and self._resume_within > 0 and self.init.resume_token):
+                mine = bool(self.init.resume_token) or self._looks_on
+                if self._stopping or not (done.resumable and self._resume_within > 0 and mine):
                     self.done = done  # else the connection ends now, and the next server has the session
             case "error":
                 refusal = PafuError.from_wire(body)

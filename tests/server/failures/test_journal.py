@@ -114,6 +114,22 @@ async def test_kill_9_of_the_front_at_random_moments_costs_no_picture(killable, 
     assert list((tmp_path / "sessions").iterdir()) == []
 
 
+async def test_who_looks_on_comes_back_before_the_owner_does_and_waits_for_it(killable, viewer_of) -> None:
+    server = killable(**KEEP)
+    async with dialled(server.url, viewer_of) as owner:
+        start = await owner.start(**WISH)
+        await play(owner, 0, 2)
+        server.restart()
+    look_on = {"type": "session.watch", "session_id": start["session_id"]}
+    async with dialled(server.url, viewer_of) as guest, dialled(server.url, viewer_of) as owner_again:
+        await guest.send(look_on)
+        assert (await guest.until("video.start"))["session_id"] == start["session_id"]
+        await owner_again.send(coming_back(start, len(owner.fragments)))
+        await play(owner_again, len(owner.fragments), 6)
+        while (await guest.until("video.chunk_metadata"))["transport_chunk_index"] < 5:
+            pass
+
+
 async def test_a_change_that_waits_when_the_front_is_killed_is_shown_by_the_next_one(killable, viewer_of) -> None:
     server = killable(**KEEP)
     async with dialled(server.url, viewer_of) as viewer:
