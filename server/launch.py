@@ -18,7 +18,7 @@ from typing import Any
 
 ADDRESS = re.compile(r"open (http://\S+)")
 POLL_SECONDS = 0.05
-STOP_WITHIN = 20.0
+STOP_WITHIN = 60.0  # a busy machine is no reason to kill
 
 
 class LaunchError(RuntimeError):

@@ -27,7 +27,8 @@ from server.traces import Traces
 
 log = logging.getLogger("pafu")
 
-STOP_WITHIN = 5.0
+STOP_WITHIN = 5.0  # for the worker's end, behind shutdown_timeout
+LAST_WITHIN = 1.0  # of it: to close what is left
 GIVE_BACK_WITHIN = 1.0
 SIGNAL_POLL = 0.05
 FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our own error, not just a close code
@@ -56,9 +57,10 @@ class Service(uvicorn.Server):
         if self.force_exit:
             await self.front.jobs.give_back(GIVE_BACK_WITHIN)
         left = 0.0 if self.force_exit else until - time.monotonic()
-        self.config.timeout_graceful_shutdown = max(1, round(left))  # for downloads
+        self.config.timeout_graceful_shutdown = max(1, int(left))  # for downloads
         await super().shutdown(sockets)
-        await self.front.engine.stop(0.0 if self.force_exit else STOP_WITHIN)
+        left = until + STOP_WITHIN - LAST_WITHIN - time.monotonic()  # what took longer before leaves less here
+        await self.front.engine.stop(0.0 if self.force_exit else max(LAST_WITHIN, left))
         await self.front.jobs.close()
 
     async def _unless_forced(self, work: Coroutine[Any, Any, None]) -> None:

@@ -321,6 +321,23 @@ async def test_shutting_down_tells_the_viewers_and_ends_the_worker(serve, viewer
         await server.watch(num_frames=1)
 
 
+@pytest.mark.parametrize(("takes", "left"), [(0.0, 5.0), (2.5, 3.0), (7.0, 1.0)])
+async def test_what_takes_long_while_shutting_down_leaves_less_for_the_worker(serve, monkeypatch, takes, left) -> None:
+    """shutdown_timeout is 1 s: the end comes 5 s behind that, and a moment for the worker there is always."""
+    server = await serve(shutdown_timeout=1.0)
+    await server.engine.settled()
+    given, stop = [], server.engine.stop
+
+    async def recorded(within: float) -> None:
+        given.append(within)
+        await stop(0.0)
+
+    monkeypatch.setattr(server.engine, "stop", recorded)
+    monkeypatch.setattr(server.front, "drain", lambda: asyncio.sleep(takes))
+    await server.stop()
+    assert 1.0 <= given[0] <= left
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example:80", "file://"])
 async def test_a_page_from_elsewhere_is_refused_before_its_socket_is_accepted(server, origin) -> None:
     with pytest.raises(websockets.InvalidStatus) as refused:
