@@ -157,6 +157,11 @@ class KVCache:
         self._written = None
         self.chunks += 1
 
+    def forget_from(self, number: int) -> None:
+        """Drop all tokens from ``number`` on (they are in order), and an open chunk; what they displaced stays gone."""
+        self._kept = [int((self._numbers[layer, :kept] < number).sum()) for layer, kept in enumerate(self._kept)]
+        self._written = None
+
     def tokens(self, layer: int) -> int:
         """Committed tokens of a layer, at most the budget."""
         return self._kept[layer]

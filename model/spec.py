@@ -35,6 +35,7 @@ class ModelSpec:
     text_len: int
     eps: float
     rope_theta: float
+    recache_chunks: int  # so many newest chunks are written again when the prompt changes
     control_dim: int  # numbers of camera control per latent frame that enter the time embedding; 0 in Wan
     predicts: (
         str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
@@ -146,6 +147,7 @@ WAN_1_3B = ModelSpec(
     text_len=512,
     eps=1e-6,
     rope_theta=10000.0,
+    recache_chunks=4,  # LongLive's 12 latent frames
     control_dim=0,
     predicts="velocity",
     screen_embedding=False,
@@ -180,6 +182,7 @@ PAFU_MINI = ModelSpec(
     text_len=8,
     eps=1e-6,
     rope_theta=10000.0,
+    recache_chunks=0,  # measured: it neither helps nor harms (docs/method.md)
     control_dim=1,
     predicts="clean",
     screen_embedding=True,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,7 @@ SEED_PRIME = 1_000_003  # spreads (seed, chunk) over the generator's seeds
 SEED_LIMIT = 2**63
 SCORED = frozenset({"salience", "attention"})  # evidence that becomes the tokens' scores
 SCORE_QUANTILES = (0.1, 0.5, 0.9)
-SNAPSHOT_FORMAT = 1
+SNAPSHOT_FORMAT = 2
 
 
 class StreamError(ValueError):
@@ -101,6 +102,8 @@ class VideoStream:
         self._seed = seed
         self._config = cache
         self._context: Context | None = None  # of the prompt, made with the next chunk
+        self._recent: deque[PastChunk] = deque(maxlen=model.spec.recache_chunks)
+        self._written_under: str | None = None  # the prompt that the cache holds those under
         self._camera = CameraState()
         self._index = 0
         self._vae_state: list[Tensor] | None = None
@@ -143,6 +146,7 @@ class VideoStream:
         clock = _StageClock(self._model.device)
         with clock.stage("text"):
             context = self._encode_prompt()
+            self._recache(before_pass)
         camera, positions, control = self._walk_camera()
         generator = torch.Generator().manual_seed((self._seed * SEED_PRIME + self._index) % SEED_LIMIT)
         self._cache.begin_chunk(positions)
@@ -158,6 +162,7 @@ class VideoStream:
             evicted = self._commit(watch)
         chunk = self._describe(pictures, latents, clock.seconds, evicted, camera)
         self._camera, self._vae_state, self._index = camera, vae_state, self._index + 1
+        self._recent.append(chunk.past)
         return chunk
 
     @torch.inference_mode()
@@ -172,8 +177,10 @@ class VideoStream:
         for chunk in past:
             self._check_past(chunk, index)
             self.set_prompt(chunk.prompt)
-            self._index, self._camera = chunk.index, chunk.camera
-            self._remember(chunk.latents.to(self._model.device))
+            self._recache()
+            control = self._write(chunk)
+            self._vae_state = self._decode(chunk.latents.to(self._model.device), control)[1]
+            self._recent.append(chunk)
         self.set_prompt(prompt)
         self._index, self._camera = index, camera
 
@@ -182,11 +189,14 @@ class VideoStream:
         vae_state = self._vae_state or []
         tensors = {f"cache.{name}": tensor for name, tensor in self._cache.snapshot().items()}
         tensors |= {f"vae.{place}": tensor.cpu().contiguous() for place, tensor in enumerate(vae_state)}
+        tensors |= {f"recent.{place}": past.latents.cpu().contiguous() for place, past in enumerate(self._recent)}
         state = {
             "format": SNAPSHOT_FORMAT,
             "model": self._model.spec.name,
             "digest": self._model.digest,
             "prompt": self._prompt,
+            "written_under": self._written_under,
+            "recent": [(past.index, past.prompt, dataclasses.asdict(past.camera)) for past in self._recent],
             "seed": self._seed,
             "index": self._index,
             "camera": dataclasses.asdict(self._camera),
@@ -207,7 +217,10 @@ class VideoStream:
         _check_origin(model, state)
         stream = cls(model, state["prompt"], state["seed"], CacheConfig(**state["cache"]))
         stream._camera = CameraState(**state["camera"])
-        stream._index = state["index"]
+        stream._index, stream._written_under = state["index"], state["written_under"]
+        for place, (index, prompt, camera) in enumerate(state["recent"]):
+            latents = tensors[f"recent.{place}"].to(model.device)
+            stream._recent.append(PastChunk(index, prompt, CameraState(**camera), latents))
         if state["vae_tensors"]:
             stream._vae_state = [tensors[f"vae.{place}"].to(model.device) for place in range(state["vae_tensors"])]
         prefix = "cache."
@@ -224,15 +237,30 @@ class VideoStream:
         if not first <= chunk.index < end:
             raise StreamError(f"past chunk {chunk.index} is out of order: allowed is {first} to {end - 1}")
 
-    def _remember(self, latents: Tensor) -> None:
-        """The clean pass and the decoder's state of a chunk that was made before."""
+    def _recache(self, before_pass: Callable[[], None] | None = None) -> None:
+        """Write the newest chunks once more when the prompt is another than they were written under: the keys that are
+        attended to most then speak of what is wanted, and not of what was. Source: KV-recache, LongLive (2509.22622).
+        """
+        if self._recent and self._prompt != self._written_under:
+            here, self._written_under = (self._index, self._camera), None
+            self._cache.forget_from(self._recent[0].index * self._model.spec.tokens_per_chunk)
+            try:
+                for past in self._recent:
+                    self._write(past, before_pass)
+            finally:
+                self._index, self._camera = here
+        self._written_under = self._prompt
+
+    def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> Tensor | None:
+        """The clean pass of a chunk that was made before, under the present prompt; its control."""
+        self._index, self._camera = past.index, past.camera
         _, positions, control = self._walk_camera()
         self._cache.begin_chunk(positions)
-        velocity = _Velocity(self._model, self._encode_prompt(), self._cache, control)
+        velocity = _Velocity(self._model, self._encode_prompt(), self._cache, control, before_pass)
         watch = velocity.watched(self._cache.needs)
-        velocity(latents, CLEAN)
-        self._vae_state = self._decode(latents, control)[1]
+        velocity(past.latents.to(self._model.device), CLEAN)
         self._commit(watch)
+        return control
 
     def _encode_prompt(self) -> Context:
         if self._context is None:

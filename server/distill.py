@@ -116,7 +116,7 @@ def salience(
         str, typer.Option(help="of salience: effect (of leaving the token out), or attention (that it gets)")
     ] = "effect",
     layers: Annotated[str, typer.Option(help="target: deep (one for all layers), or own (each layer's)")] = "deep",
-    weights: Annotated[str, typer.Option(help="of low, diag, up")] = "1,0,0",
+    weights: Annotated[str, typer.Option(help="of low, diag, up")] = "1,0,1",
     reduce: Annotated[str, typer.Option(help="over queries: max or mean")] = "max",
     scale: Annotated[str, typer.Option(help="comparable how: rank, robust (per chunk), clip, or both")] = "rank",
     gap: Annotated[int, typer.Option(min=1, help="chunks from which on a query counts as future")] = 2,

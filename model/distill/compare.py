@@ -232,13 +232,14 @@ class Evaluation:
         scripts = [change_script(before, after, chunks, self._model.spec.width) for before, after in pairs]
         videos = self._free("change", scripts, policy, budget, chunks)
         out: dict[str, Any] = {"psnr": [], "distance": [], "motion": [], "adherence": []}
-        for (before, after), latents, full in zip(pairs, videos, self._references["change"], strict=True):
-            pictures, reference = self._pictures(latents), self._pictures(full)
-            out["psnr"].append(over_chunks(measures.psnr, pictures, reference, chunks))
+        for claims, script, latents, full in zip(pairs, scripts, videos, self._references["change"], strict=True):
+            views, reference = self._pictures(latents), self._pictures(full)
+            out["psnr"].append(over_chunks(measures.psnr, views, reference, chunks))
             out["distance"].append((latents - full).square().mean((1, 2, 3)).sqrt().view(chunks, -1).mean(1).tolist())
+            pictures = self._played(latents, script)
             out["motion"].append(measures.motion(pictures))
             if self._probe is not None:
-                half = len(pictures) // 2
+                (before, after), half = claims, len(pictures) // 2
                 held = (adherence(before, pictures[:half], self._probe), adherence(after, pictures[half:], self._probe))
                 out["adherence"].append([held_share(each) for each in held])
         return out
@@ -288,6 +289,12 @@ class Evaluation:
         """The view of every latent frame as uint8 (F, H, W, 3)."""
         return to_pictures(shown(self._model, latents)).numpy()
 
+    def _played(self, latents: Tensor, script: Script) -> np.ndarray:
+        """Every picture of a video, as a viewer sees it, uint8 (T, H, W, 3)."""
+        model, speeds = self._model, torch.tensor(script.speeds, dtype=torch.float32) if script.speeds else None
+        pictures, _ = model.vae.decode(latents[None].to(model.device, model.dtype), None, speeds)
+        return to_pictures(pictures)[0].cpu().numpy()
+
     def _cost(self, policy: str, budget: float) -> dict[str, float]:
         """Seconds of a chunk, its clean pass, scoring and pruning, and the head alone, and the cache's bytes, in a
         session of its own."""
@@ -325,7 +332,8 @@ def absence_script(claims: Claims, width: int) -> Script:
 
 def change_script(before: Claims, after: Claims, chunks: int, width: int) -> Script:
     half = chunks // 2
-    return _panned((before.prompt,) * half + (after.prompt,) * (chunks - half), [before.speed] * chunks, width)
+    told = [before] * half + [after] * (chunks - half)
+    return _panned(tuple(each.prompt for each in told), [each.speed for each in told], width)
 
 
 def there_and_back(prompt: str, chunks: int, width: int) -> Script:

@@ -19,9 +19,9 @@ from model.distill.judge import (
     adherence,
     judge_prompts,
     landmarks_in_world,
-    motion,
     same_again,
 )
+from model.distill.measures import motion
 from model.distill.probe import Probe, Seen
 from model.distill.sheets import save_sheet
 from model.distill.world import WIDTH

@@ -109,12 +109,6 @@ def _majority(values: list[str]) -> str:
     return max(set(values), key=values.count)
 
 
-def motion(pictures: np.ndarray) -> float:
-    """Mean absolute change from picture to picture, in grey levels of 255."""
-    steps = pictures.astype(np.int16)
-    return float(np.abs(steps[1:] - steps[:-1]).mean())
-
-
 def landmarks_in_world(readings: list[Reading], offsets: list[float]) -> list[Seen]:
     """All sightings with x in world pixels; those near the picture's edge are left out."""
     return [

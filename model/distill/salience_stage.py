@@ -67,7 +67,7 @@ class SalienceSettings:
     rate: float = 3e-3
     measure: str = "effect"
     layers: str = "deep"
-    weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    weights: tuple[float, float, float] = (1.0, 0.0, 1.0)
     reduce: Reduce = "max"
     scale: Scale = "rank"
     gap: int = 2

@@ -12,12 +12,22 @@ import pytest
 import torch
 from rich.console import Console
 
+from model.camera import CameraControl
 from model.distill import measures
-from model.distill.compare import EvalError, EvalSettings, Evaluation, absence_script, cell_config, differences
+from model.distill.compare import (
+    EvalError,
+    EvalSettings,
+    Evaluation,
+    absence_script,
+    cell_config,
+    change_script,
+    differences,
+)
 from model.distill.compare_report import cell, markdown, plots, verdicts
 from model.distill.dataset import reserved
 from model.distill.dreams import world_clip
 from model.distill.judge import judge_prompts
+from model.distill.script import Script
 from model.distill.tours import (
     LONG,
     NEW,
@@ -31,6 +41,7 @@ from model.distill.tours import (
     tour_clip,
 )
 from model.spec import PAFU_MINI, TEST_TINY
+from model.stream import VideoStream
 from model.text import phrase_ids
 from model.vocabulary import KINDS
 from model.weights import LoadedModel, load_model, random_model
@@ -207,6 +218,26 @@ def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedM
 
     assert {path.name for path in plots(resumed, tmp_path)} >= {"eval.long_accuracy.png", "eval.over_time.png"}
     assert markdown(resumed).count("\n") == 2 + 4
+
+
+def test_adherence_and_motion_are_those_of_every_picture_that_a_viewer_sees(model: LoadedModel, tmp_path: Path) -> None:
+    claims = judge_prompts(2)
+    script = change_script(
+        *(dataclasses.replace(each, speed=speed) for each, speed in zip(claims, (8, -4), strict=True)), 4, 256
+    )
+    stream = VideoStream(model, script.prompts[0], 1, cell_config("full", 1, 4, 3))
+    chunks = []
+    for chunk, prompt in enumerate(script.prompts):
+        stream.set_prompt(prompt)
+        stream.set_camera(CameraControl(speed=claims_speed(script, chunk)))
+        chunks.append(stream.next_chunk())
+    played = Evaluation(model, tmp_path, FEW)._played(torch.cat([c.latents[0] for c in chunks]), script)
+    assert np.array_equal(played, np.concatenate([c.pictures for c in chunks]))
+
+
+def claims_speed(script: Script, chunk: int) -> int:
+    """Where the camera was steered to: the speed at the chunk's end."""
+    return script.speeds[3 * chunk + 2]
 
 
 def test_learned_policies_are_left_out_without_a_head(model: LoadedModel, tmp_path: Path) -> None:
