@@ -35,6 +35,7 @@ FULL = "full"
 SETTINGS_FILE = "eval.settings.json"
 SEED = 7001
 TOURS = {"tour": tour_clip, "announced": announced_tour_clip}
+LOOK_CHUNKS = 2  # of a long video at its start, and again at its end
 ABSENCE = (0, 0, 3, 3, -3, -3, 3, 3, 0, 0)  # screens from the start, chunk by chunk
 
 
@@ -245,14 +246,14 @@ class Evaluation:
         return out
 
     def _drift_cell(self, policy: str, budget: float) -> dict[str, Any]:
-        """Long videos under one prompt: how much the last eighth differs from the first."""
+        """Long videos under one prompt: how the place of their first two chunks looks in their last two."""
         chunks = self._settings.drift_chunks
         claims = judge_prompts(2 * self._settings.changes + self._settings.drifts)[2 * self._settings.changes :]
-        scripts = [there_and_back(each.prompt, chunks, self._model.spec.width) for each in claims]
+        scripts = [wandering(each.prompt, chunks, self._model.spec.width) for each in claims]
+        part = LOOK_CHUNKS * self._model.spec.chunk_latents
         out: dict[str, Any] = {"colour": [], "sharpness": [], "confidence": []}
         for latents in self._free("drift", scripts, policy, budget, chunks):
             pictures = self._pictures(latents)
-            part = max(4, len(pictures) // 8)
             first, last = pictures[:part], pictures[-part:]
             out["colour"].append(float(np.abs(measures.colour(last) - measures.colour(first)).mean()))
             out["sharpness"].append(measures.sharpness(last) / max(1e-6, measures.sharpness(first)))
@@ -336,9 +337,12 @@ def change_script(before: Claims, after: Claims, chunks: int, width: int) -> Scr
     return _panned(tuple(each.prompt for each in told), [each.speed for each in told], width)
 
 
-def there_and_back(prompt: str, chunks: int, width: int) -> Script:
-    """A slow pan that turns every eight chunks."""
-    return _panned((prompt,) * chunks, [8 if chunk // 8 % 2 == 0 else -8 for chunk in range(chunks)], width)
+def wandering(prompt: str, chunks: int, width: int) -> Script:
+    """A look at the start, a slow pan that turns every eight chunks, and by a cut a look at the start again."""
+    look, back = CameraControl(speed=0), CameraControl(speed=0, cut_to=0)
+    pans = [CameraControl(speed=8 if chunk // 8 % 2 == 0 else -8) for chunk in range(chunks - 2 * LOOK_CHUNKS)]
+    controls = [look] * LOOK_CHUNKS + pans + [back] + [look] * (LOOK_CHUNKS - 1)
+    return _steered((prompt,) * chunks, controls, width)
 
 
 def _panned(prompts: tuple[str, ...], speeds: list[int], width: int) -> Script:

@@ -69,7 +69,7 @@ def test_pafu_starts_with_what_compose_sets(services, name, given) -> None:
     code = "from server.config import load_settings; s = load_settings()"
     code += "; print(s.model, s.max_sessions, s.metrics_port)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
-    assert run.stdout.split() == [given.get("PAFU_MODEL", "pafu-mini"), given.get("PAFU_MAX_SESSIONS", "4"), "9090"]
+    assert run.stdout.split() == [given.get("PAFU_MODEL", "pafu-mini"), given.get("PAFU_MAX_SESSIONS", "None"), "9090"]
 
 
 def test_prometheus_scrapes_where_compose_puts_the_metrics(services) -> None:

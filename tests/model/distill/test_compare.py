@@ -22,6 +22,7 @@ from model.distill.compare import (
     cell_config,
     change_script,
     differences,
+    wandering,
 )
 from model.distill.compare_report import cell, markdown, plots, verdicts
 from model.distill.dataset import reserved
@@ -175,6 +176,13 @@ def test_an_absence_leaves_and_comes_back_without_naming_anything() -> None:
     views = script.views(SMALL)
     assert views[0] == views[-1] == 0 and min(abs(view) for view in views[6:-6]) >= 2 * SMALL.width
     assert claims.prompt in script.prompts[:2] and not any(kind in script.prompts[-1] for kind in KINDS)
+
+
+def test_a_long_video_ends_with_a_look_at_where_it_began() -> None:
+    for chunks in (4, 16, 160):
+        views = wandering("a meadow", chunks, 256).views(SMALL)
+        assert len(views) == 3 * chunks and views[:6] == views[-6:] == [0] * 6
+        assert chunks == 4 or len(set(views)) > 24
 
 
 def views_of(clip: object) -> list[int]:
