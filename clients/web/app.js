@@ -102,7 +102,6 @@ class App {
       this.#blocked = true;
       this.#say("Tap the picture to play");
     });
-    player.addEventListener("headless", () => this.#session?.renew());
     player.addEventListener("failed", ({ detail }) => {
       this.#session?.abandon();
       this.#fail({ code: "decoder", message: detail });

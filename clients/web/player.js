@@ -20,23 +20,22 @@ export function canPlay(mime) {
   return Boolean(Source?.isTypeSupported(mime));
 }
 
-/** Bytes before the first `moof` box: what a fresh SourceBuffer needs before any fragment; null if there are none. */
+/** Bytes before the first `moof` box: what a fresh SourceBuffer needs before any fragment. Empty if there is none. */
 export function initSegment(data) {
   const view = new DataView(data);
   for (let at = 0; at + 8 <= view.byteLength; ) {
     const size = view.getUint32(at);
-    if (view.getUint32(at + 4) === 0x6d6f6f66) return at ? data.slice(0, at) : null;
+    if (view.getUint32(at + 4) === 0x6d6f6f66) return data.slice(0, at);
     if (size < 8) break;
     at += size;
   }
-  return null;
+  return new ArrayBuffer(0);
 }
 
 /**
  * Plays one stream in a <video>. Fragments are kept until they are behind the playhead: a decoder that fails is thrown away,
  * and the next one begins with what was not shown yet. Events: firstpicture, playing, progress, waiting, ended, blocked (the browser wants a gesture),
- * headless (the init segment is missing or broken: nothing is shown until a fragment brings another), failed [message].
- * Positions and leads are in seconds of media time.
+ * failed [message]. Positions and leads are in seconds of media time.
  */
 export class Player extends EventTarget {
   #video;
@@ -77,7 +76,7 @@ export class Player extends EventTarget {
 
   /** The position that a server should know: what came and cannot be shown (it was broken) counts as played. */
   get playhead() {
-    const ahead = (this.#init && this.#queue.length) || this.#rebuilding || this.#appending || this.lead > NOTHING_AHEAD;
+    const ahead = this.#rebuilding || this.#queue.length || this.#appending || this.lead > NOTHING_AHEAD;
     return ahead ? this.position : Math.max(this.position, this.#received);
   }
 
@@ -114,13 +113,12 @@ export class Player extends EventTarget {
   /** The next fragment of the stream, and the seconds of media in it. */
   append(data, seconds) {
     if (!this.#running) return;
+    if (!this.#init) {
+      this.#init = initSegment(data);
+    }
     this.#received += seconds;
-    const init = initSegment(data);
-    if (init && !this.#init && this.#queue.length) this.#queue.unshift({ data: init, end: 0 }); // for those that came without
-    this.#init = init ?? this.#init;
     this.#queue.push({ data, end: Infinity });
-    if (this.#init) this.#pump();
-    else this.#behead();
+    this.#pump();
   }
 
   /** No more fragments will come: play what is there, then end. */
@@ -193,7 +191,7 @@ export class Player extends EventTarget {
   }
 
   #pump() {
-    if (!this.#init || !this.#buffer || this.#buffer.updating || this.#source.readyState !== "open") return;
+    if (!this.#buffer || this.#buffer.updating || this.#source.readyState !== "open") return;
     if (this.#evict(KEEP_BEHIND)) return;
     const fragment = this.#queue.shift();
     if (fragment) return this.#push(fragment);
@@ -275,12 +273,10 @@ export class Player extends EventTarget {
   // The server waits for the playhead, so what was there before must be there again, or the playhead never moves.
   #rebuild() {
     if (this.#rebuilding) return;
-    if (++this.#rebuilds > REBUILDS) return this.#fail();
+    if (++this.#rebuilds > REBUILDS || !this.#init?.byteLength) return this.#fail();
     this.#rebuilding = true;
     this.#at = this.position;
-    this.#queue = [...this.#trusted(), ...this.#queue];
-    if (this.#appending?.data === this.#init) this.#behead();
-    else this.#queue.unshift({ data: this.#init, end: 0 });
+    this.#queue = [{ data: this.#init, end: 0 }, ...this.#trusted(), ...this.#queue];
     this.#unplayed = [];
     this.#appending = this.#buffer = null; // what arrives meanwhile must wait for the new one, behind the init segment
     this.#playing = false;
@@ -289,13 +285,6 @@ export class Player extends EventTarget {
       this.#rebuilding = false;
       if (this.#running) this.#attach();
     }, REBUILD_AFTER_MS);
-  }
-
-  // What comes waits for an init segment.
-  #behead() {
-    this.#init = null;
-    if (++this.#rebuilds > REBUILDS) this.#fail();
-    else this.#emit("headless");
   }
 
   // The fragment that could not be read is left out. Where none is to blame all are tried once more, then those behind the

@@ -6,8 +6,7 @@ const STOP_PATIENCE_MS = 4_000;
 const FIRST_DELAY_MS = 250; // before the second try to come back; doubled with each
 const LONGEST_DELAY_MS = 4_000;
 const COME_BACK_WITHIN_MS = 600_000; // about as long as a server keeps a session
-const RENEWED = 4000; // close code of a connection that this page ended to make another
-const BROKEN = [1005, 1006, 1014, RENEWED]; // close codes of a connection while the session goes on
+const BROKEN = [1005, 1006, 1014]; // close codes of a connection that nobody ended on purpose
 const LEFT = [1001, 1012]; // the server went; another may have the session
 
 /** The WebSocket address next to the page, so that the page also works behind a path prefix. */
@@ -86,11 +85,6 @@ export class LiveSession extends EventTarget {
   pause(paused = true) {
     this.#paused = paused;
     this.#send({ type: paused ? "session.pause" : "session.resume" });
-  }
-
-  /** Go on over another connection: each begins with what a decoder has to know first. */
-  renew() {
-    if (!this.#finished && !this.#stopping) this.#socket?.close(RENEWED);
   }
 
   /** Report the playhead now: timers nearly stand still in a hidden page, the media's own events do not. */

@@ -516,40 +516,6 @@ async def test_broken_fragments_do_not_end_the_picture(visit: Visit, spoil: Call
     assert visit.problems == []
 
 
-def no_tracks(fragment: bytes) -> bytes:
-    """The pictures are as they were; what tells the decoder how to read them is broken."""
-    return fragment.replace(b"moov", b"junk")
-
-
-@pytest.mark.parametrize("spoil", [zeros, no_tracks])
-async def test_a_broken_beginning_costs_a_connection_and_no_new_start(
-    visit: Visit, spoil: Callable[[bytes], bytes]
-) -> None:
-    """The page asks for another connection, which begins with an init segment of its own."""
-    page = visit.page
-    lines = binaries = 0
-
-    async def route(socket: WebSocketRoute) -> None:
-        nonlocal lines
-        lines += 1
-        server = socket.connect_to_server()
-
-        def forward(message: str | bytes) -> None:
-            nonlocal binaries
-            binaries += isinstance(message, bytes)
-            socket.send(spoil(message) if isinstance(message, bytes) and binaries == 1 else message)
-
-        server.on_message(forward)
-
-    await page.route_web_socket("**/v1/realtime/video", route)
-    await visit.open()
-    await visit.phase("ready")
-    await page.press("#prompt", "Enter")
-    await page.wait_for_function("picture.currentTime > 3 && !picture.paused && !picture.error")
-    await visit.status("Live")
-    assert lines == 2 and await page.is_hidden("#trouble") and visit.problems == []
-
-
 async def test_a_picture_that_the_browser_paused_goes_on(visit: Visit) -> None:
     await visit.open()
     await visit.phase("ready")
