@@ -29,6 +29,7 @@ KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0, "max_sessions": 8}
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 240}  # 20 chunks
 CHUNK = 0.75  # seconds of video
 PATIENCE = 120.0
+MOMENT = 0.02  # seconds; a fast machine makes a chunk of the pattern in less, and must not come to the film's end
 
 
 @asynccontextmanager
@@ -90,7 +91,7 @@ async def test_kill_9_of_the_front_at_random_moments_costs_no_picture(killable, 
         await undisturbed.start(**WISH)
         assert await play(undisturbed, 0)
     viewers, start, have = [], None, 0
-    for kill_at in (1, 6, 13, None):
+    for kill_at in (1, 5, 9, None):
         async with dialled(server.url, viewer_of) as viewer:
             viewers.append(viewer)
             if start is None:
@@ -103,7 +104,7 @@ async def test_kill_9_of_the_front_at_random_moments_costs_no_picture(killable, 
                 assert await play(viewer, have)
             else:
                 await play(viewer, have, kill_at)
-                killing = asyncio.get_running_loop().call_later(dice.uniform(0, 0.1), server.kill)
+                killing = asyncio.get_running_loop().call_later(dice.uniform(0, MOMENT), server.kill)
                 assert not await play(viewer, have), "it was not killed"
                 killing.cancel()
                 server.start()
