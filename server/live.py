@@ -348,7 +348,8 @@ class LiveSession:
                 await self._wanted.wait()
                 if (line := await self._open_or_wait()) is None:
                     continue
-                try:
+                try:  # from here on the worker keeps a place for it, whatever ends it
+                    await self._move_in(line)
                     ended = await self._relay(line)
                 finally:
                     self._line = None
@@ -381,7 +382,7 @@ class LiveSession:
             return None
 
     async def _open(self) -> EngineSession:
-        """A line to a worker, with everything that the session was."""
+        """A line to a worker."""
         started = self._memory.past() is not None
         try:
             line = await self._queue.place(self._current_order(), started, self._told_position)
@@ -391,6 +392,10 @@ class LiveSession:
             log.warning("%s: its snapshot cannot be used (%s); its latents are", self.id, error.message)
             self._snapshot = None
             line = await self._queue.place(self._current_order(), started, self._told_position)
+        return line
+
+    async def _move_in(self, line: EngineSession) -> None:
+        """Bring the line everything that the session was."""
         self._queued = None
         self.mime, self.init, self._line = line.mime, line.init, line
         if self._figures is not None:
@@ -406,7 +411,6 @@ class LiveSession:
             await line.pause()
         self._publish()
         await self._journal.begin()
-        return line
 
     def _current_order(self) -> Open:
         prompt = self.newest.prompt if self.newest is not None else self.order.prompt

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -65,10 +66,7 @@ async def test_visitors_leave_nothing_behind_and_do_not_disturb_who_stays(serve,
 
 async def test_the_churn_sees_a_server_that_fails(serve) -> None:
     server = await serve(**KEEP)
-    with pytest.raises(ExceptionGroup) as raised:
-        churn.START["prompt"] = "explode"  # at the third chunk
-        try:
-            await churn.churn(server.port, VISITS, 1, "sess_0", at_once=3)
-        finally:
-            churn.START["prompt"] = "a bar"
-    assert "generation_failed" in str(raised.value.exceptions[0])
+    with pytest.raises(churn.Finding, match="generation_failed"):
+        async with churn.visiting(server.port, random.Random(1), "sess_0") as visitor:
+            await visitor.start(prompt="explode")  # at the third chunk
+            await visitor.until("session.done")
