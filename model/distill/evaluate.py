@@ -138,7 +138,7 @@ def _seen_at(take: Take, probe: Probe, pictures: range) -> list[Seen]:
     return landmarks_in_world(probe.read(take.pictures[picked]), [take.offsets[i] for i in picked])
 
 
-def judge(model: LoadedModel, probe: Probe, folder: Path, prompts: int = 32, scenes: int = 24) -> dict[str, float]:
+def judge(model: LoadedModel, probe: Probe, folder: Path, prompts: int = 32, scenes: int = 96) -> dict[str, float]:
     """All of it: prints a table, writes ``judge.json`` and contact sheets below ``folder``."""
     scores = judge_adherence(model, probe, prompts, folder) | judge_memory(model, probe, scenes, folder)
     table = Table("measure", "value", title=f"pafu-mini, {prompts} held-out prompts, {scenes} scenes")
