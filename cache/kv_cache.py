@@ -7,6 +7,8 @@ would add up an error over an hour-long stream, and positions may be re-indexed 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -158,8 +160,13 @@ class KVCache:
         self.chunks += 1
 
     def forget_from(self, number: int) -> None:
-        """Drop all tokens from ``number`` on (they are in order), and an open chunk; what they displaced stays gone."""
-        self._kept = [int((self._numbers[layer, :kept] < number).sum()) for layer, kept in enumerate(self._kept)]
+        """Drop all tokens from ``number`` on, and an open chunk; what they displaced stays gone."""
+        self.forget([numbers >= number for numbers in self.retained_numbers()])
+
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """Drop the committed tokens that are True in ``gone``, (kept,) bool per layer, and an open chunk."""
+        for layer, each in enumerate(gone):
+            self._compact(layer, (~each).nonzero().flatten())
         self._written = None
 
     def tokens(self, layer: int) -> int:

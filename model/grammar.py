@@ -38,6 +38,12 @@ def describe(prompt: str) -> Description:
     return said
 
 
+def names_anew(before: str, after: str) -> bool:
+    """Whether ``after`` names a thing, in a colour or at a place, that ``before`` does not name like that."""
+    known = describe(before).things
+    return any(thing not in known for thing in describe(after).things)
+
+
 def _read_clause(words: list[str], said: Description, place: str | None) -> str | None:
     """Returns a place that still waits for its thing, as it takes the one of the clause before.
 

@@ -36,6 +36,7 @@ class ModelSpec:
     eps: float
     rope_theta: float
     recache_chunks: int  # so many newest chunks are written again when the prompt changes
+    redraws: bool  # words that name a thing anew have what is in sight drawn anew; needs the grammar of the built-in world
     control_dim: int  # numbers of camera control per latent frame that enter the time embedding; 0 in Wan
     predicts: (
         str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
@@ -148,6 +149,7 @@ WAN_1_3B = ModelSpec(
     eps=1e-6,
     rope_theta=10000.0,
     recache_chunks=4,  # LongLive's 12 latent frames
+    redraws=False,
     control_dim=0,
     predicts="velocity",
     screen_embedding=False,
@@ -183,6 +185,7 @@ PAFU_MINI = ModelSpec(
     eps=1e-6,
     rope_theta=10000.0,
     recache_chunks=0,  # measured: it neither helps nor harms (docs/method.md)
+    redraws=True,
     control_dim=1,
     predicts="clean",
     screen_embedding=True,

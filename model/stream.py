@@ -27,6 +27,7 @@ from cache.policy import policy_named
 from model.attention import Cached, Watch
 from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
 from model.dit import Context
+from model.grammar import names_anew
 from model.kept import KeptTokens, kept_tokens
 from model.positions import grid_positions
 from model.sampler import denoise
@@ -39,6 +40,7 @@ SEED_LIMIT = 2**63
 SCORED = frozenset({"salience", "attention"})  # evidence that becomes the tokens' scores
 SCORE_QUANTILES = (0.1, 0.5, 0.9)
 SNAPSHOT_FORMAT = 2
+HALF_A_COLUMN = 0.5
 
 
 class StreamError(ValueError):
@@ -146,7 +148,7 @@ class VideoStream:
         clock = _StageClock(self._model.device)
         with clock.stage("text"):
             context = self._encode_prompt()
-            self._recache(before_pass)
+            self._heed_words(before_pass)
         camera, positions, control = self._walk_camera()
         generator = torch.Generator().manual_seed((self._seed * SEED_PRIME + self._index) % SEED_LIMIT)
         self._cache.begin_chunk(positions)
@@ -177,7 +179,8 @@ class VideoStream:
         for chunk in past:
             self._check_past(chunk, index)
             self.set_prompt(chunk.prompt)
-            self._recache()
+            self._index, self._camera = chunk.index, chunk.camera
+            self._heed_words()
             control = self._write(chunk)
             self._vae_state = self._decode(chunk.latents.to(self._model.device), control)[1]
             self._recent.append(chunk)
@@ -237,19 +240,25 @@ class VideoStream:
         if not first <= chunk.index < end:
             raise StreamError(f"past chunk {chunk.index} is out of order: allowed is {first} to {end - 1}")
 
+    def _heed_words(self, before_pass: Callable[[], None] | None = None) -> None:
+        """Let the cache follow the prompt of the chunk that comes next, when it is another than that of the last."""
+        if self._prompt != self._written_under:
+            before, self._written_under = self._written_under, None
+            self._recache(before_pass)
+            follow_words(self._cache, self._model.spec, before or "", self._prompt, self._walk_camera()[1])
+            self._written_under = self._prompt
+
     def _recache(self, before_pass: Callable[[], None] | None = None) -> None:
-        """Write the newest chunks once more when the prompt is another than they were written under: the keys that are
-        attended to most then speak of what is wanted, and not of what was. Source: KV-recache, LongLive (2509.22622).
-        """
-        if self._recent and self._prompt != self._written_under:
-            here, self._written_under = (self._index, self._camera), None
+        """Write the newest chunks once more: the keys that are attended to most then speak of what is wanted, and not
+        of what was. Source: KV-recache, LongLive (2509.22622)."""
+        if self._recent:
+            here = (self._index, self._camera)
             self._cache.forget_from(self._recent[0].index * self._model.spec.tokens_per_chunk)
             try:
                 for past in self._recent:
                     self._write(past, before_pass)
             finally:
                 self._index, self._camera = here
-        self._written_under = self._prompt
 
     def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> Tensor | None:
         """The clean pass of a chunk that was made before, under the present prompt; its control."""
@@ -390,6 +399,15 @@ class _StageClock:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.seconds[name] = time.perf_counter() - began
+
+
+def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:
+    """Forget what stands where the next chunk, at ``positions`` (tokens, 3), looks, if prompt ``after`` names a thing
+    that ``before`` does not: it is drawn anew from the words. What lies elsewhere stays remembered."""
+    if spec.redraws and names_anew(before, after):
+        sight = positions[:, 2]
+        low, high = sight.min() - HALF_A_COLUMN, sight.max() + HALF_A_COLUMN
+        cache.forget([(held[:, 2] > low) & (held[:, 2] < high) for held in cache.retained_positions()])
 
 
 def new_cache(model: LoadedModel, config: CacheConfig, seed: int, foresight: bool = False) -> KVCache:

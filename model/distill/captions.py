@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 WIDTH, CHUNK_LATENTS = PAFU_MINI.width, PAFU_MINI.chunk_latents
 MOST_NAMED = PAFU_MINI.text_len - 1  # things that the text encoder has slots for
+SAID_AHEAD = 3  # chunks
+SILENT = 0.25  # share of later prompts that name no thing
 EDGE = 16  # a landmark whose middle is nearer to the picture's edge is not named
 
 PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right", "ahead": "ahead"}
@@ -45,6 +48,28 @@ def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) 
     return tuple(segments)
 
 
+def prompts_by_chunk(rng: np.random.Generator, scene: Scene, lights: list[str], offsets: list[int]) -> list[str]:
+    """For every chunk what could be said as it begins: what is in view then and comes into view in the next three
+    chunks; from the second chunk on often nothing but ground and light, so that things must be remembered."""
+    prompts = []
+    for chunk, light in enumerate(lights):
+        view = offsets[chunk * CHUNK_LATENTS : (chunk + SAID_AHEAD) * CHUNK_LATENTS]
+        silent = chunk > 0 and rng.random() < SILENT
+        prompts.append(_unreserved(lambda: random_prompt(rng, scene, light, [] if silent else view)))  # noqa: B023
+    return prompts
+
+
+def _unreserved(draw: Callable[[], str]) -> str:
+    """The first prompt drawn that is not kept for judging."""
+    from model.distill.dataset import reserved
+    from model.text import phrase_ids
+
+    while True:
+        prompt = draw()
+        if not bool(reserved(phrase_ids(prompt, PAFU_MINI.text_len))):
+            return prompt
+
+
 def caption(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
     """A prompt that is never silent about what stands in the first view of the stretch ``offsets``."""
     named = [_landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets[:1])[:MOST_NAMED]]
@@ -66,6 +91,8 @@ def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: l
 
 def in_view(scene: Scene, offsets: list[int]) -> list[tuple[Landmark, str]]:
     """Landmarks with their places: in the first picture by thirds, then those that come into view later, "ahead"."""
+    if not offsets:
+        return []
     first = [(mark, place_of(mark.x - offsets[0])) for mark in scene.landmarks]
     seen = [(mark, place) for mark, place in first if place]
     later = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.camera import MAX_SPEED, view_offset
+from model.distill.captions import prompts_by_chunk
 from model.distill.world import CHUNK_LATENTS, Clip, random_clip, render_views
 from model.positions import grid_positions
 from model.spec import PAFU_MINI
 from model.text import phrase_ids
 from model.vae import StreamingVAE, from_pictures
+from model.vocabulary import LIGHTS
 
 CHUNKS = PAFU_MINI.trained_latents // CHUNK_LATENTS
 SHARD = 1536  # latent frames
 TRAIN_SEED, HELD_OUT_SEED = 7, 900_007
+NEW_WORDS = 0.5  # share of the chunks behind the first that begin under new words
 RESERVED_SHARE = 16  # one prompt in so many is kept for judging
 
 
@@ -32,13 +36,20 @@ class Batch:
     ids: Tensor  # (B, G, slots, symbols) int64
     offsets: Tensor  # (B, F) float32, camera offset of each latent frame's view in pixels
     control: Tensor  # (B, F, 1) camera speed / MAX_SPEED
+    lights: Tensor  # (B, G) int64
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device) for tensor in (self.latents, self.ids, self.offsets, self.control)))
+        return Batch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
     def stills(self) -> Batch:
         """The first latent frame of every clip."""
-        return Batch(self.latents[:, :1], self.ids[:, :1], self.offsets[:, :1], self.control[:, :1])
+        return Batch(*(getattr(self, field.name)[:, :1] for field in dataclasses.fields(self)))
+
+    def new_words(self) -> Tensor:
+        """(B, G) bool: chunks whose prompt is another than the chunk's before; False for the first."""
+        new = torch.zeros(self.ids.shape[:2], dtype=torch.bool, device=self.ids.device)
+        new[:, 1:] = (self.ids[:, 1:] != self.ids[:, :-1]).flatten(2).any(2)
+        return new
 
     def positions(self) -> Tensor:
         """(B, F * tokens, 3)."""
@@ -50,18 +61,25 @@ def clip_of(seed: int, index: int, chunks: int = CHUNKS) -> Clip:
     return random_clip(np.random.default_rng((seed, chunks, index)), chunks)
 
 
-def clip_tensors(clip: Clip, vae: StreamingVAE) -> dict[str, Tensor]:
-    """One clip as tensors; latents in half precision."""
+def clip_tensors(clip: Clip, vae: StreamingVAE, rng: np.random.Generator) -> dict[str, Tensor]:
+    """One clip as tensors; latents in half precision. Its prompts are what could be said at every chunk."""
     with torch.inference_mode():
         latents = vae.encode(from_pictures(torch.from_numpy(render_views(clip)))).contiguous()
-    chunks = len(clip.offsets) // CHUNK_LATENTS
     return {
         "latents": latents.half(),
-        "ids": torch.stack([phrase_ids(clip.segment_of(c).prompt, PAFU_MINI.text_len) for c in range(chunks)]).to(
-            torch.uint8
-        ),
+        **said_tensors(clip, rng),
         "offsets": torch.tensor([float(view_offset(o, s)) for o, s in zip(clip.offsets, clip.speeds, strict=True)]),
         "control": torch.tensor(clip.speeds, dtype=torch.float32)[:, None] / MAX_SPEED,
+    }
+
+
+def said_tensors(clip: Clip, rng: np.random.Generator) -> dict[str, Tensor]:
+    """What could be said at every chunk of a clip, and under which light it lies."""
+    lights = [clip.segment_of(chunk).light for chunk in range(len(clip.offsets) // CHUNK_LATENTS)]
+    prompts = prompts_by_chunk(rng, clip.scene, lights, list(clip.offsets))
+    return {
+        "ids": torch.stack([phrase_ids(prompt, PAFU_MINI.text_len) for prompt in prompts]).to(torch.uint8),
+        "lights": torch.tensor([LIGHTS.index(light) for light in lights], dtype=torch.uint8),
     }
 
 
@@ -82,10 +100,14 @@ def build(folder: Path, vae: StreamingVAE, clips: int, chunks: int = CHUNKS, see
         path = folder / f"clips-{number:05d}.safetensors"
         if path.exists():
             continue
-        rows = [clip_tensors(clip_of(seed, number * shard + i, chunks), vae) for i in range(shard)]
+        rows = [_row(seed, number * shard + i, chunks, vae) for i in range(shard)]
         aside = path.with_suffix(".part")
         save_file({name: torch.stack([row[name] for row in rows]) for name in rows[0]}, aside)
         aside.replace(path)
+
+
+def _row(seed: int, index: int, chunks: int, vae: StreamingVAE) -> dict[str, Tensor]:
+    return clip_tensors(clip_of(seed, index, chunks), vae, np.random.default_rng((seed, chunks, index, 1)))
 
 
 class Clips:
@@ -104,13 +126,50 @@ class Clips:
     def __len__(self) -> int:
         return len(self._tensors["latents"])
 
-    def batch(self, step: int, size: int) -> Batch:
-        """``size`` clips; every clip comes once before any comes twice."""
+    def batch(self, step: int, size: int, chunks: int | None = None) -> Batch:
+        """``size`` clips, or as many stretches of ``chunks`` chunks; every clip comes once before any comes twice.
+
+        Which of the prompts that could be said are said is drawn: the first, one with every change of the light, and
+        some of the others. Each holds until the next.
+        """
         epoch_steps = len(self) // size
         order = np.random.default_rng((TRAIN_SEED, step // epoch_steps)).permutation(len(self))
         picked = torch.from_numpy(order[(step % epoch_steps) * size :][:size].copy())
-        return self.at(picked)
+        rng = np.random.default_rng((TRAIN_SEED, step, size))
+        return said(rng, stretches(rng, self.at(picked), chunks) if chunks else self.at(picked))
 
     def at(self, picked: Tensor) -> Batch:
         rows = {name: tensor[picked] for name, tensor in self._tensors.items()}
-        return Batch(rows["latents"].float(), rows["ids"].long(), rows["offsets"].float(), rows["control"].float())
+        return Batch(
+            rows["latents"].float(),
+            rows["ids"].long(),
+            rows["offsets"].float(),
+            rows["control"].float(),
+            rows["lights"].long(),
+        )
+
+
+def stretches(rng: np.random.Generator, batch: Batch, chunks: int) -> Batch:
+    """``chunks`` chunks of each clip, from a chunk that is drawn."""
+    size, groups = batch.ids.shape[:2]
+    first = torch.from_numpy(rng.integers(0, groups - chunks + 1, size))[:, None]
+    group = first + torch.arange(chunks)
+    frame = first * CHUNK_LATENTS + torch.arange(chunks * CHUNK_LATENTS)
+    row = torch.arange(size)[:, None]
+    return Batch(
+        batch.latents[row, frame],
+        batch.ids[row, group],
+        batch.offsets[row, frame],
+        batch.control[row, frame],
+        batch.lights[row, group],
+    )
+
+
+def said(rng: np.random.Generator, batch: Batch) -> Batch:
+    """Let some of the prompts hold longer than a chunk, in the place of those that could follow."""
+    size, groups = batch.ids.shape[:2]
+    begins = torch.from_numpy(rng.random((size, groups)) < NEW_WORDS)
+    begins[:, 0] = True
+    begins[:, 1:] |= batch.lights[:, 1:] != batch.lights[:, :-1]
+    since = torch.where(begins, torch.arange(groups), 0).cummax(1).values
+    return dataclasses.replace(batch, ids=batch.ids[torch.arange(size)[:, None], since])

@@ -21,7 +21,7 @@ from model.distill.dataset import Batch, Clips
 from model.distill.judge import judge_prompts
 from model.distill.muon import optimizers
 from model.distill.sheets import save_sheet
-from model.distill.teacher_forcing import TeacherForced, random_past
+from model.distill.teacher_forcing import TeacherForced, forgotten_in_sight, random_past
 from model.distill.training import Losses, Stage, part_of, trained_weights
 from model.dit import CausalDiT, Context, init_for_learning
 from model.sampler import FULL_NOISE, add_noise
@@ -35,6 +35,7 @@ SPEC = PAFU_MINI
 SEED = 2002
 CONTEXT_NOISE = 0.12  # the student's past is its own work and never exact
 HOLES = 0.35  # share of the steps in which the past is pruned
+FORGET = 0.5  # share of the new words at which what is in sight is forgotten
 LEAST_LEVEL = 0.3  # the sampler never asks for less noise
 SAMPLER_STEPS = 0.8  # share of the chunks that are noised to one of the sampler's own timesteps
 RATE = 4e-3  # of vectors; matrices learn three times as fast
@@ -50,6 +51,7 @@ class Lesson:
     source: str  # "beginnings" (one chunk each) or "clips"
     size: int
     loss: Callable[[nn.ModuleDict, Batch, torch.Generator], Losses]
+    chunks: int | None = None  # of a clip, None for all
 
 
 def networks() -> nn.ModuleDict:
@@ -133,13 +135,15 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
     noisy = add_noise(batch.latents, noise, timesteps)
     blur = CONTEXT_NOISE * torch.rand(size, 1, 1, 1, 1, generator=generator).to(noise.device)
     clean = batch.latents + blur * noise_like(noise, generator)
-    past = random_past(generator, size, frames, SPEC, HOLES)
+    positions = batch.positions()
+    new = batch.new_words() & (torch.rand(batch.ids.shape[:2], generator=generator) < FORGET).to(noise.device)
+    past = random_past(generator, forgotten_in_sight(positions, new, SPEC).cpu(), SPEC, HOLES)
     both = encode_prompts(modules, batch.ids)
     velocity = modules["dit"](
         torch.cat([clean, noisy], 1),
         torch.cat([torch.zeros_like(timesteps), timesteps], 1),
         [(torch.cat([k, k], 1), torch.cat([v, v], 1)) for k, v in both],
-        TeacherForced(batch.positions(), SPEC, past),
+        TeacherForced(positions, SPEC, past),
         torch.cat([batch.control] * 2, 1),
     )[:, frames:]
     error = frame_errors(velocity, noise - batch.latents, timesteps)
@@ -150,7 +154,12 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
 
 WORDS = (Lesson("beginnings", 64, still_loss),)
 TEACHER = (Lesson("beginnings", 64, still_loss), Lesson("beginnings", 24, clip_loss), Lesson("clips", 3, clip_loss))
-STUDENT = (Lesson("beginnings", 24, beginning_loss), Lesson("clips", 2, student_loss), Lesson("clips", 2, student_loss))
+STUDENT = (
+    Lesson("beginnings", 24, beginning_loss),
+    Lesson("clips", 2, student_loss),
+    Lesson("clips", 8, student_loss, chunks=2),
+    Lesson("clips", 2, student_loss),
+)
 
 
 def flow_stage(
@@ -171,7 +180,7 @@ def flow_stage(
 
     def step_loss(step: int) -> Losses:
         lesson = lessons[step % len(lessons)]
-        batch = sources[lesson.source].batch(step, lesson.size).to(device)
+        batch = sources[lesson.source].batch(step, lesson.size, lesson.chunks).to(device)
         return lesson.loss(modules, batch, torch.Generator().manual_seed(SEED * 100_003 + step))
 
     rates = optimizers(modules, matrix_rate=3 * rate, other_rate=rate)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cache.config import CacheConfig
@@ -22,7 +23,7 @@ from model.distill.script import Script
 from model.dit import Context
 from model.sampler import add_noise, clean_from_velocity
 from model.spec import ModelSpec
-from model.stream import CLEAN, SEED_LIMIT, SEED_PRIME, new_cache
+from model.stream import CLEAN, SEED_LIMIT, SEED_PRIME, follow_words, new_cache
 from model.weights import LoadedModel
 
 
@@ -53,8 +54,25 @@ class Foresight:
         return self._seen.masked_fill(~later, 0).amax(1)
 
 
+def side_by_side(rows: Sequence[Tensor]) -> Tensor:
+    """Rows (n, ...) of unequal length as one (B, longest, ...), each at its end: the newest tokens stand together."""
+    longest = max(len(row) for row in rows)
+    if min(len(row) for row in rows) == longest:
+        return torch.stack(list(rows))
+    return torch.stack([F.pad(row, (0, 0) * (row.dim() - 1) + (longest - len(row), 0)) for row in rows])
+
+
+def filled(lengths: Sequence[int], device: torch.device) -> Tensor | None:
+    """(B, 1, 1, longest) True where ``side_by_side`` put a row's own tokens; None when that is everywhere."""
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return None
+    rows = torch.tensor(lengths, device=device)[:, None]
+    return (torch.arange(longest, device=device) >= longest - rows)[:, None, None, :]
+
+
 class SideBySide:
-    """Attention of B chunks, each over a cache of its own; the caches hold equally many tokens."""
+    """Attention of B chunks, each over a cache of its own."""
 
     def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
         self._caches, self._spec = caches, spec
@@ -64,20 +82,22 @@ class SideBySide:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         pairs = [cache.extend(layer, k[i : i + 1], v[i : i + 1]) for i, cache in enumerate(self._caches)]
-        keys, values = (torch.cat(side) for side in zip(*pairs, strict=True))
+        stored = [keys[0] for keys, _ in pairs]
+        own = filled([len(row) for row in stored], q.device)
         cos, sin = self._rotation(layer)
         chunk = q.shape[1]
-        q, stored, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), keys, rope.apply(keys, cos, sin)
+        q = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:])
+        keys, values = rope.apply(side_by_side(stored), cos, sin), side_by_side([values[0] for _, values in pairs])
         for i, watch in enumerate(self.watches or ()):
-            watch.see(q[i], keys[i], stored[i], self._caches[i].positions(layer)[0])
+            watch.see(q[i], keys[i, -len(stored[i]) :], stored[i], self._caches[i].positions(layer)[0])
         for i, foresight in enumerate(self.foresight or ()):
-            cache = self._caches[i]
-            foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], keys[i], "max"))
-        return attend(q, keys, values)
+            cache, mine = self._caches[i], keys[i, -len(stored[i]) :]
+            foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], mine, "max"))
+        return attend(q, keys, values, own)
 
     def _rotation(self, layer: int) -> rope.Rotation:
         if layer not in self._rotations:
-            positions = torch.cat([cache.positions(layer) for cache in self._caches])
+            positions = side_by_side([cache.positions(layer)[0] for cache in self._caches])
             self._rotations[layer] = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
         return self._rotations[layer]
 
@@ -90,12 +110,13 @@ class OverCommitted:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         held = [cache.committed(layer) for cache in self._caches]
-        keys, values = (torch.stack(side) for side in zip(*held, strict=True))
-        positions = torch.cat([cache.positions(layer) for cache in self._caches])
+        own = filled([len(keys) + q.shape[1] for keys, _ in held], q.device)
+        keys, values = (side_by_side(side) for side in zip(*held, strict=True))
+        positions = side_by_side([cache.positions(layer)[0] for cache in self._caches])
         cos, sin = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
         keys = rope.apply(torch.cat((keys, k), 1), cos, sin)
         q = rope.apply(q, cos[:, -q.shape[1] :], sin[:, -q.shape[1] :])
-        return attend(q, keys, torch.cat((values, v), 1))
+        return attend(q, keys, torch.cat((values, v), 1), own)
 
 
 class Rollout:
@@ -115,6 +136,7 @@ class Rollout:
         self._foresight, self._note = foresight, note
         self._texts: dict[str, Tensor] = {}
         self.index = 0
+        self._prompts: Sequence[str] = [""] * len(scripts)
         self._attention: SideBySide | None = None
 
     @torch.no_grad()
@@ -158,10 +180,12 @@ class Rollout:
 
     def _begin(self) -> None:
         spec, device = self._model.spec, self._model.device
-        for cache, script in zip(self.caches, self._scripts, strict=True):
-            cache.begin_chunk(script.positions(spec, self.index, 1).to(device))
+        self._prompts, before = [script.prompts[self.index] for script in self._scripts], self._prompts
+        for cache, script, old, new in zip(self.caches, self._scripts, before, self._prompts, strict=True):
+            positions = script.positions(spec, self.index, 1).to(device)
+            follow_words(cache, spec, old, new, positions)
+            cache.begin_chunk(positions)
         self._attention = SideBySide(self.caches, spec)
-        self._prompts = [script.prompts[self.index] for script in self._scripts]
         self._context = self._encode(self._prompts)
         controls = [script.control(spec, self.index, 1) for script in self._scripts]
         self._control = None if controls[0] is None else torch.stack(controls).to(device)  # type: ignore[arg-type]

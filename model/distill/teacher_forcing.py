@@ -18,27 +18,46 @@ from model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Past:
-    """Worth of every token (B, S) and budget of each clip (B,) in tokens; the chunk just before is always seen.
+    """Worth of every token (B, S) and budget of each clip (B,) in tokens; the chunk just before is always seen, unless
+    it is forgotten: ``forgotten`` (B, S) is the first token whose chunk no longer sees a token.
 
     A fixed worth makes the visible sets those of a streaming cache: what was once evicted never comes back.
     """
 
     worth: Tensor
     budget: Tensor
+    forgotten: Tensor
 
     def visible(self, tokens: int, recent: int) -> Tensor:
         """(B, tokens) True where a past token is still in the cache."""
         worth = self.worth[:, :tokens].clone()
         worth[:, tokens - recent :] += 1e6
         rank = worth.argsort(dim=1, descending=True).argsort(dim=1)
-        return rank < self.budget.clamp(min=recent)[:, None]
+        kept = rank < self.budget.clamp(min=recent)[:, None]
+        return kept & (self.forgotten[:, :tokens] > tokens)
 
 
-def random_past(generator: torch.Generator, batch: int, frames: int, spec: ModelSpec, share: float) -> Past | None:
+def forgotten_in_sight(positions: Tensor, new: Tensor, spec: ModelSpec) -> Tensor:
+    """(B, S): for every token the first token of the chunk in ``new`` (B, G) that has its place in sight, S + 1 if none
+    has: new words make a stream forget what they are said about."""
+    columns, total = positions[..., 2], positions.shape[1]
+    forgotten = torch.full(columns.shape, total + 1, device=columns.device)
+    for chunk in range(new.shape[1] - 1, 0, -1):
+        first = chunk * spec.tokens_per_chunk
+        sight = columns[:, first : first + spec.tokens_per_chunk]
+        inside = (columns > sight.amin(1, True) - 0.5) & (columns < sight.amax(1, True) + 0.5)
+        inside[:, first:] = False
+        forgotten = torch.where(inside & new[:, chunk, None], first, forgotten)
+    return forgotten
+
+
+def random_past(generator: torch.Generator, forgotten: Tensor, spec: ModelSpec, share: float) -> Past:
     """For a ``share`` of the batches: budgets of 1 to 8 latent frames; worth by chance, by recency, or sinks first."""
+    batch, total = forgotten.shape
     if torch.rand((), generator=generator) > share:
-        return None
+        return Past(torch.zeros(batch, total), torch.full((batch,), total), forgotten)
     tokens = spec.tokens_per_latent
+    frames = total // tokens
     worth = torch.rand(batch, frames * tokens, generator=generator)
     recency = torch.arange(frames * tokens).float() + 1
     kind = torch.randint(0, 4, (batch, 1), generator=generator)
@@ -46,7 +65,7 @@ def random_past(generator: torch.Generator, batch: int, frames: int, spec: Model
     sinks_first = torch.where(torch.arange(frames * tokens) < tokens, 1e5 + recency, recency)
     worth = torch.where(kind == 3, sinks_first, worth)
     budget = torch.randint(spec.chunk_latents * tokens, 9 * tokens, (batch,), generator=generator)
-    return Past(worth, budget)
+    return Past(worth, budget, forgotten)
 
 
 class TeacherForced:
@@ -58,7 +77,8 @@ class TeacherForced:
         self._tokens = positions.shape[1]
         self._chunk = spec.tokens_per_chunk
         starts = range(self._chunk, self._tokens, self._chunk)
-        self._masks = {s: past.visible(s, self._chunk).to(positions.device) for s in starts} if past else {}
+        seen = {start: past.visible(start, self._chunk) for start in starts} if past else {}
+        self._masks = {start: mask.to(positions.device) for start, mask in seen.items() if not bool(mask.all())}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = rope.apply(q, *self._rotation), rope.apply(k, *self._rotation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def fake_clips(folder: Path, chunks: int, clips: int = 12) -> None:
         "ids": ids.to(torch.uint8),
         "offsets": torch.zeros(clips, frames),
         "control": torch.zeros(clips, frames, 1),
+        "lights": torch.zeros(clips, chunks, dtype=torch.uint8),
     }
     save_file(rows, folder / "clips-00000.safetensors")
 
@@ -46,7 +48,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Stage("vae", tmp_path, vae, [], lambda step: {}, 0).save(7)
     for name in ("WORDS", "TEACHER", "STUDENT"):  # the same lessons, smaller
         lessons = getattr(flow_stages, name)
-        monkeypatch.setattr(flow_stages, name, tuple(Lesson(lesson.source, 2, lesson.loss) for lesson in lessons))
+        monkeypatch.setattr(flow_stages, name, tuple(dataclasses.replace(lesson, size=2) for lesson in lessons))
     monkeypatch.setattr(flow_stages, "SAMPLES", 1)
     return tmp_path
 

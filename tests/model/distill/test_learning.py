@@ -13,7 +13,7 @@ from model.attention import attend
 from model.distill.judge import same_again
 from model.distill.muon import Muon, orthogonalise
 from model.distill.probe import Seen
-from model.distill.teacher_forcing import Past, TeacherForced, random_past
+from model.distill.teacher_forcing import Past, TeacherForced, forgotten_in_sight, random_past
 from model.distill.training import Stage
 from model.positions import grid_positions
 from model.spec import TEST_TINY
@@ -45,11 +45,22 @@ def slow_mask(past: Past | None) -> torch.Tensor:
     return mask
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-def test_teacher_forcing_equals_full_attention_under_its_mask(pruned):
-    positions = grid_positions(TEST_TINY, 0, FRAMES).expand(2, -1, -1)
+NEVER = 10**6
+
+
+def walked() -> torch.Tensor:
+    """Positions (2, S, 3) of three chunks: the first clip walks two screens and comes back by half, the second stays."""
+    walk = torch.tensor([0.0] * 3 + [2.0 * TEST_TINY.width] * 3 + [0.5 * TEST_TINY.width] * 3)
+    return torch.cat([grid_positions(TEST_TINY, 0, FRAMES, offsets) for offsets in (walk, torch.zeros(FRAMES))])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, None])
+@pytest.mark.parametrize("words", [False, True])
+def test_teacher_forcing_equals_full_attention_under_its_mask(share, words):
+    positions = walked()
     generator = torch.Generator().manual_seed(3)
-    past = random_past(generator, 2, FRAMES, TEST_TINY, share=1.0) if pruned else None
+    forgotten = forgotten_in_sight(positions, torch.full((2, FRAMES // 3), words), TEST_TINY)
+    past = None if share is None else random_past(generator, forgotten, TEST_TINY, share)
     q, k, v = random_qkv(2)
     got = TeacherForced(positions, TEST_TINY, past)(0, q, k, v)
     twice = torch.cat([positions, positions], 1)
@@ -62,13 +73,28 @@ def test_what_a_past_evicted_never_comes_back():
     generator = torch.Generator().manual_seed(5)
     chunk = TEST_TINY.tokens_per_chunk
     worth = torch.rand(1, 6 * chunk, generator=generator)
-    past = Past(worth, torch.tensor([chunk + 10]))
+    past = Past(worth, torch.tensor([chunk + 10]), torch.full_like(worth, NEVER, dtype=torch.long))
     before = past.visible(chunk, chunk)
     for chunks in range(2, 6):
         now = past.visible(chunks * chunk, chunk)
         assert now.sum() == chunk + 10
         assert not (now[:, : before.shape[1]] & ~before).any()
         before = now
+
+
+def test_new_words_hide_what_is_in_sight_from_then_on_and_nothing_else():
+    chunk = TEST_TINY.tokens_per_chunk
+    new = torch.tensor([[False, False, True], [False, True, False]])
+    positions = walked()
+    forgotten = forgotten_in_sight(positions, new, TEST_TINY)
+    past = Past(torch.zeros(2, 3 * chunk), torch.tensor([3 * chunk] * 2), forgotten)
+    assert past.visible(chunk, chunk)[0].all(), "no words were new"
+    right_half = positions[0, :chunk, 2] > TEST_TINY.token_columns / 2 - 0.5
+    seen = past.visible(2 * chunk, chunk)[0]
+    assert torch.equal(~seen[:chunk], right_half) and seen[chunk:].all()
+    assert not past.visible(chunk, chunk)[1].any()
+    later = past.visible(2 * chunk, chunk)[1]
+    assert not later[:chunk].any() and later[chunk:].all(), "what was forgotten came back, or what came after is gone"
 
 
 def small_stage(folder, steps: int, stop_after: int | None = None) -> dict[str, torch.Tensor]:

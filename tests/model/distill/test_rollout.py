@@ -61,7 +61,7 @@ def test_side_by_side_equals_one_by_one(model: LoadedModel, policy: str) -> None
 def test_foresight_is_the_attention_that_was_going_to_come(model: LoadedModel) -> None:
     full = dataclasses.replace(TIGHT, policy="full", budget_latents=12, sink_latents=0, recent_latents=0)
     table = Foresight(SPEC.num_layers, 4, SPEC.tokens_per_chunk)
-    rollout = Rollout(model, SCRIPTS[:1], [3], full, [table], note=True)
+    rollout = Rollout(model, SCRIPTS[1:], [3], full, [table], note=True)
     for _ in range(4):
         rollout.commit(rollout.draw())
     numbers = torch.arange(3 * SPEC.tokens_per_chunk)
@@ -80,7 +80,7 @@ def test_the_oracle_keeps_what_the_future_looks_at(model: LoadedModel) -> None:
     precious = torch.tensor([5, 17, 40])
     for layer in range(SPEC.num_layers):
         table.note(layer, 3, precious, torch.full((3,), 1.0))
-    rollout = Rollout(model, SCRIPTS[:1], [3], dataclasses.replace(TIGHT, policy="oracle", sink_latents=0), [table])
+    rollout = Rollout(model, SCRIPTS[1:], [3], dataclasses.replace(TIGHT, policy="oracle", sink_latents=0), [table])
     for _ in range(3):
         rollout.commit(rollout.draw())
     kept = rollout.caches[0].numbers(1).tolist()
@@ -89,7 +89,7 @@ def test_the_oracle_keeps_what_the_future_looks_at(model: LoadedModel) -> None:
 
 def test_the_truth_can_stand_in_for_what_was_drawn(model: LoadedModel) -> None:
     truth = torch.randn(1, SPEC.chunk_latents, SPEC.latent_channels, SPEC.latent_height, SPEC.latent_width)
-    told, free = (Rollout(model, SCRIPTS[:1], [3], TIGHT) for _ in range(2))
+    told, free = (Rollout(model, SCRIPTS[1:], [3], TIGHT) for _ in range(2))
     told.commit(truth)
     free.commit(free.draw())
     assert not torch.allclose(told.draw(), free.draw(), atol=1e-3)

@@ -80,7 +80,7 @@ def test_prompts_for_judging_are_never_trained_on(tmp_path):
     judged = [c.prompt for c in judge_prompts(64)]
     captions = [clip_of(TRAIN_SEED, index, 1).segments[0].prompt for index in range(64)]
     ids = torch.stack([phrase_ids(prompt, PAFU_MINI.text_len) for prompt in judged + captions])[:, None]
-    rows = {name: torch.zeros(len(ids), 3, 1) for name in ("latents", "offsets", "control")}
+    rows = {name: torch.zeros(len(ids), 3, 1) for name in ("latents", "offsets", "control", "lights")}
     save_file(rows | {"ids": ids.to(torch.uint8)}, tmp_path / "clips-00000.safetensors")
     clips = Clips(tmp_path)
     trained = clips.at(torch.arange(len(clips))).ids
