@@ -36,7 +36,9 @@ class ModelSpec:
     eps: float
     rope_theta: float
     recache_chunks: int  # so many newest chunks are written again when the prompt changes
-    redraws: bool  # words that name a thing anew have what is in sight drawn anew; needs the grammar of the built-in world
+    redraws: (
+        bool  # words that name a thing anew have what is in sight drawn anew; needs the grammar of the built-in world
+    )
     control_dim: int  # numbers of camera control per latent frame that enter the time embedding; 0 in Wan
     predicts: (
         str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)

@@ -31,6 +31,7 @@ from model.grammar import names_anew
 from model.kept import KeptTokens, kept_tokens
 from model.positions import grid_positions
 from model.sampler import denoise
+from model.spec import ModelSpec
 from model.vae import to_pictures
 from model.weights import LoadedModel
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from model.distill import flow_stages
 from model.distill.captions import CHUNK_LATENTS
 from model.distill.dataset import TRAIN_SEED, clip_of
-from model.distill.flow_stages import Lesson, student_stage, teacher_stage, words_stage
+from model.distill.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.training import Stage, saved_step, trained_weights
 from model.spec import PAFU_MINI
 from model.text import phrase_ids

@@ -49,7 +49,7 @@ NEVER = 10**6
 
 
 def walked() -> torch.Tensor:
-    """Positions (2, S, 3) of three chunks: the first clip walks two screens and comes back by half, the second stays."""
+    """Positions (2, S, 3) of three chunks: one clip walks two screens and comes back by half, one stays."""
     walk = torch.tensor([0.0] * 3 + [2.0 * TEST_TINY.width] * 3 + [0.5 * TEST_TINY.width] * 3)
     return torch.cat([grid_positions(TEST_TINY, 0, FRAMES, offsets) for offsets in (walk, torch.zeros(FRAMES))])
 

@@ -9,7 +9,17 @@ from safetensors.torch import save_file
 
 from model.camera import CameraControl, CameraState, advance
 from model.distill.captions import in_view, place_of
-from model.distill.dataset import HELD_OUT_SEED, TRAIN_SEED, Clips, clip_of
+from model.distill.dataset import (
+    HELD_OUT_SEED,
+    TRAIN_SEED,
+    Batch,
+    Clips,
+    clip_of,
+    reserved,
+    said,
+    said_tensors,
+    stretches,
+)
 from model.distill.judge import judge_prompts, shift_between
 from model.distill.world import GROUND_Y, RGB, TINT, WIDTH, Clip, Landmark, Scene, Segment, render_clip
 from model.grammar import describe
@@ -86,6 +96,45 @@ def test_prompts_for_judging_are_never_trained_on(tmp_path):
     trained = clips.at(torch.arange(len(clips))).ids
     assert 40 < len(trained) <= 64
     assert not any((trained == one).flatten(1).all(1).any() for one in ids[:64])
+
+
+def drawn_clips(count: int = 40) -> Batch:
+    """Real prompts and lights; as latents, speeds and offsets the number of each frame."""
+    rows = [said_tensors(clip_of(TRAIN_SEED, index), np.random.default_rng(index)) for index in range(count)]
+    ids, lights = (torch.stack([row[name].long() for row in rows]) for name in ("ids", "lights"))
+    frames = torch.arange(ids.shape[1] * 3.0).expand(count, -1)
+    return Batch(frames[:, :, None, None, None], ids, frames, frames[:, :, None], lights)
+
+
+def test_what_is_said_holds_until_something_else_is_said_and_a_new_light_is_always_said():
+    could = drawn_clips()
+    told = said(np.random.default_rng(1), could)
+    assert torch.equal(told.ids[:, 0], could.ids[:, 0])
+    same_as_could = (told.ids == could.ids).flatten(2).all(2)
+    same_as_before = (told.ids[:, 1:] == told.ids[:, :-1]).flatten(2).all(2)
+    turned = could.lights[:, 1:] != could.lights[:, :-1]
+    assert turned.any() and same_as_could[:, 1:][turned].all()
+    assert (same_as_could[:, 1:] | same_as_before).all()
+    kept = (same_as_before & ~same_as_could[:, 1:]).float().mean()
+    assert 0.2 < kept < 0.7, "all prompts are said, or hardly any"
+
+
+def test_a_stretch_is_a_part_of_its_clip_with_the_words_that_belong_to_it():
+    whole = drawn_clips()
+    part = stretches(np.random.default_rng(2), whole, 2)
+    firsts = part.offsets[:, 0].long()
+    assert len(firsts.unique()) == 7 and (firsts % 3 == 0).all()
+    for row, first in enumerate(firsts):
+        for name in ("latents", "control", "offsets"):
+            assert torch.equal(getattr(part, name)[row], getattr(whole, name)[row, first : first + 6])
+        assert torch.equal(part.ids[row], whole.ids[row, first // 3 : first // 3 + 2])
+
+
+def test_later_prompts_are_often_silent_and_none_is_kept_for_judging():
+    ids = drawn_clips().ids
+    assert not bool(reserved(ids).any())
+    things = ids[..., 1:, :].flatten(2).any(2)
+    assert 0.1 < 1 - float(things[:, 1:].float().mean()) < 0.5
 
 
 def test_a_cut_arrives_at_its_place_at_rest():
