@@ -142,7 +142,9 @@ def teacher_salience(
 
 
 def student_rollout(student: LoadedModel, script: Script, latents: Tensor, table: Foresight | None) -> Rollout:
-    """The student's stream over the clip with a cache that keeps everything; ``table`` notes its future attention."""
+    """The student's stream over the clip with a cache that keeps everything, whatever is said; ``table`` notes its
+    future attention."""
+    student = dataclasses.replace(student, spec=dataclasses.replace(student.spec, redraws=False))
     config = CacheConfig(
         policy="full",
         budget_latents=script.chunks * student.spec.chunk_latents,
