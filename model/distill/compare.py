@@ -115,14 +115,11 @@ class Evaluation:
         return result
 
     def _cells(self) -> list[tuple[str, float]]:
-        """The full cache first; learned policies only with a head, and said so."""
+        """The full cache first, then budget by budget; learned policies only with a head, and said so."""
         everything = float(self._settings.tour_chunks * self._model.spec.chunk_latents)
-        cells = [(FULL, everything)]
-        for policy in self._settings.policies:
-            if policy == FULL or (policy in LEARNED_POLICIES and self._model.salience is None):
-                continue
-            cells += [(policy, budget) for budget in self._settings.budgets]
-        return cells
+        headless = self._model.salience is None
+        pruning = [p for p in self._settings.policies if p != FULL and not (p in LEARNED_POLICIES and headless)]
+        return [(FULL, everything)] + [(policy, budget) for budget in self._settings.budgets for policy in pruning]
 
     def _about(self) -> dict[str, Any]:
         return {

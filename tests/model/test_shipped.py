@@ -8,6 +8,7 @@ import torch
 
 from cache.config import CacheConfig
 from model.camera import CameraControl
+from model.distill.evaluate import served_cache
 from model.distill.judge import camera_shifts
 from model.distill.salience_stage import student_rollout
 from model.distill.script import Script
@@ -70,3 +71,34 @@ def test_the_shipped_head_tells_landmarks_from_their_surroundings(mini: LoadedMo
         shown, empty = score[share > 0.3], score[share == 0]
         areas.append(float((shown[:, None] > empty[None]).float().mean()))
     assert np.mean(areas) > 0.8, areas
+
+
+def reddish(pictures: np.ndarray) -> float:
+    """Share of pixels that are clearly red."""
+    red, green, blue = np.moveaxis(pictures.astype(int), -1, 0)
+    return float(((red > green + 60) & (red > blue + 60)).mean())
+
+
+def bluish(pictures: np.ndarray) -> float:
+    """Share of pixels below the sky's half that are clearly blue, and dark enough to be no sky."""
+    red, green, blue = np.moveaxis(pictures[:, 40:100].astype(int), -1, 0)
+    return float(((blue > red + 60) & (blue > green + 60)).mean())
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered(mini: LoadedModel, seed: int) -> None:
+    mill, tower = (
+        "a meadow by day, a red mill in the middle",
+        "a meadow by day, a blue tower with a blue roof in the middle",
+    )
+    stream = VideoStream(mini, mill, seed, served_cache(mini))
+
+    def shown(prompt: str, place: int) -> np.ndarray:
+        stream.set_prompt(prompt)
+        stream.set_camera(CameraControl(speed=0, cut_to=place))
+        return np.concatenate([stream.next_chunk().pictures for _ in range(2)])[-8:]
+
+    first, _, second, again = shown(mill, 0), shown("a meadow by day", 3), shown(tower, 3), shown("a meadow by day", 0)
+    assert reddish(first) > 0.03 and bluish(first) < 0.01
+    assert bluish(second) > 0.05 and reddish(second) < 0.01
+    assert reddish(again) > 0.03 and bluish(again) < 0.01
