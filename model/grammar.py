@@ -41,7 +41,15 @@ def describe(prompt: str) -> Description:
 def names_anew(before: str, after: str) -> bool:
     """Whether ``after`` names a thing, in a colour or at a place, that ``before`` does not name like that."""
     known = describe(before).things
-    return any(thing not in known for thing in describe(after).things)
+    return any(not any(_repeats(thing, other) for other in known) for thing in describe(after).things)
+
+
+def _repeats(thing: Thing, known: Thing) -> bool:
+    """Whether a phrase asks for nothing that an earlier one did not ask for; where it is silent, anything will do."""
+    if thing.kind != known.kind:
+        return False
+    asked = ((thing.colour, known.colour), (thing.accent, known.accent), (thing.place, known.place))
+    return all(wanted is None or wanted == had for wanted, had in asked)
 
 
 def _read_clause(words: list[str], said: Description, place: str | None) -> str | None:

@@ -84,8 +84,8 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-        return about, load_file(path)
-    except (SafetensorError, OSError) as error:
+        return about if isinstance(about, dict) else {}, load_file(path)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise SalienceError(f"{path} is truncated or no safetensors file: {error}") from error
 
 

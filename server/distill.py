@@ -54,10 +54,15 @@ def mini(
         raise fail(f"stopped; the same command goes on from the last checkpoint in {out}", 130) from None
 
 
-Out = Annotated[Path, typer.Option(help="folder for clips, checkpoints, curves and the result; a run there goes on")]
+Out = Annotated[
+    Path,
+    typer.Option(file_okay=False, help="folder for clips, checkpoints, curves and the result; a run there goes on"),
+]
 Student = Annotated[Path | None, typer.Option(help="folder with the student's weights; default: those that ship")]
 Model = Annotated[str, typer.Option(help="model name of student and teacher")]
-Prompts = Annotated[Path | None, typer.Option(exists=True, help="prompts, one a line; default: the model's own world")]
+Prompts = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="prompts, one a line; default: the model's own world")
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun every process takes its own GPU")]
 Threads = Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")]
 

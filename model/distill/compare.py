@@ -7,6 +7,7 @@ same noise; the full cache comes first, because fidelity is measured against it 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -63,7 +64,7 @@ class EvalSettings:
         for policy in self.policies:
             if policy not in POLICY_NAMES:
                 raise EvalError(f"unknown policy {policy!r}; known: {', '.join(POLICY_NAMES)}")
-        if not self.budgets or min(self.budgets) <= 0:
+        if not self.budgets or not all(0 < budget < math.inf for budget in self.budgets):
             raise EvalError(f"budgets are {self.budgets}; give latent frames above 0")
         if min(self.tour_chunks, self.change_chunks, self.drift_chunks) < 4:
             raise EvalError("videos of fewer than 4 chunks show nothing of a cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from model.distill.script import Script
 from model.dit import Context
 from model.sampler import FULL_NOISE, add_noise, clean_from_velocity
 from model.spec import ModelSpec
-from model.weights import LoadedModel
+from model.weights import LoadedModel, WeightsError
 
 if TYPE_CHECKING:
     from model.distill.world import Clip
@@ -72,6 +74,11 @@ def _of_prompt(prompt: str, spec: ModelSpec, chunks: int) -> Script:
     state = state.steered(control, spec.width) if control else state
     _, offsets, speeds = advance(state, chunks * spec.chunk_latents, spec.temporal_stride)
     return Script((prompt,) * chunks, tuple(offsets), tuple(speeds))
+
+
+def digest(prompts: Path | None) -> str | None:
+    """Of what a file of prompts says, for a run's settings; None for the built-in world's own."""
+    return None if prompts is None else hashlib.sha256(prompts.read_bytes()).hexdigest()
 
 
 class Telling:
@@ -154,7 +161,12 @@ def clip_path(folder: Path, n: int) -> Path:
 
 
 def load_clip(folder: Path, n: int) -> Tensor:
-    return load_file(clip_path(folder, n))["latents"].float()
+    """Raises WeightsError for a file that is damaged."""
+    path = clip_path(folder, n)
+    try:
+        return load_file(path)["latents"].float()
+    except (SafetensorError, KeyError) as error:
+        raise WeightsError(f"{path} is damaged ({error}): remove it, and the same command makes it anew") from error
 
 
 def noised(latents: Tensor, level: float, seed: int) -> Tensor:

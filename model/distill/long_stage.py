@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch import nn
 from cache.config import CacheConfig
 from model.distill import dreams, parallel
 from model.distill.rollout import Rollout
-from model.distill.salience_stage import DistillError
+from model.distill.salience_stage import DistillError, keep_settings
 from model.distill.training import Losses, Stage, plot_curve, trained_weights
 from model.salience import HEAD_FILE, save_head
 from model.sampler import FULL_NOISE, add_noise
@@ -74,7 +73,8 @@ class LongTuning:
             recent_latents=0,
             position_mode=settings.cache.position_mode,
         )
-        self._keep_settings()
+        told = {"student": student.digest, "prompts": dreams.digest(prompts)}
+        keep_settings(out / SETTINGS_FILE, {**asdict(settings), **told}, writes=rank == 0)
 
     def run(self) -> LoadedModel:
         """Tune, and write the tuned student below ``out``/student, its head with it; the tuned student."""
@@ -137,14 +137,3 @@ class LongTuning:
             plot_curve(self._out, STAGE)
         parallel.barrier()
         return load_model(model.spec, folder, model.device, model.dtype)
-
-    def _keep_settings(self) -> None:
-        path = self._out / SETTINGS_FILE
-        text = json.dumps({**asdict(self._settings), "student": self._former.digest}, indent=2) + "\n"
-        if path.exists() and path.read_text() != text:
-            raise DistillError(
-                f"{self._out} holds a run with other settings: choose another folder, or remove this one"
-            )
-        if self._rank == 0:
-            self._out.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)

@@ -11,11 +11,12 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -93,6 +94,8 @@ class SalienceSettings:
                 raise DistillError(f"{name} is {getattr(self, name)!r}; known: {', '.join(known)}")
         if not 0 < self.noise_level <= 1:
             raise DistillError(f"noise_level is {self.noise_level}; allowed is more than 0 and up to 1")
+        if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights) or not any(self.weights):
+            raise DistillError(f"weights are {self.weights}; give numbers of 0 or more for low, diag, up, not all 0")
         for name, least in (("clips", 1), ("held_out", 1), ("steps", 1), ("batch", 1), ("gap", 1), ("dream_steps", 1)):
             if getattr(self, name) < least:
                 raise DistillError(f"{name} is {getattr(self, name)}; it must be {least} or more")
@@ -200,6 +203,22 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def keep_settings(path: Path, settings: dict[str, Any], writes: bool) -> None:
+    """Note what a run is made with; going on with anything else would be neither the old run nor a new one. Raises
+    DistillError naming what changed."""
+    text = json.dumps(settings, indent=2, default=str) + "\n"
+    if path.exists() and path.read_text() != text:
+        before, now = json.loads(path.read_text()), json.loads(text)
+        changed = [name for name in now if before.get(name) != now[name]]
+        raise DistillError(
+            f"{path.parent} holds a run with other settings ({', '.join(changed)} changed): choose another folder, or "
+            "remove this one to begin anew"
+        )
+    if writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 class Lessons:
     """Lesson n on demand; as many as fit into KEEP_BYTES stay in memory."""
 
@@ -229,6 +248,8 @@ class SalienceDistillation:
         processes: int = 1,
     ) -> None:
         check_pair(teacher, student)
+        if prompts is not None and settings.source == "world":
+            raise DistillError("the built-in world paints clips of its own prompts: leave --prompts out, or dream them")
         if settings.clips < processes:
             raise DistillError(f"{settings.clips} clips for {processes} processes: give each at least one (--clips)")
         self._teacher, self._student, self._out, self._settings = teacher, student, out, settings
@@ -237,7 +258,8 @@ class SalienceDistillation:
         self._lessons = Lessons(self._lesson)
         torch.manual_seed(SEED)
         self.head = SalienceHead(student.spec).to(student.device)
-        self._keep_settings()
+        told = {"teacher": teacher.digest, "student": student.digest, "prompts": dreams.digest(prompts)}
+        keep_settings(out / SETTINGS_FILE, {**asdict(settings), **told}, writes=rank == 0)
         for model in (teacher, student):
             parallel.shard(model.dit)
 
@@ -333,22 +355,6 @@ class SalienceDistillation:
             if n == self._settings.clips and self._rank == 0:
                 plot_heat(self._out / "salience.heat.png", lesson.target, score, self._student.spec)
         return {name: torch.stack(values).mean(0).tolist() for name, values in rows.items()}
-
-    def _keep_settings(self) -> None:
-        """Going on with other settings would be neither the old run nor a new one. Raises DistillError."""
-        path = self._out / SETTINGS_FILE
-        settings = {**asdict(self._settings), "teacher": self._teacher.digest, "student": self._student.digest}
-        text = json.dumps(settings, indent=2, default=str) + "\n"
-        if path.exists() and path.read_text() != text:
-            before, now = json.loads(path.read_text()), json.loads(text)
-            changed = [name for name in now if before.get(name) != now[name]]
-            raise DistillError(
-                f"{self._out} holds a run with other settings ({', '.join(changed)} changed): choose another "
-                "folder, or remove this one to begin anew"
-            )
-        if self._rank == 0:
-            self._out.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
 
 
 def head_loss(logits: Tensor, target: Tensor, kind: str, step: int) -> Losses:

@@ -28,6 +28,8 @@ PRUNED = dataclasses.replace(EVERYTHING, policy="pafu", budget_latents=2.0, rece
         ("a meadow by day", False),
         ("", False),
         (BEFORE + ", a house", True),
+        ("a red mill", False),
+        ("a mill on the left", False),
         (BEFORE.replace("red", "blue"), True),
         (BEFORE.replace("left", "right"), True),
         ("a red mill with a white roof on the left", True),

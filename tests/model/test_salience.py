@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.dit import CausalDiT
-from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head, save_head
+from model.salience import ABOUT, HEAD_FILE, SalienceError, SalienceHead, load_head, save_head
 from model.spec import PAFU_MINI, TEST_TINY, WAN_1_3B, WAN_14B, ModelSpec
 from model.weights import WeightsError, load_model, random_model, save_model
 
@@ -72,6 +72,9 @@ def test_a_file_that_is_no_head_is_refused(head: SalienceHead, tmp_path: Path) -
     tensors = load_file(path)
     save_file(tensors, path)
     with pytest.raises(SalienceError, match="of format none"):
+        load_head(path, TEST_TINY, DIGEST)
+    save_file(tensors, path, {ABOUT: "no json"})
+    with pytest.raises(SalienceError, match="truncated or no safetensors file"):
         load_head(path, TEST_TINY, DIGEST)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SalienceError, match="truncated or no safetensors file"):

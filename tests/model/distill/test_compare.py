@@ -284,6 +284,7 @@ def test_cells_get_equal_budgets() -> None:
     [
         ({"policies": ("lru",)}, "unknown policy 'lru'; known: full"),
         ({"budgets": (0.0,)}, "give latent frames above 0"),
+        ({"budgets": (2.0, float("nan"))}, "give latent frames above 0"),
         ({"tour_chunks": 2}, "fewer than 4 chunks"),
     ],
 )

@@ -33,7 +33,7 @@ from model.distill.salience_stage import (
 from model.distill.training import Stage
 from model.salience import HEAD_FILE, load_head
 from model.spec import TEST_TINY, ModelSpec
-from model.weights import LoadedModel, random_model, save_model
+from model.weights import LoadedModel, WeightsError, random_model, save_model
 
 # clips of three chunks: everything is there, and it is fast
 TINY = dataclasses.replace(TEST_TINY, trained_latents=9, width=64, height=64)
@@ -169,6 +169,25 @@ def test_other_settings_do_not_go_on_with_an_old_run(
     distil(tmp_path)
     with pytest.raises(DistillError, match=r"holds a run with other settings \(noise_level changed\)"):
         distil(tmp_path, dataclasses.replace(FEW, noise_level=0.7))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red mill")
+    with pytest.raises(DistillError, match=r"\(prompts changed\)"):
+        distil(tmp_path, prompts=prompts)
+
+
+def test_painted_clips_take_no_prompts(distil: Callable[..., SalienceDistillation], tmp_path: Path) -> None:
+    """They would be told other words than those that they were painted after."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red mill")
+    with pytest.raises(DistillError, match="leave --prompts out"):
+        distil(tmp_path / "out", dataclasses.replace(FEW, source="world"), prompts)
+
+
+def test_a_damaged_clip_is_named(distil: Callable[..., SalienceDistillation], tmp_path: Path) -> None:
+    dreams.clip_path(tmp_path / "dreams", 0).parent.mkdir(parents=True)
+    dreams.clip_path(tmp_path / "dreams", 0).write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match=r"00000\.safetensors is damaged .*: remove it"):
+        distil(tmp_path).run()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +196,8 @@ def test_other_settings_do_not_go_on_with_an_old_run(
         ({"loss": "magic"}, "loss is 'magic'; known: regression, ranking"),
         ({"noise_level": 0.0}, "noise_level is 0.0; allowed is more than 0 and up to 1"),
         ({"clips": 0}, "clips is 0; it must be 1 or more"),
+        ({"weights": (0.0, 0.0, 0.0)}, "0 or more for low, diag, up, not all 0"),
+        ({"weights": (float("nan"), 0.0, 1.0)}, "0 or more for low, diag, up, not all 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, object], message: str) -> None:
