@@ -105,6 +105,7 @@ export class MemoryView {
   #still = null; // the filmstrip without what glows
   #stats = {};
   #places = []; // of the moments on the filmstrip
+  #known = []; // the latents of all moments that are not as good as forgotten, shown or not
   #pointer = null; // where it stands over the filmstrip
   #timer = 0;
   #frame = 0;
@@ -373,7 +374,8 @@ export class MemoryView {
   /** The moments with their places on the filmstrip: rows that fill the width, oldest first. Fits the canvas to them. */
   #layOut() {
     const across = this.#film.clientWidth < NARROW ? 3 : 6;
-    const known = new Map([...this.#memory].filter(([latent]) => latent <= this.#playing()));
+    const known = new Map([...this.#memory].filter(([latent, moment]) => latent <= this.#playing() && share(moment) >= SHOWN_FROM));
+    this.#known = [...known.keys()];
     const shown = moments(known, across === 3 ? 9 : 12, (latent) => this.#views.get(latent) ?? latent);
     const aspect = this.#video.videoWidth / this.#video.videoHeight || 2;
     const wide = Math.max(1, (this.#film.clientWidth - GAP * (across - 1)) / across); // it may be out of sight
@@ -405,8 +407,10 @@ export class MemoryView {
     this.#words.textContent = `Remembers ${kept.toLocaleString("en")} of the ${Math.max(kept, total).toLocaleString("en")} tokens it has seen (${percent}\u00a0%)`;
     this.#bar.style.width = `${percent}%`;
     this.#legend.classList.toggle("scored", places.some(({ salience }) => salience));
-    const reach = Math.round(this.#video.currentTime - endOf(places[0].latent, this.#config, this.#fps));
-    const about = `It still knows ${places.length} ${places.length === 1 ? "moment" : "moments"}, the oldest from ${Math.max(0, reach)} s ago. Policy ${policy}${fell ? ", fallen back to because scores were not numbers" : ""}.`;
+    const known = this.#known.length;
+    const reach = Math.round(this.#video.currentTime - endOf(Math.min(...this.#known), this.#config, this.#fps));
+    const part = known > places.length ? `; here are ${places.length}` : "";
+    const about = `It still knows ${known} ${known === 1 ? "moment" : "moments"}, the oldest from ${Math.max(0, reach)} s ago${part}. Policy ${policy}${fell ? ", fallen back to because scores were not numbers" : ""}.`;
     this.#detail.textContent = this.#pointedAt(places) ?? about;
     this.#film.setAttribute("aria-label", `${this.#words.textContent}. ${about}`);
   }
