@@ -177,7 +177,8 @@ def plot_curve(folder: Path, stage: str) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [json.loads(line) for line in (folder / f"{stage}.log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / f"{stage}.log.jsonl").read_text().splitlines()]
+    rows = list({line["step"]: line for line in lines}.values())  # a run that was resumed made some steps twice
     figure, axes = plt.subplots(figsize=(8, 4))
     for name in [k for k in rows[-1] if k not in ("step", "seconds")]:
         steps = [r["step"] for r in rows if name in r]
@@ -187,8 +188,10 @@ def plot_curve(folder: Path, stage: str) -> Path:
             continue
         axes.plot(steps, values, alpha=0.25)
         axes.plot(steps, _smooth(values), label=name, color=axes.lines[-1].get_color())
-    axes.set(xlabel="step", yscale="log", title=stage)
-    axes.legend()
+    lowest = min(float(min(line.get_ydata())) for line in axes.lines)
+    parts = any("." in name for name in rows[-1])
+    axes.set(xlabel="step", yscale="log" if lowest > 0 else "linear", title=stage)
+    axes.legend(title="thin: one line a layer" if parts else None)
     figure.tight_layout()
     path = folder / f"{stage}.curve.png"
     figure.savefig(path, dpi=110)
