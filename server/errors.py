@@ -56,6 +56,7 @@ ERRORS = {
         ErrorKind("viewer_stalled", 408, POLICY, retryable=True),
         ErrorKind("session_rejected", 429, TRY_LATER, retryable=True),
         ErrorKind("cache_too_large", 400, POLICY),
+        ErrorKind("cache_full", 400, POLICY),
         ErrorKind("unknown_session", 404, POLICY),
         ErrorKind("wrong_token", 403, POLICY),
         ErrorKind("chunk_gone", 410, POLICY),

@@ -15,7 +15,7 @@ from server.config import Settings
 from server.generator import Generator, StartError, load_generator
 from server.local_engine import BEAT_SECONDS
 from server.messages import CacheChoice, Configure, Open
-from server.protocol import check_prompt
+from server.protocol import check_held, check_prompt
 from server.seat import Seat
 
 
@@ -26,7 +26,7 @@ class GenerateError(RuntimeError):
 def write_video(settings: Settings, prompt: str, path: Path, seconds: float, seed: int, console: Console) -> str:
     """Generate ``seconds`` of video into ``path`` (whole or not at all); a line that sums it up.
 
-    Raises GenerateError, or PafuError when the prompt is empty or too long.
+    Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
     """
     spec = spec_named(settings.model)
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)))
@@ -50,6 +50,7 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
 
 def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
     cache = CacheChoice.of(settings.cache())
+    check_held(cache, pictures, spec_named(settings.model), settings, None)
     return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
 
 

@@ -7,6 +7,7 @@ model (sizes, prompt length, camera) is checked by ``check_start`` and ``check_e
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -230,16 +231,37 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
             raise PafuError("unsupported", reason, field)
     if start.image_reference is not None:
         raise PafuError("unsupported", f"{spec.name} takes no image_reference; leave it out", "image_reference")
+    cache = _cache(start, spec, settings)
+    check_held(cache, start.num_frames or 1, spec, settings)
     return messages.Open(
         session="",
         prompt=check_prompt(start.prompt, spec),
         seed=0 if start.seed is None else start.seed,
         lead_seconds=_lead(start, settings),
-        cache=_cache(start, spec, settings),
+        cache=cache,
         pictures=_pictures(start, spec, settings),
         memory=start.memory,
         jpeg=start.format == "jpeg",
     )
+
+
+def check_held(
+    cache: messages.CacheChoice,
+    pictures: int,
+    spec: ModelSpec,
+    settings: Settings,
+    param: str | None = "extra_params.cache",
+) -> None:
+    """Raises PafuError for a video whose tokens policy ``full``, which never evicts, could not hold to the end."""
+    chunks = 1 + math.ceil(max(0, pictures - spec.pictures_in_chunk(0)) / spec.pictures_in_chunk(1))
+    if cache.policy == "full" and chunks * spec.tokens_per_chunk > cache.config.budget_tokens(spec.tokens_per_latent):
+        raise PafuError(
+            "invalid_message",
+            f"policy 'full' never evicts: a video of {pictures} pictures needs {chunks * spec.chunk_latents} latent "
+            f"frames, its budget is {cache.budget_latents:g}; raise the budget (up to {settings.cache_max_latents:g}), "
+            "make the video shorter, or choose another policy",
+            param,
+        )
 
 
 def check_format(name: str) -> str:

@@ -186,8 +186,13 @@ class Worker:
         except Exception as error:
             if device_suspect(error):
                 raise
-            log.exception("session %s failed", seat.id)
-            self._end(seat, "failed", failure_code(error), f"generation failed: {type(error).__name__}: {error}")
+            code, message = failure_code(error), f"generation failed: {type(error).__name__}: {error}"
+            if code == "cache_full":  # what was asked for is at its end; nothing is broken
+                message = f"the session's cache is full: {error}"
+                log.info("session %s ends: %s", seat.id, message)
+            else:
+                log.exception("session %s failed", seat.id)
+            self._end(seat, "failed", code, message)
         self._generator.release_memory()  # here, where the error's frames no longer hold the tensors
 
     def handle(self, message: FrontMessage) -> None:
@@ -274,6 +279,8 @@ def failure_code(error: Exception) -> str:
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if names & {"OutOfMemoryError", "MemoryError"} or no_memory or CPU_OUT_OF_MEMORY in str(error):
         return "out_of_memory"
+    if "CacheFull" in names:
+        return "cache_full"
     return "not_finite" if "NotFiniteError" in names else "generation_failed"
 
 
@@ -296,6 +303,8 @@ def measure(generator: Generator, cache: CacheChoice) -> float | None:
     order = Open(session="", prompt="measure", seed=0, lead_seconds=1.0, cache=cache, pictures=None)
     until, taken = time.perf_counter() + MEASURE_WITHIN, list[float]()
     chunks = math.ceil(cache.budget_latents / generator.spec.chunk_latents) + MEASURED
+    if cache.policy == "full":  # it ends when its cache is full
+        chunks = max(1, math.floor(cache.budget_latents / generator.spec.chunk_latents))
     try:
         seat = Seat(order, generator)
         while len(taken) < chunks and (not taken or time.perf_counter() < until):

@@ -9,6 +9,7 @@ const TEXTS = {
   not_ready: ["Still warming up", `The model is drawing its first pictures. ${SOON}`],
   worker_failed: ["The model stopped in the middle of a picture", `It is being started again. ${SOON}`],
   generation_failed: ["The pictures went wrong", `This stream had to end; nothing else is affected. ${AGAIN}`],
+  cache_full: ["This stream's memory is full", `It was asked to forget nothing, and ends here. ${AGAIN}`],
   internal_error: ["The server made a mistake", `This stream had to end. ${AGAIN}`],
   viewer_stalled: ["The stream waited too long", `This page did not play for a while. ${AGAIN}`],
   unknown_session: ["The stream is over", `The server did not keep it while the connection was away. ${AGAIN}`],

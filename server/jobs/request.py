@@ -140,6 +140,8 @@ def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order
     except ValidationError as error:
         raise _explain(VideoRequest, error) from None
     checked = protocol.check_start(session, spec, settings)
+    pictures = _pictures(asked, spec, settings)
+    protocol.check_held(checked.cache, pictures, spec, settings)
     return Order(
         model=spec.name,
         prompt=checked.prompt,
@@ -147,7 +149,7 @@ def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order
         width=spec.width,
         height=spec.height,
         fps=spec.fps,
-        pictures=_pictures(asked, spec, settings),
+        pictures=pictures,
         cache=checked.cache,
     )
 
@@ -156,6 +158,7 @@ def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSp
     """The source with more seconds, under new words. Raises PafuError."""
     pictures = source.pictures + max(1, round(asked.seconds * source.fps))
     check_length(pictures, spec, settings, "seconds")
+    protocol.check_held(source.cache, pictures, spec, settings, "seconds")
     prompt = protocol.check_prompt(asked.prompt, spec)
     return msgspec.structs.replace(source, prompt=prompt, pictures=pictures, given_chunks=chunks)
 

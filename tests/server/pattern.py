@@ -1,8 +1,9 @@
 """A stand-in for the model: pictures that tell prompt, seed, index and camera, and faults on demand. No torch.
 
 As a program (``python pattern.py FD``) it is a complete worker with this model. Words in a prompt cause faults:
-"explode" raises at the third chunk, "devour" finds no memory there and "dissolve" no finite number, "die" ends the
-process at the second, "hang" never ends it, "sleep" makes chunks slow, "noise" makes them large.
+"explode" raises at the third chunk, "devour" finds no memory there, "dissolve" no finite number and "brim" no room in
+its cache, "die" ends the process at the second, "hang" never ends it, "sleep" makes chunks slow, "noise" makes them
+large.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cache.errors import CacheFull
 from model.camera import CameraControl, CameraState
 from model.spec import spec_named
 from server import worker
@@ -117,6 +119,8 @@ class PatternStream:
             raise MemoryError("the model devoured all memory")
         if "dissolve" in self._prompt:
             raise NotFiniteError("the model dissolved")
+        if "brim" in self._prompt:
+            raise CacheFull("policy 'full' never evicts")
 
 
 class PatternGenerator:

@@ -61,6 +61,11 @@ def test_a_taken_port_is_one_clear_line() -> None:
         (["generate", "", "--model", "test-tiny"], {}, "prompt is empty"),
         (["generate", "x", "--model", "test-tiny", "-o", "/no/such/folder/x.mp4"], {}, "/no/such/folder"),
         (["generate", "x", "--weights", "/no/such/folder"], {}, "/no/such/folder"),
+        (
+            ["generate", "x", "--model", "test-tiny", "--seconds", "4"],
+            {"PAFU_CACHE_POLICY": "full", "PAFU_CACHE_BUDGET_LATENTS": "4"},
+            "64 pictures needs 18 latent frames, its budget is 4; raise the budget (up to 256)",
+        ),
         (["watch", "x", "--url", "http://127.0.0.1:9"], {}, "127.0.0.1:9"),
         (["bench", "--url", "http://127.0.0.1:9"], {}, "127.0.0.1:9"),
     ],

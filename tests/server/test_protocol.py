@@ -126,6 +126,21 @@ def test_a_model_brings_the_policy_that_it_was_tuned_with() -> None:
         protocol.check_start(start(model="pafu-mini", extra_params=wish), PAFU_MINI, Settings())
 
 
+def test_a_video_that_policy_full_cannot_hold_is_refused_before_it_begins() -> None:
+    full = {"policy": "full", "budget_latents": 9}
+    settings = Settings(model="test-tiny", cache_max_latents=20)
+    for pictures in (36, None):  # three chunks; without end
+        order = protocol.check_start(start(num_frames=pictures, extra_params={"cache": full}), TEST_TINY, settings)
+        assert order.cache.policy == "full"
+    told = "37 pictures needs 12 latent frames, its budget is 9; raise the budget \\(up to 20\\)"
+    with pytest.raises(PafuError, match=told) as refused:
+        protocol.check_start(start(num_frames=37, extra_params={"cache": full}), TEST_TINY, settings)
+    assert not refused.value.kind.retryable
+    with pytest.raises(PafuError, match="needs 3 latent frames, its budget is 2"):
+        wish = {"cache": {**full, "budget_latents": 2}}
+        protocol.check_start(start(extra_params=wish), TEST_TINY, settings)
+
+
 def event(**fields) -> protocol.Interaction:
     message = protocol.parse(json.dumps({"type": "session.interaction", "interaction": {"event": fields}}))
     assert isinstance(message, protocol.SessionInteraction)

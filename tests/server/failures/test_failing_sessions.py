@@ -24,6 +24,19 @@ CACHE = messages.CacheChoice(policy="sink_window", budget_latents=9, sink_latent
 CODES = [("devour", "out_of_memory"), ("dissolve", "not_finite"), ("explode", "generation_failed")]
 
 
+async def test_a_cache_that_is_full_ends_its_session_for_good(server, viewer_of, capfd) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(prompt="brim")
+        error = await viewer.until("error")
+        assert (error["code"], error["retryable"]) == ("cache_full", False)
+        assert error["message"] == "the session's cache is full: policy 'full' never evicts"
+        assert await viewer.closed() == 1008
+        assert len(viewer.fragments) == 2, "what was made before is shown"
+    await server.works()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("prompt", "code"), CODES)
 async def test_its_viewer_is_told_the_code_and_nobody_else_is_disturbed(server, viewer_of, prompt, code) -> None:
     async with server.connect() as socket:

@@ -229,6 +229,11 @@ BAD = [
     ({"prompt": "a", "num_inference_steps": 50}, "unsupported", "num_inference_steps"),
     ({"prompt": "a", "extra_params": {"cash": {}}}, "unknown_field", "extra_params.cash"),
     ({"prompt": "a", "extra_params": {"cache": {"policy": "none"}}}, "invalid_message", "extra_params.cache"),
+    (
+        {"prompt": "a", "num_frames": 48, "extra_params": {"cache": {"policy": "full", "budget_latents": 4}}},
+        "invalid_message",
+        "extra_params.cache",
+    ),
     ({"prompt": "a", "extra_params": "x"}, "invalid_message", "extra_params"),
     ({"prompt": "a", "extra_body": 5}, "invalid_message", "extra_body"),
 ]
