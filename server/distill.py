@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,7 @@ def mini(
     from server.process import usable_cores
 
     torch.set_num_threads(threads or usable_cores())
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise fail(f"device {device!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    check_device(device)
     try:
         run(stage, out, steps, device)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
@@ -67,6 +67,23 @@ Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun every pro
 Threads = Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")]
 
 
+def check_device(name: str) -> None:
+    """End the command in one line when there is no such device."""
+    import torch
+
+    from server.cli import fail
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise fail(f"device {name!r} is unknown; allowed: cpu, cuda, or one GPU of several, like cuda:1", 2)
+    if name == "cpu":
+        return
+    number, there = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    if not there:
+        raise fail(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    if number >= there:
+        raise fail(f"device {name!r} was asked for, but torch sees {there} CUDA devices, counted from 0")
+
+
 @contextmanager
 def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, torch.device]]:
     """Rank, number of processes and device; errors that the user can mend end in one line."""
@@ -85,9 +102,8 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
     from server.process import usable_cores
 
     torch.set_num_threads(threads or usable_cores())
+    check_device(device)
     try:
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise DistillError(f"device {device!r} was asked for, but torch sees no CUDA device; use --device cpu")
         yield parallel.start(device)
     except (DistillError, WeightsError, CacheError, StreamError, FileNotFoundError, FloatingPointError) as error:
         raise fail(str(error)) from None

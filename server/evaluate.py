@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.distill import EXTRA, Device, Model, Threads
+from server.distill import EXTRA, Device, Model, Threads, check_device
 
 Numbers = Annotated[str | None, typer.Option(help="latent frames, comma-separated; default 1,1.5,2,3,4,6")]
 
@@ -71,6 +71,7 @@ def evaluate(
     if budgets is not None:
         given["budgets"] = numbers(budgets)
     torch.set_num_threads(threads or usable_cores())
+    check_device(device)
     try:
         base = QUICK if quick else EvalSettings()
         settings = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})

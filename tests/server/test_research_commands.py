@@ -23,6 +23,14 @@ from server.cli import app
         (["eval", "--budgets", "one"], "budgets is 'one'; give latent frames like 1,1.5,2"),
         (["eval", "--head", "nowhere.safetensors"], "nowhere.safetensors is missing: train a head"),
         (["eval", "--probe", "nowhere"], "does not exist; run `pafu distill mini --stage probe"),
+        (
+            ["distill", "salience", "--teacher", "nowhere", "--device", "banana"],
+            "'banana' is unknown; allowed: cpu, cuda",
+        ),
+        (["distill", "long", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
+        (["eval", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
+        (["distill", "mini", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
+        (["eval", "--device", "cuda:99"], "device 'cuda:99' was asked for, but torch sees"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
 )
