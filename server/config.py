@@ -1,4 +1,5 @@
-"""The server's settings: every field is a flag of ``pafu serve`` and a ``PAFU_*`` variable; frozen and checked once.
+"""The server's settings: every field is a ``PAFU_*`` variable and a key of the configuration file, those that are
+changed most also a flag of ``pafu serve``; frozen and checked once.
 
 This module is read by the front process and imports no torch.
 """
@@ -17,7 +18,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cache.config import CacheConfig, check_room
-from model.spec import SPECS
+from cache.errors import PolicyError
+from model.spec import SPECS, ModelSpec
 from server.errors import nearest
 
 PREFIX = "PAFU_"
@@ -96,8 +98,12 @@ class Settings(BaseSettings):
     cache_budget_latents: float | None = Field(
         default=None, gt=0, description="latent frames; default: the model's own"
     )
-    cache_sink_latents: float | None = Field(default=None, ge=0, description="default: a chunk for sink_window, else 0")
-    cache_recent_latents: float | None = Field(default=None, ge=0, description="default: a chunk")
+    cache_sink_latents: float | None = Field(
+        default=None, ge=0, description="default: a quarter of the budget, at most a chunk, for sink_window; else 0"
+    )
+    cache_recent_latents: float | None = Field(
+        default=None, ge=0, description="default: a quarter of the budget, at most a chunk"
+    )
     cache_max_latents: float = Field(default=256.0, gt=0, description="largest cache budget that a viewer may ask for")
 
     start_timeout: float = Field(default=10.0, gt=0, description="session.start must come within this time")
@@ -144,17 +150,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        self.cache()
-        for name, most in (("cache_budget_latents", "cache_max_latents"), ("lead_seconds", "max_lead_seconds")):
-            value = getattr(self, name)
-            if value is not None and value > getattr(self, most):
-                raise ValueError(f"{name} is more than {most} ({getattr(self, most):g})")
+        self.check_budget(self.cache().budget_latents, SPECS[self.model])
+        if self.lead_seconds > self.max_lead_seconds:
+            raise ValueError(f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})")
         if self.metrics_port and self.metrics_port == self.port:
             raise ValueError(
                 f"metrics_port is the port of everything else ({self.port}): choose another, or leave it out to have "
                 "/metrics there"
             )
         return self
+
+    def check_budget(self, latents: float, spec: ModelSpec) -> None:
+        """Raises PolicyError for a cache budget that no session of this server may have."""
+        least = 1 / spec.tokens_per_latent
+        if not least <= latents <= self.cache_max_latents:
+            raise PolicyError(
+                f"a cache budget of {latents:g} latent frames is not allowed: choose {least:g} (one token) to "
+                f"{self.cache_max_latents:g} latent frames, each of {spec.tokens_per_latent} tokens"
+            )
 
     def cache(
         self,
@@ -167,7 +180,8 @@ class Settings(BaseSettings):
         that the settings name is for the settings' policy. Raises PolicyError."""
         spec = SPECS[self.model]
         usual = self.cache_policy or spec.cache_policy
-        budget = budget or self.cache_budget_latents or spec.cache_budget_latents
+        if budget is None:
+            budget = self.cache_budget_latents or spec.cache_budget_latents
         check_room(policy or usual, budget, 0, 0, "latent frames")  # it knows which policies are for sessions
         if sink is None and policy in (None, usual):
             sink = self.cache_sink_latents
@@ -196,14 +210,17 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
     refuse_unknown_variables(environ)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     path = given.pop("config", None) or environ.get(CONFIG_VARIABLE)
+    where = {name: f"--{name.replace('_', '-')}" for name in given}
     if path:
         in_environment = {name.upper() for name in environ}
-        in_file = read_config(Path(path)).items()
-        given = {name: value for name, value in in_file if PREFIX + name.upper() not in in_environment} | given
+        said = read_config(Path(path)).items()
+        in_file = {name: value for name, value in said if PREFIX + name.upper() not in in_environment}
+        where = {name: f"{name} in {path}" for name in in_file} | where
+        given = in_file | given
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(_explain(error, where)) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -243,11 +260,12 @@ def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"unknown environment variable {name}; {nearest(name.upper(), known)}")
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
+    """What is wrong, with the name under which it was set: a flag or a line of a file, else a variable."""
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # settings that contradict each other
         return reason
     field = ".".join(str(part) for part in first["loc"])
     shown = "" if field in SECRETS else f"got {first['input']!r}: "
-    return f"{PREFIX}{field.upper()} (--{field.replace('_', '-')}): {shown}{reason}"
+    return f"{where.get(field, PREFIX + field.upper())}: {shown}{reason}"

@@ -17,6 +17,7 @@ NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1003,
 
 # OpenAI's coarse classes; other statuses are a server_error or an invalid_request_error
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+FEW = 5  # names that a hint lists beside the closest one
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,10 @@ class PafuError(Exception):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The hint that ends an error about an unknown name: the closest known one, or all of them."""
+    """The hint that ends an error about an unknown name: the closest known one, and all of them where they are few."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    meant = [f"did you mean {close[0]!r}?"] if close else []
+    listed = [f"known: {', '.join(sorted(known))}"] if len(known) <= FEW or not close else []
+    return " ".join(meant + listed)

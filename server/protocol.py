@@ -40,8 +40,8 @@ class CacheParams(Wire):
     """The cache of one session; what is left out is the server's default. All in latent frames, which may be broken."""
 
     policy: str | None = None
-    budget_latents: float | None = Field(default=None, gt=0, le=4096)
-    budget_tokens: int | None = Field(default=None, gt=0, le=2**24, description="per layer; instead of budget_latents")
+    budget_latents: float | None = Field(default=None, description="one token's share, up to what the server allows")
+    budget_tokens: int | None = Field(default=None, ge=-(2**24), le=2**24, description="per layer; instead of latents")
     sink_latents: float | None = Field(default=None, ge=0, le=4096)
     recent_latents: float | None = Field(default=None, ge=0, le=4096)
 
@@ -198,16 +198,18 @@ def _explain(kind: str, error: ValidationError) -> PafuError:
     if first["type"] == "missing":
         return PafuError("missing_field", f"{kind} needs the field {param!r}", param)
     if first["type"] == "extra_forbidden":
-        hint = nearest(str(first["loc"][-1]), _fields_at(kind, first["loc"][:-1]))
+        hint = nearest(str(first["loc"][-1]), fields_at(CLIENT_MESSAGES[kind], first["loc"][:-1]))
         return PafuError("unknown_field", f"{kind} has no field {param[:128]!r}; {hint}", param[:128])
     shown = repr(first["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if first["type"] == "model_type":
+        allowed = ", ".join(fields_at(CLIENT_MESSAGES[kind], first["loc"]))
+        return PafuError("invalid_message", f"{param} must be an object with fields of {allowed}; got {shown}", param)
     return PafuError("invalid_message", f"{param}: {first['msg']}; got {shown}", param)
 
 
-def _fields_at(kind: str, path: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that stands at ``path`` inside a message of this kind."""
-    model: type[BaseModel] = CLIENT_MESSAGES[kind]
+def fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that stands at ``path`` inside this one."""
     for part in path:
         annotation = model.model_fields[str(part)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
@@ -338,18 +340,19 @@ def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
 
 def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:
     given = start.extra_params.cache if start.extra_params and start.extra_params.cache else CacheParams()
-    budget = given.budget_latents
+    path, name, budget = "extra_params.cache", "budget_latents", given.budget_latents
     if given.budget_tokens is not None:
         if given.budget_latents is not None:
             reason = "give the budget in latent frames or in tokens, not in both"
-            raise PafuError("invalid_message", reason, "extra_params.cache.budget_tokens")
-        budget = given.budget_tokens / spec.tokens_per_latent
+            raise PafuError("invalid_message", reason, f"{path}.budget_tokens")
+        name, budget = "budget_tokens", given.budget_tokens / spec.tokens_per_latent
+    if budget is not None:
+        try:
+            settings.check_budget(budget, spec)
+        except PolicyError as error:
+            raise PafuError("invalid_message", str(error), f"{path}.{name}") from None
     try:
         cache = settings.cache(given.policy, budget, given.sink_latents, given.recent_latents)
     except PolicyError as error:
-        raise PafuError("invalid_message", str(error), "extra_params.cache") from None
-    if cache.budget_latents > settings.cache_max_latents:
-        most = settings.cache_max_latents
-        reason = f"budget_latents is {cache.budget_latents:g}; allowed is more than 0 and up to {most:g}"
-        raise PafuError("invalid_message", reason, "extra_params.cache.budget_latents")
+        raise PafuError("invalid_message", str(error), path) from None
     return messages.CacheChoice.of(cache)

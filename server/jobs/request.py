@@ -138,7 +138,7 @@ def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order
     try:
         session = protocol.SessionStart.model_validate(start)
     except ValidationError as error:
-        raise _explain(VideoRequest, error) from None
+        raise _explain(protocol.SessionStart, error) from None
     checked = protocol.check_start(session, spec, settings)
     pictures = _pictures(asked, spec, settings)
     protocol.check_held(checked.cache, pictures, spec, settings)
@@ -275,6 +275,10 @@ def _refuse_constant(name: str) -> Any:
 def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
     first = error.errors(include_url=False)[0]
     param = ".".join(str(part) for part in first["loc"])[:128]
+    if first["type"] == "model_type" and first["loc"][0] == "extra_params":
+        allowed = ", ".join(protocol.fields_at(kind, first["loc"]))
+        reason = f"{param} must be an object with fields of {allowed}; got {first['input']!r:.80}"
+        return PafuError("invalid_message", reason, param)
     if first["type"] in ("model_type", "model_attributes_type"):
         allowed = 'give {"id": "video_..."}, or a file that was downloaded from this server'
         return PafuError(
@@ -283,7 +287,6 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
     if first["type"] == "missing":
         return PafuError("missing_field", f"the request needs the field {param!r}", param)
     if first["type"] == "extra_forbidden":
-        known = list(kind.model_fields) if len(first["loc"]) == 1 else ["cache"]
-        hint = nearest(str(first["loc"][-1])[:64], known)
+        hint = nearest(str(first["loc"][-1])[:64], protocol.fields_at(kind, first["loc"][:-1]))
         return PafuError("unknown_field", f"the request has no field {param!r}; {hint}", param)
     return PafuError("invalid_message", f"{param}: {first['msg']}; got {first['input']!r:.80}", param)

@@ -51,7 +51,9 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("LEAD_SECONDS", "nan", "PAFU_LEAD_SECONDS.*nan"),
         ("DEVICE", "tpu", "PAFU_DEVICE.*tpu.*cuda"),
         ("CACHE_POLICY", "best", "policy.*best.*sink_window"),
-        ("CACHE_BUDGET_LATENTS", "-2", "PAFU_CACHE_BUDGET_LATENTS.*-2"),
+        ("CACHE_BUDGET_LATENTS", "-2", "^PAFU_CACHE_BUDGET_LATENTS: got '-2'"),
+        ("CACHE_BUDGET_LATENTS", "0.001", "choose 0.03125 .one token. to 256 latent frames"),
+        ("CACHE_BUDGET_LATENTS", "257", "choose 0.03125 .one token. to 256 latent frames"),
         ("CACHE_RECENT_LATENTS", "9", "budget of 6.*at least 9"),
         ("LEAD_SECONDS", "11", "lead_seconds.*max_lead_seconds"),
         ("METRICS_PORT", "8000", "metrics_port.*8000.*leave it out"),
@@ -61,6 +63,12 @@ def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(monkeypatch
     monkeypatch.setenv(f"PAFU_{name}", value)
     with pytest.raises(ConfigError, match=told):
         load_settings()
+
+
+def test_a_wrong_value_is_told_with_the_flag_that_gave_it(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_CACHE_BUDGET_LATENTS", "3")
+    with pytest.raises(ConfigError, match="^--cache-budget-latents: got -1.0"):
+        load_settings({"cache_budget_latents": -1.0})
 
 
 def test_a_variable_that_is_empty_is_one_that_is_not_set(monkeypatch) -> None:
@@ -104,7 +112,7 @@ def test_a_data_folder_is_made_and_one_that_cannot_be_written_is_told(tmp_path) 
         (None, "pafu.toml cannot be read: No such file"),
         ("port = = 1", "pafu.toml is not TOML"),
         ("max_sesions = 7", "pafu.toml.*max_sesions.*max_sessions"),
-        ('port = "eighty"', "PAFU_PORT.*eighty"),
+        ('port = "eighty"', "^port in .*pafu.toml: got 'eighty'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_by_name(tmp_path, content, told) -> None:

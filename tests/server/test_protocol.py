@@ -97,13 +97,46 @@ def test_a_budget_may_be_told_in_tokens() -> None:
     wish = {"policy": "window", "budget_tokens": 100}
     order = protocol.check_start(start(extra_params={"cache": wish}), TEST_TINY, Settings())
     assert order.cache.budget_latents * TEST_TINY.tokens_per_latent == 100
-    for more, param in (({"budget_latents": 6.0}, "budget_tokens"), ({"budget_tokens": 2**20}, "budget_latents")):
+    for more, param in (({"budget_latents": 6.0}, "budget_tokens"), ({"budget_tokens": 2**20}, "budget_tokens")):
         with pytest.raises(PafuError) as refused:
             protocol.check_start(start(extra_params={"cache": {**wish, **more}}), TEST_TINY, Settings())
         assert refused.value.param == f"extra_params.cache.{param}"
     with pytest.raises(PafuError, match="cannot hold"):
         short = {**wish, "budget_tokens": 16, "recent_latents": 3}
         protocol.check_start(start(extra_params={"cache": short}), TEST_TINY, Settings())
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"budget_latents": 0},
+        {"budget_latents": -1},
+        {"budget_latents": 0.001},
+        {"budget_latents": 21},
+        {"budget_tokens": 0},
+        {"budget_tokens": -1},
+        {"budget_tokens": 321},
+    ],
+)
+def test_a_budget_out_of_range_is_told_with_the_whole_range(wish) -> None:
+    settings = Settings(model="test-tiny", cache_max_latents=20)
+    with pytest.raises(PafuError, match=r"choose 0.0625 \(one token\) to 20 latent frames") as refused:
+        protocol.check_start(start(extra_params={"cache": wish}), TEST_TINY, settings)
+    assert refused.value.param == f"extra_params.cache.{next(iter(wish))}"
+
+
+def test_the_smallest_budget_is_one_token() -> None:
+    for wish in ({"budget_latents": 0.0625}, {"budget_tokens": 1}):
+        order = protocol.check_start(start(extra_params={"cache": wish}), TEST_TINY, Settings(model="test-tiny"))
+        assert order.cache.config.budget_tokens(TEST_TINY.tokens_per_latent) == 1
+
+
+def test_numbers_of_any_length_are_refused_by_name() -> None:
+    for name in ("budget_latents", "budget_tokens"):
+        for value in (10**400, -(10**400)):
+            with pytest.raises(PafuError) as refused:
+                protocol.check_start(start(extra_params={"cache": {name: value}}), TEST_TINY, Settings())
+            assert refused.value.param == f"extra_params.cache.{name}"
 
 
 def test_what_a_cache_protects_fits_the_budget_that_was_asked_for() -> None:
@@ -163,7 +196,13 @@ def test_a_model_without_a_camera_says_so() -> None:
     ("fields", "hint"),
     [
         ({"promt": "x"}, "did you mean 'prompt'"),
-        ({"extra_params": {"cache": {"polcy": "window"}}}, "did you mean 'policy'"),
+        (
+            {"extra_params": {"cache": {"polcy": "window"}}},
+            r"did you mean 'policy'\? known: budget_latents, budget_tokens, policy, recent_latents, sink_latents",
+        ),
+        ({"extra_params": {"cache": {"budget": 3}}}, "known: budget_latents, budget_tokens, policy"),
+        ({"extra_params": {"cache": []}}, "cache must be an object with fields of policy, budget_latents, budget_tok"),
+        ({"extra_params": "pafu"}, "extra_params must be an object with fields of cache; got 'pafu'"),
         ({"hight": 3}, "did you mean 'height'"),
     ],
 )

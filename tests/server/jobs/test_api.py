@@ -11,6 +11,10 @@ import numpy as np
 import openai
 import pytest
 
+from model.spec import TEST_TINY
+from server.config import Settings
+from server.errors import PafuError
+from server.jobs import request
 from server.jobs.job import Results
 from server.jobs.store import JobStore, database_url
 
@@ -229,6 +233,8 @@ BAD = [
     ({"prompt": "a", "num_inference_steps": 50}, "unsupported", "num_inference_steps"),
     ({"prompt": "a", "extra_params": {"cash": {}}}, "unknown_field", "extra_params.cash"),
     ({"prompt": "a", "extra_params": {"cache": {"policy": "none"}}}, "invalid_message", "extra_params.cache"),
+    ({"prompt": "a", "extra_params": {"cache": {"budget": 3}}}, "unknown_field", "extra_params.cache.budget"),
+    ({"prompt": "a", "extra_params": {"cache": []}}, "invalid_message", "extra_params.cache"),
     (
         {"prompt": "a", "num_frames": 48, "extra_params": {"cache": {"policy": "full", "budget_latents": 4}}},
         "invalid_message",
@@ -237,6 +243,33 @@ BAD = [
     ({"prompt": "a", "extra_params": "x"}, "invalid_message", "extra_params"),
     ({"prompt": "a", "extra_body": 5}, "invalid_message", "extra_body"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ({"budget": 3}, "known: budget_latents, budget_tokens, policy, recent_latents, sink_latents"),
+        ([], "must be an object with fields of policy, budget_latents, budget_tokens, sink_latents, recent_latents"),
+        ("pafu", "extra_params.cache must be an object with fields of policy"),
+        ({"budget_latents": 0}, "choose 0.0625 (one token) to 256 latent frames"),
+    ],
+)
+def test_a_wrong_cache_is_told_with_the_fields_that_it_has(wish, told) -> None:
+    asked = request.parse(request.VideoRequest, {"prompt": "a", "extra_params": {"cache": wish}})
+    with pytest.raises(PafuError) as refused:
+        request.new_order(asked, TEST_TINY, Settings(model="test-tiny"))
+    assert told in refused.value.message
+
+
+def test_a_longer_video_must_fit_its_cache_too() -> None:
+    cache = {"policy": "full", "budget_latents": 4}
+    asked = {"prompt": "a", "num_frames": 12, "extra_params": {"cache": cache}}
+    settings = Settings(model="test-tiny")
+    order = request.new_order(request.parse(request.VideoRequest, asked), TEST_TINY, settings)
+    longer = request.ExtendRequest(prompt="b", video=request.SourceVideo(id="x"), seconds=1)
+    with pytest.raises(PafuError, match="28 pictures needs 9 latent frames, its budget is 4") as refused:
+        request.longer_order(order, longer, 1, TEST_TINY, settings)
+    assert refused.value.param == "seconds"
 
 
 async def test_a_bad_order_is_refused_with_the_field_at_fault(http) -> None:
