@@ -11,7 +11,7 @@ from model.spec import TEST_TINY
 from server import doctor, worker
 from server.admission import Capacity, cache_bytes, in_real_time
 from server.config import Settings
-from server.generator import load_model
+from server.generator import ModelGenerator, load_model
 from server.local_engine import LocalEngine
 from server.messages import CacheChoice, Ready
 
@@ -138,6 +138,12 @@ def test_a_session_that_cannot_be_made_is_not_measured_and_keeps_nobody_from_sta
 
     monkeypatch.setattr(generator, "open", refuse)
     assert worker.measure(generator, CACHE) is None
+
+
+def test_a_cache_that_never_evicts_is_measured_until_it_is_full() -> None:
+    generator = ModelGenerator(load_model("test-tiny", None, "cpu")[0], "", "cpu", {})
+    full = CacheChoice(policy="full", budget_latents=7, sink_latents=0, recent_latents=1)
+    assert worker.measure(generator, full) is not None
 
 
 def test_the_doctor_measures_too() -> None:
