@@ -36,6 +36,11 @@ Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PA
 Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings  [PAFU_CONFIG]")]
+CachePolicy = Annotated[str | None, typer.Option(help="which tokens stay; see docs/method.md  [PAFU_CACHE_POLICY]")]
+CacheBudget = Annotated[
+    float | None, typer.Option("--cache-budget-latents", help="latent frames  [PAFU_CACHE_BUDGET_LATENTS]")
+]
+SalienceHead = Annotated[Path | None, typer.Option(help="default: the one beside the weights  [PAFU_SALIENCE_HEAD]")]
 Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
 
 
@@ -66,6 +71,9 @@ def serve(
     weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
+    salience_head: SalienceHead = None,
+    cache_policy: CachePolicy = None,
+    cache_budget_latents: CacheBudget = None,
     metrics_port: Annotated[int | None, typer.Option(help="a port for /metrics alone  [PAFU_METRICS_PORT]")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
@@ -124,9 +132,20 @@ def generate(
     weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
+    salience_head: SalienceHead = None,
+    cache_policy: CachePolicy = None,
+    cache_budget_latents: CacheBudget = None,
 ) -> None:
     """Write a video to a file; needs no server."""
-    settings = settings_from(model=model, weights=weights, device=device, threads=threads)
+    settings = settings_from(
+        model=model,
+        weights=weights,
+        device=device,
+        threads=threads,
+        salience_head=salience_head,
+        cache_policy=cache_policy,
+        cache_budget_latents=cache_budget_latents,
+    )
     from server.generate import GenerateError, write_video
 
     try:
