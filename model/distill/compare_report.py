@@ -10,21 +10,27 @@ from rich.table import Table
 
 from model.distill.compare import FULL, differences
 
-COLUMNS = {
+MEMORY = {
     "long_accuracy": "long",
+    "announced_accuracy": "announced",
     "recent_accuracy": "recent",
     "new_accuracy": "new",
     "long_iou": "long IoU",
-    "announced_accuracy": "announced",
     "absence": "same again",
+}
+PICTURES = {
     "psnr": "PSNR to full",
     "distance": "distance",
     "motion": "motion",
     "adherence": "adherence",
     "adherence_after_change": "after change",
+}
+DRIFT = {
     "drift_colour": "colour drift",
     "drift_sharpness": "sharpness",
+    "drift_confidence": "confidence",
 }
+COLUMNS = MEMORY | PICTURES | DRIFT
 CURVES = {
     "long_accuracy": "landmarks unseen for long, share of pixels right",
     "announced_accuracy": "landmarks of announced places, share of pixels right",
@@ -45,25 +51,33 @@ STYLE = {
 }
 
 
-def table(result: dict[str, Any]) -> Table:
-    """Mean and 95 % interval of every measure, one row per cell."""
-    out = Table(
-        "policy",
-        "budget",
-        *COLUMNS.values(),
-        "chunk ms",
-        "prune ms",
-        "head ms",
-        "MiB",
-        title=f"{result['model']}, {_size(result)}",
-    )
+def tables(result: dict[str, Any]) -> list[Table]:
+    """Mean and 95 % interval of every measure, one row per cell; several tables, so that a terminal of 80 columns has
+    room for each."""
+    head = f"{result['model']}, {_size(result)}"
+    out = [_table(f"{head}: memory", MEMORY), _table("free videos", PICTURES), _table("drift and cost", DRIFT)]
+    for name in ("chunk ms", "prune ms", "head ms", "MiB"):
+        out[-1].add_column(name)
     for row in result["summary"]:
         cost = row["cost"]
         price = [f"{1e3 * cost[name]:.1f}" if name in cost else "-" for name in ("chunk", "prune", "head")]
         price.append(f"{cost['bytes'] / 2**20:.2f}" if cost else "-")
-        budget = "all" if row["policy"] == FULL else f"{row['budget']:g}"
-        out.add_row(row["policy"], budget, *(cell(row[name]) for name in COLUMNS), *price)
+        for each, names, more in zip(out, (MEMORY, PICTURES, DRIFT), ([], [], price), strict=True):
+            each.add_row(row["policy"], _budget(row), *(cell(row[name]) for name in names), *more)
     return out
+
+
+def _table(title: str, columns: dict[str, str]) -> Table:
+    out = Table(title=title)
+    for name in ("policy", "budget"):
+        out.add_column(name, no_wrap=True)
+    for name in columns.values():
+        out.add_column(name, overflow="fold")
+    return out
+
+
+def _budget(row: dict[str, Any]) -> str:
+    return "all" if row["policy"] == FULL else f"{row['budget']:g}"
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -72,8 +86,7 @@ def markdown(result: dict[str, Any]) -> str:
     head = ["policy", "budget", *(COLUMNS[name] for name in names)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result["summary"]:
-        budget = "all" if row["policy"] == FULL else f"{row['budget']:g}"
-        lines.append("| " + " | ".join([row["policy"], budget, *(cell(row[name]) for name in names)]) + " |")
+        lines.append("| " + " | ".join([row["policy"], _budget(row), *(cell(row[name]) for name in names)]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +117,8 @@ def verdicts(result: dict[str, Any], ours: str = "pafu") -> list[str]:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    console.print(table(result))
+    for each in tables(result):
+        console.print(each)
     for line in verdicts(result):
         console.print(line, highlight=False, soft_wrap=True)
     if not result["head"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 from pathlib import Path
@@ -24,7 +25,7 @@ from model.distill.compare import (
     differences,
     wandering,
 )
-from model.distill.compare_report import cell, markdown, plots, verdicts
+from model.distill.compare_report import cell, markdown, plots, show, verdicts
 from model.distill.dataset import reserved
 from model.distill.dreams import world_clip
 from model.distill.judge import judge_prompts
@@ -226,6 +227,10 @@ def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedM
 
     assert {path.name for path in plots(resumed, tmp_path)} >= {"eval.long_accuracy.png", "eval.over_time.png"}
     assert markdown(resumed).count("\n") == 2 + 4
+    narrow = Console(width=80, record=True, quiet=False, file=io.StringIO())
+    show(resumed, narrow)
+    text = narrow.export_text()
+    assert "…" not in text and max(map(len, text.partition("open tours,")[0].splitlines())) <= 80
 
 
 def test_adherence_and_motion_are_those_of_every_picture_that_a_viewer_sees(model: LoadedModel, tmp_path: Path) -> None:
