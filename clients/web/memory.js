@@ -39,6 +39,9 @@ export function share(moment) {
   return moment.kept.reduce((sum, value) => sum + value, 0) / (255 * moment.kept.length);
 }
 
+/** [latent, moment] of those that are not as good as forgotten, in time order. */
+const stillKnown = (memory) => [...memory].filter(([, moment]) => share(moment) >= SHOWN_FROM).sort(([a], [b]) => a - b);
+
 /**
  * Moments to show, in time order: {latent, latents, kept, salience}. Where there are too many, neighbours of one view
  * (`viewOf(latent)`; a camera that stands still) become one, which holds what any of them holds. Of the moments those that
@@ -46,7 +49,7 @@ export function share(moment) {
  */
 export function moments(memory, most, viewOf = (latent) => latent) {
   const found = [];
-  const known = [...memory].filter(([, moment]) => share(moment) >= SHOWN_FROM).sort(([a], [b]) => a - b);
+  const known = stillKnown(memory);
   const crowd = Math.ceil(known.length / most);
   for (const [latent, moment] of known) {
     const last = found.at(-1);
@@ -374,9 +377,9 @@ export class MemoryView {
   /** The moments with their places on the filmstrip: rows that fill the width, oldest first. Fits the canvas to them. */
   #layOut() {
     const across = this.#film.clientWidth < NARROW ? 3 : 6;
-    const known = new Map([...this.#memory].filter(([latent, moment]) => latent <= this.#playing() && share(moment) >= SHOWN_FROM));
-    this.#known = [...known.keys()];
-    const shown = moments(known, across === 3 ? 9 : 12, (latent) => this.#views.get(latent) ?? latent);
+    const seen = new Map([...this.#memory].filter(([latent]) => latent <= this.#playing()));
+    this.#known = stillKnown(seen).map(([latent]) => latent);
+    const shown = moments(seen, across === 3 ? 9 : 12, (latent) => this.#views.get(latent) ?? latent);
     const aspect = this.#video.videoWidth / this.#video.videoHeight || 2;
     const wide = Math.max(1, (this.#film.clientWidth - GAP * (across - 1)) / across); // it may be out of sight
     const step = wide / aspect + LABEL + GAP;
@@ -408,7 +411,7 @@ export class MemoryView {
     this.#bar.style.width = `${percent}%`;
     this.#legend.classList.toggle("scored", places.some(({ salience }) => salience));
     const known = this.#known.length;
-    const reach = Math.round(this.#video.currentTime - endOf(Math.min(...this.#known), this.#config, this.#fps));
+    const reach = Math.round(this.#video.currentTime - endOf(this.#known[0], this.#config, this.#fps));
     const part = known > places.length ? `; here are ${places.length}` : "";
     const about = `It still knows ${known} ${known === 1 ? "moment" : "moments"}, the oldest from ${Math.max(0, reach)} s ago${part}. Policy ${policy}${fell ? ", fallen back to because scores were not numbers" : ""}.`;
     this.#detail.textContent = this.#pointedAt(places) ?? about;

@@ -37,8 +37,9 @@ def test_a_misspelt_variable_is_named_with_the_nearest_known_one(monkeypatch) ->
 
 
 def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> None:
+    usual = load_settings()
     monkeypatch.setenv("PAFU_TEST_MODEL", "test-tiny")
-    load_settings()
+    assert load_settings() == usual
 
 
 @pytest.mark.parametrize(
