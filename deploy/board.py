@@ -1,4 +1,4 @@
-"""The Grafana board, as code: rows of panels over the names of server/metrics.py and the recording rules."""
+"""The Grafana board, as code: rows of panels over the names of server/telemetry/metrics.py and the recording rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the files that follow from server/metrics.py: ``python -m deploy.generate`` (``--check`` only compares).
+"""Make the files that follow from server/telemetry/metrics.py: ``python -m deploy.generate``; ``--check`` compares.
 
 The board, the rules and docs/metrics.md are committed, so that nobody needs Python to use them; a test runs --check.
 """
@@ -14,7 +14,7 @@ import yaml
 
 from deploy.board import board_json, queries
 from deploy.rules import ALERTS, RECORDINGS, alert_rules, recording_rules
-from server.metrics import BY_CONSTRUCTION, METRICS, OTHER, Metric
+from server.telemetry.metrics import BY_CONSTRUCTION, METRICS, OTHER, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Made by `python -m deploy.generate`; do not edit."
@@ -44,7 +44,7 @@ def check_names(expressions: Iterable[str]) -> None:
     for expression in expressions:
         for name in re.findall(r"\bpafu[_:][a-z0-9_:]+", expression):
             if name not in known:
-                raise UnknownMetric(f"{name!r} in {expression!r} is not in server/metrics.py")
+                raise UnknownMetric(f"{name!r} in {expression!r} is not in server/telemetry/metrics.py")
 
 
 def rules_text(rules: dict[str, object]) -> str:

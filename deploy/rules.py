@@ -1,4 +1,4 @@
-"""Recording rules and alerts. Every name in an expression is checked against server/metrics.py when files are made.
+"""Recording rules and alerts. Names in expressions are checked against server/telemetry/metrics.py when files are made.
 
 Annotations are fixed texts: the value stands beside them wherever alerts are shown. Each alert has a runbook paragraph
 of its name in docs/operations.md and a promtool unit test in tests/deploy/test_rules.py.

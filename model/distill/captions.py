@@ -61,7 +61,7 @@ def prompts_by_chunk(rng: np.random.Generator, scene: Scene, lights: list[str], 
 
 def _unreserved(draw: Callable[[], str]) -> str:
     """The first prompt drawn that is not kept for judging."""
-    from model.distill.dataset import reserved
+    from model.distill.holdout import reserved
     from model.text import phrase_ids
 
     while True:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from model.camera import MAX_SPEED, view_offset
 from model.distill.captions import prompts_by_chunk
-from model.distill.world import CHUNK_LATENTS, Clip, random_clip, render_views
+from model.distill.clips import random_clip
+from model.distill.holdout import reserved
+from model.distill.world import CHUNK_LATENTS, Clip, render_views
 from model.positions import grid_positions
 from model.spec import PAFU_MINI
 from model.text import phrase_ids
@@ -25,7 +27,6 @@ CHUNKS = PAFU_MINI.trained_latents // CHUNK_LATENTS
 SHARD = 1536  # latent frames
 TRAIN_SEED, HELD_OUT_SEED = 7, 900_007
 NEW_WORDS = 0.5  # share of the chunks behind the first that begin under new words
-RESERVED_SHARE = 16  # one prompt in so many is kept for judging
 
 
 @dataclass
@@ -81,14 +82,6 @@ def said_tensors(clip: Clip, rng: np.random.Generator) -> dict[str, Tensor]:
         "ids": torch.stack([phrase_ids(prompt, PAFU_MINI.text_len) for prompt in prompts]).to(torch.uint8),
         "lights": torch.tensor([LIGHTS.index(light) for light in lights], dtype=torch.uint8),
     }
-
-
-def reserved(ids: Tensor) -> Tensor:
-    """Which prompts, symbols (..., slots, symbols), are kept for judging: a checksum decides, so that nothing that says
-    the same is ever trained on, in whatever words and from whatever seed. Returns bool (...)."""
-    ids = ids.long()
-    weights = torch.tensor([pow(31, i + 1, 65_521) for i in range(ids.shape[-2] * ids.shape[-1])])
-    return (ids.flatten(-2) * weights).sum(-1) % 65_521 % RESERVED_SHARE == 0
 
 
 def build(folder: Path, vae: StreamingVAE, clips: int, chunks: int = CHUNKS, seed: int = TRAIN_SEED) -> None:

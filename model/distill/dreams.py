@@ -49,9 +49,9 @@ def scripts(spec: ModelSpec, prompts: Path | None, chunks: int, seed: int = DREA
 def world_clip(chunks: int, seed: int, n: int) -> Clip:
     """The n-th clip of the built-in world, in turn as the student saw them in training and as announced tours; prompts
     that are kept for judging do not occur."""
-    from model.distill.dataset import reserved
+    from model.distill.clips import random_clip
+    from model.distill.holdout import reserved
     from model.distill.tours import announced_clip
-    from model.distill.world import random_clip
     from model.spec import PAFU_MINI
     from model.text import phrase_ids
 

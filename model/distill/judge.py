@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.distill.captions import LIGHT_PHRASES, PLACE_PHRASES, camera_phrase, place_of
-from model.distill.dataset import HELD_OUT_SEED, reserved
+from model.distill.dataset import HELD_OUT_SEED
+from model.distill.holdout import reserved
 from model.distill.probe import MARGIN, Probe, Reading, Seen
 from model.distill.world import HAS_ACCENT, WIDTH
 from model.spec import PAFU_MINI

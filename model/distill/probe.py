@@ -15,18 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.distill.clips import random_clip
 from model.distill.dataset import HELD_OUT_SEED
 from model.distill.training import Losses, Stage
-from model.distill.world import (
-    CHUNK_LATENTS,
-    HEIGHT,
-    PICTURES_PER_LATENT,
-    WIDTH,
-    Clip,
-    Scene,
-    random_clip,
-    render_clip,
-)
+from model.distill.world import CHUNK_LATENTS, HEIGHT, PICTURES_PER_LATENT, WIDTH, Clip, Scene, render_clip
 from model.vae import from_pictures
 from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS
 

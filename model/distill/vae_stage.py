@@ -11,9 +11,10 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.distill.clips import random_clip
 from model.distill.sheets import save_sheet
 from model.distill.training import Losses, Stage
-from model.distill.world import random_clip, render_clip, render_views
+from model.distill.world import render_clip, render_views
 from model.spec import PAFU_MINI
 from model.vae import StreamingVAE, from_pictures, to_pictures
 

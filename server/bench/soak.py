@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from server.bench.launch import get_json
 from server.bench.target import MIB, PROMPT, describe, open_files, percentiles, served, stamp
 from server.bench.viewer import Seen, view
 from server.config import Settings
-from server.launch import get_json
 
 COLUMNS = (
     "seconds",

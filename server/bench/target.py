@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.bench.launch import LaunchError, get_json, launched
 from server.config import Settings
-from server.launch import LaunchError, get_json, launched
 from server.process import usable_cores
 
 MIB = 2**20

@@ -10,17 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model.spec import ModelSpec
+from server.access.limits import Caller, Limits
 from server.config import Settings
-from server.engine import Engine
+from server.engine.interface import Engine
 from server.errors import PafuError
 from server.jobs import request
 from server.jobs.database import Database
 from server.jobs.errors import IdempotencyConflict, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
-from server.jobs.job import Chunk, Job, JobState, Order, Results
+from server.jobs.job import Chunk, Job, Order, Results
 from server.jobs.keeper import Keeper
 from server.jobs.runner import Runner
-from server.limits import Caller, Limits
+from server.states import JobState
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore

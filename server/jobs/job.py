@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 import msgspec
 
-from server.messages import CacheChoice
-
-
-class JobState(Enum):
-    """QUEUED -> RUNNING -> COMPLETED or FAILED; a lost RUNNING job is taken over or goes back to QUEUED.
-
-    DELETED is a tombstone: invisible, kept for a while so that whatever still works on it is refused.
-    """
-
-    QUEUED = "queued"
-    RUNNING = "in_progress"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    DELETED = "deleted"
-
+from server.ipc.messages import CacheChoice
+from server.states import JobState
 
 FULL = 75  # exit status of the film process: no space left (EX_TEMPFAIL)
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING)

@@ -17,10 +17,10 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from model.spec import ModelSpec
-from server import protocol
 from server.config import Settings
 from server.errors import PafuError, nearest
 from server.jobs.job import Order
+from server.live import client_messages as protocol
 
 DEFAULT_SECONDS = 4.0  # OpenAI's
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 256 * 2**10

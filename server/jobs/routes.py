@@ -15,12 +15,13 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
+from server.access.limits import caller_of
 from server.errors import PafuError
 from server.jobs.desk import Desk
 from server.jobs.files import READ_SIZE
-from server.jobs.job import Job, JobState
+from server.jobs.job import Job
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
-from server.limits import caller_of
+from server.states import JobState
 
 MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
 SUFFIXES = {"video": "mp4", "thumbnail": "webp", "spritesheet": "jpg"}

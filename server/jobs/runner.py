@@ -21,14 +21,15 @@ import msgspec
 from model.camera import CameraState, camera_from_prompt
 from model.spec import ModelSpec
 from server.config import Settings
-from server.engine import Engine, EngineSession, EngineState
+from server.engine.interface import Engine, EngineSession
 from server.errors import PafuError
+from server.ipc.messages import CameraPlace, Ended, Fragment, Open, Past, PastChunk
 from server.jobs.database import Database
 from server.jobs.errors import LeaseLost, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import FULL, Chunk, FilmOrder, Job, Lease, Order, Results
-from server.memory import Memory
-from server.messages import CameraPlace, Ended, Fragment, Open, Past, PastChunk
+from server.live.resume_point import Memory
+from server.states import EngineState
 
 log = logging.getLogger("pafu.jobs")
 

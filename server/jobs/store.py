@@ -49,7 +49,8 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.elements import ColumnElement
 
 from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
-from server.jobs.job import UNFINISHED, VISIBLE, Chunk, Job, JobState, Lease, Order, Results
+from server.jobs.job import UNFINISHED, VISIBLE, Chunk, Job, Lease, Order, Results
+from server.states import JobState
 
 SCHEMA = 1
 BUSY_SECONDS = 5.0  # how long a call waits for a lock before the store counts as unavailable

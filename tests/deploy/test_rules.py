@@ -219,7 +219,7 @@ def test_a_name_that_nobody_measures_cannot_be_asked_for(generate) -> None:
 
 
 def test_the_board_shows_every_metric(generate) -> None:
-    from server.metrics import METRICS
+    from server.telemetry.metrics import METRICS
 
     shown = " ".join(generate.queries()) + " ".join(rule.expr for rule in generate.RECORDINGS)
     assert [

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from server.launch import ServerProcess, launched
+from server.bench.launch import ServerProcess, launched
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = os.environ.get("PAFU_TEST_MODEL", "test-tiny")

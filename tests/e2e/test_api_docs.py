@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.launch import launched
+from server.bench.launch import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "the-key-of-the-examples-0123456789"

@@ -15,7 +15,7 @@ import pytest
 from pafu_client import connect
 from pafu_client.errors import PafuError
 
-from server.launch import ServerProcess
+from server.bench.launch import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_GPU = "pafu_device_memory_bytes"  # the tests' machine has none

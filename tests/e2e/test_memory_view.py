@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright
 
-from server.launch import launched
+from server.bench.launch import launched
 from tests.e2e.test_browser import ARGUMENTS, Visit, chromium
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,7 +7,7 @@ import signal
 
 from pafu_client import PafuError, connect
 
-from server.launch import get_json
+from server.bench.launch import get_json
 
 SMALL = {"cache": {"policy": "window", "budget_latents": 3, "recent_latents": 3}}
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from pafu_client import Chunk, Reconnecting, SessionResumed, connect
 from playwright.async_api import async_playwright
 
-from server.launch import ServerProcess
+from server.bench.launch import ServerProcess
 from tests.e2e.conftest import PATIENT
 from tests.e2e.test_browser import ARGUMENTS, Visit, chromium
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pafu_client import connect
 
-from server.launch import launched
+from server.bench.launch import launched
 
 pytest.importorskip("opentelemetry.sdk")
 TRACE = "0af7651916cd43dd8448eb211c80319c"

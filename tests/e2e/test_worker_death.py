@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pafu_client import connect
 
-from server.launch import get_json
+from server.bench.launch import get_json
 
 
 async def test_kill_9_of_the_worker_is_a_gap_in_a_session_that_goes_on(own_server) -> None:

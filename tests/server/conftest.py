@@ -18,12 +18,12 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from server.app import Front
 from server.config import Settings
-from server.listener import listen
-from server.local_engine import LocalEngine
-from server.service import build
-from server.spoken import SERVER_MESSAGES
+from server.engine.local import LocalEngine
+from server.http.app import Front
+from server.http.listener import listen
+from server.http.service import build
+from server.live.server_messages import SERVER_MESSAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Path(__file__).with_name("pattern.py")

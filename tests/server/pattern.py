@@ -21,9 +21,9 @@ import numpy as np
 from cache.errors import CacheFull
 from model.camera import CameraControl, CameraState
 from model.spec import spec_named
-from server import worker
-from server.generator import Generator, StartError
-from server.messages import CacheChoice, Configure, KeptTokens, Past, PastChunk
+from server.ipc.messages import CacheChoice, Configure, KeptTokens, Past, PastChunk
+from server.worker import loop as worker
+from server.worker.generator import Generator, StartError
 
 PASSES = 5  # of the transformer, in a real model
 

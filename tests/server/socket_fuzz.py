@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from server.spoken import SERVER_MESSAGES
+from server.live.server_messages import SERVER_MESSAGES
 
 HANDSHAKE = (
     "GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -361,7 +361,7 @@ async def fuzz(port: int, seed: int, until: float, say: Callable[[str], None]) -
 
 
 def main() -> None:
-    from server.launch import get_json, launched
+    from server.bench.launch import get_json, launched
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.progress import Progress
 from websockets.asyncio.client import ClientConnection, connect
 
+from server.bench.launch import ServerProcess, get_json, launched
 from server.bench.target import MIB, open_files
-from server.launch import ServerProcess, get_json, launched
 
 START = {"type": "session.start", "prompt": "a bar"}
 SERIOUS = ("internal_error", "generation_failed", "worker_failed", "not_finite", "out_of_memory")

@@ -36,9 +36,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.config import Settings
-from server.listener import listen
-from server.local_engine import WORKER_COMMAND, LocalEngine
-from server.service import build
+from server.engine.local import WORKER_COMMAND, LocalEngine
+from server.http.listener import listen
+from server.http.service import build
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = ROOT / "tests" / "server" / "pattern.py"
@@ -253,7 +253,7 @@ async def soak(options: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     began = time.monotonic()
     os.environ["PYTHONPATH"] = str(ROOT)  # for the workers
-    FORKS.set_forkserver_preload(["server.service", "server.jobs.runner"])
+    FORKS.set_forkserver_preload(["server.http.service", "server.jobs.runner"])
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
         run = Soak(options, Path(folder))
         try:

@@ -21,8 +21,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from server.bench.launch import get_json, launched
 from server.bench.target import MIB
-from server.launch import get_json, launched
 
 HANDSHAKE = (
     "GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -26,8 +26,8 @@ from model.distill.compare import (
     wandering,
 )
 from model.distill.compare_report import cell, markdown, plots, show, verdicts
-from model.distill.dataset import reserved
 from model.distill.dreams import world_clip
+from model.distill.holdout import reserved
 from model.distill.judge import judge_prompts
 from model.distill.script import Script
 from model.distill.tours import (

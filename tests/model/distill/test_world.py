@@ -9,17 +9,8 @@ from safetensors.torch import save_file
 
 from model.camera import CameraControl, CameraState, advance
 from model.distill.captions import in_view, place_of
-from model.distill.dataset import (
-    HELD_OUT_SEED,
-    TRAIN_SEED,
-    Batch,
-    Clips,
-    clip_of,
-    reserved,
-    said,
-    said_tensors,
-    stretches,
-)
+from model.distill.dataset import HELD_OUT_SEED, TRAIN_SEED, Batch, Clips, clip_of, said, said_tensors, stretches
+from model.distill.holdout import reserved
 from model.distill.judge import judge_prompts, shift_between
 from model.distill.world import GROUND_Y, RGB, TINT, WIDTH, Clip, Landmark, Scene, Segment, render_clip
 from model.grammar import describe

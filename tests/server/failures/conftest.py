@@ -21,9 +21,9 @@ PATIENCE = 120.0
 SERVE = """
 import asyncio, json, sys
 from server.config import Settings
-from server.listener import listen
-from server.local_engine import LocalEngine
-from server.service import build
+from server.http.listener import listen
+from server.engine.local import LocalEngine
+from server.http.service import build
 
 settings, port, pattern = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 settings = Settings(model="test-tiny", **settings)

@@ -14,10 +14,10 @@ import openai
 import pytest
 import torch
 
-from server import messages
-from server import worker as worker_module
-from server.generator import ModelGenerator, load_model
-from server.worker import Worker
+from server.ipc import messages
+from server.worker import loop as worker_module
+from server.worker.generator import ModelGenerator, load_model
+from server.worker.loop import Worker
 
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = messages.CacheChoice(policy="sink_window", budget_latents=9, sink_latents=3, recent_latents=3)
@@ -136,8 +136,8 @@ SHORT_OF_MEMORY = """
 import resource, torch
 from pathlib import Path
 from test_failing_sessions import CACHE, Line, messages, order
-from server.generator import ModelGenerator, load_model
-from server.worker import Worker
+from server.worker.generator import ModelGenerator, load_model
+from server.worker.loop import Worker
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)

@@ -18,12 +18,12 @@ import websockets
 from websockets.asyncio.client import connect
 
 from model.spec import TEST_TINY
-from server import journal
-from server.archive import Archive
-from server.journal import FRAME, Held, JournalFile, framed, parts_of
-from server.limits import ANONYMOUS
-from server.messages import CacheChoice, Interact, Open
-from server.observe import Observer
+from server.access.limits import ANONYMOUS
+from server.ipc.messages import CacheChoice, Interact, Open
+from server.live import journal
+from server.live.archive import Archive
+from server.live.journal import FRAME, Held, JournalFile, framed, parts_of
+from server.telemetry.observer import Observer
 
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0, "max_sessions": 8}
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 240}  # 20 chunks

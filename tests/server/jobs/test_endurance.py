@@ -18,10 +18,11 @@ from server.jobs import files as files_module
 from server.jobs import keeper as keeper_module
 from server.jobs import runner as runner_module
 from server.jobs.database import Database
-from server.jobs.job import JobState, Lease
+from server.jobs.job import Lease
 from server.jobs.keeper import Keeper, too_many_bytes
 from server.jobs.runner import Silence
 from server.jobs.store import JobStore, database_url
+from server.states import JobState
 
 SLOW = {"prompt": "sleep", "num_frames": 70, "seed": 1}  # six chunks of 0.3 s
 

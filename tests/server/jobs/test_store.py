@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
-from server.jobs.job import Chunk, JobState, Lease, Results
+from server.jobs.job import Chunk, Lease, Results
 from server.jobs.store import JobStore, database_url
+from server.states import JobState
 
 RESULTS = Results(video="j/video.mp4", thumbnail="j/t.webp", spritesheet="j/s.jpg", nbytes=5)
 

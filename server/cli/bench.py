@@ -1,0 +1,132 @@
+"""``pafu bench [sessions | soak]``: the command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from server.cli.console import fail, settings_from
+from server.config import Settings
+
+app = typer.Typer(help="Measure: one stream, many sessions at once, an hour of streaming.")
+
+Url = Annotated[str | None, typer.Option(help="a running server; default: one of its own")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for all figures")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Plot = Annotated[Path | None, typer.Option(help="picture of the figures (.png, .svg); needs matplotlib")]
+Model = Annotated[str | None, typer.Option(help="model name  [PAFU_MODEL, default pafu-mini]")]
+Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
+Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
+Report = dict[str, Any]
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    url: Url = None,
+    seconds: Annotated[float, typer.Option(min=1, help="video to take as fast as it is made")] = 30.0,
+    output: Output = None,
+    as_json: Json = False,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Without a command: the whole way from prompt to encoded bytes, as fast as it goes."""
+    if context.invoked_subcommand is not None:
+        return
+    from server.bench import single
+
+    run = lambda settings, console: single.bench(settings, url, seconds, console)  # noqa: E731
+    _run(run, single.show, _settings(model, weights, device, threads), output, as_json)
+
+
+@app.command()
+def sessions(
+    url: Url = None,
+    seconds: Annotated[float, typer.Option(min=2, help="how long each viewer plays")] = 20.0,
+    change_every: Annotated[float, typer.Option(min=0, help="seconds between a viewer's prompts; 0: never")] = 4.0,
+    most: Annotated[int, typer.Option(min=1, max=10_000, help="largest number of viewers to try")] = 64,
+    output: Output = None,
+    as_json: Json = False,
+    plot: Plot = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """How many viewers at once are played to in real time, and what each of them waits for."""
+    from server.bench import sessions as many
+
+    given = _settings(model, weights, device, threads)
+    run = lambda settings, console: many.bench(settings, url, seconds, change_every, most, console)  # noqa: E731
+    report = _run(run, many.show, given, output, as_json)
+    if plot is not None:
+        _draw(lambda: many.plot(report, plot))
+
+
+@app.command()
+def soak(
+    url: Url = None,
+    minutes: Annotated[float, typer.Option(min=0.05, help="how long to stream")] = 60.0,
+    viewers: Annotated[int, typer.Option(min=1, help="viewers at once")] = 1,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two lines")] = 10.0,
+    table: Annotated[Path, typer.Option("--csv", help="file for the lines")] = Path("soak.csv"),
+    output: Output = None,
+    as_json: Json = False,
+    plot: Plot = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Stream for long; memory, open files and chunk time of both processes as CSV and a picture."""
+    from server.bench import soak as long
+
+    given = _settings(model, weights, device, threads)
+    run = lambda settings, console: long.bench(settings, url, minutes, viewers, every, table, console)  # noqa: E731
+    report = _run(run, long.show, given, output, as_json)
+    if plot is not None:
+        title = f"{report['model']['id']}, {viewers} viewers, {report['machine']['processor']}"
+        _draw(lambda: long.plot(table, plot, title))
+
+
+def _settings(model: str | None, weights: Path | None, device: str | None, threads: int | None) -> Settings:
+
+    return settings_from(model=model, weights=weights, device=device, threads=threads)
+
+
+def _run(
+    measure: Callable[[Settings, Console], Report],
+    show: Callable[[Report, Console], None],
+    settings: Settings,
+    output: Path | None,
+    as_json: bool,
+) -> Report:
+    """Measure with the progress on standard error, and the figures on standard output."""
+    from server.bench.target import BenchError, as_text
+
+    try:
+        report = measure(settings, Console(stderr=True, highlight=False))
+        if output is not None:
+            output.write_text(as_text(report))
+    except (BenchError, OSError) as error:
+        raise fail(str(error)) from None
+    if as_json:
+        typer.echo(as_text(report), nl=False)
+    else:
+        show(report, Console(highlight=False))
+    return report
+
+
+def _draw(draw: Callable[[], None]) -> None:
+
+    try:
+        draw()
+    except (ImportError, OSError, ValueError) as error:
+        raise fail(f"no picture: {error}; the figures stand above (matplotlib: pip install 'pafu[distill]')") from None

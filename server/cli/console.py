@@ -1,0 +1,44 @@
+"""What all commands share: how they speak, how they fail, and the options that more than one of them has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from server.config import ConfigError, Settings, load_settings
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PAFU_MODEL, default pafu-mini]")]
+Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings  [PAFU_CONFIG]")]
+CachePolicy = Annotated[str | None, typer.Option(help="which tokens stay; see docs/method.md  [PAFU_CACHE_POLICY]")]
+CacheBudget = Annotated[
+    float | None, typer.Option("--cache-budget-latents", help="latent frames  [PAFU_CACHE_BUDGET_LATENTS]")
+]
+SalienceHead = Annotated[Path | None, typer.Option(help="default: the one beside the weights  [PAFU_SALIENCE_HEAD]")]
+Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
+
+
+def say(text: str) -> None:
+    """One readable line for the person at the terminal."""
+    console.print(f"[bold]pafu[/bold] {escape(text)}")
+
+
+def fail(message: str, status: int = 1) -> typer.Exit:
+    """Print one line that says what is wrong; raise the result."""
+    console.print(f"[bold red]pafu: error:[/bold red] {escape(message)}")
+    return typer.Exit(status)
+
+
+def settings_from(**flags: object) -> Settings:
+    """Flags over PAFU_* variables over defaults; one line and status 2 when they cannot work."""
+    try:
+        return load_settings(flags)
+    except ConfigError as error:
+        raise fail(str(error), 2) from None

@@ -1,0 +1,234 @@
+"""``pafu distill``: the offline recipes of ``model/distill`` behind the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.console import fail, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.weights import LoadedModel
+
+app = typer.Typer(help="Train models and judge them, offline.", no_args_is_help=True)
+
+EXTRA = "the training recipes need more packages: run pip install -e '.[distill]'"
+
+
+@app.command()
+def mini(
+    stage: Annotated[
+        str,
+        typer.Option(help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, tune, judge, or all"),
+    ] = "all",
+    out: Annotated[Path, typer.Option(help="folder for checkpoints, curves and samples")] = Path("runs/mini"),
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="training steps (clips for clips and beginnings); default: the recipe's")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda, for words, teacher and student")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")] = 0,
+) -> None:
+    """Train pafu-mini from nothing; a stage that was interrupted goes on from its last checkpoint."""
+
+    try:
+        from model.distill.recipe import RecipeError, run
+    except ImportError as error:
+        raise fail(f"{error.name} is missing; {EXTRA}") from None
+    import torch
+
+    from server.process import usable_cores
+
+    torch.set_num_threads(threads or usable_cores())
+    check_device(device)
+    try:
+        run(stage, out, steps, device)
+    except (RecipeError, FileNotFoundError, FloatingPointError) as error:
+        raise fail(str(error)) from None
+    except KeyboardInterrupt:
+        raise fail(f"stopped; the same command goes on from the last checkpoint in {out}", 130) from None
+
+
+Out = Annotated[
+    Path,
+    typer.Option(file_okay=False, help="folder for clips, checkpoints, curves and the result; a run there goes on"),
+]
+Student = Annotated[Path | None, typer.Option(help="folder with the student's weights; default: those that ship")]
+Model = Annotated[str, typer.Option(help="model name of student and teacher")]
+Prompts = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="prompts, one a line; default: the model's own world")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun every process takes its own GPU")]
+Threads = Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")]
+
+
+def check_device(name: str) -> None:
+    """End the command in one line when there is no such device."""
+    import torch
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise fail(f"device {name!r} is unknown; allowed: cpu, cuda, or one GPU of several, like cuda:1", 2)
+    if name == "cpu":
+        return
+    number, there = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    if not there:
+        raise fail(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    if number >= there:
+        raise fail(f"device {name!r} was asked for, but torch sees {there} CUDA devices, counted from 0")
+
+
+@contextmanager
+def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, torch.device]]:
+    """Rank, number of processes and device; errors that the user can mend end in one line."""
+
+    try:
+        from model.distill import parallel
+        from model.distill.salience_stage import DistillError
+    except ImportError as error:
+        raise fail(f"{error.name} is missing; {EXTRA}") from None
+    import torch
+
+    from cache.errors import CacheError
+    from model.stream import StreamError
+    from model.weights import WeightsError
+    from server.process import usable_cores
+
+    torch.set_num_threads(threads or usable_cores())
+    check_device(device)
+    try:
+        yield parallel.start(device)
+    except (DistillError, WeightsError, CacheError, StreamError, FileNotFoundError, FloatingPointError) as error:
+        raise fail(str(error)) from None
+    except ValueError as error:
+        raise fail(str(error), 2) from None
+    except KeyboardInterrupt:
+        raise fail(f"stopped; the same command goes on from the last checkpoint in {out}", 130) from None
+    finally:
+        parallel.stop()
+
+
+@app.command()
+def salience(
+    teacher: Annotated[Path, typer.Option(help="folder with the bidirectional teacher: weights, or a recipe's run")],
+    out: Out = Path("runs/salience"),
+    student: Student = None,
+    model: Model = "pafu-mini",
+    teacher_model: Annotated[str | None, typer.Option(help="the teacher's model name, if it is another one")] = None,
+    prompts: Prompts = None,
+    clips: Annotated[int, typer.Option(min=1, help="clips to learn from")] = 128,
+    held_out: Annotated[int, typer.Option(min=1, help="clips to report on")] = 8,
+    steps: Annotated[int, typer.Option(min=1)] = 600,
+    batch: Annotated[int, typer.Option(min=1, help="clips a step and process")] = 4,
+    source: Annotated[
+        str, typer.Option(help="clips: teacher (dreams them) or world (paints the built-in one)")
+    ] = "teacher",
+    signal: Annotated[
+        str, typer.Option(help="whose attention: teacher, or student (its own future; ablation)")
+    ] = "teacher",
+    measure: Annotated[
+        str, typer.Option(help="of salience: effect (of leaving the token out), or attention (that it gets)")
+    ] = "effect",
+    layers: Annotated[str, typer.Option(help="target: deep (one for all layers), or own (each layer's)")] = "deep",
+    weights: Annotated[str, typer.Option(help="of low, diag, up")] = "1,0,1",
+    reduce: Annotated[str, typer.Option(help="over queries: max or mean")] = "max",
+    scale: Annotated[str, typer.Option(help="comparable how: rank, robust (per chunk), clip, or both")] = "rank",
+    gap: Annotated[int, typer.Option(min=1, help="chunks from which on a query counts as future")] = 2,
+    noise_level: Annotated[float, typer.Option(help="of the clip that the teacher sees, 0 to 1")] = 0.35,
+    loss: Annotated[str, typer.Option(help="regression or ranking")] = "regression",
+    dream_steps: Annotated[int, typer.Option(min=1, help="steps of the teacher's sampler")] = 20,
+    guidance: Annotated[float, typer.Option(help="classifier-free guidance of the teacher; 1 is none")] = 1.0,
+    device: Device = "cpu",
+    threads: Threads = 0,
+) -> None:
+    """Distil a salience head for a student from a bidirectional teacher; also under torchrun."""
+    with _stage(out, threads, device) as (rank, processes, own):
+        from typing import Any, cast
+
+        from model.distill.salience_stage import DistillError, SalienceDistillation, SalienceSettings, load_teacher
+
+        try:
+            low, diag, up = (float(part) for part in weights.split(","))
+        except ValueError:
+            raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
+        given = {
+            "measure": measure,
+            "layers": layers,
+            "reduce": reduce,
+            "scale": scale,
+            "loss": loss,
+            "signal": signal,
+            "source": source,
+        }
+        settings = SalienceSettings(
+            clips=clips,
+            held_out=held_out,
+            steps=steps,
+            batch=batch,
+            weights=(low, diag, up),
+            gap=gap,
+            noise_level=noise_level,
+            dream_steps=dream_steps,
+            guidance=guidance,
+            **cast(Any, given),
+        )
+        ours = load_for_work(model, student, own)
+        theirs = load_teacher(teacher, teacher_model or model, ours)
+        report = SalienceDistillation(theirs, ours, out, settings, prompts, rank, processes).run()
+        if rank == 0:
+            layers = ", ".join(f"{value:.2f}" for value in report["spearman"])
+            say(f"held-out Spearman by layer {layers}; the head is {out / 'salience.safetensors'}")
+
+
+@app.command()
+def long(
+    out: Out = Path("runs/long"),
+    student: Student = None,
+    model: Model = "pafu-mini",
+    head: Annotated[Path | None, typer.Option(help="salience head; default: the one beside the student")] = None,
+    prompts: Prompts = None,
+    policy: Annotated[str, typer.Option(help="cache policy in the loop")] = "pafu",
+    budget: Annotated[float, typer.Option(help="cache budget in latent frames")] = 4.0,
+    sink: Annotated[float, typer.Option(min=0, help="latent frames")] = 0.0,
+    recent: Annotated[float, typer.Option(min=0, help="latent frames")] = 1.0,
+    chunks: Annotated[int, typer.Option(min=1, help="length of a roll-out")] = 24,
+    streams: Annotated[int, typer.Option(min=1, help="roll-outs side by side, a step and process")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="roll-outs to learn from")] = 60,
+    rate: Annotated[float, typer.Option(help="learning rate")] = 1e-4,
+    leader: Annotated[str, typer.Option(help="whose pictures fill the past: former (self), or own")] = "former",
+    device: Device = "cpu",
+    threads: Threads = 0,
+) -> None:
+    """Tune a student on long roll-outs with the pruned cache in the loop."""
+    with _stage(out, threads, device) as (rank, processes, own):
+        from cache.config import CacheConfig
+        from model.distill.long_stage import LongSettings, LongTuning
+
+        cache = CacheConfig(
+            policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
+        )
+        settings = LongSettings(cache=cache, chunks=chunks, streams=streams, steps=steps, rate=rate, leader=leader)
+        LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
+        if rank == 0:
+            say(f"the tuned student is in {out / 'student'}")
+
+
+def load_for_work(name: str, folder: Path | None, device: torch.device, head: Path | None = None) -> LoadedModel:
+    """float32: what trains must. test-tiny without a folder has random weights."""
+    import torch
+
+    from model.spec import SpecError, spec_named
+    from model.weights import WeightsError, load_model, random_model
+
+    try:
+        spec = spec_named(name)
+    except SpecError as error:
+        raise WeightsError(str(error)) from None
+    if name == "test-tiny" and folder is None:
+        return random_model(spec, 0, device, torch.float32)
+    return load_model(spec, folder, device, torch.float32, head)

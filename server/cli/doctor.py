@@ -1,0 +1,295 @@
+"""``pafu doctor``: what this machine can run, and why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cache.config import promised_bytes
+from model.spec import ModelSpec, spec_named
+from server import __version__
+from server.config import Settings, check_data_dir
+from server.process import available_bytes, usable_cores
+
+GIB, MIB = 2**30, 2**20
+OLDEST_TORCH = "2.11"
+ROOT = Path(__file__).resolve().parents[2]
+NO_CUDA_BUILD = "; there is an NVIDIA GPU, but this torch cannot use it: install its CUDA build or update the driver"
+NEEDED_MODULES = ("fastapi", "uvicorn", "websockets", "msgspec", "av", "numpy", "safetensors", "torch")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked at, whether it is fine, and what was seen or should be done."""
+
+    name: str
+    fine: bool
+    seen: str
+
+
+def examine(settings: Settings, console: Console) -> bool:
+    """Print all findings; whether ``pafu serve`` can work here."""
+    findings = list(examinations(settings))
+    if not console.is_terminal:  # a row is a line for whoever reads it with a program
+        console = Console(file=console.file, width=10_000, highlight=False)
+    table = Table("", "looked at", "found", box=None, pad_edge=False)
+    for finding in findings:
+        table.add_row("[green]ok[/green]" if finding.fine else "[red]no[/red]", finding.name, finding.seen)
+    console.print(table)
+    fine = all(finding.fine for finding in findings)
+    console.print("this machine can run pafu serve" if fine else "pafu serve cannot work like this: see the rows above")
+    return fine
+
+
+def examinations(settings: Settings) -> Iterator[Finding]:
+    """All findings in the order in which things are needed."""
+    spec = spec_named(settings.model)
+    held: list[object] = []  # the model, while it is counted how many sessions fit beside it
+    yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
+    missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
+    yield Finding("packages", not missing, f"missing: {', '.join(missing)}; run make serve" if missing else "all here")
+    old = outdated()
+    yield Finding("versions", not old, f"{'; '.join(old)}: run make serve, or pip install -e ." if old else versions())
+    yield Finding("cores", True, f"{usable_cores()} usable")
+    yield Finding("memory", True, memory())
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("torch", lambda: torch_version(settings)),
+        ("encoder", lambda: encoder(spec)),
+        ("weights", lambda: weights(settings, held)),
+        ("sessions", lambda: sessions(settings, spec)),
+        ("speed", lambda: speed(settings, spec, held)),
+        ("data", lambda: data_folder(settings)),
+        ("jobs", lambda: check_jobs(settings)),
+        ("tracing", lambda: tracing(settings)),
+        ("port", lambda: port(settings)),
+        ("metrics", lambda: metrics_port(settings)),
+    ]
+    for name, check in checks:
+        try:
+            yield Finding(name, True, check())
+        except Exception as error:  # whatever is wrong here is a finding, not a failure of the doctor
+            yield Finding(name, False, str(error) or type(error).__name__)
+
+
+class Wrong(RuntimeError):
+    """A finding that is not fine; the message says what to do."""
+
+
+def outdated() -> list[str]:
+    """Installed packages that are older than pafu needs: older ones start, and fail in strange ways later."""
+    found = []
+    for line in requirements():
+        needed = re.fullmatch(r"([\w.-]+)(?:\[\w,]+)?(>=|==)([\d.]+)", line)
+        if needed is None:
+            continue
+        least = OLDEST_TORCH if needed[1] == "torch" else needed[3]
+        try:
+            version = importlib.metadata.version(needed[1])
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the row above names it, where it matters
+        if numbers(version) < numbers(least):
+            found.append(f"{needed[1]} is {version}, at least {least} is needed")
+    return found
+
+
+def requirements() -> list[str]:
+    """What pafu needs, as its package says; in the image, where it is no package, as pyproject.toml says."""
+    try:
+        return importlib.metadata.requires("pafu") or []
+    except importlib.metadata.PackageNotFoundError:
+        file = ROOT / "pyproject.toml"
+        return list(tomllib.loads(file.read_text())["project"]["dependencies"]) if file.exists() else []
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, for comparison."""
+    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
+
+
+def versions() -> str:
+    shown = ("uvicorn", "fastapi", "websockets", "av")
+    return f"pafu {__version__}, " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in shown)
+
+
+def memory() -> str:
+    free = available_bytes()
+    return f"{free / GIB:.1f} GiB available" if free else "unknown on this system"
+
+
+def sessions(settings: Settings, spec: ModelSpec) -> str:
+    """How many sessions the server will admit beside what is loaded now. Raises Wrong below PAFU_MAX_SESSIONS."""
+    from model.weights import preferred_dtype
+    from server.worker.generator import pick_device
+    from server.worker.loop import CACHE_SHARE
+
+    device = pick_device(settings.device)
+    size = session_bytes(settings, spec, str(preferred_dtype(device)).removeprefix("torch."))
+    free = free_bytes(device)
+    if not free and not settings.cache_room_bytes:
+        return f"{size / MIB:.1f} MiB of cache each; memory unknown on this system"
+    room = settings.cache_room_bytes or round(CACHE_SHARE * free)
+    fit = room // size
+    words = f"{fit} fit ({size / MIB:.1f} MiB of cache each, {room / GIB:.1f} of {free / GIB:.1f} free GiB for caches)"
+    if settings.max_sessions is None and fit > 0:
+        return words
+    if fit < (settings.max_sessions or 1):
+        raise Wrong(
+            f"{words}, but PAFU_MAX_SESSIONS is {settings.max_sessions or 1}: lower it, lower "
+            f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache().budget_latents:g}), or free memory"
+        )
+    return f"{words}; PAFU_MAX_SESSIONS is {settings.max_sessions}"
+
+
+def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
+    """How many sessions play in real time, measured with the model that was loaded. Raises Wrong when it was not."""
+    from server.engine.admission import in_real_time
+    from server.ipc.messages import CacheChoice
+    from server.worker.generator import ModelGenerator
+    from server.worker.loop import measure
+
+    if not held:
+        raise Wrong("not measured: the weights could not be loaded")
+    model: Any = held[0]
+    generator = ModelGenerator(model, "", str(model.device), {})
+    seconds = measure(generator, CacheChoice.of(settings.cache()))
+    if seconds is None:
+        raise Wrong("a session with the default settings cannot be made: the line above says why")
+    fit, plays = in_real_time(spec, seconds), spec.pictures_in_chunk(1) / spec.fps
+    words = f"{fit} in real time at once (a chunk plays {plays:.2f} s and takes {seconds:.2f} s)"
+    chosen = settings.max_sessions
+    return f"{words}, but PAFU_MAX_SESSIONS is {chosen}: they will stall" if chosen and chosen > fit else words
+
+
+def free_bytes(device: str) -> int:
+    """Of the device; 0 where nobody tells."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else available_bytes()
+
+
+def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
+    """Bytes that the cache of one session with the default settings promises not to exceed."""
+    return promised_bytes(
+        layers=spec.num_layers,
+        heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        budget=settings.cache().budget_tokens(spec.tokens_per_latent),
+        chunk=spec.tokens_per_chunk,
+        dtype=dtype,
+    )
+
+
+def check_jobs(settings: Settings) -> str:
+    """Reach the database of jobs and the place of their videos. Raises ConfigError."""
+    from server.jobs.database import check
+
+    return check(settings)
+
+
+def tracing(settings: Settings) -> str:
+    """Raises ConfigError when traces are on and cannot be made."""
+    from server.telemetry.traces import traces_for
+
+    traces = traces_for(settings)
+    if traces is None:
+        return "off"
+    traces.close()
+    return "on"
+
+
+def metrics_port(settings: Settings) -> str:
+    """Try the port of /metrics. Raises ConfigError when it is taken."""
+    from server.http.listener import listen
+
+    if settings.metrics_port is None:
+        return f"on port {settings.port}, path /metrics"
+    listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True).close()
+    return f"{settings.metrics_host}:{settings.metrics_port} is free"
+
+
+def torch_version(settings: Settings) -> str:
+    """Torch's version and the device that would be used. Raises StartError when that device is not there."""
+    import torch
+
+    from server.worker.generator import pick_device
+
+    device = pick_device(settings.device)
+    name = "; ".join(gpus()) if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    hint = "" if device == "cuda" or not driver_without_torch() else NO_CUDA_BUILD
+    return f"{torch.__version__} on {device} ({name}){hint}"
+
+
+def gpus() -> list[str]:
+    """Every GPU with its free memory; the worker uses the first."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        found.append(f"{torch.cuda.get_device_name(index)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+    return found
+
+
+def driver_without_torch() -> bool:
+    """There is an NVIDIA device, but torch sees none."""
+    return Path("/dev/nvidiactl").exists()
+
+
+def encoder(spec: ModelSpec) -> str:
+    """Encode one picture of the model's size. Raises EncoderError."""
+    import numpy as np
+
+    from server.media.encoder import H264Encoder
+
+    codec = H264Encoder(spec.width, spec.height, spec.fps)
+    codec.encode(np.zeros((1, spec.height, spec.width, 3), np.uint8))
+    return f"libx264 makes {codec.codec} at {spec.width}x{spec.height}"
+
+
+def weights(settings: Settings, held: list[object]) -> str:
+    """Load the model, into ``held``. Raises StartError naming what is missing or wrong, Wrong when there is no room."""
+    from server.worker.generator import load_model, pick_device
+
+    device = pick_device(settings.device)
+    given = str(settings.weights) if settings.weights else None
+    head = str(settings.salience_head) if settings.salience_head else None
+    size, free = file_bytes(settings.weights), free_bytes(device)
+    if free and size > free:
+        reason = f"{given} holds {size / GIB:.1f} GiB, {free / GIB:.1f} GiB is free"
+        raise Wrong(f"{reason}: free memory, or serve a smaller model")
+    model, words = load_model(settings.model, given, device, head)
+    held.append(model)
+    return f"{settings.model}: {words}"
+
+
+def file_bytes(folder: Path | None) -> int:
+    """Of all weights in the folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+
+
+def data_folder(settings: Settings) -> str:
+    """Raises ConfigError when it cannot be written."""
+    check_data_dir(settings.data_dir)
+    free = shutil.disk_usage(settings.data_dir).free
+    return f"{settings.data_dir}: {free / GIB:.1f} GiB free for jobs and sessions"
+
+
+def port(settings: Settings) -> str:
+    """Try the port. Raises ConfigError when it is taken, or open to others without keys."""
+    from server.access.keys import Keyring
+    from server.http.listener import listen
+
+    listen(settings.host, settings.port, guarded=Keyring(settings).required or settings.allow_anonymous).close()
+    return f"{settings.host}:{settings.port} is free"

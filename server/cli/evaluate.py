@@ -1,0 +1,96 @@
+"""``pafu eval``: compare cache policies at equal budgets; the command line around ``model.distill.compare``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from server.cli.console import fail, say
+from server.cli.distill import EXTRA, Device, Model, Threads, check_device
+
+Numbers = Annotated[str | None, typer.Option(help="latent frames, comma-separated; default 1,1.5,2,3,4,6")]
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help="folder for cells, table, JSON and plots; a run there goes on")] = Path(
+        "runs/eval"
+    ),
+    model: Model = "pafu-mini",
+    weights: Annotated[Path | None, typer.Option(help="folder with the weights; default: those that ship")] = None,
+    head: Annotated[Path | None, typer.Option(help="salience head; default: the one beside the weights")] = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="a run of pafu distill mini, whose probe reads the pictures (adherence)")
+    ] = None,
+    policies: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
+    budgets: Numbers = None,
+    tours: Annotated[int | None, typer.Option(min=1, help="tours a cell")] = None,
+    tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour")] = None,
+    announced: Annotated[int | None, typer.Option(min=1, help="announced tours a cell, as long as the others")] = None,
+    absences: Annotated[int | None, typer.Option(min=1, help="videos with an absence a cell (with --probe)")] = None,
+    changes: Annotated[int | None, typer.Option(min=1, help="videos with a prompt change a cell")] = None,
+    change_chunks: Annotated[int | None, typer.Option(min=4, help="their length")] = None,
+    drifts: Annotated[int | None, typer.Option(min=1, help="long videos a cell")] = None,
+    drift_chunks: Annotated[int | None, typer.Option(min=4, help="their length; 160 are two minutes")] = None,
+    together: Annotated[int | None, typer.Option(min=1, help="streams in one batch")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="one budget, few streams: minutes on two cores")] = False,
+    device: Device = "cpu",
+    threads: Threads = 0,
+) -> None:
+    """Compare all cache policies at equal budgets on held-out scenes."""
+
+    try:
+        import torch
+
+        from model.distill.compare import QUICK, EvalError, EvalSettings, Evaluation
+        from model.distill.compare_report import markdown, plots, show
+        from model.distill.recipe import trained_probe
+    except ImportError as error:
+        raise fail(f"{error.name} is missing; {EXTRA}") from None
+    from cache.errors import CacheError
+    from model.weights import WeightsError
+    from server.cli.distill import load_for_work
+    from server.process import usable_cores
+
+    given: dict[str, Any] = {
+        "tours": tours,
+        "tour_chunks": tour_chunks,
+        "announced": announced,
+        "absences": absences,
+        "changes": changes,
+        "change_chunks": change_chunks,
+        "drifts": drifts,
+        "drift_chunks": drift_chunks,
+        "together": together,
+    }
+    if policies is not None:
+        given["policies"] = tuple(part.strip() for part in policies.split(",") if part.strip())
+    if budgets is not None:
+        given["budgets"] = numbers(budgets)
+    torch.set_num_threads(threads or usable_cores())
+    check_device(device)
+    try:
+        base = QUICK if quick else EvalSettings()
+        settings = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+        loaded = load_for_work(model, weights, torch.device(device), head)
+        reader = None if probe is None else trained_probe(probe)
+        result = Evaluation(loaded, out, settings, reader).run(Console(stderr=True))
+    except (EvalError, WeightsError, CacheError, FileNotFoundError) as error:
+        raise fail(str(error)) from None
+    except KeyboardInterrupt:
+        raise fail(f"stopped; the same command goes on with the cells that are missing in {out}", 130) from None
+    (out / "eval.md").write_text(markdown(result))
+    show(result, Console(highlight=False))
+    plots(result, out)
+    say(f"table, JSON and plots are in {out}")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise fail(f"budgets is {text!r}; give latent frames like 1,1.5,2", 2) from None

@@ -1,0 +1,85 @@
+"""``pafu generate``: a video into a file, with the model in this process and the encoder that live viewers get."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model.spec import spec_named
+from server.config import Settings
+from server.engine.local import BEAT_SECONDS
+from server.ipc.messages import CacheChoice, Configure, Open
+from server.live.client_messages import check_held, check_prompt
+from server.worker.generator import Generator, StartError, load_generator
+from server.worker.session import Seat
+
+
+class GenerateError(RuntimeError):
+    """The video could not be made; the message says why."""
+
+
+def write_video(settings: Settings, prompt: str, path: Path, seconds: float, seed: int, console: Console) -> str:
+    """Generate ``seconds`` of video into ``path`` (whole or not at all); a line that sums it up.
+
+    Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
+    """
+    spec = spec_named(settings.model)
+    order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)))
+    if not path.parent.is_dir():
+        raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
+    with console.status(f"loading {spec.name} ..."):
+        generator = _load(settings)
+    part = path.with_name(path.name + ".part")
+    began = time.perf_counter()
+    try:
+        pictures = _write(part, order, generator, console)
+        os.replace(part, path)
+    except OSError as error:
+        raise GenerateError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    took = time.perf_counter() - began
+    rate = pictures / took
+    return f"{path}: {pictures} pictures, {pictures / spec.fps:.1f} s of video in {took:.1f} s ({rate:.1f} pictures/s)"
+
+
+def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
+    cache = CacheChoice.of(settings.cache())
+    check_held(cache, pictures, spec_named(settings.model), settings, None)
+    return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
+
+
+def _load(settings: Settings) -> Generator:
+    weights = str(settings.weights) if settings.weights else None
+    configure = Configure(
+        model=settings.model,
+        weights=weights,
+        device=settings.device,
+        threads=settings.threads,
+        cache_room_bytes=settings.cache_room_bytes,
+        beat_seconds=BEAT_SECONDS,
+        salience_head=str(settings.salience_head) if settings.salience_head else None,
+    )
+    try:
+        return load_generator(configure)
+    except StartError as error:
+        raise GenerateError(str(error)) from error
+
+
+def _write(path: Path, order: Open, generator: Generator, console: Console) -> int:
+    seat = Seat(order, generator)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    written = 0
+    with path.open("wb") as file, Progress(*columns, console=console) as progress:
+        task = progress.add_task("pictures", total=order.pictures)
+        while not seat.complete:
+            fragment = seat.encode(seat.generate(seat.apply_pending()[0]))
+            file.write(fragment.data)
+            written += fragment.pictures
+            progress.update(task, completed=written)
+    return written

@@ -1,0 +1,72 @@
+"""``pafu keys``: make, list and remove API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from server.access import keys
+from server.cli.console import fail, say, settings_from
+from server.config import ConfigError
+
+app = typer.Typer(help="Make, list and remove API keys.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="whom the key is for: small letters, digits, - and _")]
+T = TypeVar("T")
+KeysFile = Annotated[Path | None, typer.Option("--keys-file", help="the file of keys  [PAFU_KEYS_FILE]")]
+
+
+@app.command()
+def add(
+    name: Name,
+    keys_file: KeysFile = None,
+    max_sessions: Annotated[int | None, typer.Option(min=0, help="live sessions at once")] = None,
+    max_jobs: Annotated[int | None, typer.Option(min=0, help="unfinished jobs at once")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="requests and handshakes")] = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept."""
+    path = _file(keys_file)
+    limits = {"max_sessions": max_sessions, "max_jobs": max_jobs, "requests_per_minute": requests_per_minute}
+    typer.echo(_told(lambda: keys.add(path, name, limits)))
+    _say(f"{path} knows {name}; the key above is not shown again. Serve with --keys-file {path}")
+
+
+@app.command("list")
+def list_keys(keys_file: KeysFile = None) -> None:
+    """Print the names and limits of all keys."""
+    for name, record in _told(lambda: keys.read(_file(keys_file))).items():
+        limits = [f"{limit}={value}" for limit in keys.LIMITS if (value := getattr(record, limit)) is not None]
+        typer.echo("  ".join((name, f"sha256:{record.sha256[:8]}...", *limits)))
+
+
+@app.command()
+def remove(name: Name, keys_file: KeysFile = None) -> None:
+    """Forget a key; a running server refuses it from the next request on, its open sessions go on to their ends."""
+    path = _file(keys_file)
+    _told(lambda: keys.remove(path, name))
+    _say(f"{path} has forgotten {name}")
+
+
+def _file(given: Path | None) -> Path:
+
+    path = given or settings_from().keys_file
+    if path is None:
+        raise fail("name the file of keys with --keys-file or PAFU_KEYS_FILE", 2)
+    return path
+
+
+def _told(work: Callable[[], T]) -> T:
+    """The result of ``work``, or one line that says why there is none."""
+
+    try:
+        return work()
+    except ConfigError as error:
+        raise fail(str(error)) from None
+
+
+def _say(text: str) -> None:
+
+    say(text)

@@ -1,0 +1,326 @@
+"""The front: routes over one engine. Imports no torch, so it starts at once and a device fault cannot take it down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import Match, Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model.spec import ModelSpec, spec_named
+from server import __version__
+from server.access.gate import Access
+from server.access.limits import caller_of
+from server.config import Settings
+from server.engine.interface import Engine
+from server.errors import PafuError
+from server.http import asyncapi, client_secrets
+from server.http import openapi as contract
+from server.http.guard import Guard
+from server.http.replies import add_error_handlers, error_reply
+from server.jobs import routes as job_routes
+from server.jobs.desk import Desk
+from server.live.client_messages import FORMATS
+from server.live.connection import ViewerSession
+from server.live.registry import Sessions
+from server.process import rss_bytes
+from server.states import EngineState
+from server.telemetry import logs
+from server.telemetry.observer import Observer
+
+PAGE = Path(__file__).resolve().parents[2] / "clients" / "web"
+# The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
+MIME_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+
+
+class PageFiles(StaticFiles):
+    """The web client; always revalidated (ETag), so that an upgraded server never meets an old page."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        name = "index.html" if path in (".", "") else path
+        if response.status_code == 200 and (mime := MIME_TYPES.get(Path(name).suffix)):
+            response.headers["content-type"] = mime
+        response.headers["cache-control"] = "no-cache"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+
+class Page(Mount):
+    """The page's own paths and no other: a wrong method on a route must not end up as a missing file of the page."""
+
+    def __init__(self) -> None:
+        super().__init__("/", PageFiles(directory=PAGE, html=True, check_dir=False))
+        self._paths = page_paths()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        ours = scope["type"] == "http" and scope["path"] in self._paths
+        return super().matches(scope) if ours else (Match.NONE, {})
+
+
+def page_paths() -> set[str]:
+    """Every path under which a file of the page is served."""
+    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file()}
+
+
+class Front:
+    """What the routes share: settings, the engine, and the sessions that are alive."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        """Raises ConfigError when the keys cannot be read."""
+        self.settings = settings
+        self.engine = engine
+        self.access = Access(settings, page_paths())
+        self.spec: ModelSpec = spec_named(settings.model)
+        self.sessions = Sessions(engine, self.spec, settings, self.access.limits)
+        self.viewers: dict[ViewerSession, asyncio.Task[None] | None] = {}
+        self.jobs = Desk(settings, self.spec, engine, self.access.limits)
+        self.draining = False
+
+    async def live(self, websocket: WebSocket) -> None:
+        """One viewer, from accept to close."""
+        if self.draining:
+            refusal = PafuError("shutting_down", "the server is shutting down; try another or try again later")
+            self.engine.observer.error(refusal.kind.code)
+            return await websocket.send_denial_response(error_reply(refusal))
+        caller = caller_of(websocket)
+        try:
+            connection = self.access.limits.hold_connection(caller)
+        except PafuError as full:
+            self.engine.observer.error(full.kind.code)
+            return await websocket.send_denial_response(error_reply(full))
+        with connection:
+            observer = self.engine.observer
+            viewer = ViewerSession(websocket, caller, self.sessions, self.spec, self.settings, observer)
+            self.viewers[viewer] = asyncio.current_task()
+            try:
+                await viewer.run()
+            finally:
+                del self.viewers[viewer]
+
+    async def drain(self) -> None:
+        """Take no more sessions or jobs and bring the running ones to their ends, in bounded time."""
+        self.draining = True
+        within = self.settings.shutdown_timeout / 2
+        await asyncio.gather(self.jobs.drain(within), self._drain_sessions(within))
+
+    async def _drain_sessions(self, within: float) -> None:
+        await self.sessions.drain(within)
+        if running := [task for task in self.viewers.values() if task is not None]:
+            await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of /readyz."""
+        status = self.engine.status()
+        if self.draining:
+            return 503, {"status": "shutting_down", "reason": "the server is shutting down"}
+        if status.state is not EngineState.READY:
+            return 503, {"status": status.state.value, "reason": status.message}
+        return 200, {"status": "ready", "reason": ""}
+
+    def health(self) -> dict[str, Any]:
+        status = self.engine.status()
+        return {
+            **self.readiness()[1],
+            "sessions": status.sessions,
+            "max_sessions": status.capacity.sessions,
+            "capacity": {
+                "limited_by": status.capacity.limited_by,
+                "by_speed": status.capacity.by_speed,
+                "by_memory": status.capacity.by_memory,
+                "chunk_seconds": status.capacity.chunk_seconds,
+            },
+            "waiting": self.sessions.queue.depth,
+            "viewers": len(self.viewers),
+            "cache": {"held_bytes": status.cache_held_bytes, "room_bytes": status.cache_room_bytes},
+            "front": {"pid": os.getpid(), "rss_bytes": rss_bytes(), "tasks": len(asyncio.all_tasks())},
+            "worker": {"pid": status.worker_pid, "rss_bytes": status.worker_rss_bytes, "restarts": status.restarts},
+        }
+
+    def version(self) -> dict[str, Any]:
+        ready = self.engine.status().ready
+        versions = {"python": platform.python_version(), **(ready.versions if ready else {})}
+        return {"version": __version__, "versions": versions}
+
+    def model(self) -> dict[str, Any]:
+        """The entry of /v1/models: OpenAI's fields, and what a client of a live stream has to know."""
+        spec, settings, status = self.spec, self.settings, self.engine.status()
+        ready = status.ready
+        return {
+            "id": spec.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "pafu",
+            "width": spec.width,
+            "height": spec.height,
+            "fps": spec.fps,
+            "chunk_frames": spec.pictures_in_chunk(1),
+            "camera": spec.camera,
+            "formats": list(FORMATS),
+            "weights": ready.weights if ready else None,
+            "device": ready.device if ready else None,
+            "max_prompt_chars": spec.max_prompt_chars,
+            "limits": {
+                "max_sessions": status.capacity.sessions,
+                "max_num_frames": int(settings.max_seconds * spec.fps),
+                "max_streaming_buffer_seconds": settings.max_lead_seconds,
+                **(camera_limits() if spec.camera else {}),
+            },
+            **vocabulary(spec),
+        }
+
+
+def camera_limits() -> dict[str, int]:
+    """Speeds are whole pixels a picture: multiples of the step up to the most, either way."""
+    from model.camera import MAX_SPEED, SPEED_STEP
+
+    return {"max_camera_speed": MAX_SPEED, "camera_speed_step": SPEED_STEP}
+
+
+def vocabulary(spec: ModelSpec) -> dict[str, Any]:
+    """The words that the built-in world knows, for a page to suggest; models with open vocabularies have none."""
+    if not spec.camera:
+        return {"words": {}, "examples": []}
+    from model.vocabulary import EXAMPLES, SUGGESTIONS
+
+    return {"words": {kind: list(words) for kind, words in SUGGESTIONS.items()}, "examples": list(EXAMPLES)}
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """The ASGI application; whoever runs it starts and stops the engine (server.http.service)."""
+    front = Front(settings, engine)
+    replies = contract.ERROR_REPLIES
+    app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None, responses=replies)
+    contract.describe(app, front.access.public)
+    app.state.front = front
+    app.add_middleware(Guard, settings=settings, access=front.access)
+    app.add_middleware(Timed, observer=engine.observer)
+    add_error_handlers(app, engine.observer.error)
+    _add_routes(app, front)
+    app.include_router(job_routes.routes(front.jobs))
+    app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
+    if settings.metrics_port is None:
+        add_metrics_route(app, engine.observer)
+    app.router.routes.append(Page())
+    return app
+
+
+def _add_routes(app: FastAPI, front: Front) -> None:
+    @app.get("/health", responses=contract.answers(contract.Health, unready=True))
+    async def health() -> JSONResponse:
+        return JSONResponse(front.health(), front.readiness()[0])
+
+    @app.get("/healthz", responses=contract.answers(contract.Alive))
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses=contract.answers(contract.Readiness, unready=True))
+    async def readyz() -> JSONResponse:
+        status, body = front.readiness()
+        return JSONResponse(body, status)
+
+    @app.get("/version", responses=contract.answers(contract.Version))
+    async def version() -> dict[str, Any]:
+        return front.version()
+
+    @app.get("/v1/models", responses=contract.answers(contract.Models))
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [front.model()]}
+
+    @app.get("/asyncapi.json")
+    async def asyncapi_document() -> dict[str, Any]:
+        return asyncapi.document()
+
+    @app.get("/v1/sessions", responses=contract.answers(contract.SessionList))
+    async def list_sessions(request: Request) -> dict[str, Any]:
+        own = front.sessions.of(caller_of(request))
+        return {"object": "list", "data": [front.sessions.describe(session) for session in own]}
+
+    @app.get("/v1/sessions/{session_id}", responses=contract.answers(contract.Session))
+    async def inspect_session(request: Request, session_id: str) -> dict[str, Any]:
+        return front.sessions.describe(front.sessions.find(session_id, caller_of(request)))
+
+    @app.delete("/v1/sessions/{session_id}", responses=contract.answers(contract.SessionDeleted))
+    async def stop_session(request: Request, session_id: str) -> dict[str, Any]:
+        await front.sessions.find(session_id, caller_of(request)).stop()
+        return {"id": session_id, "object": "session.deleted", "deleted": True}
+
+    @app.websocket("/v1/realtime/video")
+    async def live(websocket: WebSocket) -> None:
+        await front.live(websocket)
+
+
+class Timed:
+    """Counts and times HTTP requests by route template; outermost, so that refusals are seen too."""
+
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
+        self._app = app
+        self._observer = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return self._count_error(scope)
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        request_id = Headers(scope=scope).get("x-request-id") or f"req_{secrets.token_hex(8)}"
+        try:
+            with logs.about(request_id=request_id[:128]):
+                await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
+            self._observer.request(route, scope["method"], status, time.perf_counter() - began)
+            self._count_error(scope)
+
+    def _count_error(self, scope: Scope) -> None:
+        """What the guard refused never reached a route."""
+        if code := scope.get("pafu.error"):
+            self._observer.error(code)
+
+
+def metrics_app(observer: Observer) -> FastAPI:
+    """What answers Prometheus on a port of its own."""
+    app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
+    add_metrics_route(app, observer)
+    return app
+
+
+def add_metrics_route(app: FastAPI, observer: Observer) -> None:
+    text = {
+        "text/plain": {"schema": {"type": "string"}},
+        "application/openmetrics-text": {"schema": {"type": "string"}},
+    }
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": text}})
+    async def metrics(request: Request) -> Response:
+        await observer.gather()
+        body, content_type = observer.scrape(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})

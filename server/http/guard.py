@@ -1,0 +1,176 @@
+"""Host, Origin and key, checked before a request or a WebSocket is accepted; bodies that are too large or too slow.
+
+Browsers let any page open a WebSocket to any host, and a name that an attacker owns can point to this machine (DNS
+rebinding). So the Host must be ours, and a request that carries an Origin must come from our own page or from
+loopback. After that comes who asks (server.access.gate). A plain ASGI wrapper: Starlette's HTTP middlewares do not see
+WebSockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.access.gate import Access, neutral_protocol
+from server.access.limits import Bucket
+from server.config import Settings
+from server.errors import POLICY, PafuError
+
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class Guard:
+    """Lets through what is allowed, with its caller in ``scope["state"]``; answers with the error JSON otherwise."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, access: Access) -> None:
+        self._app = app
+        self._access = access
+        self._message_rate = settings.messages_per_second
+        self._max_body, self._body_timeout = settings.max_body_bytes, settings.body_timeout
+        self._hosts = {name.lower() for name in (*settings.allowed_hosts, settings.host)}
+        self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        try:
+            headers = Headers(scope=scope)
+            self.check(headers, read_only=scope.get("method") in SAFE_METHODS)
+            caller = self._access.admit(scope)
+            if scope["type"] == "http":
+                receive = Body(receive, headers, self._max_body, self._body_timeout)
+            else:
+                receive = paced(receive, self._message_rate)
+        except PafuError as error:
+            return await refuse(scope, receive, send, error)
+        scope.setdefault("state", {})["caller"] = caller
+        await self._app(scope, receive, answering(scope, send) if scope["type"] == "websocket" else send)
+
+    def check(self, headers: Headers, read_only: bool) -> None:
+        """Raises PafuError host_not_allowed or origin_not_allowed."""
+        host = headers.get("host", "")
+        if not self._host_allowed(host):
+            reason = f"host {host[:200]!r} is not served here; allowed: localhost, IP addresses, PAFU_ALLOWED_HOSTS"
+            raise PafuError("host_not_allowed", reason)
+        origin = headers.get("origin")
+        if origin is not None and not read_only and not self._origin_allowed(origin, host):
+            reason = f"pages of {origin[:200]!r} may not use this server; PAFU_ALLOWED_ORIGINS can allow them"
+            raise PafuError("origin_not_allowed", reason)
+
+    def _host_allowed(self, host: str) -> bool:
+        name = _host_name(f"//{host}")
+        return name is not None and (_is_address(name) or _is_localhost(name) or name in self._hosts)
+
+    def _origin_allowed(self, origin: str, host: str) -> bool:
+        if origin.lower() in self._origins:
+            return True
+        name = _host_name(origin)
+        if name is None or urlsplit(origin).scheme not in ("http", "https"):
+            return False
+        same = urlsplit(origin).netloc.lower() == host.lower()
+        local = _is_loopback(name) and _is_loopback(_host_name(f"//{host}") or "")
+        return same or local
+
+
+def _host_name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _is_loopback(name: str) -> bool:
+    return _is_localhost(name) or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+class Body:
+    """A request's ``receive`` that ends with 413 or 408 when the body is too large or too long in coming."""
+
+    def __init__(self, receive: Receive, headers: Headers, most: int, within: float) -> None:
+        """Raises PafuError body_too_large when the header says so already."""
+        self._receive, self._most, self._within = receive, most, within
+        self._taken = 0
+        self._until: float | None = None  # counted from the first time that somebody asks
+        self._more = True
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > most:
+            raise self._too_large()
+
+    async def __call__(self) -> Message:
+        if not self._more:  # the body is complete: now waiting for the client to leave
+            return await self._receive()
+        self._until = self._until or asyncio.get_running_loop().time() + self._within
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            # an HTTPException, because FastAPI turns what else a body raises into a 400
+            raise HTTPException(408, f"the body did not arrive within {self._within:g} s") from None
+        self._taken += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
+        if self._taken > self._most:
+            raise HTTPException(413, self._too_large().message)
+        return message
+
+    def _too_large(self) -> PafuError:
+        return PafuError("body_too_large", f"the body is larger than the {self._most} bytes allowed here")
+
+
+def paced(receive: Receive, rate: float) -> Receive:
+    """A WebSocket's ``receive`` that takes ``rate`` messages a second: who floods is read more slowly, and nobody else
+    pays. A second's worth may come at once."""
+    bucket = Bucket(rate, max(1.0, rate), time.monotonic())
+
+    async def receive_in_time() -> Message:
+        message = await receive()
+        while message["type"] == "websocket.receive" and (wait := bucket.take(time.monotonic())):
+            await asyncio.sleep(wait)
+        return message
+
+    return receive_in_time
+
+
+def answering(scope: Scope, send: Send) -> Send:
+    """Names a subprotocol that the client offered when it accepts; browsers end the connection otherwise."""
+    protocol = neutral_protocol(scope)
+
+    async def send_with_protocol(message: Message) -> None:
+        if message["type"] == "websocket.accept" and message.get("subprotocol") is None:
+            message = {**message, "subprotocol": protocol}
+        await send(message)
+
+    return send_with_protocol
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -> None:
+    """Answer an HTTP request or an unaccepted WebSocket with the error's status and JSON."""
+    scope["pafu.error"] = error.kind.code  # for the metrics, which are outermost
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            return await send({"type": "websocket.close", "code": POLICY, "reason": error.kind.code})
+    prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    body = json.dumps(error.http_body()).encode()
+    named = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
+    await send({"type": f"{prefix}.start", "status": error.kind.status, "headers": headers})
+    await send({"type": f"{prefix}.body", "body": body})

@@ -1,0 +1,188 @@
+"""Running the front: signals and an ordered shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from server.config import Settings
+from server.engine.admission import Capacity
+from server.engine.interface import Engine
+from server.engine.local import LocalEngine
+from server.http.app import Front, create_app, metrics_app
+from server.http.backpressure import HonestProtocol
+from server.http.slow_headers import ImpatientProtocol
+from server.states import EngineState
+from server.telemetry.observer import Observer
+from server.telemetry.traces import Traces
+
+log = logging.getLogger("pafu")
+
+STOP_WITHIN = 5.0  # for the worker's end, behind shutdown_timeout
+LAST_WITHIN = 1.0  # of it: to close what is left
+GIVE_BACK_WITHIN = 1.0
+SIGNAL_POLL = 0.05
+FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our own error, not just a close code
+
+
+class Service(uvicorn.Server):
+    """Uvicorn with our order of start and end."""
+
+    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+        super().__init__(config)
+        self.front = front
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """1. sockets answer (readyz says 503); 2. the worker starts; 3. jobs are looked for."""
+        await super().startup(sockets)
+        await self.front.engine.start()
+        self.front.jobs.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """1. not ready, nothing new; 2. viewers told, jobs given back; 3. sockets closed; 4. worker ended.
+
+        A second signal skips the waiting in each, but for the moment that it takes to give the jobs back.
+        """
+        until = time.monotonic() + self.front.settings.shutdown_timeout
+        await self._unless_forced(self.front.drain())
+        if self.force_exit:
+            await self.front.jobs.give_back(GIVE_BACK_WITHIN)
+        left = 0.0 if self.force_exit else until - time.monotonic()
+        self.config.timeout_graceful_shutdown = max(1, int(left))  # for downloads
+        await super().shutdown(sockets)
+        left = until + STOP_WITHIN - LAST_WITHIN - time.monotonic()  # what took longer before leaves less here
+        await self.front.engine.stop(0.0 if self.force_exit else max(LAST_WITHIN, left))
+        await self.front.jobs.close()
+
+    async def _unless_forced(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or leave it where it is when the second signal comes."""
+        task = asyncio.create_task(work, name="drain")
+        while not (task.done() or self.force_exit):
+            await asyncio.wait((task,), timeout=SIGNAL_POLL)  # signals wake nobody
+        task.cancel()
+        (failure,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(failure, Exception):
+            log.error("draining failed", exc_info=failure)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but a handled signal is not raised again: an ordered end is exit status 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.signal(name, self.handle_exit) for name in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks for an ordered end, the second for an immediate one."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def build(settings: Settings, engine: Engine) -> Service:
+    """The service over this engine, not yet running."""
+    app = create_app(settings, engine)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",  # Service starts and stops the engine, in order
+        log_config=None,
+        access_log=False,
+        http=ImpatientProtocol,
+        ws=HonestProtocol,
+        ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
+        ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB
+        ws_ping_interval=10.0,
+        ws_ping_timeout=10.0,
+        server_header=False,
+    )
+    return Service(config, app.state.front)
+
+
+class MetricsServer(uvicorn.Server):
+    """/metrics on a port of its own; lives and dies with the service."""
+
+    def __init__(self, observer: Observer) -> None:
+        config = uvicorn.Config(metrics_app(observer), lifespan="off", log_config=None, access_log=False, ws="none")
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the service's."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def metrics_served(observer: Observer, sock: socket.socket | None) -> AsyncIterator[None]:
+    """Answer Prometheus on ``sock``, if there is one, for the length of a block."""
+    if sock is None:
+        yield
+        return
+    server = MetricsServer(observer)
+    serving = asyncio.create_task(server.serve(sockets=[sock]), name="metrics")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def run(
+    settings: Settings,
+    sock: socket.socket,
+    say: Callable[[str], Any],
+    metrics_sock: socket.socket | None = None,
+    traces: Traces | None = None,
+) -> str | None:
+    """Serve until a signal; None, or why the engine could not even start once."""
+    engine = LocalEngine(settings)
+    engine.observer.traces = traces
+    service = build(settings, engine)
+    watcher = asyncio.create_task(_watch(service, engine, say))
+    async with metrics_served(engine.observer, metrics_sock):
+        await service.serve(sockets=[sock])
+    await engine.stop(0.0)  # a signal in the very first moment ends uvicorn without its shutdown
+    if traces is not None:
+        await asyncio.to_thread(traces.close)
+    with contextlib.suppress(asyncio.CancelledError):
+        return await watcher
+    return None
+
+
+def room(capacity: Capacity) -> str:
+    """How many sessions there may be at once, and why."""
+    if capacity.limited_by == "setting":
+        return f"at most {capacity.sessions} sessions at once (PAFU_MAX_SESSIONS)"
+    if capacity.sessions is None or capacity.chunk_seconds is None:
+        return "one session at once (its speed could not be measured)"
+    return (
+        f"at most {capacity.sessions} at once by {capacity.limited_by} (a chunk takes {capacity.chunk_seconds:.2f} s)"
+    )
+
+
+async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> str | None:
+    """Tell when the first worker is ready; end the service when it never can be."""
+    await engine.settled()
+    status = engine.status()
+    if status.state is EngineState.FAILED:
+        service.should_exit = True
+        return status.message
+    if status.ready is not None:
+        ready = status.ready
+        took = f"loaded in {ready.load_seconds:.1f} s, first chunk in {ready.warm_up_seconds:.1f} s"
+        say(f"ready: {service.front.spec.name} on {ready.device} ({ready.weights}), {took}; {room(status.capacity)}")
+    return None

@@ -1,0 +1,324 @@
+"""What crosses the line between the front process and a worker: typed structs, msgpack, an explicit table.
+
+A frame is a 4-byte big-endian length followed by one msgpack map whose ``type`` names the struct. Nothing else can
+be decoded: no pickle, no class looked up by name.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from cache.config import CacheConfig
+
+HEADER = struct.Struct(">I")
+MAX_FRAME = 256 * 2**20
+
+
+class MessageError(ValueError):
+    """Bytes that are no message of the table."""
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, forbid_unknown_fields=True):
+    """Base of all messages; the tag is the class name."""
+
+
+class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cache of one session, budgets in latent frames."""
+
+    policy: str
+    budget_latents: float
+    sink_latents: float
+    recent_latents: float
+
+    @classmethod
+    def of(cls, cache: CacheConfig) -> CacheChoice:
+        return cls(
+            policy=cache.policy,
+            budget_latents=cache.budget_latents,
+            sink_latents=cache.sink_latents,
+            recent_latents=cache.recent_latents,
+        )
+
+    @property
+    def config(self) -> CacheConfig:
+        return CacheConfig(
+            policy=self.policy,
+            budget_latents=self.budget_latents,
+            sink_latents=self.sink_latents,
+            recent_latents=self.recent_latents,
+            position_mode="relative",
+        )
+
+
+# ---- front to worker
+
+
+class Configure(Message, frozen=True, tag="configure"):
+    """The first message: which model to load and how."""
+
+    model: str
+    weights: str | None
+    device: str
+    threads: int
+    cache_room_bytes: int  # that the caches of all sessions may take together; 0: what the worker finds free
+    beat_seconds: float
+    log_level: str = "info"
+    log_format: str = "text"
+    salience_head: str | None = None  # None: the one beside the weights, if there is one
+    usual: CacheChoice | None = None  # measure how long a chunk of a session with this cache takes
+
+
+class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a viewer asks of the camera: pan speed in pixels per picture (+ is right), a place to cut to in screens."""
+
+    speed: int | None = None
+    cut_to: float | None = None
+
+
+CameraPlace = tuple[int, int, int]  # offset, speed, target speed (model.camera.CameraState)
+
+
+class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished chunk as it is kept outside of the worker: its clean latents, float32 in the spec's shape."""
+
+    index: int
+    prompt: str
+    camera: CameraPlace  # when the chunk began
+    latents: bytes
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a stream stood behind chunk ``next_index`` - 1, and the chunks that give its memory back."""
+
+    next_index: int
+    pictures: int  # made so far
+    camera: CameraPlace
+    chunks: list[PastChunk]
+
+
+class KeptTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a session's cache holds, as little pictures: see model.kept.KeptTokens."""
+
+    rows: int
+    columns: int
+    latents: list[int]
+    kept: bytes
+    salience: bytes
+
+
+class Open(Message, frozen=True, tag="open"):
+    """Begin a session. ``pictures`` is the length of the whole video, None for no end.
+
+    A ``background`` session has no viewer: it gets the time that live sessions leave over. With ``past`` it goes on
+    where another worker stopped, with the index, the timestamps and (by re-caching) the memory that it had. With
+    ``memory`` every fragment says which tokens are kept; with ``jpeg`` it also brings its pictures as JPEG.
+    """
+
+    session: str
+    prompt: str
+    seed: int
+    lead_seconds: float
+    cache: CacheChoice
+    pictures: int | None
+    background: bool = False
+    past: Past | None = None
+    memory: bool = False
+    snapshot: str | None = None  # file of a parked session: the exact state; ``past`` then tells the numbers
+    jpeg: bool = False
+    in_force: dict[str, int] = {}  # events that began before, with the chunks for which they are still active
+    request: str = ""  # id of the request behind it, for the worker's log
+
+
+class Interact(Message, frozen=True, tag="interact"):
+    """Change a running session from its next chunk on; the event counts as active for ``chunks`` chunks."""
+
+    session: str
+    event_id: str
+    prompt: str | None
+    camera: Camera | None
+    chunks: int
+
+
+class Playhead(Message, frozen=True, tag="playhead"):
+    """The viewer shows the picture at this media time."""
+
+    session: str
+    seconds: float
+
+
+class Delivered(Message, frozen=True, tag="delivered"):
+    """A fragment has left for the viewer."""
+
+    session: str
+    index: int
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    """Make nothing more for a session until Resume."""
+
+    session: str
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Go on after Pause."""
+
+    session: str
+
+
+class Park(Message, frozen=True, tag="park"):
+    """Write a session's state to the file ``path`` and free its memory; it ends with reason "parked"."""
+
+    session: str
+    path: str
+
+
+class Jpeg(Message, frozen=True, tag="jpeg"):
+    """Bring JPEG pictures with the fragments from now on, or no more."""
+
+    session: str
+    wanted: bool
+
+
+class Finish(Message, frozen=True, tag="finish"):
+    """End a session after the chunk in hand."""
+
+    session: str
+
+
+class Close(Message, frozen=True, tag="close"):
+    """Forget a session at once: nobody listens any more."""
+
+    session: str
+
+
+class Shutdown(Message, frozen=True, tag="shutdown"):
+    """Leave the step loop and exit."""
+
+
+# ---- worker to front
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """The model is loaded and a warm-up chunk was made."""
+
+    weights: str
+    device: str
+    load_seconds: float
+    warm_up_seconds: float
+    dtype: str  # of the caches
+    cache_room_bytes: int  # that the caches of all sessions may take together
+    versions: dict[str, str]
+    chunk_seconds: float | None = None  # of a usual session that runs alone; None: it was not measured
+
+
+class StartFailed(Message, frozen=True, tag="start_failed"):
+    """The worker cannot ever start like this (missing weights, unknown device): restarting is of no use."""
+
+    message: str
+
+
+class Beat(Message, frozen=True, tag="beat"):
+    """Sent from the step loop, so that silence means a stuck loop and not merely a live pid."""
+
+    sessions: int
+    rss_bytes: int
+    device_bytes: dict[str, int] = {}  # by kind, see server.telemetry.metrics; empty without a GPU
+    cache_bytes: int = 0  # over all sessions
+    cache_tokens: int = 0
+    cache_budget: int = 0  # tokens that the sessions' budgets allow
+
+
+class Opened(Message, frozen=True, tag="opened"):
+    """The session exists; ``mime`` names the codec as the encoder's own SPS says, ``init`` is its ftyp and moov."""
+
+    session: str
+    mime: str
+    init: bytes
+
+
+class Fragment(Message, frozen=True, tag="fragment"):
+    """One chunk, encoded: ``data`` is an fMP4 fragment, the first with ftyp and moov in front."""
+
+    session: str
+    index: int
+    pictures: int
+    data: bytes
+    started: list[str]
+    active: list[str]
+    completed: list[str]
+    prompt: str
+    camera_offset: int
+    camera_speed: int
+    seconds: dict[str, float]
+    lead_seconds: float
+    cache_tokens: int
+    cache_bytes: int
+    evicted_tokens: int
+    salience: dict[str, float]  # quantiles of the kept tokens' scores; empty under a policy that has none
+    cache_policy: str  # in force: another than was asked for when cache_fell_back
+    cache_fell_back: bool
+    past: PastChunk  # this chunk, for server.live.resume_point
+    camera: CameraPlace  # behind it
+    remembered: list[int]  # chunks of which the cache holds tokens
+    kept: KeptTokens | None = None  # for a session that asked
+    jpegs: list[bytes] = []  # one per picture, where somebody wants them
+
+
+class Rejected(Message, frozen=True, tag="rejected"):
+    """An interaction that the model refused; the session goes on as before."""
+
+    session: str
+    event_id: str
+    message: str
+
+
+class Ended(Message, frozen=True, tag="ended"):
+    """The session is over and its memory free. ``code`` is set when it failed (see server.errors)."""
+
+    session: str
+    chunks: int
+    reason: str
+    code: str | None
+    message: str
+
+
+FrontMessage = (
+    Configure | Open | Interact | Playhead | Delivered | Pause | Resume | Park | Jpeg | Finish | Close | Shutdown
+)
+WorkerMessage = Ready | StartFailed | Beat | Opened | Fragment | Rejected | Ended
+
+_encoder = msgspec.msgpack.Encoder()
+_front_decoder: msgspec.msgpack.Decoder[FrontMessage] = msgspec.msgpack.Decoder(FrontMessage)
+_worker_decoder: msgspec.msgpack.Decoder[WorkerMessage] = msgspec.msgpack.Decoder(WorkerMessage)
+
+
+def frame(message: Message) -> bytes:
+    """Length and body of a message."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """Bytes of the body that follows this 4-byte header. Raises MessageError above MAX_FRAME."""
+    length: int = HEADER.unpack(header)[0]
+    if length > MAX_FRAME:
+        raise MessageError(f"a frame of {length} bytes; the most is {MAX_FRAME}")
+    return length
+
+
+def decode_front(body: bytes) -> FrontMessage:
+    """A message from the front. Raises MessageError."""
+    try:
+        return _front_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise MessageError(f"not a message of the front: {error}") from error
+
+
+def decode_worker(body: bytes) -> WorkerMessage:
+    """A message from a worker. Raises MessageError."""
+    try:
+        return _worker_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise MessageError(f"not a message of a worker: {error}") from error

@@ -1,0 +1,158 @@
+"""Sessions on disk: each one's journal (server.live.journal) and, of a parked one, the worker's snapshot.
+
+They survive the server, so that a viewer can resume after a restart or a kill. Files are found by the ids that the
+server made itself; no path is built from what a client sends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Container
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from server.access.limits import ANONYMOUS
+from server.ipc.messages import Fragment, Interact, Open, Past
+from server.live.journal import Entry, Held, Journal, JournalFile
+from server.telemetry.observer import Observer
+
+log = logging.getLogger("pafu.archive")
+
+SESSION_ID = re.compile(r"sess_[0-9a-f]{16}")
+FORMAT = 2
+QUIET = 30.0  # seconds without a failure, and a folder counts as good again
+
+
+def hashed(token: str) -> bytes:
+    """What is kept of a resume token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the front needs to go on with a session: its order, its numbers, chunks that were not seen yet."""
+
+    format: int
+    order: Open
+    token: bytes  # hashed
+    past: Past | None
+    mime: str
+    init: bytes
+    replay_begins: float
+    replay: list[Fragment]
+    created: float  # seconds since the epoch
+    pending: list[Interact] = []  # changes that no chunk has shown yet
+    parked: bool = False  # the worker's snapshot beside it is of the same moment
+    caller: str = ANONYMOUS.name  # whose session it is
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What a server left of a session: its record, what happened behind it, and the file that now is ours."""
+
+    record: Record
+    entries: list[Entry]
+    file: JournalFile
+
+
+class Archive:
+    """The folder of sessions that may outlive this server. One that cannot be written costs that, and no stream."""
+
+    def __init__(self, folder: Path, keep: float, observer: Observer) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._observer = observer
+        self._record = msgspec.msgpack.Decoder(Record)
+        self._entry: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+        self._failed_at: float | None = None  # monotonic; None while all is well
+        self.writer: Executor = ThreadPoolExecutor(1, "journal")
+
+    def prepare(self, in_use: Container[str]) -> None:
+        """Make the folder, readable by its owner only, and throw away what nobody came back for in time.
+
+        Files of the sessions ``in_use``, and of those that another server holds, stay however old they are.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in self._folder.iterdir():
+                session = path.name.partition(".")[0]
+                ours = SESSION_ID.fullmatch(session) and session not in in_use
+                if ours and self._is_old(path) and not self._is_held(session):
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            self.failed(error)
+
+    def snapshot(self, session: str) -> Path:
+        """Where the worker writes the session's state."""
+        return self._path(session, "safetensors")
+
+    def journal(self, session: str, record: Callable[[], Record], file: JournalFile | None = None) -> Journal:
+        """Where the session is written down; in the ``file`` that it was found in, or in one of its own."""
+        if self._keep:
+            file = file or JournalFile(self._path(session, "session"))
+        return Journal(file, self, record)
+
+    def load(self, session: str) -> Left | None:
+        """What a server before this one left of the session, which is ours now; None when there is nothing that can be
+        read. Raises Held."""
+        if not SESSION_ID.fullmatch(session):
+            return None
+        path = self._path(session, "session")
+        file = JournalFile(path)
+        try:
+            if self._is_old(path):
+                return None
+            parts = file.claim()
+            if parts and (record := self._record.decode(parts[0])).format == FORMAT:
+                return Left(record, [self._entry.decode(part) for part in parts[1:]], file)
+        except (OSError, msgspec.MsgspecError) as error:
+            if not isinstance(error, FileNotFoundError):
+                log.warning("the record of %s cannot be read: %s", session, error)
+        file.close()
+        return None
+
+    def drop_snapshot(self, session: str) -> None:
+        """The worker's state is not that of the record any more."""
+        with contextlib.suppress(OSError):
+            self.snapshot(session).unlink()
+
+    def wrote(self) -> None:
+        """A session was written down."""
+        if self._failed_at is not None and time.monotonic() - self._failed_at > QUIET:
+            self._failed_at = None
+            log.warning("sessions are kept in %s again", self._folder)
+
+    def failed(self, error: BaseException) -> None:
+        """A session could not be written down: told in the log once, however many there are, and counted."""
+        self._observer.journal_failed()
+        known, self._failed_at = self._failed_at is not None, time.monotonic()
+        if not known:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            log.warning(
+                "sessions cannot be kept in %s: %s; they go on, but a server that is killed now loses them",
+                self._folder,
+                reason,
+            )
+
+    def _is_old(self, path: Path) -> bool:
+        return time.time() - path.stat().st_mtime > self._keep
+
+    def _is_held(self, session: str) -> bool:
+        file = JournalFile(self._path(session, "session"))
+        try:
+            file.claim()
+        except Held:
+            return True
+        except OSError:
+            return False
+        file.close()
+        return False
+
+    def _path(self, session: str, kind: str) -> Path:
+        if not SESSION_ID.fullmatch(session):
+            raise ValueError(f"{session!r} is no session id of this server")
+        return self._folder / f"{session}.{kind}"

@@ -1,0 +1,358 @@
+"""The live protocol as a viewer speaks it: parsing is strict, and an error names the field and what is allowed.
+
+The shape is vLLM-Omni's ``WS /v1/realtime/video``; fields that it does not have are optional. What depends on the
+model (sizes, prompt length, camera) is checked by ``check_start`` and ``check_event`` against its ModelSpec.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cache.errors import PolicyError
+from model import vocabulary
+from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_SPEED, SPEED_STEP
+from model.spec import SPECS, ModelSpec
+from server.config import Settings
+from server.errors import PafuError, nearest
+from server.ipc import messages
+
+MAX_SEED = 2**63 - 1
+MAX_MEDIA_SECONDS = 1e9
+MAX_TRANSITION_CHUNKS = 64
+
+FORMATS = ("m4s", "h264", "jpeg")
+
+EventId = Annotated[str, Field(min_length=1, max_length=128)]
+SessionId = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Wire(BaseModel):
+    """No silent conversion ("12" is no number, true is no integer), no unknown field, no NaN."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CacheParams(Wire):
+    """The cache of one session; what is left out is the server's default. All in latent frames, which may be broken."""
+
+    policy: str | None = None
+    budget_latents: float | None = Field(default=None, description="one token's share, up to what the server allows")
+    budget_tokens: int | None = Field(default=None, ge=-(2**24), le=2**24, description="per layer; instead of latents")
+    sink_latents: float | None = Field(default=None, ge=0, le=4096)
+    recent_latents: float | None = Field(default=None, ge=0, le=4096)
+
+
+class ExtraParams(Wire):
+    cache: CacheParams | None = None
+
+
+class SessionStart(Wire):
+    """Sizes and rate, where given, must be the model's own; ``num_frames`` left out means without end.
+
+    ``memory`` asks for the kept tokens in every chunk's statistics (the page's memory view).
+    """
+
+    type: Literal["session.start"]
+    model: str | None = None
+    prompt: str
+    format: str = "m4s"
+    width: int | None = None
+    height: int | None = None
+    fps: int | None = None
+    num_frames: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    extra_params: ExtraParams | None = None
+    image_reference: Any = None
+    streaming_buffer_seconds: float | None = Field(default=None, gt=0)
+    memory: bool = False
+
+
+class CameraEvent(Wire):
+    """``speed`` in pixels per picture (+ is right), or a direction; ``cut_to`` in screens from the start."""
+
+    speed: int | None = Field(default=None, ge=-MAX_SPEED, le=MAX_SPEED, multiple_of=SPEED_STEP)
+    pan: Literal["left", "right", "hold"] | None = None
+    cut_to: float | None = Field(default=None, ge=-MAX_PLACE, le=MAX_PLACE)
+
+
+class MultiModalData(Wire):
+    camera: CameraEvent | None = None
+
+
+class Event(Wire):
+    prompt: str | None = None
+    multi_modal_data: MultiModalData | None = None
+
+
+class Interaction(Wire):
+    event_id: EventId | None = None
+    event: Event
+    transition_chunks: int | None = Field(default=None, ge=0, le=MAX_TRANSITION_CHUNKS)
+
+
+class SessionInteraction(Wire):
+    type: Literal["session.interaction"]
+    interaction: Interaction
+
+
+class SessionPlayback(Wire):
+    type: Literal["session.playback"]
+    position_seconds: float = Field(ge=0, le=MAX_MEDIA_SECONDS)
+
+
+class SessionPing(Wire):
+    type: Literal["session.ping"]
+
+
+class SessionStop(Wire):
+    type: Literal["session.stop"]
+
+
+class SessionPause(Wire):
+    type: Literal["session.pause"]
+
+
+class SessionResume(Wire):
+    """As a connection's first message: take a session up again; later: go on after session.pause, without fields."""
+
+    type: Literal["session.resume"]
+    session_id: SessionId | None = None
+    token: str | None = Field(default=None, max_length=256)
+    last_chunk_index: int | None = Field(default=None, ge=-1, le=2**53)
+    format: str | None = None
+
+
+class SessionWatch(Wire):
+    """Look on at somebody's session; the first message of a connection."""
+
+    type: Literal["session.watch"]
+    session_id: SessionId
+    format: str = "m4s"
+
+
+FirstMessage = SessionStart | SessionResume | SessionWatch
+ClientMessage = (
+    SessionStart
+    | SessionInteraction
+    | SessionPlayback
+    | SessionPing
+    | SessionStop
+    | SessionPause
+    | SessionResume
+    | SessionWatch
+)
+CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
+    "session.start": SessionStart,
+    "session.interaction": SessionInteraction,
+    "session.playback": SessionPlayback,
+    "session.ping": SessionPing,
+    "session.stop": SessionStop,
+    "session.pause": SessionPause,
+    "session.resume": SessionResume,
+    "session.watch": SessionWatch,
+}
+
+
+def parse(text: str) -> ClientMessage:
+    """One message of a viewer. Raises PafuError with the field at fault in ``param``."""
+    data = _load_json(text)
+    if not isinstance(data, dict):
+        raise PafuError("invalid_message", f"a message must be a JSON object, got {_kind(data)}")
+    kind = data.get("type")
+    if kind is None:
+        raise PafuError("missing_field", f"a message needs a type; known: {', '.join(CLIENT_MESSAGES)}", "type")
+    if not isinstance(kind, str) or kind not in CLIENT_MESSAGES:
+        hint = nearest(str(kind)[:64], list(CLIENT_MESSAGES))
+        raise PafuError("unknown_type", f"unknown message type {str(kind)[:64]!r}; {hint}", "type")
+    try:
+        return CLIENT_MESSAGES[kind].model_validate(data)
+    except ValidationError as error:
+        raise _explain(kind, error) from None
+
+
+def _load_json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise PafuError("invalid_json", "the message is nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError, and integers too long to convert
+        raise PafuError("invalid_json", f"the message is not valid JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number; numbers must be finite")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _explain(kind: str, error: ValidationError) -> PafuError:
+    first = error.errors(include_url=False)[0]
+    param = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return PafuError("missing_field", f"{kind} needs the field {param!r}", param)
+    if first["type"] == "extra_forbidden":
+        hint = nearest(str(first["loc"][-1]), fields_at(CLIENT_MESSAGES[kind], first["loc"][:-1]))
+        return PafuError("unknown_field", f"{kind} has no field {param[:128]!r}; {hint}", param[:128])
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if first["type"] == "model_type":
+        allowed = ", ".join(fields_at(CLIENT_MESSAGES[kind], first["loc"]))
+        return PafuError("invalid_message", f"{param} must be an object with fields of {allowed}; got {shown}", param)
+    return PafuError("invalid_message", f"{param}: {first['msg']}; got {shown}", param)
+
+
+def fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that stands at ``path`` inside this one."""
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(t for t in options if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)
+
+
+# ---- what depends on the model
+
+
+def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.Open:
+    """The order for the worker (without a session id). Raises PafuError."""
+    if start.model is not None and start.model != spec.name:
+        reason = "is known but not loaded" if start.model in SPECS else "is unknown"
+        raise PafuError("unknown_model", f"model {start.model[:64]!r} {reason}; this server has {spec.name!r}", "model")
+    check_format(start.format)
+    for field in ("width", "height", "fps"):
+        given, own = getattr(start, field), getattr(spec, field)
+        if given is not None and given != own:
+            reason = f"{field} {given} is not offered; {spec.name} makes {spec.width}x{spec.height} at {spec.fps} fps"
+            raise PafuError("unsupported", reason, field)
+    if start.image_reference is not None:
+        raise PafuError("unsupported", f"{spec.name} takes no image_reference; leave it out", "image_reference")
+    cache = _cache(start, spec, settings)
+    check_held(cache, start.num_frames or 1, spec, settings)
+    return messages.Open(
+        session="",
+        prompt=check_prompt(start.prompt, spec),
+        seed=0 if start.seed is None else start.seed,
+        lead_seconds=_lead(start, settings),
+        cache=cache,
+        pictures=_pictures(start, spec, settings),
+        memory=start.memory,
+        jpeg=start.format == "jpeg",
+    )
+
+
+def check_held(
+    cache: messages.CacheChoice,
+    pictures: int,
+    spec: ModelSpec,
+    settings: Settings,
+    param: str | None = "extra_params.cache",
+) -> None:
+    """Raises PafuError for a video whose tokens policy ``full``, which never evicts, could not hold to the end."""
+    chunks = 1 + math.ceil(max(0, pictures - spec.pictures_in_chunk(0)) / spec.pictures_in_chunk(1))
+    if cache.policy == "full" and chunks * spec.tokens_per_chunk > cache.config.budget_tokens(spec.tokens_per_latent):
+        raise PafuError(
+            "invalid_message",
+            f"policy 'full' never evicts: a video of {pictures} pictures needs {chunks * spec.chunk_latents} latent "
+            f"frames, its budget is {cache.budget_latents:g}; raise the budget (up to {settings.cache_max_latents:g}), "
+            "make the video shorter, or choose another policy",
+            param,
+        )
+
+
+def check_format(name: str) -> str:
+    """Raises PafuError for a format that is not offered."""
+    if name not in FORMATS:
+        raise PafuError("unsupported", f"format {name[:64]!r} is not offered; allowed: {', '.join(FORMATS)}", "format")
+    return name
+
+
+def check_resume(message: SessionResume) -> tuple[str, str, int]:
+    """Session, token and last chunk of a viewer who comes back. Raises PafuError for a field that is missing."""
+    for field in ("session_id", "token", "last_chunk_index"):
+        if getattr(message, field) is None:
+            raise PafuError("missing_field", f"session.resume needs the field {field!r} to take up a session", field)
+    assert message.session_id is not None and message.token is not None and message.last_chunk_index is not None
+    return message.session_id, message.token, message.last_chunk_index
+
+
+def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
+    """The prompt without outer blanks. Raises PafuError when nothing is left or it is too long."""
+    text = prompt.strip()
+    if not text:
+        raise PafuError("invalid_message", f"the prompt is empty; write 1 to {spec.max_prompt_chars} characters", param)
+    if len(text) > spec.max_prompt_chars:
+        reason = f"the prompt has {len(text)} characters; {spec.name} takes at most {spec.max_prompt_chars}"
+        raise PafuError("invalid_message", reason, param)
+    if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
+        raise PafuError("invalid_message", "the prompt holds characters that are no text", param)
+    return text
+
+
+def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
+    """Words that the built-in world's model does not know and leaves out; other models take any words."""
+    return vocabulary.unknown_words(prompt) if spec.camera else []
+
+
+def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, messages.Camera | None]:
+    """The new prompt and the camera's order of an interaction. Raises PafuError when it asks for nothing."""
+    event = interaction.event
+    path = "interaction.event"
+    camera = event.multi_modal_data.camera if event.multi_modal_data else None
+    if event.prompt is None and camera is None:
+        raise PafuError("invalid_message", "the event asks for nothing; give a prompt, a camera, or both", path)
+    if camera is not None and not spec.camera:
+        raise PafuError("unsupported", f"{spec.name} has no camera control", f"{path}.multi_modal_data.camera")
+    prompt = None if event.prompt is None else check_prompt(event.prompt, spec, f"{path}.prompt")
+    return prompt, None if camera is None else _camera(camera, f"{path}.multi_modal_data.camera")
+
+
+def _camera(camera: CameraEvent, param: str) -> messages.Camera:
+    if camera.speed is not None and camera.pan is not None:
+        raise PafuError("invalid_message", "give either speed or pan, not both", param)
+    if camera.speed is None and camera.pan is None and camera.cut_to is None:
+        raise PafuError("invalid_message", "the camera needs one of speed, pan, cut_to", param)
+    speeds = {"left": -DEFAULT_SPEED, "right": DEFAULT_SPEED, "hold": 0}
+    speed = speeds[camera.pan] if camera.pan else camera.speed
+    return messages.Camera(speed=speed, cut_to=camera.cut_to)
+
+
+def _lead(start: SessionStart, settings: Settings) -> float:
+    lead = settings.lead_seconds if start.streaming_buffer_seconds is None else start.streaming_buffer_seconds
+    if lead > settings.max_lead_seconds and start.streaming_buffer_seconds is not None:
+        reason = f"streaming_buffer_seconds is {lead:g}; allowed is more than 0 and up to {settings.max_lead_seconds:g}"
+        raise PafuError("invalid_message", reason, "streaming_buffer_seconds")
+    return lead
+
+
+def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
+    most = int(settings.max_seconds * spec.fps)
+    if start.num_frames is not None and start.num_frames > most:
+        raise PafuError("invalid_message", f"num_frames is {start.num_frames}; allowed is 1 to {most}", "num_frames")
+    return most if start.num_frames is None else start.num_frames
+
+
+def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:
+    given = start.extra_params.cache if start.extra_params and start.extra_params.cache else CacheParams()
+    path, name, budget = "extra_params.cache", "budget_latents", given.budget_latents
+    if given.budget_tokens is not None:
+        if given.budget_latents is not None:
+            reason = "give the budget in latent frames or in tokens, not in both"
+            raise PafuError("invalid_message", reason, f"{path}.budget_tokens")
+        name, budget = "budget_tokens", given.budget_tokens / spec.tokens_per_latent
+    if budget is not None:
+        try:
+            settings.check_budget(budget, spec)
+        except PolicyError as error:
+            raise PafuError("invalid_message", str(error), f"{path}.{name}") from None
+    try:
+        cache = settings.cache(given.policy, budget, given.sink_latents, given.recent_latents)
+    except PolicyError as error:
+        raise PafuError("invalid_message", str(error), path) from None
+    return messages.CacheChoice.of(cache)

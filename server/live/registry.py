@@ -1,0 +1,172 @@
+"""All live sessions of this server: opened, found again, listed, ended; each for the caller that began it alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from typing import Any
+
+from model.spec import ModelSpec
+from server.access.limits import Caller, Hold, Limits
+from server.config import Settings
+from server.engine.interface import Engine
+from server.errors import PafuError
+from server.ipc.messages import Open
+from server.live.archive import Archive, hashed
+from server.live.journal import Held
+from server.live.session import LiveSession, new_token
+from server.live.waiting_room import Queue
+from server.states import SessionStatus
+
+
+class Sessions:
+    """The live sessions by id."""
+
+    def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
+        self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
+        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer)
+        self._next_sweep = 0.0  # monotonic
+        self._live: dict[str, LiveSession] = {}
+        self.queue = Queue(engine, settings, self._make_room)
+        engine.observer.sources.append(self._tell_figures)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Any:
+        return iter(list(self._live.values()))
+
+    def create(self, order: Open, caller: Caller) -> tuple[LiveSession, str]:
+        """A new session, begun as soon as it has an owner, and its resume token. Raises PafuError session_limit."""
+        counted = self._limits.hold_session(caller)
+        token = new_token()
+        made = LiveSession(order, hashed(token), caller.name, self.queue, self._archive, self._spec, self._settings)
+        self._begin(made, counted)
+        return made, token
+
+    def of(self, caller: Caller) -> list[LiveSession]:
+        """The caller's own."""
+        return [session for session in self if session.caller == caller.name]
+
+    def find(self, session_id: str, caller: Caller) -> LiveSession:
+        """The caller's session with this id, if need be from the disk of an earlier server.
+
+        Raises PafuError unknown_session, for another's as for none; session_elsewhere; session_limit.
+        """
+        found = self._live.get(session_id) or self._left_behind(session_id, caller)
+        if found is not None and found.caller == caller.name:
+            return found
+        reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
+        raise PafuError("unknown_session", reason, "session_id")
+
+    def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
+        """A session whose viewer comes back. Raises PafuError as ``find``, and wrong_token."""
+        session = self.find(session_id, caller)
+        session.check_token(token)
+        return session
+
+    def _left_behind(self, session_id: str, caller: Caller) -> LiveSession | None:
+        """The caller's session as a server before this one left it; it waits for its viewer from now on."""
+        try:
+            left = self._archive.load(session_id)
+        except Held:
+            reason = "another server on this data folder has the session; come again when it has let it go"
+            raise PafuError("session_elsewhere", reason, "session_id", retry_after=1.0) from None
+        if left is None:
+            return None
+        if left.record.caller != caller.name:
+            left.file.close()
+            return None
+        try:
+            counted = self._limits.hold_session(caller)
+        except PafuError:
+            left.file.close()
+            raise
+        found = LiveSession.revived(left, self.queue, self._archive, self._spec, self._settings)
+        self._begin(found, counted)
+        return found
+
+    def describe(self, session: LiveSession) -> dict[str, Any]:
+        """A session as /v1/sessions shows it; never its token."""
+        newest, order = session.newest, session.order
+        cache = {name: getattr(order.cache, name) for name in order.cache.__struct_fields__}
+        held = self._engine.cache_bytes(order.cache) if session.on_device else 0
+        return {
+            "id": session.id,
+            "object": "session",
+            "created_at": int(session.created),
+            "status": session.status.value,
+            "model": self._spec.name,
+            "prompt": newest.prompt if newest else order.prompt,
+            "seed": order.seed,
+            "viewers": session.viewers,
+            "chunks": session.next_index,
+            "lead_seconds": newest.lead_seconds if newest else 0.0,
+            "pending_event_ids": session.pending,
+            "camera": {"offset": newest.camera_offset, "speed": newest.camera_speed} if newest else None,
+            "cache": {**cache, "tokens": newest.cache_tokens if newest else 0, "bytes": held},
+            "replay_bytes": session.replay_bytes,
+        }
+
+    async def drain(self, within: float) -> None:
+        """Take no more, and put the running ones where they can be resumed from."""
+        self.queue.closed = True
+        ending = [asyncio.create_task(session.outlive()) for session in self]
+        if ending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _tell_figures(self) -> None:
+        """For a scrape: how many sessions stand where, and who watches them."""
+        stand = Counter(session.status for session in self)
+        owners = sum(session.owner is not None for session in self)
+        self._engine.observer.sessions(
+            active=stand[SessionStatus.STREAMING],
+            waiting=stand[SessionStatus.WAITING],
+            suspended={
+                "device": stand[SessionStatus.PAUSED] + stand[SessionStatus.SUSPENDED],
+                "disk": stand[SessionStatus.PARKED],
+            },
+            viewers={"owner": owners, "watcher": sum(session.viewers for session in self) - owners},
+            reserved_bytes=self._engine.status().cache_held_bytes,
+        )
+
+    def _prepare(self) -> None:
+        """Now and then, before a session begins: a folder for its files, without those of the lost."""
+        now, keep = time.monotonic(), self._settings.keep_on_disk
+        if keep and now >= self._next_sweep:
+            self._next_sweep = now + keep
+            self._archive.prepare(in_use=self._live)
+
+    def _begin(self, session: LiveSession, counted: Hold) -> None:
+        self._live[session.id] = session
+        self._prepare()
+        session.begin(counted, self._engine.observer.session(), self._forget)
+        self._bound()
+
+    def _forget(self, session: LiveSession) -> None:
+        if self._live.get(session.id) is session:
+            del self._live[session.id]
+
+    def _bound(self) -> None:
+        """Beyond ``max_kept`` the session that waits longest for its viewer ends."""
+        lonely = [session for session in self if session.status in (SessionStatus.SUSPENDED, SessionStatus.PARKED)]
+        lonely.sort(key=lambda session: session.idle_since)
+        for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
+            session.expire()
+
+    async def _make_room(self) -> bool:
+        """Put the session to disk that has been idle on the device for the longest time; whether there was one.
+
+        Without a disk it ends, unless its viewer is there and has only paused it.
+        """
+        to_disk = self._settings.keep_on_disk > 0
+        idle = [s for s in self if s.on_device and (s.idle if to_disk else s.owner is None)]
+        if not idle:
+            return False
+        longest = min(idle, key=lambda session: session.idle_since)
+        await (longest.park() if to_disk else longest.stop())
+        return not longest.on_device

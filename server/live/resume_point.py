@@ -1,0 +1,55 @@
+"""What the front keeps of a session, so that it can go on in another worker: clean latents of a few chunks.
+
+The chunks kept are those of which the worker's cache still holds tokens, so that the memory that the policy chose is
+what comes back; at most as many as the cache has room for. No torch here: latents are bytes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from model.spec import ModelSpec
+from server.ipc.messages import CacheChoice, CameraPlace, Fragment, Past, PastChunk
+
+
+class Memory:
+    """The past of one session, chunk by chunk."""
+
+    def __init__(self, spec: ModelSpec, cache: CacheChoice) -> None:
+        self._most = math.ceil(cache.budget_latents / spec.chunk_latents) + 1
+        self._chunks: dict[int, PastChunk] = {}
+        self.next_index = 0
+        self._pictures = 0
+        self._camera: CameraPlace = (0, 0, 0)
+
+    def add(self, fragment: Fragment) -> None:
+        """Take in the newest chunk, and drop those that the cache has forgotten."""
+        self._chunks[fragment.index] = fragment.past
+        self.next_index = fragment.index + 1
+        self._pictures += fragment.pictures
+        self._camera = fragment.camera
+        kept = {index for index in fragment.remembered if index in self._chunks} | {fragment.index}
+        while len(kept) > self._most:  # the oldest are the sink, the newest the present: the middle goes first
+            kept.discard(sorted(kept)[1])
+        self._chunks = {index: self._chunks[index] for index in sorted(kept)}
+
+    def past(self) -> Past | None:
+        """All that ``Open.past`` needs; None before the first chunk."""
+        if not self.next_index:
+            return None
+        return Past(
+            next_index=self.next_index,
+            pictures=self._pictures,
+            camera=self._camera,
+            chunks=list(self._chunks.values()),
+        )
+
+    def resume(self, past: Past) -> None:
+        """Begin with a past that was kept elsewhere, for example with a job."""
+        self._chunks = {chunk.index: chunk for chunk in past.chunks}
+        self.next_index, self._pictures, self._camera = past.next_index, past.pictures, past.camera
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of latents kept."""
+        return sum(len(chunk.latents) for chunk in self._chunks.values())

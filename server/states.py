@@ -1,0 +1,37 @@
+"""The states that an engine, a live session and a job can be in, as figures and lists name them."""
+
+from enum import Enum
+
+
+class EngineState(Enum):
+    """Only READY takes sessions; FAILED is final until somebody changes the configuration."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class SessionStatus(Enum):
+    """Where a session stands, as /v1/sessions tells it."""
+
+    WAITING = "waiting"  # for a place, or for a worker
+    STREAMING = "streaming"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"  # without its viewer, on the device
+    PARKED = "parked"  # on disk
+    ENDED = "ended"
+
+
+class JobState(Enum):
+    """QUEUED -> RUNNING -> COMPLETED or FAILED; a lost RUNNING job is taken over or goes back to QUEUED.
+
+    DELETED is a tombstone: invisible, kept for a while so that whatever still works on it is refused.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DELETED = "deleted"

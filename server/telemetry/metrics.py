@@ -1,0 +1,339 @@
+"""Every number that Prometheus can ask for, in one table; docs, dashboard and alerts are made from it.
+
+All of them live in the front process: workers send their numbers as messages. Names follow Prometheus: prefix
+``pafu_``, base units in the name, ``_total`` for counters. Label values come from closed lists, so no session, prompt
+or caller can make a new time series; a value outside its list is counted as ``other``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+
+from cache.config import SERVED_POLICIES
+from server.errors import ERRORS
+from server.states import EngineState
+
+OTHER = "other"
+BY_CONSTRUCTION: tuple[str, ...] = ()  # values of a label that the code itself keeps few: worker numbers, routes
+STAGES = ("text", "denoise", "clean", "decode", "prune", "encode", "send", "total")
+ENDINGS = ("complete", "stopped", "server_shutdown", "viewer_left", *ERRORS)
+FORMATS = ("m4s", "h264", "jpeg")
+QUANTILES = ("0.1", "0.5", "0.9")
+MEMORY_KINDS = ("allocated", "reserved", "peak", "free", "total")
+DEATHS = ("killed", "exited", "silent")
+PLACES = ("device", "disk")
+ROLES = ("owner", "watcher")
+JOB_STATES = ("queued", "in_progress", "completed", "failed")
+MOST_CHILDREN = 64  # label combinations that are shown as 0 from the start
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
+LONG_SECONDS = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 4 * 3600, 24 * 3600)
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One name. ``labels`` maps each label to its closed list of values; all metrics also carry ``model_name``."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    group: str
+    help: str
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        base = self.name.removesuffix("_total")
+        return next((unit for unit in ("seconds", "bytes", "tokens", "ratio") if base.endswith("_" + unit)), "1")
+
+
+METRICS = (
+    Metric("pafu_sessions_active", "gauge", "sessions", "Sessions that stream to their viewer."),
+    Metric("pafu_sessions_waiting", "gauge", "sessions", "Sessions that wait for a place, or for a worker."),
+    Metric(
+        "pafu_sessions_suspended",
+        "gauge",
+        "sessions",
+        "Sessions that stand still, paused or without their viewer: on the device, where they make room for others, or "
+        "on disk.",
+        {"where": PLACES},
+    ),
+    Metric(
+        "pafu_sessions_limit",
+        "gauge",
+        "sessions",
+        "Most sessions at once: PAFU_MAX_SESSIONS, or as many as fit; see /health.",
+    ),
+    Metric("pafu_sessions_started_total", "counter", "sessions", "Sessions that got a place on a worker."),
+    Metric(
+        "pafu_sessions_finished_total",
+        "counter",
+        "sessions",
+        "Sessions that had a place and are over, by reason: an ordered end, or the code of the error; expired: nobody "
+        "came back.",
+        {"reason": ENDINGS},
+    ),
+    Metric(
+        "pafu_session_rejections_total",
+        "counter",
+        "sessions",
+        "Connections that never got a place, by reason.",
+        {"reason": ENDINGS},
+    ),
+    Metric("pafu_session_resumes_total", "counter", "sessions", "Viewers who came back to their session."),
+    Metric(
+        "pafu_session_journal_failures_total",
+        "counter",
+        "sessions",
+        "Writes of sessions to the data folder that failed; until one works, a server that is killed loses them.",
+    ),
+    Metric(
+        "pafu_viewers",
+        "gauge",
+        "sessions",
+        "Connections that are at a session: its owner, or one who looks on.",
+        {"role": ROLES},
+    ),
+    Metric(
+        "pafu_viewers_left_total",
+        "counter",
+        "sessions",
+        "Connections that were at a session and are over, by reason; the session may go on without them.",
+        {"reason": ENDINGS},
+    ),
+    Metric(
+        "pafu_session_seconds",
+        "histogram",
+        "sessions",
+        "How long sessions lasted, from their start to their end.",
+        buckets=LONG_SECONDS,
+    ),
+    Metric(
+        "pafu_time_to_first_chunk_seconds",
+        "histogram",
+        "latency",
+        "From an accepted session.start until the first chunk has left for the viewer.",
+        buckets=SECONDS,
+    ),
+    Metric(
+        "pafu_prompt_switch_seconds",
+        "histogram",
+        "latency",
+        "From a change that was queued until the first chunk that shows it has left.",
+        buckets=SECONDS,
+    ),
+    Metric(
+        "pafu_chunk_seconds",
+        "histogram",
+        "latency",
+        "Time of one chunk by stage; total is text to encode, without send.",
+        {"stage": STAGES},
+        SECONDS,
+    ),
+    Metric("pafu_inter_chunk_seconds", "histogram", "playout", "Gap between chunks of a session.", buckets=SECONDS),
+    Metric(
+        "pafu_real_time_factor",
+        "histogram",
+        "playout",
+        "Seconds of media in a chunk divided by the seconds that making it took; below 1 a viewer must wait.",
+        buckets=RATIOS,
+    ),
+    Metric("pafu_chunks_total", "counter", "playout", "Chunks that have left for viewers."),
+    Metric("pafu_pictures_total", "counter", "playout", "Pictures that have left for viewers."),
+    Metric("pafu_media_seconds_total", "counter", "playout", "Seconds of video that have left for viewers."),
+    Metric("pafu_sent_bytes_total", "counter", "playout", "Encoded bytes sent to viewers.", {"format": FORMATS}),
+    Metric(
+        "pafu_deadline_misses_total", "counter", "playout", "Chunks that left after their viewer had run out of media."
+    ),
+    Metric(
+        "pafu_viewer_starved_seconds_total",
+        "counter",
+        "playout",
+        "Seconds in which viewers had nothing left to play because the next chunk was late.",
+    ),
+    Metric(
+        "pafu_viewer_stall_seconds_total",
+        "counter",
+        "playout",
+        "Seconds in which finished chunks waited because their viewer took no data (waits above 1 s).",
+    ),
+    Metric("pafu_viewers_stalled", "gauge", "playout", "Viewers that have taken no data for more than 1 s."),
+    Metric("pafu_kv_cache_bytes", "gauge", "cache", "Bytes that the caches of all sessions hold on the device."),
+    Metric(
+        "pafu_kv_cache_reserved_bytes",
+        "gauge",
+        "cache",
+        "Cache bytes that admission has promised to sessions and jobs on the device.",
+    ),
+    Metric(
+        "pafu_kv_cache_limit_bytes",
+        "gauge",
+        "cache",
+        "Bytes that all caches together may take (PAFU_CACHE_ROOM_BYTES, or what the worker found free).",
+    ),
+    Metric("pafu_kv_cache_tokens", "gauge", "cache", "Tokens kept over all sessions, of each session's fullest layer."),
+    Metric("pafu_kv_cache_usage_ratio", "gauge", "cache", "Tokens kept divided by the tokens that the budgets allow."),
+    Metric(
+        "pafu_kv_evicted_tokens_total",
+        "counter",
+        "cache",
+        "Tokens evicted from the layer that lost most: pruned to the budget by the policy, or freed with a session.",
+        {"reason": ("budget", "session_end"), "policy": SERVED_POLICIES},
+    ),
+    Metric(
+        "pafu_kv_policy_fallbacks_total",
+        "counter",
+        "cache",
+        "Sessions whose scores were not finite, so that a policy without scores took over.",
+    ),
+    Metric(
+        "pafu_salience_score",
+        "gauge",
+        "cache",
+        "Quantiles of the kept tokens' scores in the newest chunk; only of policies that score.",
+        {"policy": SERVED_POLICIES, "quantile": QUANTILES},
+    ),
+    Metric(
+        "pafu_device_memory_bytes",
+        "gauge",
+        "device",
+        "Memory of a worker's GPU: allocated, reserved and peak by this worker, free and total on the device.",
+        {"worker": BY_CONSTRUCTION, "kind": MEMORY_KINDS},
+    ),
+    Metric(
+        "pafu_worker_memory_bytes",
+        "gauge",
+        "device",
+        "Resident memory of a worker process.",
+        {"worker": BY_CONSTRUCTION},
+    ),
+    Metric(
+        "pafu_worker_beat_age_seconds",
+        "gauge",
+        "workers",
+        "Time since the last sign of life of a worker's step loop.",
+        {"worker": BY_CONSTRUCTION},
+    ),
+    Metric("pafu_worker_restarts_total", "counter", "workers", "Workers that were lost, by how.", {"reason": DEATHS}),
+    Metric(
+        "pafu_engine_state",
+        "gauge",
+        "workers",
+        "1 for the state that the engine is in, 0 for the others; only in ready do sessions begin.",
+        {"state": tuple(state.value for state in EngineState)},
+    ),
+    Metric("pafu_worker_load_seconds", "gauge", "workers", "Loading the model took so long in the newest worker."),
+    Metric("pafu_worker_warm_up_seconds", "gauge", "workers", "The warm-up chunk took so long in the newest worker."),
+    Metric("pafu_jobs", "gauge", "jobs", "Jobs in the store that are not over, by state.", {"state": JOB_STATES[:2]}),
+    Metric("pafu_jobs_finished_total", "counter", "jobs", "Jobs that are over, by state.", {"state": JOB_STATES[2:]}),
+    Metric("pafu_job_queue_age_seconds", "gauge", "jobs", "How long the oldest queued job has waited."),
+    Metric(
+        "pafu_request_duration_seconds",
+        "histogram",
+        "http",
+        "HTTP requests by route template, method and status.",
+        {
+            "route": BY_CONSTRUCTION,
+            "method": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
+            "status": BY_CONSTRUCTION,
+        },
+        SECONDS,
+    ),
+    Metric("pafu_errors_total", "counter", "http", "Errors told to callers, by code.", {"code": tuple(ERRORS)}),
+    Metric(
+        "pafu_build_info",
+        "gauge",
+        "build",
+        "Always 1; its labels say what runs.",
+        {"version": BY_CONSTRUCTION, "python": BY_CONSTRUCTION, "torch": BY_CONSTRUCTION, "device": BY_CONSTRUCTION},
+    ),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+Collector = Counter | Gauge | Histogram
+
+
+class Metrics:
+    """The values behind the table for one front process; not shared between threads."""
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+        self._registry = CollectorRegistry()
+        self._collectors = {metric.name: _build(metric, self._registry) for metric in METRICS}
+        for metric in METRICS:
+            self._begin_at_zero(metric)
+        ProcessCollector(registry=self._registry)
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Raise a counter or move a gauge."""
+        collector = self._child(name, labels)
+        assert isinstance(collector, Counter | Gauge), name
+        collector.inc(amount)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        collector = self._child(name, labels)
+        assert isinstance(collector, Gauge), name
+        collector.set(value)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add to a histogram."""
+        collector = self._child(name, labels)
+        assert isinstance(collector, Histogram), name
+        collector.observe(value)
+
+    def drop(self, name: str, **labels: str) -> None:
+        """Forget the series with these labels: what they measured is gone."""
+        wanted = {"model_name": self._model_name, **labels}
+        self._collectors[name].remove_by_labels(wanted)
+
+    def clear(self, name: str) -> None:
+        """Forget all series of a metric."""
+        self._collectors[name].clear()
+
+    def read(self, name: str, **labels: str) -> float:
+        """The value of one sample as it would be scraped (a histogram's ``_count`` or ``_sum``); 0 when unseen."""
+        return self._registry.get_sample_value(name, {"model_name": self._model_name, **labels}) or 0.0
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Body and content type of an answer to a scrape."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+    def _child(self, name: str, labels: dict[str, str]) -> Collector:
+        metric = BY_NAME[name]
+        if labels.keys() != metric.labels.keys():
+            raise ValueError(f"{name} has the labels {sorted(metric.labels)}, got {sorted(labels)}")
+        known = {label: bounded(value, metric.labels[label]) for label, value in labels.items()}
+        child: Collector = self._collectors[name].labels(model_name=self._model_name, **known)
+        return child
+
+    def _begin_at_zero(self, metric: Metric) -> None:
+        """Show what has not happened yet as 0: the first event is then an increase that alerts can see."""
+        values = list(metric.labels.values())
+        if metric.kind == "gauge" and values or not all(values):
+            return
+        combinations = list(itertools.product(*values))
+        for combination in combinations[:MOST_CHILDREN]:
+            self._child(metric.name, dict(zip(metric.labels, combination, strict=True)))
+
+
+def bounded(value: str, known: Iterable[str]) -> str:
+    """The value, or ``other`` when there is a list and it is not on it."""
+    listed = tuple(known)
+    return value if not listed or value in listed else OTHER
+
+
+def _build(metric: Metric, registry: CollectorRegistry) -> Collector:
+    names = ("model_name", *metric.labels)
+    if metric.kind == "histogram":
+        return Histogram(metric.name, metric.help, names, registry=registry, buckets=metric.buckets)
+    kind = Counter if metric.kind == "counter" else Gauge
+    return kind(metric.name, metric.help, names, registry=registry)

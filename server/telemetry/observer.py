@@ -1,0 +1,362 @@
+"""What happens in the front becomes numbers here, so that routes, sessions and the engine need one call each.
+
+The engine tells of its worker, a session of itself through ``SessionFigures``, a connection of its viewer through a
+``ViewerWatch``; ``scrape`` answers Prometheus. Nothing here waits, and nothing here knows a prompt.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from model.spec import ModelSpec
+from server import __version__
+from server.errors import ERRORS
+from server.ipc.messages import Beat, Fragment, Ready
+from server.states import EngineState
+from server.telemetry.metrics import PLACES, ROLES, Metrics
+from server.telemetry.traces import SessionTrace, Traces
+
+STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
+Clock = Callable[[], float]
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class Observer:
+    """Owns the numbers of one front."""
+
+    def __init__(self, spec: ModelSpec, clock: Clock = time.monotonic) -> None:
+        self.spec = spec
+        self.metrics = Metrics(spec.name)
+        self.clock = clock
+        self.traces: Traces | None = None  # off unless somebody sets them
+        self.sources: list[Callable[[], Awaitable[None]]] = []  # asked before every scrape
+        self._stalls: set[Stall] = set()
+        self._beats: dict[str, tuple[float, Beat]] = {}
+
+    async def gather(self) -> None:
+        """Let those tell their figures who must be asked."""
+        for source in self.sources:
+            await source()
+
+    def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Body and content type for Prometheus; what is still going on counts up to now."""
+        now = self.clock()
+        stalled = [stall for stall in self._stalls if stall.count(now)]
+        self.metrics.set("pafu_viewers_stalled", len(stalled))
+        for worker, (at, _) in self._beats.items():
+            self.metrics.set("pafu_worker_beat_age_seconds", now - at, worker=worker)
+        return self.metrics.render(accept)
+
+    def session(self) -> SessionFigures:
+        """The figures of a session that begins."""
+        return SessionFigures(self)
+
+    def viewer(self, request_id: str = "", headers: Mapping[str, str] = NO_HEADERS) -> ViewerWatch:
+        """The watch of a viewer who just connected; what is given here is for traces alone."""
+        return ViewerWatch(self, request_id, headers)
+
+    # ---- what the engine tells
+
+    def engine_state(self, current: EngineState) -> None:
+        for state in EngineState:
+            self.metrics.set("pafu_engine_state", float(state is current), state=state.value)
+
+    def worker_ready(self, ready: Ready) -> None:
+        self.metrics.set("pafu_worker_load_seconds", ready.load_seconds)
+        self.metrics.set("pafu_worker_warm_up_seconds", ready.warm_up_seconds)
+        self.metrics.set("pafu_kv_cache_limit_bytes", ready.cache_room_bytes)
+        self.metrics.clear("pafu_build_info")
+        versions = {"version": __version__, "python": platform.python_version()}
+        torch = ready.versions.get("torch", "none")
+        self.metrics.set("pafu_build_info", 1, **versions, torch=torch, device=ready.device)
+
+    def sessions_limit(self, most: int) -> None:
+        """So many sessions are let in at once."""
+        self.metrics.set("pafu_sessions_limit", most)
+
+    def beat(self, worker: str, beat: Beat) -> None:
+        """A worker's sign of life, with its memory and what its caches hold."""
+        self._beats[worker] = (self.clock(), beat)
+        self.metrics.set("pafu_worker_memory_bytes", beat.rss_bytes, worker=worker)
+        for kind, size in beat.device_bytes.items():
+            self.metrics.set("pafu_device_memory_bytes", size, worker=worker, kind=kind)
+        self._sum_caches()
+
+    def worker_lost(self, worker: str, how: str) -> None:
+        """A worker is gone: ``how`` is one of metrics.DEATHS. What it held is gone too."""
+        self.metrics.add("pafu_worker_restarts_total", reason=how)
+        beat = self._beats.pop(worker, (0.0, None))[1]
+        if beat is not None:
+            self.metrics.drop("pafu_worker_memory_bytes", worker=worker)
+            self.metrics.drop("pafu_worker_beat_age_seconds", worker=worker)
+            for kind in beat.device_bytes:
+                self.metrics.drop("pafu_device_memory_bytes", worker=worker, kind=kind)
+        self._sum_caches()
+
+    def made(self, fragment: Fragment) -> None:
+        """A worker made a chunk: what it cost and what it did to the cache."""
+        for stage, seconds in fragment.seconds.items():
+            self.metrics.observe("pafu_chunk_seconds", seconds, stage=stage)
+        if fragment.seconds.get("total", 0.0) > 0:
+            self.metrics.observe("pafu_real_time_factor", self.media_seconds(fragment) / fragment.seconds["total"])
+        policy = fragment.cache_policy
+        self.metrics.add("pafu_kv_evicted_tokens_total", fragment.evicted_tokens, reason="budget", policy=policy)
+        for quantile, score in fragment.salience.items():
+            self.metrics.set("pafu_salience_score", score, policy=policy, quantile=quantile)
+
+    def media_seconds(self, fragment: Fragment) -> float:
+        """How long the chunk plays."""
+        return fragment.pictures / self.spec.fps
+
+    def _sum_caches(self) -> None:
+        beats = [beat for _, beat in self._beats.values()]
+        tokens, budget = sum(beat.cache_tokens for beat in beats), sum(beat.cache_budget for beat in beats)
+        self.metrics.set("pafu_kv_cache_bytes", sum(beat.cache_bytes for beat in beats))
+        self.metrics.set("pafu_kv_cache_tokens", tokens)
+        self.metrics.set("pafu_kv_cache_usage_ratio", tokens / budget if budget else 0.0)
+
+    # ---- what the sessions tell
+
+    def sessions(
+        self, active: int, waiting: int, suspended: Mapping[str, int], viewers: Mapping[str, int], reserved_bytes: int
+    ) -> None:
+        """How many there are now: sessions by where they stand (see metrics.PLACES), viewers by metrics.ROLES."""
+        self.metrics.set("pafu_sessions_active", active)
+        self.metrics.set("pafu_sessions_waiting", waiting)
+        for where in PLACES:
+            self.metrics.set("pafu_sessions_suspended", suspended.get(where, 0), where=where)
+        for role in ROLES:
+            self.metrics.set("pafu_viewers", viewers.get(role, 0), role=role)
+        self.metrics.set("pafu_kv_cache_reserved_bytes", reserved_bytes)
+
+    def journal_failed(self) -> None:
+        """A session could not be written down for the next server."""
+        self.metrics.add("pafu_session_journal_failures_total")
+
+    # ---- what the jobs tell
+
+    def jobs(self, unfinished: Mapping[str, int], queue_age: float) -> None:
+        """Jobs in the store by state, and how many seconds the oldest has waited."""
+        for state, count in unfinished.items():
+            self.metrics.set("pafu_jobs", count, state=state)
+        self.metrics.set("pafu_job_queue_age_seconds", queue_age)
+
+    def jobs_unknown(self) -> None:
+        """The store does not answer: no figure is better than an old one."""
+        self.metrics.clear("pafu_jobs")
+        self.metrics.clear("pafu_job_queue_age_seconds")
+
+    def job_over(self, state: str) -> None:
+        """This front finished a job, or failed it."""
+        self.metrics.add("pafu_jobs_finished_total", state=state)
+
+    # ---- what the routes tell
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """An HTTP request was answered; ``route`` is the template, never the path."""
+        labels = {"route": route, "method": method, "status": str(status)}
+        self.metrics.observe("pafu_request_duration_seconds", seconds, **labels)
+
+    def error(self, code: str) -> None:
+        """A caller was told an error of this code."""
+        self.metrics.add("pafu_errors_total", code=code)
+
+    @contextmanager
+    def stall_watch(self) -> Iterator[Stall]:
+        """Time the block as a wait for a viewer; it counts already while it lasts."""
+        stall = Stall(self.metrics, self.clock())
+        self._stalls.add(stall)
+        try:
+            yield stall
+        finally:
+            self._stalls.discard(stall)
+            stall.count(self.clock())
+
+
+class Stall:
+    """One wait for a viewer's connection; counts once it is longer than STALL_AFTER."""
+
+    def __init__(self, metrics: Metrics, began: float) -> None:
+        self._metrics = metrics
+        self._counted = began
+        self._long_from = began + STALL_AFTER
+
+    def count(self, now: float) -> bool:
+        """Add what has passed since the last count; whether this is a stall."""
+        if now < self._long_from:
+            return False
+        self._metrics.add("pafu_viewer_stall_seconds_total", now - self._counted)
+        self._counted = now
+        return True
+
+
+class Continuity:
+    """When a viewer who plays in real time runs out of media; seconds of any monotonic clock.
+
+    A viewer who reports is believed; one whose playhead stands still before the end has paused and cannot starve.
+    """
+
+    def __init__(self) -> None:
+        self._sent = 0.0
+        self._position: float | None = None
+        self._ends: float | None = None  # when what was sent will have been played; None: nothing sent, or paused
+        self._left = 0.0  # seconds that the viewer had ahead when it asked for a pause
+
+    def sent(self, media: float, now: float) -> float:
+        """A chunk has left; how long the viewer had nothing to play before it."""
+        paused = self._ends is None and self._sent > 0
+        starved = max(0.0, now - self._ends) if self._ends is not None else 0.0
+        self._sent += media
+        if not paused:
+            self._ends = max(now, self._ends or now) + media
+        return starved
+
+    def reported(self, position: float, now: float) -> None:
+        """The viewer shows the picture at ``position``."""
+        left = self._sent - position
+        moves = self._position is None or position > self._position
+        if moves and left > 0:
+            self._ends = now + left
+        elif not moves and left > 0:
+            self._ends = None
+        self._position = position
+
+    def paused(self, paused: bool, now: float) -> None:
+        """The viewer asked for a pause, or for its end: it goes on with what it had."""
+        if paused and self._ends is not None:
+            self._left, self._ends = max(0.0, self._ends - now), None
+        elif not paused and self._ends is None and self._sent > 0:
+            self._ends = now + self._left
+
+
+class SessionFigures:
+    """The numbers of one session, whoever watches it."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._metrics, self._clock = observer.metrics, observer.clock
+        self._began = observer.clock()
+        self._placed = False
+
+    def placed(self) -> None:
+        """A worker has taken the session; only the first time counts."""
+        if not self._placed:
+            self._placed = True
+            self._metrics.add("pafu_sessions_started_total")
+
+    def over(self, reason: str, newest: Fragment | None) -> None:
+        """The session ended in order, or with the code of an error, behind its ``newest`` chunk."""
+        if not self._placed:
+            return
+        self._metrics.add("pafu_sessions_finished_total", reason=reason)
+        self._metrics.observe("pafu_session_seconds", self._clock() - self._began)
+        if newest is not None:
+            freed = {"reason": "session_end", "policy": newest.cache_policy}
+            self._metrics.add("pafu_kv_evicted_tokens_total", newest.cache_tokens, **freed)
+
+
+class ViewerWatch:
+    """The numbers of one connection: connected, at a session, over."""
+
+    def __init__(self, observer: Observer, request_id: str, headers: Mapping[str, str]) -> None:
+        self._observer = observer
+        self._request_id = request_id
+        self._headers = headers
+        self._trace: SessionTrace | None = None
+        self._metrics = observer.metrics
+        self._stage = ""
+        self._begins = self._owner = True
+        self._asked = 0.0
+        self._last_sent: float | None = None
+        self._changes: dict[str, float] = {}
+        self._continuity = Continuity()
+        self._fell_back = False
+
+    def asked(self, session_id: str = "", begins: bool = True, owner: bool = True) -> None:
+        """The first message was accepted: the viewer ``begins`` a session, or comes back to its own, or looks on."""
+        self._asked = self._observer.clock()
+        self._begins, self._owner = begins, owner
+        if self._observer.traces is not None:
+            ids = {"session_id": session_id, "request_id": self._request_id}
+            self._trace = self._observer.traces.session(ids, self._headers, self._observer.spec.name)
+
+    def opened(self) -> None:
+        """The viewer is at a session that has its place on a worker."""
+        self._stage = "active"
+        if self._owner and not self._begins:
+            self._metrics.add("pafu_session_resumes_total")
+
+    def over(self, reason: str) -> None:
+        """The connection ended in order, or with the code of an error; only the first call counts."""
+        if self._stage == "over":
+            return
+        was_there, self._stage = self._stage == "active", "over"
+        self._metrics.add("pafu_viewers_left_total" if was_there else "pafu_session_rejections_total", reason=reason)
+        if self._trace is not None:
+            self._trace.over(reason, failed=reason in ERRORS)
+
+    def failed(self, code: str) -> None:
+        """The connection ended with an error."""
+        self.erred(code)
+        self.over(code)
+
+    def erred(self, code: str) -> None:
+        """The viewer was told an error."""
+        self._observer.error(code)
+
+    @contextmanager
+    def sending(self, fragment: Fragment, size: int, format: str = "m4s") -> Iterator[None]:
+        """Around the writes of a chunk, ``size`` bytes, to a viewer; a block that raises has sent nothing."""
+        clock = self._observer.clock
+        began = clock()
+        self._take_cache(fragment)
+        with self._observer.stall_watch():
+            yield
+        now = clock()
+        self._metrics.observe("pafu_chunk_seconds", now - began, stage="send")
+        self._metrics.add("pafu_chunks_total")
+        self._metrics.add("pafu_pictures_total", fragment.pictures)
+        self._metrics.add("pafu_media_seconds_total", self._observer.media_seconds(fragment))
+        self._metrics.add("pafu_sent_bytes_total", size, format=format)
+        self._take_gap(fragment, began, now)
+        if self._trace is not None:
+            self._trace.sent(fragment, now - began)
+        for event_id in fragment.started:
+            if (queued := self._changes.pop(event_id, None)) is not None:
+                self._metrics.observe("pafu_prompt_switch_seconds", now - queued)
+
+    def changed(self, event_id: str) -> None:
+        """A change was queued for the next chunk."""
+        self._changes[event_id] = self._observer.clock()
+
+    def refused(self, event_id: str) -> None:
+        """The model refused the change."""
+        self._changes.pop(event_id, None)
+
+    def playhead(self, position: float) -> None:
+        """The viewer reported what it shows, in seconds of media."""
+        self._continuity.reported(position, self._observer.clock())
+
+    def paused(self, paused: bool) -> None:
+        """The viewer wants the stream to stand still, or to go on."""
+        self._continuity.paused(paused, self._observer.clock())
+
+    def _take_cache(self, fragment: Fragment) -> None:
+        if fragment.cache_fell_back and not self._fell_back:
+            self._fell_back = True
+            self._metrics.add("pafu_kv_policy_fallbacks_total")
+
+    def _take_gap(self, fragment: Fragment, began: float, now: float) -> None:
+        """Continuity is judged by when the chunk was ready: a viewer who does not read is not starved by us."""
+        if self._last_sent is None:
+            if self._begins:
+                self._metrics.observe("pafu_time_to_first_chunk_seconds", now - self._asked)
+        else:
+            self._metrics.observe("pafu_inter_chunk_seconds", now - self._last_sent)
+        self._last_sent = now
+        starved = self._continuity.sent(self._observer.media_seconds(fragment), began)
+        if starved > 0 and self._owner:  # those who look on do not pace the stream
+            self._metrics.add("pafu_deadline_misses_total")
+            self._metrics.add("pafu_viewer_starved_seconds_total", starved)

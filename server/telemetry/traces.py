@@ -1,0 +1,106 @@
+"""OpenTelemetry traces: a span per session, a span per chunk below it, and below that one per stage.
+
+An extra (``pip install "pafu[otel]"``) and off by default. A viewer's ``traceparent`` goes on in its session.
+Stages come as durations, so their spans are laid end to end, the last ending when the front received the chunk. Where
+the spans go is set by the standard ``OTEL_EXPORTER_OTLP_*`` variables. No span holds a prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from server import __version__
+from server.config import ConfigError, Settings
+from server.ipc.messages import Fragment
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+NANO = 1_000_000_000
+MISSING = 'PAFU_TRACES is on, but OpenTelemetry is not installed: pip install "pafu[otel]", or turn it off'
+
+
+class Traces:
+    """Makes the spans of sessions; one for the whole front."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("pafu", __version__)
+
+    def session(self, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
+        """The trace of a session that was just asked for, going on with the caller's if its headers name one."""
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        context = TraceContextTextMapPropagator().extract(dict(headers))
+        attributes = {"session.id": ids["session_id"], "request.id": ids["request_id"], "pafu.model": model}
+        return SessionTrace(self._tracer, self._tracer.start_span("session", context, attributes=attributes))
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+class SessionTrace:
+    """One session's spans."""
+
+    def __init__(self, tracer: Any, span: Any) -> None:
+        self._tracer = tracer
+        self._span = span
+
+    def sent(self, fragment: Fragment, waited: float) -> None:
+        """A chunk has left after waiting ``waited`` seconds for the viewer's connection."""
+        from opentelemetry.trace import set_span_in_context
+
+        now = time.time_ns()
+        received = now - int(waited * NANO)
+        began = received - int(fragment.seconds.get("total", 0.0) * NANO)
+        parent = set_span_in_context(self._span)
+        chunk = self._tracer.start_span("chunk", parent, attributes=described(fragment), start_time=began)
+        stages = {name: seconds for name, seconds in fragment.seconds.items() if name != "total"}
+        at = received - int(sum(stages.values()) * NANO)
+        below = set_span_in_context(chunk)
+        for name, seconds in {**stages, "send": waited}.items():
+            stage = self._tracer.start_span(name, below, start_time=at)
+            at += int(seconds * NANO)
+            stage.end(at)
+        chunk.end(now)
+
+    def over(self, reason: str, failed: bool) -> None:
+        """The session ended."""
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_attribute("pafu.reason", reason)
+        if failed:
+            self._span.set_status(StatusCode.ERROR, reason)
+        self._span.end()
+
+
+def described(fragment: Fragment) -> dict[str, Any]:
+    """What is worth knowing of a chunk, without its prompt."""
+    return {
+        "pafu.chunk": fragment.index,
+        "pafu.pictures": fragment.pictures,
+        "pafu.bytes": len(fragment.data),
+        "pafu.cache.policy": fragment.cache_policy,
+        "pafu.cache.tokens": fragment.cache_tokens,
+        "pafu.cache.evicted_tokens": fragment.evicted_tokens,
+    }
+
+
+def traces_for(settings: Settings) -> Traces | None:
+    """Traces that go where OTEL_EXPORTER_OTLP_* says, or None when they are off. Raises ConfigError."""
+    if not settings.traces:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise ConfigError(MISSING) from None
+    resource = Resource.create({"service.name": "pafu", "service.version": __version__})
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Traces(provider)

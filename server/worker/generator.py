@@ -1,0 +1,231 @@
+"""What the worker asks of a model, and the one place where the server meets torch (inside the worker only)."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from model.camera import CameraControl, CameraState
+from model.spec import ModelSpec, spec_named
+from server.ipc.messages import CacheChoice, Configure, Past, PastChunk
+from server.process import available_bytes
+
+if TYPE_CHECKING:
+    import model.stream
+    from model.stream import VideoStream
+    from model.weights import LoadedModel
+
+RANDOM_WEIGHTS = "random, for tests: the pictures mean nothing"
+SHIPPED_WEIGHTS = "shipped with pafu"
+Pictures = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class StartError(RuntimeError):
+    """The worker can never start like this; the message tells the operator what to change."""
+
+
+class Chunk(Protocol):
+    """What one call of ``next_chunk`` brings: pictures (T, H, W, 3) uint8 and how it went."""
+
+    @property
+    def pictures(self) -> Pictures: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+    @property
+    def cache_tokens(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int: ...
+    @property
+    def evicted_tokens(self) -> int: ...
+    @property
+    def camera_offset(self) -> int: ...
+    @property
+    def camera_speed(self) -> int: ...
+    @property
+    def cache_policy(self) -> str: ...
+    @property
+    def cache_fell_back(self) -> bool: ...
+    @property
+    def salience(self) -> Mapping[str, float]: ...
+    @property
+    def camera(self) -> CameraState: ...
+    @property
+    def remembered(self) -> tuple[int, ...]: ...
+
+
+class Kept(Protocol):
+    """What a cache holds: see model.kept.KeptTokens."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def latents(self) -> Sequence[int]: ...
+    @property
+    def kept(self) -> bytes: ...
+    @property
+    def salience(self) -> bytes: ...
+
+
+class Stream(Protocol):
+    """One session's generation (model.stream.VideoStream, or a test's own); changes count from the next chunk."""
+
+    def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk: ...
+    def set_prompt(self, text: str) -> None: ...
+    def set_camera(self, control: CameraControl) -> None: ...
+    def kept(self) -> Kept: ...
+
+
+class Generator(Protocol):
+    """A loaded model that opens streams."""
+
+    spec: ModelSpec
+    weights: str
+    device: str
+    versions: dict[str, str]
+    dtype: str  # of the caches
+
+    def open(self, prompt: str, seed: int, cache: CacheChoice) -> Stream: ...
+    def snapshot(self, stream: Any) -> bytes:
+        """A stream's whole state as safetensors."""
+
+    def restore(self, snapshot: bytes) -> Stream:
+        """The stream that the snapshot was taken of. Raises ValueError when it is not this model's."""
+
+    def free_bytes(self) -> int:
+        """Device memory that nobody uses."""
+
+    def release_memory(self) -> None:
+        """Give back what a session that failed has left behind."""
+
+    def keep(self, chunk: Any) -> PastChunk:
+        """A chunk of one of its streams, as it can be kept outside of the worker."""
+
+    def recall(self, stream: Any, past: Past) -> None:
+        """Bring a fresh stream to where a lost one stood. Raises ValueError when the past is not this model's."""
+
+
+class ModelGenerator:
+    """The real thing: a LoadedModel and streams over it."""
+
+    def __init__(self, model: LoadedModel, weights: str, device: str, versions: dict[str, str]) -> None:
+        self.spec: ModelSpec = model.spec
+        self.weights = weights
+        self.device = device
+        self.versions = versions
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self._model = model
+
+    def snapshot(self, stream: VideoStream) -> bytes:
+        return stream.snapshot()
+
+    def restore(self, snapshot: bytes) -> VideoStream:
+        from model.stream import VideoStream
+
+        return VideoStream.restore(self._model, snapshot)
+
+    def free_bytes(self) -> int:
+        import torch
+
+        if self._model.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._model.device)
+            return free
+        return available_bytes()
+
+    def release_memory(self) -> None:
+        import torch
+
+        gc.collect()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
+        from model.stream import VideoStream
+
+        return VideoStream(self._model, prompt, seed, cache.config)
+
+    def keep(self, chunk: model.stream.Chunk) -> PastChunk:
+        past = chunk.past
+        camera = (past.camera.offset, past.camera.speed, past.camera.target)
+        latents = past.latents.float().cpu().numpy().tobytes()
+        return PastChunk(index=past.index, prompt=past.prompt, camera=camera, latents=latents)
+
+    def recall(self, stream: VideoStream, past: Past) -> None:
+        chunks = [self._remembered(chunk) for chunk in past.chunks]
+        stream.recall(chunks, past.next_index, CameraState(*past.camera))
+
+    def _remembered(self, chunk: PastChunk) -> model.stream.PastChunk:
+        import torch
+
+        from model.stream import PastChunk as Remembered
+
+        spec = self.spec
+        shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
+        if len(chunk.latents) != 4 * math.prod(shape):
+            raise ValueError(f"past chunk {chunk.index} has {len(chunk.latents)} bytes of latents, expected {shape}")
+        latents = torch.frombuffer(bytearray(chunk.latents), dtype=torch.float32).reshape(shape)
+        return Remembered(chunk.index, chunk.prompt, CameraState(*chunk.camera), latents)
+
+
+def pick_device(wanted: str) -> str:
+    """The device to run on. Raises StartError when it is not there."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StartError("device 'cuda' was asked for, but torch sees no CUDA device; set PAFU_DEVICE=cpu or auto")
+    return wanted
+
+
+def device_bytes(device: str) -> dict[str, int]:
+    """Memory of the GPU by kind (server.metrics.MEMORY_KINDS); empty for a CPU, where resident memory tells all."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+        "free": free,
+        "total": total,
+    }
+
+
+def load_model(
+    name: str, weights: str | None, device: str, salience_head: str | None = None
+) -> tuple[LoadedModel, str]:
+    """The model and a few words on its weights. Raises StartError naming the file that is missing or wrong."""
+    from model.weights import WeightsError, random_model
+    from model.weights import load_model as load
+
+    spec = spec_named(name)
+    if name == "test-tiny" and weights is None:
+        return random_model(spec, seed=0, device=device), RANDOM_WEIGHTS
+    try:
+        head = Path(salience_head) if salience_head else None
+        return load(spec, Path(weights) if weights else None, device, head=head), weights or SHIPPED_WEIGHTS
+    except (WeightsError, OSError) as error:
+        hint = "" if weights else " (--weights or PAFU_WEIGHTS)"
+        raise StartError(f"{error}{hint}") from error
+
+
+def load_generator(configure: Configure) -> Generator:
+    """Load the model that ``configure`` names. Raises StartError when that can never work."""
+    import torch
+
+    from server.process import usable_cores
+
+    torch.set_num_threads(configure.threads or usable_cores())
+    torch.set_grad_enabled(False)
+    device = pick_device(configure.device)
+    model, weights = load_model(configure.model, configure.weights, device, configure.salience_head)
+    return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

@@ -1,0 +1,369 @@
+"""The worker process: schedule, generate, encode, emit. It owns the model; the front owns the viewers.
+
+Started by the supervisor as ``python -m server.worker FD``, where FD is its end of a socket pair. It exits when that
+line closes, so no orphan keeps the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import logging
+import math
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from server.disk import write_whole
+from server.ipc.channel import Channel, ChannelClosed
+from server.ipc.messages import (
+    Beat,
+    CacheChoice,
+    Close,
+    Configure,
+    Delivered,
+    Ended,
+    Finish,
+    Fragment,
+    FrontMessage,
+    Interact,
+    Jpeg,
+    Open,
+    Opened,
+    Park,
+    Pause,
+    Playhead,
+    Ready,
+    Resume,
+    Shutdown,
+    StartFailed,
+)
+from server.process import rss_bytes
+from server.telemetry import logs
+from server.worker.generator import Generator, StartError, device_bytes, load_generator
+from server.worker.scheduler import choose, leaves_room, seconds_until_due
+from server.worker.session import Made, Seat
+
+START_FAILED = 78  # exit status: starting again is of no use (EX_CONFIG)
+DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
+CONFIGURE_WITHIN = 30.0
+DISK_POLL = 0.02
+CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it, only this RuntimeError
+MEASURED = 3  # chunks of a session with a full cache; the best counts, or a busy moment would make the server small
+MEASURE_WITHIN = 3.0  # seconds; a model that is slower is known by fewer chunks
+WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
+
+log = logging.getLogger("pafu.worker")
+
+
+class Abandoned(Exception):
+    """The session was closed while its chunk was being made."""
+
+
+Loader = Callable[[Configure], Generator]
+
+
+class Worker:
+    """The step loop and the sessions that it serves, one generation at a time."""
+
+    def __init__(self, channel: Channel, generator: Generator, beat_seconds: float) -> None:
+        self._channel = channel
+        self._generator = generator
+        self._beat_seconds = beat_seconds
+        self._next_beat = 0.0
+        self._seats: dict[str, Seat] = {}
+        self._inbox: list[FrontMessage] = []
+        self._stopping = False
+        self._disk = ThreadPoolExecutor(1, "disk")
+        self._parking: dict[str, tuple[int, Future[None]]] = {}  # session -> its chunks, the writing of its state
+
+    def run(self) -> None:
+        """Step until the front says shutdown. Raises ChannelClosed when the front is gone."""
+        while not self._stopping:
+            self.step()
+        self._disk.shutdown()
+        self._tell_parked()
+
+    def step(self) -> None:
+        """Hear the front; make at most one chunk, for the session that needs it most."""
+        self.receive()
+        seat = self.schedule()
+        if seat is None:
+            return
+        with logs.about(**seat.ids), self._contained(seat):
+            made = self.generate(seat)
+            self.emit(seat, seat.encode(made))
+
+    def receive(self) -> None:
+        """Take in what the front says, sleeping while nobody is due; send the heartbeat."""
+        now = time.monotonic()
+        self._beat(now)
+        self._tell_parked()
+        longest = min(max(0.0, self._next_beat - now), DISK_POLL if self._parking else math.inf)
+        if self._stopping or self._inbox or self.schedule():
+            longest = 0.0
+        due = seconds_until_due((seat.playout for seat in self._live()), now, longest)
+        self._inbox += self._channel.receive(due)
+        received, self._inbox = self._inbox, []
+        for message in received:
+            self.handle(message)
+
+    def schedule(self) -> Seat | None:
+        """The live session with the least playout slack, if any is due; else a background one, if that leaves room."""
+        now = time.monotonic()
+        if self._stopping:
+            return None
+        return choose(((seat, seat.playout) for seat in self._live()), now) or self._background(now)
+
+    def _live(self) -> list[Seat]:
+        """Live sessions, first who waited longest: of many that have run dry each gets its turn."""
+        live = [seat for seat in self._seats.values() if not seat.background]
+        return sorted(live, key=lambda seat: seat.last_served)
+
+    def _background(self, now: float) -> Seat | None:
+        """The background session that waited longest, if its chunk cannot make a viewer wait."""
+        due = [seat for seat in self._seats.values() if seat.background and seat.playout.wait(now) == 0.0]
+        if not due:
+            return None
+        seat = min(due, key=lambda seat: seat.last_served)
+        live = ((other.playout, other.last_seconds) for other in self._live())
+        return seat if leaves_room(live, seat.last_seconds, now) else None
+
+    def _beat(self, now: float) -> None:
+        if now >= self._next_beat:
+            self._channel.send(self._figures())
+            self._next_beat = now + self._beat_seconds
+
+    def _figures(self) -> Beat:
+        """The heartbeat, with what this process holds."""
+        seats = self._seats.values()
+        return Beat(
+            sessions=len(seats),
+            rss_bytes=rss_bytes(),
+            device_bytes=device_bytes(self._generator.device),
+            cache_bytes=sum(seat.cache_bytes for seat in seats),
+            cache_tokens=sum(seat.cache_tokens for seat in seats),
+            cache_budget=sum(seat.cache_budget for seat in seats),
+        )
+
+    def _before_pass(self, seat: Seat) -> None:
+        """Between two passes of the model: beat, and stop at once when the session was closed."""
+        self._beat(time.monotonic())
+        self._inbox += self._channel.receive(0.0)
+        if any(isinstance(message, Close) and message.session == seat.id for message in self._inbox):
+            raise Abandoned
+
+    def generate(self, seat: Seat) -> Made:
+        """The session's next chunk, with the changes that waited for it."""
+        events, refused = seat.apply_pending()
+        for rejected in refused:
+            self._channel.send(rejected)
+        return seat.generate(events, lambda: self._before_pass(seat))
+
+    def emit(self, seat: Seat, fragment: Fragment) -> None:
+        """Hand the chunk to the front; a video that has all its pictures is over."""
+        self._channel.send(fragment)
+        if seat.complete:
+            self._end(seat, "complete")
+
+    @contextlib.contextmanager
+    def _contained(self, seat: Seat) -> Iterator[None]:
+        """A session that fails ends alone with a code, and its memory is freed."""
+        try:
+            yield
+            return
+        except ChannelClosed:
+            raise
+        except Abandoned:  # its Close is in the inbox
+            return
+        except Exception as error:
+            if device_suspect(error):
+                raise
+            code, message = failure_code(error), f"generation failed: {type(error).__name__}: {error}"
+            if code == "cache_full":  # what was asked for is at its end; nothing is broken
+                message = f"the session's cache is full: {error}"
+                log.info("session %s ends: %s", seat.id, message)
+            else:
+                log.exception("session %s failed", seat.id)
+            self._end(seat, "failed", code, message)
+        self._generator.release_memory()  # here, where the error's frames no longer hold the tensors
+
+    def handle(self, message: FrontMessage) -> None:
+        """Take in one message; commands to a session that is over do nothing."""
+        match message:
+            case Open():
+                self._open(message)
+            case Shutdown():
+                self._stopping = True
+            case Configure():
+                raise ValueError("a worker is configured once")
+            case _:
+                if seat := self._seats.get(message.session):
+                    self._handle_session(seat, message)
+
+    def _handle_session(self, seat: Seat, message: FrontMessage) -> None:
+        now = time.monotonic()
+        match message:
+            case Interact():
+                seat.pending.append(message)
+            case Playhead():
+                seat.playout.report(message.seconds)
+            case Delivered():
+                seat.delivered(message.index, now)
+            case Pause():
+                seat.playout.paused = True
+            case Resume():
+                seat.playout.paused = False
+                seat.playout.joined(now)
+            case Jpeg():
+                seat.jpeg = message.wanted
+            case Park():
+                self._park(seat, Path(message.path))
+            case Finish():
+                self._end(seat, "stopped")
+            case Close():
+                del self._seats[seat.id]
+
+    def _open(self, order: Open) -> None:
+        try:
+            seat = Seat(order, self._generator)
+        except Exception as error:
+            if device_suspect(error):
+                raise
+            code = "invalid_message" if isinstance(error, ValueError) else failure_code(error)
+            failed = Ended(session=order.session, chunks=0, reason="failed", code=code, message=str(error))
+        else:
+            self._seats[order.session] = seat
+            self._channel.send(Opened(session=order.session, mime=seat.mime, init=seat.init))
+            return
+        self._generator.release_memory()
+        self._channel.send(failed)
+
+    def _park(self, seat: Seat, path: Path) -> None:
+        """Leave the session to a thread that takes its state and writes it: no viewer waits for that, or for the disk.
+        Its memory is free when the front is told."""
+        del self._seats[seat.id]
+        self._parking[seat.id] = seat.chunks, self._disk.submit(lambda: write_whole(path, seat.snapshot()))
+
+    def _tell_parked(self) -> None:
+        for name, (chunks, written) in list(self._parking.items()):
+            if written.done():
+                del self._parking[name]
+                error = written.exception()
+                if isinstance(error, Exception) and device_suspect(error):
+                    raise error
+                code, message = ("storage_failed", str(error)) if error else (None, "")
+                self._channel.send(Ended(session=name, chunks=chunks, reason="parked", code=code, message=message))
+
+    def _end(self, seat: Seat, reason: str, code: str | None = None, message: str = "") -> None:
+        del self._seats[seat.id]
+        ended = Ended(session=seat.id, chunks=seat.chunks, reason=reason, code=code, message=message)
+        self._channel.send(ended)
+
+
+def device_suspect(error: Exception) -> bool:
+    """After an error of the device itself (an illegal access, a lost GPU) nothing in this process can be trusted."""
+    return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__) or "CUDA error" in str(error)
+
+
+def failure_code(error: Exception) -> str:
+    """The code under which a session fails; the libraries' own errors are known by name, or else by their words."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if names & {"OutOfMemoryError", "MemoryError"} or no_memory or CPU_OUT_OF_MEMORY in str(error):
+        return "out_of_memory"
+    if "CacheFull" in names:
+        return "cache_full"
+    return "not_finite" if "NotFiniteError" in names else "generation_failed"
+
+
+def warm_up(generator: Generator) -> float:
+    """Make one chunk through model, encoder and muxer; seconds it took."""
+    began = time.perf_counter()
+    spec = generator.spec
+    order = Open(session="", prompt="warm up", seed=0, lead_seconds=1.0, cache=WARM_UP, pictures=None)
+    seat = Seat(order, generator)
+    made = seat.generate(seat.apply_pending()[0])
+    if made.pictures.shape[1:] != (spec.height, spec.width, 3):
+        raise StartError(f"the model makes pictures of {made.pictures.shape}, its spec says {spec.width}x{spec.height}")
+    seat.encode(made)
+    return time.perf_counter() - began
+
+
+def measure(generator: Generator, cache: CacheChoice) -> float | None:
+    """Seconds from noise to encoded bytes that a chunk of a session takes, once its cache is full; None when such a
+    session cannot be made here (who asks for it will be told why)."""
+    order = Open(session="", prompt="measure", seed=0, lead_seconds=1.0, cache=cache, pictures=None)
+    until, taken = time.perf_counter() + MEASURE_WITHIN, list[float]()
+    chunks = math.ceil(cache.budget_latents / generator.spec.chunk_latents) + MEASURED
+    if cache.policy == "full":  # it ends when its cache is full
+        chunks = max(1, math.floor(cache.budget_latents / generator.spec.chunk_latents))
+    try:
+        seat = Seat(order, generator)
+        while len(taken) < chunks and (not taken or time.perf_counter() < until):
+            began = time.perf_counter()
+            seat.encode(seat.generate(seat.apply_pending()[0]))
+            taken.append(time.perf_counter() - began)
+    except Exception as error:
+        if device_suspect(error):
+            raise
+        log.warning("how many sessions play in real time is unknown: %s", error)
+        return None
+    return min(taken[-MEASURED:])
+
+
+def serve(channel: Channel, load: Loader) -> int:
+    """The life of a worker: configure, load, warm up, step; the exit status."""
+    received = channel.receive(CONFIGURE_WITHIN)
+    if not received or not isinstance(received[0], Configure):
+        log.error("the front sent no configuration")
+        return 1
+    configure = received[0]
+    logs.configure(configure.log_level, configure.log_format, process="worker")
+    try:
+        began = time.perf_counter()
+        generator = load(configure)
+        loaded = time.perf_counter() - began
+        warm = warm_up(generator)
+        chunk_seconds = measure(generator, configure.usual) if configure.usual is not None else None
+    except StartError as error:
+        channel.send(StartFailed(message=str(error)))
+        return START_FAILED
+    ready = Ready(
+        weights=generator.weights,
+        device=generator.device,
+        load_seconds=loaded,
+        warm_up_seconds=warm,
+        dtype=generator.dtype,
+        cache_room_bytes=configure.cache_room_bytes or round(CACHE_SHARE * generator.free_bytes()),
+        versions=generator.versions,
+        chunk_seconds=chunk_seconds,
+    )
+    channel.send(ready)
+    worker = Worker(channel, generator, configure.beat_seconds)
+    for message in received[1:]:
+        worker.handle(message)
+    worker.run()
+    return 0
+
+
+def main(load: Loader = load_generator) -> int:
+    """Entry point: ``python -m server.worker FD``."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
+    logs.configure("info", "text", process="worker")  # until the front says how
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.setblocking(True)
+    try:
+        return serve(Channel(sock), load)
+    except ChannelClosed:
+        return 0
+    except Exception as error:
+        log.exception("the worker cannot go on")
+        return DEVICE_SUSPECT if device_suspect(error) else 1

@@ -1,0 +1,195 @@
+"""One session inside the worker: its stream, its encoder, its playout clock, and the changes that wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.camera import CameraControl, camera_from_prompt
+from model.spec import ModelSpec
+from server.ipc.messages import Fragment, Interact, KeptTokens, Open, Past, Rejected
+from server.media.encoder import H264Encoder
+from server.media.fmp4 import FragmentMuxer
+from server.media.jpeg import JpegEncoder
+from server.worker.generator import Chunk, Generator, Pictures, Stream
+from server.worker.scheduler import Playout
+
+
+@dataclass
+class Events:
+    """Which interactions began with a chunk, were in force during it, and end with it."""
+
+    started: list[str] = field(default_factory=list)
+    active: list[str] = field(default_factory=list)
+    completed: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Made:
+    """A chunk on its way from the model to the viewer."""
+
+    pictures: Pictures
+    chunk: Chunk
+    events: Events
+    began: float
+
+
+class Seat:
+    """A session's place in the worker. Every method is called from the step loop."""
+
+    def __init__(self, order: Open, generator: Generator) -> None:
+        spec = generator.spec
+        self.id = order.session
+        self.ids = {"session_id": order.session, **({"request_id": order.request} if order.request else {})}
+        self.background = order.background
+        self.last_seconds = 0.0  # what its newest chunk took
+        self.last_served = 0.0
+        self._generator = generator
+        self.spec: ModelSpec = spec
+        self.prompt = order.prompt
+        self.playout = Playout(order.lead_seconds)
+        self.pending: list[Interact] = []
+        self.chunks = 0
+        self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
+        self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
+        self._remaining = order.pictures
+        self._memory = order.memory
+        self._in_force = dict(order.in_force)
+        self._undelivered: dict[int, float] = {}
+        self._stream: Stream = self._open(order)
+        self._jpeg = JpegEncoder(spec.width, spec.height, spec.fps)
+        self.jpeg = order.jpeg
+        self._encoder = H264Encoder(spec.width, spec.height, spec.fps)
+        self._muxer = FragmentMuxer(spec.width, spec.height, spec.fps, self._encoder.avcc)
+        if order.past is not None:
+            self._go_on(order.past)
+        elif spec.camera and (control := camera_from_prompt(order.prompt)):
+            self._stream.set_camera(control)
+
+    def _open(self, order: Open) -> Stream:
+        """A new stream, one as it was parked, or one that remembers what was kept of a lost one."""
+        if order.snapshot is not None:
+            return self._generator.restore(Path(order.snapshot).read_bytes())
+        stream = self._generator.open(order.prompt, order.seed, order.cache)
+        if order.past is not None:
+            self._generator.recall(stream, order.past)
+        return stream
+
+    def _go_on(self, past: Past) -> None:
+        """The stream's earlier part was made elsewhere: same index, same timestamps."""
+        self.chunks = past.next_index
+        self._muxer.go_on(past.next_index, past.pictures)
+        self.playout.go_on(past.pictures / self.spec.fps)
+        if self._remaining is not None:
+            self._remaining -= past.pictures
+
+    @property
+    def mime(self) -> str:
+        return f'video/mp4; codecs="{self._encoder.codec}"'
+
+    @property
+    def init(self) -> bytes:
+        """What a player of its fragments needs first: ftyp and moov."""
+        return self._muxer.init_segment
+
+    def snapshot(self) -> bytes:
+        """The stream's whole state."""
+        return self._generator.snapshot(self._stream)
+
+    @property
+    def complete(self) -> bool:
+        """The video has all the pictures that were asked for."""
+        return self._remaining == 0
+
+    def apply_pending(self) -> tuple[Events, list[Rejected]]:
+        """Hand the waiting changes to the stream, in order; the chunk made next shows them."""
+        events, refused = Events(), []
+        for change in self.pending:
+            try:
+                self._apply(change)
+            except ValueError as error:  # the model's own checks: the session goes on as before
+                refused.append(Rejected(session=self.id, event_id=change.event_id, message=str(error)))
+                continue
+            events.started.append(change.event_id)
+            self._in_force[change.event_id] = change.chunks
+        self.pending = []
+        return events, refused
+
+    def _apply(self, change: Interact) -> None:
+        control = None
+        if change.camera is not None:
+            control = CameraControl(speed=change.camera.speed, cut_to=change.camera.cut_to)
+        elif change.prompt is not None and self.spec.camera:
+            control = camera_from_prompt(change.prompt)
+        if change.prompt is not None:
+            self._stream.set_prompt(change.prompt)
+            self.prompt = change.prompt
+        if control is not None:
+            self._stream.set_camera(control)
+
+    def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> Made:
+        """The next chunk, cut to the pictures that are still wanted; ``before_pass`` may raise to give it up."""
+        began = time.perf_counter()
+        chunk = self._stream.next_chunk(before_pass)
+        pictures = chunk.pictures if self._remaining is None else chunk.pictures[: self._remaining]
+        if self._remaining is not None:
+            self._remaining -= len(pictures)
+        events.active = list(self._in_force)
+        self._in_force = {name: left - 1 for name, left in self._in_force.items()}
+        events.completed = [name for name, left in self._in_force.items() if left <= 0]
+        self._in_force = {name: left for name, left in self._in_force.items() if left > 0}
+        return Made(pictures, chunk, events, began)
+
+    def encode(self, made: Made) -> Fragment:
+        """The chunk as the message for the front; the playout clock takes it in."""
+        began = time.perf_counter()
+        samples = self._encoder.encode(made.pictures)
+        data = self._muxer.fragment(samples)
+        if self.chunks == 0:
+            data = self._muxer.init_segment + data
+        now = time.perf_counter()
+        index, media = self.chunks, len(made.pictures) / self.spec.fps
+        self.chunks += 1
+        self.playout.add_generated(media)
+        self._undelivered[index] = media
+        chunk = made.chunk
+        self.cache_tokens, self.cache_bytes = chunk.cache_tokens, chunk.cache_bytes
+        self.last_served, self.last_seconds = now, now - made.began
+        return Fragment(
+            session=self.id,
+            index=index,
+            pictures=len(made.pictures),
+            data=data,
+            started=made.events.started,
+            active=made.events.active,
+            completed=made.events.completed,
+            prompt=self.prompt,
+            camera_offset=chunk.camera_offset,
+            camera_speed=chunk.camera_speed,
+            seconds={**chunk.seconds, "encode": now - began, "total": now - made.began},
+            lead_seconds=self.playout.lead(time.monotonic()),
+            cache_tokens=chunk.cache_tokens,
+            cache_bytes=chunk.cache_bytes,
+            evicted_tokens=chunk.evicted_tokens,
+            cache_policy=chunk.cache_policy,
+            cache_fell_back=chunk.cache_fell_back,
+            salience=dict(chunk.salience),
+            past=self._generator.keep(chunk),
+            camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
+            remembered=list(chunk.remembered),
+            kept=self._kept() if self._memory else None,
+            jpegs=self._jpeg.encode(made.pictures) if self.jpeg else [],
+        )
+
+    def _kept(self) -> KeptTokens:
+        kept = self._stream.kept()
+        return KeptTokens(
+            rows=kept.rows, columns=kept.columns, latents=list(kept.latents), kept=kept.kept, salience=kept.salience
+        )
+
+    def delivered(self, index: int, now: float) -> None:
+        """The fragment has left for the viewer."""
+        if media := self._undelivered.pop(index, 0.0):
+            self.playout.add_delivered(media, now)

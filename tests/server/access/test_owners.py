@@ -1,0 +1,192 @@
+"""Promise: a session is its key's alone, others cannot even tell that it exists, and it counts until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+import websockets
+
+from server.access import keys
+from server.access.limits import CONNECTIONS_PER_SESSION
+
+WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
+KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
+NOBODY = "sess_0123456789abcdef"
+PATIENCE = 120.0
+
+
+class Caller:
+    """Somebody with a key: HTTP and sockets of a server under it."""
+
+    def __init__(self, key: str, viewer_of: Any) -> None:
+        self.headers = {"authorization": f"Bearer {key}"}
+        self._viewer_of = viewer_of
+
+    def connect(self, server: Any) -> Any:
+        return server.connect(additional_headers=self.headers)
+
+    async def ask(self, server: Any, path: str, method: str = "GET") -> httpx.Response:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120, headers=self.headers) as client:
+            return await client.request(method, path)
+
+    async def ids(self, server: Any) -> list[str]:
+        return [session["id"] for session in (await self.ask(server, "/v1/sessions")).json()["data"]]
+
+    async def begun(self, server: Any) -> Any:
+        """A viewer whose connection broke after the first chunk."""
+        async with self.connect(server) as socket:
+            viewer = self._viewer_of(socket)
+            assert (await viewer.start(**WISH))["type"] == "video.start"
+            await viewer.send({"type": "session.playback", "position_seconds": 0})
+            await viewer.until("video.chunk_metadata")
+            socket.transport.abort()
+        return viewer
+
+    async def refused(self, server: Any, message: dict[str, Any]) -> dict[str, Any]:
+        """The error that is the only answer to a first message."""
+        async with self.connect(server) as socket:
+            viewer = self._viewer_of(socket)
+            await viewer.send(message)
+            error = await viewer.next()
+            assert error["type"] == "error", error
+            await viewer.closed()
+            return error
+
+    async def resumed(self, server: Any, message: dict[str, Any]) -> Any:
+        """The rest of a film; the viewer who saw it."""
+        async with self.connect(server) as socket:
+            viewer = self._viewer_of(socket)
+            await viewer.send(message)
+            await viewer.until("session.done")
+            return viewer
+
+
+@pytest.fixture
+def people(tmp_path, viewer_of) -> tuple[Any, Caller, Caller]:
+    """A keys file, and alice and bob, who have a place each."""
+    path = tmp_path / "keys.toml"
+    alice, bob = (Caller(keys.add(path, name, {"max_sessions": 1}), viewer_of) for name in ("alice", "bob"))
+    return path, alice, bob
+
+
+def resume_message(viewer: Any) -> dict[str, Any]:
+    start = next(message for message in viewer.messages if message["type"] == "video.start")
+    named = {"session_id": start["session_id"], "token": start["resume_token"]}
+    return {"type": "session.resume", **named, "last_chunk_index": len(viewer.fragments) - 1}
+
+
+def anonymised(error: Any, session_id: str) -> str:
+    return str(error).replace(session_id, NOBODY)
+
+
+async def suspended(server: Any, status: str = "suspended") -> None:
+    """Return when the server's only session has lost its viewer."""
+    async with asyncio.timeout(PATIENCE):
+        while [session.status.value for session in server.front.sessions] != [status]:
+            await asyncio.sleep(0.01)
+
+
+async def test_to_another_key_a_session_does_not_exist(serve, people) -> None:
+    path, alice, bob = people
+    server = await serve(**KEEP, keys_file=path)
+    viewer = await alice.begun(server)
+    await suspended(server)
+    resume = resume_message(viewer)
+    name = resume["session_id"]
+    assert (await alice.ids(server), await bob.ids(server)) == ([name], [])
+    for method in ("GET", "DELETE"):
+        hers = await bob.ask(server, f"/v1/sessions/{name}", method)
+        nobodys = await bob.ask(server, f"/v1/sessions/{NOBODY}", method)
+        assert (hers.status_code, nobodys.status_code) == (404, 404)
+        assert anonymised(hers.text, name) == nobodys.text
+    for message in ({"type": "session.watch", "session_id": name}, resume, {**resume, "token": "guessed"}):
+        hers, nobodys = await bob.refused(server, message), await bob.refused(server, {**message, "session_id": NOBODY})
+        assert hers["code"] == nobodys["code"] == "unknown_session"
+        assert anonymised(hers["message"], name) == nobodys["message"]
+    assert (await alice.ask(server, f"/v1/sessions/{name}")).json()["status"] == "suspended"
+    assert (await alice.resumed(server, resume)).messages[-1]["reason"] == "complete"
+
+
+async def test_its_own_key_watches_and_stops_a_session(serve, people, viewer_of) -> None:
+    path, alice, _ = people
+    server = await serve(keys_file=path)
+    async with alice.connect(server) as one, alice.connect(server) as two:
+        owner, guest = viewer_of(one), viewer_of(two)
+        name = (await owner.start(prompt="a bar"))["session_id"]
+        await guest.send({"type": "session.watch", "session_id": name})
+        await guest.until("video.chunk_metadata")
+        assert (await alice.ask(server, f"/v1/sessions/{name}", "DELETE")).status_code == 200
+        assert (await owner.until("session.done"))["reason"] == "stopped"
+
+
+async def test_a_session_stays_its_keys_over_a_restart_of_the_server(serve, people, tmp_path) -> None:
+    path, alice, bob = people
+    first = await serve(**KEEP, keys_file=path, data_dir=tmp_path / "data")
+    viewer = await alice.begun(first)
+    await suspended(first)
+    await first.stop()
+    second = await serve(**KEEP, keys_file=path, data_dir=tmp_path / "data")
+    assert (await bob.refused(second, resume_message(viewer)))["code"] == "unknown_session"
+    assert (await alice.resumed(second, resume_message(viewer))).messages[-1]["reason"] == "complete"
+    await second.empties()
+    assert not second.front.access.limits._sessions
+
+
+@pytest.mark.parametrize(("keep", "status"), [(30.0, "suspended"), (0.0, "parked")])
+async def test_a_session_without_its_viewer_counts_until_it_ends(serve, people, keep, status) -> None:
+    path, alice, bob = people
+    server = await serve(keys_file=path, keep_on_device=keep, keep_on_disk=60.0)
+    await alice.begun(server)
+    await suspended(server, status)
+    refused = await alice.refused(server, {"type": "session.start", "prompt": "a second"})
+    assert (refused["code"], refused["retry_after_seconds"]) == ("session_limit", 5.0)
+    (name,) = await alice.ids(server)
+    await bob.begun(server)
+    assert (await alice.ask(server, f"/v1/sessions/{name}", "DELETE")).status_code == 200
+    async with asyncio.timeout(PATIENCE):
+        while await alice.ids(server):
+            await asyncio.sleep(0.01)
+    await alice.begun(server)
+
+
+async def test_taking_its_session_up_again_costs_a_key_no_second_place(serve, people) -> None:
+    path, alice, _ = people
+    server = await serve(**KEEP, keys_file=path)
+    viewer = await alice.begun(server)
+    await suspended(server)
+    assert (await alice.resumed(server, resume_message(viewer))).messages[-1]["reason"] == "complete"
+    await server.empties()
+    await alice.begun(server)
+    await suspended(server)
+
+
+async def test_nobody_who_comes_back_frees_the_place(serve, people) -> None:
+    path, alice, _ = people
+    server = await serve(keys_file=path, keep_on_device=0.05, keep_on_disk=0.05)
+    await alice.begun(server)
+    await server.empties()
+    await alice.begun(server)
+
+
+async def test_a_key_cannot_open_connections_without_end(serve, people) -> None:
+    path, alice, bob = people
+    server = await serve(keys_file=path)
+    sockets = [await alice.connect(server) for _ in range(CONNECTIONS_PER_SESSION)]
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await alice.connect(server)
+    assert refused.value.response.status_code == 429 and refused.value.response.headers["retry-after"]
+    await bob.begun(server)
+    for socket in sockets:
+        await socket.close()
+
+
+async def test_without_keys_all_is_one_caller(serve, viewer_of) -> None:
+    server = await serve(**KEEP)
+    one, other = Caller("x", viewer_of), Caller("y", viewer_of)
+    viewer = await one.begun(server)
+    await suspended(server)
+    assert await other.ids(server) == [resume_message(viewer)["session_id"]]
+    assert (await other.resumed(server, resume_message(viewer))).messages[-1]["reason"] == "complete"

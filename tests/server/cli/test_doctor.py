@@ -1,0 +1,130 @@
+"""Promise: the doctor looks at what pafu serve needs, finds what is wrong, and says what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import math
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from cache.kv_cache import KVCache
+from model.spec import spec_named
+from server import process
+from server.cli import doctor
+from server.config import ConfigError, Settings
+from server.worker.loop import CACHE_SHARE
+
+SPEC = spec_named("test-tiny")
+
+
+def test_the_bytes_of_a_session_are_those_that_its_cache_will_take() -> None:
+    import torch
+
+    settings = Settings(model="test-tiny", cache_budget_latents=9)
+    cache = KVCache(
+        layers=SPEC.num_layers,
+        heads=SPEC.num_heads,
+        head_dim=SPEC.head_dim,
+        budget=9 * SPEC.tokens_per_latent,
+        chunk=SPEC.tokens_per_chunk,
+        policy="window",
+        sink=0,
+        recent=0,
+        dtype=torch.float32,
+        position_range=None,
+    )
+    assert doctor.session_bytes(settings, SPEC, "float32") == cache.nbytes
+
+
+def test_as_many_sessions_fit_as_the_server_will_admit(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 3 * 2**30)
+    settings = Settings(model="test-tiny", device="cpu", max_sessions=4)
+    room = round(CACHE_SHARE * 3 * 2**30)
+    fit = room // doctor.session_bytes(settings, SPEC, "float32")
+    assert doctor.sessions(settings, SPEC).startswith(f"{fit} fit")
+    with pytest.raises(doctor.Wrong, match=f"PAFU_MAX_SESSIONS is {fit + 1}: lower it"):
+        doctor.sessions(Settings(model="test-tiny", device="cpu", max_sessions=fit + 1), SPEC)
+
+
+def test_room_that_was_set_counts_instead_of_what_is_free() -> None:
+    one = doctor.session_bytes(Settings(model="test-tiny"), SPEC, "float32")
+    settings = Settings(model="test-tiny", device="cpu", max_sessions=2, cache_room_bytes=2 * one)
+    assert doctor.sessions(settings, SPEC).startswith("2 fit")
+
+
+def test_memory_that_is_nearly_gone_fits_nobody(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 2**18)
+    with pytest.raises(doctor.Wrong, match="^0 fit"):
+        doctor.sessions(Settings(model="test-tiny", device="cpu"), SPEC)
+
+
+def test_weights_larger_than_the_memory_are_not_even_opened(monkeypatch, tmp_path) -> None:
+    with (tmp_path / "dit.safetensors").open("wb") as file:
+        file.truncate(3 * 2**30)
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 2 * 2**30)
+    with pytest.raises(doctor.Wrong, match=r"holds 3.0 GiB, 2.0 GiB is free: free memory"):
+        doctor.weights(Settings(model="pafu-mini", device="cpu", weights=tmp_path), [])
+
+
+def test_a_container_s_limit_counts_less_what_can_be_dropped(tmp_path) -> None:
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 500\ninactive_file 150\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert process._left_in_container(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert process._left_in_container(tmp_path) == math.inf
+    assert process._left_in_container(tmp_path / "nothing") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "told"),
+    [("uvicorn", "0.51.0", r"uvicorn is 0\.51\.0, at least 0\.5"), ("torch", "2.10.1", r"at least 2\.11 is needed")],
+)
+def test_a_package_that_is_too_old_is_named_with_what_is_needed(monkeypatch, package, version, told) -> None:
+    assert doctor.outdated() == []
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else real(name))
+    (found,) = doctor.outdated()
+    assert re.search(told, found)
+
+
+def test_where_pafu_is_no_package_its_project_file_says_what_it_needs(monkeypatch) -> None:
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert any(line.startswith("torch==") for line in doctor.requirements())
+
+
+def test_a_python_that_is_too_old_is_told_in_one_line() -> None:
+    code = "import sys; sys.version_info = (3, 10, 4); import server"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=doctor.ROOT)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "pafu: error: Pafu needs Python 3.11 or newer, this is 3.10\n"
+
+
+@pytest.mark.parametrize(("older", "newer"), [("0.9", "0.10"), ("1.2.3", "1.10"), ("2.0.0rc1", "2.1")])
+def test_versions_are_compared_as_numbers(older, newer) -> None:
+    assert doctor.numbers(older) < doctor.numbers(newer)
+
+
+def test_a_metrics_port_that_is_taken_is_named_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(ConfigError, match="--metrics-port or PAFU_METRICS_PORT"):
+            doctor.metrics_port(Settings(metrics_port=taken.getsockname()[1]))
+
+
+def test_every_finding_is_a_line_of_its_own_and_one_that_is_wrong_makes_all_wrong(tmp_path) -> None:
+    seen = io.StringIO()
+    settings = Settings(model="test-tiny", port=0, database="mysql://here/pafu", data_dir=tmp_path)
+    assert not doctor.examine(settings, Console(file=seen))
+    lines = seen.getvalue().splitlines()
+    (wrong,) = [line for line in lines if line.startswith("no")]
+    assert "mysql" in wrong and "see PAFU_DATABASE" in wrong
+    assert len(lines) == len(list(doctor.examinations(settings))) + 2
+    assert doctor.examine(Settings(model="test-tiny", port=0, data_dir=tmp_path), Console(file=seen))

@@ -1,0 +1,41 @@
+"""Promise: ``pafu distill salience``, ``pafu distill long`` and ``pafu eval`` say in one line what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from server.cli.main import app
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distill", "salience", "--teacher", "nowhere"], "model.json is missing: nowhere is not a folder"),
+        (["distill", "salience", "--teacher", "nowhere", "--loss", "magic"], "loss is 'magic'; known: regression"),
+        (["distill", "salience", "--teacher", "nowhere", "--weights", "1,2"], "weights is '1,2'; give three numbers"),
+        (["distill", "long", "--policy", "lru"], "unknown cache policy 'lru'; known policies: full"),
+        (["distill", "long", "--budget", "0.5"], "cannot hold 0.0 sink + 1.0 recent latent frames"),
+        (["distill", "long", "--model", "gpt"], "unknown model 'gpt'"),
+        (["eval", "--policies", "lru"], "unknown policy 'lru'; known: full"),
+        (["eval", "--budgets", "one"], "budgets is 'one'; give latent frames like 1,1.5,2"),
+        (["eval", "--head", "nowhere.safetensors"], "nowhere.safetensors is missing: train a head"),
+        (["eval", "--probe", "nowhere"], "does not exist; run `pafu distill mini --stage probe"),
+        (
+            ["distill", "salience", "--teacher", "nowhere", "--device", "banana"],
+            "'banana' is unknown; allowed: cpu, cuda",
+        ),
+        (["distill", "long", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
+        (["eval", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
+        (["distill", "mini", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
+        (["eval", "--device", "cuda:99"], "device 'cuda:99' was asked for, but torch sees"),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path), "--threads", "1"])
+    assert run.exit_code != 0 and run.exception is None or isinstance(run.exception, SystemExit)
+    said = " ".join(run.stderr.split())
+    assert "pafu: error:" in said and message in said, said

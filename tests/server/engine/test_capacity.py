@@ -1,0 +1,157 @@
+"""Promise: without a setting there are as many places as sessions that play in real time, and the server says why."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from model.spec import TEST_TINY
+from server.cli import doctor
+from server.config import Settings
+from server.engine.admission import Capacity, cache_bytes, in_real_time
+from server.engine.local import LocalEngine
+from server.ipc.messages import CacheChoice, Ready
+from server.worker import loop as worker
+from server.worker.generator import ModelGenerator, load_model
+
+CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
+
+
+def ready(chunk_seconds: float | None, room: int = 2**40) -> Ready:
+    return Ready(
+        weights="",
+        device="cpu",
+        load_seconds=0.0,
+        warm_up_seconds=0.0,
+        dtype="float32",
+        cache_room_bytes=room,
+        versions={},
+        chunk_seconds=chunk_seconds,
+    )
+
+
+@pytest.mark.parametrize(("seconds", "sessions"), [(0.2, 3), (0.3, 2), (0.6, 1), (5.0, 1), (0.01, 63)])
+def test_a_chunk_must_leave_time_for_those_of_the_others(seconds: float, sessions: int) -> None:
+    assert in_real_time(TEST_TINY, seconds) == sessions  # a chunk plays 0.75 s
+
+
+@pytest.mark.parametrize(
+    ("capacity", "sessions", "limited_by"),
+    [
+        (Capacity(), None, "speed"),
+        (Capacity(by_speed=3, by_memory=9), 3, "speed"),
+        (Capacity(by_speed=9, by_memory=2), 2, "memory"),
+        (Capacity(by_speed=9, by_memory=0), 1, "memory"),
+        (Capacity(by_speed=3, by_memory=2, setting=7), 7, "setting"),
+    ],
+)
+def test_the_smaller_of_speed_and_memory_counts_unless_the_operator_says_more(
+    capacity: Capacity, sessions: int | None, limited_by: str
+) -> None:
+    assert (capacity.sessions, capacity.limited_by) == (sessions, limited_by)
+
+
+async def test_a_worker_that_starts_at_a_busy_moment_takes_no_place_away(tmp_path) -> None:
+    engine = LocalEngine(Settings(model="test-tiny", data_dir=tmp_path))
+    assert engine.status().capacity.sessions is None
+    places = []
+    for chunk_seconds in (0.2, 0.7, None, 0.1):
+        await engine._take(ready(chunk_seconds))
+        places.append((engine.status().capacity.sessions, engine._account.most))
+    assert places == [(3, 3), (3, 3), (3, 3), (6, 6)]
+    assert engine.observer.metrics.read("pafu_sessions_limit") == 6
+
+
+async def test_memory_counts_with_the_cache_that_sessions_usually_have(tmp_path) -> None:
+    settings = Settings(model="test-tiny", data_dir=tmp_path)
+    one = cache_bytes(TEST_TINY, CacheChoice.of(settings.cache()), "float32")
+    engine = LocalEngine(settings)
+    await engine._take(ready(0.01, room=2 * one))
+    assert (engine.status().capacity.sessions, engine.status().capacity.limited_by) == (2, "memory")
+
+
+async def test_a_setting_wins(tmp_path) -> None:
+    engine = LocalEngine(Settings(model="test-tiny", data_dir=tmp_path, max_sessions=7))
+    await engine._take(ready(0.7))
+    assert (engine.status().capacity.sessions, engine._account.most) == (7, 7)
+
+
+async def test_health_and_models_tell_the_number_and_why(serve) -> None:
+    server = await serve(max_sessions=None)
+    await server.engine.settled()
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        health = (await client.get("/health")).json()
+        (model,) = (await client.get("/v1/models")).json()["data"]
+    why = health["capacity"]
+    assert why["chunk_seconds"] > 0 and why["by_speed"] == in_real_time(TEST_TINY, why["chunk_seconds"])
+    assert health["max_sessions"] == model["limits"]["max_sessions"] == min(why["by_speed"], why["by_memory"])
+    await server.works()
+
+
+class Clock:
+    """Chunks that take as long as they are told to; the time of nothing else passes."""
+
+    def __init__(self, pattern, taking: list[float]) -> None:
+        self.now, self.taking, self.pattern = 0.0, taking, pattern.PatternGenerator("test-tiny")
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def open(self, *order):
+        stream = self.pattern.open(*order)
+        make = stream.next_chunk
+
+        def next_chunk(*given):
+            self.now += self.taking.pop(0)
+            return make(*given)
+
+        stream.next_chunk = next_chunk
+        return stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.pattern, name)
+
+
+@pytest.mark.parametrize(
+    ("taking", "best", "left"),
+    [
+        ([0.5, 0.1, 0.3, 0.2, 0.4, 9.0], 0.2, [9.0]),  # two until the cache is full, then the best of three
+        ([1.0, 1.5, 1.0, 9.0], 1.0, [9.0]),  # slow: no more than three seconds and a chunk
+        ([5.0, 9.0], 5.0, [9.0]),
+    ],
+)
+def test_the_best_of_a_few_chunks_counts_and_a_slow_model_is_not_waited_for(
+    pattern, monkeypatch, taking: list[float], best: float, left: list[float]
+) -> None:
+    clock = Clock(pattern, taking)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    assert worker.measure(clock, CACHE) == pytest.approx(best)
+    assert taking == left
+
+
+def test_a_session_that_cannot_be_made_is_not_measured_and_keeps_nobody_from_starting(pattern, monkeypatch) -> None:
+    generator = pattern.PatternGenerator("test-tiny")
+
+    def refuse(*order):
+        raise ValueError("no salience head")
+
+    monkeypatch.setattr(generator, "open", refuse)
+    assert worker.measure(generator, CACHE) is None
+
+
+def test_a_cache_that_never_evicts_is_measured_until_it_is_full() -> None:
+    generator = ModelGenerator(load_model("test-tiny", None, "cpu")[0], "", "cpu", {})
+    full = CacheChoice(policy="full", budget_latents=7, sink_latents=0, recent_latents=1)
+    assert worker.measure(generator, full) is not None
+
+
+def test_the_doctor_measures_too() -> None:
+    held = [load_model("test-tiny", None, "cpu")[0]]
+    words = doctor.speed(Settings(model="test-tiny", device="cpu"), TEST_TINY, held)
+    assert "in real time at once (a chunk plays 0.75 s and takes" in words
+    chosen = Settings(model="test-tiny", device="cpu", max_sessions=10_000)
+    assert doctor.speed(chosen, TEST_TINY, held).endswith("but PAFU_MAX_SESSIONS is 10000: they will stall")
+    with pytest.raises(doctor.Wrong, match="could not be loaded"):
+        doctor.speed(chosen, TEST_TINY, [])

@@ -1,0 +1,121 @@
+"""Promise: the AsyncAPI document is what the code does: the same messages, the same schemas, in the repository too."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.errors import ERRORS, PafuError
+from server.http import asyncapi
+from server.live import client_messages as protocol
+from server.live import connection as session
+from server.live.server_messages import SERVER_MESSAGES
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENT = asyncapi.document()
+
+
+def test_the_document_in_the_repository_is_the_codes() -> None:
+    there = (ROOT / "docs" / "asyncapi.json").read_text()
+    assert there == asyncapi.text(), "run python -m server.asyncapi docs/asyncapi.json"
+
+
+def test_all_references_lead_somewhere() -> None:
+    for reference in re.findall(r'"\$ref": "#/([^"]+)"', asyncapi.text()):
+        place: Any = DOCUMENT
+        for part in reference.split("/"):
+            place = place[part]
+
+
+def test_every_message_and_error_of_the_code_is_in_the_document() -> None:
+    names = {message["name"] for message in DOCUMENT["components"]["messages"].values()}
+    assert names == {*protocol.CLIENT_MESSAGES, *SERVER_MESSAGES, asyncapi.CHUNK}
+    assert set(DOCUMENT["x-errors"]) == set(ERRORS)
+    said = set(re.findall(r'"type": "([a-z_.]+)"', inspect.getsource(session))) | {"error"}
+    assert said <= set(SERVER_MESSAGES), "the session says what server.spoken does not describe"
+    quoted = set(re.findall(r'"([a-z_.]+)"', inspect.getsource(session))) | {"error"}
+    assert set(SERVER_MESSAGES) <= quoted, "server.spoken describes what the session never says"
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    payload = DOCUMENT["components"]["messages"][kind]["payload"]
+    return {**payload, "components": DOCUMENT["components"]}
+
+
+def allowed(message: dict[str, Any]) -> bool:
+    """By the document alone."""
+    return jsonschema.Draft202012Validator(schema_of(message["type"])).is_valid(message)
+
+
+def parses(message: dict[str, Any]) -> bool:
+    """By the code."""
+    try:
+        protocol.parse(json.dumps(message))
+    except PafuError:
+        return False
+    return True
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-5, 500) | st.floats(-5, 5).filter(lambda x: x % 1) | st.text(max_size=3)
+)
+LIKELY = {
+    "prompt": st.just("a mill"),
+    "pan": st.sampled_from(["left", "right", "hold", "up"]),
+    "speed": st.sampled_from([-4, 0, 3, 4, 10_000]),
+    "cut_to": st.sampled_from([0, 1.5, 1e9]),
+    "event_id": st.sampled_from(["e", "", "x" * 129]),
+    "position_seconds": st.sampled_from([0, 1.5, -1, 1e10]),
+    "transition_chunks": st.sampled_from([0, 64, 65]),
+}
+
+
+def objects(fields: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects with some of these fields, each sometimes of a wrong type, and sometimes a field too many."""
+    parts = {name: strategy | scalars for name, strategy in fields.items()}
+    return st.fixed_dictionaries({}, optional={**parts, "stranger": scalars})
+
+
+camera = objects({name: LIKELY[name] for name in ("speed", "pan", "cut_to")})
+event = objects({"prompt": LIKELY["prompt"], "multi_modal_data": objects({"camera": camera})})
+interaction = objects(
+    {"event_id": LIKELY["event_id"], "event": event, "transition_chunks": LIKELY["transition_chunks"]}
+)
+cache = objects({"policy": st.just("window"), "budget_latents": st.floats(1, 9), "sink_latents": st.integers(-1, 9)})
+start = objects(
+    {
+        "prompt": LIKELY["prompt"],
+        "num_frames": st.integers(0, 99),
+        "seed": st.integers(-1, 2**64),
+        "streaming_buffer_seconds": st.floats(-1, 9),
+        "extra_params": objects({"cache": cache}),
+    }
+)
+BODIES = {
+    "session.start": start,
+    "session.interaction": objects({"interaction": interaction}),
+    "session.playback": objects({"position_seconds": LIKELY["position_seconds"]}),
+}
+
+
+@pytest.mark.parametrize("kind", list(protocol.CLIENT_MESSAGES))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_what_the_document_allows_the_code_takes_and_nothing_else(kind, data) -> None:
+    message = {"type": kind, **data.draw(BODIES.get(kind, objects({})))}
+    assert allowed(message) == parses(message), message
+
+
+async def test_the_document_is_served(server) -> None:
+    import httpx
+
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
+        assert (await client.get("/asyncapi.json")).json() == json.loads(asyncapi.text())

@@ -1,0 +1,123 @@
+"""Promise: a log line can be read by people or machines, names its session and request, and tells no prompt unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+
+import pytest
+
+from server.telemetry import logs
+
+log = logging.getLogger("pafu.test")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Configure and read back what was written; the test's own logging is put back behind it."""
+    root = logging.getLogger()
+    before, level, stream = list(root.handlers), root.level, io.StringIO()
+
+    def read(**options) -> io.StringIO:
+        monkeypatch.setattr("sys.stderr", stream)  # now: pytest puts its own in place for each phase
+        logs.configure(**{"level": "info", "format": "json", **options})
+        return stream
+
+    yield read
+    logs.configure("info", "text")
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_json_lines_carry_time_level_process_and_ids(written) -> None:
+    stream = written(process="worker")
+    with logs.about(session_id="sess_1", request_id="req_1"):
+        log.warning("it is %s", "so")
+    log.info("after")
+    first, second = lines(stream)
+    assert first["time"].endswith("Z") and first["level"] == "warning" and first["process"] == "worker"
+    assert (first["message"], first["session_id"], first["request_id"]) == ("it is so", "sess_1", "req_1")
+    assert "session_id" not in second
+
+
+def test_a_traceback_stays_inside_its_line(written) -> None:
+    stream = written()
+    try:
+        raise ValueError("broken\nin two")
+    except ValueError:
+        log.exception("failed")
+    (line,) = lines(stream)
+    assert "ValueError: broken" in line["error"]
+
+
+def test_readable_lines_name_the_session_once(written) -> None:
+    stream = written(format="text")
+    with logs.about(session_id="sess_1"):
+        log.info("sess_1: streaming")
+        log.info("the model exploded")
+    first, second = stream.getvalue().splitlines()
+    assert first.count("sess_1") == 1 and second.endswith("the model exploded [sess_1]")
+
+
+async def test_two_tasks_do_not_mix_their_ids(written) -> None:
+    stream = written()
+
+    async def one(name: str) -> None:
+        with logs.about(session_id=name):
+            await asyncio.sleep(0)
+            log.info("from %s", name)
+
+    await asyncio.gather(one("a"), one("b"))
+    assert all(line["message"] == f"from {line['session_id']}" for line in lines(stream))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_prompts_are_logged_only_when_asked_for(written, asked) -> None:
+    stream = written(prompts=asked)
+    logs.prompt(log, "a secret garden")
+    assert ("a secret garden" in stream.getvalue()) == asked
+
+
+async def test_a_session_of_a_server_logs_its_ids_and_not_its_prompt(written, server) -> None:
+    stream = written()
+    await server.watch(num_frames=13, prompt="a very private wish")
+    about = [line for line in lines(stream) if line["logger"] == "pafu.session"]
+    assert about and all(line["session_id"].startswith("sess_") and line["request_id"] for line in about)
+    assert "private wish" not in stream.getvalue()
+
+
+async def test_the_worker_s_lines_name_the_session_and_the_request_that_they_are_about(serve, viewer_of, capfd) -> None:
+    server = await serve(log_format="json")
+    async with server.connect(additional_headers={"x-request-id": "req_mine"}) as socket:
+        viewer = viewer_of(socket)
+        session = (await viewer.start(prompt="explode"))["session_id"]
+        await viewer.closed()
+    await server.empties()
+    said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    (failed,) = [line for line in said if line["process"] == "worker" and line["level"] == "error"]
+    assert (failed["session_id"], failed["request_id"]) == (session, "req_mine")
+    assert "Traceback" in failed["error"]
+
+
+async def test_who_resumes_a_session_or_looks_on_logs_under_the_session_s_name(written, serve, viewer_of) -> None:
+    server, stream = await serve(keep_on_device=60), written()
+    async with server.connect() as first, server.connect() as second:
+        began = await viewer_of(first).start(num_frames=10_000)
+        await viewer_of(first).until("video.chunk_metadata")
+        await viewer_of(second).send({"type": "session.watch", "session_id": began["session_id"]})
+        await viewer_of(second).until("video.start")
+    async with server.connect(additional_headers={"x-request-id": "req_again"}) as third:
+        await viewer_of(third).send(server.coming_back(began))
+        await viewer_of(third).until("video.start")
+        await viewer_of(third).send({"type": "session.stop"})
+        await viewer_of(third).closed()
+    await server.empties()
+    seen = [line for line in lines(stream) if line["logger"] in ("pafu.session", "pafu.live")]
+    assert {line["session_id"] for line in seen} == {began["session_id"]}
+    assert "req_again" in {line["request_id"] for line in seen}
