@@ -98,9 +98,10 @@ def effect(p: Tensor, v: Tensor) -> Tensor:
     """How far every query's output moves when one key is left out: P / (1 - P) x |v - o|, o being the output.
 
     Exact for a head, since the rest of the row is divided by 1 - P: a key with many copies has little effect however
-    often it is looked at. p (H, r, n) rows of P, v (H, n, D) -> (H, r, n).
+    often it is looked at. p (H, r, n) rows of P, v (H, n, D) -> (H, r, n). The distance is taken in float64: it is the
+    root of a difference of squares, in which float32 cancels where the output is nearly the value.
     """
-    distance = torch.cdist(p @ v, v)
+    distance = torch.cdist((p @ v).double(), v.double()).float()
     return distance.mul_(p).div_((1 - p).clamp(min=1 - CERTAIN))
 
 
