@@ -190,12 +190,13 @@ export class LightControls {
 }
 
 /** Keys of the whole page that are not about the camera. */
-export function bindPageKeys({ toggle, stop, fullscreen, write }) {
+export function bindPageKeys({ toggle, stop, fullscreen, write, memory }) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.key === " " && event.target.closest("button, summary, a") === null) act(event, toggle);
     else if (event.key === "s" || event.key === "S") act(event, stop);
     else if (event.key === "f" || event.key === "F") act(event, fullscreen);
+    else if (event.key === "m" || event.key === "M") act(event, memory);
     else if (event.key === "/") act(event, write);
   });
 }

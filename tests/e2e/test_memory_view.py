@@ -49,6 +49,9 @@ async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
     await visit.open()
     await visit.phase("ready")
     assert not await page.is_visible("#memory")
+    await page.click("#memory-toggle")
+    assert "Press Play" in await page.inner_text(".memory-words"), "there is nothing to see yet, and it says so"
+    await page.click("#memory-toggle")
     await page.press("#prompt", "Enter")
     await visit.phase("live")
     stats = await visit.chunk_where(lambda stats: "memory" in stats and stats["evicted_tokens"] > 0)
@@ -61,10 +64,13 @@ async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
     await page.click("#memory-toggle")
     await page.wait_for_function("Number(document.querySelector('#memory-film').dataset.moments) >= 3")
     assert await page.get_attribute("#memory-toggle", "aria-pressed") == "true"
-    await page.wait_for_selector(f".memory-words >> text=Remembers {stats['cache_tokens']} of the ")
+    await page.wait_for_selector(f".memory-detail >> text=Remembers {stats['cache_tokens']} of the ")
     await page.wait_for_selector(".memory-detail >> text=Policy pafu")
-    for area, least in (("#memory-film", 0.2), (".memory-veil", 0.05)):
-        await page.wait_for_function(f"([area, least]) => ({LIT})(area) > least", arg=[area, least])
+    await page.wait_for_selector(".memory-words >> text=/It kept|It let/")
+    await page.wait_for_function(f"({LIT})('#memory-film') > 0.2")
+    assert await page.evaluate("getComputedStyle(veil).opacity") == "0", "the picture is left alone unless asked"
+    await page.click(".veil-toggle")
+    await page.wait_for_function(f"getComputedStyle(veil).opacity === '1' && ({LIT})('#veil') > 0.05")
     await page.hover("#memory-film", position={"x": 20, "y": 20})
     await page.wait_for_selector(".memory-detail >> text=of this moment is kept")
     assert await visit.sideways() == 0
@@ -78,7 +84,7 @@ async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
 async def test_what_a_chunk_says_is_read_as_it_was_meant(visit: Visit) -> None:
     await visit.open()
     read = """async (memory) => {
-      const m = await import('./memory.js');
+      const m = await import('./moments.js');
       const read = m.readMemory(memory);
       const view = (latent) => (latent > 5 ? 'one' : latent);
       const shown = (most, of) => m.moments(read, most, of).map(({ latents, kept }) => [latents, [...kept]]);
@@ -94,5 +100,49 @@ async def test_what_a_chunk_says_is_read_as_it_was_meant(visit: Visit) -> None:
     assert all_of_them == 3, "where there is room"
     assert shares == [0.25, 0.5, 0.05]
     timing = {"pictures_per_latent": 4, "first_latent_pictures": 1}
-    ends = "async ([c]) => { const m = await import('./memory.js'); return [0, 1, 20].map((l) => m.endOf(l, c, 16)) }"
+    ends = "async ([c]) => { const m = await import('./moments.js'); return [0, 1, 20].map((l) => m.endOf(l, c, 16)) }"
     assert await visit.page.evaluate(ends, [timing]) == [1 / 16, 5 / 16, 81 / 16]
+
+
+async def test_one_sentence_tells_what_was_kept(visit: Visit) -> None:
+    """Of a picture with three rows: the sky, what stands in the middle, the ground."""
+    await visit.open()
+    say = """async ([rows, percent]) => { const m = await import('./moments.js');
+      return m.inWords(new Map([[0, {kept: Uint8Array.from(rows), salience: null}]]), 3, 1, percent) }"""
+    said = {
+        (0, 255, 25): "It kept what stands in the middle and let the sky and the ground go.",
+        (0, 200, 200): "It kept what stands in the middle and the ground and let the sky go.",
+        (100, 100, 100): "It kept a little of everything.",
+    }
+    for rows, sentence in said.items():
+        assert await visit.page.evaluate(say, [list(rows), 30]) == sentence
+    assert await visit.page.evaluate(say, [[255, 255, 255], 100]) == "It remembers all that it has shown so far."
+
+
+async def test_picture_words_and_memory_are_in_sight_together(visit: Visit) -> None:
+    """On a laptop of 1280 x 720 and on a phone on its side; in full screen too."""
+    page = visit.page
+    await page.set_viewport_size({"width": 1280, "height": 720})
+    await visit.open()
+    await visit.phase("ready")
+    await page.press("#prompt", "Enter")
+    await visit.phase("live")
+    await page.press("#stage", "m")
+    await page.wait_for_function("Number(document.querySelector('#memory-film').dataset.moments) >= 3")
+    await page.evaluate("scrollTo(0, 0)")
+    below = "(ids) => ids.map((id) => document.querySelector(id).getBoundingClientRect().bottom - innerHeight)"
+    assert max(await page.evaluate(below, ["#picture", "#prompt", "#pause", "#memory-film"])) <= 0
+    assert await page.evaluate("picture.getBoundingClientRect().height") >= 250, "the picture is the hero"
+    await visit.picture("laptop_memory")
+    await page.press("#stage", "f")
+    await page.wait_for_function("document.fullscreenElement")
+    assert await page.is_visible("#prompt") and await page.is_visible("#memory-film")
+    await visit.picture("fullscreen_memory")
+    await page.press("#stage", "f")
+    await page.press("#stage", "m")
+    await page.set_viewport_size({"width": 740, "height": 360})
+    await page.evaluate("scrollTo(0, 0)")
+    assert max(await page.evaluate(below, ["#picture", "#prompt", "#pause", "#stop"])) <= 0
+    assert await visit.sideways() == 0
+    await visit.picture("phone_on_its_side")
+    assert visit.problems == []

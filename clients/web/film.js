@@ -1,0 +1,115 @@
+// Drawing of the memory: tiles over a picture, and the filmstrip of moments. What to draw is decided elsewhere.
+
+export const LABEL = 18; // pixels under each picture, for when that was
+export const GAP = 8; // pixels between pictures
+const GOLD = "255 214 130";
+const ROSE = "255 98 122";
+const INK = "12 14 24";
+const PAPER = "rgb(246 236 220 / 82%)";
+
+const ink = (colour, alpha) => `rgb(${colour} / ${(100 * Math.max(0, Math.min(1, alpha))).toFixed(1)}%)`;
+
+/** Canvas pixels for each pixel of the page. */
+export function density() {
+  return Math.min(2, devicePixelRatio || 1);
+}
+
+/** Make the canvas empty, and as sharp as `width` x `height` pixels of the page ask for. */
+export function fit(canvas, width, height) {
+  Object.assign(canvas, { width: Math.round(width * density()), height: Math.round(height * density()) });
+}
+
+/** Calls `draw(cell, x, y, width, height)` for every tile of `area`; whole pixels, so that no seams show between tiles. */
+function eachTile({ x, y, width, height }, { rows, columns }, draw) {
+  const across = (column) => Math.round(x + (width * column) / columns);
+  const down = (row) => Math.round(y + (height * row) / rows);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      const [left, top] = [across(column), down(row)];
+      draw(row * columns + column, left, top, across(column + 1) - left, down(row + 1) - top);
+    }
+  }
+}
+
+/** A golden edge, the brighter the stronger (0 to 1). */
+function edge(context, strength, x, y, width, height) {
+  if (strength < 0.05) return;
+  const line = Math.max(1, Math.min(2.5 * density(), Math.min(width, height) / 14));
+  context.fillStyle = ink(GOLD, 0.12 * strength);
+  context.fillRect(x, y, width, height);
+  context.strokeStyle = ink(GOLD, 0.9 * strength);
+  context.lineWidth = line;
+  context.beginPath();
+  context.roundRect(x + line, y + line, width - 2 * line, height - 2 * line, line);
+  context.stroke();
+}
+
+const strength = ({ kept, salience }, cell) => (salience ? (kept[cell] / 255) * (salience[cell] / 255) ** 2 : 0);
+
+/** Over the playing picture: golden edges where `moment` is salient, shade where it was dropped already. */
+export function drawVeil(canvas, moment, grid) {
+  fit(canvas, canvas.clientWidth, canvas.clientHeight);
+  if (!moment) return;
+  const context = canvas.getContext("2d");
+  eachTile({ x: 0, y: 0, width: canvas.width, height: canvas.height }, grid, (cell, ...place) => {
+    context.fillStyle = ink(INK, 0.35 * (1 - moment.kept[cell] / 255));
+    context.fillRect(...place);
+    edge(context, strength(moment, cell), ...place);
+  });
+}
+
+/** Grey and dark first, then the tiles that are kept with their colours. `thumb` may be null: made, but not shown yet. */
+export function drawMoment(context, thumb, place, grid) {
+  const { x, y, width, height } = place;
+  context.save();
+  context.beginPath();
+  context.roundRect(x, y, width, height, height * 0.08);
+  context.fillStyle = "rgb(255 255 255 / 6%)";
+  context.fill();
+  context.clip();
+  if (thumb) {
+    context.drawImage(thumb, x, y, width, height);
+    context.globalCompositeOperation = "saturation";
+    context.fillStyle = "#808080";
+    context.fillRect(x, y, width, height);
+    context.globalCompositeOperation = "source-over";
+    context.fillStyle = ink(INK, 0.68);
+    context.fillRect(x, y, width, height);
+    drawKept(context, thumb, place, grid);
+  }
+  context.restore();
+}
+
+function drawKept(context, thumb, place, grid) {
+  const { x, y, width, height, kept } = place;
+  const [sx, sy] = [thumb.width / width, thumb.height / height];
+  eachTile(place, grid, (cell, left, top, across, down) => {
+    if (!kept[cell]) return;
+    context.globalAlpha = Math.sqrt(kept[cell] / 255); // a token that few layers hold is still to be seen
+    context.drawImage(thumb, (left - x) * sx, (top - y) * sy, across * sx, down * sy, left, top, across, down);
+    context.globalAlpha = 1;
+    edge(context, strength(place, cell), left, top, across, down);
+  });
+}
+
+/** Under a moment: `when` it was at the left, `much` of it that is kept at the right. */
+export function drawLabel(context, { x, y, width, height }, when, much) {
+  const scale = density();
+  context.fillStyle = PAPER;
+  context.font = `${11 * scale}px ui-rounded, system-ui, sans-serif`;
+  context.textBaseline = "bottom";
+  const base = y + height + (LABEL - 3) * scale;
+  context.textAlign = "left";
+  context.fillText(when, x + 3 * scale, base);
+  context.textAlign = "right";
+  context.fillText(much, x + width - 3 * scale, base);
+}
+
+/** What was just dropped glows; `left` falls from 1 to 0. */
+export function drawGlow(context, cells, left, place, grid) {
+  eachTile(place, grid, (cell, ...tile) => {
+    if (cells[cell] < 0.05) return;
+    context.fillStyle = ink(ROSE, 0.85 * left * cells[cell]);
+    context.fillRect(...tile);
+  });
+}

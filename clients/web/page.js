@@ -1,0 +1,81 @@
+// The page as it is seen: writes a view (state.js) and troubles into the document, and nothing else.
+
+import { explain } from "./errors.js";
+import { sentence } from "./state.js";
+
+export const byId = (id) => document.getElementById(id);
+
+/** Write `view(state)` into the document. What did not change is left alone, so that screen readers do not repeat it. */
+export function paint(view) {
+  document.body.dataset.phase = view.phase;
+  document.body.classList.toggle("paused", view.paused);
+  document.body.classList.toggle("stumbling", view.trouble);
+  byId("stage").classList.toggle("kept", view.kept);
+  write("status", view.status);
+  write("prompt-note", view.note);
+  byId("wait").hidden = view.wait === null;
+  if (view.wait !== null) write("wait-text", view.wait);
+  write("pause", view.paused ? "Go on" : "Pause");
+  byId("begin").setAttribute("aria-label", view.paused ? "Go on" : "Play");
+  byId("begin").hidden = !view.begin;
+  byId("stop").hidden = !view.canStop;
+  byId("pause").hidden = byId("share").hidden = !view.canPause;
+  write("send", view.send);
+  byId("send").disabled = !view.canSend;
+}
+
+function write(id, text) {
+  const element = byId(id);
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Say what went wrong, and what to do. */
+export function showTrouble(trouble) {
+  const { title, hint, detail } = explain(trouble);
+  write("trouble-title", `${title}.`);
+  write("trouble-hint", hint);
+  write("trouble-detail", sentence(detail));
+  byId("trouble").hidden = false;
+}
+
+export function hideTrouble() {
+  byId("trouble").hidden = true;
+}
+
+/** The window takes the shape of the pictures. */
+export function showAspect({ width, height }) {
+  if (width && height) document.documentElement.style.setProperty("--aspect", (width / height).toFixed(4));
+}
+
+/** Offer the models; calls `chosen(id)` when the viewer takes another one. */
+export function offerModels(ids, chosen) {
+  const select = byId("model");
+  select.replaceChildren(...ids.map((id) => new Option(id, id)));
+  byId("model-field").hidden = ids.length < 2;
+  select.onchange = () => chosen(select.value);
+}
+
+/** From the words to the picture, where the arrows are the camera's; a button that was pressed keeps the focus. */
+export function leaveWords() {
+  const stage = byId("stage");
+  const at = document.activeElement;
+  if (at !== document.body && !at.matches("#prompt, #send, #begin, #stage")) return;
+  stage.focus({ preventScroll: true });
+  stage.scrollIntoView({ block: "nearest" });
+}
+
+export function toggleFullscreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else byId("theatre").requestFullscreen?.();
+}
+
+/** What the address says: {prompt, seed, watch}, "" for what it does not say. */
+export function readAddress() {
+  const hash = new URLSearchParams(location.hash.slice(1));
+  return { prompt: hash.get("prompt") ?? "", seed: hash.get("seed") ?? "", watch: hash.get("watch") ?? "" };
+}
+
+/** The address leads back to this place: the same words, the same seed. */
+export function writeAddress({ prompt, seed }) {
+  history.replaceState(null, "", `#${new URLSearchParams({ prompt, seed })}`);
+}

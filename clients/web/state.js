@@ -1,0 +1,155 @@
+// What the page is doing, as data: `reduce` turns a state and an event into the next state, `view` says what to show.
+// No DOM, no sockets, no clocks.
+
+export const Phase = Object.freeze({ WAKING: "waking", READY: "ready", OPENING: "opening", LIVE: "live", STOPPING: "stopping" });
+
+const STATUS = {
+  waking: "Warming up",
+  ready: "Ready",
+  opening: "Painting the first picture",
+  live: "Live",
+  stopping: "Stopping",
+};
+const WARMING = "Warming up: the model draws its first pictures";
+const BY_ITSELF = "the stream goes on by itself.";
+
+/** The state of a page that was just opened; `watching` is the session that it looks on at, "" for its own. */
+export function opened(watching = "") {
+  return {
+    phase: Phase.WAKING,
+    watching,
+    server: { state: "warming", reason: "" }, // what /readyz said last
+    startWhenWarm: Boolean(watching),
+    sessionId: "", // of the running stream
+    shown: "", // the prompt that the running stream has
+    pending: {}, // event id -> prompt that is not in the picture yet
+    strangers: [], // words of the prompt that the model does not know
+    chunks: 0, // of the running stream
+    paused: false, // by the viewer
+    blocked: false, // by the browser, until a gesture
+    starved: false, // nothing left to play
+    hitch: null, // {title, text}: why no pictures come just now
+    hasPicture: false, // a picture stands in the window
+    note: "",
+  };
+}
+
+const stream = { chunks: 0, paused: false, blocked: false, starved: false, hitch: null, pending: {} };
+const hitch = (title, text) => ({ hitch: { title, text }, note: text });
+const rested = () => ({ ...stream, phase: Phase.READY, note: "Press Enter to begin." });
+const running = ({ phase }) => phase === Phase.OPENING || phase === Phase.LIVE;
+
+const HANDLERS = {
+  // the server
+  readiness: (state, { server }) => (state.phase === Phase.WAKING ? { server } : {}),
+  warm: () => ({ phase: Phase.READY, note: "Press Enter to begin." }),
+  wish: () => ({ startWhenWarm: true, note: "It begins as soon as the model is warm." }),
+  // one stream
+  start: (state, { prompt }) => ({ ...stream, phase: Phase.OPENING, shown: prompt, strangers: [], startWhenWarm: false, note: "" }),
+  accepted: (state, { sessionId, strangers }) => ({ sessionId, strangers, hasPicture: false }),
+  chunk: (state) => ({ chunks: state.chunks + 1, ...(state.hitch ? recovered(state) : {}) }),
+  firstPicture: (state) =>
+    state.phase === Phase.OPENING ? { phase: Phase.LIVE, hasPicture: true, note: leftOut(state.strangers) || hint({ ...state, paused: false }) } : {},
+  stop: () => ({ ...stream, phase: Phase.STOPPING, note: "" }),
+  rest: rested,
+  fail: (state) => (state.phase === Phase.STOPPING ? rested() : { ...rested(), phase: Phase.WAKING, note: "" }),
+  // what keeps pictures from coming
+  inLine: (state, { position }) => hitch("Waiting for a place", placeInLine(position)),
+  interrupted: () => hitch("A moment, please", `The model was lost and is started again; ${BY_ITSELF}`),
+  leaving: () => hitch("Reconnecting", `The server is started again; ${BY_ITSELF}`),
+  reconnecting: (state) => (state.hitch?.title === "Reconnecting" ? {} : hitch("Reconnecting", `The connection broke; ${BY_ITSELF}`)),
+  // While it is paused no picture comes to say that all is well.
+  resumed: (state) =>
+    state.paused ? recovered(state) : hitch("Back again", "Connected again; the next pictures are on their way."),
+  starved: (state) => ({ starved: state.phase === Phase.LIVE && !state.paused }),
+  playing: () => ({ blocked: false, starved: false }),
+  blocked: () => ({ blocked: true }),
+  paused: (state, { paused }) => {
+    const next = { ...state, paused, starved: false };
+    return { paused, starved: false, note: state.hitch ? state.note : hint(next) };
+  },
+  // words
+  told: (state, { id, prompt }) => ({
+    shown: prompt,
+    pending: { ...state.pending, [id]: prompt },
+    note: state.paused ? "It shows when you go on." : "On its way.",
+  }),
+  heard: (state, { id, strangers }) => {
+    if (!(id in state.pending)) return {};
+    const soon = state.paused ? "Heard. It shows when you go on." : "Heard. It shows with the next pictures.";
+    return { strangers, note: leftOut(strangers) || soon };
+  },
+  applied: (state, { id }) => {
+    if (!(id in state.pending)) return {};
+    const { [id]: _, ...pending } = state.pending;
+    if (Object.keys(pending).length) return { pending };
+    return { pending, note: leftOut(state.strangers) || "The new words are in the picture." };
+  },
+  refused: () => ({ pending: {}, note: "" }),
+  note: (state, { text }) => ({ note: text }),
+};
+
+function recovered(state) {
+  return { hitch: null, note: state.phase === Phase.LIVE ? hint(state) : "" };
+}
+
+/** The state after `event`, {type, ...}. Unknown events are programming errors. */
+export function reduce(state, event) {
+  return { ...state, ...HANDLERS[event.type](state, event) };
+}
+
+/** What the page shows in this state, given the words in the prompt box. */
+export function view(state, prompt) {
+  const { phase, paused } = state;
+  const live = phase === Phase.LIVE;
+  return {
+    phase,
+    status: status(state),
+    note: state.note,
+    wait: phase === Phase.WAKING || phase === Phase.OPENING ? waitText(state) : null,
+    paused,
+    kept: state.hasPicture,
+    begin: paused || phase === Phase.READY,
+    canStop: running(state) || phase === Phase.STOPPING,
+    canPause: live,
+    trouble: Boolean(state.hitch) || state.starved || state.blocked, // pictures stand still, and the page says why
+    send: live ? "Change" : "Play",
+    canSend: phase === Phase.READY || phase === Phase.WAKING || (live && prompt !== state.shown),
+  };
+}
+
+export { running };
+
+function status(state) {
+  if (state.hitch) return state.hitch.title;
+  if (state.paused) return "Paused";
+  if (state.blocked) return "Tap the picture to play";
+  if (state.starved) return "Waiting for pictures";
+  if (state.phase === Phase.WAKING) return state.server.state === "away" ? "Looking for the server" : STATUS.waking;
+  return state.phase === Phase.LIVE && state.watching ? "Looking on" : STATUS[state.phase];
+}
+
+function waitText(state) {
+  if (state.hitch) return state.hitch.text;
+  if (state.phase === Phase.OPENING) return STATUS.opening;
+  return state.server.state === "away" ? "No answer yet; trying again" : sentence(state.server.reason) || WARMING;
+}
+
+function hint({ watching, paused }) {
+  if (watching) return "You look on at somebody's picture.";
+  return paused ? "Nothing is painted meanwhile. Space goes on." : "Change the words and press Enter.";
+}
+
+function placeInLine(position) {
+  return position === 1 ? "All places are taken. You are next." : `All places are taken. You are number ${position} in line.`;
+}
+
+/** What to say about words that the model does not know; "" when it knows them all. */
+function leftOut(words) {
+  const named = words.slice(0, 4).map((word) => `“${word}”`).join(", ");
+  return words.length ? `I do not know ${named}${words.length > 4 ? " and more" : ""}; the rest is in the picture.` : "";
+}
+
+export function sentence(text) {
+  return text ? text[0].toUpperCase() + text.slice(1) : "";
+}
