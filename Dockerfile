@@ -52,7 +52,7 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "server.http.healthcheck"]
+    CMD ["python", "-P", "-m", "server.http.healthcheck"]
 # pafu is process 1: it handles SIGTERM itself and waits for its workers
-ENTRYPOINT ["python", "-m", "server.cli"]
+ENTRYPOINT ["python", "-P", "-m", "server.cli"]
 CMD ["serve"]

@@ -1,12 +1,18 @@
-"""Facts about processes, from the kernel."""
+"""Processes: how a child of Pafu is started, and facts from the kernel."""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def module_command(name: str) -> tuple[str, ...]:
+    """Run this module in a Python of its own, which (``-P``) imports nothing from the user's current folder."""
+    return sys.executable, "-P", "-m", name
 
 
 def rss_bytes(pid: int | None = None) -> int:

@@ -8,13 +8,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from server.process import module_command
 
 ADDRESS = re.compile(r"open (http://\S+)")
 POLL_SECONDS = 0.05
@@ -35,7 +36,7 @@ class ServerProcess:
         self.began = time.perf_counter()
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve"],
+            [*module_command("server.cli"), "serve"],
             env={"PAFU_PORT": "0", **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

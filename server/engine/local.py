@@ -11,7 +11,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from model.spec import spec_named
 from server.config import Settings
 from server.engine.admission import Account, Capacity, cache_bytes, in_real_time
 from server.engine.interface import EngineStatus, SessionEvent
+from server.engine.last_words import LastWords
 from server.errors import PafuError
 from server.ipc.messages import (
     HEADER,
@@ -50,12 +50,13 @@ from server.ipc.messages import (
     frame,
     frame_length,
 )
+from server.process import module_command
 from server.states import EngineState
 from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu.engine")
 
-WORKER_COMMAND = (sys.executable, "-m", "server.worker")
+WORKER_COMMAND = module_command("server.worker")
 MAX_FAILURES = 5  # deaths in a row, none of them after becoming ready
 FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
 BEAT_SECONDS = 0.5
@@ -125,6 +126,7 @@ class LocalEngine:
         self._changed = asyncio.Condition()
         self._sessions: dict[str, LocalSession] = {}
         self._process: asyncio.subprocess.Process | None = None
+        self._last_words: LastWords | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._ready: Ready | None = None
@@ -308,10 +310,16 @@ class LocalEngine:
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+                *self._command,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
             )
         finally:
             theirs.close()
+        assert self._process.stderr is not None
+        self._last_words = LastWords(self._process.stderr)
         reader, self._writer = await asyncio.open_connection(sock=ours)
         settings = self._settings
         weights = str(Path(settings.weights).resolve()) if settings.weights else None
@@ -400,7 +408,10 @@ class LocalEngine:
         status = await process.wait()
         if self._state is not EngineState.STOPPED:
             self.observer.worker_lost(WORKER, "silent" if self._silent else "killed" if status < 0 else "exited")
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        said = await self._last_words.line(LAST_WORD_WITHIN) if self._last_words else ""
+        if status < 0:
+            return signal.Signals(-status).name
+        return f"exit status {status}: {said}" if status and said else f"exit status {status}"
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from server.jobs.errors import LeaseLost, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import FULL, Chunk, FilmOrder, Job, Lease, Order, Results
 from server.live.resume_point import Memory
+from server.process import module_command
 from server.states import EngineState
 
 log = logging.getLogger("pafu.jobs")
@@ -38,7 +38,7 @@ POLL_SECONDS = 1.0  # how often other fronts' doings are looked at
 RETRY_SECONDS = 0.5
 CLAIM_WITHIN = 1.0
 DISK_TRIES = 5
-FILM_COMMAND = (sys.executable, "-m", "server.jobs.film")
+FILM_COMMAND = module_command("server.jobs.film")
 
 
 class JobFailed(Exception):

@@ -246,12 +246,12 @@ async def test_a_worker_that_dies_again_and_again_before_it_is_ready_is_given_up
     monkeypatch.setattr("server.engine.local.FIRST_DELAY", 0.001)
     server = await serve()
     pid = await first_pid(server)
-    server.engine._command = ("/bin/false",)
+    server.engine._command = ("/bin/sh", "-c", "echo 'no module named x' >&2; exit 1")
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(120):
         while server.engine.status().state.value != "failed":
             await asyncio.sleep(0.01)
-    assert "exit status 1" in server.engine.status().message
+    assert server.engine.status().message == "exit status 1: no module named x"
 
 
 async def first_pid(server) -> int:

@@ -1,0 +1,49 @@
+"""What a worker says on standard error: passed on as it comes; its last line says why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+
+READ_BYTES = 2**16
+MOST_BYTES = 2**16  # of the end of what was said, in which the last line is looked for
+MOST_SHOWN = 300  # characters of that line
+
+
+class LastWords:
+    """Reads one process's standard error to its end."""
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._tail = b""
+        self._reading = asyncio.create_task(self._pass_on(stream), name="last words")
+
+    async def line(self, within: float) -> str:
+        """The last line; empty for a process that said nothing. Others that hold the pipe are waited for so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._reading, within)
+        return last_line(self._tail.decode(errors="replace"))
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
+        while said := await stream.read(READ_BYTES):
+            self._tail = (self._tail + said)[-MOST_BYTES:]
+            with contextlib.suppress(OSError):  # nobody listens: that is no reason to let the worker stand
+                sys.stderr.flush()
+                _write_all(2, said)
+
+
+def last_line(said: str) -> str:
+    """Of plain text or of a log in JSON, whose objects hold a traceback as ``error``."""
+    line = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+    with contextlib.suppress(ValueError):
+        entry = json.loads(line)
+        if isinstance(entry, dict):
+            line = last_line(str(entry.get("error") or entry.get("message") or ""))
+    return "".join(letter if letter.isprintable() else "?" for letter in line[:MOST_SHOWN])
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
