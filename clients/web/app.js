@@ -5,7 +5,7 @@ import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindPageKeys } from "./controls.js";
 import { KeyForm, hasKey } from "./key.js";
 import { MemoryView } from "./memory.js";
-import { byId, hideTrouble, leaveWords, offerModels, paint, readAddress, showAspect, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
+import { byId, hideTrouble, labelPicture, leaveWords, offerModels, paint, readAddress, showAspect, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
 import { Player, canPlay } from "./player.js";
 import { lightIn, withLight } from "./prompt.js";
 import { LiveSession } from "./protocol.js";
@@ -78,6 +78,8 @@ class App {
     byId("pause").addEventListener("click", () => this.#playOrPause());
     byId("stop").addEventListener("click", () => this.#stop());
     byId("trouble-close").addEventListener("click", hideTrouble);
+    byId("dice").addEventListener("click", () => (byId("seed").value = randomSeed()));
+    byId("keys-open").addEventListener("click", () => byId("keys-dialog").showModal());
     byId("share").addEventListener("click", () => this.#share());
     byId("fullscreen").addEventListener("click", toggleFullscreen);
     byId("picture").addEventListener("click", () => (this.#state.blocked ? this.#player.resume() : this.#playOrPause()));
@@ -87,6 +89,7 @@ class App {
       fullscreen: toggleFullscreen,
       write: () => this.#prompt.focus(),
       memory: () => this.#memory.toggle(),
+      keys: () => byId("keys-dialog").showModal(),
     });
     addEventListener("pagehide", () => this.#session?.abandon());
   }
@@ -157,6 +160,7 @@ class App {
 
   #start() {
     const { watching } = this.#state;
+    if (!watching) this.#prompt.remember(this.#prompt.text);
     const request = watching ? { type: "session.watch", session_id: watching, format: "m4s" } : this.#request();
     hideTrouble();
     this.#askedAt = performance.now();
@@ -173,7 +177,7 @@ class App {
     const request = {
       prompt: this.#prompt.text,
       format: "m4s",
-      seed: seed >= 0 ? seed : Math.floor(Math.random() * 2 ** 31),
+      seed: seed >= 0 ? seed : randomSeed(),
       streaming_buffer_seconds: this.#bufferSeconds,
       memory: true,
     };
@@ -230,6 +234,7 @@ class App {
     this.#memory.chunk(stats);
     if (this.#state.watching && stats.prompt) this.#prompt.text = stats.prompt;
     if (stats.camera) this.#cameraControls.show(stats.camera.speed ?? 0);
+    labelPicture(stats);
   }
 
   #firstPicture() {
@@ -254,6 +259,7 @@ class App {
     const id = this.#session.interact({ prompt, camera });
     if (!id) return;
     if (camera === undefined && CAMERA_WORDS.test(prompt)) this.#camera.reset(null);
+    this.#prompt.remember(prompt);
     this.#dispatch("told", { id, prompt });
     leaveWords();
   }
@@ -326,6 +332,10 @@ class App {
       this.#dispatch("note", { text: `Who opens this link looks on: ${link}` });
     }
   }
+}
+
+function randomSeed() {
+  return Math.floor(Math.random() * 2 ** 31);
 }
 
 new App().run();

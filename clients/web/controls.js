@@ -1,8 +1,10 @@
 // The page's controls: they turn keys, pointers and words into wishes and know nothing of sockets or video.
 
 import { SPEEDS } from "./camera.js";
+import { PromptHistory } from "./history.js";
 import { insertWord, join } from "./prompt.js";
 
+const SWIPE = 24; // pixels that a finger moves before the camera does
 const byId = (id) => document.getElementById(id);
 const press = (buttons, chosen) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
 const typing = (target) => target.closest?.("textarea, input, select") !== null;
@@ -24,6 +26,7 @@ export class CameraControls {
     this.#paces.forEach((button) => button.addEventListener("click", () => this.#setPace(button.dataset.speed)));
     this.#keep.addEventListener("click", () => this.#toggleKeep());
     byId("hold").addEventListener("click", () => this.#wish(0));
+    this.#bindSwipe(byId("picture"));
     document.addEventListener("keydown", (event) => this.#keyDown(event));
     document.addEventListener("keyup", (event) => this.#release(event.key));
     addEventListener("blur", () => this.#releaseAll());
@@ -56,6 +59,26 @@ export class CameraControls {
       if (!event.repeat) this.#hold(button, direction);
     });
     button.addEventListener("keyup", (event) => (event.key === "Enter" || event.key === " ") && let_go());
+  }
+
+  // A finger that moves over the picture drags the world along: to the left means that the camera goes right.
+  #bindSwipe(picture) {
+    let from = null;
+    picture.addEventListener("pointerdown", ({ pointerType, clientX }) => (from = pointerType === "touch" ? clientX : null));
+    picture.addEventListener("pointermove", ({ clientX, pointerId }) => {
+      if (from === null || Math.abs(clientX - from) < SWIPE) return;
+      picture.setPointerCapture(pointerId);
+      const direction = clientX < from ? 1 : -1;
+      if (this.#held.get(picture)?.direction !== direction) this.#hold(picture, direction);
+      from = clientX + direction * SWIPE; // turning back takes as far again
+    });
+    const end = (event) => {
+      from = null;
+      if (!this.#held.has(picture)) return;
+      if (event.type === "pointerup") picture.addEventListener("click", (click) => click.stopImmediatePropagation(), { once: true, capture: true });
+      this.#release(picture);
+    };
+    for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) picture.addEventListener(type, end);
   }
 
   #keyDown(event) {
@@ -113,6 +136,7 @@ export class CameraControls {
 /** The prompt box with its examples and words. Calls `changed(text)` whenever the text changes. */
 export class PromptBox {
   #box = byId("prompt");
+  #history = new PromptHistory();
   #changed;
 
   constructor(changed) {
@@ -123,7 +147,26 @@ export class PromptBox {
         event.preventDefault();
         byId("caption").requestSubmit();
       } else if (event.key === "Escape") byId("stage").focus();
+      else if (event.key === "ArrowUp" || event.key === "ArrowDown") this.#leaf(event);
     });
+  }
+
+  /** Remember a prompt that was sent: arrow up in the box brings it back. */
+  remember(text) {
+    this.#history.add(text);
+  }
+
+  // Only from the first line upwards and from the last one downwards: inside a text the arrows move the caret.
+  #leaf(event) {
+    const { value, selectionStart: caret } = this.#box;
+    const up = event.key === "ArrowUp";
+    if (event.shiftKey || (up ? value.slice(0, caret) : value.slice(caret)).includes("\n")) return;
+    if (up ? caret > 0 && caret < value.length : caret < value.length) return;
+    const text = up ? this.#history.older(this.text) : this.#history.newer();
+    if (text === null) return;
+    event.preventDefault();
+    this.text = text;
+    this.#box.setSelectionRange(text.length, text.length);
   }
 
   get text() {
@@ -190,13 +233,14 @@ export class LightControls {
 }
 
 /** Keys of the whole page that are not about the camera. */
-export function bindPageKeys({ toggle, stop, fullscreen, write, memory }) {
+export function bindPageKeys({ toggle, stop, fullscreen, write, memory, keys }) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.key === " " && event.target.closest("button, summary, a") === null) act(event, toggle);
     else if (event.key === "s" || event.key === "S") act(event, stop);
     else if (event.key === "f" || event.key === "F") act(event, fullscreen);
     else if (event.key === "m" || event.key === "M") act(event, memory);
+    else if (event.key === "?") act(event, keys);
     else if (event.key === "/") act(event, write);
   });
 }

@@ -42,6 +42,14 @@ export function hideTrouble() {
   byId("trouble").hidden = true;
 }
 
+/** The picture's label says what is shown: the words, and where the camera goes. */
+export function labelPicture({ prompt, camera }) {
+  const speed = camera?.speed ?? 0;
+  const moves = speed ? `the camera moves ${speed < 0 ? "left" : "right"}` : "the camera stands still";
+  const label = `The generated video: ${prompt ?? "no words"}; ${moves}`;
+  if (byId("picture").getAttribute("aria-label") !== label) byId("picture").setAttribute("aria-label", label);
+}
+
 /** The window takes the shape of the pictures. */
 export function showAspect({ width, height }) {
   if (width && height) document.documentElement.style.setProperty("--aspect", (width / height).toFixed(4));

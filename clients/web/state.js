@@ -11,6 +11,7 @@ const STATUS = {
   stopping: "Stopping",
 };
 const WARMING = "Warming up: the model draws its first pictures";
+const STARVED = "The pictures come slower than they play; the next ones are being painted.";
 const BY_ITSELF = "the stream goes on by itself.";
 
 /** The state of a page that was just opened; `watching` is the session that it looks on at, "" for its own. */
@@ -106,7 +107,7 @@ export function view(state, prompt) {
     phase,
     status: status(state),
     note: state.note,
-    wait: phase === Phase.WAKING || phase === Phase.OPENING ? waitText(state) : null,
+    wait: waitText(state),
     paused,
     kept: state.hasPicture,
     begin: paused || phase === Phase.READY,
@@ -129,7 +130,10 @@ function status(state) {
   return state.phase === Phase.LIVE && state.watching ? "Looking on" : STATUS[state.phase];
 }
 
+/** What stands over the picture while nothing moves in it: why, or null. */
 function waitText(state) {
+  if (state.phase === Phase.LIVE) return state.starved && !state.blocked ? (state.hitch?.text ?? STARVED) : null;
+  if (state.phase !== Phase.WAKING && state.phase !== Phase.OPENING) return null;
   if (state.hitch) return state.hitch.text;
   if (state.phase === Phase.OPENING) return STATUS.opening;
   return state.server.state === "away" ? "No answer yet; trying again" : sentence(state.server.reason) || WARMING;

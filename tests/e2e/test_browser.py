@@ -274,7 +274,7 @@ async def test_page_plays_on_a_phone_without_sideways_scroll(phone_visit: Visit)
     assert await visit.sideways() == 0, "nor with everything open"
     small = await visit.page.evaluate(
         """[...document.querySelectorAll('button, summary')].filter((b) => b.checkVisibility())
-           .filter((b) => b.getBoundingClientRect().height < 38).map((b) => b.outerHTML)"""
+           .filter((b) => b.getBoundingClientRect().height < 44).map((b) => b.outerHTML)"""
     )
     assert small == [], "every control is large enough for a finger"
 
@@ -595,3 +595,64 @@ async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser)
     await other.page.click("#own")
     await other.page.wait_for_function("!document.body.classList.contains('watching')")
     await other.page.close()
+
+
+async def test_the_page_is_driven_by_its_state_alone(visit: Visit) -> None:
+    """What is shown follows from the state: a stall is named over the picture, and is not green."""
+    await visit.open()
+    shown = """async (events) => { const m = await import('./state.js');
+      const state = events.reduce((state, event) => m.reduce(state, event), m.opened());
+      const { status, note, wait, trouble } = m.view(state, 'a mill'); return { status, note, wait, trouble } }"""
+    begin = [{"type": "warm"}, {"type": "start", "prompt": "a mill"}, {"type": "firstPicture"}]
+    live = await visit.page.evaluate(shown, begin)
+    assert live == {"status": "Live", "note": "Change the words and press Enter.", "wait": None, "trouble": False}
+    starved = await visit.page.evaluate(shown, [*begin, {"type": "starved"}])
+    assert starved["status"] == "Waiting for pictures" and "slower than they play" in starved["wait"]
+    lost = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "starved"}])
+    assert lost["trouble"] and "connection broke" in lost["wait"]
+    back = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "chunk"}, {"type": "playing"}])
+    assert back == live
+    told = [*begin, {"type": "told", "id": "e1", "prompt": "a tower"}, {"type": "told", "id": "e2", "prompt": "a barn"}]
+    half = await visit.page.evaluate(shown, [*told, {"type": "applied", "id": "e1"}])
+    both = await visit.page.evaluate(shown, [*told, {"type": "applied", "id": "e1"}, {"type": "applied", "id": "e2"}])
+    assert half["note"] == "On its way." and both["note"] == "The new words are in the picture."
+
+
+async def test_prompts_come_back_with_the_arrow_and_keys_with_the_question_mark(visit: Visit) -> None:
+    page = visit.page
+    await visit.open()
+    await visit.phase("ready")
+    await page.fill("#prompt", "a meadow, a red mill")
+    await page.press("#prompt", "Enter")
+    await visit.phase("live")
+    await page.fill("#prompt", "a desert")
+    await page.press("#prompt", "Enter")
+    await page.fill("#prompt", "half a thou")
+    await page.press("#prompt", "ArrowUp")
+    assert await page.input_value("#prompt") == "a desert"
+    await page.press("#prompt", "ArrowUp")
+    assert await page.input_value("#prompt") == "a meadow, a red mill"
+    await page.press("#prompt", "ArrowDown")
+    await page.press("#prompt", "ArrowDown")
+    assert await page.input_value("#prompt") == "half a thou"
+    await page.press("#stage", "?")
+    assert await page.is_visible("#keys-dialog")
+    await page.press("#keys-dialog", "Escape")
+    await page.wait_for_function("picture.getAttribute('aria-label').includes('the camera stands still')")
+
+
+async def test_a_swipe_moves_the_camera(phone_visit: Visit) -> None:
+    """A finger that drags the picture to the left moves the camera right, until it is lifted; it does not pause."""
+    visit = phone_visit
+    await visit.open()
+    await visit.phase("ready")
+    await visit.page.tap("#send")
+    await visit.frames(12)
+    point = "(type, x) => new PointerEvent(type, {pointerId: 1, pointerType: 'touch', clientX: x, bubbles: true})"
+    await visit.page.evaluate("picture.setPointerCapture = () => {}")
+    for kind, x in (("pointerdown", 200), ("pointermove", 190), ("pointermove", 150)):
+        await visit.page.evaluate(f"([t, x]) => picture.dispatchEvent(({point})(t, x))", [kind, x])
+    await visit.chunk_where(lambda stats: stats["camera"]["speed"] > 0)
+    await visit.page.evaluate(f"picture.dispatchEvent(({point})('pointerup', 150)); picture.click()")
+    await visit.chunk_where(lambda stats: stats["camera"]["speed"] == 0)
+    assert not await visit.page.evaluate("picture.paused")
