@@ -21,14 +21,14 @@ fuzz: .venv/test.ready
 	$(BIN)/python tests/server/socket_fuzz.py
 
 # A marker per environment: it is as old as the last pyproject.toml that was installed.
-.venv/serve.ready: pyproject.toml
+.venv/serve.ready: pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pafu needs Python 3.11 or newer; set PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e .
 	touch $@
 
 .venv/test.ready: .venv/serve.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e ".[dev]"
 	touch $@
 
 clean:

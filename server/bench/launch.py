@@ -12,12 +12,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from server.process import module_command
 
 ADDRESS = re.compile(r"open (http://\S+)")
+COMMAND = (*module_command("server.cli"), "serve")
 POLL_SECONDS = 0.05
 STOP_WITHIN = 60.0  # a busy machine is no reason to kill
 
@@ -29,14 +31,17 @@ class LaunchError(RuntimeError):
 class ServerProcess:
     """A running server: its address, its process, and what it printed."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], command: Sequence[str] = COMMAND, folder: Path | None = None
+    ) -> None:
         """Start with these PAFU_* settings (names without the prefix) and none from the environment."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
         environ |= {f"PAFU_{name.upper()}": str(value) for name, value in settings.items()}
         self.began = time.perf_counter()
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [*module_command("server.cli"), "serve"],
+            command,
+            cwd=folder,
             env={"PAFU_PORT": "0", **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -23,6 +23,8 @@ from pafu_client.messages import (
 from pafu_client.options import Options, WatchOptions
 from pafu_client.stream import VideoStream, connect, watch
 
+__version__ = "0.1.0"  # that of the server that it was written for
+
 __all__ = [
     "Camera",
     "Chunk",
