@@ -112,8 +112,10 @@ class Settings(BaseSettings):
     load_timeout: float = Field(default=600.0, gt=0, description="a worker must have loaded its model within this time")
     worker_timeout: float = Field(default=60.0, gt=0, description="a worker silent for so long is replaced")
     shutdown_timeout: float = Field(default=10.0, gt=0)
-    max_start_bytes: int = Field(default=4 * 2**20, ge=1024)
-    max_control_bytes: int = Field(default=128 * 2**10, ge=1024)
+    max_start_bytes: int = Field(default=4 * 2**20, ge=1024, description="largest picture in a session's first message")
+    max_control_bytes: int = Field(
+        default=64 * 2**10, ge=1024, le=2**20, description="largest message of a running session"
+    )
     max_pending_interactions: int = Field(default=64, ge=1)
     max_bad_messages: int = Field(default=20, ge=0, description="faulty messages that a running session survives")
     allowed_hosts: Names = Field(default=(), description="host names besides localhost and IP addresses")

@@ -81,6 +81,7 @@ ERRORS = {
         ErrorKind("job_limit", 429, TRY_LATER, retryable=True),
         ErrorKind("ticket_limit", 429, TRY_LATER, retryable=True),
         ErrorKind("body_too_large", 413, TOO_BIG),
+        ErrorKind("unsupported_media_type", 415, UNSUPPORTED),
         ErrorKind("body_timeout", 408, POLICY, retryable=True),
         ErrorKind("too_many_jobs", 429, TRY_LATER, retryable=True),
         ErrorKind("not_completed", 409, POLICY),
@@ -104,8 +105,8 @@ class PafuError(Exception):
     def __init__(self, code: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.kind = ERRORS[code]
-        self.message = message
-        self.param = param
+        self.message = sayable(message)
+        self.param = None if param is None else sayable(param)
         self.retry_after = retry_after
 
     def headers(self) -> dict[str, str]:
@@ -126,6 +127,11 @@ class PafuError(Exception):
             "retryable": self.kind.retryable,
         }
         return message if self.retry_after is None else {**message, "retry_after_seconds": self.retry_after}
+
+
+def sayable(text: str) -> str:
+    """The text as UTF-8 can carry it: what callers send may hold half characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -54,6 +54,12 @@ class Bucket:
         self._tokens -= 1
         return 0.0
 
+    def spend(self, count: int, now: float) -> float:
+        """Take tokens for what has happened already, on credit if need be; the seconds until the debt is paid."""
+        self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate) - count
+        self._seen = now
+        return max(0.0, -self._tokens / self._rate)
+
 
 class Hold:
     """One counted place. Released once, however often it is asked; also a context manager."""

@@ -3,6 +3,9 @@
 Uvicorn's ``send`` returns when a message lies in the transport's buffer, so one chunk more is made than has left, and a
 connection that is closed with bytes in its buffer lives for as long as a peer that never reads likes. Here ``send`` of
 a chunk returns when most of it has left the machine, and what is over is cut off.
+
+Frames that are no message (pings, pongs, pieces of a message) never reach the application, so it cannot pace them; they
+are paced here: who sends too many is read more slowly.
 """
 
 from __future__ import annotations
@@ -10,10 +13,15 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sys
+import time
 from typing import Any, cast
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from server.access.limits import Bucket
+from server.http.small_reads import SmallReads
 
 UNSENT_SHARE = 4  # a quarter of a chunk of 0.75 s, and the next one behind it: less than a second
 LOOK_AGAIN = 0.02  # seconds; only while a viewer is slower than its stream
@@ -21,20 +29,72 @@ SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not s
 CUT_AFTER = 15.0  # seconds behind the session's end; uvicorn itself waits 10 s for the peer's close frame
 
 
-class HonestProtocol(WebSocketsSansIOProtocol):
+FRAMES_PER_SECOND, FRAMES_AT_ONCE = 100.0, 400.0  # that are no whole message
+MOST_PONGS = 16  # in a buffer that its peer does not empty
+
+
+class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc]
     """See the module."""
 
     cut_after = CUT_AFTER
     _cut: asyncio.TimerHandle | None = None
+    _calm: asyncio.TimerHandle | None = None  # while a peer that sends too many frames is not read
+    _frames, _pongs = 0, 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._pace = Bucket(FRAMES_PER_SECOND, FRAMES_AT_ONCE, time.monotonic())
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)  # ``writable`` means that nothing is left
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._cut is not None:
-            self._cut.cancel()
+        for timer in (self._cut, self._calm):
+            if timer is not None:
+                timer.cancel()
+
+    # ---- frames that are no message
+
+    def data_received(self, data: bytes) -> None:
+        WebSocketsSansIOProtocol.data_received(self, data)
+        frames, self._frames = self._frames, 0
+        if frames and self._calm is None and (wait := self._pace.spend(frames, time.monotonic())):
+            self.transport.pause_reading()
+            self._calm = self.loop.call_later(wait, self._calmed)
+
+    def _calmed(self) -> None:
+        self._calm = None
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self.read_paused and self._calm is None:
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        """As uvicorn's, which would read on although the peer has to calm down."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._read_on()
+        return message
+
+    def handle_ping(self) -> None:
+        """Answer; one who pings and does not read is owed no more than a few answers."""
+        self._frames += 1
+        self._pongs = self._pongs + 1 if self.transport.get_write_buffer_size() else 0
+        if self._pongs <= MOST_PONGS:
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # forgotten
+
+    def handle_pong(self, event: Frame) -> None:
+        self._frames += 1
+        super().handle_pong(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        self._frames += 1
+        super().handle_cont(event)
+
+    # ---- what goes out
 
     async def send(self, message: Any) -> None:
         """Returns when the kernel has all of the message, and no more than a quarter of a chunk waits there.

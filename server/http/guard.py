@@ -24,6 +24,9 @@ from server.config import Settings
 from server.errors import POLICY, PafuError
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+UPLOADS = "/v1/videos"  # the routes below it take pictures and videos, as JSON or as multipart forms, and no others do
+UPLOAD_TYPES = ("application/json", "multipart/form-data")
+TEXT_BODY, SMALL_BODY = 64 * 2**10, 4 * 2**10  # bytes of what else comes there, and of a body anywhere else
 
 
 class Guard:
@@ -45,13 +48,19 @@ class Guard:
             self.check(headers, read_only=scope.get("method") in SAFE_METHODS)
             caller = self._access.admit(scope)
             if scope["type"] == "http":
-                receive = Body(receive, headers, self._max_body, self._body_timeout)
+                receive = Body(receive, headers, self._most_body(scope, headers), self._body_timeout)
             else:
                 receive = paced(receive, self._message_rate)
         except PafuError as error:
             return await refuse(scope, receive, send, error)
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, answering(scope, send) if scope["type"] == "websocket" else send)
+
+    def _most_body(self, scope: Scope, headers: Headers) -> int:
+        if not scope["path"].startswith(UPLOADS):
+            return min(SMALL_BODY, self._max_body)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self._max_body if kind in UPLOAD_TYPES else min(TEXT_BODY, self._max_body)
 
     def check(self, headers: Headers, read_only: bool) -> None:
         """Raises PafuError host_not_allowed or origin_not_allowed."""

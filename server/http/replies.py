@@ -9,9 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from server.errors import PafuError
 
+CLIENT_CLOSED = 499  # nginx's number for it
 # Errors that the framework raises under its own names.
 CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "body_too_large"}
 
@@ -60,6 +63,11 @@ def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
         return reply(PafuError("invalid_message", f"{param or 'the body'}: {first['msg']}", param or None))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, __: Exception) -> Response:
+        """The caller hung up in the middle of its body: nobody reads this, and nobody made a mistake."""
+        return Response(status_code=CLIENT_CLOSED)
 
     @app.exception_handler(PafuError)
     async def named_error(_: Request, error: PafuError) -> JSONResponse:

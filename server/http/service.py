@@ -100,6 +100,7 @@ def build(settings: Settings, engine: Engine) -> Service:
     config = uvicorn.Config(
         app,
         lifespan="off",  # Service starts and stops the engine, in order
+        loop="asyncio",
         log_config=None,
         access_log=False,
         http=ImpatientProtocol,

@@ -7,13 +7,16 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from server.http.small_reads import SmallReads
+
 HEAD_SECONDS = 10.0
 
 
-class ImpatientProtocol(H11Protocol):
+class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
     """Closes a connection that for so long has sent no whole head: uvicorn itself would wait for ever."""
 
     head_seconds = HEAD_SECONDS
+    data_received = H11Protocol.data_received
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -11,24 +11,21 @@ from typing import Any, TypeVar
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from model.spec import ModelSpec
+from server.bounded_json import Bounds, read_object
 from server.config import Settings
 from server.errors import PafuError, nearest
+from server.jobs import form
 from server.jobs.job import Order
 from server.live import client_messages as protocol
 
 DEFAULT_SECONDS = 4.0  # OpenAI's
-MAX_FIELDS, MAX_FIELD_BYTES = 64, 256 * 2**10
-MAX_DEPTH = 4  # of a[b][c] in a form
-JSON_FIELDS = ("extra_params", "extra_body")  # JSON text when they come as a form field
+JSON = "application/json"
+TYPES = tuple(f"Content-Type: {kind}" for kind in (JSON, *form.MEDIA_TYPES))
+BODY = Bounds(large=dict.fromkeys(protocol.PICTURE_FIELDS, 2**30), too_large="body_too_large")  # the guard bounds all
 AskedKind = TypeVar("AskedKind", bound="Asked")
-OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
-LOOK_BYTES = 2**20  # of an uploaded file: its index, with the title, comes first
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -95,11 +92,21 @@ UNSUPPORTED = {
 
 async def read_fields(request: Request) -> dict[str, Any]:
     """The fields of a JSON object or a form. Raises PafuError."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        fields = await _form(request)
-    else:
-        fields = _object(await request.body(), "the body")
+    content_type = request.headers.get("content-type", "application/json")
+    kind = content_type.partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise PafuError(
+            "unsupported_media_type", f"a body of Content-Encoding {encoding[:32]!r} is not read: send it plain"
+        )
+    body = await request.body()
+    if kind != JSON and body.lstrip().startswith(b"{"):
+        raise PafuError(
+            "unsupported_media_type", f"the body looks like JSON, but comes as {kind[:64]!r}: send {TYPES[0]}"
+        )
+    if kind not in (JSON, *form.MEDIA_TYPES):
+        raise PafuError("unsupported_media_type", f"a body of {kind[:64]!r} is not read: send {' or '.join(TYPES)}")
+    fields = read_object(body, "the body", BODY) if kind == JSON else await form.read_form(content_type, body)
     extra = fields.pop("extra_body", None)
     if extra is not None and not isinstance(extra, dict):
         raise PafuError("invalid_message", "extra_body must be an object", "extra_body")
@@ -206,70 +213,6 @@ def _pictures(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> int:
     pictures = max(1, round((asked.seconds or DEFAULT_SECONDS) * spec.fps))
     check_length(pictures, spec, settings, "seconds")
     return pictures
-
-
-async def _form(request: Request) -> dict[str, Any]:
-    try:
-        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    except (MultiPartException, HTTPException) as error:
-        reason = error.message if isinstance(error, MultiPartException) else error.detail
-        raise PafuError("invalid_message", f"the form cannot be read: {reason}") from None
-    fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if value.size:  # an empty one is what a form sends for no file
-                fields[name.partition("[")[0]] = await _upload(value)
-        elif name in JSON_FIELDS:
-            fields[name] = _object(value.encode("utf-8", "surrogatepass"), name)
-        else:
-            _put(fields, name, value)
-    await form.close()
-    return fields
-
-
-async def _upload(file: UploadFile) -> Any:
-    """What a file stands for: a video of ours names itself (server.jobs.film), so a client may send it for its id, or
-    the id alone: OpenAI's takes nothing but files here."""
-    found = OWN_VIDEO.search(await file.read(LOOK_BYTES))
-    return {"id": found[0].decode()} if found else f"a file of {file.size} bytes"
-
-
-def _put(fields: dict[str, Any], name: str, value: str) -> None:
-    """``a[b][c]=1`` as {"a": {"b": {"c": 1}}}: how clients write objects into a form."""
-    first, *inner = re.split(r"\]\[|\[|\]$", name) if name.endswith("]") else [name]
-    path = [first, *(part for part in inner if part)]
-    if len(path) > MAX_DEPTH:
-        raise PafuError("invalid_message", f"the field {name[:64]!r} is nested too deeply", first[:64])
-    place = fields
-    for part in path[:-1]:
-        place = place.setdefault(part, {})
-        if not isinstance(place, dict):
-            raise PafuError("invalid_message", f"the field {name[:64]!r} contradicts another", first[:64])
-    place[path[-1]] = _number(value) if len(path) > 1 else value
-
-
-def _number(text: str) -> int | float | str:
-    """A number where the text is one: in a form it cannot be told apart."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _object(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise PafuError("invalid_json", f"{what} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise PafuError("invalid_message", f"{what} must be a JSON object")
-    return value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number; numbers must be finite")
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:

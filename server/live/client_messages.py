@@ -6,7 +6,6 @@ model (sizes, prompt length, camera) is checked by ``check_start`` and ``check_e
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from cache.errors import PolicyError
 from model import vocabulary
 from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_SPEED, SPEED_STEP
 from model.spec import SPECS, ModelSpec
+from server.bounded_json import Bounds, read_object
 from server.config import Settings
 from server.errors import PafuError, nearest
 from server.ipc import messages
@@ -157,11 +157,23 @@ CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
 }
 
 
-def parse(text: str) -> ClientMessage:
+PICTURE_FIELDS = ("image_reference", "input_reference", "image_url")  # which may be large, in a message of any kind
+CONTROL = Bounds()
+
+
+def first_bounds(settings: Settings) -> Bounds:
+    """Of a connection's first message: kilobytes, and a picture."""
+    return Bounds(large=dict.fromkeys(PICTURE_FIELDS, settings.max_start_bytes))
+
+
+def control_bounds(settings: Settings) -> Bounds:
+    """Of every other."""
+    return Bounds(size=settings.max_control_bytes)
+
+
+def parse(text: str, bounds: Bounds = CONTROL) -> ClientMessage:
     """One message of a viewer. Raises PafuError with the field at fault in ``param``."""
-    data = _load_json(text)
-    if not isinstance(data, dict):
-        raise PafuError("invalid_message", f"a message must be a JSON object, got {_kind(data)}")
+    data = read_object(text.encode("utf-8", "surrogatepass"), "the message", bounds)
     kind = data.get("type")
     if kind is None:
         raise PafuError("missing_field", f"a message needs a type; known: {', '.join(CLIENT_MESSAGES)}", "type")
@@ -172,24 +184,6 @@ def parse(text: str) -> ClientMessage:
         return CLIENT_MESSAGES[kind].model_validate(data)
     except ValidationError as error:
         raise _explain(kind, error) from None
-
-
-def _load_json(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise PafuError("invalid_json", "the message is nested too deeply") from None
-    except ValueError as error:  # JSONDecodeError, and integers too long to convert
-        raise PafuError("invalid_json", f"the message is not valid JSON: {error}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number; numbers must be finite")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _explain(kind: str, error: ValidationError) -> PafuError:

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from model.spec import ModelSpec
 from server import errors
 from server.access.limits import Caller
+from server.bounded_json import Bounds
 from server.config import Settings
 from server.errors import PafuError
 from server.ipc import messages
@@ -131,10 +132,11 @@ class ViewerSession:
         within = self._settings.start_timeout
         try:
             async with asyncio.timeout(within):
-                message = await self._receive(self._settings.max_start_bytes)
+                bounds = protocol.first_bounds(self._settings)
+                message = await self._receive(bounds)
                 while isinstance(message, protocol.SessionPing):
                     await self._send({"type": "session.pong"})
-                    message = await self._receive(self._settings.max_start_bytes)
+                    message = await self._receive(bounds)
         except TimeoutError:
             raise PafuError("start_timeout", f"no session.start within {within:g} s of connecting") from None
         if not isinstance(message, protocol.FirstMessage):
@@ -296,9 +298,10 @@ class ViewerSession:
 
     async def _listen(self, admitted: Admitted) -> None:
         """Handle the viewer's messages until it leaves (WebSocketDisconnect) or goes too far (PafuError)."""
+        bounds = protocol.control_bounds(self._settings)
         while True:
             try:
-                await self._handle(admitted, await self._receive(self._settings.max_control_bytes))
+                await self._handle(admitted, await self._receive(bounds))
             except PafuError as error:
                 if error.kind.code in FATAL or self.state is not State.STREAMING:
                     raise
@@ -390,16 +393,14 @@ class ViewerSession:
                 raise PafuError("too_many_errors", f"{self._bad_messages} faulty messages; the last: {error.message}")
         await self._send({**error.wire_message(), "event_id": event_id})
 
-    async def _receive(self, limit: int) -> protocol.ClientMessage:
+    async def _receive(self, bounds: Bounds) -> protocol.ClientMessage:
         received = await self._socket.receive()
         if received["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(received.get("code", 1005), received.get("reason"))
         text = received.get("text")
         if text is None:
             raise PafuError("binary_message", "viewers speak JSON text; a binary message means nothing here")
-        if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
-            raise PafuError("message_too_large", f"the message is longer than the {limit} bytes allowed here")
-        return protocol.parse(text)
+        return protocol.parse(text, bounds)
 
     # ---- ending
 

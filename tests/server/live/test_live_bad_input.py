@@ -51,7 +51,9 @@ BAD_STARTS: list[tuple[Any, str, str | None, int]] = [
     ("text:nonsense {", "invalid_json", None, 1008),
     ('text:{"type": "session.start", "prompt": "x", "seed": NaN}', "invalid_json", None, 1008),
     ('text:{"type": "session.start", "prompt": "x", "streaming_buffer_seconds": 1e999}', "invalid_message", None, 1008),
-    ("text:" + "[" * 100_000, "invalid_json", None, 1008),
+    ("text:" + "[" * 10_000, "invalid_json", None, 1008),
+    ("text:" + "[" * 100_000, "message_too_large", None, 1009),
+    ({**START, **{str(number): 1 for number in range(600)}}, "invalid_message", None, 1008),
     ("text:" + "1" * 5000, "invalid_json", None, 1008),
     (b"\x00\x01", "binary_message", None, 1003),
 ]

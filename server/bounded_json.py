@@ -1,0 +1,103 @@
+"""JSON of strangers: measured before it is parsed, so that no text takes longer than its bounds allow.
+
+A JSON text is short strings, a few long ones (a picture as base64, in fields that are named), and what stands between
+them. ``read_object`` walks from quote to quote, at the speed of ``bytes.find``, and gives up at the first bound that is
+passed; only then does a parser see the text. Depth, keys and everything that an error could list are bounded with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.errors import PafuError
+
+BRACKETS = re.compile(rb"[\[\]{}]")
+BLANKS = b" \t\r\n"
+MAX_NAME = 128
+ESCAPES_PER_STRING = 8
+MAX_BACKSLASHES = 64  # in a row
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a text may have: ``size`` bytes without the strings of the fields in ``large``, each of which has a bound of
+    its own; ``strings`` (keys are strings, and eight escaped quotes count as one); brackets inside one another. The
+    error of a text that is too long has the code ``too_large``."""
+
+    size: int = 64 * 2**10
+    strings: int = 512
+    depth: int = 16
+    large: Mapping[str, int] = field(default_factory=dict)
+    too_large: str = "message_too_large"
+
+
+def read_object(data: bytes, what: str, bounds: Bounds) -> dict[str, Any]:
+    """The object that the text holds. Raises PafuError; the error begins with ``what`` the text is."""
+    check(data, what, bounds)
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also: integers too long to convert, bytes that are no text
+        raise PafuError("invalid_json", f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PafuError("invalid_message", f"{what} must be a JSON object, got {_kind(value)}")
+    return value
+
+
+def check(data: bytes, what: str, bounds: Bounds) -> None:
+    """Raises PafuError for a text that passes its bounds."""
+    between, size, before = [], 0, b""
+    for outside, string in _strings(data, what, bounds.strings):
+        between.append(outside)
+        most = bounds.large.get(before.decode(errors="replace"), 0) if outside.strip(BLANKS) == b":" else 0
+        size += len(outside) + (0 if most else len(string))
+        if size > bounds.size or most and len(string) > most:
+            reason = f"{what} is longer than the {max(most, bounds.size)} bytes allowed here"
+            raise PafuError(bounds.too_large, reason, before.decode(errors="replace") if most else None)
+        before = string[:MAX_NAME]
+    _check_depth(b"".join(between), what, bounds.depth)
+
+
+def _strings(data: bytes, what: str, most: int) -> Iterator[tuple[bytes, bytes]]:
+    """What stands before each string, and the string; behind the last comes the rest with an empty one."""
+    at, steps_left = 0, most * ESCAPES_PER_STRING
+    while (begins := data.find(b'"', at)) >= 0:
+        ends, steps_left = data.find(b'"', begins + 1), steps_left - ESCAPES_PER_STRING
+        while ends > 0 and steps_left >= 0 and _escaped(data, ends, what):
+            ends, steps_left = data.find(b'"', ends + 1), steps_left - 1
+        if steps_left < 0:
+            raise PafuError("invalid_message", f"{what} holds more than the {most} keys and texts allowed here")
+        ends = ends if ends > 0 else len(data)
+        yield data[at:begins], data[begins + 1 : ends]
+        at = ends + 1
+    yield data[at:], b""
+
+
+def _escaped(data: bytes, quote: int, what: str) -> bool:
+    """Whether an odd number of backslashes stands before the quote."""
+    before = data[max(0, quote - MAX_BACKSLASHES) : quote]
+    backslashes = len(before) - len(before.rstrip(b"\\"))
+    if backslashes == MAX_BACKSLASHES:
+        raise PafuError("invalid_json", f"{what} has {MAX_BACKSLASHES} backslashes in a row, which no text needs")
+    return bool(backslashes % 2)
+
+
+def _check_depth(between: bytes, what: str, most: int) -> None:
+    depth = 0
+    for found in BRACKETS.finditer(between):
+        depth += 1 if found[0] in b"[{" else -1
+        if depth > most:
+            allowed = f"{most} brackets inside one another are allowed"
+            raise PafuError("invalid_json", f"{what} is nested too deeply: {allowed}")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number; numbers must be finite")
+
+
+def _kind(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,126 @@
+"""Fields of a form (multipart or urlencoded), as a JSON object would have them.
+
+Parsing runs beside the event loop, one form at a time: the parser is Python, and what a stranger sends as bytes it may
+walk through one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from python_multipart import create_form_parser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, parse_options_header
+
+from server.bounded_json import Bounds, read_object
+from server.errors import PafuError
+
+MEDIA_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+MAX_FIELDS, MAX_FIELD_BYTES = 64, 64 * 2**10
+MAX_DEPTH = 4  # of a[b][c]
+CHARSETS = (b"", b"utf-8", b"utf8", b"us-ascii")
+JSON_FIELDS = ("extra_params", "extra_body")  # JSON text when they come as a form field
+OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
+LOOK_BYTES = 2**20  # of an uploaded file: its index, with the title, comes first
+
+_parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
+
+
+async def read_form(content_type: str, body: bytes) -> dict[str, Any]:
+    """The fields. Raises PafuError invalid_message."""
+    return await asyncio.get_running_loop().run_in_executor(_parsers, fields_of, content_type, body)
+
+
+def fields_of(content_type: str, body: bytes) -> dict[str, Any]:
+    """The fields; ``a[b]=1`` stands for {"a": {"b": 1}}. Raises PafuError invalid_message."""
+    kind, options = parse_options_header(content_type)
+    charset = options.get(b"charset", b"")
+    if charset.lower() not in CHARSETS:
+        raise PafuError("invalid_message", f"the charset {charset[:64]!r} is not read here; send UTF-8")
+    fields: dict[str, Any] = {}
+    try:
+        if kind == b"multipart/form-data":
+            for part in _parts(content_type, body):
+                _add(fields, part)
+        else:
+            pairs = parse_qsl(_text(body, "the form"), True, max_num_fields=MAX_FIELDS, errors="strict")
+            for name, value in pairs:
+                _add_text(fields, name, value)
+    except (FormParserError, ValueError) as error:
+        raise PafuError("invalid_message", f"the form cannot be read: {error}") from None
+    return fields
+
+
+def _parts(content_type: str, body: bytes) -> list[Field | File]:
+    """Fields and files of a multipart form. Raises FormParserError, ValueError."""
+    found: list[Field | File] = []
+
+    def keep(part: object) -> None:
+        found.append(cast("Field | File", part))
+        if sum(isinstance(part, File) for part in found) > 1:
+            raise FormParserError("one file is allowed")
+
+    limits = {"MAX_FIELDS": MAX_FIELDS, "MAX_FIELD_SIZE": MAX_FIELD_BYTES, "MAX_MEMORY_FILE_SIZE": len(body) + 1}
+    parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, keep, keep, config=limits)
+    parser.write(body)
+    parser.finalize()
+    return found
+
+
+def _add(fields: dict[str, Any], part: Field | File) -> None:
+    name = _text(part.field_name or b"", "the name of a field")
+    if isinstance(part, File):
+        if part.size:  # an empty one is what a form sends for no file
+            fields[name.partition("[")[0]] = _upload(part)
+    else:
+        _add_text(fields, name, _text(part.value or b"", f"the field {name[:64]!r}"))
+
+
+def _add_text(fields: dict[str, Any], name: str, value: str) -> None:
+    if name in JSON_FIELDS:
+        fields[name] = read_object(value.encode(), name, Bounds(size=MAX_FIELD_BYTES))
+    else:
+        _put(fields, name, value)
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise PafuError("invalid_message", f"{what} is not UTF-8: {data[:32]!r}") from None
+
+
+def _upload(file: File) -> Any:
+    """What a file stands for: a video of ours names itself (server.jobs.film), so a client may send it for its id, or
+    the id alone: OpenAI's takes nothing but files here."""
+    file.file_object.seek(0)
+    found = OWN_VIDEO.search(file.file_object.read(LOOK_BYTES))
+    return {"id": found[0].decode()} if found else f"a file of {file.size} bytes"
+
+
+def _put(fields: dict[str, Any], name: str, value: str) -> None:
+    """``a[b][c]=1`` as {"a": {"b": {"c": 1}}}: how clients write objects into a form."""
+    first, *inner = re.split(r"\]\[|\[|\]$", name) if name.endswith("]") else [name]
+    path = [first, *(part for part in inner if part)]
+    if len(path) > MAX_DEPTH:
+        raise PafuError("invalid_message", f"the field {name[:64]!r} is nested too deeply", first[:64])
+    place = fields
+    for part in path[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise PafuError("invalid_message", f"the field {name[:64]!r} contradicts another", first[:64])
+    place[path[-1]] = _number(value) if len(path) > 1 else value
+
+
+def _number(text: str) -> int | float | str:
+    """A number where the text is one: in a form it cannot be told apart."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

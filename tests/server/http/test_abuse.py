@@ -1,0 +1,186 @@
+"""Promise: what strangers send costs them, not the others: it is bounded before it is parsed, and floods are paced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+
+import httpx
+import pytest
+
+from server.http import backpressure
+from server.http.backpressure import HonestProtocol
+from server.http.small_reads import READ_BYTES
+from tests.server.socket_fuzz import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, frame, text
+
+START = {"type": "session.start", "prompt": "a bar"}
+
+
+def http(server) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120)
+
+
+def ours(server) -> list[HonestProtocol]:
+    return [one for one in server.service.server_state.connections if isinstance(one, HonestProtocol)]
+
+
+async def until(holds) -> None:
+    async with asyncio.timeout(120):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def raw(server):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HANDSHAKE.encode())
+    await reader.readuntil(b"\r\n\r\n")
+    yield reader, writer
+    writer.transport.abort()
+
+
+FLOODS = {
+    "pings": frame(PING, b"x" * 100),
+    "pongs": frame(PONG, b""),
+    "empty pieces": frame(CONTINUATION, b"", final=False),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_of_frames_is_read_slowly_and_others_get_their_video(server, name, monkeypatch) -> None:
+    handled = 0
+    for method in ("handle_ping", "handle_pong", "handle_cont"):
+        plain = getattr(HonestProtocol, method)
+
+        def counting(self, *event, plain=plain) -> None:
+            nonlocal handled
+            handled += 1
+            plain(self, *event)
+
+        monkeypatch.setattr(HonestProtocol, method, counting)
+    began = asyncio.get_running_loop().time()
+    async with raw(server) as (_, writer):
+        writer.write(text(START))
+        if name == "empty pieces":
+            writer.write(frame(TEXT, b"", final=False))
+        writer.write(FLOODS[name] * 200_000)
+        await until(lambda: any(one._calm is not None for one in ours(server)))
+        viewer = await server.watch(num_frames=13, seed=5)
+        assert len(viewer.fragments) == 2
+    passed = asyncio.get_running_loop().time() - began
+    in_one_read = READ_BYTES // len(FLOODS[name]) + 1
+    assert handled <= backpressure.FRAMES_AT_ONCE + passed * backpressure.FRAMES_PER_SECOND + in_one_read
+    await server.empties()
+
+
+async def test_who_calmed_down_is_read_again(server, viewer_of, monkeypatch) -> None:
+    monkeypatch.setattr(backpressure, "FRAMES_PER_SECOND", 10_000.0)
+    async with server.connect(ping_interval=None) as socket:
+        viewer = viewer_of(socket)
+        for _ in range(600):
+            await socket.pong()
+        await viewer.start(num_frames=13)
+        await viewer.until("session.done")
+
+
+async def test_who_pings_and_never_reads_is_owed_a_few_answers(server, monkeypatch) -> None:
+    monkeypatch.setattr(backpressure, "FRAMES_AT_ONCE", 1e9)
+    monkeypatch.setattr(backpressure, "FRAMES_PER_SECOND", 1e9)
+    async with raw(server) as (_, writer):
+        writer.transport.get_extra_info("socket").setsockopt(1, 8, 4096)  # SO_RCVBUF
+        for _ in range(40):
+            writer.write(frame(PING, b"x" * 125) * 2000)
+            await writer.drain()
+        owed = [one.transport.get_write_buffer_size() for one in ours(server)]
+        assert owed and max(owed) <= READ_BYTES + 127 * (backpressure.MOST_PONGS + 1), owed
+
+
+async def test_a_read_is_small_whatever_was_sent(server, monkeypatch) -> None:
+    sizes = []
+    plain = HonestProtocol.data_received
+    monkeypatch.setattr(
+        HonestProtocol, "data_received", lambda self, data: (sizes.append(len(data)), plain(self, data))[1]
+    )
+    async with raw(server) as (_, writer):
+        writer.write(frame(PONG, b"") * 5000)
+        await until(lambda: sizes)
+    assert max(sizes) <= READ_BYTES
+
+
+MANY = {"prompt": "x", **{str(number): 1 for number in range(200_000)}}
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/videos/sync", "/v1/videos/extensions", "/v1/videos/video_1/remix"])
+async def test_a_body_of_too_many_keys_is_refused_before_it_is_parsed(server, path, monkeypatch) -> None:
+    async with http(server) as client:
+        reply = await client.post(path, json=MANY)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_message")
+        assert "512" in reply.json()["error"]["message"]
+
+
+async def test_a_body_where_none_is_expected_is_small(server) -> None:
+    async with http(server) as client:
+        for path in ("/v1/realtime/client_secrets", "/v1/models", "/nothing"):
+            reply = await client.post(path, content=b"x" * 5000, headers={"content-type": "application/json"})
+            assert reply.status_code == 413, (path, reply.text)
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        reply = await client.post("/v1/videos", content=b"a=1&" * 20_000, headers=form)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
+
+
+FORMS = {
+    "too many fields": (
+        "multipart/form-data; boundary=B",
+        b'--B\r\ncontent-disposition: form-data; name="a"\r\n\r\n1\r\n' * 99,
+    ),
+    "a charset that is a codec": ("multipart/form-data; boundary=B; charset=punycode", b""),
+    "a charset of text": ("multipart/form-data; boundary=B; charset=idna", b""),
+    "no boundary": ("multipart/form-data", b"x"),
+    "half a character": ("application/x-www-form-urlencoded", b"prompt=%ff%fe"),
+    "no UTF-8": (
+        "multipart/form-data; boundary=B",
+        b'--B\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--B--\r\n',
+    ),
+    "a surrogate in a name": ("application/json", b'{"prompt": "x", "\\ud800": 1}'),
+    "a surrogate in a value": ("application/json", b'{"prompt": "x", "size": "\\ud800"}'),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_form_that_cannot_be_read_is_the_callers_mistake(server, name) -> None:
+    kind, body = FORMS[name]
+    async with http(server) as client:
+        reply = await client.post("/v1/videos", content=body, headers={"content-type": kind})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), reply.text
+
+
+async def test_json_without_its_header_and_a_packed_body_are_told_what_is_missing(server) -> None:
+    body = json.dumps({"prompt": "a red mill"}).encode()
+    async with http(server) as client:
+        for kind in ("application/x-www-form-urlencoded", "text/plain"):
+            reply = await client.post("/v1/videos", content=body, headers={"content-type": kind})
+            assert reply.status_code in (400, 415) and "Content-Type: application/json" in reply.text, reply.text
+        packed = {"content-type": "application/json", "content-encoding": "gzip"}
+        reply = await client.post("/v1/videos", content=gzip.compress(body), headers=packed)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_body_that_breaks_off_is_nobodys_mistake(server, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    head = (
+        "POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\nContent-Type: application/json\r\n\r\n{"
+    )
+    for _ in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head.encode())
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+    metrics = server.engine.observer.metrics
+    labels = {"route": "/v1/videos", "method": "POST"}
+    await until(lambda: metrics.read("pafu_request_duration_seconds_count", **labels, status="499") == 3)
+    assert metrics.read("pafu_request_duration_seconds_count", **labels, status="500") == 0
+    assert "Traceback" not in caplog.text and "Exception" not in caplog.text
