@@ -21,19 +21,8 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
-    BigInteger,
-    Column,
     Connection,
-    Float,
-    ForeignKey,
-    Integer,
-    MetaData,
-    PrimaryKeyConstraint,
     Row,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
     create_engine,
     delete,
     event,
@@ -48,53 +37,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, Integr
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.elements import ColumnElement
 
+from server.jobs import schema
 from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
 from server.jobs.job import UNFINISHED, VISIBLE, Chunk, Job, Lease, Order, Results
+from server.jobs.schema import chunks, jobs
 from server.states import JobState
 
-SCHEMA = 1
 BUSY_SECONDS = 5.0  # how long a call waits for a lock before the store counts as unavailable
 SCHEMA_LOCK = 0x70616675  # PostgreSQL advisory lock: two fronts must not create the tables at once
 SERVER_OPTIONS = f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={2 * BUSY_SECONDS:.0f}s"
-
-Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
-metadata = MetaData()
-meta = Table("pafu_meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
-jobs = Table(
-    "pafu_jobs",
-    metadata,
-    Column("number", Number, primary_key=True, autoincrement=True),  # the order of creation, whatever the clock did
-    Column("id", String(64), nullable=False, unique=True),
-    Column("caller", String(256), nullable=False, index=True),
-    Column("state", String(16), nullable=False, index=True),
-    Column("model", String(128), nullable=False),
-    Column("order", Text, nullable=False),
-    Column("remixed_from", String(64)),
-    Column("idempotency_key", String(256)),
-    Column("idempotency_digest", String(64)),
-    Column("fence", Integer, nullable=False, default=0),
-    Column("beat", BigInteger, nullable=False, default=0),
-    Column("failures", Integer, nullable=False, default=0),
-    Column("chunks", Integer, nullable=False, default=0),
-    Column("created_at", Float, nullable=False),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-    Column("expires_at", Float),
-    Column("work_seconds", Float, nullable=False, default=0.0),
-    Column("error_code", String(64)),
-    Column("error_message", Text),
-    Column("results", Text),
-    UniqueConstraint("caller", "idempotency_key"),
-)
-chunks = Table(
-    "pafu_chunks",
-    metadata,
-    Column("job", String(64), ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("media", Text, nullable=False),
-    Column("past", Text, nullable=False),
-    PrimaryKeyConstraint("job", "number"),
-)
 
 
 class JobStore:
@@ -361,14 +312,7 @@ class JobStore:
         with self._write() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
-            metadata.create_all(connection)
-            version = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one_or_none()
-            if version is None:
-                connection.execute(insert(meta).values(name="schema", value=str(SCHEMA)))
-            elif version != str(SCHEMA):
-                raise StoreError(
-                    f"the job database has schema {version}, this Pafu needs {SCHEMA}; use another database"
-                )
+            schema.prepare(connection)
 
 
 def database_url(url: str | None, data_dir: Path) -> str:

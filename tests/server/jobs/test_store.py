@@ -258,15 +258,6 @@ def test_counts_and_ages(stores, order) -> None:
     assert store.waiting_since() == 77.0
 
 
-def test_a_database_of_a_later_version_is_not_touched(stores, url) -> None:
-    from sqlalchemy import text
-
-    with stores()._engine.begin() as connection:
-        connection.execute(text("UPDATE pafu_meta SET value = '999'"))
-    with pytest.raises(StoreError, match="schema 999"):
-        JobStore(url)
-
-
 @pytest.mark.parametrize("bad", ["mysql://u@h/d", "nonsense", "sqlite://", "sqlite:///:memory:"])
 def test_a_database_that_cannot_work_is_named(bad, tmp_path) -> None:
     with pytest.raises(StoreError):

@@ -1,0 +1,96 @@
+"""The tables of the job store, and how a database of an earlier Pafu becomes one of today.
+
+Who changes a table appends to MIGRATIONS: what it says leads from the schema before to the new one, on SQLite and
+PostgreSQL alike. Orders and results are JSON in a column: a new field there needs a default and no migration.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+
+from server.jobs.errors import StoreError
+
+log = logging.getLogger("pafu.jobs")
+FIRST = 1  # the schema that MIGRATIONS begin with
+MIGRATIONS: Sequence[Sequence[str]] = ()  # for each step the statements of it, in order
+
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
+metadata = MetaData()
+meta = Table("pafu_meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
+jobs = Table(
+    "pafu_jobs",
+    metadata,
+    Column("number", Number, primary_key=True, autoincrement=True),  # the order of creation, whatever the clock did
+    Column("id", String(64), nullable=False, unique=True),
+    Column("caller", String(256), nullable=False, index=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("model", String(128), nullable=False),
+    Column("order", Text, nullable=False),
+    Column("remixed_from", String(64)),
+    Column("idempotency_key", String(256)),
+    Column("idempotency_digest", String(64)),
+    Column("fence", Integer, nullable=False, default=0),
+    Column("beat", BigInteger, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("chunks", Integer, nullable=False, default=0),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("expires_at", Float),
+    Column("work_seconds", Float, nullable=False, default=0.0),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("results", Text),
+    UniqueConstraint("caller", "idempotency_key"),
+)
+chunks = Table(
+    "pafu_chunks",
+    metadata,
+    Column("job", String(64), ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("media", Text, nullable=False),
+    Column("past", Text, nullable=False),
+    PrimaryKeyConstraint("job", "number"),
+)
+
+
+def prepare(connection: Connection) -> None:
+    """Make an empty database one of today, or migrate an older one; all or nothing, in the transaction of
+    ``connection``. Raises StoreError for a database of a newer Pafu."""
+    today = FIRST + len(MIGRATIONS)
+    if not inspect(connection).has_table(meta.name):
+        metadata.create_all(connection)
+        connection.execute(insert(meta).values(name="schema", value=str(today)))
+        return
+    there = int(connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one())
+    if not FIRST <= there <= today:
+        raise StoreError(
+            f"the job database has schema {there}, this Pafu knows {FIRST} to {today}: it was used by a newer Pafu; "
+            "run that one, or use another database"
+        )
+    for step, statements in enumerate(MIGRATIONS[there - FIRST :], there + 1):
+        log.info("migrating the job database to schema %d", step)
+        for statement in statements:
+            connection.execute(text(statement))
+    connection.execute(update(meta).where(meta.c.name == "schema").values(value=str(today)))
