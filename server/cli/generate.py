@@ -33,7 +33,7 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
     if not path.parent.is_dir():
         raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
     with console.status(f"loading {spec.name} ..."):
-        generator = _load(settings)
+        generator = load(settings)
     part = path.with_name(path.name + ".part")
     began = time.perf_counter()
     try:
@@ -54,7 +54,8 @@ def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
     return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
 
 
-def _load(settings: Settings) -> Generator:
+def load(settings: Settings) -> Generator:
+    """The model in this process. Raises GenerateError when it cannot be loaded."""
     weights = str(settings.weights) if settings.weights else None
     configure = Configure(
         model=settings.model,

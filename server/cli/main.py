@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from server import __version__
-from server.cli import bench, distill, evaluate, keys
+from server.cli import bench, demo, distill, evaluate, keys
 from server.cli.console import (
     CacheBudget,
     CachePolicy,
@@ -40,6 +40,7 @@ app.add_typer(distill.app, name="distill")
 app.command("eval")(evaluate.evaluate)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
+app.add_typer(demo.app, name="demo")
 START_FAILED = 3  # exit status of pafu serve when its worker can never start
 
 

@@ -1,0 +1,52 @@
+"""``pafu demo``: what the memory is good for, to be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.console import Device, Model, SalienceHead, Threads, Weights, fail, say, settings_from
+from server.errors import PafuError
+
+app = typer.Typer(help="See what the memory is good for.", no_args_is_help=True)
+
+PROMPT = "a meadow by day, a red house with a blue roof on the left and a white mill on the right"
+
+
+@app.command()
+def memory(
+    prompt: Annotated[str, typer.Argument(help="what stands at the place")] = PROMPT,
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG file to write")] = Path("memory.png"),
+    policies: Annotated[str, typer.Option(help="cache policies to compare, with commas")] = "pafu,sink_window",
+    budget: Annotated[float | None, typer.Option(help="latent frames; default: the model's own")] = None,
+    away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera is back")] = 50.0,
+    seed: Annotated[int, typer.Option(min=0, help="same seed, same place")] = 1,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    threads: Threads = None,
+    salience_head: SalienceHead = None,
+) -> None:
+    """Look at a place, go away, come back: the place before and after, a row for each policy."""
+    settings = settings_from(model=model, weights=weights, device=device, threads=threads, salience_head=salience_head)
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    from server.cli.generate import GenerateError
+    from server.cli.revisit import save_rows, visits
+
+    try:
+        seen = list(visits(settings, prompt, names, budget, away, seed))
+        save_rows(seen, output)
+    except (PafuError, GenerateError, ValueError, OSError) as error:
+        raise fail(str(error)) from None
+    for visit in seen:
+        say(
+            f"{visit.policy}: back again {visit.likeness:.1f} dB like before, cache {visit.cache_bytes / 2**20:.1f} MiB"
+        )
+    say(f"{output}: before, far away, and after {away:g} s, a row for each policy")
+
+
+@app.callback()
+def demo() -> None:
+    """See what the memory is good for."""

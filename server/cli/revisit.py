@@ -1,0 +1,136 @@
+"""Go away and come back under several cache policies: the place before and after, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model.camera import DEFAULT_SPEED, CameraControl, CameraState, advance
+from model.spec import SPECS, ModelSpec, spec_named
+from server.cli.console import console
+from server.cli.generate import load
+from server.config import Settings
+from server.ipc.messages import CacheChoice
+from server.live.client_messages import check_prompt
+from server.worker.generator import Stream
+
+LOOK_CHUNKS = 3  # at the place itself, before and after
+GAP, HEAD = 8, 22  # pixels between pictures, and above each for its caption
+PAPER, INK = (250, 246, 238), (40, 40, 48)
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One control per chunk, and the chunks whose last picture is shown: before, far away and back."""
+
+    controls: tuple[CameraControl, ...]
+    before: int
+    away: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one policy showed: uint8 pictures (H, W, 3), and what its cache took."""
+
+    policy: str
+    before: np.ndarray
+    away: np.ndarray
+    after: np.ndarray
+    cache_bytes: int
+
+    @property
+    def likeness(self) -> float:
+        """PSNR in dB of the place seen again against the place seen first; infinite when they are equal."""
+        error = float(np.mean((self.before.astype(np.float64) - self.after) ** 2))
+        return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def plan(spec: ModelSpec, away_seconds: float) -> Trip:
+    """Look, pan right for half of ``away_seconds``, pan back by the same way, look again."""
+    chunk_seconds = spec.chunk_latents * spec.temporal_stride / spec.fps
+    out = max(2, round(away_seconds / 2 / chunk_seconds))
+    look, away = [CameraControl(speed=0)] * LOOK_CHUNKS, [CameraControl(speed=DEFAULT_SPEED)] * out
+    back = _way_back(spec, [*look, *away])
+    controls = (*look, *away, *back, *look)
+    return Trip(controls, LOOK_CHUNKS - 1, LOOK_CHUNKS + out - 1, len(controls) - 1)
+
+
+def _way_back(spec: ModelSpec, way_there: Sequence[CameraControl]) -> list[CameraControl]:
+    """Controls that lead to offset 0 again, where the camera then stands still."""
+    state = CameraState()
+    for control in way_there:
+        state, *_ = advance(state.steered(control, spec.width), spec.chunk_latents, spec.temporal_stride)
+    back: list[CameraControl] = []
+    while state.offset or state.speed:
+        speed = next(speed for speed in (-DEFAULT_SPEED, -DEFAULT_SPEED // 2, 0) if _stops_in_time(spec, state, speed))
+        back.append(CameraControl(speed=speed))
+        if not speed and not state.speed:  # no pace ends exactly there: the last pixels are a cut
+            back[-1] = CameraControl(speed=0, cut_to=0.0)
+        state, *_ = advance(state.steered(back[-1], spec.width), spec.chunk_latents, spec.temporal_stride)
+    return back
+
+
+def _stops_in_time(spec: ModelSpec, state: CameraState, speed: int) -> bool:
+    """Whether a camera that goes on at ``speed`` for a chunk can still come to rest before it has passed offset 0."""
+    for control in (CameraControl(speed=speed), CameraControl(speed=0)):
+        state, *_ = advance(state.steered(control, spec.width), spec.chunk_latents, spec.temporal_stride)
+    return state.offset >= 0
+
+
+def visits(
+    settings: Settings, prompt: str, policies: Sequence[str], budget: float | None, away: float, seed: int
+) -> Iterator[Visit]:
+    """A visit for each policy, with progress bars. ``budget`` is in latent frames, ``away`` in seconds.
+
+    Raises PafuError, GenerateError or ValueError, each with a message for the person at the terminal.
+    """
+    spec = spec_named(settings.model)
+    if not spec.camera:
+        able = ", ".join(other.name for other in SPECS.values() if other.camera)
+        raise ValueError(f"{spec.name} has no camera to go away with; models that have one: {able}")
+    prompt, trip = check_prompt(prompt, spec), plan(spec, away)
+    choices = [CacheChoice.of(settings.cache(policy, budget)) for policy in policies]
+    with console.status(f"loading {spec.name} ..."):
+        generator = load(settings)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for choice in choices:
+            stream = generator.open(prompt, seed, choice)
+            yield walk(stream, trip, choice.policy, progress)
+
+
+def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
+    """Make the trip on a fresh stream."""
+    shown: dict[int, np.ndarray] = {}
+    cache_bytes = 0
+    for index, control in enumerate(progress.track(trip.controls, description=policy)):
+        stream.set_camera(control)
+        chunk = stream.next_chunk()
+        cache_bytes = chunk.cache_bytes
+        if index in (trip.before, trip.away, trip.after):
+            shown[index] = chunk.pictures[-1]
+    return Visit(policy, shown[trip.before], shown[trip.away], shown[trip.after], cache_bytes)
+
+
+def save_rows(visits: Sequence[Visit], path: Path) -> None:
+    """Write one PNG with a row of three pictures for each visit."""
+    height, width = visits[0].before.shape[:2]
+    font = ImageFont.load_default(14)
+    sheet = Image.new("RGB", (3 * (width + GAP) + GAP, len(visits) * (height + HEAD + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, visit in enumerate(visits):
+        top = GAP + row * (height + HEAD + GAP)
+        captions = (f"{visit.policy}: before", "far away", f"back again ({visit.likeness:.1f} dB)")
+        for column, (picture, caption) in enumerate(
+            zip((visit.before, visit.away, visit.after), captions, strict=True)
+        ):
+            left = GAP + column * (width + GAP)
+            draw.text((left, top + 2), caption, fill=INK, font=font)
+            sheet.paste(Image.fromarray(picture), (left, top + HEAD))
+    sheet.save(path, format="PNG")

@@ -1,0 +1,50 @@
+"""`pafu demo memory`: the camera comes back to the very place, whatever the time away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from model.camera import CameraState, advance
+from model.spec import PAFU_MINI
+from server.cli.main import app
+from server.cli.revisit import plan
+
+
+@pytest.mark.parametrize("away", [1, 3.3, 20, 50, 300])
+def test_the_camera_is_back_where_it_was(away: float) -> None:
+    trip = plan(PAFU_MINI, away)
+    state, stands = CameraState(), []
+    for control in trip.controls:
+        state, *_ = advance(state.steered(control, PAFU_MINI.width), PAFU_MINI.chunk_latents, PAFU_MINI.temporal_stride)
+        stands.append(state.offset)
+    assert stands[trip.before] == stands[trip.after] == 0 and state.speed == 0
+    assert stands[trip.away] == max(stands) > 0
+    seconds = len(trip.controls) * PAFU_MINI.pictures_in_chunk(1) / PAFU_MINI.fps
+    assert away * 0.8 <= seconds <= away * 1.2 + 10, "about as long as was asked"
+
+
+def test_a_row_of_pictures_for_each_policy(tmp_path: Path) -> None:
+    out = tmp_path / "memory.png"
+    command = ["demo", "memory", "a red mill", "--model", "test-tiny", "--device", "cpu", "--away", "2", "-o", str(out)]
+    result = CliRunner().invoke(app, [*command, "--policies", "window,sink_window"])
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as sheet:
+        assert sheet.width > 3 * 128 and sheet.height > 2 * 128
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--policies", "memory"], "unknown cache policy 'memory'"),
+        (["--model", "wan2.1-1.3b"], "has no camera to go away with"),
+        (["-o", "/nowhere/memory.png"], "/nowhere"),
+    ],
+)
+def test_what_cannot_work_is_one_line(options: list[str], said: str) -> None:
+    base = ["demo", "memory", "--model", "test-tiny", "--device", "cpu", "--away", "1"]
+    result = CliRunner().invoke(app, [*base, *options])
+    assert result.exit_code == 1 and said in result.output and "Traceback" not in result.output
