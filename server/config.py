@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     cache_room_bytes: int = Field(default=0, ge=0, description="caches of all sessions together; 0: what is free")
     keep_on_device: float = Field(default=20.0, ge=0, description="a session that lost its viewer waits there so long")
     keep_on_disk: float = Field(default=600.0, ge=0, description="and then so long as a file; 0 for both: it ends")
-    max_kept: int = Field(default=100, ge=0, description="sessions without a viewer; beyond it the oldest ends")
+    max_kept: int = Field(default=100, ge=0, description="sessions without a viewer, of one caller; the oldest ends")
     lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
     max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="most that a viewer may ask for")
     max_seconds: float = Field(default=86_400, gt=0, description="longest video of one session")

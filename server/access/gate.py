@@ -48,7 +48,7 @@ class Access:
         if given is None and ticket is None:
             raise PafuError("missing_key", "this server needs an API key; send the header Authorization: Bearer KEY")
         caller = self.keys.caller(given) if given is not None else self.tickets.redeem(ticket or "")
-        if caller is None:
+        if caller is None or not self.keys.stands(caller):
             known = "the key is not known here" if given is not None else "the ticket is unknown, used or too old"
             raise PafuError("invalid_key", f"{known}; ask the operator for a key, or mint another ticket")
         return caller

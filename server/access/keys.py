@@ -16,10 +16,10 @@ import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from server.access.limits import Caller
 from server.config import ConfigError, Settings
@@ -34,19 +34,30 @@ LIMITS = ("max_sessions", "max_jobs", "requests_per_minute")
 
 @dataclass(frozen=True)
 class Key:
-    """A known key: its SHA-256 and who it stands for."""
+    """A known key: its SHA-256, who it stands for, and when it ends (it may not)."""
 
     digest: bytes
     caller: Caller
+    expires: datetime | None = None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and datetime.now(UTC) >= self.expires
 
 
 class Record(BaseModel):
-    """One ``[keys.NAME]`` table of the file. A limit left out is the server's default for keys."""
+    """One ``[keys.NAME]`` table of the file. A limit left out is the server's default for keys.
+
+    ``owner``: whose sessions and videos it opens; default: its own name. Keys of one owner overlap while one replaces
+    another; the owner "anonymous" has what was made before the server had keys.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    owner: str | None = Field(default=None, pattern=f"^{NAME}$")
     created: datetime | None = None
+    expires: AwareDatetime | None = None
     max_sessions: int | None = Field(default=None, ge=0)
     max_jobs: int | None = Field(default=None, ge=0)
     requests_per_minute: int | None = Field(default=None, ge=1)
@@ -90,14 +101,28 @@ class Keyring:
         """Whom the secret stands for. Takes as long for a wrong key as for any right one."""
         self._refresh()
         given, found = digest(secret), None
-        for key in (*self._fixed, *self._filed):
+        for key in self._all:
             if hmac.compare_digest(given, key.digest):
-                found = key.caller
-        return found
+                found = key
+        return None if found is None or found.expired else found.caller
+
+    def stands(self, caller: Caller) -> bool:
+        """Whether the key that the caller showed once is good still."""
+        self._refresh()
+        return not self.required or any(key.caller.key == caller.key and not key.expired for key in self._all)
+
+    def has_key(self, owner: str) -> bool:
+        """Whether anybody can still show a key of this owner."""
+        self._refresh()
+        return not self.required or any(key.caller.name == owner and not key.expired for key in self._all)
+
+    @property
+    def _all(self) -> tuple[Key, ...]:
+        return (*self._fixed, *self._filed)
 
     def _environment_key(self, text: str) -> Key:
         hashed = bytes.fromhex(text.removeprefix("sha256:"))
-        return Key(hashed, Caller(f"key-{hashed.hex()[:8]}", **self._defaults))
+        return Key(hashed, Caller(f"key-{hashed.hex()[:8]}", **self._defaults, key=hashed.hex()))
 
     def _from_file(self, path: Path) -> tuple[Key, ...]:
         return tuple(self._key(name, record) for name, record in read(path).items())
@@ -105,7 +130,8 @@ class Keyring:
     def _key(self, name: str, record: Record) -> Key:
         given = {limit: getattr(record, limit) for limit in LIMITS}
         limits = {limit: self._defaults[limit] if value is None else value for limit, value in given.items()}
-        return Key(bytes.fromhex(record.sha256), Caller(name, **limits))
+        caller = Caller(record.owner or name, **limits, key=record.sha256)
+        return Key(bytes.fromhex(record.sha256), caller, record.expires)
 
     def _refresh(self) -> None:
         """Read a changed file; a file that became unreadable changes nothing but the log."""
@@ -159,15 +185,25 @@ def check_name(name: str) -> None:
         raise ConfigError(f"{name[:80]!r} cannot name a key; use 1 to 63 small letters, digits, - and _")
 
 
-def add(path: Path, name: str, limits: Mapping[str, int | None]) -> str:
-    """Make a key and keep its hash; the key. Raises ConfigError for a taken name or a file that cannot be written."""
-    check_name(name)
+def add(
+    path: Path,
+    name: str,
+    limits: Mapping[str, int | None],
+    owner: str | None = None,
+    days: float | None = None,
+) -> str:
+    """Make a key and keep its hash; the key. It ends after so many ``days``. Raises ConfigError for a taken name or a
+    file that cannot be written."""
+    for given in (name, owner or name):
+        check_name(given)
     records = read(path) if path.exists() else {}
     if name in records:
-        raise ConfigError(f"{path} has a key {name!r} already; remove it first: pafu keys remove {name}")
-    secret = new_secret()
-    made = datetime.now(UTC).replace(microsecond=0)
-    write(path, {**records, name: Record(sha256=digest(secret).hex(), created=made, **limits)})
+        beside = f"make one beside it: pafu keys add {name}-2 --owner {records[name].owner or name}"
+        raise ConfigError(f"{path} has a key {name!r} already; {beside}, or remove it first: pafu keys remove {name}")
+    secret, made = new_secret(), datetime.now(UTC).replace(microsecond=0)
+    expires = None if days is None else made + timedelta(days=days)
+    record = Record(sha256=digest(secret).hex(), owner=owner, created=made, expires=expires, **limits)
+    write(path, {**records, name: record})
     return secret
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from starlette.requests import HTTPConnection
@@ -22,12 +22,16 @@ CONNECTIONS_PER_SESSION = 4  # several may watch one, and a viewer comes back be
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. None is no limit of its own: what the server has for all still holds."""
+    """Who asks: sessions and jobs belong to the ``name``, which several keys may stand for; ``key`` tells them apart.
+
+    None: only the server-wide limits apply.
+    """
 
     name: str
     max_sessions: int | None = None
     max_jobs: int | None = None
     requests_per_minute: int | None = None
+    key: str = field(default="", compare=False)
 
 
 ANONYMOUS = Caller("anonymous")  # everybody, on a server without keys

@@ -1,7 +1,8 @@
 """Tickets: what a browser shows instead of a key, because it cannot set headers on a WebSocket and must keep no key.
 
 A ticket opens one live socket, once, within a minute. They live in this process's memory, hashed like keys; a server
-that restarts has forgotten them, and the page asks for another.
+that restarts has forgotten them, and the page asks for another. One whose key was removed meanwhile opens nothing
+(server.access.gate).
 """
 
 from __future__ import annotations

@@ -26,11 +26,15 @@ def add(
     max_sessions: Annotated[int | None, typer.Option(min=0, help="live sessions at once")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=0, help="unfinished jobs at once")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="requests and handshakes")] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="whose sessions and videos it opens; default: NAME; anonymous: those without key")
+    ] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, help="it ends after so many days; default: never")] = None,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
     path = _file(keys_file)
     limits = {"max_sessions": max_sessions, "max_jobs": max_jobs, "requests_per_minute": requests_per_minute}
-    typer.echo(_told(lambda: keys.add(path, name, limits)))
+    typer.echo(_told(lambda: keys.add(path, name, limits, owner, days)))
     _say(f"{path} knows {name}; the key above is not shown again. Serve with --keys-file {path}")
 
 
@@ -38,13 +42,14 @@ def add(
 def list_keys(keys_file: KeysFile = None) -> None:
     """Print the names and limits of all keys."""
     for name, record in _told(lambda: keys.read(_file(keys_file))).items():
-        limits = [f"{limit}={value}" for limit in keys.LIMITS if (value := getattr(record, limit)) is not None]
+        shown = ("owner", "expires", *keys.LIMITS)
+        limits = [f"{field}={value}" for field in shown if (value := getattr(record, field)) is not None]
         typer.echo("  ".join((name, f"sha256:{record.sha256[:8]}...", *limits)))
 
 
 @app.command()
 def remove(name: Name, keys_file: KeysFile = None) -> None:
-    """Forget a key; a running server refuses it from the next request on, its open sessions go on to their ends."""
+    """Forget a key: a running server refuses it from now on, with its tickets, and closes the sockets it opened."""
     path = _file(keys_file)
     _told(lambda: keys.remove(path, name))
     _say(f"{path} has forgotten {name}")

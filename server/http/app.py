@@ -39,6 +39,7 @@ from server.states import EngineState
 from server.telemetry import logs
 from server.telemetry.observer import Observer
 
+KEY_SECONDS = 1.0  # how soon the removal of a key is noticed
 PAGE = Path(__file__).resolve().parents[2] / "clients" / "web"
 # The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
 MIME_TYPES = {
@@ -119,6 +120,15 @@ class Front:
                 await viewer.run()
             finally:
                 del self.viewers[viewer]
+
+    async def watch_keys(self) -> None:
+        """What a key has opened ends with it, within KEY_SECONDS."""
+        while self.access.keys.required:
+            await asyncio.sleep(KEY_SECONDS)
+            for viewer in list(self.viewers):
+                if not self.access.keys.stands(viewer.caller):
+                    viewer.revoke()
+            self.sessions.forget_owners(self.access.keys.has_key)
 
     async def drain(self) -> None:
         """Take no more sessions or jobs and bring the running ones to their ends, in bounded time."""

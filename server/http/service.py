@@ -47,12 +47,14 @@ class Service(uvicorn.Server):
         await super().startup(sockets)
         await self.front.engine.start()
         self.front.jobs.start()
+        self._watching = asyncio.create_task(self.front.watch_keys(), name="keys")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """1. not ready, nothing new; 2. viewers told, jobs given back; 3. sockets closed; 4. worker ended.
 
         A second signal skips the waiting in each, but for the moment that it takes to give the jobs back.
         """
+        self._watching.cancel()
         until = time.monotonic() + self.front.settings.shutdown_timeout
         await self._unless_forced(self.front.drain())
         if self.force_exit:

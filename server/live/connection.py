@@ -75,7 +75,7 @@ class ViewerSession:
         self.id = f"sess_{secrets.token_hex(8)}"
         self.state = State.WAITING
         self._socket = websocket
-        self._caller = caller
+        self.caller = caller
         self._sessions = sessions
         self._spec = spec
         self._settings = settings
@@ -84,8 +84,15 @@ class ViewerSession:
         self._head = b""  # what goes before the next fragment's bytes
         self._events = 0
         self._bad_messages = 0
+        self._revoked = False
         self._request_id = (websocket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}")[:128]
         self._watch = observer.viewer(self._request_id, websocket.headers)
+
+    def revoke(self) -> None:
+        """End the connection: its caller's key is gone. The session waits, as after every lost connection."""
+        self._revoked = True
+        if self._admitted is not None:
+            self._admitted.session.dismiss(self._admitted.place, revoked())
 
     async def run(self) -> None:
         """Serve the viewer to the end; returns when the socket is closed and the session knows that it is gone."""
@@ -146,17 +153,19 @@ class ViewerSession:
     async def _admit(self, first: protocol.FirstMessage) -> Admitted:
         """The session that the first message asks for. Raises PafuError."""
         self.state = State.OPENING
+        if self._revoked:
+            raise revoked()
         match first:
             case protocol.SessionStart():
                 order = self._order(first)
-                session, token = self._sessions.create(order, self._caller)
+                session, token = self._sessions.create(order, self.caller)
                 return Admitted(session, await session.own(first.format), token, first)
             case protocol.SessionResume():
                 name, token, last = protocol.check_resume(first)
-                session = self._sessions.resume(name, token, self._caller)
+                session = self._sessions.resume(name, token, self.caller)
                 return Admitted(session, await session.own(self._format(first), last), token, first)
             case protocol.SessionWatch():
-                session = self._sessions.find(first.session_id, self._caller)
+                session = self._sessions.find(first.session_id, self.caller)
                 return Admitted(session, await session.watch(protocol.check_format(first.format)), None, first)
 
     def _format(self, message: protocol.SessionResume) -> str:
@@ -443,6 +452,13 @@ class ViewerSession:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self._send(message)
                 await self._socket.close(code, _close_reason(reason))
+
+
+def revoked() -> PafuError:
+    """What a viewer is told whose key was taken away."""
+    return PafuError(
+        "invalid_key", "the key of this connection was removed or has expired; ask the operator for another"
+    )
 
 
 def _close_reason(text: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from model.spec import ModelSpec
@@ -145,18 +147,24 @@ class Sessions:
         self._live[session.id] = session
         self._prepare()
         session.begin(counted, self._engine.observer.session(), self._forget)
-        self._bound()
+        self._bound(session.caller)
 
     def _forget(self, session: LiveSession) -> None:
         if self._live.get(session.id) is session:
             del self._live[session.id]
 
-    def _bound(self) -> None:
-        """Beyond ``max_kept`` the session that waits longest for its viewer ends."""
-        lonely = [session for session in self if session.status in (SessionStatus.SUSPENDED, SessionStatus.PARKED)]
+    def _bound(self, caller: str) -> None:
+        """Beyond ``max_kept`` the caller's session that waits longest for a viewer ends; who only pauses is there."""
+        lonely = [s for s in self if s.caller == caller and not s.viewers and s.idle_since < math.inf]
         lonely.sort(key=lambda session: session.idle_since)
         for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
             session.expire()
+
+    def forget_owners(self, known: Callable[[str], bool]) -> None:
+        """End the sessions that nobody can come back to, because their caller has no key any more."""
+        for session in self:
+            if not session.viewers and not known(session.caller):
+                session.expire()
 
     async def _make_room(self) -> bool:
         """Put the session to disk that has been idle on the device for the longest time; whether there was one.

@@ -209,9 +209,9 @@ class LiveSession:
         await self._settle()
         return place
 
-    def dismiss(self, place: Place) -> None:
-        """One who looks on has seen enough; the session goes on."""
-        place.notices.append(self._over("stopped"))
+    def dismiss(self, place: Place, why: PafuError | None = None) -> None:
+        """One who looks on has seen enough, or a viewer may stay no longer; the session goes on."""
+        place.notices.append(why or self._over("stopped"))
         self._publish()
 
     async def leave(self, place: Place) -> None:

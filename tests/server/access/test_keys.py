@@ -118,3 +118,19 @@ def test_a_name_is_given_once(tmp_path) -> None:
         keys.add(tmp_path / "keys.toml", "alice", {})
     with pytest.raises(ConfigError, match="no key 'bob'; it has: alice"):
         keys.remove(tmp_path / "keys.toml", "bob")
+
+
+def test_a_key_ends_when_its_time_is_over(tmp_path) -> None:
+    path = tmp_path / "keys.toml"
+    short, long = keys.add(path, "short", {}, days=0.0), keys.add(path, "long", {}, days=1.0)
+    ring = Keyring(Settings(keys_file=path))
+    caller = ring.caller(long)
+    assert ring.caller(short) is None and caller is not None
+    assert ring.stands(caller) and ring.has_key("long") and not ring.has_key("short")
+
+
+def test_a_name_that_is_taken_says_how_one_key_replaces_another(tmp_path) -> None:
+    path = tmp_path / "keys.toml"
+    keys.add(path, "alice", {})
+    with pytest.raises(ConfigError, match="pafu keys add alice-2 --owner alice"):
+        keys.add(path, "alice", {})

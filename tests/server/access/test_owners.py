@@ -11,6 +11,7 @@ import websockets
 
 from server.access import keys
 from server.access.limits import CONNECTIONS_PER_SESSION
+from server.http import app
 
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
@@ -22,7 +23,7 @@ class Caller:
     """Somebody with a key: HTTP and sockets of a server under it."""
 
     def __init__(self, key: str, viewer_of: Any) -> None:
-        self.headers = {"authorization": f"Bearer {key}"}
+        self.key, self.headers = key, {"authorization": f"Bearer {key}"}
         self._viewer_of = viewer_of
 
     def connect(self, server: Any) -> Any:
@@ -190,3 +191,76 @@ async def test_without_keys_all_is_one_caller(serve, viewer_of) -> None:
     await suspended(server)
     assert await other.ids(server) == [resume_message(viewer)["session_id"]]
     assert (await other.resumed(server, resume_message(viewer))).messages[-1]["reason"] == "complete"
+
+
+async def test_a_removed_key_ends_its_sockets_its_tickets_and_what_nobody_can_come_back_to(
+    serve, people, viewer_of, monkeypatch
+) -> None:
+    monkeypatch.setattr(app, "KEY_SECONDS", 0.01)
+    path, alice, bob = people
+    server = await serve(**KEEP, keys_file=path)
+    ticket = server.front.access.tickets.mint(server.front.access.keys.caller(alice.key), 60).value
+    async with alice.connect(server) as hers, bob.connect(server) as his:
+        watching, other = viewer_of(hers), viewer_of(his)
+        await watching.start()
+        await other.start()
+        keys.remove(path, "alice")
+        assert await watching.closed() == 1008
+        assert watching.messages[-1]["code"] == "invalid_key"
+        async with asyncio.timeout(PATIENCE):
+            while len(server.front.sessions) > 1:  # alice's waits for nobody
+                await asyncio.sleep(0.01)
+        await other.until("video.chunk_metadata")  # bob's goes on
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with server.connect(subprotocols=["pafu", f"pafu-ticket.{ticket}"]):
+            pass
+    assert refused.value.response.status_code == 401
+
+
+async def test_a_key_that_is_removed_before_the_session_starts_starts_none(
+    serve, people, viewer_of, monkeypatch
+) -> None:
+    monkeypatch.setattr(app, "KEY_SECONDS", 0.01)
+    path, alice, _ = people
+    server = await serve(keys_file=path)
+    async with alice.connect(server) as socket:
+        viewer = viewer_of(socket)
+        keys.remove(path, "alice")
+        async with asyncio.timeout(PATIENCE):
+            while not all(one._revoked for one in server.front.viewers):
+                await asyncio.sleep(0.01)
+        assert (await viewer.start())["code"] == "invalid_key"
+    assert not len(server.front.sessions)
+
+
+async def test_keys_of_one_owner_overlap_so_that_one_can_replace_another(serve, people, viewer_of, monkeypatch) -> None:
+    monkeypatch.setattr(app, "KEY_SECONDS", 0.01)
+    path, alice, _ = people
+    server = await serve(**KEEP, keys_file=path)
+    await server.engine.settled()
+    again = Caller(keys.add(path, "alice-2", {}, owner="alice"), viewer_of)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, headers=alice.headers) as client:
+        video = (await client.post("/v1/videos", json={"prompt": "a bar"})).json()["id"]
+    viewer = await alice.begun(server)
+    await suspended(server)
+    keys.remove(path, "alice")
+    await asyncio.sleep(0.1)  # many looks at the keys
+    assert (await again.ask(server, f"/v1/videos/{video}")).status_code == 200
+    assert (await alice.ask(server, f"/v1/videos/{video}")).status_code == 401
+    assert (await again.resumed(server, resume_message(viewer))).messages[-1]["reason"] == "complete"
+
+
+async def test_what_was_made_before_the_server_had_keys_opens_to_the_owner_anonymous(
+    serve, tmp_path, viewer_of
+) -> None:
+    before = await serve(data_dir=tmp_path / "data")
+    async with httpx.AsyncClient(base_url=before.url, trust_env=False) as client:
+        video = (await client.post("/v1/videos", json={"prompt": "a bar"})).json()["id"]
+    await before.stop()
+    path = tmp_path / "keys.toml"
+    heir, other = (
+        Caller(keys.add(path, name, {}, owner), viewer_of) for name, owner in (("a", "anonymous"), ("b", None))
+    )
+    after = await serve(data_dir=tmp_path / "data", keys_file=path)
+    assert (await heir.ask(after, f"/v1/videos/{video}")).status_code == 200
+    assert (await other.ask(after, f"/v1/videos/{video}")).status_code == 404

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -595,3 +596,42 @@ def test_old_files_of_sessions_are_swept_but_not_those_in_use_whatever_the_clock
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["notes.txt", f"{used}.safetensors", f"{fresh}.session"]
     )
+
+
+async def test_a_viewer_who_pauses_is_not_thrown_out_for_those_who_left(serve, viewer_of) -> None:
+    server = await serve(keep_on_device=0.0, keep_on_disk=60.0, max_kept=2)
+    async with server.connect() as socket:
+        here = viewer_of(socket)
+        await here.start(**WISH)
+        await here.until("video.chunk_metadata")
+        await here.send({"type": "session.pause"})
+        await here.until("session.paused")
+        async with asyncio.timeout(PATIENCE):
+            while [session.status.value for session in server.front.sessions] != ["parked"]:
+                await asyncio.sleep(0.01)
+        gone = [(await begun(server, viewer_of, chunks=1)) for _ in range(4)]
+        left = {session.id for session in server.front.sessions}
+        ids = [next(m["session_id"] for m in viewer.messages if "session_id" in m) for viewer in (here, *gone)]
+        assert ids[0] in left and len(left) <= 1 + 2 + 1, "only who is gone ends, the oldest first"
+        assert ids[1] not in left and ids[-1] in left
+        await here.send({"type": "session.resume"})
+        await here.until("session.resumed")
+        await here.until("session.done")
+
+
+async def test_what_one_caller_abandons_ends_no_session_of_another(server, monkeypatch) -> None:
+    ended = []
+    kept = [
+        types.SimpleNamespace(
+            caller=caller, viewers=0, idle_since=since, expire=lambda who=(caller, since): ended.append(who)
+        )
+        for since, caller in enumerate(["alice", "bob", "bob", "alice", "bob"])
+    ]
+    sessions = server.front.sessions
+    monkeypatch.setattr(sessions, "_live", dict(enumerate(kept)))
+    monkeypatch.setattr(sessions, "_settings", sessions._settings.model_copy(update={"max_kept": 2}))
+    sessions._bound("bob")
+    assert ended == [("bob", 1)]
+    sessions._bound("alice")
+    assert ended == [("bob", 1)]
+    monkeypatch.setattr(sessions, "_live", {})
