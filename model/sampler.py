@@ -30,17 +30,19 @@ def clean_from_velocity(x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Ten
 def denoise(
     velocity_fn: Callable[[Tensor, float], Tensor],
     noise: Tensor,
-    timesteps: Sequence[float],
+    schedule: Sequence[float | tuple[float, float]],
     generator: torch.Generator,
 ) -> Tensor:
-    """Clean latents float32 from ``noise`` (B, F, C, h, w), one call of ``velocity_fn(x_t, t)`` per timestep.
+    """Clean latents float32 from ``noise`` (B, F, C, h, w), one call of ``velocity_fn(x_t, timestep)`` per step.
 
-    Between two steps the prediction is re-noised with fresh noise drawn from ``generator``.
+    A step is a timestep, or (timestep, noise level) where a checkpoint's own scheduler rounds them apart. Between two
+    steps the prediction is re-noised with fresh noise drawn from ``generator``.
     """
-    first, *rest = timesteps
-    x0 = clean_from_velocity(noise, velocity_fn(noise.float(), first), first)
-    for t in rest:
+    steps = [step if isinstance(step, tuple) else (step, step / FULL_NOISE) for step in schedule]
+    (timestep, sigma), *rest = steps
+    x0 = clean_from_velocity(noise, velocity_fn(noise.float(), timestep), sigma * FULL_NOISE)
+    for timestep, sigma in rest:
         fresh = torch.randn(noise.shape, generator=generator, device=generator.device).to(noise.device)
-        x_t = add_noise(x0, fresh, t)
-        x0 = clean_from_velocity(x_t, velocity_fn(x_t, t), t)
+        x_t = add_noise(x0, fresh, sigma * FULL_NOISE)
+        x0 = clean_from_velocity(x_t, velocity_fn(x_t, timestep), sigma * FULL_NOISE)
     return x0

@@ -6,13 +6,27 @@ model fact is ever a literal elsewhere. This module imports no torch: the front 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from cache.config import PositionMode
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class SpecError(ValueError):
     """A model description that contradicts itself; the message names the field and the offending value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Public weights: a repository of the Hugging Face hub and the files in it that a server needs.
+
+    ``base`` is the repository that holds the text encoder and the VAE, where ``repo`` has the transformer only.
+    """
+
+    repo: str
+    files: tuple[str, ...]
+    base: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +68,22 @@ class ModelSpec:
     first_latent_pictures: int  # pictures that the very first latent frame decodes to: 1 in Wan's VAE
     # streaming
     chunk_latents: int
-    denoising_steps: tuple[int, ...]  # as in Self-Forcing's configuration, before warping
+    denoising_steps: tuple[int, ...]  # as the checkpoint's own configuration lists them
     shift: float
     trained_latents: int  # temporal positions seen in training; relative positions stay inside
     max_prompt_chars: int
+    first_steps: tuple[int, ...] = ()  # of the first chunk, where one- and two-step students take more; (): as others
+    warped: bool = True  # the steps are indices that the shift warps; else they are timesteps already
+    # the parts beside the transformer, by their names in model.parts
+    text_encoder: str = "phrases"
+    video_codec: str = "views"
     # what a session's cache is unless it asks for another: the policy that the weights were tuned with
     cache_policy: str = "sink_window"
-    cache_budget_latents: float = 18.0
+    cache_budget_latents: float = 18.0  # the past alone; public configurations count the open chunk as well
+    cache_sink_latents: float | None = None  # None: what is usual for the policy
+    position_mode: PositionMode = "relative"
+    public: bool = False  # its weights come in the public layouts of the Wan2.1 family
+    source: Source | None = None  # where they are
 
     def __post_init__(self) -> None:
         self._require(self.dim % self.num_heads == 0, "dim", f"{self.dim} is not a multiple of {self.num_heads} heads")
@@ -71,12 +94,10 @@ class ModelSpec:
         self._require(self.predicts in ("velocity", "clean"), "predicts", f"{self.predicts!r} is not velocity or clean")
         self._require(self.patch[0] == 1, "patch", f"{self.patch} spans several latent frames")
         self._require(self.trained_latents >= 2 * self.chunk_latents, "trained_latents", "is shorter than two chunks")
-        steps = self.denoising_steps
-        self._require(
-            len(steps) > 0 and all(0 < s <= 1000 for s in steps) and list(steps) == sorted(steps, reverse=True),
-            "denoising_steps",
-            f"{steps} must fall strictly inside (0, 1000]",
-        )
+        for field, steps in (("denoising_steps", self.denoising_steps), ("first_steps", self.first_steps)):
+            falling = list(steps) == sorted(set(steps), reverse=True) and all(0 < step <= 1000 for step in steps)
+            self._require(falling, field, f"{steps} must fall strictly inside (0, 1000]")
+        self._require(bool(self.denoising_steps), "denoising_steps", "names no step")
 
     def _require(self, holds: bool, field: str, reason: str) -> None:
         if not holds:
@@ -132,10 +153,30 @@ class ModelSpec:
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """The warped denoising timesteps: (1000, 937.5, 833.3, 625) for Self-Forcing's list at shift 5."""
-        sigmas = (step / 1000 for step in self.denoising_steps)
-        return tuple(1000 * self.shift * s / (1 + (self.shift - 1) * s) for s in sigmas)
+        """The denoising timesteps of a usual chunk: (1000, 937.5, 833.3, 625) for Self-Forcing's list at shift 5."""
+        return tuple(timestep for timestep, _ in self.schedule(1))
 
+    def schedule(self, chunk: int) -> tuple[tuple[float, float], ...]:
+        """(timestep, noise level in (0, 1]) of every denoising pass of chunk ``chunk`` (from 0)."""
+        steps = self.first_steps if self.first_steps and chunk == 0 else self.denoising_steps
+        if self.warped:
+            return tuple((1000 * sigma, sigma) for sigma in (self._warp(step / 1000) for step in steps))
+        return tuple((float(step), self._nearest_sigma(step)) for step in steps)
+
+    def _warp(self, sigma: float) -> float:
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def _nearest_sigma(self, timestep: float) -> float:
+        """Of the 1000 levels that the public schedulers know."""
+        return min((self._warp(1 - k / 1000) for k in range(1000)), key=lambda s: abs(1000 * s - timestep))
+
+    def at(self, width: int, height: int) -> ModelSpec:
+        """This model for other pictures. Raises SpecError naming the sizes that can be divided."""
+        return replace(self, width=width, height=height)
+
+
+WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B"  # its text encoder and VAE are those of the whole family
+WAN_PARTS = ("models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*", "Wan2.1_VAE.pth")
 
 WAN_1_3B = ModelSpec(
     name="wan2.1-1.3b",
@@ -167,10 +208,80 @@ WAN_1_3B = ModelSpec(
     shift=5.0,
     trained_latents=21,
     max_prompt_chars=2000,
+    text_encoder="umt5-xxl",
+    video_codec="wan2.1",
+    public=True,
+    source=Source(repo=WAN_BASE, files=("diffusion_pytorch_model*", *WAN_PARTS)),
 )
 
-WAN_14B = ModelSpec(
-    **{**WAN_1_3B.__dict__, "name": "wan2.1-14b", "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+WAN_14B = replace(
+    WAN_1_3B,
+    name="wan2.1-14b",
+    dim=5120,
+    ffn_dim=13824,
+    num_heads=40,
+    num_layers=40,
+    source=Source(repo="Wan-AI/Wan2.1-T2V-14B", files=("diffusion_pytorch_model*", *WAN_PARTS)),
+)
+
+# What differs between public checkpoints of this family. Self-Forcing's own configuration is the base: 4 warped steps
+# at shift 5, chunks of 3 latent frames, a window of 21 (18 of them past).
+SELF_FORCING = replace(
+    WAN_1_3B,
+    name="self-forcing",
+    source=Source(repo="gdhe17/Self-Forcing", files=("checkpoints/self_forcing_dmd.pt",), base=WAN_BASE),
+)
+SELF_FORCING_SID = replace(
+    SELF_FORCING,
+    name="self-forcing-sid",
+    source=Source(repo="gdhe17/Self-Forcing", files=("checkpoints/self_forcing_sid.pt",), base=WAN_BASE),
+)
+CAUSVID = replace(
+    WAN_1_3B,
+    name="causvid",
+    denoising_steps=(1000, 757, 522),  # its list ends in 0, which is the clean pass
+    warped=False,
+    shift=8.0,
+    source=Source(repo="tianweiy/CausVid", files=("autoregressive_checkpoint/model.pt",), base=WAN_BASE),
+)
+LONGLIVE = replace(
+    WAN_1_3B,
+    name="longlive",
+    cache_budget_latents=9.0,  # a window of 12 with the open chunk
+    cache_sink_latents=3.0,
+    position_mode="absolute",
+    source=Source(
+        repo="Efficient-Large-Model/LongLive-1.3B", files=("models/longlive_base.pt", "models/lora.pt"), base=WAN_BASE
+    ),
+)
+KREA_14B = replace(
+    WAN_14B,
+    name="krea-14b",
+    denoising_steps=(1000, 937, 833, 625),
+    warped=False,
+    cache_budget_latents=3.0,
+    source=Source(repo="krea/krea-realtime-video", files=("krea-realtime-video-14b.safetensors",), base=WAN_BASE),
+)
+# Frame-wise students of Causal Forcing: chunks of one latent frame; with few steps the first chunk still takes four.
+FRAME_WISE = replace(
+    WAN_1_3B,
+    name="frame-wise-4-step",
+    chunk_latents=1,
+    cache_budget_latents=20.0,
+    source=Source(repo="zhuhz22/Causal-Forcing", files=("framewise/causal_forcing.pt",), base=WAN_BASE),
+)
+FRAME_WISE_2 = replace(
+    FRAME_WISE,
+    name="frame-wise-2-step",
+    denoising_steps=(1000, 500),
+    first_steps=FRAME_WISE.denoising_steps,
+    source=Source(repo="zhuhz22/Causal-Forcing", files=("causal-forcing++/framewise-2step.pt",), base=WAN_BASE),
+)
+FRAME_WISE_1 = replace(
+    FRAME_WISE_2,
+    name="frame-wise-1-step",
+    denoising_steps=(1000,),
+    source=Source(repo="zhuhz22/Causal-Forcing", files=("causal-forcing++/framewise-1step.pt",), base=WAN_BASE),
 )
 
 PAFU_MINI = ModelSpec(
@@ -224,7 +335,38 @@ TEST_TINY = ModelSpec(
     }
 )
 
-SPECS = {spec.name: spec for spec in (WAN_1_3B, WAN_14B, PAFU_MINI, TEST_TINY)}
+TEST_WAN = replace(  # Wan's shape through and through, small enough for every test: random weights, no meaning
+    WAN_1_3B,
+    name="test-wan",
+    dim=80,
+    ffn_dim=160,
+    num_heads=4,
+    num_layers=3,
+    freq_dim=64,
+    text_dim=32,
+    text_len=64,
+    width=96,
+    height=64,
+    text_encoder="umt5-tiny",
+    video_codec="wan2.1-tiny",
+    cache_budget_latents=6.0,
+    source=None,
+)
+
+WAN_FAMILY = (
+    WAN_1_3B,
+    WAN_14B,
+    SELF_FORCING,
+    SELF_FORCING_SID,
+    CAUSVID,
+    LONGLIVE,
+    KREA_14B,
+    FRAME_WISE,
+    FRAME_WISE_2,
+    FRAME_WISE_1,
+)
+RANDOM_WEIGHTS = ("test-tiny", "test-wan")  # they have no others: their pictures mean nothing
+SPECS = {spec.name: spec for spec in (*WAN_FAMILY, PAFU_MINI, TEST_TINY, TEST_WAN)}
 
 
 def spec_named(name: str) -> ModelSpec:

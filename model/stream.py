@@ -155,7 +155,8 @@ class VideoStream:
         self._cache.begin_chunk(positions)
         velocity = _Velocity(self._model, context, self._cache, control, before_pass)
         with clock.stage("denoise"):
-            latents = denoise(velocity, self._noise(generator), self._model.spec.timesteps, generator)
+            schedule = self._model.spec.schedule(self._index)
+            latents = denoise(velocity, self._noise(generator), schedule, generator)
         with clock.stage("clean"):
             watch = velocity.watched(self._cache.needs)
             velocity(latents, CLEAN)

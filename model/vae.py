@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.parts import State
 from model.spec import ModelSpec
 
 WIDTHS = (128, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
 BLOCKS = (2, 1, 1)  # residual blocks at each size
 SHUFFLE = 4  # pixels of a side that one decoder output position paints
 LEAST_WEIGHT = 1e-3  # of a view that alone knows a column
-State = list[Tensor]
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
@@ -71,6 +71,15 @@ class StreamingVAE(nn.Module):
         self.register_buffer("basis", torch.zeros(values, spec.latent_channels))
         self.register_buffer("scale", torch.ones(spec.latent_channels))
         self.decoder = Decoder(spec.latent_channels)
+
+    def settle(self, device: torch.device, dtype: torch.dtype) -> StreamingVAE:
+        """Channels last: a quarter faster convolutions, on CPUs and GPUs alike."""
+        return self.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+    def encode_start(self, picture: Tensor, frames: int) -> Tensor:
+        """The view (3, H, W) of a camera that rests there for ``frames`` latent frames: (1, frames, C, h, w)."""
+        latents = self.encode(picture[None].to(self.basis.dtype)).float()
+        return latents.unsqueeze(1).repeat(1, frames, 1, 1, 1)
 
     def encode(self, views: Tensor) -> Tensor:
         """Views (..., 3, H, W) in [-1, 1] to latents (..., C, h, w) of about unit variance over all channels."""

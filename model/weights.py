@@ -18,21 +18,18 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from model.checkpoints.errors import WeightsError
+from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
+from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
 from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head
 from model.spec import ModelSpec, spec_named
-from model.text import TextEncoder
-from model.vae import StreamingVAE
 
 FORMAT = 1
 DESCRIPTION = "model.json"
 PARTS = ("dit", "text", "vae")
 RANDOM_STD = 0.05
 SHIPPED = {"pafu-mini": Path(__file__).parent / "weights_mini"}
-
-
-class WeightsError(ValueError):
-    """Weights that are missing, damaged, or of another model; the message names the file and the tensor."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class LoadedModel:
     spec: ModelSpec
     dit: CausalDiT
     text: TextEncoder
-    vae: StreamingVAE
+    vae: VideoCodec
     device: torch.device
     dtype: torch.dtype
     digest: str
@@ -88,23 +85,45 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     head: Path | None = None,
+    beside: Beside | None = None,
 ) -> LoadedModel:
     """The model's parts from ``folder``, or from the weights that ship with Pafu, in ``dtype`` (None: the preferred).
 
-    ``head`` is the salience head's file; None takes the folder's own if it has one. Raises WeightsError for anything
-    that is missing, damaged or does not fit.
+    ``folder`` is one that ``save_model`` wrote, or a public checkpoint of the Wan2.1 family (a folder or a file), to
+    which ``beside`` adds the parts that are elsewhere. ``head`` is the salience head's file; None takes the folder's
+    own if it has one. Raises WeightsError for anything that is missing, damaged or does not fit.
     """
     spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
     folder = folder or _shipped_folder(spec)
+    if not spec.public or (folder / DESCRIPTION).is_file():
+        model = _load_own(spec, folder, device, dtype)
+    else:
+        model = _load_public(spec, folder, torch.device(device), dtype, beside or Beside())
+    own_head = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
+    head = head or (own_head if own_head.is_file() else None)
+    return model if head is None else with_head(model, head)
+
+
+def _load_public(
+    spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype | None, beside: Beside
+) -> LoadedModel:
+    dtype = dtype or preferred_dtype(device)
+    try:
+        parts, digest = load_public(spec, weights, device, dtype, beside)
+    except MissingExtra as error:
+        raise WeightsError(str(error)) from error
+    loaded: dict[str, Any] = dict(parts)
+    return LoadedModel(spec, **loaded, device=device, dtype=dtype, digest=digest)
+
+
+def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> LoadedModel:
     checksums = _read_description(folder, spec)
     with torch.device("meta"):  # sizes without memory: the loaded tensors become the parameters
         parts = _build_parts(spec)
     for part in PARTS:
         _load_part(parts[part], folder / _file_of(part), checksums)
     digest = hashlib.sha256("".join(checksums[_file_of(part)] for part in PARTS).encode()).hexdigest()
-    model = assemble(spec, parts, device, dtype, digest)
-    head = head or (folder / HEAD_FILE if (folder / HEAD_FILE).is_file() else None)
-    return model if head is None else with_head(model, head)
+    return assemble(spec, parts, device, dtype, digest)
 
 
 def with_head(model: LoadedModel, path: Path) -> LoadedModel:
@@ -133,8 +152,9 @@ def random_model(
 
 def _build_parts(spec: ModelSpec) -> dict[str, nn.Module]:
     try:
-        return {"dit": CausalDiT(spec), "text": TextEncoder(spec), "vae": StreamingVAE(spec)}
-    except ValueError as error:
+        text, vae = build(spec.text_encoder, spec), build(spec.video_codec, spec)
+        return {"dit": CausalDiT(spec), "text": text, "vae": vae}
+    except (MissingExtra, ValueError) as error:
         raise WeightsError(f"model {spec.name!r} cannot be built: {error}") from error
 
 
@@ -151,10 +171,7 @@ def assemble(
 ) -> LoadedModel:
     """Modules "dit", "text" and "vae", moved and frozen as a model that streams can use."""
     device, dtype = torch.device(device), dtype or preferred_dtype(device)
-    parts["vae"].to(memory_format=torch.channels_last)  # a quarter faster convolutions, on CPUs and GPUs alike
-    moved: dict[str, Any] = {
-        name: part.to(device=device, dtype=dtype).eval().requires_grad_(False) for name, part in parts.items()
-    }
+    moved: dict[str, Any] = {name: settle(part, device, dtype) for name, part in parts.items()}
     return LoadedModel(spec, **moved, device=device, dtype=dtype, digest=digest)
 
 

@@ -1,0 +1,146 @@
+"""Safetensors files of a folder, grouped into what they are: transformer, text encoder, VAE, LoRA.
+
+Only headers are read here. A tensor's bytes are mapped when it is asked for, one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.checkpoints.errors import WeightsError
+from model.checkpoints.layouts import Layout, is_lora, recognise
+from model.salience import HEAD_FILE
+
+SHARD = re.compile(r"-(\d+)-of-(\d+)$")
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+HALF_DOWNLOADED = (".incomplete", ".part", ".tmp", ".aria2")
+PIECE, PIECES = 64 * 1024, 64  # of a file, that its fingerprint looks at
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        with safe_open(self.file, "pt") as file:
+            return file.get_tensor(self.name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tensors of one part under our names, and the files that they are in."""
+
+    layout: Layout
+    tensors: dict[str, Stored]
+    files: tuple[Path, ...]
+
+    @property
+    def where(self) -> str:
+        return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
+
+
+@dataclass(frozen=True)
+class Lora:
+    file: Path
+    tensors: dict[str, Stored]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is in a folder or a file: parts by kind, and LoRAs."""
+
+    parts: dict[str, list[Part]]
+    loras: list[Lora]
+    pickled: list[Path]
+
+
+def survey(path: Path) -> Contents:
+    """Look into ``path``, a safetensors file or a folder of them. Raises WeightsError."""
+    if not path.exists():
+        raise WeightsError(f"{path} is missing: name a folder, a .safetensors file or a repository of the hub")
+    if path.is_file() and path.suffix in PICKLED:
+        raise WeightsError(f"{path} is a pickle, which can run code: convert it once with `pafu convert {path}`")
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    contents = Contents(defaultdict(list), [], [] if path.is_file() else _pickled(path))
+    for group in _grouped(file for file in files if file.name != HEAD_FILE):
+        _sort_in(group, contents)
+    if path.is_dir() and (torn := [each for each in path.rglob("*") if each.suffix in HALF_DOWNLOADED]):
+        raise WeightsError(f"{torn[0]} is half-downloaded: run the download again, it goes on where it stopped")
+    return contents
+
+
+def header(file: Path) -> dict[str, Stored]:
+    """The tensors in a safetensors file. Raises WeightsError for one that is truncated or of another format."""
+    try:
+        with safe_open(file, "pt") as opened:
+            names = opened.keys()
+            return {name: Stored(file, name, tuple(opened.get_slice(name).get_shape())) for name in names}
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size if file.is_file() else 0
+        raise WeightsError(
+            f"{file} is truncated or no safetensors file ({size} bytes): {error}; download it again"
+        ) from error
+
+
+def fingerprint(files: list[Path]) -> str:
+    """A digest that tells sets of weights apart: names' order does not count; headers, sizes and samples do."""
+    return hashlib.sha256("".join(sorted(_sampled(file) for file in files)).encode()).hexdigest()
+
+
+def _sampled(file: Path) -> str:
+    size, digest = file.stat().st_size, hashlib.sha256()
+    digest.update(size.to_bytes(8, "little"))
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        digest.update(head + opened.read(int.from_bytes(head, "little")))
+        for piece in range(PIECES):
+            opened.seek(size * piece // PIECES)
+            digest.update(opened.read(PIECE))
+    return digest.hexdigest()
+
+
+def _pickled(folder: Path) -> list[Path]:
+    """Pickles that no converted file stands beside."""
+    found = (file for suffix in PICKLED for file in sorted(folder.rglob(f"*{suffix}")))
+    return [file for file in found if not file.with_suffix(".safetensors").exists()]
+
+
+def _grouped(files: Iterator[Path]) -> list[list[Path]]:
+    """Files that belong together: the shards of one checkpoint."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for file in files:
+        groups[file.parent, SHARD.sub("", file.stem)].append(file)
+    for group in groups.values():
+        shard = SHARD.search(group[0].stem)
+        if shard and len(group) < int(shard[2]):
+            there = {int(SHARD.search(file.stem)[1]) for file in group}  # type: ignore[index]
+            absent = min(set(range(1, int(shard[2]) + 1)) - there)
+            name = SHARD.sub(f"-{absent:0{len(shard[1])}}-of-{shard[2]}", group[0].stem)
+            raise WeightsError(f"{group[0].parent / name}.safetensors is missing: the download is not complete")
+    return list(groups.values())
+
+
+def _sort_in(group: list[Path], contents: Contents) -> None:
+    tensors = {name: stored for file in group for name, stored in header(file).items()}
+    if is_lora(tensors):
+        contents.loras.append(Lora(group[0], tensors))
+        return
+    found = recognise(tensors)
+    if found is None:
+        examples = ", ".join(repr(name) for name in sorted(tensors)[:3])
+        contents.parts["unknown"].append(Part(Layout("unknown", examples, ""), tensors, tuple(group)))
+        return
+    named = {ours: tensors[there] for ours, there in found.names.items()}
+    contents.parts[found.layout.part].append(Part(found.layout, named, tuple(group)))

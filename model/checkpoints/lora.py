@@ -1,0 +1,96 @@
+"""LoRAs in PEFT's names (and kohya's), merged into the weights that they change while these are read.
+
+Nothing is left of them at run time: W + alpha / rank * B A. PEFT keeps alpha in ``adapter_config.json`` beside the
+file; without one, and without ``.alpha`` tensors, alpha is the rank, as LongLive trains it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.errors import WeightsError
+from model.checkpoints.files import Lora, Stored
+from model.checkpoints.layouts import DIFFUSERS_DIT, LORA, WRAPPERS
+
+WRAPPED = re.compile(r"^(?:generator_lora\.|base_model\.model\.|diffusion_model\.|transformer\.|model\.|lora_unet_)+")
+DOWN, UP = (".lora_A", ".lora_down"), (".lora_B", ".lora_up")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a LoRA adds to one matrix."""
+
+    down: Stored  # (rank, inputs)
+    up: Stored  # (outputs, rank)
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], self.down.shape[1]
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """The changed matrix, float32."""
+        return torch.addmm(weight.float(), self.up.read().float(), self.down.read().float(), alpha=self.scale)
+
+
+def changes(loras: Iterable[Lora], expected: dict[str, Tensor]) -> dict[str, list[Change]]:
+    """By name of the weight. Raises WeightsError for a LoRA of another base."""
+    found: dict[str, list[Change]] = {}
+    for lora in loras:
+        for name, change in _of(lora).items():
+            base = expected.get(name)
+            if base is None or tuple(base.shape) != change.shape:
+                has = "does not have" if base is None else f"has as {tuple(base.shape)}"
+                raise WeightsError(
+                    f"{lora.file} is a LoRA for another base: it changes {name!r} of shape {change.shape}, which this "
+                    f"model {has}; use the base that it was trained on, or move the file away"
+                )
+            found.setdefault(name, []).append(change)
+    return found
+
+
+def _of(lora: Lora) -> dict[str, Change]:
+    halves: dict[str, dict[str, Stored]] = {}
+    for name, stored in lora.tensors.items():
+        if match := LORA.search(name):
+            kind = match[0]
+            side = "down" if kind.startswith(DOWN) else "up" if kind.startswith(UP) else "alpha"
+            halves.setdefault(_target(name[: match.start()]), {})[side] = stored
+    usual = _adapter_alpha(lora)
+    return {name: _change(lora, name, parts, usual) for name, parts in halves.items()}
+
+
+def _change(lora: Lora, name: str, parts: dict[str, Stored], usual: float | None) -> Change:
+    if not {"down", "up"} <= parts.keys():
+        raise WeightsError(f"{lora.file} is damaged: {name!r} has only one half of its LoRA")
+    down, up = parts["down"], parts["up"]
+    rank = down.shape[0]
+    if len(down.shape) != 2 or len(up.shape) != 2 or up.shape[1] != rank:
+        raise WeightsError(f"{lora.file}: the halves of {name!r} do not fit: {up.shape} and {down.shape}")
+    alpha = float(parts["alpha"].read()) if "alpha" in parts else usual if usual is not None else rank
+    return Change(down, up, alpha / rank)
+
+
+def _target(name: str) -> str:
+    """Our name of the weight that is changed."""
+    bare = WRAPPED.sub("", WRAPPERS.sub("", name)) + ".weight"
+    if ".attn1." in bare or ".attn2." in bare or ".ffn.net." in bare:  # diffusers' names
+        for pattern, ours in DIFFUSERS_DIT:
+            bare = re.sub(pattern, ours, bare)
+    return bare
+
+
+def _adapter_alpha(lora: Lora) -> float | None:
+    file = lora.file.parent / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        return float(json.loads(file.read_text())["lora_alpha"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{file} gives no lora_alpha: {error}") from error

@@ -1,0 +1,212 @@
+"""Public checkpoints of the Wan2.1 family, loaded once: headers compared first, then tensor by tensor, cast as read.
+
+What is missing, extra or of the wrong shape is named together with the command that fetches or converts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.checkpoints.errors import WeightsError
+from model.checkpoints.files import Contents, Part, Stored, fingerprint, survey
+from model.checkpoints.lora import Change, changes
+from model.dit import CausalDiT
+from model.parts import build, settle
+from model.spec import WAN_FAMILY, ModelSpec
+from model.wan.text import Placement, TokenizerMissing, Umt5
+
+TOKENIZERS = ("google/umt5-xxl", "tokenizer", ".")
+TINY_CODECS = {"wan2.1": "taew2.1", "wan2.1-tiny": "taew2.1"}  # what a TAEHV file stands in for
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where the parts beside the transformer are, if not with it, and where the text encoder waits."""
+
+    text_encoder: Path | None = None
+    vae: Path | None = None
+    text_placement: Placement = "offload"
+
+
+def load_public(
+    spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype, beside: Beside
+) -> tuple[dict[str, nn.Module], str]:
+    """Parts "dit", "text" and "vae" ready on ``device``, and the digest of their files. Raises WeightsError."""
+    around = weights if weights.is_dir() else weights.parent
+    contents = survey(weights)
+    dit = _only(contents, "dit", spec, weights)
+    others = survey(around) if around != weights else contents
+    text = _one_of(survey(beside.text_encoder) if beside.text_encoder else others, "text")
+    vae = _one_of(survey(beside.vae) if beside.vae else others, "vae", "tiny_vae")
+    if text is None:
+        raise _missing(spec, "text encoder", beside.text_encoder or around, others, "--text-encoder")
+    if vae is None:
+        raise _missing(spec, "VAE", beside.vae or around, others, "--vae")
+    parts = {
+        "dit": _dit(spec, dit, contents, device, dtype),
+        "text": _text(spec, text, beside, device, dtype),
+        "vae": _vae(spec, vae, device, dtype),
+    }
+    files = [*dit.files, *text.files, *vae.files, *(lora.file for lora in contents.loras)]
+    return parts, fingerprint(files)
+
+
+def _dit(spec: ModelSpec, part: Part, contents: Contents, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    with torch.device("meta"):
+        module = CausalDiT(spec)
+    expected = module.state_dict()
+    _check_family(spec, part)
+    check_tensors(part, expected, _fetch(spec))
+    fill(module, part.tensors, device, dtype, changes(contents.loras, expected))
+    return settle(module, device, dtype)
+
+
+def _text(spec: ModelSpec, part: Part, beside: Beside, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    with torch.device("meta"):
+        module = build(spec.text_encoder, spec)
+    assert isinstance(module, Umt5)
+    tensors = dict(part.tensors)
+    tensors.pop("encoder.embed_tokens.weight", None)  # the same tensor under its second name
+    if "shared.weight" in tensors:
+        tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
+    check_tensors(part, module.encoder.state_dict(), _fetch(spec), tensors)
+    module.placement = beside.text_placement
+    where = device if beside.text_placement == "device" else torch.device("cpu")
+    fill(module.encoder, tensors, where, dtype)
+    _read_tokenizer(module, part)
+    return settle(module, device, dtype)
+
+
+def _read_tokenizer(module: Umt5, part: Part) -> None:
+    """Beside the text encoder's file, or beside its folder; byte-level encoders need none."""
+    if not module.needs_tokenizer:
+        return
+    folder = part.files[0].parent
+    tried = [base / name for base in (folder, folder.parent) for name in TOKENIZERS]
+    for place in tried:
+        try:
+            return module.read_tokenizer(place)
+        except TokenizerMissing:
+            continue
+    raise WeightsError(
+        f"the tokenizer of the text encoder is missing: {tried[0]}/tokenizer.json; it is in the same repository"
+    )
+
+
+def _vae(spec: ModelSpec, part: Part, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    name = TINY_CODECS[spec.video_codec] if part.layout.part == "tiny_vae" else spec.video_codec
+    with torch.device("meta"):
+        module = build(name, spec)
+    inner: nn.Module = getattr(module, "vae", module)
+    expected = inner.state_dict()
+    check_tensors(part, expected, _fetch(spec), fewer=getattr(module, "may_shrink", ()))
+    fill(inner, part.tensors, device, dtype, keep_last={name: len(expected[name]) for name in expected})
+    return settle(module, device, dtype)
+
+
+def fill(
+    module: nn.Module,
+    tensors: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype,
+    changed: Mapping[str, list[Change]] | None = None,
+    keep_last: Mapping[str, int] | None = None,
+) -> None:
+    """Make ``tensors`` the parameters of ``module``, one after the other: never more than one is held twice.
+
+    ``keep_last``: rows that the module has of a tensor; a file may hold more, of which the last count.
+    """
+    state: dict[str, Tensor] = {}
+    read: dict[tuple[Path, str], Tensor] = {}
+    for name, stored in tensors.items():
+        key = (stored.file, stored.name)
+        if key not in read:
+            tensor = stored.read()
+            for change in (changed or {}).get(name, ()):
+                tensor = change.added_to(tensor)
+            if keep_last is not None and tensor.ndim:
+                tensor = tensor[-keep_last[name] :]
+            read[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+        state[name] = read[key]
+    module.load_state_dict(state, assign=True)
+
+
+def check_tensors(
+    part: Part,
+    expected: Mapping[str, Tensor],
+    hint: str,
+    tensors: Mapping[str, Stored] | None = None,
+    fewer: tuple[str, ...] = (),
+) -> None:
+    """Raise WeightsError naming the first tensor that is missing, extra or of the wrong shape. Of those in ``fewer``
+    the file may hold more rows than are used."""
+    found = part.tensors if tensors is None else tensors
+    about = f"{part.where} ({part.layout.name} layout)"
+    if missing := sorted(expected.keys() - found.keys()):
+        raise WeightsError(f"{about} lacks tensor {missing[0]!r}{_more(missing)}; {hint}")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise WeightsError(f"{about} holds tensor {extra[0]!r}{_more(extra)}, which the model does not have; {hint}")
+    for name, tensor in expected.items():
+        wanted, there = tuple(tensor.shape), found[name].shape
+        if there != wanted and not (name in fewer and there[0] > wanted[0] and there[1:] == wanted[1:]):
+            raise WeightsError(f"{about}: tensor {name!r} has shape {there}, the model needs {wanted}; {hint}")
+
+
+def _check_family(spec: ModelSpec, part: Part) -> None:
+    """A checkpoint of another size or task is named as what it is."""
+    patch, block = part.tensors.get("patch_embedding.weight"), part.tensors.get("blocks.0.self_attn.q.weight")
+    if any("img" in name for name in part.tensors) or (
+        patch and len(patch.shape) == 5 and patch.shape[:1] == (spec.dim,) and patch.shape[1] > spec.latent_channels
+    ):
+        raise WeightsError(f"{part.where} is an image-to-video checkpoint; {spec.name!r} is text-to-video")
+    if block and block.shape[0] != spec.dim:
+        fitting = [each.name for each in WAN_FAMILY if each.dim == block.shape[0]]
+        which = f"models of that size: {', '.join(fitting)}" if fitting else "no model of that size is known"
+        raise WeightsError(
+            f"{part.where} is a transformer of width {block.shape[0]}, {spec.name!r} has {spec.dim}; {which}"
+        )
+
+
+def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
+    found = contents.parts.get(kind, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WeightsError(f"{path} holds {len(found)} transformers: name one file, for example {found[0].files[0]}")
+    if contents.pickled:
+        raise WeightsError(f"{path} holds pickles only: convert them once with `pafu convert {contents.pickled[0]}`")
+    others = [f"a {each.layout.part.replace('_', ' ')}" for parts in contents.parts.values() for each in parts]
+    unknown = contents.parts.get("unknown")
+    if unknown:
+        raise WeightsError(
+            f"{unknown[0].where} is a checkpoint of another family (it holds {unknown[0].layout.name}): "
+            f"Pafu serves the Wan2.1 family; {_fetch(spec)}"
+        )
+    holds = f"only {' and '.join(others)}" if others else "no safetensors file"
+    raise WeightsError(f"{path} holds {holds} and no transformer of {spec.name!r}; {_fetch(spec)}")
+
+
+def _one_of(contents: Contents, *kinds: str) -> Part | None:
+    found = [part for kind in kinds for part in contents.parts.get(kind, [])]
+    return found[0] if found else None
+
+
+def _missing(spec: ModelSpec, what: str, where: Path, contents: Contents, flag: str) -> WeightsError:
+    pickled = [path for path in contents.pickled if ("t5" in path.name) == (what == "text encoder")]
+    convert = f"convert it with `pafu convert {pickled[0]}`, or " if pickled else ""
+    return WeightsError(
+        f"the {what} of {spec.name!r} is missing in {where}: {convert}name it with {flag}; {_fetch(spec)}"
+    )
+
+
+def _fetch(spec: ModelSpec) -> str:
+    return f"`pafu pull {spec.name}` fetches all that it needs" if spec.source else "its weights are random"
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

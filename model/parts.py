@@ -1,0 +1,76 @@
+"""What stands beside the transformer, as a stream sees it: a text encoder and a video codec, each behind a protocol.
+
+A spec names its parts; the tables say who builds them. Heavy libraries are imported by the builder that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from model.spec import ModelSpec
+
+State = list[Tensor]  # what a codec remembers between two chunks
+
+
+class TextEncoder(Protocol):
+    """Words to what the transformer's cross-attention looks at."""
+
+    def encode(self, prompt: str) -> Tensor:
+        """A prompt to its text states (text_len, text_dim)."""
+        ...
+
+
+class VideoCodec(Protocol):
+    """Latents to pictures, chunk by chunk, and pictures to latents."""
+
+    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+        """Latents (1, F, C, h, w) to pictures (1, T, 3, H, W) in [-1, 1] and the state for the next call.
+
+        A stream's first call has no state, and its first latent frame makes ``first_latent_pictures``, every other
+        ``temporal_stride``. ``speeds`` (F,) is the camera's in pixels a picture; None without a camera.
+        """
+        ...
+
+    def encode_start(self, picture: Tensor, frames: int) -> Tensor:
+        """A picture (3, H, W) in [-1, 1] to the latents (1, F, C, h, w), 1 <= F <= ``frames``, with which a stream
+        that begins with it begins."""
+        ...
+
+
+class MissingExtra(ImportError):
+    """A model needs packages that are not installed; the message says how to get them."""
+
+
+BUILDERS = {  # name in a spec -> module and function of a spec
+    "phrases": "model.text:TextEncoder",
+    "umt5-xxl": "model.wan.text:umt5_xxl",
+    "umt5-tiny": "model.wan.text:umt5_tiny",
+    "views": "model.vae:StreamingVAE",
+    "wan2.1": "model.wan.vae:wan_vae",
+    "wan2.1-tiny": "model.wan.vae:wan_vae_tiny",
+    "taew2.1": "model.wan.tiny_vae:TinyVAE",
+}
+
+
+def build(name: str, spec: ModelSpec) -> nn.Module:
+    """The part called ``name`` for ``spec``, with fresh weights. Raises MissingExtra."""
+    module, _, function = BUILDERS[name].partition(":")
+    try:
+        builder = cast("Callable[[ModelSpec], nn.Module]", getattr(import_module(module), function))
+        return builder(spec)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"model {spec.name!r} needs the package {error.name!r}: install Pafu with pip install 'pafu[wan]'"
+        ) from error
+
+
+def settle(part: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move and freeze a part; one that says itself where it stays (``settle``) does it itself."""
+    own = getattr(part, "settle", None)
+    moved = own(device, dtype) if own else part.to(device=device, dtype=dtype)
+    return moved.eval().requires_grad_(False)

@@ -1,0 +1,71 @@
+"""Wan2.1's VAE through diffusers' AutoencoderKLWan, decoded chunk by chunk with its own feature cache.
+
+The first latent frame of a stream makes one picture and every other four. Each causal convolution remembers the last
+two frames of its input, so that any cut into chunks gives exactly the pictures of the whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.parts import State
+from model.spec import ModelSpec
+
+# What a feature cache holds besides tensors, as empty tensors of so many dimensions: a state is a list of tensors.
+NOTHING, REPEAT = 1, 2  # never asked for; the first frame, which is not doubled in time
+WORD = "Rep"  # as diffusers writes the second
+
+
+def wan_vae(spec: ModelSpec) -> WanVAE:
+    return WanVAE(spec)
+
+
+def wan_vae_tiny(spec: ModelSpec) -> WanVAE:
+    """The same with few channels, for tests."""
+    return WanVAE(spec, base_dim=4)
+
+
+class WanVAE(nn.Module):
+    def __init__(self, spec: ModelSpec, **config: Any) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKLWan
+
+        self.vae = AutoencoderKLWan(z_dim=spec.latent_channels, **config)
+        self._convolutions: int = self.vae._cached_conv_counts["decoder"]
+        shape = (1, spec.latent_channels, 1, 1, 1)
+        for name in ("mean", "std"):
+            # filled on the CPU also where the weights are built without memory: it is no weight
+            values = torch.tensor(getattr(self.vae.config, f"latents_{name}"), device="cpu").view(shape)
+            self.register_buffer(name, values, persistent=False)
+
+    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+        """See VideoCodec; Wan's camera is in its words."""
+        frames = latents.transpose(1, 2) * self.std + self.mean
+        features = self.vae.post_quant_conv(frames.to(latents.dtype))
+        cache = [None] * self._convolutions if state is None else [_word(tensor) for tensor in state]
+        pictures = [
+            self.vae.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=state is None and index == 0)
+            for index, frame in enumerate(features.split(1, dim=2))
+        ]
+        return torch.cat(pictures, 2).transpose(1, 2), [_tensor(held, latents) for held in cache]
+
+    def encode_start(self, picture: Tensor, frames: int) -> Tensor:
+        """The picture as the first latent frame (1, 1, C, h, w)."""
+        mode = self.vae.encode(picture[None, :, None].to(self.vae.dtype)).latent_dist.mode()
+        latents: Tensor = (mode.float() - self.mean) / self.std
+        return latents.transpose(1, 2)
+
+
+def _word(held: Tensor) -> Tensor | str | None:
+    if held.numel():
+        return held
+    return None if held.ndim == NOTHING else WORD
+
+
+def _tensor(held: Tensor | str | None, like: Tensor) -> Tensor:
+    if isinstance(held, Tensor):
+        return held
+    return like.new_zeros((0,) * (NOTHING if held is None else REPEAT))
