@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from model.checkpoints.errors import WeightsError
+from model.checkpoints.errors import WeightsError as WeightsError  # raised by most of what is here
 from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
