@@ -1,0 +1,154 @@
+"""What is said of a clip, chunk by chunk: only what is true, in many words; things may be announced long before they
+come, announced and never reached, or called back by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.distill.world2.catalogue import KIND
+from model.distill.world2.paths import TURN_PICTURES, Clip
+from model.distill.world2.scene import Thing, on_screen, place_on_screen
+from model.distill.world2.size import CHUNK_LATENTS, HEIGHT, LAYER, PICTURES_PER_CHUNK, SCALE, WIDTH
+from model.vocabulary2 import SYNONYMS
+
+MOST_NAMED = 9
+SAID_AHEAD = 5  # chunks
+SILENT = 0.25  # share of later prompts that name no thing
+EDGE = 24 * SCALE  # a thing whose middle is nearer to the picture's edge is not named
+HIDDEN = 0.6  # a thing of which so much stands behind others is not named
+FALSE_HOPE = 0.12  # share of prompts that announce what the clip never reaches
+
+PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right", "ahead": "ahead"}
+DISTANCE_PHRASES = {"far": "in the distance", "near": "in front"}
+LIGHT_PHRASES = {"morning": "in the morning", "day": "by day", "sunset": "at sunset", "night": "at night"}
+WEATHER_PHRASES = {
+    "clear": ("sunny", "clear", "cloudless"),
+    "cloudy": ("cloudy", "overcast"),
+    "rain": ("rain", "rainy"),
+    "snowfall": ("snowfall", "snowing"),
+    "fog": ("fog", "foggy", "misty"),
+}
+GROUND_PHRASES = {"meadow": "a meadow", "desert": "a desert", "snow": "snow", "lake": "a lake", "seashore": "the sea"}
+ACCENT_NOUN = {
+    **{"person": "hat", "snowman": "hat", "boat": "sail", "balloon": "stripes", "tent": "stripes", "horse": "mane"},
+    **{"mill": "cap", "lighthouse": "cap", "lamp": "top"},
+}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A thing with the place that a prompt may claim for it."""
+
+    thing: Thing
+    place: str  # a word of PLACES
+
+
+def prompts_by_chunk(rng: np.random.Generator, clip: Clip) -> list[str]:
+    """For every chunk what could be said as it begins."""
+    seen: set[int] = set()
+    prompts = []
+    for chunk in range(clip.chunks):
+        here = sights(clip, chunk * CHUNK_LATENTS)
+        silent = chunk > 0 and rng.random() < SILENT
+        shown = [] if silent else here + _announced(rng, clip, chunk, here, seen)
+        prompts.append(_prompt(rng, clip, chunk, shown))
+        seen |= {s.thing.identity for f in range(CHUNK_LATENTS) for s in sights(clip, chunk * CHUNK_LATENTS + f)}
+    return prompts
+
+
+def sights(clip: Clip, latent: int) -> list[Sight]:
+    """What can be made out at the end of a latent frame, with its third of the picture; the largest first."""
+    offset = clip.offsets[latent]
+    in_view = [thing for thing in clip.scene.things if on_screen(thing, offset)]
+    boxes = {thing.identity: _box(thing, offset) for thing in in_view}
+    found = []
+    for thing in sorted(in_view, key=lambda t: -t.width * t.height):
+        x, foot = place_on_screen(thing, offset)
+        visible = EDGE <= x <= WIDTH - EDGE and foot - thing.height * 0.6 > 0 and foot - thing.height * 0.5 < HEIGHT
+        if visible and _hidden(thing, in_view, boxes) < HIDDEN:
+            found.append(Sight(thing, ("left", "middle", "right")[min(2, int(3 * x / WIDTH))]))
+    return found
+
+
+def _box(thing: Thing, offset: np.ndarray) -> tuple[float, float, float, float]:
+    x, foot = place_on_screen(thing, offset)
+    return x - thing.width / 2, foot - thing.height, x + thing.width / 2, foot
+
+
+def _hidden(thing: Thing, others: list[Thing], boxes: dict[int, tuple[float, float, float, float]]) -> float:
+    """An upper bound for the share of a thing's box that later painted ones cover."""
+    x0, y0, x1, y1 = boxes[thing.identity]
+    covered = 0.0
+    for other in others:
+        if other.identity > thing.identity:
+            a0, b0, a1, b1 = boxes[other.identity]
+            covered += max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+    return covered / ((x1 - x0) * (y1 - y0))
+
+
+def _announced(rng: np.random.Generator, clip: Clip, chunk: int, here: list[Sight], seen: set[int]) -> list[Sight]:
+    """What comes into view in the chunks ahead, called back where it was seen before; or what never comes."""
+    now = {sight.thing.identity for sight in here}
+    last = min(len(clip.offsets), (chunk + 1 + int(rng.integers(1, SAID_AHEAD + 1))) * CHUNK_LATENTS)
+    coming: dict[int, Sight] = {}
+    for latent in range(chunk * CHUNK_LATENTS + 1, last, 2):
+        for sight in sights(clip, latent):
+            known = sight.thing.identity
+            if known not in now and known not in coming and sight.thing.layer != "far":
+                coming[known] = Sight(sight.thing, "back" if known in seen else "ahead")
+    if rng.random() < FALSE_HOPE:
+        thing = clip.scene.things[int(rng.integers(len(clip.scene.things)))]
+        if thing.identity not in now | set(coming) and thing.layer == "main":
+            coming[thing.identity] = Sight(thing, "back" if thing.identity in seen else "ahead")
+    return list(coming.values())
+
+
+def _prompt(rng: np.random.Generator, clip: Clip, chunk: int, shown: list[Sight]) -> str:
+    named = [s for i, s in enumerate(shown) if rng.random() < (0.9 if s.thing.layer == "main" else 0.6) - 0.03 * i]
+    parts = [_setting(rng, clip, chunk), *(_phrase(rng, sight) for sight in named[:MOST_NAMED])]
+    return with_synonyms(rng, ", ".join(part for part in parts if part))
+
+
+def _setting(rng: np.random.Generator, clip: Clip, chunk: int) -> str:
+    """Ground, weather and light; while the light changes, what it was and what it will be."""
+    before, light, share = clip.light_at(chunk * PICTURES_PER_CHUNK)
+    changing = share < 1 and share * TURN_PICTURES > 0
+    words = []
+    if rng.random() < 0.9:
+        words.append(GROUND_PHRASES[clip.scene.ground])
+    if rng.random() < 0.93 or changing:
+        words.append(LIGHT_PHRASES[before if changing else light] + (f" turning to {light}" if changing else ""))
+    if rng.random() < 0.85:
+        weather = str(rng.choice(WEATHER_PHRASES[clip.scene.weather]))
+        words.insert(int(rng.integers(0, len(words) + 1)), weather)
+    return " ".join(words)
+
+
+def _phrase(rng: np.random.Generator, sight: Sight) -> str:
+    thing = sight.thing
+    words = f"a {thing.colour} {thing.kind}" if rng.random() < 0.94 else f"a {thing.kind}"
+    if thing.accent and rng.random() < 0.7:
+        words += f" with {thing.accent} {ACCENT_NOUN.get(thing.kind, 'roof')}"
+    if sight.place == "back":
+        return "back to " + words.replace("a ", "the ", 1)
+    if thing.layer in ("far", "near") and rng.random() < 0.8:
+        words += f" {DISTANCE_PHRASES[thing.layer]}"
+    return f"{words} {PLACE_PHRASES[sight.place]}" if rng.random() < 0.9 else words
+
+
+def with_synonyms(rng: np.random.Generator, prompt: str) -> str:
+    """The prompt with some of its words replaced by synonyms."""
+    words = prompt.split(" ")
+    for index, word in enumerate(words):
+        bare = word.strip(",")
+        if bare in _REPLACEABLE and rng.random() < 0.2:
+            words[index] = word.replace(bare, str(rng.choice(SYNONYMS[bare])))
+    return " ".join(words)
+
+
+_FIXED = frozenset({"roof", "ahead", "back", "turning", "far", "near", "snow"})
+_REPLACEABLE = {word for word, others in SYNONYMS.items() if others and word not in _FIXED}
+
+assert set(ACCENT_NOUN) < set(KIND) and set(DISTANCE_PHRASES) < set(LAYER)
