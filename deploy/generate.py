@@ -18,6 +18,7 @@ from server.telemetry.metrics import BY_CONSTRUCTION, METRICS, OTHER, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Made by `python -m deploy.generate`; do not edit."
+CHART = "deploy/helm/pafu/files"
 MANY = 8  # values of a label that the docs spell out
 
 
@@ -28,10 +29,14 @@ class UnknownMetric(ValueError):
 def files() -> dict[str, str]:
     """Path from the repository's root -> content."""
     check_names([*queries(), *(rule.expr for rule in (*RECORDINGS, *ALERTS))])
+    board, recordings, alerts = board_json(), rules_text(recording_rules()), rules_text(alert_rules())
     return {
-        "deploy/grafana/dashboards/pafu.json": board_json(),
-        "deploy/prometheus/rules/recordings.yml": rules_text(recording_rules()),
-        "deploy/prometheus/rules/alerts.yml": rules_text(alert_rules()),
+        "deploy/grafana/dashboards/pafu.json": board,
+        "deploy/prometheus/rules/recordings.yml": recordings,
+        "deploy/prometheus/rules/alerts.yml": alerts,
+        f"{CHART}/pafu.json": board,  # a chart can only read files of its own
+        f"{CHART}/recordings.yml": recordings,
+        f"{CHART}/alerts.yml": alerts,
         "docs/metrics.md": metrics_page(),
     }
 

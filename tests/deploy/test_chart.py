@@ -1,0 +1,137 @@
+"""Promise: the Helm chart renders, what it renders is valid, and a pod starts with what the chart sets.
+
+Helm comes from ``deploy/helm/get-helm``; without one the tests are skipped, unless PAFU_TEST_REQUIRE_HELM=1.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/helm/pafu"
+EVERYTHING = {
+    "gpu": {"count": 1},
+    "model": {"name": "wan2.1-1.3b", "weights": "self-forcing", "claim": "weights"},
+    "settings": {"max_sessions": 3, "log_prompts": True},
+    "secrets": {"PAFU_API_KEYS": {"name": "pafu", "key": "api-keys"}},
+    "ingress": {"enabled": True, "host": "video.example.org", "tlsSecret": "tls"},
+    "gateway": {"enabled": True, "name": "outer", "host": "gw.example.org"},
+    "autoscaling": {"enabled": True},
+    "metrics": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}, "dashboards": {"enabled": True}},
+    "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
+}
+FROM_ELSEWHERE = {"PodMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute"}  # their schemas are not Kubernetes' own
+
+
+@pytest.fixture(scope="module")
+def helm() -> str:
+    found = subprocess.run([str(ROOT / "deploy/helm/get-helm")], capture_output=True, text=True)
+    if found.returncode:
+        no = pytest.fail if os.environ.get("PAFU_TEST_REQUIRE_HELM") == "1" else pytest.skip
+        no(f"no helm: {found.stderr}")
+    return found.stdout.strip()
+
+
+def rendered(helm: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    command = [helm, "template", "pafu", str(CHART), "--namespace", "video", "--values", "-"]
+    return subprocess.run(command, input=yaml.safe_dump(values), capture_output=True, text=True)
+
+
+def objects(helm: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    run = rendered(helm, values)
+    assert run.returncode == 0, run.stderr
+    found = [one for one in yaml.safe_load_all(run.stdout) if one]
+    return {f"{one['kind']}/{one['metadata']['name']}": one for one in found}
+
+
+def pod_of(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return dict(found["StatefulSet/pafu"]["spec"]["template"]["spec"])
+
+
+def environment(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in pod_of(found)["containers"][0]["env"] if "value" in one}
+
+
+def test_lint_has_nothing_to_say(helm: str) -> None:
+    run = subprocess.run([helm, "lint", "--strict", str(CHART)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, {"keda": {"enabled": True}, "persistence": {"enabled": False}}])
+def test_what_it_renders_is_valid_kubernetes(helm: str, values: dict[str, Any]) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    found = objects(helm, values)
+    for name, one in found.items():
+        if one["kind"] not in FROM_ELSEWHERE:
+            validate.validate(one, "1.30", strict=True), name
+    if values is EVERYTHING:
+        assert {one["kind"] for one in found.values()} >= {"HorizontalPodAutoscaler", "NetworkPolicy", "ConfigMap"}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING])
+def test_a_pod_starts_with_what_the_chart_sets(helm: str, values: dict[str, Any]) -> None:
+    found = objects(helm, values)
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python", **environment(found)}
+    environ |= {"PAFU_WEIGHTS": ""}  # no such folder here
+    code = (
+        "from server.config import load_settings; s = load_settings(); print(s.model, s.device, s.max_sessions, s.port)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
+    model, device = ("wan2.1-1.3b", "cuda") if values else ("pafu-mini", "cpu")
+    assert run.stdout.split() == [model, device, "3" if values else "None", "8000"], run.stderr
+
+
+def test_a_pod_is_unprivileged_drains_in_time_and_takes_one_gpu(helm: str) -> None:
+    found = objects(helm, EVERYTHING)
+    pod = pod_of(found)
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["enableServiceLinks"] is False, "a service called pafu would set PAFU_PORT"
+    assert float(environment(found)["PAFU_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert {
+        probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    } == {
+        "startupProbe": "/readyz",
+        "readinessProbe": "/readyz",
+        "livenessProbe": "/healthz",
+    }
+    hosts = environment(found)["PAFU_ALLOWED_HOSTS"].split(",")
+    assert hosts == ["pafu", "pafu.video.svc", "video.example.org", "gw.example.org"]
+
+
+def test_secrets_are_never_values(helm: str) -> None:
+    (one,) = [
+        env for env in pod_of(objects(helm, EVERYTHING))["containers"][0]["env"] if env["name"] == "PAFU_API_KEYS"
+    ]
+    assert one["valueFrom"] == {"secretKeyRef": {"name": "pafu", "key": "api-keys"}} and "value" not in one
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"gpu": {"cout": 1}}, "cout"),
+        ({"autoscaling": {"enabled": True}, "keda": {"enabled": True}}, "not"),
+        ({"persistence": {"size": "much"}}, "size"),
+        ({"image": {"digest": "latest"}}, "digest"),
+        ({"terminationGracePeriodSeconds": 5}, "terminationGracePeriodSeconds"),
+        ({"gateway": {"enabled": True}}, "gateway.name"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(helm: str, values: dict[str, Any], said: str) -> None:
+    run = rendered(helm, values)
+    assert run.returncode != 0 and said in run.stderr
+
+
+def test_the_systemd_unit_stops_what_the_server_needs_to_drain() -> None:
+    text = (ROOT / "deploy/systemd/pafu.service").read_text()
+    unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    assert unit["KillMode"] == "mixed" and int(unit["TimeoutStopSec"]) > 20 and "3" in unit["RestartPreventExitStatus"]
