@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,13 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def module_command(name: str) -> tuple[str, ...]:
     """Run this module in a Python of its own, which (``-P``) imports nothing from the user's current folder."""
     return sys.executable, "-P", "-m", name
+
+
+def leave_signals_to_the_front() -> None:
+    """Ignore what asks for an end: the front ends its children in order, and they notice when it is gone. A signal to
+    the process group, or to all of a service (systemd), reaches them too."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
 
 
 def rss_bytes(pid: int | None = None) -> int:

@@ -288,6 +288,7 @@ class LocalEngine:
                 await self._become(EngineState.RESTARTING, f"the worker is restarting ({reason})")
             self._fail_sessions("worker_failed", f"the worker was lost ({reason})")
             if given_up:
+                log.error("no worker will be started any more: %s; restart the server when its cause is gone", reason)
                 return
             self._restarts += 1
             log.warning("the worker was lost (%s); starting another in %.2g s", reason, delay)
@@ -315,6 +316,7 @@ class LocalEngine:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # what asks a group for its end is the front's to answer
             )
         finally:
             theirs.close()

@@ -141,6 +141,13 @@ class Front:
         if running := [task for task in self.viewers.values() if task is not None]:
             await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
 
+    def liveness(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of /healthz: a server that will never serve again has to be restarted."""
+        status = self.engine.status()
+        if status.state is EngineState.FAILED:
+            return 503, {"status": "failed", "reason": status.message}
+        return 200, {"status": "ok", "reason": ""}
+
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /readyz."""
         status = self.engine.status()
@@ -242,9 +249,10 @@ def _add_routes(app: FastAPI, front: Front) -> None:
     async def health() -> JSONResponse:
         return JSONResponse(front.health(), front.readiness()[0])
 
-    @app.get("/healthz", responses=contract.answers(contract.Alive))
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    @app.get("/healthz", responses=contract.answers(contract.Alive, unready=True))
+    async def healthz() -> JSONResponse:
+        status, body = front.liveness()
+        return JSONResponse(body, status)
 
     @app.get("/readyz", responses=contract.answers(contract.Readiness, unready=True))
     async def readyz() -> JSONResponse:

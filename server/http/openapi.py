@@ -120,7 +120,10 @@ class SessionDeleted(BaseModel):
 
 
 class Alive(BaseModel):
+    """``reason`` says why a server that will never serve again has to be restarted."""
+
     status: str
+    reason: str
 
 
 class Version(BaseModel):

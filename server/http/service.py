@@ -82,7 +82,10 @@ class Service(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {name: signal.signal(name, self.handle_exit) for name in (signal.SIGINT, signal.SIGTERM)}
+        asked = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal's end is not ours
+            asked.append(signal.SIGHUP)
+        before = {name: signal.signal(name, self.handle_exit) for name in asked}
         try:
             yield
         finally:

@@ -22,6 +22,7 @@ import numpy as np
 
 from server.jobs.files import FilesUnavailable, open_files
 from server.jobs.job import FULL, FilmOrder, Results
+from server.process import leave_signals_to_the_front
 
 SHEET_PICTURES, SHEET_COLUMNS = 16, 4
 UNAVAILABLE = 74  # exit status: a failure of the files other than FULL (EX_IOERR)
@@ -122,4 +123,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    leave_signals_to_the_front()
     sys.exit(main())

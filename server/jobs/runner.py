@@ -472,7 +472,9 @@ class Runner:
 async def run_film(order: FilmOrder) -> tuple[int, bytes, bytes]:
     """Exit status, standard output and error of a film process; it dies with whoever waits for it."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*FILM_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(
+        *FILM_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    )
     try:
         answer, errors = await process.communicate(msgspec.json.encode(order))
     finally:

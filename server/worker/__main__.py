@@ -3,7 +3,11 @@
 import os
 import sys
 
-from server.worker.loop import main
+from server.process import leave_signals_to_the_front
+
+leave_signals_to_the_front()  # before anything slow is imported
+
+from server.worker.loop import main  # noqa: E402
 
 status = main()
 sys.stdout.flush()

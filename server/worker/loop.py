@@ -11,7 +11,6 @@ import errno
 import faulthandler
 import logging
 import math
-import signal
 import socket
 import sys
 import time
@@ -43,7 +42,7 @@ from server.ipc.messages import (
     Shutdown,
     StartFailed,
 )
-from server.process import rss_bytes
+from server.process import leave_signals_to_the_front, rss_bytes
 from server.telemetry import logs
 from server.worker.generator import Generator, StartError, device_bytes, load_generator
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
@@ -356,7 +355,7 @@ def serve(channel: Channel, load: Loader) -> int:
 def main(load: Loader = load_generator) -> int:
     """Entry point: ``python -m server.worker FD``."""
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
+    leave_signals_to_the_front()
     logs.configure("info", "text", process="worker")  # until the front says how
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
-from pafu_client import connect
+import httpx
+import pytest
+from pafu_client import SessionInterrupted, connect
 
 from server.bench.launch import get_json
 
@@ -31,17 +34,43 @@ async def test_kill_9_of_the_worker_is_a_gap_in_a_session_that_goes_on(own_serve
     assert health["worker"]["restarts"] == 1 and health["worker"]["pid"] != victim
 
 
-async def test_sigterm_ends_the_session_in_order_and_leaves_no_process(own_server) -> None:
+def front_alone(front: int, worker: int, name: signal.Signals) -> None:
+    os.kill(front, name)
+
+
+def whole_group(front: int, worker: int, name: signal.Signals) -> None:
+    """As a shell does."""
+    os.killpg(front, name)
+
+
+def all_of_the_service(front: int, worker: int, name: signal.Signals) -> None:
+    """As systemd does; the worker hears it first."""
+    os.kill(worker, name)
+    time.sleep(0.1)
+    os.kill(front, name)
+
+
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [(all_of_the_service, signal.SIGTERM), (whole_group, signal.SIGTERM), (front_alone, signal.SIGHUP)],
+)
+async def test_a_signal_ends_the_session_in_order_and_leaves_no_process(own_server, end, name, tmp_path) -> None:
     url = own_server.url()
     worker = get_json(f"{url}/health")[1]["worker"]["pid"]
+    async with httpx.AsyncClient(trust_env=False) as http:
+        job = (await http.post(f"{url}/v1/videos", json={"prompt": "a red house", "seconds": "600"})).json()
     async with connect(url, prompt="a red house", resume_within=0) as stream:
         await stream.receive()
-        os.kill(own_server.process.pid, signal.SIGTERM)
+        end(own_server.process.pid, worker, name)
         async for _ in stream:
             pass
         assert stream.done is not None and (stream.done.reason, stream.done.resumable) == ("server_shutdown", True)
+        assert not [event for event in stream.events if isinstance(event, SessionInterrupted)]
     assert own_server.process.wait(60) == 0
     assert not alive(worker)
+    with sqlite3.connect(next(tmp_path.glob("**/jobs.sqlite"))) as database:
+        query = "SELECT state, failures FROM pafu_jobs WHERE id = ?"
+        assert database.execute(query, (job["id"],)).fetchone() == ("queued", 0)
 
 
 async def test_a_second_signal_ends_it_at_once_and_leaves_no_process_either(own_server) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import httpx
 import pytest
 
 from server.access.gate import Access
 from server.config import Settings
+from server.engine import local
 from server.errors import PafuError
 from server.http.app import MIME_TYPES, PAGE
 from server.http.guard import Guard
+from server.states import EngineState
 
 
 @pytest.fixture
@@ -41,6 +44,24 @@ async def test_readyz_is_503_after_the_worker_died(server, client) -> None:
     while (reply := await client.get("/readyz")).status_code == 200:
         pass
     assert reply.json()["status"] == "restarting" and "SIGKILL" in reply.json()["reason"]
+
+
+async def test_a_server_that_will_never_serve_again_fails_its_liveness_and_says_so_in_the_log(
+    serve, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(local, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(local, "LONGEST_DELAY", 0.0)
+    server = await serve()
+    server.engine._command = (sys.executable, "-c", "raise SystemExit('no such luck')")
+    await server.engine.settled()
+    if (pid := server.engine.status().worker_pid) is not None:
+        os.kill(pid, signal.SIGKILL)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
+        while server.engine.status().state is not EngineState.FAILED:
+            assert (await client.get("/healthz")).status_code in (200, 503)
+        alive = await client.get("/healthz")
+    assert (alive.status_code, alive.json()["status"]) == (503, "failed") and alive.json()["reason"]
+    assert caplog.records[-1].levelname == "ERROR" and "no worker will be started" in caplog.messages[-1]
 
 
 async def test_models_tells_what_a_client_needs_to_know(client) -> None:
