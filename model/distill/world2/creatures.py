@@ -50,12 +50,19 @@ def palm(b: Brush, frame: int) -> None:
         (x0, y0), (x1, y1) = xs[int(part)], xs[int(part) + 1]
         x, y = x0 + (x1 - x0) * (part % 1), y0 + (y1 - y0) * (part % 1)
         b.line([(x - 3, y), (x + 3, y + 1)], 0.9, shade(WOOD, 0.84))
-    for rank, angle in enumerate((200, -20, 165, 20, 140, 45, 90)):
-        a, tone = np.deg2rad(angle), shade(b.colour, 0.74 + 0.06 * rank)
-        tip = (15 + 40 * np.cos(a), 76 + 24 * np.sin(a) - 7)
-        mid = (15 + 22 * np.cos(a), 80 + 17 * np.sin(a))
-        b.poly([(13, 74), (mid[0], mid[1] + 5), tip, (mid[0], mid[1] - 3), (17, 72)], tone)
-        b.line([(15, 74), mid, tip], 0.9, shade(tone, 0.8))
+    for rank, angle in enumerate((-38, 218, -12, 192, 16, 164, 44, 136, 68, 112)):
+        a, tone = np.deg2rad(angle), shade(b.colour, 0.7 + 0.045 * rank)
+        dx, dy = float(np.cos(a)), float(np.sin(a))
+        spine = [(15 + 38 * t * dx, 76 + 26 * t * dy + 10 * t - 20 * t * t) for t in np.linspace(0, 1, 6)]
+        wide = (1, 5, 6.5, 5.5, 3.5, 0)
+        b.poly(
+            [
+                *((x, y + w * 0.5) for (x, y), w in zip(spine, wide, strict=True)),
+                *((x, y - w) for (x, y), w in zip(spine[::-1], wide[::-1], strict=True)),
+            ],
+            tone,
+        )
+        b.line(spine, 0.8, shade(tone, 0.78))
     for x in (11, 17, 14):
         b.oval(x, 71 - (x == 14) * 2, 3.2, 3.4, DARK_WOOD)
 

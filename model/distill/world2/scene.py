@@ -14,7 +14,7 @@ WATER_GROUNDS = {"lake": ("mid",), "seashore": ("far", "mid")}  # layers that ar
 GROUND_WEIGHTS = (0.28, 0.16, 0.18, 0.2, 0.18)
 WEATHER_WEIGHTS = (0.42, 0.2, 0.13, 0.12, 0.13)
 SUITED = 0.55  # share of things in a colour that suits their kind
-GAPS = {"far": (30, 210), "mid": (40, 250), "main": (30, 250), "near": (260, 900)}  # units between neighbours
+GAPS = {"far": (30, 190), "mid": (30, 200), "main": (16, 190), "near": (200, 720)}  # units between neighbours
 NEAR_SIZE = {"bush": 1.0, "fence": 1.0, "lamp": 1.35, "cactus": 1.1, "tree": 1.3, "palm": 1.5}
 
 

@@ -57,19 +57,20 @@ def test_a_layer_moves_by_its_parallax(name):
     here, there = (painter.view(np.array([x, 0.0]), "day", 0) for x in (0, 100))
     moved = middle_column(here.identity, 0) - middle_column(there.identity, 0)
     assert round(moved, 6) == round(100 * LAYER[name].parallax)
-    assert np.unique(here.parallax[here.identity == 0]) == np.float16(LAYER[name].parallax)
+    assert np.unique(painter.parallax(here)[here.identity == 0]) == np.float16(LAYER[name].parallax)
 
 
 def test_what_stands_nearer_covers_and_uncovers_and_the_truth_knows_it():
     far, near = thing(0, "house", "main", 256), thing(1, "bush", "near", 256, "green", 2.5)
     alone = Painter(scene_of(far)).view(ORIGIN, "day", 0)
-    covered = Painter(scene_of(far, near)).view(ORIGIN, "day", 0)
+    painter = Painter(scene_of(far, near))
+    covered = painter.view(ORIGIN, "day", 0)
     house = alone.identity == 0
     hidden = house & (covered.identity == 1)
     assert hidden.sum() > 0.2 * house.sum()
     assert (covered.identity[house & ~hidden] == 0).all()
-    assert (covered.parallax[hidden] == np.float16(LAYER["near"].parallax)).all()
-    away = Painter(scene_of(far, near)).view(np.array([200.0, 0.0]), "day", 0)
+    assert (painter.parallax(covered)[hidden] == np.float16(LAYER["near"].parallax)).all()
+    away = painter.view(np.array([200.0, 0.0]), "day", 0)
     assert (away.identity == 0).sum() > 0.95 * house.sum()
 
 
