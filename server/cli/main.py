@@ -26,6 +26,7 @@ from server.cli.console import (
     say,
     settings_from,
 )
+from server.cli.simulate import simulate
 from server.config import ConfigError, check_data_dir
 from server.errors import PafuError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(distill.app, name="distill")
 app.command("eval")(evaluate.evaluate)
+app.command()(simulate)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(demo.app, name="demo")

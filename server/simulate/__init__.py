@@ -1,0 +1,1 @@
+"""Capacity planning: a day's load played against so many GPUs, from measured chunk times."""

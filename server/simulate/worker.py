@@ -1,0 +1,80 @@
+"""One worker, chunk by chunk: how many deadlines are missed when so many viewers watch at once.
+
+The playout clocks and the choice of the next session are the server's own (server.worker.scheduler), so that the
+simulation cannot drift away from what is served.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.worker.scheduler import Playout, choose, seconds_until_due
+
+LONGEST_SLEEP = 1.0  # seconds
+START_WITH = 1.0  # seconds of media that a player buffers before it begins
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a bench measured: ``quantiles`` are (share, seconds of a chunk), ``media_seconds`` is the video in one."""
+
+    quantiles: tuple[tuple[float, float], ...]
+    media_seconds: float
+
+    def draw(self, dice: random.Random) -> float:
+        """Seconds of one chunk: the quantile function between the measured points."""
+        share = dice.random()
+        for (low, a), (high, b) in zip(self.quantiles, self.quantiles[1:], strict=False):
+            if share <= high:
+                return a + (b - a) * (share - low) / (high - low)
+        return self.quantiles[-1][1]
+
+    @property
+    def mean(self) -> float:
+        """Seconds of a chunk on average."""
+        pairs = zip(self.quantiles, self.quantiles[1:], strict=False)
+        return sum((a + b) / 2 * (high - low) for (low, a), (high, b) in pairs)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What ``viewers`` at once mean for one worker: the share of its time that it computes, and of deadlines missed."""
+
+    viewers: int
+    busy: float
+    missed: float
+    worst_stall: float
+
+
+def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int) -> Load:
+    """Play ``chunks`` chunks of each viewer. A deadline is missed when a viewer had nothing left to play."""
+    dice = random.Random(f"{seed}/{viewers}")
+    playouts = [(number, Playout(lead)) for number in range(viewers)]
+    last = [0.0] * viewers  # when the newest chunk arrived
+    now = busy = worst = 0.0
+    made, missed = [0] * viewers, 0
+    while min(made) < chunks:
+        chosen = choose(playouts, now)
+        if chosen is None:
+            now += max(1e-3, seconds_until_due([playout for _, playout in playouts], now, LONGEST_SLEEP))
+            continue
+        seconds = service.draw(dice)
+        now, busy = now + seconds, busy + seconds
+        playout = playouts[chosen][1]
+        playout.add_generated(service.media_seconds)
+        if made[chosen] * service.media_seconds > START_WITH:  # before, the player had not begun
+            ran_dry = playout.delivered - playout.playhead(now) <= 0
+            stall = now - last[chosen] - service.media_seconds if ran_dry else 0.0
+            missed, worst = missed + ran_dry, max(worst, stall)
+        playout.add_delivered(service.media_seconds, now)
+        last[chosen] = now
+        made[chosen] += 1
+    return Load(viewers, busy / now, missed / sum(made), worst)
+
+
+def loads(service: Service, most: int, lead: float, chunks: int, seed: int) -> Sequence[Load]:
+    """Loads of 0 to ``most`` viewers."""
+    nobody = Load(0, 0.0, 0.0, 0.0)
+    return [nobody, *(load_of(service, viewers, lead, chunks, seed) for viewers in range(1, most + 1))]
