@@ -124,8 +124,8 @@ class Simulation:
         if not turn.triggered:
             self._line.remove(turn)
             return None
-        gpu: Gpu = turn.value
-        return gpu
+        given = turn.value
+        return given if isinstance(given, Gpu) else None
 
     def _watch(self, gpu: Gpu, stay: float) -> Process:
         """Stay, wherever the session has to move meanwhile."""
@@ -142,8 +142,10 @@ class Simulation:
 
     def _go_on_elsewhere(self) -> Generator[simpy.Event, Any, Gpu]:
         """A session without a place waits where its record is, before those who are not in yet."""
-        while (gpu := self._place()) is None:
+        gpu = self._place()
+        while gpu is None:
             yield self._env.timeout(1.0)
+            gpu = self._place()
         return gpu
 
     def _place(self) -> Gpu | None:
