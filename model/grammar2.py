@@ -17,12 +17,15 @@ from model.vocabulary2 import (
     GROUNDS,
     KINDS,
     LIGHTS,
+    MOST_ALIKE,
     NEGATIONS,
     NUMBERS,
     PLACES,
+    TOO_MANY,
     WEATHERS,
     suggestion,
     unknown_words,
+    words_of,
 )
 
 
@@ -59,6 +62,7 @@ class _Pending:
     count: int = 1
 
 
+_NUMBER = re.compile(rf"\b(?:\d+|{'|'.join(sorted(TOO_MANY | NUMBERS.keys()))})\b")
 _BREAK = re.compile(r"[,;.:!?]|\band\b")
 _NEGATED = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b[^,;.:!?]*?(?=[,;.:!?]|\band\b|\bbut\b|$)")
 
@@ -68,22 +72,42 @@ def describe(prompt: str) -> Description:
     said, waiting = Description(), _Pending()
     text = _NEGATED.sub(" ", without_camera(prompt).lower())
     for clause in _BREAK.split(text):
-        words = [CANONICAL.get(word, word) for word in re.findall(r"[^\W\d_]+|\b[2-4]\b", clause)]
+        words = [CANONICAL.get(word, word) for word in re.findall(r"[^\W\d_]+|\d+", clause)]
         waiting = _read_clause(words, said, waiting)
     return said
 
 
 def complaints(prompt: str) -> list[str]:
-    """One sentence for all that the model will not do: unknown words with the known word meant, and negations."""
-    told = []
-    for word in unknown_words(prompt):
-        meant = suggestion(word)
-        told.append(f"the model does not know '{word}'" + (f"; did you mean '{meant}'?" if meant else ""))
-    for negated in _NEGATED.findall(without_camera(prompt).lower()):
-        told.append(
-            f"'{negated.strip()}' is left out: the model draws what is named, and cannot be told what not to draw"
-        )
+    """One sentence for all that the model will not do: unknown words with the known word meant, what is negated, more
+    things of a kind than it draws, and another language."""
+    text, unknown = without_camera(prompt).lower(), unknown_words(prompt)
+    if len(unknown) > 2 and len(unknown) > len(words_of(prompt)) / 2:
+        return [f"the model knows English words only, and none of: {', '.join(unknown)}"]
+    told = [_unknown(word) for word in unknown]
+    told += [
+        f"'{m.strip()}' is left out: only what is named can be drawn, not what is absent"
+        for m in _NEGATED.findall(text)
+    ]
+    told += [
+        f"'{m}' is too many: at most {MOST_ALIKE} of a kind are drawn" for m in _NUMBER.findall(text) if _beyond(m)
+    ]
     return told
+
+
+def _unknown(word: str) -> str:
+    meant = suggestion(word)
+    return f"the model does not know '{word}'" + (f"; did you mean '{meant}'?" if meant else "")
+
+
+def _beyond(number: str) -> bool:
+    return number in TOO_MANY or (number.isdecimal() and int(number) > MOST_ALIKE)
+
+
+def _count(number: str) -> int:
+    """How many things a number asks for, as many as are drawn."""
+    if _beyond(number):
+        return MOST_ALIKE
+    return NUMBERS[number] if number in NUMBERS else max(1, int(number))
 
 
 def names_anew(before: str, after: str) -> bool:
@@ -109,68 +133,64 @@ def _read_clause(words: list[str], said: Description, carried: _Pending) -> _Pen
     A colour belongs to the thing or roof after it, at a clause's end to the thing before it; a place to the thing
     before it in the clause, else to the next one, else to the last one of an earlier clause.
     """
-    before = said.things[-1] if said.things else None
-    thing: Thing | None = None
+    group = said.things[-1:]  # what a colour or place speaks of: of this clause, else the last of an earlier one
+    own, turning = False, False
     waiting = _Pending(place=carried.place, distance=carried.distance)
-    turning = False
     for word in words:
         if word in COLOURS:
             waiting.colour = word
-        elif word in NUMBERS or word in ("2", "3", "4"):
-            waiting.count = NUMBERS.get(word) or int(word)
+        elif _NUMBER.fullmatch(word):
+            waiting.count = _count(word)
         elif word in KINDS:
             thing = Thing(word, waiting.colour, waiting.accent, waiting.place, waiting.distance)
-            said.things += [thing, *(replace(thing) for _ in range(waiting.count - 1))]
-            waiting = _Pending()
+            group, own, waiting = [thing, *(replace(thing) for _ in range(waiting.count - 1))], True, _Pending()
+            said.things += group
         elif word == "roofed":
             waiting.colour, waiting.accent = None, waiting.colour
         elif word == "roof":
-            if (owner := thing or before) and waiting.colour:
-                for one in _alike(said, owner):
-                    one.accent = waiting.colour
+            _fill(group, "accent", waiting.colour)
             waiting.colour = None
         elif word in PLACES or word in DISTANCES:
-            _place(word, thing, waiting)
+            role = "place" if word in PLACES else "distance"
+            if not (own and _fill(group, role, word)):
+                setattr(waiting, role, word)
         elif word == "turning":
             turning = True
-        elif word in LIGHTS:
-            waiting.colour = None
-            if turning and said.light:
-                said.later, turning = word, False
-            else:
-                said.light = word
-        elif word in WEATHERS:
-            said.weather, waiting.colour = word, None
-        elif word in GROUNDS:
-            said.ground, waiting.colour = word, None
-    return _settle(thing or before, waiting)
+        else:
+            turning = _read_setting(word, said, waiting, turning)
+    return _settle(group, waiting)
 
 
-def _alike(said: Description, last: Thing) -> list[Thing]:
-    """The things that one phrase with a number has named: all at the end that equal the last one."""
-    alike: list[Thing] = []
-    for thing in reversed(said.things):
-        if thing != last:
-            break
-        alike.append(thing)
-    return alike
-
-
-def _place(word: str, thing: Thing | None, waiting: _Pending) -> None:
-    role = "place" if word in PLACES else "distance"
-    if thing and not getattr(thing, role):
-        setattr(thing, role, word)
+def _read_setting(word: str, said: Description, waiting: _Pending, turning: bool) -> bool:
+    """Reads a word of light, weather or ground; returns whether a light that is being turned to is still to come."""
+    if word in LIGHTS and turning and said.light:
+        said.later, turning = word, False
+    elif word in LIGHTS:
+        said.light = word
+    elif word in WEATHERS:
+        said.weather = word
+    elif word in GROUNDS:
+        said.ground = word
     else:
-        setattr(waiting, role, word)
+        return turning
+    waiting.colour = None
+    return turning
 
 
-def _settle(owner: Thing | None, waiting: _Pending) -> _Pending:
+def _fill(group: list[Thing], role: str, value: str | None) -> bool:
+    """Give all of a group what its first is silent about; False where there is nothing to give or no one to take it."""
+    if not value or not group or getattr(group[0], role):
+        return False
+    for thing in group:
+        setattr(thing, role, value)
+    return True
+
+
+def _settle(group: list[Thing], waiting: _Pending) -> _Pending:
     """At a clause's end what waits goes to the thing before; returns what found none."""
     left = _Pending()
     for role in ("place", "distance", "colour"):
         value = getattr(waiting, role)
-        if value and owner and not getattr(owner, role):
-            setattr(owner, role, value)
-        elif value and role != "colour":
+        if value and not _fill(group, role, value) and role != "colour":
             setattr(left, role, value)
     return left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 
 from model.camera import without_camera
 
@@ -21,8 +22,9 @@ WEATHERS = ("clear", "cloudy", "rain", "snowfall", "fog")
 GROUNDS = ("meadow", "desert", "snow", "lake", "seashore")
 PLACES = ("left", "middle", "right", "ahead", "back")
 DISTANCES = ("far", "near")
-NUMBERS = {"two": 2, "three": 3, "four": 4, "pair": 2, "both": 2}
-TURNS = ("turning",)
+MOST_ALIKE = 4  # things that one phrase may ask for
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "pair": 2, "both": 2, "few": 2, "several": 3, "many": 4}
+TOO_MANY = frozenset("five six seven eight nine ten eleven twelve dozen dozens hundred hundreds countless".split())
 NEGATIONS = frozenset("no not without never nor none neither nothing".split())
 
 # What each symbol of a phrase may say; "later" is the light that the present one turns into.
@@ -117,7 +119,7 @@ CANONICAL |= {
     if _plural(word) not in CANONICAL
 }
 _SILENT = frozenset(
-    "a an the with in on of at to is are there it its by from under over side one some stands standing stand this that "
+    "a an the with in on of at to is are there it its by from under over side some stands standing stand this that but "
     "landscape scene world view quiet calm camera picture slowly gently big tall small large little we see go goes "
     "come comes hot air while sky out way up down for way s be has have which where through slow old young".split()
 )
@@ -136,17 +138,25 @@ EXAMPLES = (
     "a rainy lake at sunset, an orange boat with a white sail on the left; the camera pans right",
     "a foggy morning at the sea, a white lighthouse with a red cap on the right and a person with a blue hat",
 )
-# A run of letters of any script, or any other sign that is no punctuation: an emoji is a word that is not known.
-_WORD = re.compile(r"[^\W\d_]+|[^\w\s\x00-\x7f‐-‧‹›«»、。,!?:;.()]️?", re.UNICODE)
 
 
 def words_of(prompt: str) -> list[str]:
-    """Lower-case words of the prompt without its camera phrases; every emoji counts as a word."""
-    return _WORD.findall(without_camera(prompt).lower())
+    """Lower-case words of the prompt without its camera phrases: runs of letters of any script with their marks; an
+    emoji or another pictogram is a word of its own."""
+    words, letters = [], ""
+    for sign in without_camera(prompt).lower() + " ":
+        kind = unicodedata.category(sign)
+        if kind[0] == "L" or (letters and kind[0] == "M"):
+            letters += sign
+            continue
+        words += [letters] if letters else []
+        words += [sign] if kind == "So" else []
+        letters = ""
+    return words
 
 
 def known(word: str) -> bool:
-    return word in CANONICAL or word in _SILENT or word in NUMBERS or word in NEGATIONS
+    return word in CANONICAL or word in _SILENT or word in NUMBERS or word in NEGATIONS or word in TOO_MANY
 
 
 def unknown_words(prompt: str) -> list[str]:

@@ -234,7 +234,7 @@ def water_tile(layer: str, light: str, weather: str) -> tuple[Image.Image, Image
     near, deep = (np.array(c, np.float32) for c in WATER_RGB)
     part = np.clip(np.arange(rows) / (60 * k), 0, 1)[:, None, None]
     tint = np.array(TINT[light], np.float32) * WEATHER[weather][2]
-    sky_rgb = sky_colours(light, weather)[1]
+    sky_rgb = sky_colours(light, weather)[1:].mean(0)
     picture = np.repeat(((near + (deep - near) * part) * tint) * 0.62 + sky_rgb * 0.38, TILE, 1)
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)

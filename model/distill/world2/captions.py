@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.distill.world2.catalogue import KIND
 from model.distill.world2.paths import TURN_PICTURES, Clip
 from model.distill.world2.scene import Thing, on_screen, place_on_screen
 from model.distill.world2.size import CHUNK_LATENTS, HEIGHT, LAYER, PICTURES_PER_CHUNK, SCALE, WIDTH
-from model.vocabulary2 import SYNONYMS
+from model.vocabulary2 import COLOURS, KINDS, SYNONYMS
 
 MOST_NAMED = 9
 SAID_AHEAD = 5  # chunks
@@ -23,14 +22,21 @@ FALSE_HOPE = 0.12  # share of prompts that announce what the clip never reaches
 PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right", "ahead": "ahead"}
 DISTANCE_PHRASES = {"far": "in the distance", "near": "in front"}
 LIGHT_PHRASES = {"morning": "in the morning", "day": "by day", "sunset": "at sunset", "night": "at night"}
-WEATHER_PHRASES = {
-    "clear": ("sunny", "clear", "cloudless"),
-    "cloudy": ("cloudy", "overcast"),
-    "rain": ("rain", "rainy"),
-    "snowfall": ("snowfall", "snowing"),
-    "fog": ("fog", "foggy", "misty"),
+ADJECTIVES = {
+    "clear": ("sunny", "clear", "cloudless", "bright"),
+    "cloudy": ("cloudy", "overcast", "grey"),
+    "rain": ("rainy", "stormy"),
+    "snowfall": (),
+    "fog": ("foggy", "misty", "hazy"),
 }
-GROUND_PHRASES = {"meadow": "a meadow", "desert": "a desert", "snow": "snow", "lake": "a lake", "seashore": "the sea"}
+WEATHER_NOUNS = {
+    "clear": ("a clear sky",),
+    "cloudy": ("a cloudy sky",),
+    "rain": ("rain", "it is raining"),
+    "snowfall": ("snowfall", "it is snowing"),
+    "fog": ("fog", "mist"),
+}
+GROUND_NOUNS = {"meadow": "meadow", "desert": "desert", "snow": "snowy landscape", "lake": "lake", "seashore": "beach"}
 ACCENT_NOUN = {
     **{"person": "hat", "snowman": "hat", "boat": "sail", "balloon": "stripes", "tent": "stripes", "horse": "mane"},
     **{"mill": "cap", "lighthouse": "cap", "lamp": "top"},
@@ -115,40 +121,63 @@ def _setting(rng: np.random.Generator, clip: Clip, chunk: int) -> str:
     """Ground, weather and light; while the light changes, what it was and what it will be."""
     before, light, share = clip.light_at(chunk * PICTURES_PER_CHUNK)
     changing = share < 1 and share * TURN_PICTURES > 0
-    words = []
+    weather, words = clip.scene.weather, []
+    adjective = _one_of(rng, ADJECTIVES[weather]) if rng.random() < 0.55 else ""
     if rng.random() < 0.9:
-        words.append(GROUND_PHRASES[clip.scene.ground])
+        words.append(_with_article(f"{adjective} {GROUND_NOUNS[clip.scene.ground]}".strip()))
+    elif adjective:
+        words.append(adjective)
     if rng.random() < 0.93 or changing:
         words.append(LIGHT_PHRASES[before if changing else light] + (f" turning to {light}" if changing else ""))
-    if rng.random() < 0.85:
-        weather = str(rng.choice(WEATHER_PHRASES[clip.scene.weather]))
-        words.insert(int(rng.integers(0, len(words) + 1)), weather)
-    return " ".join(words)
+    setting = " ".join(words)
+    if not adjective and rng.random() < 0.8:
+        setting = ", ".join(part for part in (setting, _one_of(rng, WEATHER_NOUNS[weather])) if part)
+    return setting
+
+
+def _one_of(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    return str(rng.choice(words)) if words else ""
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _phrase(rng: np.random.Generator, sight: Sight) -> str:
     thing = sight.thing
-    words = f"a {thing.colour} {thing.kind}" if rng.random() < 0.94 else f"a {thing.kind}"
+    words = f"{thing.colour} {thing.kind}" if rng.random() < 0.94 else thing.kind
     if thing.accent and rng.random() < 0.7:
-        words += f" with {thing.accent} {ACCENT_NOUN.get(thing.kind, 'roof')}"
+        noun = ACCENT_NOUN.get(thing.kind, "roof")
+        words += " with " + (f"{thing.accent} {noun}" if noun == "stripes" else _with_article(f"{thing.accent} {noun}"))
     if sight.place == "back":
-        return "back to " + words.replace("a ", "the ", 1)
+        return f"back to the {words}"
+    words = _with_article(words)
     if thing.layer in ("far", "near") and rng.random() < 0.8:
         words += f" {DISTANCE_PHRASES[thing.layer]}"
     return f"{words} {PLACE_PHRASES[sight.place]}" if rng.random() < 0.9 else words
 
 
 def with_synonyms(rng: np.random.Generator, prompt: str) -> str:
-    """The prompt with some of its words replaced by synonyms."""
+    """The prompt with some of its words replaced by synonyms, and articles that fit them."""
     words = prompt.split(" ")
     for index, word in enumerate(words):
         bare = word.strip(",")
-        if bare in _REPLACEABLE and rng.random() < 0.2:
-            words[index] = word.replace(bare, str(rng.choice(SYNONYMS[bare])))
+        if bare in _REPLACEMENTS and rng.random() < 0.2:
+            words[index] = word.replace(bare, str(rng.choice(_REPLACEMENTS[bare])))
+            if index and words[index - 1] in ("a", "an"):
+                words[index - 1] = _with_article(words[index]).split(" ")[0]
     return " ".join(words)
 
 
-_FIXED = frozenset({"roof", "ahead", "back", "turning", "far", "near", "snow"})
-_REPLACEABLE = {word for word, others in SYNONYMS.items() if others and word not in _FIXED}
+# Words that can stand where another word of the same meaning stands: singular nouns and adjectives of one syntax.
+_REPLACEABLE = (*KINDS, *COLOURS, "morning", "sunset", "meadow", "lake", "middle", "ahead")
+_MISFITS = frozenset(
+    "people men women somebody someone sailing cattle cacti snowmen countryside water lakeside early".split()
+)
+_REPLACEMENTS = {
+    word: [other for other in SYNONYMS[word] if other not in _MISFITS]
+    for word in _REPLACEABLE
+    if set(SYNONYMS[word]) - _MISFITS
+}
 
-assert set(ACCENT_NOUN) < set(KIND) and set(DISTANCE_PHRASES) < set(LAYER)
+assert set(ACCENT_NOUN) < set(KINDS) and set(DISTANCE_PHRASES) < set(LAYER)

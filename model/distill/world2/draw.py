@@ -54,6 +54,13 @@ def blades(tenths: int, phase: int) -> Sprite:
     return b.sprite(shadow=0)
 
 
+@lru_cache(maxsize=256)
+def halo(radius: int) -> Image.Image:
+    """Mask of the air around a lamp that burns, (2 radius, 2 radius)."""
+    y, x = np.mgrid[-radius:radius, -radius:radius] + 0.5
+    return Image.fromarray((np.clip(1 - np.hypot(x, y) / radius, 0, 1) ** 2 * 150).astype(np.uint8))
+
+
 @lru_cache(maxsize=512)
 def smoke(tenths: int, phase: int) -> tuple[Image.Image, int, int]:
     """Mask of the smoke that leaves a chimney, and its (left, top) from there."""

@@ -18,7 +18,7 @@ TINT = {
     "morning": (1.02, 0.97, 0.90),
     "day": (1.0, 1.0, 1.0),
     "sunset": (1.0, 0.78, 0.68),
-    "night": (0.46, 0.52, 0.76),
+    "night": (0.54, 0.59, 0.82),
 }
 GREY = {"morning": (204, 206, 208), "day": (196, 206, 216), "sunset": (176, 136, 140), "night": (44, 50, 76)}
 # share of grey in the sky; haze on the main layer; how much light is left

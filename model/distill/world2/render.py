@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 from model.distill.world2 import backdrop
 from model.distill.world2.brush import SOLID, WARM, Sprite
 from model.distill.world2.catalogue import AFLOAT, ALOFT, KIND
-from model.distill.world2.draw import BLADE_PHASES, SMOKE_PHASES, blades, smoke, sprite_of
+from model.distill.world2.draw import BLADE_PHASES, SMOKE_PHASES, blades, halo, smoke, sprite_of
 from model.distill.world2.light import GLOWING, curve, sky_colours
 from model.distill.world2.paths import Clip
 from model.distill.world2.scene import Scene, Thing, layer_range, skyline
@@ -31,7 +31,8 @@ from model.distill.world2.size import (
 NOTHING = -1  # identity of a pixel that shows sky, mountains, ground or water
 CLOUD_DRIFT = 0.4 * SCALE  # pixels a picture
 RIM = round(16 * SCALE)  # rows of a ground tile above the mean skyline
-HUB = {"mill": 66}  # units above the foot
+HUB = 66  # units above a mill's foot
+FLAMES = {"lamp": (64, 40), "lighthouse": (107, 46)}  # height above the foot and reach of their light, units
 
 
 @dataclass
@@ -197,6 +198,10 @@ class Painter:
         view.cover(left, top, sprite.solid, view.identity, thing.identity)
         if thing.kind == "mill":
             self._blades(view, layer, thing, middle, foot, light, time)
+        if thing.kind in FLAMES and GLOWING[light]:
+            height, reach = (round(v * thing.size) for v in FLAMES[thing.kind])
+            at = (middle - reach, foot - height - reach)
+            view.image.paste(WARM, (*at, at[0] + 2 * reach, at[1] + 2 * reach), halo(reach))
         if thing.kind == "house":
             mask, dx, dy = smoke(max(1, round(10 * thing.size)), (time + thing.seed) % SMOKE_PHASES)
             pale = tuple(curve(layer.name, light, self.scene.weather)[256 * i + 226] for i in range(3))
@@ -206,7 +211,7 @@ class Painter:
     def _blades(self, view: View, layer: Layer, thing: Thing, x: int, foot: int, light: str, time: int) -> None:
         phase = (time + thing.seed) % BLADE_PHASES
         wheel = blades(max(1, round(10 * thing.size)), phase)
-        left, top = x + wheel.left, foot - round(HUB["mill"] * thing.size) + wheel.top
+        left, top = x + wheel.left, foot - round(HUB * thing.size) + wheel.top
         key = (thing.identity, -1 - phase, light)
         if key not in self.lit:
             self.lit[key] = wheel.rgb.point(curve(layer.name, light, self.scene.weather))
