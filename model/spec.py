@@ -142,6 +142,10 @@ class ModelSpec:
         """Pixels that one token column spans: camera offsets are divided by it."""
         return self.spatial_stride * self.patch[2]
 
+    @property
+    def pixels_per_row(self) -> int:
+        return self.spatial_stride * self.patch[1]
+
     def pictures_in_chunk(self, index: int) -> int:
         """Pictures that chunk ``index`` (from 0) decodes to."""
         pictures = self.chunk_latents * self.temporal_stride
@@ -333,6 +337,25 @@ TEST_TINY = ModelSpec(
         "width": 128,
         "height": 128,
     }
+)
+
+PAFU_MINI_2 = replace(
+    PAFU_MINI,
+    name="pafu-mini-2",
+    text_encoder="phrases-2",
+    video_codec="planes",
+    dim=320,
+    ffn_dim=1280,
+    num_heads=5,
+    num_layers=8,
+    patch=(1, 2, 4),  # 32 x 64 pixels: 64 tokens a latent frame
+    text_dim=192,
+    text_len=12,
+    control_dim=4,  # speed right and down, whether positions are world positions, whether the camera jumped
+    width=512,
+    height=256,
+    # after warping .975, .880 and .550: what everything hangs on (light, ground) is settled at nearly full noise
+    denoising_steps=(1000, 886, 595, 196),
 )
 
 TEST_WAN = replace(  # Wan's shape through and through, small enough for every test: random weights, no meaning

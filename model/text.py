@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -38,11 +40,15 @@ def _symbol(role: str, word: str | None) -> int:
 
 
 class TextEncoder(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
+    """``symbols`` is how many there are without "not said", ``ids`` makes them of a prompt."""
+
+    def __init__(
+        self, spec: ModelSpec, symbols: int = len(SYMBOLS), ids: Callable[[str, int], Tensor] = phrase_ids
+    ) -> None:
         super().__init__()
         width = spec.text_dim
-        self.slots = spec.text_len
-        self.embedding = nn.Embedding(len(SYMBOLS) + 1, width, padding_idx=0)
+        self.slots, self._ids = spec.text_len, ids
+        self.embedding = nn.Embedding(symbols + 1, width, padding_idx=0)
         self.places = nn.Parameter(torch.randn(spec.text_len, width) * 0.5)
         self.mix = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
@@ -58,6 +64,6 @@ class TextEncoder(nn.Module):
 
     def encode(self, prompt: str) -> Tensor:
         """A prompt to its text states (slots, text_dim)."""
-        ids = phrase_ids(prompt, self.slots).to(self.places.device)
+        ids = self._ids(prompt, self.slots).to(self.places.device)
         out: Tensor = self(ids[None])[0]
         return out

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from model.grammar2 import Description, Thing, describe
+from model.spec import ModelSpec
+from model.text import TextEncoder
 from model.vocabulary2 import ROLES
 
 # Id 0 is "not said"; the same colour has two ids, one as a thing's and one as its roof's.
@@ -32,3 +34,8 @@ def _symbols(said: Description | Thing, roles: tuple[str, ...]) -> list[int]:
 
 def _symbol(role: str, word: str | None) -> int:
     return SYMBOLS[role, word] if word else 0
+
+
+def text_encoder(spec: ModelSpec) -> TextEncoder:
+    """The text encoder of the second world's phrases, with fresh weights."""
+    return TextEncoder(spec, len(SYMBOLS), phrase_ids)

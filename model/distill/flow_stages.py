@@ -19,6 +19,7 @@ from cache.config import CacheConfig
 from model.attention import Bidirectional
 from model.distill.dataset import Batch, Clips
 from model.distill.judge import judge_prompts
+from model.distill.losses import frame_errors, shifted
 from model.distill.muon import optimizers
 from model.distill.sheets import save_sheet
 from model.distill.teacher_forcing import TeacherForced, forgotten_in_sight, random_past
@@ -67,20 +68,9 @@ def encode_prompts(modules: nn.ModuleDict, ids: Tensor) -> Context:
     return modules["dit"].encode_context(states)
 
 
-def shifted(uniform: Tensor, shift: float) -> Tensor:
-    """Noise levels in (0, 1) pushed towards noise, as the sampler's schedule is."""
-    return shift * uniform / (1 + (shift - 1) * uniform)
-
-
 def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
     """Drawn on the CPU, so that a seed means the same on every device."""
     return torch.randn(latents.shape, generator=generator).to(latents.device)
-
-
-def frame_errors(velocity: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
-    """Squared velocity error per latent frame (B, F) times the noise level s. The error of the clean latents is s times
-    that of the velocity: unweighted, the frames with little noise would drown all others."""
-    return (velocity - target).square().mean((2, 3, 4)) * timesteps / FULL_NOISE
 
 
 def still_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:

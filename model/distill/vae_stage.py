@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.distill.clips import random_clip
+from model.distill.losses import reconstruction_loss
 from model.distill.sheets import save_sheet
 from model.distill.training import Losses, Stage
 from model.distill.world import render_clip, render_views
@@ -33,14 +34,6 @@ def crops(step: int) -> Tensor:
         x = int(rng.integers(0, views.shape[2] - CROP[1] + 1))
         out.append(views[index, :, x : x + CROP[1]])
     return torch.from_numpy(np.stack(out))
-
-
-def reconstruction_loss(pictures: Tensor, truth: Tensor) -> Tensor:
-    """L1 plus L1 of the differences between neighbouring pixels, which keeps edges where they are."""
-    loss = (pictures - truth).abs().mean()
-    for dim in (-1, -2):
-        loss = loss + (pictures.diff(dim=dim) - truth.diff(dim=dim)).abs().mean()
-    return loss
 
 
 BASIS_CLIPS = 60

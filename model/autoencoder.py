@@ -1,0 +1,144 @@
+"""The autoencoder of pafu-mini 2: a latent frame is one view, decoded to a picture and to how far away its pixels are.
+
+Both halves are plain convolutions without norms, so no block border shows. Latents keep unit variance by running
+statistics. The decoder's fourth channel is the parallax of every pixel; with it the pictures between two views are made
+by sliding the planes of both (``model.planes``), so latents depend on no speed, which a small model learns far faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.planes import PLANES, View, between, nearest_plane
+from model.spec import ModelSpec
+
+ENCODER_WIDTHS = (64, 128, 256)  # channels at 1/4, 1/8 and 1/16 of the picture's size
+DECODER_WIDTHS = (192, 112, 64)  # at 1/16, 1/8 and 1/4; two cores without bf16 decode three views in 0.1 s
+BLOCKS = (2, 2, 1)  # residual blocks at 1/16, 1/8 and 1/4
+SHUFFLE = 4  # pixels of a side that one position at 1/4 reads or paints
+VIEW_CHANNELS = 4  # red, green, blue, parallax
+MOMENTUM = 0.01  # of the latents' running statistics
+State = list[Tensor]
+
+
+class ResidualBlock(nn.Module):
+    """Begins as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.silu(self.conv1(F.silu(x))))
+        return out
+
+
+def level(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+
+
+class Encoder(nn.Module):
+    """Views (B, 3, 16h, 16w) in [-1, 1] to latents (B, C, h, w)."""
+
+    def __init__(self, latent_channels: int) -> None:
+        super().__init__()
+        shallow, middle, deep = ENCODER_WIDTHS
+        self.start = nn.Conv2d(3 * SHUFFLE**2, shallow, 3, padding=1)
+        self.levels = nn.ModuleList(
+            level(width, blocks) for width, blocks in zip(ENCODER_WIDTHS, reversed(BLOCKS), strict=True)
+        )
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in ((shallow, middle), (middle, deep))
+        )
+        self.end = nn.Conv2d(deep, latent_channels, 3, padding=1)
+
+    def forward(self, views: Tensor) -> Tensor:
+        x = self.levels[0](self.start(F.pixel_unshuffle(views, SHUFFLE)))
+        for shrink, blocks in zip(self.shrink, self.levels[1:], strict=True):
+            x = blocks(shrink(x))
+        out: Tensor = self.end(F.silu(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """Latents (B, C, h, w) to pictures and parallax (B, 4, 16h, 16w)."""
+
+    def __init__(self, latent_channels: int) -> None:
+        super().__init__()
+        deep, middle, shallow = DECODER_WIDTHS
+        self.start = nn.Conv2d(latent_channels, deep, 3, padding=1)
+        self.levels = nn.ModuleList(level(width, blocks) for width, blocks in zip(DECODER_WIDTHS, BLOCKS, strict=True))
+        self.grow = nn.ModuleList([nn.Conv2d(deep, 4 * middle, 1), nn.Conv2d(middle, 4 * shallow, 1)])
+        self.paint = nn.Conv2d(shallow, VIEW_CHANNELS * SHUFFLE**2, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.levels[0](self.start(latents))
+        for grow, blocks in zip(self.grow, self.levels[1:], strict=True):
+            x = blocks(F.pixel_shuffle(grow(x), 2))
+        return F.pixel_shuffle(self.paint(F.silu(x)), SHUFFLE)
+
+
+class ViewAutoencoder(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.pictures = spec.temporal_stride
+        self.encoder = Encoder(spec.latent_channels)
+        self.decoder = Decoder(spec.latent_channels)
+        self.register_buffer("mean", torch.zeros(spec.latent_channels, 1, 1))
+        self.register_buffer("scale", torch.ones(spec.latent_channels, 1, 1))
+
+    def encode(self, views: Tensor) -> Tensor:
+        """Views (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) of zero mean and unit variance in every channel."""
+        out: Tensor = (self.encoder(views) - self.mean) / self.scale
+        return out
+
+    def encode_in_training(self, views: Tensor) -> Tensor:
+        """As ``encode`` by the batch's own statistics, which the running ones follow."""
+        raw = self.encoder(views).float()
+        mean, scale = raw.mean((0, 2, 3)), raw.std((0, 2, 3)) + 1e-4
+        with torch.no_grad():
+            self.mean.lerp_(mean.view_as(self.mean), MOMENTUM)
+            self.scale.lerp_(scale.view_as(self.scale), MOMENTUM)
+        return (raw - mean[:, None, None]) / scale[:, None, None]
+
+    def view(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, h, w) to the pictures that they describe (B, 3, H, W) in about [-1, 1] and the parallax of
+        their pixels (B, H, W)."""
+        out = self.decoder(latents)
+        return out[:, :3], out[:, 3]
+
+    def decode(
+        self, latents: Tensor, state: State | None = None, motions: Sequence[tuple[float, float] | None] | None = None
+    ) -> tuple[Tensor, State]:
+        """Latents (1, F, C, h, w) to pictures (1, F * stride, 3, H, W) and the state for the next call.
+
+        ``motions`` are the camera's (right, down) pixels since the view before, one per latent frame; None where
+        the camera jumped there. Without ``motions`` the camera rests.
+        """
+        drawn, parallax = self.view(latents[0])
+        views = [View(picture, plane) for picture, plane in zip(drawn, nearest_plane(parallax), strict=True)]
+        before = View(state[0], state[1]) if state else None
+        pictures: list[Tensor] = []
+        for index, now in enumerate(views):
+            motion = (0.0, 0.0) if motions is None else motions[index]
+            pictures += self._on_the_way(before, now, motion)
+            before = now
+        return torch.stack(pictures)[None], [views[-1].picture, views[-1].plane]
+
+    def _on_the_way(self, before: View | None, now: View, motion: tuple[float, float] | None) -> list[Tensor]:
+        """The pictures of one latent frame; its last is the view itself. After a jump, and at the start, the camera
+        waits at the view."""
+        if before is None or motion is None:
+            return [now.picture] * self.pictures
+        shares = [part / self.pictures for part in range(1, self.pictures)]
+        return [*(between(before, now, motion, share) for share in shares), now.picture]
+
+
+assert max(PLANES) < 2.55, "the training pool keeps parallaxes as hundredths in a byte"

@@ -1,0 +1,157 @@
+"""The autoencoder: first pixels and their differences, then a small discriminator that asks for detail too."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.autoencoder import ViewAutoencoder
+from model.distill.losses import reconstruction_loss
+from model.distill.mini2.pool import ClipPool
+from model.distill.mini2.run import Average, Losses, TimedRun, load_sharded, save_sharded
+from model.distill.mini2.scale import Scale
+
+RATE, CRITIC_RATE = 1.5e-3, 2e-4
+NOISE = 0.2  # standard deviation of what is added to latents in training, at most
+PARALLAX_WEIGHT = 0.5
+CRITIC_FROM = 0.4  # of the time
+CRITIC_WEIGHT = 0.25  # of the reconstruction's gradient at the decoder's last layer
+SEED = 4004
+
+
+class Critic(nn.Module):
+    """Says of every patch whether it is a picture of the world (high) or a decoded one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 48, 96, 160)
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        out: Tensor = self.layers(pictures)
+        return out
+
+
+class Crops:
+    """Crops of the pool's views, made by a thread while the device computes."""
+
+    def __init__(self, pool: ClipPool, scale: Scale) -> None:
+        self._pool, self._scale = pool, scale
+        self._ready: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(maxsize=3)
+        self._stop = threading.Event()
+        threading.Thread(target=self._fill, daemon=True).start()
+
+    def _fill(self) -> None:
+        rng = np.random.default_rng(SEED)
+        while not self._stop.is_set():
+            arrays = self._pool.crops(rng, self._scale.crops, *self._scale.crop)
+            views, parallax = (torch.from_numpy(array) for array in arrays)
+            if self._scale.device == "cuda":
+                views, parallax = views.pin_memory(), parallax.pin_memory()
+            while not self._stop.is_set():
+                try:
+                    self._ready.put((views, parallax), timeout=1)
+                    break
+                except queue.Full:
+                    continue
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, h, w) in [-1, 1] and parallax (B, h, w), on the device."""
+        views, parallax = (t.to(self._scale.device, non_blocking=True) for t in self._ready.get())
+        pictures = views.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return pictures.contiguous(memory_format=torch.channels_last), parallax.float() / 100
+
+    def close(self) -> None:
+        self._stop.set()
+
+
+class Painting:
+    """What teaches a decoder: the reconstruction loss, and the critic's opinion once it is asked."""
+
+    def __init__(self, vae: ViewAutoencoder, scale: Scale) -> None:
+        self._vae, self._scale = vae, scale
+        self.critic = Critic().to(scale.device).to(memory_format=torch.channels_last)
+        self._optimizer = torch.optim.AdamW(self.critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.9))
+
+    def learn(self, latents: Tensor, pictures: Tensor, parallax: Tensor, critic: bool) -> Losses:
+        """Losses of ``latents`` whose truth is (``pictures``, ``parallax``), after their backward pass; then the critic
+        learns too."""
+        with self.autocast():
+            drawn, depth = self._vae.view(latents)
+        drawn, depth = drawn.float(), depth.float()
+        pixels = reconstruction_loss(drawn, pictures)
+        loss = pixels + PARALLAX_WEIGHT * (depth - parallax).abs().mean()
+        losses = {"pixels": pixels, "mse": (drawn - pictures).square().mean(), "depth": (depth - parallax).abs().mean()}
+        if critic:
+            with self.autocast():
+                opinion = -self.critic(drawn).float().mean()
+            weight = self._balance(pixels, opinion)
+            loss = loss + weight * opinion
+            losses |= {"opinion": opinion, "weight": weight}
+        loss.backward()
+        if critic:
+            losses["critic"] = self._teach_critic(drawn.detach(), pictures)
+        return {"loss": loss, **losses}
+
+    def _balance(self, pixels: Tensor, opinion: Tensor) -> Tensor:
+        """The weight that makes the critic's gradient CRITIC_WEIGHT of the pixels', as in VQGAN (2012.09841)."""
+        last = self._vae.decoder.paint.weight
+        ours = torch.autograd.grad(pixels, last, retain_graph=True)[0].norm()
+        theirs = torch.autograd.grad(opinion, last, retain_graph=True)[0].norm()
+        return (CRITIC_WEIGHT * ours / (theirs + 1e-6)).clamp(max=10).detach()
+
+    def _teach_critic(self, drawn: Tensor, pictures: Tensor) -> Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            drawn_score, true_score = self.critic(torch.cat([drawn, pictures])).float().chunk(2)
+        loss = F.relu(1 + drawn_score).mean() + F.relu(1 - true_score).mean()
+        loss.backward()
+        self._optimizer.step()
+        return loss
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self._scale.device, torch.bfloat16, enabled=self._scale.dtype == torch.bfloat16)
+
+
+class AutoencoderStage:
+    """Holds the autoencoder, its average and its critic over both times that it is trained."""
+
+    def __init__(self, scale: Scale, folder: Path) -> None:
+        torch.manual_seed(SEED)
+        self._scale, self._folder = scale, folder
+        self.vae = ViewAutoencoder(scale.spec)
+        if saved := load_sharded(folder, "ae"):
+            self.vae.load_state_dict(saved)
+        self.vae.to(scale.device).to(memory_format=torch.channels_last)
+        self.average = Average(self.vae, 0.998)
+        self.painting = Painting(self.vae, scale)
+
+    def train(self, pool: ClipPool, minutes: float) -> None:
+        optimizer = torch.optim.AdamW(self.vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+        crops = Crops(pool, self._scale)
+
+        def step(number: int, progress: float) -> Losses:
+            pool.gather()
+            pictures, parallax = crops.next()
+            with self.painting.autocast():
+                latents = self.vae.encode_in_training(pictures)
+            noise = NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+            latents = latents + noise * torch.randn_like(latents)
+            return self.painting.learn(latents, pictures, parallax, progress > CRITIC_FROM)
+
+        TimedRun(
+            "ae", minutes, self._folder, step, [optimizer], list(self.vae.parameters()), self.average.update, self.save
+        ).run()
+        crops.close()
+
+    def save(self) -> None:
+        save_sharded(self._folder, "ae", self.average.module.state_dict())

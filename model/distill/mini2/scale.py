@@ -1,0 +1,68 @@
+"""How large a run is: on one GPU with sixteen cores, or as a rehearsal of every step on two cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from model.spec import PAFU_MINI_2, ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    spec: ModelSpec
+    device: str
+    dtype: torch.dtype  # that forward and backward passes run in; weights are float32
+    workers: int
+    slots: int  # clips kept as pictures, 12.6 MB each
+    first_clips: int  # before training begins
+    kept: int  # clips whose pictures stay when they have become latents
+    clips: int  # most latent clips, 0.6 MB each
+    crops: int  # of the autoencoder, a step
+    crop: tuple[int, int]
+    stills: int  # single latent frames, a step; below: first chunks, stretches of three chunks, whole clips
+    beginnings: int
+    stretches: int
+    whole: int
+    absorbed: int  # new clips encoded in one go
+
+
+CHUNKS = PAFU_MINI_2.trained_latents // PAFU_MINI_2.chunk_latents
+
+GPU = Scale(
+    spec=PAFU_MINI_2,
+    device="cuda",
+    dtype=torch.bfloat16,
+    workers=14,
+    slots=4800,
+    first_clips=60,
+    kept=400,
+    clips=14_000,
+    crops=128,
+    crop=(128, 192),
+    stills=768,
+    beginnings=256,
+    stretches=72,
+    whole=32,
+    absorbed=8,
+)
+
+REHEARSAL = replace(
+    GPU,
+    spec=replace(PAFU_MINI_2, dim=80, ffn_dim=160, num_heads=2, num_layers=2),
+    device="cpu",
+    dtype=torch.float32,
+    workers=1,
+    slots=5,
+    first_clips=2,
+    kept=2,
+    clips=40,
+    crops=2,
+    crop=(64, 64),
+    stills=8,
+    beginnings=4,
+    stretches=2,
+    whole=1,
+    absorbed=2,
+)
