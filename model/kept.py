@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cache.kv_cache import KVCache
+from model.chunk_stats import KeptTokens
 from model.spec import ModelSpec
 
 MOST_CELLS = 512  # of a latent frame; finer token grids are averaged down to it
 
 
-@dataclass(frozen=True)
-class KeptTokens:
-    """``latents`` ascending; ``kept`` and ``salience`` hold rows x columns bytes for each of them, row by row.
-
-    kept: share of the layers that hold the token, 0 to 255. salience: its score's mean rank among the kept tokens of
-    those layers, 0 to 255; empty under a policy without scores.
-    """
-
-    rows: int
-    columns: int
-    latents: Sequence[int]
-    kept: bytes
-    salience: bytes
-
-
 def kept_tokens(cache: KVCache, spec: ModelSpec) -> KeptTokens:
+    """The cache's content as pictures of at most MOST_CELLS cells."""
     numbers, scores, per_latent = cache.retained_numbers(), cache.retained_scores(), spec.tokens_per_latent
     latents = torch.cat(numbers).div(per_latent, rounding_mode="floor").unique()
     layers = torch.zeros(len(latents) * per_latent, device=latents.device)
@@ -48,7 +32,13 @@ def kept_tokens(cache: KVCache, spec: ModelSpec) -> KeptTokens:
         salience = _halved(salience * kept) / _halved(kept).clamp(min=1e-6)
         kept = _halved(kept)
         rows, columns = kept.shape[1:]
-    return KeptTokens(rows, columns, latents.tolist(), _bytes(kept), _bytes(salience) if scored else b"")
+    return KeptTokens(
+        rows=rows,
+        columns=columns,
+        latents=latents.tolist(),
+        kept=_bytes(kept),
+        salience=_bytes(salience) if scored else b"",
+    )
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ from cache.kv_cache import KVCache
 from cache.policy import policy_named
 from model.attention import Cached, Watch
 from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
+from model.chunk_stats import CameraView, ChunkStats, KeptTokens
 from model.dit import Context
 from model.grammar import names_anew
-from model.kept import KeptTokens, kept_tokens
+from model.kept import kept_tokens
 from model.positions import grid_positions
 from model.sampler import denoise
 from model.spec import ModelSpec
@@ -67,12 +68,9 @@ class PastChunk:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """One chunk: its pictures and what they cost.
+    """One chunk: its pictures and its figures.
 
-    Token counts are those of the layer that holds (or lost) most; ``seconds`` are by stage: text, denoise, clean,
-    decode, prune. The camera stands where the next chunk will begin, in pixels from the session's start.
-    ``cache_policy`` is the one in force: another than was asked for when the scores turned out to be no numbers.
-    ``camera`` is the state behind the chunk; of the chunks in ``remembered`` the cache still holds tokens.
+    ``camera`` is the state after the chunk; the cache still holds tokens of the chunks in ``remembered``.
     """
 
     index: int
@@ -80,15 +78,7 @@ class Chunk:
     past: PastChunk
     camera: CameraState
     remembered: tuple[int, ...]
-    seconds: dict[str, float]
-    cache_tokens: int
-    cache_bytes: int
-    evicted_tokens: int
-    camera_offset: int
-    camera_speed: int
-    cache_policy: str
-    cache_fell_back: bool
-    salience: dict[str, float]  # quantiles of the kept tokens' scores over all layers; empty without scores
+    stats: ChunkStats
 
     @property
     def latents(self) -> Tensor:
@@ -337,15 +327,17 @@ class VideoStream:
             past=PastChunk(self._index, self._prompt, self._camera, latents),
             camera=camera,
             remembered=self._remembered(),
-            seconds=seconds,
-            cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
-            cache_bytes=cache.nbytes,
-            evicted_tokens=evicted,
-            camera_offset=camera.offset,
-            camera_speed=camera.speed,
-            cache_policy=cache.policy,
-            cache_fell_back=cache.fell_back,
-            salience=_score_quantiles(cache),
+            stats=ChunkStats(
+                seconds=seconds,
+                cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
+                cache_bytes=cache.nbytes,
+                evicted_tokens=evicted,
+                cache_policy=cache.policy,
+                cache_fell_back=cache.fell_back,
+                salience_quantiles=_score_quantiles(cache),
+                prompt=self._prompt,
+                camera=CameraView(offset=camera.offset, speed=camera.speed),
+            ),
         )
 
 

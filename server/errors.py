@@ -118,16 +118,6 @@ class PafuError(Exception):
         kind = self.kind
         return {"error": {"message": self.message, "type": kind.type, "code": kind.code, "param": self.param}}
 
-    def wire_message(self) -> dict[str, Any]:
-        message = {
-            "type": "error",
-            "code": self.kind.code,
-            "message": self.message,
-            "param": self.param,
-            "retryable": self.kind.retryable,
-        }
-        return message if self.retry_after is None else {**message, "retry_after_seconds": self.retry_after}
-
 
 def sayable(text: str) -> str:
     """The text as UTF-8 can carry it: what callers send may hold half characters."""

@@ -304,7 +304,8 @@ class Evaluation:
         stream, seconds = VideoStream(self._model, "a meadow by day", SEED, config), []
         for _ in range(chunks):
             chunk = stream.next_chunk()
-            seconds.append([sum(chunk.seconds.values()), chunk.seconds["clean"], chunk.seconds["prune"]])
+            by_stage = chunk.stats.seconds
+            seconds.append([sum(by_stage.values()), by_stage["clean"], by_stage["prune"]])
         total, clean, prune = np.median(seconds[2:], axis=0)
         cost = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
         return cost | ({"head": self._head_seconds()} if policy in LEARNED_POLICIES else {})

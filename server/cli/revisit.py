@@ -112,7 +112,7 @@ def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
     for index, control in enumerate(progress.track(trip.controls, description=policy)):
         stream.set_camera(control)
         chunk = stream.next_chunk()
-        cache_bytes = chunk.cache_bytes
+        cache_bytes = chunk.stats.cache_bytes
         if index in (trip.before, trip.away, trip.after):
             shown[index] = chunk.pictures[-1]
     return Visit(policy, shown[trip.before], shown[trip.away], shown[trip.after], cache_bytes)

@@ -3,7 +3,7 @@
 A live session paces itself on its viewer: ``playhead`` and ``delivered`` feed the scheduler's playout clock. A
 **background** session (a job) has no viewer and is opened by the same call::
 
-    memory = Memory(spec, cache)  # server.live.resume_point
+    memory = ResumePoint(spec, cache)  # server.live.resume_point
     order = Open(session=job_id, background=True, pictures=160, lead_seconds=math.inf, past=None, ...)
     line = await engine.open(order)
     async for event in line.events():

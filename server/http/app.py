@@ -32,8 +32,8 @@ from server.http.replies import add_error_handlers, error_reply
 from server.jobs import routes as job_routes
 from server.jobs.desk import Desk
 from server.live.client_messages import FORMATS
-from server.live.connection import ViewerSession
-from server.live.registry import Sessions
+from server.live.connection import ViewerConnection
+from server.live.registry import SessionRegistry
 from server.process import rss_bytes
 from server.states import EngineState
 from server.telemetry import logs
@@ -95,8 +95,8 @@ class Front:
         self.engine = engine
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = spec_named(settings.model)
-        self.sessions = Sessions(engine, self.spec, settings, self.access.limits)
-        self.viewers: dict[ViewerSession, asyncio.Task[None] | None] = {}
+        self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits)
+        self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = Desk(settings, self.spec, engine, self.access.limits)
         self.draining = False
 
@@ -114,7 +114,7 @@ class Front:
             return await websocket.send_denial_response(error_reply(full))
         with connection:
             observer = self.engine.observer
-            viewer = ViewerSession(websocket, caller, self.sessions, self.spec, self.settings, observer)
+            viewer = ViewerConnection(websocket, caller, self.sessions, self.spec, self.settings, observer)
             self.viewers[viewer] = asyncio.current_task()
             try:
                 await viewer.run()
@@ -169,7 +169,7 @@ class Front:
                 "by_memory": status.capacity.by_memory,
                 "chunk_seconds": status.capacity.chunk_seconds,
             },
-            "waiting": self.sessions.queue.depth,
+            "waiting": self.sessions.waiting_room.depth,
             "viewers": len(self.viewers),
             "cache": {"held_bytes": status.cache_held_bytes, "room_bytes": status.cache_room_bytes},
             "front": {"pid": os.getpid(), "rss_bytes": rss_bytes(), "tasks": len(asyncio.all_tasks())},

@@ -1,4 +1,5 @@
-"""The live socket's contract as an AsyncAPI document, made from the models that the code parses and speaks.
+"""The live socket's contract as an AsyncAPI document, made from the models that the code parses and the structs that it
+sends.
 
 ``python -m server.http.asyncapi FILE`` writes it. docs/asyncapi.json is its copy; a test compares the two.
 """
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -17,17 +19,19 @@ from server import __version__
 from server.access.gate import TICKET_PROTOCOLS
 from server.errors import ERRORS
 from server.live.client_messages import CLIENT_MESSAGES
-from server.live.server_messages import SERVER_MESSAGES
+from server.live.server_messages import SERVER_MESSAGES, ServerMessage
 
 PATH = "/v1/realtime/video"
+SCHEMA = "#/components/schemas/{name}"
 CHUNK = "video.chunk"  # not a type on the wire: the binary message
 
 
 def document() -> dict[str, Any]:
     """AsyncAPI 3.0. The operations are named from the server's side, as AsyncAPI wants: it receives and sends."""
     client, server = list(CLIENT_MESSAGES), [*SERVER_MESSAGES, CHUNK]
-    models: list[type[BaseModel]] = [*CLIENT_MESSAGES.values(), *SERVER_MESSAGES.values()]
-    _, schemas = models_json_schema([(m, "validation") for m in models], ref_template="#/components/schemas/{model}")
+    received: list[type[BaseModel]] = list(CLIENT_MESSAGES.values())
+    _, parsed = models_json_schema([(m, "validation") for m in received], ref_template=SCHEMA.format(name="{model}"))
+    _, spoken = msgspec.json.schema_components(SERVER_MESSAGES.values(), ref_template=SCHEMA)
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Pafu live video", "version": __version__, "description": _description()},
@@ -52,7 +56,7 @@ def document() -> dict[str, Any]:
                     "payload": {"type": "string", "format": "binary"},
                 },
             },
-            "schemas": schemas["$defs"],
+            "schemas": {**parsed["$defs"], **spoken},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "x-errors": {
@@ -71,8 +75,8 @@ def _operation(action: str, names: list[str]) -> dict[str, Any]:
     return {"action": action, "channel": {"$ref": "#/channels/live"}, "messages": messages}
 
 
-def _message(name: str, model: type[BaseModel]) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+def _message(name: str, model: type[BaseModel] | type[ServerMessage]) -> dict[str, Any]:
+    schema = {"$ref": SCHEMA.format(name=model.__name__)}
     return {"name": name, "contentType": "application/json", "payload": schema}
 
 

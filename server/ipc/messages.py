@@ -7,10 +7,12 @@ be decoded: no pickle, no class looked up by name.
 from __future__ import annotations
 
 import struct
+from typing import Annotated
 
 import msgspec
 
 from cache.config import CacheConfig
+from model.chunk_stats import ChunkStats, KeptTokens, figure
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 256 * 2**20
@@ -96,16 +98,6 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pictures: int  # made so far
     camera: CameraPlace
     chunks: list[PastChunk]
-
-
-class KeptTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a session's cache holds, as little pictures: see model.kept.KeptTokens."""
-
-    rows: int
-    columns: int
-    latents: list[int]
-    kept: bytes
-    salience: bytes
 
 
 class Open(Message, frozen=True, tag="open"):
@@ -238,6 +230,22 @@ class Opened(Message, frozen=True, tag="opened"):
     init: bytes
 
 
+class ServedStats(ChunkStats, frozen=True, kw_only=True):
+    """The model's figures and the worker's own; its ``seconds`` also hold encode and total."""
+
+    chunk_seconds: Annotated[float, figure("Time from noise to encoded bytes.")]
+    lead_seconds: Annotated[float, figure("Media that the viewer has ahead of its playhead.")]
+    memory: Annotated[KeptTokens | None, figure("The kept tokens, for a session that asked for them.")] = None
+
+    @classmethod
+    def of(
+        cls, stats: ChunkStats, seconds: dict[str, float], lead_seconds: float, memory: KeptTokens | None
+    ) -> ServedStats:
+        """All that the model says, and ``seconds`` (with ``total``) in the place of its own."""
+        model = {**msgspec.structs.asdict(stats), "seconds": seconds}
+        return cls(**model, chunk_seconds=seconds["total"], lead_seconds=lead_seconds, memory=memory)
+
+
 class Fragment(Message, frozen=True, tag="fragment"):
     """One chunk, encoded: ``data`` is an fMP4 fragment, the first with ftyp and moov in front."""
 
@@ -248,21 +256,10 @@ class Fragment(Message, frozen=True, tag="fragment"):
     started: list[str]
     active: list[str]
     completed: list[str]
-    prompt: str
-    camera_offset: int
-    camera_speed: int
-    seconds: dict[str, float]
-    lead_seconds: float
-    cache_tokens: int
-    cache_bytes: int
-    evicted_tokens: int
-    salience: dict[str, float]  # quantiles of the kept tokens' scores; empty under a policy that has none
-    cache_policy: str  # in force: another than was asked for when cache_fell_back
-    cache_fell_back: bool
+    stats: ServedStats
     past: PastChunk  # this chunk, for server.live.resume_point
     camera: CameraPlace  # behind it
     remembered: list[int]  # chunks of which the cache holds tokens
-    kept: KeptTokens | None = None  # for a session that asked
     jpegs: list[bytes] = []  # one per picture, where somebody wants them
 
 

@@ -27,7 +27,7 @@ from server.jobs.database import Database
 from server.jobs.errors import LeaseLost, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import FULL, Chunk, FilmOrder, Job, Lease, Order, Results
-from server.live.resume_point import Memory
+from server.live.resume_point import ResumePoint
 from server.process import module_command
 from server.states import EngineState
 
@@ -270,7 +270,7 @@ class Runner:
 
     async def _make_chunks(self, working: Working, count: int) -> bool:
         """Have the missing chunks made; False when the server stops before the last."""
-        memory = Memory(self._spec, working.job.order.cache)
+        memory = ResumePoint(self._spec, working.job.order.cache)
         past = await self._past(working.job)
         if past is not None:
             memory.resume(past)
@@ -346,7 +346,7 @@ class Runner:
         remembered = [read(number).past for number in last.remembered]
         return Past(next_index=len(chunks), pictures=last.pictures, camera=camera, chunks=remembered)
 
-    async def _keep(self, working: Working, fragment: Fragment, memory: Memory) -> None:
+    async def _keep(self, working: Working, fragment: Fragment, memory: ResumePoint) -> None:
         """Make the chunk safe: its files first, then the store's word for it."""
         memory.add(fragment)
         past = memory.past()
@@ -365,7 +365,7 @@ class Runner:
             files.write(chunk.past, msgspec.msgpack.encode(kept))
 
         await self._on_disk(write)
-        seconds = fragment.seconds.get("total", 0.0)
+        seconds = fragment.stats.chunk_seconds
         await self._insist(working, lambda: self._database.run(lambda s: s.add_chunk(working.lease, chunk, seconds)))
 
     async def _film(self, working: Working) -> Results:

@@ -19,13 +19,13 @@ import msgspec
 
 from server.access.limits import ANONYMOUS
 from server.ipc.messages import Fragment, Interact, Open, Past
-from server.live.journal import Entry, Held, Journal, JournalFile
+from server.live.journal import Entry, Journal, JournalFile, SessionInUse
 from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu.archive")
 
 SESSION_ID = re.compile(r"sess_[0-9a-f]{16}")
-FORMAT = 2
+FORMAT = 3
 QUIET = 30.0  # seconds without a failure, and a folder counts as good again
 
 
@@ -98,7 +98,7 @@ class Archive:
 
     def load(self, session: str) -> Left | None:
         """What a server before this one left of the session, which is ours now; None when there is nothing that can be
-        read. Raises Held."""
+        read. Raises SessionInUse."""
         if not SESSION_ID.fullmatch(session):
             return None
         path = self._path(session, "session")
@@ -145,7 +145,7 @@ class Archive:
         file = JournalFile(self._path(session, "session"))
         try:
             file.claim()
-        except Held:
+        except SessionInUse:
             return True
         except OSError:
             return False

@@ -1,8 +1,8 @@
-"""The file of one session: its record, and behind it what happened since, written down before a viewer sees it.
+"""The journal of one session: a record of its state, then a log of what happened since, written before viewers see it.
 
-A server that is killed leaves it behind, and another goes on from it. Every part of it is framed by its length and its
-CRC-32; what a kill has torn off at the end is not there. Whoever holds a session holds its file's lock (flock), which
-the kernel takes back from a process that dies: of two servers on one folder one gets the session.
+A server that is killed leaves the file, and another goes on from it. Every part is framed by its length and CRC-32, so
+a part that a kill has truncated is recognised and ignored. A server that has a session holds the file's lock (flock),
+which the kernel releases when the process dies: of two servers on one folder, one gets the session.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from server.disk import open_whole, write_all
 from server.ipc.messages import Fragment, Interact, Rejected
 
 FRAME = struct.Struct(">II")  # length, CRC-32
-SHORT = 2**20  # bytes behind a record that are never worth a new one
-MOST_BEHIND = 8  # a new record that cannot be written is waited for until so many times more lie behind the old one
-WRITTEN_WITHIN = 1.0  # a chunk waits so long for the disk, and no longer
-PATIENT = 2  # writes that are owed already; behind more a chunk does not wait
-MOST_OWED = 16  # a disk that owes more counts as broken
-TRY_AGAIN = 10.0  # seconds after a failure
+SHORT = 2**20  # bytes of log that are not worth compacting
+MOST_BEHIND = 8  # if compaction fails, keep appending until the log is this many times its threshold
+WRITTEN_WITHIN = 1.0  # seconds; a chunk waits no longer for the disk
+PATIENT = 2  # with this many writes outstanding, a chunk does not wait for its own
+MOST_OWED = 16  # outstanding writes; with more the disk counts as broken
+TRY_AGAIN = 10.0  # seconds between a failure and the next try
 
 Entry = Fragment | Interact | Rejected
 
 
-class Held(Exception):
-    """Another server has the session."""
+class SessionInUse(Exception):
+    """Another server has the session open."""
 
 
 def framed(body: bytes) -> bytes:
@@ -61,33 +61,33 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._handle: int | None = None
-        self._record = 0  # bytes of the record
-        self._behind = 0  # bytes behind it
+        self._record = 0  # bytes
+        self._log = 0  # bytes after the record
 
     @property
     def good(self) -> bool:
-        """What was written is there, and more can be."""
+        """It is open, and all that was appended is in it."""
         return self._handle is not None
 
     @property
     def long(self) -> bool:
-        """It is time for a new record: more lies behind the old one than it takes itself."""
-        return self._behind > max(SHORT, self._record)
+        """It is time to compact: the log is longer than the record."""
+        return self._log > max(SHORT, self._record)
 
     def begin(self, record: msgspec.Struct) -> None:
-        """Replace all of it by a new record. When that fails, a file that was good still is, unless it becomes huge."""
+        """Replace the file by a new record. If that fails, a good file stays good, unless its log is huge."""
         data = framed(msgspec.msgpack.encode(record))
         try:
             handle = open_whole(self._path, data, locked=True)
         except OSError:
-            if self._behind > MOST_BEHIND * max(SHORT, self._record):
+            if self._log > MOST_BEHIND * max(SHORT, self._record):
                 self.drop()
             raise
         self.close()
-        self._handle, self._record, self._behind = handle, len(data), 0
+        self._handle, self._record, self._log = handle, len(data), 0
 
     def append(self, entry: Entry) -> None:
-        """Hand to the kernel. A file that cannot be written any more tells of the past as if it were now: it goes."""
+        """Hand to the kernel. After a failed append the file is stale, so delete it."""
         if self._handle is None:
             return
         data = framed(msgspec.msgpack.encode(entry))
@@ -96,26 +96,26 @@ class JournalFile:
         except OSError:
             self.drop()
             raise
-        self._behind += len(data)
+        self._log += len(data)
 
     def sync(self) -> None:
-        """Force to disk what was appended."""
+        """Flush to disk what was appended."""
         if self._handle is not None:
             os.fdatasync(self._handle)
 
     def claim(self) -> list[bytes]:
-        """Take the file that a server before this one left: its whole parts. Raises Held, or FileNotFoundError."""
+        """Lock the file that an earlier server left; its whole parts. Raises SessionInUse, or FileNotFoundError."""
         handle = os.open(self._path, os.O_RDWR | os.O_APPEND)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(handle).st_ino != os.stat(self._path).st_ino:
-                raise BlockingIOError  # its holder has just begun it anew
+                raise BlockingIOError  # its owner has just replaced it
             parts = list(parts_of(self._path.read_bytes()))
-            self._behind = parts[-1][1] if parts else 0
-            os.ftruncate(handle, self._behind)
+            self._log = parts[-1][1] if parts else 0
+            os.ftruncate(handle, self._log)
         except BlockingIOError:
             os.close(handle)
-            raise Held from None
+            raise SessionInUse from None
         except BaseException:
             os.close(handle)
             raise
@@ -123,26 +123,26 @@ class JournalFile:
         return [body for body, _ in parts]
 
     def close(self) -> None:
-        """Let go of it: any server may take the session now."""
+        """Release the lock: any server may take the session now."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     def drop(self) -> None:
-        """The session is over, or cannot be told any more."""
+        """Delete the file: the session is over, or the file is stale."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
             self.close()
 
     def touch(self) -> None:
-        """Somebody is still there, though nothing happens."""
+        """Mark the file as used, though nothing happens."""
         if self._handle is not None:
             os.utime(self._handle)
 
 
 class Keeper(Protocol):
-    """Where journals are kept: the thread that writes them, and who hears how that goes."""
+    """Where journals are kept: the thread that writes them, and who is told of success and failure."""
 
     writer: Executor
 
@@ -151,24 +151,24 @@ class Keeper(Protocol):
 
 
 class Journal:
-    """A session's side of its file, in the event loop; writes happen in order, in a thread. A disk that fails or is
-    slow costs the session its journal and nothing else.
+    """Writes one session's file from the event loop; a thread does the writing, in order. If the disk fails or is slow,
+    the session loses its journal and nothing else.
     """
 
     def __init__(self, file: JournalFile | None, keeper: Keeper, record: Callable[[], msgspec.Struct]) -> None:
-        """Without a ``file`` nothing is kept. ``record`` is asked for the session as it stands."""
+        """Without a ``file`` nothing is written. ``record`` returns the session as it stands."""
         self._file, self._keeper, self._record = file, keeper, record
         self._begun = file is not None and file.good
         self._owed: set[asyncio.Future[None]] = set()
         self._try_again = 0.0  # monotonic
 
     async def begin(self) -> None:
-        """Write down the session as it stands."""
+        """Write a new record."""
         if self._file is not None:
             await _wait(self._begin(self._file))
 
     async def add(self, entry: Entry) -> None:
-        """Write down what happens. Returns when the kernel has it; a disk that owes much is not waited for."""
+        """Append. Returns when the kernel has it, or at once while many writes are outstanding."""
         if self._file is None or not self._ready(self._file):
             return
         patient = len(self._owed) < PATIENT
@@ -177,7 +177,7 @@ class Journal:
             await _wait(written)
 
     def settle(self) -> None:
-        """Behind an entry that viewers see now: force it to disk; where the file has become long, begin it anew."""
+        """After an entry that viewers now see: flush it to disk; compact a long file."""
         if self._file is None or not self._begun:
             return
         if self._file.long and time.monotonic() >= self._try_again:
@@ -186,18 +186,18 @@ class Journal:
             self._submit(self._file.sync)
 
     def touch(self) -> None:
-        """The session is held, though nothing happens: its file is not old."""
+        """The session is in use, though nothing happens: its file must not count as old."""
         if self._file is not None:
             self._submit(self._file.touch)
 
     async def end(self, keep: bool) -> None:
-        """Let go of the file, for another server to go on from it, or drop it. Nothing is written behind that."""
+        """Leave the file to another server, or delete it. Nothing is written after that."""
         file, self._file = self._file, None
         if file is not None:
             await _wait(self._submit(file.close if keep else file.drop))
 
     def _ready(self, file: JournalFile) -> bool:
-        """Whether there is a file to add to; one that failed is begun anew after a while."""
+        """Whether there is a file to append to; after a failure, a new one is begun once TRY_AGAIN has passed."""
         if len(self._owed) > MOST_OWED and self._begun:
             self._submit(file.drop)
             self._failed(TimeoutError("the disk is too slow"), good=False)

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from model.spec import ModelSpec
 from server.access.limits import Caller, Hold, Limits
 from server.config import Settings
@@ -17,13 +19,14 @@ from server.engine.interface import Engine
 from server.errors import PafuError
 from server.ipc.messages import Open
 from server.live.archive import Archive, hashed
-from server.live.journal import Held
+from server.live.journal import SessionInUse
 from server.live.session import LiveSession, new_token
-from server.live.waiting_room import Queue
+from server.live.session_state import SessionState
+from server.live.waiting_room import WaitingRoom
 from server.states import SessionStatus
 
 
-class Sessions:
+class SessionRegistry:
     """The live sessions by id."""
 
     def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
@@ -31,7 +34,7 @@ class Sessions:
         self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer)
         self._next_sweep = 0.0  # monotonic
         self._live: dict[str, LiveSession] = {}
-        self.queue = Queue(engine, settings, self._make_room)
+        self.waiting_room = WaitingRoom(engine, settings, self._make_room)
         engine.observer.sources.append(self._tell_figures)
 
     def __len__(self) -> int:
@@ -44,7 +47,8 @@ class Sessions:
         """A new session, begun as soon as it has an owner, and its resume token. Raises PafuError session_limit."""
         counted = self._limits.hold_session(caller)
         token = new_token()
-        made = LiveSession(order, hashed(token), caller.name, self.queue, self._archive, self._spec, self._settings)
+        state = SessionState(order, hashed(token), caller.name, self._spec)
+        made = LiveSession(state, self.waiting_room, self._archive, self._settings)
         self._begin(made, counted)
         return made, token
 
@@ -73,7 +77,7 @@ class Sessions:
         """The caller's session as a server before this one left it; it waits for its viewer from now on."""
         try:
             left = self._archive.load(session_id)
-        except Held:
+        except SessionInUse:
             reason = "another server on this data folder has the session; come again when it has let it go"
             raise PafuError("session_elsewhere", reason, "session_id", retry_after=1.0) from None
         if left is None:
@@ -86,7 +90,7 @@ class Sessions:
         except PafuError:
             left.file.close()
             raise
-        found = LiveSession.revived(left, self.queue, self._archive, self._spec, self._settings)
+        found = LiveSession.revived(left, self.waiting_room, self._archive, self._spec, self._settings)
         self._begin(found, counted)
         return found
 
@@ -101,20 +105,20 @@ class Sessions:
             "created_at": int(session.created),
             "status": session.status.value,
             "model": self._spec.name,
-            "prompt": newest.prompt if newest else order.prompt,
+            "prompt": session.prompt,
             "seed": order.seed,
             "viewers": session.viewers,
             "chunks": session.next_index,
-            "lead_seconds": newest.lead_seconds if newest else 0.0,
+            "lead_seconds": newest.stats.lead_seconds if newest else 0.0,
             "pending_event_ids": session.pending,
-            "camera": {"offset": newest.camera_offset, "speed": newest.camera_speed} if newest else None,
-            "cache": {**cache, "tokens": newest.cache_tokens if newest else 0, "bytes": held},
+            "camera": msgspec.structs.asdict(newest.stats.camera) if newest else None,
+            "cache": {**cache, "tokens": newest.stats.cache_tokens if newest else 0, "bytes": held},
             "replay_bytes": session.replay_bytes,
         }
 
     async def drain(self, within: float) -> None:
         """Take no more, and put the running ones where they can be resumed from."""
-        self.queue.closed = True
+        self.waiting_room.closed = True
         ending = [asyncio.create_task(session.outlive()) for session in self]
         if ending:
             with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The chunks that a viewer may still need: what it has not seen yet, and nothing more."""
+"""The chunks that viewers may still need: what the owner has not played yet, and nothing more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_LATENTS = b""
 
 
 @dataclass(frozen=True)
-class Kept:
+class ReplayEntry:
     """A fragment and the media time at which it begins and ends, seconds."""
 
     fragment: Fragment
@@ -27,44 +27,44 @@ class Replay:
     def __init__(self, fps: int, seconds: float = 0.0) -> None:
         self._fps = fps
         self._end = seconds
-        self._kept: deque[Kept] = deque()
+        self._entries: deque[ReplayEntry] = deque()
 
     def add(self, fragment: Fragment) -> None:
-        """Keep the newest fragment, without its latents: they have a place of their own."""
+        """Add the newest fragment, without its latents: the resume point has them."""
         light = msgspec.structs.replace(fragment, past=msgspec.structs.replace(fragment.past, latents=NO_LATENTS))
         begins, self._end = self._end, self._end + fragment.pictures / self._fps
-        self._kept.append(Kept(light, begins, self._end))
+        self._entries.append(ReplayEntry(light, begins, self._end))
 
     def seen(self, seconds: float, keep: int = 0) -> None:
-        """The viewer shows the picture at ``seconds``: whole fragments before it go, but for the newest ``keep``."""
-        while len(self._kept) > keep and self._kept[0].ends <= seconds + 1e-6:
-            self._kept.popleft()
+        """The viewer shows the picture at ``seconds``: drop whole fragments before it, except the newest ``keep``."""
+        while len(self._entries) > keep and self._entries[0].ends <= seconds + 1e-6:
+            self._entries.popleft()
 
     def at(self, index: int) -> Fragment | None:
-        """The fragment with this index, or the first behind it."""
-        return next((kept.fragment for kept in self._kept if kept.fragment.index >= index), None)
+        """The fragment with this index, or the first after it."""
+        return next((entry.fragment for entry in self._entries if entry.fragment.index >= index), None)
 
     def ends_at(self, index: int) -> float:
-        """Media time behind fragment ``index``; 0 when it is not kept."""
-        return next((kept.ends for kept in self._kept if kept.fragment.index == index), 0.0)
+        """Media time at the end of fragment ``index``; 0 when it is not kept."""
+        return next((entry.ends for entry in self._entries if entry.fragment.index == index), 0.0)
 
     @property
     def first(self) -> int | None:
         """Index of the oldest fragment kept."""
-        return self._kept[0].fragment.index if self._kept else None
+        return self._entries[0].fragment.index if self._entries else None
 
     @property
     def newest(self) -> Fragment | None:
-        return self._kept[-1].fragment if self._kept else None
+        return self._entries[-1].fragment if self._entries else None
 
     @property
     def fragments(self) -> list[Fragment]:
-        return [kept.fragment for kept in self._kept]
+        return [entry.fragment for entry in self._entries]
 
     @property
     def begins(self) -> float:
         """Media time at which the oldest fragment begins."""
-        return self._kept[0].begins if self._kept else self._end
+        return self._entries[0].begins if self._entries else self._end
 
     @property
     def seconds(self) -> float:
@@ -73,4 +73,4 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        return sum(len(kept.fragment.data) + sum(map(len, kept.fragment.jpegs)) for kept in self._kept)
+        return sum(len(entry.fragment.data) + sum(map(len, entry.fragment.jpegs)) for entry in self._entries)

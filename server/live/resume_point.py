@@ -1,4 +1,4 @@
-"""What the front keeps of a session, so that it can go on in another worker: clean latents of a few chunks.
+"""What the front keeps of a session so that it can go on in another worker: clean latents of a few chunks.
 
 The chunks kept are those of which the worker's cache still holds tokens, so that the memory that the policy chose is
 what comes back; at most as many as the cache has room for. No torch here: latents are bytes.
@@ -12,7 +12,7 @@ from model.spec import ModelSpec
 from server.ipc.messages import CacheChoice, CameraPlace, Fragment, Past, PastChunk
 
 
-class Memory:
+class ResumePoint:
     """The past of one session, chunk by chunk."""
 
     def __init__(self, spec: ModelSpec, cache: CacheChoice) -> None:

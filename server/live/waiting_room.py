@@ -1,4 +1,4 @@
-"""The line of sessions that wait for a place on a worker: first come, first served; who was there before goes first."""
+"""Sessions that wait for a worker: first come, first served, but sessions that have already started go first."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from server.engine.interface import Engine, EngineSession
 from server.errors import PafuError
 from server.ipc.messages import Open
 
-POLL_SECONDS = 0.5  # a place that became free unheard of is found after so long
+POLL_SECONDS = 0.5  # a free place is found after this long even if nobody announced it
 
 
-class Ticket:
-    """One session in the queue."""
+class Waiter:
+    """One session in the room."""
 
     def __init__(self, tell: Callable[[int, int], None], started: bool) -> None:
         self.tell = tell
         self.started = started
-        self.refused = False  # there was no room for it: only then does it wait
+        self.refused = False  # there was no room for it, so it waits
 
 
-class Queue:
+class WaitingRoom:
     """Opens sessions on the engine, one after the other where there is no room for all."""
 
     def __init__(self, engine: Engine, settings: Settings, make_room: Callable[[], Awaitable[bool]]) -> None:
-        """``make_room`` frees a place that nobody needs just now; whether it could."""
+        """``make_room`` frees a place that nobody needs just now, and says whether it could."""
         self._engine = engine
         self._settings = settings
         self._make_room = make_room
-        self._waiting: list[Ticket] = []
+        self._waiting: list[Waiter] = []
         self.closed = False
 
     @property
     def depth(self) -> int:
-        """Sessions that wait because there is no room."""
-        return sum(ticket.refused for ticket in self._waiting)
+        """Sessions that wait."""
+        return sum(waiter.refused for waiter in self._waiting)
 
-    async def place(self, order: Open, started: bool, tell: Callable[[int, int], None]) -> EngineSession:
-        """The line of an opened session; ``tell(position, depth)`` while it waits. Raises PafuError."""
-        ticket = Ticket(tell, started)
+    async def open(self, order: Open, started: bool, tell: Callable[[int, int], None]) -> EngineSession:
+        """Open the session on a worker; ``tell(position, depth)`` is called while it waits. Raises PafuError."""
+        waiter = Waiter(tell, started)
         ahead = sum(other.started for other in self._waiting)
-        self._waiting.insert(ahead if started else len(self._waiting), ticket)
+        self._waiting.insert(ahead if started else len(self._waiting), waiter)
         try:
-            return await self._wait(ticket, order, started)
+            return await self._wait(waiter, order, started)
         finally:
-            self._waiting.remove(ticket)
+            self._waiting.remove(waiter)
             self._tell()
 
-    async def _wait(self, ticket: Ticket, order: Open, started: bool) -> EngineSession:
+    async def _wait(self, waiter: Waiter, order: Open, started: bool) -> EngineSession:
         give_up = time.monotonic() + self._settings.queue_timeout
         while True:
             refusal: PafuError | None = None
             if self.closed:
                 raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
-            if not any(other.refused for other in self._waiting[: self._waiting.index(ticket)]):
+            if not any(other.refused for other in self._waiting[: self._waiting.index(waiter)]):
                 line, refusal = await self._try(order, started)
                 if line is not None:
                     return line
                 if await self._make_room():
                     continue
-            ticket.refused = True
+            waiter.refused = True
             waiters = sum(other.refused and not other.started for other in self._waiting)
             if not started and waiters > self._settings.max_waiting:
                 raise refusal or PafuError("session_rejected", "no place is free; try again later", retry_after=5.0)
@@ -71,13 +71,13 @@ class Queue:
             await self._engine.room_changed(POLL_SECONDS)
 
     def _tell(self) -> None:
-        """Everybody who waits hears where it stands."""
-        waiting = [ticket for ticket in self._waiting if ticket.refused]
-        for position, ticket in enumerate(waiting, 1):
-            ticket.tell(position, len(waiting))
+        """Tell everybody who waits its position."""
+        waiting = [waiter for waiter in self._waiting if waiter.refused]
+        for position, waiter in enumerate(waiting, 1):
+            waiter.tell(position, len(waiting))
 
     async def _try(self, order: Open, started: bool) -> tuple[EngineSession | None, PafuError | None]:
-        """The line, or why there is no room. A worker that dies meanwhile is replaced without a word, once."""
+        """The session's line, or why there is no room. If the worker dies meanwhile, try its replacement once."""
         patience = self._settings.load_timeout if started else self._settings.ready_wait
         for last in (False, True):
             await self._engine.wait_ready(patience)

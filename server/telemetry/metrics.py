@@ -17,7 +17,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
 from cache.config import SERVED_POLICIES
+from model.chunk_stats import measured_in
 from server.errors import ERRORS
+from server.ipc.messages import ServedStats
 from server.states import EngineState
 
 OTHER = "other"
@@ -55,7 +57,7 @@ class Metric:
         return next((unit for unit in ("seconds", "bytes", "tokens", "ratio") if base.endswith("_" + unit)), "1")
 
 
-METRICS = (
+METRICS: tuple[Metric, ...] = (
     Metric("pafu_sessions_active", "gauge", "sessions", "Sessions that stream to their viewer."),
     Metric("pafu_sessions_waiting", "gauge", "sessions", "Sessions that wait for a place, or for a worker."),
     Metric(
@@ -255,6 +257,15 @@ METRICS = (
         "Always 1; its labels say what runs.",
         {"version": BY_CONSTRUCTION, "python": BY_CONSTRUCTION, "torch": BY_CONSTRUCTION, "device": BY_CONSTRUCTION},
     ),
+)
+
+# Figures of a chunk that are metrics: those without a row above get one from their declaration.
+_measured = measured_in(ServedStats)
+MEASURES = {field: measure for field, (measure, _) in _measured.items()}
+METRICS += tuple(
+    Metric(measure.metric, measure.kind, "playout", help, {"policy": SERVED_POLICIES})
+    for measure, help in _measured.values()
+    if measure.metric not in {metric.name for metric in METRICS}
 )
 
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -16,7 +16,7 @@ from server import __version__
 from server.errors import ERRORS
 from server.ipc.messages import Beat, Fragment, Ready
 from server.states import EngineState
-from server.telemetry.metrics import PLACES, ROLES, Metrics
+from server.telemetry.metrics import MEASURES, PLACES, ROLES, Metrics
 from server.telemetry.traces import SessionTrace, Traces
 
 STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
@@ -98,14 +98,16 @@ class Observer:
 
     def made(self, fragment: Fragment) -> None:
         """A worker made a chunk: what it cost and what it did to the cache."""
-        for stage, seconds in fragment.seconds.items():
+        stats = fragment.stats
+        for stage, seconds in stats.seconds.items():
             self.metrics.observe("pafu_chunk_seconds", seconds, stage=stage)
-        if fragment.seconds.get("total", 0.0) > 0:
-            self.metrics.observe("pafu_real_time_factor", self.media_seconds(fragment) / fragment.seconds["total"])
-        policy = fragment.cache_policy
-        self.metrics.add("pafu_kv_evicted_tokens_total", fragment.evicted_tokens, reason="budget", policy=policy)
-        for quantile, score in fragment.salience.items():
-            self.metrics.set("pafu_salience_score", score, policy=policy, quantile=quantile)
+        if stats.chunk_seconds > 0:
+            self.metrics.observe("pafu_real_time_factor", self.media_seconds(fragment) / stats.chunk_seconds)
+        for quantile, score in stats.salience_quantiles.items():
+            self.metrics.set("pafu_salience_score", score, policy=stats.cache_policy, quantile=quantile)
+        for field, measure in MEASURES.items():
+            record = self.metrics.add if measure.kind == "counter" else self.metrics.set
+            record(measure.metric, getattr(stats, field), policy=stats.cache_policy, **dict(measure.labels))
 
     def media_seconds(self, fragment: Fragment) -> float:
         """How long the chunk plays."""
@@ -253,8 +255,8 @@ class SessionFigures:
         self._metrics.add("pafu_sessions_finished_total", reason=reason)
         self._metrics.observe("pafu_session_seconds", self._clock() - self._began)
         if newest is not None:
-            freed = {"reason": "session_end", "policy": newest.cache_policy}
-            self._metrics.add("pafu_kv_evicted_tokens_total", newest.cache_tokens, **freed)
+            freed = {"reason": "session_end", "policy": newest.stats.cache_policy}
+            self._metrics.add("pafu_kv_evicted_tokens_total", newest.stats.cache_tokens, **freed)
 
 
 class ViewerWatch:
@@ -344,7 +346,7 @@ class ViewerWatch:
         self._continuity.paused(paused, self._observer.clock())
 
     def _take_cache(self, fragment: Fragment) -> None:
-        if fragment.cache_fell_back and not self._fell_back:
+        if fragment.stats.cache_fell_back and not self._fell_back:
             self._fell_back = True
             self._metrics.add("pafu_kv_policy_fallbacks_total")
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from server import __version__
 from server.config import ConfigError, Settings
 from server.ipc.messages import Fragment
@@ -55,10 +57,10 @@ class SessionTrace:
 
         now = time.time_ns()
         received = now - int(waited * NANO)
-        began = received - int(fragment.seconds.get("total", 0.0) * NANO)
+        began = received - int(fragment.stats.chunk_seconds * NANO)
         parent = set_span_in_context(self._span)
         chunk = self._tracer.start_span("chunk", parent, attributes=described(fragment), start_time=began)
-        stages = {name: seconds for name, seconds in fragment.seconds.items() if name != "total"}
+        stages = {name: seconds for name, seconds in fragment.stats.seconds.items() if name != "total"}
         at = received - int(sum(stages.values()) * NANO)
         below = set_span_in_context(chunk)
         for name, seconds in {**stages, "send": waited}.items():
@@ -78,14 +80,13 @@ class SessionTrace:
 
 
 def described(fragment: Fragment) -> dict[str, Any]:
-    """What is worth knowing of a chunk, without its prompt."""
+    """The chunk's size and every scalar figure, but never its prompt."""
+    figures = {name: value for name, value in msgspec.structs.asdict(fragment.stats).items() if name != "prompt"}
     return {
         "pafu.chunk": fragment.index,
         "pafu.pictures": fragment.pictures,
         "pafu.bytes": len(fragment.data),
-        "pafu.cache.policy": fragment.cache_policy,
-        "pafu.cache.tokens": fragment.cache_tokens,
-        "pafu.cache.evicted_tokens": fragment.evicted_tokens,
+        **{f"pafu.{name}": value for name, value in figures.items() if isinstance(value, bool | int | float | str)},
     }
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from model.camera import CameraControl, camera_from_prompt
 from model.spec import ModelSpec
-from server.ipc.messages import Fragment, Interact, KeptTokens, Open, Past, Rejected
+from server.ipc.messages import Fragment, Interact, Open, Past, Rejected, ServedStats
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer
 from server.media.jpeg import JpegEncoder
-from server.worker.generator import Chunk, Generator, Pictures, Stream
+from server.worker.generator import GeneratedChunk, Generator, Pictures, Stream
 from server.worker.scheduler import Playout
 
 
@@ -31,7 +31,7 @@ class Made:
     """A chunk on its way from the model to the viewer."""
 
     pictures: Pictures
-    chunk: Chunk
+    chunk: GeneratedChunk
     events: Events
     began: float
 
@@ -48,7 +48,6 @@ class Seat:
         self.last_served = 0.0
         self._generator = generator
         self.spec: ModelSpec = spec
-        self.prompt = order.prompt
         self.playout = Playout(order.lead_seconds)
         self.pending: list[Interact] = []
         self.chunks = 0
@@ -125,7 +124,6 @@ class Seat:
             control = camera_from_prompt(change.prompt)
         if change.prompt is not None:
             self._stream.set_prompt(change.prompt)
-            self.prompt = change.prompt
         if control is not None:
             self._stream.set_camera(control)
 
@@ -155,7 +153,7 @@ class Seat:
         self.playout.add_generated(media)
         self._undelivered[index] = media
         chunk = made.chunk
-        self.cache_tokens, self.cache_bytes = chunk.cache_tokens, chunk.cache_bytes
+        self.cache_tokens, self.cache_bytes = chunk.stats.cache_tokens, chunk.stats.cache_bytes
         self.last_served, self.last_seconds = now, now - made.began
         return Fragment(
             session=self.id,
@@ -165,28 +163,16 @@ class Seat:
             started=made.events.started,
             active=made.events.active,
             completed=made.events.completed,
-            prompt=self.prompt,
-            camera_offset=chunk.camera_offset,
-            camera_speed=chunk.camera_speed,
-            seconds={**chunk.seconds, "encode": now - began, "total": now - made.began},
-            lead_seconds=self.playout.lead(time.monotonic()),
-            cache_tokens=chunk.cache_tokens,
-            cache_bytes=chunk.cache_bytes,
-            evicted_tokens=chunk.evicted_tokens,
-            cache_policy=chunk.cache_policy,
-            cache_fell_back=chunk.cache_fell_back,
-            salience=dict(chunk.salience),
+            stats=ServedStats.of(
+                chunk.stats,
+                seconds={**chunk.stats.seconds, "encode": now - began, "total": now - made.began},
+                lead_seconds=self.playout.lead(time.monotonic()),
+                memory=self._stream.kept() if self._memory else None,
+            ),
             past=self._generator.keep(chunk),
             camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
             remembered=list(chunk.remembered),
-            kept=self._kept() if self._memory else None,
             jpegs=self._jpeg.encode(made.pictures) if self.jpeg else [],
-        )
-
-    def _kept(self) -> KeptTokens:
-        kept = self._stream.kept()
-        return KeptTokens(
-            rows=kept.rows, columns=kept.columns, latents=list(kept.latents), kept=kept.kept, salience=kept.salience
         )
 
     def delivered(self, index: int, now: float) -> None:

@@ -54,9 +54,9 @@ def test_a_chunk_brings_its_pictures_and_its_costs(stream: Callable[..., VideoSt
     chunk = stream().next_chunk()
     assert chunk.pictures.shape == (SPEC.pictures_in_chunk(0), SPEC.height, SPEC.width, 3)
     assert chunk.pictures.dtype == np.uint8 and chunk.pictures.std() > 1
-    assert set(chunk.seconds) == {"text", "denoise", "clean", "decode", "prune"}
-    assert all(seconds >= 0 for seconds in chunk.seconds.values())
-    assert (chunk.index, chunk.cache_tokens, chunk.evicted_tokens) == (0, SPEC.tokens_per_chunk, 0)
+    assert set(chunk.stats.seconds) == {"text", "denoise", "clean", "decode", "prune"}
+    assert all(seconds >= 0 for seconds in chunk.stats.seconds.values())
+    assert (chunk.index, chunk.stats.cache_tokens, chunk.stats.evicted_tokens) == (0, SPEC.tokens_per_chunk, 0)
 
 
 def test_the_same_seed_and_events_give_the_same_bits(stream: Callable[..., VideoStream]) -> None:
@@ -78,10 +78,15 @@ def test_the_budget_holds_and_its_bytes_are_those_promised(stream: Callable[...,
         dtype="float32",
     )
     chunks = [session.next_chunk() for _ in range(4)]
-    assert [chunk.cache_bytes for chunk in chunks] == [promise] * 4
+    assert [chunk.stats.cache_bytes for chunk in chunks] == [promise] * 4
     per_latent = SPEC.tokens_per_latent
-    assert [chunk.cache_tokens for chunk in chunks] == [3 * per_latent, 4 * per_latent, 4 * per_latent, 4 * per_latent]
-    assert [chunk.evicted_tokens for chunk in chunks] == [0, 2 * per_latent, 3 * per_latent, 3 * per_latent]
+    assert [chunk.stats.cache_tokens for chunk in chunks] == [
+        3 * per_latent,
+        4 * per_latent,
+        4 * per_latent,
+        4 * per_latent,
+    ]
+    assert [chunk.stats.evicted_tokens for chunk in chunks] == [0, 2 * per_latent, 3 * per_latent, 3 * per_latent]
     session.cache.check_integrity()
 
 
@@ -106,7 +111,7 @@ def test_changes_count_from_the_next_chunk(stream: Callable[..., VideoStream]) -
     expected = plain.next_chunk()
     moved = steered.next_chunk()
     assert not same(expected, moved) and not same(expected, told.next_chunk())
-    assert (moved.camera_offset, moved.camera_speed) == (-8 * 4 * 3, -8)
+    assert (moved.stats.camera.offset, moved.stats.camera.speed) == (-8 * 4 * 3, -8)
 
 
 class Passes:
@@ -233,8 +238,8 @@ def test_scored_policies_stream_within_their_budget_and_resume(
 ) -> None:
     session = stream(policy=policy)
     chunks = eventful(session)
-    assert all(chunk.cache_policy == policy and not chunk.cache_fell_back for chunk in chunks)
-    assert chunks[-1].cache_tokens == 4 * SPEC.tokens_per_latent
+    assert all(chunk.stats.cache_policy == policy and not chunk.stats.cache_fell_back for chunk in chunks)
+    assert chunks[-1].stats.cache_tokens == 4 * SPEC.tokens_per_latent
     resumed = VideoStream.restore(model, session.snapshot())
     assert same(session.next_chunk(), resumed.next_chunk())
 
@@ -299,7 +304,7 @@ def test_a_head_that_says_nan_costs_the_session_its_policy_and_nothing_else(
     )
     chunks, expected = eventful(broken), eventful(stream())
     assert all(map(same, chunks, expected)), "it is not what sink_window would have shown"
-    assert [(chunk.cache_policy, chunk.cache_fell_back) for chunk in chunks] == [("sink_window", True)] * 5
+    assert [(chunk.stats.cache_policy, chunk.stats.cache_fell_back) for chunk in chunks] == [("sink_window", True)] * 5
 
 
 @pytest.mark.parametrize("policy", ["sink_window", "pafu"])

@@ -14,14 +14,15 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from cache.errors import CacheFull
 from model.camera import CameraControl, CameraState
+from model.chunk_stats import CameraView, ChunkStats, KeptTokens
 from model.spec import spec_named
-from server.ipc.messages import CacheChoice, Configure, KeptTokens, Past, PastChunk
+from server.ipc.messages import CacheChoice, Configure, Past, PastChunk
 from server.worker import loop as worker
 from server.worker.generator import Generator, StartError
 
@@ -40,21 +41,20 @@ class PatternChunk:
     began: CameraState
     camera: CameraState
     remembered: tuple[int, ...]
-    cache_tokens: int = 192
-    cache_bytes: int = 4096
-    evicted_tokens: int = 0
-    cache_policy: str = "sink_window"
-    cache_fell_back: bool = False
-    salience: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: {"denoise": 0.0, "decode": 0.0})
 
     @property
-    def camera_offset(self) -> int:
-        return self.camera.offset
-
-    @property
-    def camera_speed(self) -> int:
-        return self.camera.speed
+    def stats(self) -> ChunkStats:
+        return ChunkStats(
+            seconds={"denoise": 0.0, "decode": 0.0},
+            cache_tokens=192,
+            cache_bytes=4096,
+            evicted_tokens=0,
+            cache_policy="sink_window",
+            cache_fell_back=False,
+            salience_quantiles={},
+            prompt=self.prompt,
+            camera=CameraView(offset=self.camera.offset, speed=self.camera.speed),
+        )
 
 
 class PatternStream:

@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from server.live.server_messages import SERVER_MESSAGES
 
 HANDSHAKE = (
@@ -119,7 +121,7 @@ class Raw:
         kind = SERVER_MESSAGES.get(message["type"])
         if kind is None:
             raise Finding(f"undocumented message {message['type']}")
-        kind.model_validate(message)
+        msgspec.convert(message, kind)
         if message.get("code") in ("internal_error", "generation_failed", "worker_failed"):
             raise Finding(f"the server failed: {message}")
 

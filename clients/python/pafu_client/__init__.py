@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pafu_client.chunk_stats import ChunkStats
 from pafu_client.errors import ConnectionLost, PafuError
 from pafu_client.http import models, wait_until_ready
 from pafu_client.messages import (
@@ -29,6 +30,7 @@ __all__ = [
     "Camera",
     "Chunk",
     "ChunkMetadata",
+    "ChunkStats",
     "ConnectionLost",
     "Event",
     "InteractionApplied",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
+from pafu_client.chunk_stats import ChunkStats
 from pafu_client.errors import PafuError
 
 
@@ -47,7 +48,7 @@ class VideoStart:
 
 @dataclass(frozen=True)
 class ChunkMetadata:
-    """What the server says about one binary frame. ``stats``: chunk_seconds, cache_tokens, cache_bytes, camera ..."""
+    """What the server says about one binary frame."""
 
     kind: str
     index: int  # transport_chunk_index
@@ -57,7 +58,7 @@ class ChunkMetadata:
     started_event_ids: tuple[str, ...]
     active_event_ids: tuple[str, ...]
     completed_event_ids: tuple[str, ...]
-    stats: dict[str, Any]
+    stats: ChunkStats
     raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -74,7 +75,7 @@ class ChunkMetadata:
                 started_event_ids=tuple(body.get("started_event_ids") or ()),
                 active_event_ids=tuple(body.get("active_event_ids") or ()),
                 completed_event_ids=tuple(body.get("completed_event_ids") or ()),
-                stats=dict(body.get("stats") or {}),
+                stats=cast(ChunkStats, dict(body.get("stats") or {})),
                 raw=body,
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ from server.access.limits import ANONYMOUS
 from server.ipc.messages import CacheChoice, Interact, Open
 from server.live import journal
 from server.live.archive import Archive
-from server.live.journal import FRAME, Held, JournalFile, framed, parts_of
+from server.live.journal import FRAME, JournalFile, SessionInUse, framed, parts_of
 from server.telemetry.observer import Observer
 
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0, "max_sessions": 8}
@@ -287,7 +287,7 @@ def test_many_who_claim_one_file_are_one_who_gets_it(tmp_path) -> None:
             start.wait()
             try:
                 file.claim()
-            except Held:
+            except SessionInUse:
                 return
             file.begin(change(1))  # another file of that name: it must not be claimed in the gap
             got.append(file)
@@ -313,7 +313,7 @@ def test_a_file_that_its_holder_begins_anew_meanwhile_is_not_claimed(tmp_path, m
         flock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(Held):
+    with pytest.raises(SessionInUse):
         JournalFile(tmp_path / "x").claim()
     holder.drop()
 

@@ -54,7 +54,7 @@ def sockets() -> int:
 
 async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_reads(serve, monkeypatch) -> None:
     monkeypatch.setattr(HonestProtocol, "cut_after", 0.2)
-    monkeypatch.setattr("server.live.connection.CLOSE_WITHIN", 0.2)
+    monkeypatch.setattr("server.live.viewer_socket.CLOSE_WITHIN", 0.2)
     server = await serve(stall_timeout=0.5)
     await server.works()
     before = sockets()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
 
 import pytest
 
+from server.ipc.messages import Interact
+from server.live.journal import Journal
+
 CHUNK_SECONDS = 0.75
+PATIENCE = 120.0
 
 
 @pytest.mark.parametrize("lead", [0.3, 1.25, 4.0])
@@ -55,3 +60,39 @@ async def test_a_change_over_several_chunks_is_completed_although_its_worker_die
     active = [m["transport_chunk_index"] for m in chunks if "evt_1" in m["active_event_ids"]]
     assert active == list(range(first, first + 4)) and chunks[-1]["transport_chunk_index"] == first + 3
     assert [m["started_event_ids"] for m in chunks[:2]] == [["evt_1"], []]
+
+
+async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, viewer_of, monkeypatch) -> None:
+    """A slow journal: the change is accepted, the worker dies, the next one gets it, and then the journal has it."""
+    written, sent = asyncio.Event(), []
+    add, send = Journal.add, server.engine.send
+
+    async def slow_add(self, entry) -> None:
+        if isinstance(entry, Interact):
+            await written.wait()
+        await add(self, entry)
+
+    async def counted_send(message) -> None:
+        sent.append(message)
+        await send(message)
+
+    monkeypatch.setattr(Journal, "add", slow_add)
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start()
+        await viewer.until("video.chunk_metadata")
+        change = {"event_id": "once", "event": {"prompt": "new words"}}
+        await viewer.send({"type": "session.interaction", "interaction": change})
+        (session,) = server.front.sessions
+        async with asyncio.timeout(PATIENCE):
+            while session.pending != ["once"]:
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(server.engine, "send", counted_send)
+            os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+            while not any(isinstance(message, Interact) for message in sent):
+                await asyncio.sleep(0.01)
+        written.set()
+        await viewer.until("session.interaction.queued")
+        await viewer.send({"type": "session.ping"})  # what it asked for before has been handled when this is answered
+        await viewer.until("session.pong")
+    assert [message.event_id for message in sent if isinstance(message, Interact)] == ["once"]

@@ -7,13 +7,13 @@ import contextlib
 import json
 import re
 import socket
-from types import SimpleNamespace
 
 import httpx
 import pytest
 import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.chunk_stats import CameraView, ChunkStats
 from model.spec import spec_named
 from server.ipc import messages
 from server.telemetry.metrics import BY_NAME, METRICS, Metrics
@@ -41,11 +41,25 @@ def observer(clock) -> Observer:
     return Observer(SPEC, clock)
 
 
-def chunk(**fields) -> SimpleNamespace:
-    """What the observer reads of a Fragment."""
-    usual = {"seconds": {"total": 0.375, "denoise": 0.25}, "cache_policy": "pafu", "cache_tokens": 64}
-    usual |= {"pictures": 12, "data": b"1234", "started": [], "cache_fell_back": False, "evicted_tokens": 0}
-    return SimpleNamespace(**{**usual, "salience": {}, **fields})
+def chunk(pictures: int = 12, started: tuple[str, ...] = (), **figures) -> messages.Fragment:
+    """A fragment with these figures."""
+    usual = {"cache_policy": "pafu", "cache_tokens": 64, "cache_bytes": 4096, "evicted_tokens": 0}
+    usual |= {"cache_fell_back": False, "salience_quantiles": {}, "prompt": "", "seconds": {}}
+    stats = ChunkStats(**{**usual, **figures}, camera=CameraView(offset=0, speed=0))
+    seconds = figures.get("seconds", {"total": 0.375, "denoise": 0.25})
+    return messages.Fragment(
+        session="s",
+        index=0,
+        pictures=pictures,
+        data=b"1234",
+        started=list(started),
+        active=[],
+        completed=[],
+        stats=messages.ServedStats.of(stats, seconds, lead_seconds=0.0, memory=None),
+        past=messages.PastChunk(index=0, prompt="", camera=(0, 0, 0), latents=b""),
+        camera=(0, 0, 0),
+        remembered=[],
+    )
 
 
 def families(text: str) -> dict:
@@ -241,7 +255,7 @@ def test_what_a_lost_worker_held_is_no_longer_shown(observer) -> None:
 
 
 def test_chunks_tell_their_stages_their_speed_and_their_scores(observer) -> None:
-    observer.made(chunk(salience={"0.5": 0.25}, evicted_tokens=9))
+    observer.made(chunk(salience_quantiles={"0.5": 0.25}, evicted_tokens=9))
     read = observer.metrics.read
     assert read("pafu_chunk_seconds_sum", stage="denoise") == 0.25
     assert read("pafu_real_time_factor_sum") == 2.0  # 12 pictures are 0.75 s

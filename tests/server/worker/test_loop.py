@@ -14,7 +14,7 @@ import pytest
 
 from model.spec import spec_named
 from server.ipc import messages
-from server.live.resume_point import Memory
+from server.live.resume_point import ResumePoint
 from server.worker.generator import StartError
 from server.worker.loop import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
 from server.worker.session import Made, Seat
@@ -247,7 +247,7 @@ def test_a_session_goes_on_in_another_worker_with_what_was_kept(pattern, decode)
 
     wanted = {"session": "a", "prompt": "the camera pans right", "pictures": 50}
     whole = run(Line(), 9, order(**wanted))
-    memory = Memory(spec_named("test-tiny"), CACHE)
+    memory = ResumePoint(spec_named("test-tiny"), CACHE)
     first = run(Line(), 2, order(**wanted))
     for fragment in first:
         memory.add(fragment)

@@ -1,0 +1,88 @@
+"""The figures of a chunk, defined once and carried whole: to the wire, the metrics, the traces and the clients.
+
+A field here is a field of the wire's ``stats``, of the AsyncAPI document, of the chunk's span and of the client's type;
+one with a ``Measure`` is a metric too. Imports no torch, because the front reads it. See "One figure more" in
+docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The metric of a figure, labelled with the cache policy: chunks are summed (counter), or the newest stands
+    (gauge)."""
+
+    metric: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[tuple[str, str], ...] = ()  # more of them, with their value
+
+
+def figure(description: str, measure: Measure | None = None) -> Meta:
+    """What documents and metrics say of a figure."""
+    return Meta(description=description, extra={"measure": measure})
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of structs of figures; fields with a default are left out where they have it."""
+
+
+class CameraView(Figures, frozen=True, kw_only=True):
+    """Where the next chunk begins."""
+
+    offset: Annotated[int, figure("World column of the picture's left edge, from where the session began.")]
+    speed: Annotated[int, figure("Pixels per picture, + is right.")]
+
+
+class KeptTokens(Figures, frozen=True, kw_only=True):
+    """What a cache holds: a little picture of rows x columns bytes, row by row, for each of ``latents`` (ascending)."""
+
+    rows: int
+    columns: int
+    latents: list[int]
+    kept: Annotated[bytes, figure("Share of the layers that hold the token, 0 to 255.")]
+    salience: Annotated[bytes, figure("Mean rank of its score among the kept, 0 to 255; empty without scores.")]
+
+
+class ChunkStats(Figures, frozen=True, kw_only=True):
+    """What a chunk cost and what the cache holds after it."""
+
+    seconds: Annotated[
+        dict[str, float], figure("Time by stage: text, denoise, clean, decode, prune; the server adds encode, total.")
+    ]
+    cache_tokens: Annotated[int, figure("Tokens that the fullest layer holds.")]
+    cache_bytes: Annotated[int, figure("Bytes that the cache takes on the device.")]
+    evicted_tokens: Annotated[
+        int,
+        figure(
+            "Tokens evicted from the layer that lost most.",
+            Measure("pafu_kv_evicted_tokens_total", "counter", (("reason", "budget"),)),
+        ),
+    ]
+    cache_policy: Annotated[str, figure("Policy in force; with cache_fell_back another than was asked for.")]
+    cache_fell_back: Annotated[bool, figure("Scores were not finite, so a policy without scores took over.")]
+    salience_quantiles: Annotated[
+        dict[str, float], figure("Quantiles of the kept tokens' scores over all layers; empty without scores.")
+    ]
+    prompt: Annotated[str, figure("The words that the chunk shows.")]
+    camera: CameraView
+
+
+def measured_in(stats: type[ChunkStats]) -> dict[str, tuple[Measure, str]]:
+    """Fields that are metrics, each with its measure and its description."""
+    found = {}
+    for field in msgspec.structs.fields(stats):
+        meta = _meta_of(field.type)
+        if meta is not None and (measure := (meta.extra or {}).get("measure")) is not None:
+            found[field.name] = measure, meta.description or ""
+    return found
+
+
+def _meta_of(annotation: Any) -> Meta | None:
+    return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Meta)), None)

@@ -1,0 +1,338 @@
+"""The life of a session: from worker to worker, on disk when nobody looks, to its end.
+
+``Phase`` and ``TRANSITIONS`` declare the state machine; ``Life`` alone moves it, and owns the line to the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+
+from server.access.limits import Hold
+from server.config import Settings
+from server.engine.interface import EngineSession
+from server.errors import PafuError
+from server.ipc.messages import Ended, Fragment, Rejected
+from server.live.audience import Interrupted, Queued
+from server.live.persistence import Persistence
+from server.live.retention import Retention
+from server.live.session_state import SessionState
+from server.live.waiting_room import WaitingRoom
+from server.telemetry import logs
+from server.telemetry.observer import SessionFigures
+
+log = logging.getLogger("pafu.live")
+
+MAX_LOSSES = 3  # of workers in a row under one session, with less than two chunks between them
+PARK_WITHIN = 30.0
+
+
+class Phase(Enum):
+    """Where a session stands; TRANSITIONS says what may follow."""
+
+    IDLE = "no worker has it, and none is wanted"
+    QUEUED = "it wants a worker"
+    GENERATING = "a worker makes its chunks"
+    HELD = "a worker has it, and was told to make nothing"
+    PARKING = "a worker writes its state to disk"
+    STOPPING = "its end was asked for, and the worker finishes the chunk in hand"
+    ENDED = "it is over"
+
+
+LOST = {Phase.QUEUED, Phase.IDLE, Phase.ENDED}  # what follows when a worker has it no more
+TRANSITIONS: dict[Phase, set[Phase]] = {
+    Phase.IDLE: {Phase.QUEUED, Phase.HELD, Phase.ENDED},  # HELD: its turn came after its viewer had left
+    Phase.QUEUED: {Phase.GENERATING, Phase.HELD, Phase.IDLE, Phase.ENDED},
+    Phase.GENERATING: {Phase.HELD, Phase.PARKING, Phase.STOPPING, *LOST},
+    Phase.HELD: {Phase.GENERATING, Phase.PARKING, Phase.STOPPING, *LOST},
+    Phase.PARKING: {Phase.STOPPING, *LOST},
+    Phase.STOPPING: {Phase.ENDED},
+    Phase.ENDED: set(),
+}
+
+
+class Life:
+    """``begin`` starts it; every other method may be called at any time."""
+
+    def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom, settings: Settings) -> None:
+        self.phase = Phase.IDLE
+        self.line: EngineSession | None = None
+        self._state, self._audience, self._files = state, state.audience, files
+        self._waiting_room, self._settings = waiting_room, settings
+        self.retention = Retention(self, settings)
+        self._moved = asyncio.Event()
+        self._queued: Queued | None = None
+        self._losses, self._chunks_since_loss = 0, 0
+        self._running: asyncio.Task[None] | None = None
+        self._figures: SessionFigures | None = None
+        self._counted: Hold | None = None  # its share of its caller's limit, until it ends
+
+    @property
+    def id(self) -> str:
+        return self._state.id
+
+    @property
+    def watched(self) -> bool:
+        return self._audience.owner is not None
+
+    @property
+    def started(self) -> bool:
+        return self._state.started
+
+    def begin(self, counted: Hold, figures: SessionFigures, done: Callable[[], None]) -> None:
+        """Start; ``counted`` is released at the end, and ``done`` is called after that."""
+        self._counted, self._figures = counted, figures
+        self._running = asyncio.create_task(self._run(), name=self.id)
+        self._running.add_done_callback(lambda _: done())
+        self.retention.run()
+
+    def _enter(self, phase: Phase) -> None:
+        if phase is not self.phase:
+            assert phase in TRANSITIONS[self.phase], f"{self.id}: {phase.name} does not follow {self.phase.name}"
+            self.phase = phase
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
+    async def _until(self, *phases: Phase) -> None:
+        while self.phase not in phases:
+            await self._moved.wait()
+
+    # ---- from worker to worker
+
+    async def _run(self) -> None:
+        with logs.about(session_id=self.id):
+            try:
+                await self._live()
+            except PafuError as error:
+                self.finish(error)
+            except asyncio.CancelledError:
+                self.finish(self.over("stopped"))
+            except Exception:
+                log.exception("%s failed", self.id)
+                self.finish(PafuError("internal_error", "the server made a mistake; it is in its log"))
+            finally:
+                await self._files.close()
+
+    async def _live(self) -> None:
+        while True:
+            await self._until(Phase.QUEUED, Phase.ENDED)
+            if self.phase is Phase.ENDED:
+                return
+            if (line := await self._open_or_wait()) is None:
+                continue
+            try:  # from here on the worker keeps a place for it, whatever ends it
+                await self._move_in(line)
+                ended = await self._relay(line)
+            finally:
+                self.line = None
+                self._state.changes.worker_lost()
+                await line.close()
+            await self._after(ended)
+            self._audience.publish()
+
+    async def _open_or_wait(self) -> EngineSession | None:
+        """A line to a worker. None when a session that has started finds none now: its owner is told to come back
+        later, and it waits as before. Raises PafuError."""
+        try:
+            return await self._open()
+        except PafuError as error:
+            if not self.started or not error.kind.retryable:
+                raise
+            log.info("%s waits on: %s", self.id, error.message)
+            self._enter(Phase.IDLE)
+            if (owner := self._audience.owner) is not None:
+                owner.notices.append(error)
+            self._audience.publish()
+            return None
+
+    async def _open(self) -> EngineSession:
+        try:
+            return await self._find_place()
+        except PafuError as error:
+            if self._files.snapshot is None or error.kind.retryable:
+                raise
+            log.warning("%s: its snapshot cannot be used (%s); its latents are", self.id, error.message)
+            self._files.snapshot = None
+            return await self._find_place()
+
+    async def _find_place(self) -> EngineSession:
+        order = self._state.order_to_go_on(self._files.snapshot)
+        return await self._waiting_room.open(order, self.started, self._tell_position)
+
+    def _tell_position(self, position: int, depth: int) -> None:
+        if self._queued != Queued(position, depth):
+            self._queued = Queued(position, depth)
+            self._audience.tell(self._queued)
+
+    async def _move_in(self, line: EngineSession) -> None:
+        """Bring the line everything that the session was."""
+        self._queued = None
+        self._audience.mime, self._audience.init, self.line = line.mime, line.init, line
+        if self._figures is not None:
+            self._figures.placed()
+        self._enter(Phase.HELD if self._audience.idle else Phase.GENERATING)
+        self._files.forget_snapshot()
+        if self._audience.playhead is not None:
+            await line.playhead(self._audience.playhead)
+        await self.hand_over_changes()
+        if self.phase is Phase.HELD:
+            await line.pause()
+        self._audience.publish()
+        await self._files.begin()
+
+    async def _relay(self, line: EngineSession) -> Ended:
+        """Take in what the worker makes, until the line ends."""
+        async for event in line.events():
+            match event:
+                case Fragment():
+                    await self._files.add(event)
+                    await self._take(event, line)
+                case Rejected():
+                    await self._files.add(event)
+                    self._state.absorb(event)
+                    self._audience.tell(event)
+                case Ended():
+                    return event
+        raise AssertionError("a line's events end with Ended")
+
+    async def _take(self, fragment: Fragment, line: EngineSession) -> None:
+        self._state.absorb(fragment)
+        self._chunks_since_loss += 1
+        self._audience.publish()
+        self._files.settle()
+        if (owner := self._audience.owner) is not None and fragment.index < owner.cursor:
+            await line.delivered(fragment.index)  # the owner has it from before a kill
+
+    async def _after(self, ended: Ended) -> None:
+        """Go on, wait on disk, or be over, as the line's end demands."""
+        lost = ended.code in ("worker_failed", "preempted")
+        parked = ended.reason == "parked"
+        if self.phase is Phase.STOPPING and (lost or parked):
+            return self.finish(self.over("stopped"))
+        if not (lost or parked) or (lost and self._lost_too_often()):
+            again = f"{ended.message}, {MAX_LOSSES} times in a row; start a new session" if lost else ended.message
+            return self.finish(msgspec.structs.replace(ended, message=again))
+        if parked:
+            if ended.code is None:
+                self._files.parked()
+            else:
+                log.warning("%s: its state could not be written (%s); its latents are kept", self.id, ended.message)
+            await self._files.begin()
+        else:
+            log.warning(
+                "%s goes on in another worker from chunk %d: %s", self.id, self._state.next_index, ended.message
+            )
+            self._audience.tell(Interrupted(ended.message))
+        wanted = not self._audience.idle and not (parked and self._files.outlives)
+        self._enter(Phase.QUEUED if wanted else Phase.IDLE)
+
+    def _lost_too_often(self) -> bool:
+        if self._chunks_since_loss > 1:
+            self._losses = 0
+        self._losses, self._chunks_since_loss = self._losses + 1, 0
+        return self._losses >= MAX_LOSSES
+
+    async def hand_over_changes(self) -> None:
+        """Send the worker the changes that it does not have yet; without a worker they wait for the next."""
+        while self.line is not None and (change := self._state.changes.take()):
+            await self.line.interact(change)
+
+    # ---- what moves it from outside
+
+    async def settle(self, rejoined: bool = False) -> None:
+        """Follow a change of who wants pictures; with ``rejoined`` a worker starts the playout clock anew."""
+        self._audience.publish()
+        if self.phase is Phase.ENDED:
+            return
+        if self.line is not None:
+            await self.line.jpeg(self._audience.wants_jpeg)
+        if self._audience.idle:
+            await self._hold()
+        else:
+            await self._go_on(rejoined)
+
+    async def _hold(self) -> None:
+        """Nobody wants pictures."""
+        self.retention.start()
+        if self.line is None and self.phase is Phase.QUEUED:
+            self._enter(Phase.IDLE)
+        elif self.line is not None and self.phase is Phase.GENERATING:
+            self._enter(Phase.HELD)
+            await self.line.pause()
+
+    async def _go_on(self, rejoined: bool) -> None:
+        """Somebody wants pictures."""
+        self.retention.stop()
+        if self.line is None:
+            if self.phase is not Phase.STOPPING:
+                self._enter(Phase.QUEUED)
+        elif self.phase is Phase.HELD or (rejoined and self.phase is Phase.GENERATING):
+            self._enter(Phase.GENERATING)
+            await self.line.resume()
+            await self.hand_over_changes()
+
+    async def stop(self) -> None:
+        """End after the chunk in hand."""
+        if self.line is None:
+            return self.finish(self.over("stopped"))
+        if self.phase is not Phase.ENDED:
+            self._enter(Phase.STOPPING)
+        await self.line.finish()
+
+    async def park(self) -> None:
+        """Free the device: the state goes to disk. Returns when it is there (or could not be written)."""
+        if self.line is None or self.phase is Phase.ENDED:
+            return
+        if self.phase is not Phase.STOPPING:
+            self._enter(Phase.PARKING)
+            await self.line.park(self._files.snapshot_path)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PARK_WITHIN):
+                await self._until(Phase.IDLE, Phase.QUEUED, Phase.ENDED)
+
+    def expire(self) -> None:
+        """Nobody came back in time."""
+        self.finish(PafuError("expired", "nobody came back for the session in time; start a new one"))
+
+    def touch(self) -> None:
+        """Its files are in use, however old they are."""
+        self._files.touch()
+
+    async def outlive(self) -> None:
+        """The server stops: leave the session on disk so that it can be resumed from another, and end it here.
+
+        First what the front has, which is little and enough; then, with the time that is left, the exact state.
+        """
+        try:
+            if self.started and self._settings.keep_on_disk:
+                self._files.outlives = True
+                await self._files.begin()
+                await self.park()
+        finally:  # also without time for more; its viewer hears of it when another server may have it
+            await self._files.close()
+            self.finish(self.over("server_shutdown"))
+
+    def over(self, reason: str) -> Ended:
+        """The end in order."""
+        return Ended(session=self.id, chunks=self._state.next_index, reason=reason, code=None, message="")
+
+    def finish(self, end: Ended | PafuError) -> None:
+        """End now; the first end counts."""
+        if self.phase is not Phase.ENDED:
+            self._audience.end = end
+            if self._counted is not None:
+                self._counted.release()
+            if self._figures is not None:
+                reason = end.kind.code if isinstance(end, PafuError) else end.code or end.reason
+                self._figures.over(reason, self._state.newest)
+            log.info("%s: %s", self.id, end.message if isinstance(end, PafuError) else end.message or end.reason)
+            self._enter(Phase.ENDED)
+        self.retention.stop()
+        if self._running is not None and self._running is not asyncio.current_task():
+            self._running.cancel()
+        self._audience.publish()

@@ -1,0 +1,108 @@
+"""What a session is at a moment: what can be written down, and be again in another worker or another server."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from model.spec import ModelSpec
+from server.ipc.messages import Fragment, Interact, Open, Rejected
+from server.live.archive import FORMAT, Left, Record
+from server.live.audience import Audience
+from server.live.changes import Changes
+from server.live.replay import Replay
+from server.live.resume_point import ResumePoint
+
+
+class SessionState:
+    """The parts of a session that change with every chunk."""
+
+    def __init__(self, order: Open, token: bytes, caller: str, spec: ModelSpec) -> None:
+        self.id, self.order, self.token, self.caller = order.session, order, token, caller
+        self.created = time.time()
+        self.newest: Fragment | None = None
+        self.audience = Audience(Replay(spec.fps))
+        self.changes = Changes(order.in_force)
+        self._resume_point = ResumePoint(spec, order.cache)
+
+    @classmethod
+    def left_behind(cls, left: Left, spec: ModelSpec) -> SessionState:
+        """As an earlier server left it."""
+        record = left.record
+        state = cls(record.order, record.token, record.caller, spec)
+        state.created = record.created
+        replay = Replay(spec.fps, record.replay_begins)
+        state.audience = Audience(replay)
+        state.audience.mime, state.audience.init = record.mime, record.init
+        if record.past is not None:
+            state._resume_point.resume(record.past)
+        for fragment in record.replay:
+            replay.add(fragment)
+        state.newest = replay.newest
+        state.changes = Changes(record.order.in_force, record.pending)
+        for entry in left.entries:
+            state.absorb(entry)
+        return state
+
+    @property
+    def next_index(self) -> int:
+        """Index of the chunk that will be made next."""
+        return self._resume_point.next_index
+
+    @property
+    def started(self) -> bool:
+        """It has made a chunk."""
+        return self.next_index > 0
+
+    @property
+    def prompt(self) -> str:
+        """What the newest chunk shows, or the first will."""
+        return self.newest.stats.prompt if self.newest is not None else self.order.prompt
+
+    def absorb(self, entry: Fragment | Interact | Rejected) -> None:
+        """Become what the session is after this."""
+        match entry:
+            case Interact():
+                self.changes.add(entry)
+            case Rejected():
+                self.changes.reject(entry.event_id)
+            case Fragment():
+                self._absorb_chunk(entry)
+
+    def _absorb_chunk(self, fragment: Fragment) -> None:
+        self.changes.absorb(fragment)
+        self._resume_point.add(fragment)
+        if fragment.index == 0:  # viewers who join get the head from us
+            fragment = msgspec.structs.replace(fragment, data=fragment.data.removeprefix(self.audience.init))
+        self.audience.replay.add(fragment)
+        self.newest = self.audience.replay.newest
+
+    def order_to_go_on(self, snapshot: str | None) -> Open:
+        """What opens the session in a worker as it stands."""
+        return msgspec.structs.replace(
+            self.order,
+            prompt=self.prompt,
+            jpeg=self.audience.wants_jpeg,
+            past=self._resume_point.past(),
+            snapshot=snapshot,
+            in_force=self.changes.in_force,
+        )
+
+    def record(self, parked: bool) -> Record:
+        """For the journal; ``parked``: a worker's snapshot of the same moment lies beside it."""
+        audience = self.audience
+        return Record(
+            format=FORMAT,
+            order=msgspec.structs.replace(self.order_to_go_on(None), past=None),
+            token=self.token,
+            past=self._resume_point.past(),
+            mime=audience.mime,
+            init=audience.init,
+            replay_begins=audience.replay.begins,
+            replay=audience.replay.fragments,
+            pending=self.changes.pending,
+            parked=parked,
+            created=self.created,
+            caller=self.caller,
+        )

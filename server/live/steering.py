@@ -1,0 +1,148 @@
+"""What a viewer says while its stream runs: playhead, changes, pause, stop. A faulty message is answered and forgiven,
+up to a limit.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from model.spec import ModelSpec
+from server.config import Settings
+from server.errors import PafuError
+from server.ipc.messages import Interact
+from server.live import client_messages
+from server.live.audience import Subscriber
+from server.live.server_messages import (
+    Error,
+    InteractionQueued,
+    InteractionRejected,
+    SessionPaused,
+    SessionPong,
+    SessionResumed,
+)
+from server.live.session import LiveSession
+from server.live.viewer_socket import ViewerSocket
+from server.telemetry.observer import ViewerWatch
+
+FATAL = ("binary_message", "message_too_large", "too_many_errors")
+
+
+class Steering:
+    """The listening half of a connection that is at a session."""
+
+    def __init__(
+        self,
+        socket: ViewerSocket,
+        session: LiveSession,
+        subscriber: Subscriber,
+        watch: ViewerWatch,
+        spec: ModelSpec,
+        settings: Settings,
+        streaming: Callable[[], bool],
+    ) -> None:
+        """``streaming``: whether video.start was sent; before it an error ends the connection."""
+        self._socket, self._session, self._subscriber = socket, session, subscriber
+        self._watch, self._spec, self._settings = watch, spec, settings
+        self._streaming = streaming
+        self._faulty_messages = 0
+        self._unnamed_events = 0
+
+    async def listen(self) -> None:
+        """Handle messages until the viewer leaves (WebSocketDisconnect) or goes too far (PafuError)."""
+        bounds = client_messages.control_bounds(self._settings)
+        while True:
+            try:
+                await self._handle(await self._socket.receive(bounds))
+            except PafuError as error:
+                if error.kind.code in FATAL or not self._streaming():
+                    raise
+                self._forgive(error)
+                self._watch.erred(error.kind.code)
+                await self._socket.send(Error.of(error))
+
+    def _forgive(self, error: PafuError) -> None:
+        self._faulty_messages += 1
+        if self._faulty_messages > self._settings.max_bad_messages:
+            reason = f"{self._faulty_messages} faulty messages; the last: {error.message}"
+            raise PafuError("too_many_errors", reason)
+
+    async def _handle(self, message: client_messages.ClientMessage) -> None:
+        match message:
+            case client_messages.SessionPing():
+                await self._socket.send(SessionPong())
+            case client_messages.SessionPlayback():
+                if self._subscriber.owner:
+                    self._watch.playhead(message.position_seconds)
+                    await self._session.playhead(message.position_seconds)
+            case client_messages.SessionStop():
+                await self._stop()
+            case client_messages.SessionInteraction():
+                self._check_owner()
+                await self._interact(message.interaction)
+            case client_messages.SessionPause() | client_messages.SessionResume():
+                self._check_owner()
+                await self._pause(message)
+            case client_messages.SessionStart() | client_messages.SessionWatch():
+                raise PafuError("invalid_message", "the session has begun; open another connection for another", "type")
+
+    def _check_owner(self) -> None:
+        if not self._subscriber.owner:
+            raise PafuError("not_the_owner", "a watcher cannot steer; only the session's owner can", "type")
+
+    async def _stop(self) -> None:
+        """The owner ends the session; a watcher ends only its own watching."""
+        if self._subscriber.owner:
+            return await self._session.stop()
+        self._session.dismiss(self._subscriber)
+
+    async def _pause(self, message: client_messages.SessionPause | client_messages.SessionResume) -> None:
+        paused = isinstance(message, client_messages.SessionPause)
+        if isinstance(message, client_messages.SessionResume) and message.session_id is not None:
+            raise PafuError("invalid_message", "this connection has its session; open another to resume one", "type")
+        self._watch.paused(paused)
+        await self._session.pause(paused)
+        reply = SessionPaused if paused else SessionResumed
+        await self._socket.send(reply(session_id=self._session.id, next_chunk_index=self._session.next_index))
+
+    async def _interact(self, interaction: client_messages.Interaction) -> None:
+        """Queue a change; one that cannot be queued is rejected under its id."""
+        try:
+            change = self._change(interaction)
+            await self._session.expect(change)
+            self._watch.changed(change.event_id)
+        except PafuError as error:
+            if interaction.event_id is None:
+                raise
+            await self.reject(interaction.event_id, error)
+            self._forgive(error)
+            return await self._socket.send(Error.of(error, interaction.event_id))
+        unknown = client_messages.unknown_words(change.prompt or "", self._spec)
+        await self._socket.send(InteractionQueued(event_id=change.event_id, unknown_words=unknown))
+        await self._session.hand_over_changes()
+
+    def _change(self, interaction: client_messages.Interaction) -> Interact:
+        prompt, camera = client_messages.check_event(interaction, self._spec)
+        if not self._streaming():
+            raise PafuError("interaction_failed", "wait for video.start before you change anything", "type")
+        self._unnamed_events += 1
+        return Interact(
+            session=self._session.id,
+            event_id=interaction.event_id or f"evt_{secrets.token_hex(4)}_{self._unnamed_events}",
+            prompt=prompt,
+            camera=camera,
+            chunks=interaction.transition_chunks or 1,
+        )
+
+    async def reject(self, event_id: str, error: PafuError) -> None:
+        """Tell the end of a change. Raises the error itself before video.start."""
+        if not self._streaming():
+            raise error
+        await self._socket.send(InteractionRejected.of(event_id, error))
+
+    async def refused(self, event_id: str, message: str) -> None:
+        """The model refused a change; the error after the rejection is for clients of the plain protocol."""
+        self._watch.refused(event_id)
+        error = PafuError("interaction_failed", message, "interaction.event")
+        await self.reject(event_id, error)
+        await self._socket.send(Error.of(error, event_id))
