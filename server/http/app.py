@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import Match, Mount
@@ -25,17 +22,14 @@ from server.access.limits import caller_of
 from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
-from server.http import asyncapi, client_secrets
-from server.http import openapi as contract
+from server.http import asyncapi, client_secrets, openapi, status
 from server.http.guard import Guard
 from server.http.replies import add_error_handlers, error_reply
 from server.jobs import routes as job_routes
 from server.jobs.desk import Desk
-from server.live.client_messages import FORMATS
+from server.live import session_info
 from server.live.connection import ViewerConnection
 from server.live.registry import SessionRegistry
-from server.process import rss_bytes
-from server.states import EngineState
 from server.telemetry import logs
 from server.telemetry.observer import Observer
 
@@ -141,96 +135,22 @@ class Front:
         if running := [task for task in self.viewers.values() if task is not None]:
             await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
 
-    def liveness(self) -> tuple[int, dict[str, Any]]:
-        """Status and body of /healthz: a server that will never serve again has to be restarted."""
-        status = self.engine.status()
-        if status.state is EngineState.FAILED:
-            return 503, {"status": "failed", "reason": status.message}
-        return 200, {"status": "ok", "reason": ""}
+    def readiness(self) -> tuple[status.Readiness, int]:
+        """What /readyz says, and its HTTP status."""
+        said = status.readiness(self.engine.status(), self.draining)
+        return said, 200 if said.status == "ready" else 503
 
-    def readiness(self) -> tuple[int, dict[str, Any]]:
-        """Status and body of /readyz."""
-        status = self.engine.status()
-        if self.draining:
-            return 503, {"status": "shutting_down", "reason": "the server is shutting down"}
-        if status.state is not EngineState.READY:
-            return 503, {"status": status.state.value, "reason": status.message}
-        return 200, {"status": "ready", "reason": ""}
-
-    def health(self) -> dict[str, Any]:
-        status = self.engine.status()
-        return {
-            **self.readiness()[1],
-            "sessions": status.sessions,
-            "max_sessions": status.capacity.sessions,
-            "capacity": {
-                "limited_by": status.capacity.limited_by,
-                "by_speed": status.capacity.by_speed,
-                "by_memory": status.capacity.by_memory,
-                "chunk_seconds": status.capacity.chunk_seconds,
-            },
-            "waiting": self.sessions.waiting_room.depth,
-            "viewers": len(self.viewers),
-            "cache": {"held_bytes": status.cache_held_bytes, "room_bytes": status.cache_room_bytes},
-            "front": {"pid": os.getpid(), "rss_bytes": rss_bytes(), "tasks": len(asyncio.all_tasks())},
-            "worker": {"pid": status.worker_pid, "rss_bytes": status.worker_rss_bytes, "restarts": status.restarts},
-        }
-
-    def version(self) -> dict[str, Any]:
-        ready = self.engine.status().ready
-        versions = {"python": platform.python_version(), **(ready.versions if ready else {})}
-        return {"version": __version__, "versions": versions}
-
-    def model(self) -> dict[str, Any]:
-        """The entry of /v1/models: OpenAI's fields, and what a client of a live stream has to know."""
-        spec, settings, status = self.spec, self.settings, self.engine.status()
-        ready = status.ready
-        return {
-            "id": spec.name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "pafu",
-            "width": spec.width,
-            "height": spec.height,
-            "fps": spec.fps,
-            "chunk_frames": spec.pictures_in_chunk(1),
-            "camera": spec.camera,
-            "formats": list(FORMATS),
-            "weights": ready.weights if ready else None,
-            "device": ready.device if ready else None,
-            "max_prompt_chars": spec.max_prompt_chars,
-            "limits": {
-                "max_sessions": status.capacity.sessions,
-                "max_num_frames": int(settings.max_seconds * spec.fps),
-                "max_streaming_buffer_seconds": settings.max_lead_seconds,
-                **(camera_limits() if spec.camera else {}),
-            },
-            **vocabulary(spec),
-        }
-
-
-def camera_limits() -> dict[str, int]:
-    """Speeds are whole pixels a picture: multiples of the step up to the most, either way."""
-    from model.camera import MAX_SPEED, SPEED_STEP
-
-    return {"max_camera_speed": MAX_SPEED, "camera_speed_step": SPEED_STEP}
-
-
-def vocabulary(spec: ModelSpec) -> dict[str, Any]:
-    """The words that the built-in world knows, for a page to suggest; models with open vocabularies have none."""
-    if not spec.camera:
-        return {"words": {}, "examples": []}
-    from model.vocabulary import EXAMPLES, SUGGESTIONS
-
-    return {"words": {kind: list(words) for kind, words in SUGGESTIONS.items()}, "examples": list(EXAMPLES)}
+    def health(self) -> status.Health:
+        depth = self.sessions.waiting_room.depth
+        return status.health(self.engine.status(), self.draining, waiting=depth, viewers=len(self.viewers))
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """The ASGI application; whoever runs it starts and stops the engine (server.http.service)."""
     front = Front(settings, engine)
-    replies = contract.ERROR_REPLIES
+    replies = openapi.ERROR_REPLIES
     app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None, responses=replies)
-    contract.describe(app, front.access.public)
+    openapi.describe(app, front.access.public)
     app.state.front = front
     app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Timed, observer=engine.observer)
@@ -245,45 +165,47 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, front: Front) -> None:
-    @app.get("/health", responses=contract.answers(contract.Health, unready=True))
-    async def health() -> JSONResponse:
-        return JSONResponse(front.health(), front.readiness()[0])
+    @app.get("/health", responses=openapi.unready(status.Health))
+    async def health(response: Response) -> status.Health:
+        response.status_code = front.readiness()[1]
+        return front.health()
 
-    @app.get("/healthz", responses=contract.answers(contract.Alive, unready=True))
-    async def healthz() -> JSONResponse:
-        status, body = front.liveness()
-        return JSONResponse(body, status)
+    @app.get("/healthz", responses=openapi.unready(status.Alive))
+    async def healthz(response: Response) -> status.Alive:
+        alive = status.liveness(front.engine.status())
+        response.status_code = 200 if alive.status == "ok" else 503
+        return alive
 
-    @app.get("/readyz", responses=contract.answers(contract.Readiness, unready=True))
-    async def readyz() -> JSONResponse:
-        status, body = front.readiness()
-        return JSONResponse(body, status)
+    @app.get("/readyz", responses=openapi.unready(status.Readiness))
+    async def readyz(response: Response) -> status.Readiness:
+        said, response.status_code = front.readiness()
+        return said
 
-    @app.get("/version", responses=contract.answers(contract.Version))
-    async def version() -> dict[str, Any]:
-        return front.version()
+    @app.get("/version")
+    async def version() -> status.Version:
+        return status.version(front.engine.status())
 
-    @app.get("/v1/models", responses=contract.answers(contract.Models))
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [front.model()]}
+    @app.get("/v1/models")
+    async def models() -> status.Models:
+        return status.Models(data=[status.model(front.spec, front.settings, front.engine.status())])
 
     @app.get("/asyncapi.json")
     async def asyncapi_document() -> dict[str, Any]:
         return asyncapi.document()
 
-    @app.get("/v1/sessions", responses=contract.answers(contract.SessionList))
-    async def list_sessions(request: Request) -> dict[str, Any]:
+    @app.get("/v1/sessions")
+    async def list_sessions(request: Request) -> session_info.SessionList:
         own = front.sessions.of(caller_of(request))
-        return {"object": "list", "data": [front.sessions.describe(session) for session in own]}
+        return session_info.SessionList(data=[front.sessions.describe(session) for session in own])
 
-    @app.get("/v1/sessions/{session_id}", responses=contract.answers(contract.Session))
-    async def inspect_session(request: Request, session_id: str) -> dict[str, Any]:
+    @app.get("/v1/sessions/{session_id}")
+    async def inspect_session(request: Request, session_id: str) -> session_info.Session:
         return front.sessions.describe(front.sessions.find(session_id, caller_of(request)))
 
-    @app.delete("/v1/sessions/{session_id}", responses=contract.answers(contract.SessionDeleted))
-    async def stop_session(request: Request, session_id: str) -> dict[str, Any]:
+    @app.delete("/v1/sessions/{session_id}")
+    async def stop_session(request: Request, session_id: str) -> session_info.SessionDeleted:
         await front.sessions.find(session_id, caller_of(request)).stop()
-        return {"id": session_id, "object": "session.deleted", "deleted": True}
+        return session_info.SessionDeleted(id=session_id)
 
     @app.websocket("/v1/realtime/video")
     async def live(websocket: WebSocket) -> None:
@@ -301,12 +223,12 @@ class Timed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return self._count_error(scope)
-        began, status = time.perf_counter(), 500
+        began, code = time.perf_counter(), 500
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal code
             if message["type"] == "http.response.start":
-                status = message["status"]
+                code = message["status"]
             await send(message)
 
         request_id = Headers(scope=scope).get("x-request-id") or f"req_{secrets.token_hex(8)}"
@@ -315,7 +237,7 @@ class Timed:
                 await self._app(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
-            self._observer.request(route, scope["method"], status, time.perf_counter() - began)
+            self._observer.request(route, scope["method"], code, time.perf_counter() - began)
             self._count_error(scope)
 
     def _count_error(self, scope: Scope) -> None:

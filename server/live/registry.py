@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from model.spec import ModelSpec
 from server.access.limits import Caller, Hold, Limits
 from server.config import Settings
@@ -21,6 +19,7 @@ from server.ipc.messages import Open
 from server.live.archive import Archive, hashed
 from server.live.journal import SessionInUse
 from server.live.session import LiveSession, new_token
+from server.live.session_info import Session, describe
 from server.live.session_state import SessionState
 from server.live.waiting_room import WaitingRoom
 from server.states import SessionStatus
@@ -94,27 +93,10 @@ class SessionRegistry:
         self._begin(found, counted)
         return found
 
-    def describe(self, session: LiveSession) -> dict[str, Any]:
-        """A session as /v1/sessions shows it; never its token."""
-        newest, order = session.newest, session.order
-        cache = {name: getattr(order.cache, name) for name in order.cache.__struct_fields__}
-        held = self._engine.cache_bytes(order.cache) if session.on_device else 0
-        return {
-            "id": session.id,
-            "object": "session",
-            "created_at": int(session.created),
-            "status": session.status.value,
-            "model": self._spec.name,
-            "prompt": session.prompt,
-            "seed": order.seed,
-            "viewers": session.viewers,
-            "chunks": session.next_index,
-            "lead_seconds": newest.stats.lead_seconds if newest else 0.0,
-            "pending_event_ids": session.pending,
-            "camera": msgspec.structs.asdict(newest.stats.camera) if newest else None,
-            "cache": {**cache, "tokens": newest.stats.cache_tokens if newest else 0, "bytes": held},
-            "replay_bytes": session.replay_bytes,
-        }
+    def describe(self, session: LiveSession) -> Session:
+        """The session as /v1/sessions shows it."""
+        held = self._engine.cache_bytes(session.order.cache) if session.on_device else 0
+        return describe(session, self._spec.name, held)
 
     async def drain(self, within: float) -> None:
         """Take no more, and put the running ones where they can be resumed from."""

@@ -1,0 +1,187 @@
+"""What the server says of itself over HTTP: health, readiness, versions, the model. OpenAPI documents these models."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from typing import Literal
+
+from pydantic import BaseModel
+
+from model.spec import ModelSpec
+from server import __version__
+from server.config import Settings
+from server.engine.interface import EngineStatus
+from server.live.client_messages import FORMATS
+from server.process import rss_bytes
+from server.states import EngineState
+
+
+class Readiness(BaseModel):
+    """``reason`` says why the server does not take sessions; it is empty while it does."""
+
+    status: str
+    reason: str
+
+
+class Process(BaseModel):
+    pid: int | None
+    rss_bytes: int
+
+
+class FrontProcess(Process):
+    """``tasks``: what the event loop has in hand; where viewers come and go it does not grow."""
+
+    tasks: int
+
+
+class WorkerProcess(Process):
+    restarts: int
+
+
+class CacheMemory(BaseModel):
+    """Bytes of the worker's memory that sessions' caches hold, and may hold."""
+
+    held_bytes: int
+    room_bytes: int
+
+
+class SessionsThatFit(BaseModel):
+    """Why ``max_sessions`` is what it is: the setting, or else the smaller of how many sessions of the usual kind are
+    played to in real time (a chunk of one takes ``chunk_seconds``) and have room in memory. Null: not known yet."""
+
+    limited_by: str
+    by_speed: int | None
+    by_memory: int | None
+    chunk_seconds: float | None
+
+
+class Health(Readiness):
+    sessions: int
+    max_sessions: int | None
+    capacity: SessionsThatFit
+    waiting: int
+    viewers: int
+    cache: CacheMemory
+    front: FrontProcess
+    worker: WorkerProcess
+
+
+class Alive(BaseModel):
+    """``reason`` says why a server that will never serve again has to be restarted."""
+
+    status: Literal["ok", "failed"]
+    reason: str
+
+
+class Version(BaseModel):
+    version: str
+    versions: dict[str, str]
+
+
+class Model(BaseModel):
+    """OpenAI's fields, and what a client of a live stream has to know."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: Literal["pafu"] = "pafu"
+    width: int
+    height: int
+    fps: int
+    chunk_frames: int
+    camera: bool
+    formats: list[str]
+    weights: str | None
+    device: str | None
+    max_prompt_chars: int
+    limits: dict[str, int | float | None]
+    words: dict[str, list[str]]
+    examples: list[str]
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def liveness(engine: EngineStatus) -> Alive:
+    if engine.state is EngineState.FAILED:
+        return Alive(status="failed", reason=engine.message)
+    return Alive(status="ok", reason="")
+
+
+def readiness(engine: EngineStatus, draining: bool) -> Readiness:
+    if draining:
+        return Readiness(status="shutting_down", reason="the server is shutting down")
+    if engine.state is not EngineState.READY:
+        return Readiness(status=engine.state.value, reason=engine.message)
+    return Readiness(status="ready", reason="")
+
+
+def health(engine: EngineStatus, draining: bool, waiting: int, viewers: int) -> Health:
+    """``waiting``: sessions in the waiting room; ``viewers``: open connections."""
+    capacity = engine.capacity
+    return Health(
+        **readiness(engine, draining).model_dump(),
+        sessions=engine.sessions,
+        max_sessions=capacity.sessions,
+        capacity=SessionsThatFit(
+            limited_by=capacity.limited_by,
+            by_speed=capacity.by_speed,
+            by_memory=capacity.by_memory,
+            chunk_seconds=capacity.chunk_seconds,
+        ),
+        waiting=waiting,
+        viewers=viewers,
+        cache=CacheMemory(held_bytes=engine.cache_held_bytes, room_bytes=engine.cache_room_bytes),
+        front=FrontProcess(pid=os.getpid(), rss_bytes=rss_bytes(), tasks=len(asyncio.all_tasks())),
+        worker=WorkerProcess(pid=engine.worker_pid, rss_bytes=engine.worker_rss_bytes, restarts=engine.restarts),
+    )
+
+
+def version(engine: EngineStatus) -> Version:
+    versions = {"python": platform.python_version(), **(engine.ready.versions if engine.ready else {})}
+    return Version(version=__version__, versions=versions)
+
+
+def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
+    """The entry of /v1/models."""
+    words, examples = vocabulary(spec)
+    return Model(
+        id=spec.name,
+        width=spec.width,
+        height=spec.height,
+        fps=spec.fps,
+        chunk_frames=spec.pictures_in_chunk(1),
+        camera=spec.camera,
+        formats=list(FORMATS),
+        weights=engine.ready.weights if engine.ready else None,
+        device=engine.ready.device if engine.ready else None,
+        max_prompt_chars=spec.max_prompt_chars,
+        limits={
+            "max_sessions": engine.capacity.sessions,
+            "max_num_frames": int(settings.max_seconds * spec.fps),
+            "max_streaming_buffer_seconds": settings.max_lead_seconds,
+            **(camera_limits() if spec.camera else {}),
+        },
+        words=words,
+        examples=examples,
+    )
+
+
+def camera_limits() -> dict[str, int]:
+    """Speeds are whole pixels a picture: multiples of the step up to the most, either way."""
+    from model.camera import MAX_SPEED, SPEED_STEP
+
+    return {"max_camera_speed": MAX_SPEED, "camera_speed_step": SPEED_STEP}
+
+
+def vocabulary(spec: ModelSpec) -> tuple[dict[str, list[str]], list[str]]:
+    """Words by kind and example prompts, for a page to suggest; models with open vocabularies have none."""
+    if not spec.camera:
+        return {}, []
+    from model.vocabulary import EXAMPLES, SUGGESTIONS
+
+    return {kind: list(words) for kind, words in SUGGESTIONS.items()}, list(EXAMPLES)
