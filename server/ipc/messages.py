@@ -79,7 +79,7 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cut_to: float | None = None
 
 
-CameraPlace = tuple[int, int, int]  # offset, speed, target speed (model.camera.CameraState)
+CameraPosition = tuple[int, int, int]  # offset, speed, target speed (model.camera.CameraState)
 
 
 class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,7 +87,7 @@ class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     index: int
     prompt: str
-    camera: CameraPlace  # when the chunk began
+    camera: CameraPosition  # when the chunk began
     latents: bytes
 
 
@@ -96,7 +96,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     next_index: int
     pictures: int  # made so far
-    camera: CameraPlace
+    camera: CameraPosition
     chunks: list[PastChunk]
 
 
@@ -258,7 +258,7 @@ class Fragment(Message, frozen=True, tag="fragment"):
     completed: list[str]
     stats: ServedStats
     past: PastChunk  # this chunk, for server.live.resume_point
-    camera: CameraPlace  # behind it
+    camera: CameraPosition  # behind it
     remembered: list[int]  # chunks of which the cache holds tokens
     jpegs: list[bytes] = []  # one per picture, where somebody wants them
 

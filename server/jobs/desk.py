@@ -18,7 +18,7 @@ from server.jobs import request
 from server.jobs.database import Database
 from server.jobs.errors import IdempotencyConflict, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
-from server.jobs.job import Chunk, Job, Order, Results
+from server.jobs.job import Job, Order, Results, StoredChunk
 from server.jobs.keeper import Keeper
 from server.jobs.runner import Runner
 from server.states import JobState
@@ -116,7 +116,7 @@ class Desk:
         key: str | None,
         asked: tuple[str, dict[str, Any]],
         remixed_from: str | None = None,
-        given: list[Chunk] | None = None,
+        given: list[StoredChunk] | None = None,
     ) -> Job:
         if self._draining:
             raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
@@ -152,10 +152,10 @@ class Desk:
             raise PafuError("too_many_jobs", reason, retry_after=RETRY_SECONDS)
         self._limits.check_job(caller, await self._ask(lambda store: store.unfinished(caller.name)))
 
-    async def _adopt(self, job_id: str, given: list[Chunk]) -> list[Chunk]:
+    async def _adopt(self, job_id: str, given: list[StoredChunk]) -> list[StoredChunk]:
         """Copies of another job's chunks, so that this one does not depend on it."""
         adopted = [
-            Chunk(number=c.number, media=f"{job_id}/{c.number:06d}-0.m4s", past=f"{job_id}/{c.number:06d}-0.past")
+            StoredChunk(number=c.number, media=f"{job_id}/{c.number:06d}-0.m4s", past=f"{job_id}/{c.number:06d}-0.past")
             for c in given
         ]
 

@@ -95,8 +95,8 @@ def _text(data: bytes, what: str) -> str:
 
 
 def _upload(file: File) -> Any:
-    """What a file stands for: a video of ours names itself (server.jobs.film), so a client may send it for its id, or
-    the id alone: OpenAI's takes nothing but files here."""
+    """What a file stands for. Our videos hold their id as title (server.jobs.assemble), so a client may send the video
+    instead of its id, or a file that holds only the id: OpenAI's client sends nothing but files here."""
     file.file_object.seek(0)
     found = OWN_VIDEO.search(file.file_object.read(LOOK_BYTES))
     return {"id": found[0].decode()} if found else f"a file of {file.size} bytes"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from server.config import Settings
 from server.ipc.messages import CacheChoice
 from server.states import JobState
 
-FULL = 75  # exit status of the film process: no space left (EX_TEMPFAIL)
+DISK_FULL = 75  # exit status of the assembly process: no space left (EX_TEMPFAIL)
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 VISIBLE = tuple(state for state in JobState if state is not JobState.DELETED)
 
@@ -39,8 +40,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     nbytes: int
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished chunk: names of its files. ``past`` holds what another worker needs to go on behind it."""
+class StoredChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished chunk: names of its files. ``past`` holds what another worker needs to go on after it."""
 
     number: int
     media: str
@@ -82,8 +83,8 @@ class Lease(msgspec.Struct, frozen=True):
     fence: int
 
 
-class FilmOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Which chunks make the film, what else is kept with it, and the beginning of the names of its files."""
+class AssemblyOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Which chunks make the video, what else is kept with it, and the prefix of its files' names."""
 
     files: str | None
     data_dir: str
@@ -93,3 +94,16 @@ class FilmOrder(msgspec.Struct, frozen=True, kw_only=True):
     fps: int
     title: str
     prefix: str
+
+    @classmethod
+    def of(cls, job: Job, lease: Lease, chunks: list[StoredChunk], settings: Settings) -> AssemblyOrder:
+        return cls(
+            files=settings.videos,
+            data_dir=str(settings.data_dir.resolve()),
+            media=[chunk.media for chunk in chunks],
+            past=[chunk.past for chunk in chunks],
+            pictures=job.order.pictures,
+            fps=job.order.fps,
+            title=job.id,
+            prefix=f"{job.id}/{lease.fence}-",
+        )

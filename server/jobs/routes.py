@@ -118,7 +118,7 @@ def video_object(job: Job) -> Video:
 def progress(job: Job) -> int:
     """Percent of the chunks that are made; the film itself is the last bit. 0 for a model of another Pafu."""
     from model.spec import SPECS
-    from server.jobs.runner import chunks_of
+    from server.jobs.chunks import chunks_of
 
     spec = SPECS.get(job.order.model)
     return int(100 * job.chunks / chunks_of(job.order, spec)) if spec else 0

@@ -39,7 +39,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from server.jobs import schema
 from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
-from server.jobs.job import UNFINISHED, VISIBLE, Chunk, Job, Lease, Order, Results
+from server.jobs.job import UNFINISHED, VISIBLE, Job, Lease, Order, Results, StoredChunk
 from server.jobs.schema import chunks, jobs
 from server.states import JobState
 
@@ -73,7 +73,7 @@ class JobStore:
         order: Order,
         *,
         remixed_from: str | None = None,
-        given: Sequence[Chunk] = (),
+        given: Sequence[StoredChunk] = (),
         idempotency: tuple[str, str] | None = None,
     ) -> tuple[Job, bool]:
         """Queue a job, with the chunks that it begins with; the job, and whether it is new.
@@ -154,11 +154,11 @@ class JobStore:
             )
             return connection.execute(gone).rowcount == 1
 
-    def chunks(self, job_id: str) -> list[Chunk]:
+    def chunks(self, job_id: str) -> list[StoredChunk]:
         """The finished chunks, in order."""
         with self._read() as connection:
             rows = connection.execute(select(chunks).where(chunks.c.job == job_id).order_by(chunks.c.number)).all()
-        return [Chunk(number=row.number, media=row.media, past=row.past) for row in rows]
+        return [StoredChunk(number=row.number, media=row.media, past=row.past) for row in rows]
 
     def counts(self) -> dict[JobState, int]:
         """Jobs by state."""
@@ -219,7 +219,7 @@ class JobStore:
         """A sign of life. Raises LeaseLost."""
         self._change(lease, {"beat": jobs.c.beat + 1})
 
-    def add_chunk(self, lease: Lease, chunk: Chunk, seconds: float) -> None:
+    def add_chunk(self, lease: Lease, chunk: StoredChunk, seconds: float) -> None:
         """One more chunk is finished and its files are safe; ``seconds`` it took. Raises LeaseLost.
 
         May be called again with the same chunk when it is not known whether the first call arrived.

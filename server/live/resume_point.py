@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from model.spec import ModelSpec
-from server.ipc.messages import CacheChoice, CameraPlace, Fragment, Past, PastChunk
+from server.ipc.messages import CacheChoice, CameraPosition, Fragment, Past, PastChunk
 
 
 class ResumePoint:
@@ -20,7 +20,7 @@ class ResumePoint:
         self._chunks: dict[int, PastChunk] = {}
         self.next_index = 0
         self._pictures = 0
-        self._camera: CameraPlace = (0, 0, 0)
+        self._camera: CameraPosition = (0, 0, 0)
 
     def add(self, fragment: Fragment) -> None:
         """Take in the newest chunk, and drop those that the cache has forgotten."""

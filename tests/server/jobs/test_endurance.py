@@ -14,13 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.jobs import attempt as attempt_module
 from server.jobs import files as files_module
 from server.jobs import keeper as keeper_module
 from server.jobs import runner as runner_module
 from server.jobs.database import Database
 from server.jobs.job import Lease
 from server.jobs.keeper import Keeper, too_many_bytes
-from server.jobs.runner import Silence
+from server.jobs.lease_monitor import LeaseMonitor
 from server.jobs.store import JobStore, database_url
 from server.states import JobState
 
@@ -74,7 +75,7 @@ async def caller_of():
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch) -> None:
     monkeypatch.setattr(runner_module, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(runner_module, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(attempt_module, "RETRY_SECONDS", 0.1)
 
 
 def made(data_dir: Path, video_id: str) -> list[tuple[int, int]]:
@@ -115,7 +116,7 @@ async def test_another_front_takes_over_from_one_that_fell_silent_and_the_old_on
     video_id = await caller.order(**{**SLOW, "num_frames": 40})
     await caller.begun(video_id)
     runner = silent.front.jobs._runner
-    (working,) = runner._working.values()
+    (attempt,) = runner._attempts.values()
     resume = asyncio.Event()
 
     async def cut_off(query):
@@ -129,10 +130,10 @@ async def test_another_front_takes_over_from_one_that_fell_silent_and_the_old_on
     assert (await caller.over(video_id))["status"] == "completed"
     before = made(tmp_path, video_id)
     resume.set()
-    await asyncio.wait([working.task], timeout=30)
-    assert working.task.done() and runner._working == {}
+    await asyncio.wait([attempt.task], timeout=30)
+    assert attempt.task.done() and runner._attempts == {}
     job = JobStore(database_url(None, tmp_path)).get(video_id)
-    assert (job.state, job.fence) == (JobState.COMPLETED, working.lease.fence + 1)
+    assert (job.state, job.fence) == (JobState.COMPLETED, attempt.lease.fence + 1)
     assert made(tmp_path, video_id) == before
 
 
@@ -154,9 +155,9 @@ async def test_sigterm_keeps_the_chunk_in_hand_and_gives_the_job_back_at_once(se
 async def in_hand(server, caller, video_id: str) -> None:
     """Return when the worker makes a chunk of the video that never ends."""
     await caller.begun(video_id)
-    (working,) = server.front.jobs._runner._working.values()
+    (attempt,) = server.front.jobs._runner._attempts.values()
     async with asyncio.timeout(120):
-        while working.line is None or not server.engine.status().sessions:
+        while attempt.line is None or not server.engine.status().sessions:
             await asyncio.sleep(0.01)
 
 
@@ -234,7 +235,7 @@ async def test_a_job_deleted_in_the_moment_of_its_claim_does_not_block_the_next(
         begin(job, lease)
         monkeypatch.undo()
         server.front.jobs._database._opened_store().delete(job.id)
-        runner._working[job.id].task.cancel()  # before its first step
+        runner._attempts[job.id].task.cancel()  # before its first step
 
     monkeypatch.setattr(runner, "_begin", begin_and_cancel)
     await caller.until(await caller.order(prompt="a bar", num_frames=3), lambda video: video["status"] == 404)
@@ -298,7 +299,7 @@ async def test_a_database_that_vanishes_for_longer_than_the_lease_and_comes_back
     (tmp_path / "jobs.sqlite").rename(tmp_path / "away")
     await caller.until(video_id, lambda video: video["status"] == 503)
     async with asyncio.timeout(120):
-        while server.front.jobs._runner._working:  # a holder who cannot know whether the job is still its own stops
+        while server.front.jobs._runner._attempts:  # a holder who cannot know whether the job is still its own stops
             await asyncio.sleep(0.05)
     (tmp_path / "away").rename(tmp_path / "jobs.sqlite")
     assert (await caller.over(video_id))["status"] == "completed"
@@ -321,17 +322,17 @@ async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_p
 def test_a_holder_is_silent_only_by_the_watchers_own_steady_clock() -> None:
     """No wall clock is read at all: whatever jumps, a lease neither lapses early nor late."""
     now = 1000.0
-    silence = Silence(10.0, lambda: now)
+    monitor = LeaseMonitor(10.0, lambda: now)
     lease, other = Lease("a", 1), Lease("a", 2)
-    assert silence.of({lease: 5}) == []
+    assert monitor.lapsed({lease: 5}) == []
     now += 9.9
-    assert silence.of({lease: 5}) == []
+    assert monitor.lapsed({lease: 5}) == []
     now += 0.2
-    assert silence.of({lease: 5}) == [(lease, 5)]
-    assert silence.of({lease: 6}) == [], "it gave a sign"
+    assert monitor.lapsed({lease: 5}) == [(lease, 5)]
+    assert monitor.lapsed({lease: 6}) == [], "it gave a sign"
     now += 20
-    assert silence.of({other: 6}) == [], "another holder has the whole time again"
-    assert silence.of({}) == []
+    assert monitor.lapsed({other: 6}) == [], "another holder has the whole time again"
+    assert monitor.lapsed({}) == []
 
 
 class Clocks:

@@ -1,8 +1,8 @@
-"""A job's chunks to its results: an MP4 that any player seeks in, a thumbnail, a sheet of pictures.
+"""Assembles a job's chunks: an MP4 that any player can seek in, a thumbnail, a sheet of pictures.
 
-A process of its own (``python -m server.jobs.film``), because the front imports no codec; its order comes as JSON on
-standard input and its answer leaves as JSON on standard output. Nothing is encoded again: the packets are cut to the
-wanted length (there are no B-frames, so any picture may be the last) and get one index in front.
+A process of its own (``python -m server.jobs.assemble``), because the front imports no codec: an order comes as JSON on
+standard input, the answer leaves as JSON on standard output. Nothing is encoded again: the packets are cut to the
+wanted length (there are no B-frames, so any picture may be the last) and get one index at the start.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import msgspec
 import numpy as np
 
 from server.jobs.files import FilesUnavailable, open_files
-from server.jobs.job import FULL, FilmOrder, Results
+from server.jobs.job import DISK_FULL, AssemblyOrder, Results
 from server.process import leave_signals_to_the_front
 
 SHEET_PICTURES, SHEET_COLUMNS = 16, 4
-UNAVAILABLE = 74  # exit status: a failure of the files other than FULL (EX_IOERR)
+UNAVAILABLE = 74  # exit status: a failure of the files other than DISK_FULL (EX_IOERR)
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def make_film(order: FilmOrder) -> Results:
+def assemble(order: AssemblyOrder) -> Results:
     """Write the results' files. Raises FilesUnavailable, or ValueError when the chunks hold too few pictures."""
     files = open_files(order.files, Path(order.data_dir))
-    film = cut(b"".join(files.read(name) for name in order.media), order.pictures, order.fps, order.title)
-    pictures = sample(film, order.pictures)
+    video = cut(b"".join(files.read(name) for name in order.media), order.pictures, order.fps, order.title)
+    pictures = sample(video, order.pictures)
     made = {
-        "video": (f"{order.prefix}video.mp4", film),
+        "video": (f"{order.prefix}video.mp4", video),
         "thumbnail": (f"{order.prefix}thumbnail.webp", still(pictures[0], "libwebp", "yuv420p")),
         "spritesheet": (f"{order.prefix}spritesheet.jpg", still(sheet(pictures), "mjpeg", "yuvj420p")),
     }
@@ -50,7 +50,7 @@ def make_film(order: FilmOrder) -> Results:
 def cut(fragments: bytes, pictures: int, fps: int, title: str) -> bytes:
     """The first ``pictures`` pictures of fragmented MP4 as a plain MP4 with its index in front, under this title."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "film.mp4")
+        path = Path(folder, "video.mp4")
         number = _copy(fragments, path, pictures, fps, title)
         if number < pictures:
             raise ValueError(f"the chunks hold {number} pictures, {pictures} are wanted")
@@ -79,11 +79,11 @@ def _copy(fragments: bytes, path: Path, pictures: int, fps: int, title: str) -> 
     return number
 
 
-def sample(film: bytes, pictures: int) -> list[Picture]:
-    """Pictures (H, W, 3) spread evenly over the film, the first included."""
+def sample(video: bytes, pictures: int) -> list[Picture]:
+    """Pictures (H, W, 3) spread evenly over the video, the first included."""
     count = min(SHEET_PICTURES, pictures)
     wanted = {index * pictures // count for index in range(count)}
-    with av.open(io.BytesIO(film), "r") as container:
+    with av.open(io.BytesIO(video), "r") as container:
         frames: Any = enumerate(container.decode(video=0))
         return [frame.to_ndarray(format="rgb24") for index, frame in frames if index in wanted]
 
@@ -114,10 +114,10 @@ def main() -> int:
     """Entry point; the exit status tells which kind of failure it was, standard error what it was."""
     os.nice(5)  # live viewers first
     try:
-        results = make_film(msgspec.json.decode(sys.stdin.buffer.read(), type=FilmOrder))
+        results = assemble(msgspec.json.decode(sys.stdin.buffer.read(), type=AssemblyOrder))
     except FilesUnavailable as error:
         print(error, file=sys.stderr)
-        return FULL if error.full else UNAVAILABLE
+        return DISK_FULL if error.full else UNAVAILABLE
     sys.stdout.buffer.write(msgspec.json.encode(results))
     return 0
 

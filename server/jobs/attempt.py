@@ -1,0 +1,294 @@
+"""One attempt at a job, from its claim until it is over, given back or lost.
+
+A chunk counts only when its files are safe and the store knows them; only then may the worker begin the next. So
+whatever dies, the job goes on after its last finished chunk: here after a worker's death, in another server after ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from model.spec import ModelSpec
+from server.config import Settings
+from server.engine.interface import Engine, EngineSession
+from server.errors import PafuError
+from server.ipc.messages import Ended, Fragment, Open, Past
+from server.jobs.chunks import ChunkState, chunks_of, names_of, pictures_in, read_past
+from server.jobs.database import Database
+from server.jobs.errors import LeaseLost, StoreUnavailable
+from server.jobs.files import Files, FilesUnavailable
+from server.jobs.job import DISK_FULL, AssemblyOrder, Job, Lease, Results
+from server.live.resume_point import ResumePoint
+from server.process import module_command
+
+if TYPE_CHECKING:
+    from server.jobs.store import JobStore
+
+log = logging.getLogger("pafu.jobs")
+
+T = TypeVar("T")
+RETRY_SECONDS = 0.5
+DISK_TRIES = 5
+ASSEMBLE_COMMAND = module_command("server.jobs.assemble")
+
+
+class JobFailed(Exception):
+    """The job cannot be done, now or later; ``code`` is told to its caller."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AttemptLost(Exception):
+    """A worker or a disk was lost: the job goes back to the queue, and that counts against it."""
+
+
+class Attempt:
+    """A job in hand. ``task`` is its run."""
+
+    def __init__(
+        self, job: Job, lease: Lease, settings: Settings, spec: ModelSpec, engine: Engine, database: Database
+    ) -> None:
+        self.job, self.lease = job, lease
+        self.line: EngineSession | None = None
+        self._settings, self._spec, self._engine, self._database = settings, spec, engine, database
+        self._finishing = False
+        self._safe_at = time.monotonic()  # when the store last confirmed the lease
+        self.task = asyncio.create_task(self._run(), name=job.id)
+
+    def cancel(self) -> None:
+        """Leave the chunk in hand, and give the job back if it still exists."""
+        self.task.cancel()
+
+    async def abandon(self) -> None:
+        """The job was deleted: its worker stops before the next pass of the model."""
+        self.task.cancel()
+        if self.line is not None:
+            await self.line.close()
+
+    async def finish_chunk(self) -> None:
+        """Give the job back after the chunk in hand."""
+        self._finishing = True
+        if self.line is not None:
+            await self.line.finish()
+
+    async def _run(self) -> None:
+        heart = asyncio.create_task(self._beat(), name=f"{self.job.id}-heart")
+        try:
+            await self._make()
+        except LeaseLost as lost:
+            log.info("%s", lost)
+        except JobFailed as failed:
+            await self._fail(failed.code, str(failed))
+        except AttemptLost as lost:
+            log.warning("%s: %s", self.job.id, lost)
+            await asyncio.sleep(RETRY_SECONDS)
+            await self._give_back(lost=str(lost))
+        except asyncio.CancelledError:  # deleted, or told to stop: another server may go on
+            await self._give_back()
+        except StoreUnavailable as error:
+            log.warning("%s: left alone, its lease will lapse: %s", self.job.id, error)
+        except Exception:
+            log.exception("%s failed", self.job.id)
+            await self._give_back(lost="the server made a mistake; it is in its log")
+        finally:
+            heart.cancel()
+            if self.line is not None:
+                await self.line.close()
+
+    async def _make(self) -> None:
+        count = chunks_of(self.job.order, self._spec)
+        if self.job.chunks < count and not await self._make_chunks(count):
+            return await self._give_back()
+        results = await self._assemble()
+        keep = self._settings.job_keep_seconds
+        await self._ask_again(lambda store: store.finish(self.lease, results, keep))
+        self._engine.observer.job_over("completed")
+        log.info("%s: completed", self.job.id)
+
+    # ---- chunks
+
+    async def _make_chunks(self, count: int) -> bool:
+        """Have the missing chunks made; False when the server stops before the last."""
+        resume_point = ResumePoint(self._spec, self.job.order.cache)
+        past = await self._past()
+        if past is not None:
+            resume_point.resume(past)
+        line = await self._open(past, count)
+        if line is None:
+            return False
+        await self._ask_again(lambda store: store.admitted(self.lease))
+        async for event in line.events():
+            if isinstance(event, Fragment):
+                await self._keep(event, resume_point)
+                await line.delivered(event.index)
+            elif isinstance(event, Ended):
+                return self._ended(event)
+        raise AttemptLost("the worker's events ended without a word")
+
+    def _ended(self, event: Ended) -> bool:
+        if event.code is None or event.code == "preempted":  # a live viewer needed the place
+            return event.reason == "complete"
+        if event.code in ("worker_failed", "shutting_down"):
+            raise AttemptLost(event.message)
+        raise JobFailed(event.code, event.message)
+
+    async def _past(self) -> Past | None:
+        """What a worker needs to go on after the job's last finished chunk."""
+        if not self.job.chunks:
+            return None
+        chunks = await self._database.run(lambda store: store.chunks(self.job.id))
+        try:
+            return await self._database.file(lambda files: read_past(files, self.job, chunks, self._spec))
+        except FilesUnavailable as error:
+            raise AttemptLost(str(error)) from error
+
+    async def _open(self, past: Past | None, count: int) -> EngineSession | None:
+        """A background session on a worker, as soon as there is room; None when the server stops or has no worker."""
+        order = self.job.order
+        session = Open(
+            session=f"{self.lease.job_id}-{self.lease.fence}",
+            prompt=order.prompt,
+            seed=order.seed,
+            lead_seconds=math.inf,
+            cache=order.cache,
+            pictures=pictures_in(count, self._spec),
+            background=True,
+            past=past,
+        )
+        while not self._finishing:
+            try:
+                await self._engine.wait_ready(self._settings.job_lease_seconds)
+            except PafuError:
+                return None
+            try:
+                self.line = await self._engine.open(session)
+            except PafuError as error:
+                if error.kind.code == "worker_failed":
+                    raise AttemptLost(error.message) from None
+                if not error.kind.retryable or error.kind.code == "generation_failed":
+                    raise JobFailed(error.kind.code, error.message) from None
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return self.line
+        return None
+
+    async def _keep(self, fragment: Fragment, resume_point: ResumePoint) -> None:
+        """Make the chunk safe: first its files, then the store's word for it."""
+        resume_point.add(fragment)
+        state = ChunkState.after(fragment, resume_point)
+        chunk = names_of(self.lease, fragment.index)
+
+        def write(files: Files) -> None:
+            files.write(chunk.media, fragment.data)
+            files.write(chunk.past, msgspec.msgpack.encode(state))
+
+        await self._on_disk(write)
+        await self._ask_again(lambda store: store.add_chunk(self.lease, chunk, fragment.stats.chunk_seconds))
+
+    async def _on_disk(self, write: Callable[[Files], None]) -> None:
+        """Write, and write again: a disk may be full only for a moment."""
+        for left in reversed(range(DISK_TRIES)):
+            try:
+                return await self._database.file(write)
+            except FilesUnavailable as error:
+                log.warning("%s", error)
+                if not left and error.full:
+                    raise JobFailed("storage_full", f"no space is left for the video: {error}") from error
+                if not left:
+                    raise AttemptLost(str(error)) from error
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _assemble(self) -> Results:
+        """The finished video, made of its chunks by a process of its own."""
+        chunks = await self._database.run(lambda store: store.chunks(self.job.id))
+        order = AssemblyOrder.of(self.job, self.lease, chunks, self._settings)
+        for left in reversed(range(DISK_TRIES)):
+            status, answer, errors = await run_assembly(order)
+            if status == 0:
+                return msgspec.json.decode(answer, type=Results)
+            reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
+            if status != DISK_FULL:
+                raise AttemptLost(f"the video could not be assembled (exit status {status}): {reason}")
+            if not left:
+                raise JobFailed("storage_full", f"no space is left for the video: {reason}")
+            await asyncio.sleep(RETRY_SECONDS)
+        raise AssertionError("unreachable")
+
+    # ---- the lease
+
+    async def _ask_again(self, query: Callable[[JobStore], T]) -> T:
+        """Ask the store until it answers, but no longer than the lease is certainly ours."""
+        while True:
+            try:
+                answer = await self._database.run(query)
+            except StoreUnavailable as error:
+                if time.monotonic() - self._safe_at > self._settings.job_lease_seconds:
+                    raise
+                log.warning("%s: %s", self.lease.job_id, error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._safe_at = time.monotonic()
+                return answer
+
+    async def _beat(self) -> None:
+        """Tell the store that the job is being worked on, as long as the worker's step loop gives signs of life."""
+        seconds = self._settings.job_lease_seconds
+        while True:
+            await asyncio.sleep(seconds / 3)
+            if self.line is not None and self._engine.status().silent_seconds > seconds:
+                continue
+            try:
+                await self._database.run(lambda store: store.beat(self.lease))
+                self._safe_at = time.monotonic()
+            except StoreUnavailable as error:
+                log.warning("%s: no heartbeat: %s", self.lease.job_id, error)
+            except LeaseLost:
+                log.info("%s was deleted or is worked on elsewhere", self.lease.job_id)
+                return self.cancel()
+
+    async def _give_back(self, lost: str | None = None) -> None:
+        """Back to the queue; with ``lost``, why this attempt failed, and too many of those in a row end the job."""
+        try:
+            job = await self._database.run(lambda store: store.get(self.lease.job_id))
+            if lost is not None and job is not None and job.failures + 1 >= self._settings.job_max_failures:
+                times = job.failures + 1
+                return await self._fail("worker_failed", f"tried {times} times; the last time: {lost}")
+            await self._database.run(lambda store: store.release(self.lease, lost is not None))
+        except (LeaseLost, StoreUnavailable) as error:
+            log.info("%s", error)
+
+    async def _fail(self, code: str, message: str) -> None:
+        """The job is over without a video; the chunks that it has are of no use to anybody."""
+        name, keep = self.lease.job_id, self._settings.job_keep_seconds
+        log.warning("%s: %s", name, message)
+        with contextlib.suppress(LeaseLost):
+            await self._ask_again(lambda store: store.fail(self.lease, code, message, keep))
+            self._engine.observer.job_over("failed")
+            with contextlib.suppress(FilesUnavailable):  # then they go with the job's row
+                await self._database.file(lambda files: files.remove_folder(name))
+
+
+async def run_assembly(order: AssemblyOrder) -> tuple[int, bytes, bytes]:
+    """Exit status, standard output and error of an assembly process; it dies with whoever waits for it."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *ASSEMBLE_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+    try:
+        answer, errors = await process.communicate(msgspec.json.encode(order))
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode or 0, answer, errors

@@ -1,0 +1,64 @@
+"""A job's chunks: how many there are, and the files that each leaves so that another worker can go on after it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from model.camera import CameraState, camera_from_prompt
+from model.spec import ModelSpec
+from server.ipc.messages import CameraPosition, Fragment, Past, PastChunk
+from server.jobs.files import Files
+from server.jobs.job import Job, Lease, Order, StoredChunk
+from server.live.resume_point import ResumePoint
+
+
+class ChunkState(msgspec.Struct, frozen=True, kw_only=True):
+    """The file beside each chunk: the chunk's latents, and where the stream stood after it."""
+
+    past: PastChunk
+    pictures: int
+    camera: CameraPosition
+    remembered: list[int]  # chunks of which the cache still held tokens
+
+    @classmethod
+    def after(cls, fragment: Fragment, resume_point: ResumePoint) -> ChunkState:
+        """``resume_point`` has taken in the fragment."""
+        past = resume_point.past()
+        assert past is not None
+        remembered = [chunk.index for chunk in past.chunks]
+        return cls(past=fragment.past, pictures=past.pictures, camera=past.camera, remembered=remembered)
+
+
+def chunks_of(order: Order, spec: ModelSpec) -> int:
+    """Whole chunks that hold the order's pictures."""
+    count, pictures = 0, 0
+    while pictures < order.pictures:
+        pictures += spec.pictures_in_chunk(count)
+        count += 1
+    return count
+
+
+def pictures_in(chunks: int, spec: ModelSpec) -> int:
+    return sum(spec.pictures_in_chunk(index) for index in range(chunks))
+
+
+def names_of(lease: Lease, number: int) -> StoredChunk:
+    """Where the chunk is kept: under the fence, so that a holder who was given up overwrites nothing."""
+    name = f"{lease.job_id}/{number:06d}-{lease.fence}"
+    return StoredChunk(number=number, media=f"{name}.m4s", past=f"{name}.past")
+
+
+def read_past(files: Files, job: Job, chunks: list[StoredChunk], spec: ModelSpec) -> Past:
+    """What a worker needs to go on after the last of ``chunks``. Raises FilesUnavailable."""
+
+    def read(number: int) -> ChunkState:
+        return msgspec.msgpack.decode(files.read(chunks[number].past), type=ChunkState)
+
+    last = read(len(chunks) - 1)
+    camera = last.camera
+    if job.chunks == job.order.given_chunks and spec.camera:  # an extension's own words begin here
+        if control := camera_from_prompt(job.order.prompt):
+            state = CameraState(*camera).steered(control, spec.width)
+            camera = (state.offset, state.speed, state.target)
+    remembered = [read(number).past for number in last.remembered]
+    return Past(next_index=len(chunks), pictures=last.pictures, camera=camera, chunks=remembered)
