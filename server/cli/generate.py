@@ -16,7 +16,7 @@ from server.engine.local import BEAT_SECONDS
 from server.ipc.messages import CacheChoice, Configure, Open
 from server.live.client_messages import check_held, check_prompt
 from server.worker.generator import Generator, StartError, load_generator
-from server.worker.session import Seat
+from server.worker.session import WorkerSession
 
 
 class GenerateError(RuntimeError):
@@ -73,13 +73,13 @@ def load(settings: Settings) -> Generator:
 
 
 def _write(path: Path, order: Open, generator: Generator, console: Console) -> int:
-    seat = Seat(order, generator)
+    session = WorkerSession(order, generator)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
     with path.open("wb") as file, Progress(*columns, console=console) as progress:
         task = progress.add_task("pictures", total=order.pictures)
-        while not seat.complete:
-            fragment = seat.encode(seat.generate(seat.apply_pending()[0]))
+        while not session.complete:
+            fragment = session.encode(session.generate(session.apply_pending()[0]))
             file.write(fragment.data)
             written += fragment.pictures
             progress.update(task, completed=written)

@@ -46,7 +46,7 @@ from server.process import leave_signals_to_the_front, rss_bytes
 from server.telemetry import logs
 from server.worker.generator import Generator, StartError, device_bytes, load_generator
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
-from server.worker.session import Made, Seat
+from server.worker.session import Made, WorkerSession
 
 START_FAILED = 78  # exit status: starting again is of no use (EX_CONFIG)
 DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
@@ -76,7 +76,7 @@ class Worker:
         self._generator = generator
         self._beat_seconds = beat_seconds
         self._next_beat = 0.0
-        self._seats: dict[str, Seat] = {}
+        self._sessions: dict[str, WorkerSession] = {}
         self._inbox: list[FrontMessage] = []
         self._stopping = False
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -92,12 +92,12 @@ class Worker:
     def step(self) -> None:
         """Hear the front; make at most one chunk, for the session that needs it most."""
         self.receive()
-        seat = self.schedule()
-        if seat is None:
+        session = self.schedule()
+        if session is None:
             return
-        with logs.about(**seat.ids), self._contained(seat):
-            made = self.generate(seat)
-            self.emit(seat, seat.encode(made))
+        with logs.about(**session.ids), self._contained(session):
+            made = self.generate(session)
+            self.emit(session, session.encode(made))
 
     def receive(self) -> None:
         """Take in what the front says, sleeping while nobody is due; send the heartbeat."""
@@ -107,32 +107,34 @@ class Worker:
         longest = min(max(0.0, self._next_beat - now), DISK_POLL if self._parking else math.inf)
         if self._stopping or self._inbox or self.schedule():
             longest = 0.0
-        due = seconds_until_due((seat.playout for seat in self._live()), now, longest)
+        due = seconds_until_due((session.playout for session in self._live()), now, longest)
         self._inbox += self._channel.receive(due)
         received, self._inbox = self._inbox, []
         for message in received:
             self.handle(message)
 
-    def schedule(self) -> Seat | None:
+    def schedule(self) -> WorkerSession | None:
         """The live session with the least playout slack, if any is due; else a background one, if that leaves room."""
         now = time.monotonic()
         if self._stopping:
             return None
-        return choose(((seat, seat.playout) for seat in self._live()), now) or self._background(now)
+        return choose(((session, session.playout) for session in self._live()), now) or self._background(now)
 
-    def _live(self) -> list[Seat]:
+    def _live(self) -> list[WorkerSession]:
         """Live sessions, first who waited longest: of many that have run dry each gets its turn."""
-        live = [seat for seat in self._seats.values() if not seat.background]
-        return sorted(live, key=lambda seat: seat.last_served)
+        live = [session for session in self._sessions.values() if not session.background]
+        return sorted(live, key=lambda session: session.last_served)
 
-    def _background(self, now: float) -> Seat | None:
+    def _background(self, now: float) -> WorkerSession | None:
         """The background session that waited longest, if its chunk cannot make a viewer wait."""
-        due = [seat for seat in self._seats.values() if seat.background and seat.playout.wait(now) == 0.0]
+        due = [
+            session for session in self._sessions.values() if session.background and session.playout.wait(now) == 0.0
+        ]
         if not due:
             return None
-        seat = min(due, key=lambda seat: seat.last_served)
+        session = min(due, key=lambda session: session.last_served)
         live = ((other.playout, other.last_seconds) for other in self._live())
-        return seat if leaves_room(live, seat.last_seconds, now) else None
+        return session if leaves_room(live, session.last_seconds, now) else None
 
     def _beat(self, now: float) -> None:
         if now >= self._next_beat:
@@ -141,38 +143,38 @@ class Worker:
 
     def _figures(self) -> Beat:
         """The heartbeat, with what this process holds."""
-        seats = self._seats.values()
+        sessions = self._sessions.values()
         return Beat(
-            sessions=len(seats),
+            sessions=len(sessions),
             rss_bytes=rss_bytes(),
             device_bytes=device_bytes(self._generator.device),
-            cache_bytes=sum(seat.cache_bytes for seat in seats),
-            cache_tokens=sum(seat.cache_tokens for seat in seats),
-            cache_budget=sum(seat.cache_budget for seat in seats),
+            cache_bytes=sum(session.cache_bytes for session in sessions),
+            cache_tokens=sum(session.cache_tokens for session in sessions),
+            cache_budget=sum(session.cache_budget for session in sessions),
         )
 
-    def _before_pass(self, seat: Seat) -> None:
+    def _before_pass(self, session: WorkerSession) -> None:
         """Between two passes of the model: beat, and stop at once when the session was closed."""
         self._beat(time.monotonic())
         self._inbox += self._channel.receive(0.0)
-        if any(isinstance(message, Close) and message.session == seat.id for message in self._inbox):
+        if any(isinstance(message, Close) and message.session == session.id for message in self._inbox):
             raise Abandoned
 
-    def generate(self, seat: Seat) -> Made:
+    def generate(self, session: WorkerSession) -> Made:
         """The session's next chunk, with the changes that waited for it."""
-        events, refused = seat.apply_pending()
+        events, refused = session.apply_pending()
         for rejected in refused:
             self._channel.send(rejected)
-        return seat.generate(events, lambda: self._before_pass(seat))
+        return session.generate(events, lambda: self._before_pass(session))
 
-    def emit(self, seat: Seat, fragment: Fragment) -> None:
+    def emit(self, session: WorkerSession, fragment: Fragment) -> None:
         """Hand the chunk to the front; a video that has all its pictures is over."""
         self._channel.send(fragment)
-        if seat.complete:
-            self._end(seat, "complete")
+        if session.complete:
+            self._end(session, "complete")
 
     @contextlib.contextmanager
-    def _contained(self, seat: Seat) -> Iterator[None]:
+    def _contained(self, session: WorkerSession) -> Iterator[None]:
         """A session that fails ends alone with a code, and its memory is freed."""
         try:
             yield
@@ -187,10 +189,10 @@ class Worker:
             code, message = failure_code(error), f"generation failed: {type(error).__name__}: {error}"
             if code == "cache_full":  # what was asked for is at its end; nothing is broken
                 message = f"the session's cache is full: {error}"
-                log.info("session %s ends: %s", seat.id, message)
+                log.info("session %s ends: %s", session.id, message)
             else:
-                log.exception("session %s failed", seat.id)
-            self._end(seat, "failed", code, message)
+                log.exception("session %s failed", session.id)
+            self._end(session, "failed", code, message)
         self._generator.release_memory()  # here, where the error's frames no longer hold the tensors
 
     def handle(self, message: FrontMessage) -> None:
@@ -203,52 +205,52 @@ class Worker:
             case Configure():
                 raise ValueError("a worker is configured once")
             case _:
-                if seat := self._seats.get(message.session):
-                    self._handle_session(seat, message)
+                if session := self._sessions.get(message.session):
+                    self._handle_session(session, message)
 
-    def _handle_session(self, seat: Seat, message: FrontMessage) -> None:
+    def _handle_session(self, session: WorkerSession, message: FrontMessage) -> None:
         now = time.monotonic()
         match message:
             case Interact():
-                seat.pending.append(message)
+                session.pending.append(message)
             case Playhead():
-                seat.playout.report(message.seconds)
+                session.playout.report(message.seconds)
             case Delivered():
-                seat.delivered(message.index, now)
+                session.delivered(message.index, now)
             case Pause():
-                seat.playout.paused = True
+                session.playout.paused = True
             case Resume():
-                seat.playout.paused = False
-                seat.playout.joined(now)
+                session.playout.paused = False
+                session.playout.joined(now)
             case Jpeg():
-                seat.jpeg = message.wanted
+                session.jpeg = message.wanted
             case Park():
-                self._park(seat, Path(message.path))
+                self._park(session, Path(message.path))
             case Finish():
-                self._end(seat, "stopped")
+                self._end(session, "stopped")
             case Close():
-                del self._seats[seat.id]
+                del self._sessions[session.id]
 
     def _open(self, order: Open) -> None:
         try:
-            seat = Seat(order, self._generator)
+            session = WorkerSession(order, self._generator)
         except Exception as error:
             if device_suspect(error):
                 raise
             code = "invalid_message" if isinstance(error, ValueError) else failure_code(error)
             failed = Ended(session=order.session, chunks=0, reason="failed", code=code, message=str(error))
         else:
-            self._seats[order.session] = seat
-            self._channel.send(Opened(session=order.session, mime=seat.mime, init=seat.init))
+            self._sessions[order.session] = session
+            self._channel.send(Opened(session=order.session, mime=session.mime, init=session.init))
             return
         self._generator.release_memory()
         self._channel.send(failed)
 
-    def _park(self, seat: Seat, path: Path) -> None:
+    def _park(self, session: WorkerSession, path: Path) -> None:
         """Leave the session to a thread that takes its state and writes it: no viewer waits for that, or for the disk.
         Its memory is free when the front is told."""
-        del self._seats[seat.id]
-        self._parking[seat.id] = seat.chunks, self._disk.submit(lambda: write_whole(path, seat.snapshot()))
+        del self._sessions[session.id]
+        self._parking[session.id] = session.chunks, self._disk.submit(lambda: write_whole(path, session.snapshot()))
 
     def _tell_parked(self) -> None:
         for name, (chunks, written) in list(self._parking.items()):
@@ -260,9 +262,9 @@ class Worker:
                 code, message = ("storage_failed", str(error)) if error else (None, "")
                 self._channel.send(Ended(session=name, chunks=chunks, reason="parked", code=code, message=message))
 
-    def _end(self, seat: Seat, reason: str, code: str | None = None, message: str = "") -> None:
-        del self._seats[seat.id]
-        ended = Ended(session=seat.id, chunks=seat.chunks, reason=reason, code=code, message=message)
+    def _end(self, session: WorkerSession, reason: str, code: str | None = None, message: str = "") -> None:
+        del self._sessions[session.id]
+        ended = Ended(session=session.id, chunks=session.chunks, reason=reason, code=code, message=message)
         self._channel.send(ended)
 
 
@@ -287,11 +289,11 @@ def warm_up(generator: Generator) -> float:
     began = time.perf_counter()
     spec = generator.spec
     order = Open(session="", prompt="warm up", seed=0, lead_seconds=1.0, cache=WARM_UP, pictures=None)
-    seat = Seat(order, generator)
-    made = seat.generate(seat.apply_pending()[0])
+    session = WorkerSession(order, generator)
+    made = session.generate(session.apply_pending()[0])
     if made.pictures.shape[1:] != (spec.height, spec.width, 3):
         raise StartError(f"the model makes pictures of {made.pictures.shape}, its spec says {spec.width}x{spec.height}")
-    seat.encode(made)
+    session.encode(made)
     return time.perf_counter() - began
 
 
@@ -304,10 +306,10 @@ def measure(generator: Generator, cache: CacheChoice) -> float | None:
     if cache.policy == "full":  # it ends when its cache is full
         chunks = max(1, math.floor(cache.budget_latents / generator.spec.chunk_latents))
     try:
-        seat = Seat(order, generator)
+        session = WorkerSession(order, generator)
         while len(taken) < chunks and (not taken or time.perf_counter() < until):
             began = time.perf_counter()
-            seat.encode(seat.generate(seat.apply_pending()[0]))
+            session.encode(session.generate(session.apply_pending()[0]))
             taken.append(time.perf_counter() - began)
     except Exception as error:
         if device_suspect(error):

@@ -36,8 +36,8 @@ class Made:
     began: float
 
 
-class Seat:
-    """A session's place in the worker. Every method is called from the step loop."""
+class WorkerSession:
+    """Every method is called from the step loop."""
 
     def __init__(self, order: Open, generator: Generator) -> None:
         spec = generator.spec

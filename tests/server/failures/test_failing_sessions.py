@@ -114,11 +114,11 @@ def test_a_real_model_that_makes_nan_fails_one_session_and_frees_its_memory(real
         for step in range(12):
             worker.step()
             if poison and step == 3:  # both have made two chunks
-                stream = worker._seats["bad"]._stream
+                stream = worker._sessions["bad"]._stream
                 held = [weakref.ref(stream), weakref.ref(stream._cache)]
                 stream._cache._keys.fill_(float("nan"))
                 del stream
-        assert worker._seats == {}
+        assert worker._sessions == {}
         return line, held
 
     good = order("good", seed=2)
@@ -151,8 +151,8 @@ size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesi
 resource.setrlimit(resource.RLIMIT_AS, (size + 256 * 2**20, resource.RLIM_INFINITY))
 huge = messages.CacheChoice(policy="window", budget_latents=3e6, sink_latents=0, recent_latents=3)
 line.inbox.append(order("huge", cache=huge))  # no room for its cache
-decode = worker._seats["bad"]._stream._decode
-worker._seats["bad"]._stream._decode = lambda *given: (torch.zeros(2**40), decode(*given))[1]  # or for its work
+decode = worker._sessions["bad"]._stream._decode
+worker._sessions["bad"]._stream._decode = lambda *given: (torch.zeros(2**40), decode(*given))[1]  # or for its work
 for _ in range(12):
     worker.step()
 for name in ("good", "bad", "huge"):

@@ -17,7 +17,7 @@ from server.ipc import messages
 from server.live.resume_point import ResumePoint
 from server.worker.generator import StartError
 from server.worker.loop import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
-from server.worker.session import Made, Seat
+from server.worker.session import Made, WorkerSession
 
 CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
 CONFIGURE = messages.Configure(
@@ -114,9 +114,9 @@ def test_with_more_viewers_than_fit_in_real_time_each_gets_as_much_as_any_other(
 ) -> None:
     generate = worker.generate
 
-    def slowly(seat: Seat) -> Made:
+    def slowly(session: WorkerSession) -> Made:
         clock.now += 0.3  # 0.75 s of video: 2 of the 6 viewers could be played to in real time
-        return generate(seat)
+        return generate(session)
 
     monkeypatch.setattr(worker, "generate", slowly)
     line.inbox = [order(name, lead=1.25) for name in "abcdef"]
@@ -159,7 +159,7 @@ def test_a_closed_session_is_forgotten_at_once(worker, line) -> None:
     line.inbox = [messages.Close(session="a"), messages.Playhead(session="a", seconds=1), messages.Finish(session="a")]
     before = len(line.sent)
     steps(worker, 3)
-    assert len(line.sent) == before and worker._seats == {}
+    assert len(line.sent) == before and worker._sessions == {}
 
 
 def test_a_session_that_fails_ends_alone_with_a_code(worker, line) -> None:
@@ -168,7 +168,7 @@ def test_a_session_that_fails_ends_alone_with_a_code(worker, line) -> None:
     (ended,) = line.of("bad", messages.Ended)
     assert (ended.code, ended.chunks) == ("generation_failed", 2) and "the model exploded" in ended.message
     assert sum(f.pictures for f in line.of("good", messages.Fragment)) == 60
-    assert worker._seats == {}
+    assert worker._sessions == {}
 
 
 def test_an_order_that_the_model_refuses_is_answered(line, pattern) -> None:
@@ -191,7 +191,7 @@ def test_changes_that_arrive_together_are_applied_in_order_with_the_next_chunk(w
     ]
     steps(worker, 1)
     last = line.of("a", messages.Fragment)[-1]
-    assert (last.started, last.active, last.completed, last.prompt) == (["x", "y"], ["x", "y"], ["x", "y"], "y")
+    assert (last.started, last.active, last.completed, last.stats.prompt) == (["x", "y"], ["x", "y"], ["x", "y"], "y")
 
 
 def test_background_sessions_take_turns_and_need_no_viewer(worker, line) -> None:
@@ -208,7 +208,7 @@ def test_a_background_session_gets_what_live_viewers_leave(worker, line, clock) 
     assert [m.session for m in line.sent if isinstance(m, messages.Fragment)] == ["live", "live"]
     steps(worker, 2)  # 1.5 s ahead, a chunk takes no time
     assert len(line.of("job", messages.Fragment)) == 2
-    worker._seats["job"].last_seconds = 2.0  # longer than the viewer's slack
+    worker._sessions["job"].last_seconds = 2.0  # longer than the viewer's slack
     steps(worker, 3)
     assert len(line.of("job", messages.Fragment)) == 2
     line.inbox.append(messages.Playhead(session="live", seconds=0))  # stands still: needs nothing
@@ -227,7 +227,7 @@ def test_a_close_stops_the_chunk_in_hand_before_the_next_pass(pattern) -> None:
     worker = Worker(line, pattern.PatternGenerator("test-tiny"), beat_seconds=1e9)
     line.inbox = [order("a"), order("b", pictures=12)]
     steps(worker, 3)
-    assert line.of("a", messages.Fragment) == [] and list(worker._seats) == []
+    assert line.of("a", messages.Fragment) == [] and list(worker._sessions) == []
     assert line.of("b", messages.Ended)[0].reason == "complete"
 
 
@@ -320,7 +320,7 @@ def test_after_a_device_error_the_process_does_not_go_on(worker, line, monkeypat
     def lose(*_: object) -> None:
         raise AcceleratorError("lost")
 
-    monkeypatch.setattr(worker._seats["a"], "generate", lose)
+    monkeypatch.setattr(worker._sessions["a"], "generate", lose)
     with pytest.raises(AcceleratorError):
         worker.step()
     assert device_suspect(AcceleratorError("x")) and device_suspect(RuntimeError("CUDA error: illegal"))
