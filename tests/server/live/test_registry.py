@@ -581,7 +581,7 @@ def test_the_price_of_a_session_is_what_its_cache_allocates() -> None:
     model, weights = load_model("test-tiny", None, "cpu")
     generator = ModelGenerator(model, weights, "cpu", {})
     stream = generator.open("a house", 1, CACHE)
-    assert stream.next_chunk().cache_bytes == cache_bytes(TEST_TINY, CACHE, generator.dtype)
+    assert stream.next_chunk().stats.cache_bytes == cache_bytes(TEST_TINY, CACHE, generator.dtype)
 
 
 def test_old_files_of_sessions_are_swept_but_not_those_in_use_whatever_the_clock_says(tmp_path) -> None:
