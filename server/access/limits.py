@@ -14,9 +14,8 @@ from types import TracebackType
 
 from starlette.requests import HTTPConnection
 
-from server.errors import PafuError
+from server.errors import RETRY_AFTER, PafuError
 
-RETRY_SECONDS = 5.0  # a held session or job frees nobody knows when
 CONNECTIONS_PER_SESSION = 4  # several may watch one, and a viewer comes back before its dead connection is noticed
 
 
@@ -113,7 +112,7 @@ class Limits:
                 "end one (those without a viewer count too: GET and DELETE /v1/sessions), or ask the operator for more"
             )
             message = f"key {caller.name!r} has {most} of {most} sessions; {todo}"
-            raise PafuError("session_limit", message, retry_after=RETRY_SECONDS)
+            raise PafuError("session_limit", message, retry_after=RETRY_AFTER)
         return _held(self._sessions, caller.name)
 
     def hold_connection(self, caller: Caller) -> Hold:
@@ -124,7 +123,7 @@ class Limits:
                 message = (
                     f"key {caller.name!r} has {most} of {most} connections; close one, or ask the operator for more"
                 )
-                raise PafuError("session_limit", message, retry_after=RETRY_SECONDS)
+                raise PafuError("session_limit", message, retry_after=RETRY_AFTER)
         return _held(self._connections, caller.name)
 
     def sessions(self, caller: Caller) -> int:
@@ -136,7 +135,7 @@ class Limits:
         most = caller.max_jobs
         if most is not None and unfinished >= most:
             message = f"key {caller.name!r} has {unfinished} unfinished jobs of {most}; wait for one or delete one"
-            raise PafuError("job_limit", message, retry_after=RETRY_SECONDS)
+            raise PafuError("job_limit", message, retry_after=RETRY_AFTER)
 
 
 def _held(counts: Counter[str], name: str) -> Hold:

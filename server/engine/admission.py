@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.spec import ModelSpec
-from server.errors import PafuError
+from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import CacheChoice, Open
 
 MIB = 2**20
-RETRY_SECONDS = 5.0  # nobody knows when a session without end will end
 SPEED_MARGIN = 0.85  # of the time: what is left over goes to the front, to jobs, and to chunks that take longer
 
 
@@ -108,7 +107,7 @@ class Account:
                 f"{len(self._held)} of {self.most} sessions, {self.held_bytes / MIB:.1f} of {self.room / MIB:.1f} MiB"
             )
             reason = f"no place is free ({taken} of cache are taken); try again later"
-            raise PafuError("session_rejected", reason, retry_after=RETRY_SECONDS)
+            raise PafuError("session_rejected", reason, retry_after=RETRY_AFTER)
         self._held[order.session] = Held(needed, order.background)
 
     def free(self, session: str) -> None:

@@ -26,7 +26,7 @@ from server.http import asyncapi, client_secrets, openapi, status
 from server.http.guard import Guard
 from server.http.replies import add_error_handlers, error_reply
 from server.jobs import routes as job_routes
-from server.jobs.desk import Desk
+from server.jobs.video_service import VideoService
 from server.live import session_info
 from server.live.connection import ViewerConnection
 from server.live.registry import SessionRegistry
@@ -91,7 +91,7 @@ class Front:
         self.spec: ModelSpec = spec_named(settings.model)
         self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits)
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
-        self.jobs = Desk(settings, self.spec, engine, self.access.limits)
+        self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
         self.draining = False
 
     async def live(self, websocket: WebSocket) -> None:

@@ -13,7 +13,7 @@ from model.spec import ModelSpec
 from server import __version__
 from server.config import Settings
 from server.engine.interface import EngineStatus
-from server.live.client_messages import FORMATS
+from server.media.formats import VIDEO_FORMATS
 from server.process import rss_bytes
 from server.states import EngineState
 
@@ -156,7 +156,7 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
         fps=spec.fps,
         chunk_frames=spec.pictures_in_chunk(1),
         camera=spec.camera,
-        formats=list(FORMATS),
+        formats=list(VIDEO_FORMATS),
         weights=engine.ready.weights if engine.ready else None,
         device=engine.ready.device if engine.ready else None,
         max_prompt_chars=spec.max_prompt_chars,

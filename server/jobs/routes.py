@@ -17,10 +17,10 @@ from pydantic import BaseModel
 
 from server.access.limits import caller_of
 from server.errors import PafuError
-from server.jobs.desk import Desk
 from server.jobs.files import READ_SIZE
 from server.jobs.job import Job
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
+from server.jobs.video_service import VideoService
 from server.states import JobState
 
 MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
@@ -160,38 +160,38 @@ RESULT_BYTES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def routes(desk: Desk) -> APIRouter:
-    """The router over this desk."""
+def routes(videos: VideoService) -> APIRouter:
+    """The router over this service."""
     router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
     @router.post("", response_model=Video, openapi_extra=body_of(VideoRequest))
     async def create(request: Request) -> Response:
         """Order a video."""
-        return reply(await desk.create(await read_fields(request), caller_of(request), idempotency_key(request)))
+        return reply(await videos.create(await read_fields(request), caller_of(request), idempotency_key(request)))
 
     @router.post("/sync", response_class=Response, responses=VIDEO_BYTES, openapi_extra=body_of(VideoRequest))
     async def create_sync(request: Request) -> Response:
         """Order a video and wait for its bytes; a caller who hangs up wants it no longer, unless a key of idempotency
         says that it will ask again."""
         caller, key = caller_of(request), idempotency_key(request)
-        job = await desk.create(await read_fields(request), caller, key)
-        waiting = asyncio.create_task(desk.over(job.id, caller))
+        job = await videos.create(await read_fields(request), caller, key)
+        waiting = asyncio.create_task(videos.over(job.id, caller))
         try:
             while not waiting.done():
                 await asyncio.wait((waiting,), timeout=DISCONNECT_SECONDS)
                 if await request.is_disconnected():
                     if key is None:
-                        await desk.delete(job.id, caller)
+                        await videos.delete(job.id, caller)
                     return Response(status_code=499)
         finally:
             waiting.cancel()
-        await desk.content(job.id, "video", caller)  # says why, when it failed
-        return await download(desk, request, job.id, "video")
+        await videos.content(job.id, "video", caller)  # says why, when it failed
+        return await download(videos, request, job.id, "video")
 
     @router.post("/extensions", response_model=Video, openapi_extra=body_of(ExtendRequest))
     async def extend(request: Request) -> Response:
         """Go on with a completed video."""
-        return reply(await desk.extend(await read_fields(request), caller_of(request), idempotency_key(request)))
+        return reply(await videos.extend(await read_fields(request), caller_of(request), idempotency_key(request)))
 
     @router.get("")
     async def page(
@@ -201,7 +201,7 @@ def routes(desk: Desk) -> APIRouter:
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
         """The caller's videos, page by page."""
-        jobs, more = await desk.page(caller_of(request), after, limit, order == "desc")
+        jobs, more = await videos.page(caller_of(request), after, limit, order == "desc")
         ids = [job.id for job in jobs]
         first, last = (ids[0], ids[-1]) if ids else (None, None)
         return VideoList(data=[video_object(job) for job in jobs], first_id=first, last_id=last, has_more=more)
@@ -209,12 +209,12 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/{video_id}", response_model=Video)
     async def retrieve(request: Request, video_id: str) -> Response:
         """How a video stands."""
-        return reply(await desk.get(video_id, caller_of(request)))
+        return reply(await videos.get(video_id, caller_of(request)))
 
     @router.delete("/{video_id}")
     async def delete(request: Request, video_id: str) -> VideoDeleted:
         """Delete a video; if it is being made, the work stops at once."""
-        await desk.delete(video_id, caller_of(request))
+        await videos.delete(video_id, caller_of(request))
         return VideoDeleted(id=video_id)
 
     @router.head("/{video_id}/content", include_in_schema=False)  # players and download tools look before they read
@@ -223,20 +223,20 @@ def routes(desk: Desk) -> APIRouter:
         request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
     ) -> Response:
         """The bytes of a completed video, its thumbnail or its sheet of pictures; ranges are served."""
-        return await download(desk, request, video_id, variant)
+        return await download(videos, request, video_id, variant)
 
     @router.post("/{video_id}/remix", response_model=Video, openapi_extra=body_of(RemixRequest))
     async def remix(request: Request, video_id: str) -> Response:
         """The same video under other words."""
         fields, key = await read_fields(request), idempotency_key(request)
-        return reply(await desk.remix(video_id, fields, caller_of(request), key))
+        return reply(await videos.remix(video_id, fields, caller_of(request), key))
 
     return router
 
 
-async def download(desk: Desk, request: Request, video_id: str, variant: str) -> Response:
+async def download(videos: VideoService, request: Request, video_id: str, variant: str) -> Response:
     """A result's file, or the part of it that is asked for."""
-    name, size = await desk.content(video_id, variant, caller_of(request))
+    name, size = await videos.content(video_id, variant, caller_of(request))
     headers = {
         "accept-ranges": "bytes",
         "content-disposition": f'inline; filename="{video_id}.{SUFFIXES[variant]}"',
@@ -252,12 +252,12 @@ async def download(desk: Desk, request: Request, video_id: str, variant: str) ->
     if asked:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
     status = 206 if asked else 200
-    return StreamingResponse(pieces(desk, name, start, stop), status, headers, MEDIA_TYPES[variant])
+    return StreamingResponse(pieces(videos, name, start, stop), status, headers, MEDIA_TYPES[variant])
 
 
-async def pieces(desk: Desk, name: str, start: int, stop: int) -> AsyncIterator[bytes]:
+async def pieces(videos: VideoService, name: str, start: int, stop: int) -> AsyncIterator[bytes]:
     for place in range(start, stop, READ_SIZE):
-        yield await desk.piece(name, place, min(stop, place + READ_SIZE))
+        yield await videos.piece(name, place, min(stop, place + READ_SIZE))
 
 
 def wanted_range(header: str | None, size: int) -> tuple[int, int] | tuple[()] | None:

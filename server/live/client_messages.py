@@ -19,12 +19,11 @@ from server.bounded_json import Bounds, read_object
 from server.config import Settings
 from server.errors import PafuError, nearest
 from server.ipc import messages
+from server.media.formats import VIDEO_FORMATS
 
 MAX_SEED = 2**63 - 1
 MAX_MEDIA_SECONDS = 1e9
 MAX_TRANSITION_CHUNKS = 64
-
-FORMATS = ("m4s", "h264", "jpeg")
 
 EventId = Annotated[str, Field(min_length=1, max_length=128)]
 SessionId = Annotated[str, Field(min_length=1, max_length=64)]
@@ -262,8 +261,10 @@ def check_held(
 
 def check_format(name: str) -> str:
     """Raises PafuError for a format that is not offered."""
-    if name not in FORMATS:
-        raise PafuError("unsupported", f"format {name[:64]!r} is not offered; allowed: {', '.join(FORMATS)}", "format")
+    if name not in VIDEO_FORMATS:
+        raise PafuError(
+            "unsupported", f"format {name[:64]!r} is not offered; allowed: {', '.join(VIDEO_FORMATS)}", "format"
+        )
     return name
 
 

@@ -20,13 +20,13 @@ from cache.config import SERVED_POLICIES
 from model.chunk_stats import measured_in
 from server.errors import ERRORS
 from server.ipc.messages import ServedStats
+from server.media.formats import VIDEO_FORMATS
 from server.states import EngineState
 
 OTHER = "other"
 BY_CONSTRUCTION: tuple[str, ...] = ()  # values of a label that the code itself keeps few: worker numbers, routes
 STAGES = ("text", "denoise", "clean", "decode", "prune", "encode", "send", "total")
 ENDINGS = ("complete", "stopped", "server_shutdown", "viewer_left", *ERRORS)
-FORMATS = ("m4s", "h264", "jpeg")
 QUANTILES = ("0.1", "0.5", "0.9")
 MEMORY_KINDS = ("allocated", "reserved", "peak", "free", "total")
 DEATHS = ("killed", "exited", "silent")
@@ -151,7 +151,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("pafu_chunks_total", "counter", "playout", "Chunks that have left for viewers."),
     Metric("pafu_pictures_total", "counter", "playout", "Pictures that have left for viewers."),
     Metric("pafu_media_seconds_total", "counter", "playout", "Seconds of video that have left for viewers."),
-    Metric("pafu_sent_bytes_total", "counter", "playout", "Encoded bytes sent to viewers.", {"format": FORMATS}),
+    Metric("pafu_sent_bytes_total", "counter", "playout", "Encoded bytes sent to viewers.", {"format": VIDEO_FORMATS}),
     Metric(
         "pafu_deadline_misses_total", "counter", "playout", "Chunks that left after their viewer had run out of media."
     ),

@@ -1,4 +1,4 @@
-"""Where callers order, look up, fetch and delete videos: the routes' one partner. Owns the runner and the keeper."""
+"""Orders, look-ups, downloads and deletions of videos: what the routes call. Owns the runner and the keeper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.spec import ModelSpec
 from server.access.limits import Caller, Limits
 from server.config import Settings
 from server.engine.interface import Engine
-from server.errors import PafuError
+from server.errors import RETRY_AFTER, PafuError
 from server.jobs import request
 from server.jobs.database import Database
 from server.jobs.errors import IdempotencyConflict, StoreUnavailable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from server.jobs.store import JobStore
 
 T = TypeVar("T")
-RETRY_SECONDS = 5.0
 FIGURES_WITHIN = 2.0
 WATCH_SECONDS = 1.0  # how often a waiting caller's job is looked up when it runs in another front
 NUL = "\0"  # no id of ours, and no text to PostgreSQL
@@ -36,7 +35,7 @@ VARIANTS = ("video", "thumbnail", "spritesheet")
 log = logging.getLogger("pafu.jobs")
 
 
-class Desk:
+class VideoService:
     """All methods raise PafuError; a job of another caller does not exist."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, limits: Limits) -> None:
@@ -149,7 +148,7 @@ class Desk:
         unfinished = await self._ask(lambda store: store.unfinished())
         if unfinished >= most:
             reason = f"{unfinished} videos wait already, and {most} may; try again later"
-            raise PafuError("too_many_jobs", reason, retry_after=RETRY_SECONDS)
+            raise PafuError("too_many_jobs", reason, retry_after=RETRY_AFTER)
         self._limits.check_job(caller, await self._ask(lambda store: store.unfinished(caller.name)))
 
     async def _adopt(self, job_id: str, given: list[StoredChunk]) -> list[StoredChunk]:
@@ -221,10 +220,6 @@ class Desk:
             await self._runner.changed(WATCH_SECONDS)
         return job
 
-    async def figures(self) -> tuple[dict[JobState, int], float | None]:
-        """Jobs by state, and when the oldest waiting one was created (wall clock)."""
-        return await self._ask(lambda store: store.counts()), await self._ask(lambda store: store.waiting_since())
-
     async def _completed(self, job_id: str, caller: Caller) -> Job:
         job = await self.get(job_id, caller)
         if job.state is JobState.COMPLETED:
@@ -251,4 +246,4 @@ async def _named(asking: Awaitable[T]) -> T:
     except (StoreUnavailable, FilesUnavailable) as error:
         log.warning("%s", error)
         reason = "the storage of videos does not answer; nothing was lost, try again later"
-        raise PafuError("storage_unavailable", reason, retry_after=RETRY_SECONDS) from error
+        raise PafuError("storage_unavailable", reason, retry_after=RETRY_AFTER) from error
