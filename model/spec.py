@@ -151,10 +151,6 @@ class ModelSpec:
         pictures = self.chunk_latents * self.temporal_stride
         return pictures if index else pictures - self.temporal_stride + self.first_latent_pictures
 
-    def kv_bytes_per_token(self, dtype: str) -> int:
-        """Bytes of one cached token over all layers, keys and values."""
-        return self.num_layers * 2 * self.dim * BYTES_PER_ELEMENT[dtype]
-
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The denoising timesteps of a usual chunk: (1000, 937.5, 833.3, 625) for Self-Forcing's list at shift 5."""

@@ -11,7 +11,6 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white"
 LIGHTS = ("morning", "day", "sunset", "night")
 GROUNDS = ("meadow", "desert", "snow")
 PLACES = ("left", "middle", "right", "ahead")
-JOINTS = ("roof", "roofed", "and")
 
 SYNONYMS = {
     "house": ("cottage", "hut", "cabin", "home", "houses"),
