@@ -60,8 +60,8 @@ class Attempt:
     ) -> None:
         self.job, self.lease = job, lease
         self.line: EngineSession | None = None
+        self.finishing = False  # it begins no more chunks
         self._settings, self._spec, self._engine, self._database = settings, spec, engine, database
-        self._finishing = False
         self._safe_at = time.monotonic()  # when the store last confirmed the lease
         self.task = asyncio.create_task(self._run(), name=job.id)
 
@@ -77,7 +77,7 @@ class Attempt:
 
     async def finish_chunk(self) -> None:
         """Give the job back after the chunk in hand."""
-        self._finishing = True
+        self.finishing = True
         if self.line is not None:
             await self.line.finish()
 
@@ -165,7 +165,7 @@ class Attempt:
             background=True,
             past=past,
         )
-        while not self._finishing:
+        while not self.finishing:
             try:
                 await self._engine.wait_ready(self._settings.job_lease_seconds)
             except PafuError:

@@ -124,6 +124,7 @@ class Runner:
 
     def _begin(self, job: Job, lease: Lease) -> None:
         attempt = Attempt(job, lease, self._settings, self._spec, self._engine, self._database)
+        attempt.finishing = self._draining
         self._attempts[job.id] = attempt
         # a callback, because a task that is cancelled before its first step runs none of its own code
         attempt.task.add_done_callback(lambda _: self._forget(attempt))
