@@ -13,6 +13,7 @@ from model.distill.world2.size import CHUNK_LATENTS, HEIGHT, LAYER, PICTURES_PER
 from model.vocabulary2 import COLOURS, KINDS, SYNONYMS
 
 MOST_NAMED = 9
+TERSE, FEW = 0.4, 3  # share of prompts that name so few things at most, as people do
 SAID_AHEAD = 5  # chunks
 SILENT = 0.25  # share of later prompts that name no thing
 EDGE = 24 * SCALE  # a thing whose middle is nearer to the picture's edge is not named
@@ -113,7 +114,9 @@ def _announced(rng: np.random.Generator, clip: Clip, chunk: int, here: list[Sigh
 
 def _prompt(rng: np.random.Generator, clip: Clip, chunk: int, shown: list[Sight]) -> str:
     named = [s for i, s in enumerate(shown) if rng.random() < (0.9 if s.thing.layer == "main" else 0.6) - 0.03 * i]
-    parts = [_setting(rng, clip, chunk), *(_phrase(rng, sight) for sight in named[:MOST_NAMED])]
+    most = int(rng.integers(1, FEW + 1)) if rng.random() < TERSE else MOST_NAMED
+    named = [named[i] for i in sorted(rng.permutation(len(named))[:most])]
+    parts = [_setting(rng, clip, chunk), *(_phrase(rng, sight) for sight in named)]
     return with_synonyms(rng, ", ".join(part for part in parts if part))
 
 

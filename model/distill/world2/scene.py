@@ -15,6 +15,7 @@ GROUND_WEIGHTS = (0.28, 0.16, 0.18, 0.2, 0.18)
 WEATHER_WEIGHTS = (0.42, 0.2, 0.13, 0.12, 0.13)
 SUITED = 0.55  # share of things in a colour that suits their kind
 GAPS = {"far": (30, 190), "mid": (30, 200), "main": (16, 190), "near": (200, 720)}  # units between neighbours
+AFLOAT_GAP = 1.7  # so many times farther from one another are things on water
 NEAR_SIZE = {"bush": 1.0, "fence": 1.0, "lamp": 1.35, "cactus": 1.1, "tree": 1.3, "palm": 1.5}
 
 
@@ -93,7 +94,7 @@ def skyline(scene: Scene, layer: Layer, xs: np.ndarray) -> np.ndarray:
 
 def _things_on(rng: np.random.Generator, layer: Layer, ground: str, first: int) -> list[Thing]:
     left, right = layer_range(layer)
-    low, high = GAPS[layer.name]
+    low, high = (gap * (AFLOAT_GAP if layer.name in WATER_GROUNDS.get(ground, ()) else 1) for gap in GAPS[layer.name])
     things, x = [], left + rng.uniform(0, high) * SCALE * layer.scale
     while x < right:
         thing = _random_thing(rng, layer, ground, first + len(things), x)

@@ -122,6 +122,22 @@ def test_captions_claim_only_what_is_there():
                 assert (truth["identity"][latent] == sight.thing.identity).any(), (index, chunk, sight)
 
 
+def test_only_what_was_seen_is_called_back_and_what_is_ahead_was_not():
+    called = ahead = 0
+    for index in range(15):
+        clip = clip_of(index, 8)
+        for chunk, prompt in enumerate(prompts_by_chunk(np.random.default_rng(index), clip)):
+            before = [s.thing for latent in range(chunk * CHUNK_LATENTS) for s in sights(clip, latent)]
+            seen = {(t.kind, t.colour) for t in before}
+            for one in describe(prompt).things:
+                if one.place == "back" and one.colour:
+                    called += 1
+                    assert (one.kind, one.colour) in seen
+                if one.place == "ahead" and one.colour:
+                    ahead += (one.kind, one.colour) not in seen
+    assert called > 10 and ahead > 10
+
+
 def test_the_camera_keeps_its_limits_and_speeds_are_what_moves_it():
     for index in range(20):
         clip = clip_of(index, 8)
