@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -74,6 +72,14 @@ def test_what_stands_nearer_covers_and_uncovers_and_the_truth_knows_it():
     assert (away.identity == 0).sum() > 0.95 * house.sum()
 
 
+def test_a_higher_identity_is_painted_later():
+    things = random_scene(np.random.default_rng(8), "meadow").things
+    assert [t.identity for t in things] == list(range(len(things)))
+    order = [layer.name for layer in LAYERS]
+    depths = [(order.index(t.layer), t.base) for t in things]
+    assert depths == sorted(depths)
+
+
 def test_identity_marks_the_pixels_that_the_thing_changes():
     with_it, without = (Painter(scene_of(*t)).view(ORIGIN, "day", 0) for t in ((thing(0, "church", "main", 200),), ()))
     changed = (np.asarray(with_it.image) != np.asarray(without.image)).any(-1)
@@ -82,7 +88,7 @@ def test_identity_marks_the_pixels_that_the_thing_changes():
 
 
 def test_a_place_that_the_camera_returns_to_looks_the_same():
-    scene = dataclasses.replace(random_scene(np.random.default_rng(4), "lake", "cloudy"))
+    scene = random_scene(np.random.default_rng(4), "lake", "cloudy")
     painter = Painter(scene)
     first = painter.view(np.array([200.0, 8.0]), "day", 5)
     painter.view(np.array([-900.0, 0.0]), "night", 9)
