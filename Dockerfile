@@ -11,7 +11,7 @@ ARG EXTRAS="otel"
 ARG PIP_FIND_LINKS=""
 SHELL ["/bin/sh", "-eu", "-c"]
 WORKDIR /app
-COPY pyproject.toml ./
+COPY pyproject.toml constraints.txt ./
 COPY deploy/requirements.py deploy/
 # The dependencies are a layer of their own: a new version of pafu brings 15 MB, not a gigabyte. Wheels are kept between
 # builds, not in the image; bytecode is made here, since a read-only container cannot write it later.
@@ -24,7 +24,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     esac; \
     python3 deploy/requirements.py ${EXTRAS} > /tmp/requirements.txt \
     && python3 -m venv /opt/pafu \
-    && /opt/pafu/bin/pip install --disable-pip-version-check --no-compile ${index} -r /tmp/requirements.txt \
+    && /opt/pafu/bin/pip install --disable-pip-version-check --no-compile ${index} \
+       -r /tmp/requirements.txt -c constraints.txt \
     && /opt/pafu/bin/pip uninstall --yes --quiet pip \
     && find /opt/pafu/lib -path "*/site-packages/torch/*" \( -name test -o -name tests \) -type d -prune -exec rm -r {} + \
     && find /opt/pafu/lib -path "*/site-packages/torch/bin/*" -iname "*test*" -type f -delete \

@@ -1,17 +1,37 @@
 # Two commands do everything: `make serve` and `make test`. Both set up what they need and re-run cheaply.
+# CONTRIBUTING.md says when to use the others. `make CONSTRAINTS= serve` takes the newest versions of all dependencies.
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+TOOLS := .venv/tools
 
-.PHONY: serve test lint bench fuzz clean
+.PHONY: serve quick test lint page bench fuzz constraints licences sbom wheels clean
 
 serve: .venv/serve.ready
 	$(BIN)/pafu serve
 
-test: .venv/test.ready
+# under a minute: what neither trains a model nor starts a server
+quick: lint
+	$(BIN)/pytest -q -n 2 -m quick
+
+# all; what shares ports, a browser or the clock with nobody runs alone, behind the rest
+test: lint page
+	$(BIN)/pytest -q -n 2 -m "not serial"
+	$(BIN)/pytest -q -m serial
+
+lint: .venv/test.ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+
+# types and lint of the page's scripts; the tools are npm's, the page itself needs none
+page:
+	@if node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null && command -v npm >/dev/null; \
+	then cd tests/web && npm ci --silent && npm run --silent check; \
+	elif [ "$(PAFU_TEST_REQUIRE_NODE)" = 1 ]; then echo "node 20 and npm are needed to check clients/web" >&2; exit 1; \
+	else echo "no node 20 with npm: clients/web is not checked"; fi
 
 bench: .venv/serve.ready
 	$(BIN)/pafu bench
@@ -20,16 +40,37 @@ bench: .venv/serve.ready
 fuzz: .venv/test.ready
 	$(BIN)/python tests/server/socket_fuzz.py
 
+# The newest versions that go together, for CI and the image; run the tests before you commit them.
+constraints: .venv/serve.ready
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report .venv/report.json -e clients/python -e ".[dev]"
+	$(BIN)/python deploy/constraints.py < .venv/report.json > constraints.txt
+
+# Every package of the environment, and its licence.
+licences: .venv/serve.ready $(TOOLS)
+	$(TOOLS)/bin/pip-licenses --python=$(BIN)/python --from=mixed --with-urls
+
+# What is in the environment, for those who must know: CycloneDX, in dist/.
+sbom: .venv/serve.ready $(TOOLS)
+	mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o dist/sbom.json $(BIN)/python
+
+wheels: .venv/test.ready
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist . clients/python
+
+$(TOOLS):
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check "pip-licenses>=5.5,<6" "cyclonedx-bom>=7.5,<8"
+
 # A marker per environment: it is as old as the last pyproject.toml that was installed.
-.venv/serve.ready: pyproject.toml clients/python/pyproject.toml
+.venv/serve.ready: pyproject.toml clients/python/pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pafu needs Python 3.11 or newer; set PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e .
+	$(INSTALL) -e clients/python -e .
 	touch $@
 
 .venv/test.ready: .venv/serve.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e ".[dev]"
+	$(INSTALL) -e clients/python -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv dist

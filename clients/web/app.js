@@ -3,9 +3,10 @@
 import { Ambient } from "./ambient.js";
 import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindPageKeys } from "./controls.js";
+import { byId } from "./dom.js";
 import { KeyForm, hasKey } from "./key.js";
 import { MemoryView } from "./memory.js";
-import { byId, hideTrouble, labelPicture, leaveWords, offerModels, paint, readAddress, showAspect, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
+import { hideTrouble, labelPicture, leaveWords, offerModels, paint, readAddress, showAspect, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
 import { Player, canPlay } from "./player.js";
 import { lightIn, withLight } from "./prompt.js";
 import { LiveSession } from "./protocol.js";
@@ -21,12 +22,15 @@ const CAMERA_WORDS = /\b(left|right|hold|holds|still|camera|pan|pans|panning)\b/
 
 class App {
   #address = readAddress();
+  /** @type {import("./state.js").State} */
   #state = opened(this.#address.watch);
   #session = null;
   #askedAt = 0;
   #chunkSeconds = 0.75;
   #bufferSeconds = BUFFER_SECONDS;
   #fps = 16;
+  #seed = byId("seed", HTMLInputElement);
+  #models = byId("model", HTMLSelectElement);
   #player = new Player(byId("picture"));
   #readout = new ReadOut(byId("readout"));
   #ambient = new Ambient(byId("ambient"), byId("picture"));
@@ -42,7 +46,7 @@ class App {
     this.#bindPlayer();
     this.#prompt.offer(FALLBACK_EXAMPLES, {});
     if (this.#address.prompt) this.#prompt.text = this.#address.prompt;
-    if (this.#address.seed) byId("seed").value = this.#address.seed;
+    if (this.#address.seed) this.#seed.value = this.#address.seed;
     if (this.#state.watching) this.#lookOn();
     this.#show();
     setInterval(() => this.#live && this.#readout.tick(this.#player.framesShown, this.#player.lead), 1000);
@@ -66,7 +70,7 @@ class App {
 
   #lookOn() {
     document.body.classList.add("watching");
-    byId("prompt").readOnly = true;
+    byId("prompt", HTMLTextAreaElement).readOnly = true;
   }
 
   #bindPage() {
@@ -78,8 +82,8 @@ class App {
     byId("pause").addEventListener("click", () => this.#playOrPause());
     byId("stop").addEventListener("click", () => this.#stop());
     byId("trouble-close").addEventListener("click", hideTrouble);
-    byId("dice").addEventListener("click", () => (byId("seed").value = randomSeed()));
-    byId("keys-open").addEventListener("click", () => byId("keys-dialog").showModal());
+    byId("dice").addEventListener("click", () => (this.#seed.value = String(randomSeed())));
+    byId("keys-open").addEventListener("click", () => byId("keys-dialog", HTMLDialogElement).showModal());
     byId("share").addEventListener("click", () => this.#share());
     byId("fullscreen").addEventListener("click", toggleFullscreen);
     byId("picture").addEventListener("click", () => (this.#state.blocked ? this.#player.resume() : this.#playOrPause()));
@@ -89,7 +93,7 @@ class App {
       fullscreen: toggleFullscreen,
       write: () => this.#prompt.focus(),
       memory: () => this.#memory.toggle(),
-      keys: () => byId("keys-dialog").showModal(),
+      keys: () => byId("keys-dialog", HTMLDialogElement).showModal(),
     });
     addEventListener("pagehide", () => this.#session?.abandon());
   }
@@ -102,7 +106,7 @@ class App {
     player.addEventListener("progress", () => this.#session?.report());
     player.addEventListener("ended", () => this.#rest());
     player.addEventListener("blocked", () => this.#dispatch("blocked"));
-    player.addEventListener("failed", ({ detail }) => {
+    player.addEventListener("failed", (/** @type {any} */ { detail }) => {
       this.#session?.abandon();
       this.#fail({ code: "decoder", message: detail });
     });
@@ -122,7 +126,7 @@ class App {
 
   #awake() {
     this.#dispatch("warm");
-    if (!byId("model").options.length) this.#loadModels();
+    if (!this.#models.options.length) this.#loadModels();
     if (this.#state.startWhenWarm) this.#start();
   }
 
@@ -134,6 +138,7 @@ class App {
     this.#offer(list[0]);
   }
 
+  /** @param {Record<string, any>} model as /v1/models describes it */
   #offer({ examples, words, limits = {}, camera = true, ...size }) {
     const prompts = examples?.length ? examples : FALLBACK_EXAMPLES;
     this.#prompt.offer(prompts, words ?? {});
@@ -161,19 +166,20 @@ class App {
   #start() {
     const { watching } = this.#state;
     if (!watching) this.#prompt.remember(this.#prompt.text);
+    /** @type {Record<string, any>} */
     const request = watching ? { type: "session.watch", session_id: watching, format: "m4s" } : this.#request();
     hideTrouble();
     this.#askedAt = performance.now();
     this.#readout.clear();
     this.#camera.reset(CAMERA_WORDS.test(this.#prompt.text) ? null : 0);
     this.#dispatch("start", { prompt: this.#prompt.text });
-    if (!watching) writeAddress(request);
+    if (!watching) writeAddress({ prompt: this.#prompt.text, seed: request.seed });
     leaveWords();
     this.#open(request);
   }
 
   #request() {
-    const seed = Number.parseInt(byId("seed").value, 10);
+    const seed = Number.parseInt(this.#seed.value, 10);
     const request = {
       prompt: this.#prompt.text,
       format: "m4s",
@@ -181,13 +187,13 @@ class App {
       streaming_buffer_seconds: this.#bufferSeconds,
       memory: true,
     };
-    return byId("model").value ? { ...request, model: byId("model").value } : request;
+    return this.#models.value ? { ...request, model: this.#models.value } : request;
   }
 
   #open(request) {
     const session = new LiveSession();
     this.#session = session;
-    const on = (type, handle) => session.addEventListener(type, ({ detail }) => this.#session === session && handle(detail));
+    const on = (type, handle) => session.addEventListener(type, (/** @type {any} */ { detail }) => this.#session === session && handle(detail));
     on("start", (message) => this.#accepted(message));
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
     on("queued", ({ event_id, unknown_words = [] }) => this.#dispatch("heard", { id: event_id, strangers: unknown_words }));
@@ -212,6 +218,7 @@ class App {
     }
   }
 
+  /** @param {Record<string, any>} start the message video.start */
   #accepted({ mime = FALLBACK_MIME, config = {}, unknown_words = [], session_id = "" }) {
     this.#dispatch("accepted", { sessionId: session_id, strangers: unknown_words });
     if (!canPlay(mime)) {
@@ -220,7 +227,7 @@ class App {
     }
     this.#fps = config.fps ?? this.#fps;
     showAspect(config);
-    byId("seed").placeholder = config.seed ?? "new each time";
+    this.#seed.placeholder = config.seed ?? "new each time";
     this.#player.begin(mime);
     this.#memory.begin(config);
   }

@@ -1,11 +1,11 @@
 // The page's controls: they turn keys, pointers and words into wishes and know nothing of sockets or video.
 
 import { SPEEDS } from "./camera.js";
+import { byId } from "./dom.js";
 import { PromptHistory } from "./history.js";
 import { insertWord, join } from "./prompt.js";
 
 const SWIPE = 24; // pixels that a finger moves before the camera does
-const byId = (id) => document.getElementById(id);
 const press = (buttons, chosen) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
 const typing = (target) => target.closest?.("textarea, input, select") !== null;
 
@@ -34,7 +34,7 @@ export class CameraControls {
 
   /** Whether the model has a camera at all. */
   set offered(yes) {
-    this.#keep.closest(".tool").hidden = !yes;
+    /** @type {HTMLElement} */ (this.#keep.closest(".tool")).hidden = !yes;
     for (const id of ["pan-left", "pan-right"]) byId(id).hidden = !yes;
   }
 
@@ -135,7 +135,7 @@ export class CameraControls {
 
 /** The prompt box with its examples and words. Calls `changed(text)` whenever the text changes. */
 export class PromptBox {
-  #box = byId("prompt");
+  #box = byId("prompt", HTMLTextAreaElement);
   #history = new PromptHistory();
   #changed;
 
@@ -145,7 +145,7 @@ export class PromptBox {
     this.#box.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
         event.preventDefault();
-        byId("caption").requestSubmit();
+        byId("caption", HTMLFormElement).requestSubmit();
       } else if (event.key === "Escape") byId("stage").focus();
       else if (event.key === "ArrowUp" || event.key === "ArrowDown") this.#leaf(event);
     });
@@ -236,7 +236,7 @@ export class LightControls {
 export function bindPageKeys({ toggle, stop, fullscreen, write, memory, keys }) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.key === " " && event.target.closest("button, summary, a") === null) act(event, toggle);
+    if (event.key === " " && /** @type {Element} */ (event.target).closest("button, summary, a") === null) act(event, toggle);
     else if (event.key === "s" || event.key === "S") act(event, stop);
     else if (event.key === "f" || event.key === "F") act(event, fullscreen);
     else if (event.key === "m" || event.key === "M") act(event, memory);

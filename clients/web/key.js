@@ -1,5 +1,7 @@
 // The API key, for servers that want one: kept for this tab only, and never sent over a live socket.
 
+import { byId } from "./dom.js";
+
 const NAME = "pafu-key";
 
 export function keyHeaders() {
@@ -11,8 +13,8 @@ export const hasKey = () => sessionStorage.getItem(NAME) !== null;
 
 /** The form that asks for the key; `given` is called when somebody wrote one. */
 export class KeyForm {
-  #form = document.getElementById("key-form");
-  #field = document.getElementById("key");
+  #form = byId("key-form");
+  #field = byId("key", HTMLInputElement);
 
   constructor(given) {
     this.#form.addEventListener("submit", (event) => {
@@ -26,7 +28,7 @@ export class KeyForm {
   }
 
   ask() {
-    document.getElementById("key-again").hidden = !hasKey();
+    byId("key-again").hidden = !hasKey();
     sessionStorage.removeItem(NAME);
     this.#form.hidden = false;
     this.#field.focus();

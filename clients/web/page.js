@@ -1,9 +1,8 @@
 // The page as it is seen: writes a view (state.js) and troubles into the document, and nothing else.
 
+import { byId } from "./dom.js";
 import { explain } from "./errors.js";
 import { sentence } from "./state.js";
-
-export const byId = (id) => document.getElementById(id);
 
 /** Write `view(state)` into the document. What did not change is left alone, so that screen readers do not repeat it. */
 export function paint(view) {
@@ -21,7 +20,7 @@ export function paint(view) {
   byId("stop").hidden = !view.canStop;
   byId("pause").hidden = byId("share").hidden = !view.canPause;
   write("send", view.send);
-  byId("send").disabled = !view.canSend;
+  byId("send", HTMLButtonElement).disabled = !view.canSend;
 }
 
 function write(id, text) {
@@ -50,14 +49,17 @@ export function labelPicture({ prompt, camera }) {
   if (byId("picture").getAttribute("aria-label") !== label) byId("picture").setAttribute("aria-label", label);
 }
 
-/** The window takes the shape of the pictures. */
+/**
+ * The window takes the shape of the pictures.
+ * @param {{width?: number, height?: number}} size
+ */
 export function showAspect({ width, height }) {
   if (width && height) document.documentElement.style.setProperty("--aspect", (width / height).toFixed(4));
 }
 
 /** Offer the models; calls `chosen(id)` when the viewer takes another one. */
 export function offerModels(ids, chosen) {
-  const select = byId("model");
+  const select = byId("model", HTMLSelectElement);
   select.replaceChildren(...ids.map((id) => new Option(id, id)));
   byId("model-field").hidden = ids.length < 2;
   select.onchange = () => chosen(select.value);

@@ -178,6 +178,7 @@ export class LiveSession extends EventTarget {
     this.#emit("trouble", { ...this.#lastTrouble, fatal: !this.#begun });
   }
 
+  /** @param {{code?: number, reason?: string}} event */
   #closed({ code, reason }) {
     this.#timers.forEach(clearTimeout);
     this.#timers = [];

@@ -14,6 +14,9 @@ const WARMING = "Warming up: the model draws its first pictures";
 const STARVED = "The pictures come slower than they play; the next ones are being painted.";
 const BY_ITSELF = "the stream goes on by itself.";
 
+/** @typedef {"waking" | "ready" | "opening" | "live" | "stopping"} PhaseName */
+/** @typedef {Omit<ReturnType<typeof opened>, "phase"> & {phase: PhaseName}} State */
+
 /** The state of a page that was just opened; `watching` is the session that it looks on at, "" for its own. */
 export function opened(watching = "") {
   return {
@@ -82,7 +85,8 @@ const HANDLERS = {
   },
   applied: (state, { id }) => {
     if (!(id in state.pending)) return {};
-    const { [id]: _, ...pending } = state.pending;
+    const pending = { ...state.pending };
+    delete pending[id];
     if (Object.keys(pending).length) return { pending };
     return { pending, note: leftOut(state.strangers) || "The new words are in the picture." };
   },
@@ -94,12 +98,21 @@ function recovered(state) {
   return { hitch: null, note: state.phase === Phase.LIVE ? hint(state) : "" };
 }
 
-/** The state after `event`, {type, ...}. Unknown events are programming errors. */
+/**
+ * The state after `event`. Unknown events are programming errors.
+ * @param {State} state
+ * @param {{type: string, [more: string]: any}} event
+ * @returns {State}
+ */
 export function reduce(state, event) {
   return { ...state, ...HANDLERS[event.type](state, event) };
 }
 
-/** What the page shows in this state, given the words in the prompt box. */
+/**
+ * What the page shows in this state, given the words in the prompt box.
+ * @param {State} state
+ * @param {string} prompt
+ */
 export function view(state, prompt) {
   const { phase, paused } = state;
   const live = phase === Phase.LIVE;

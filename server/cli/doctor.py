@@ -91,7 +91,7 @@ def outdated() -> list[str]:
     """Installed packages that are older than pafu needs: older ones start, and fail in strange ways later."""
     found = []
     for line in requirements():
-        needed = re.fullmatch(r"([\w.-]+)(?:\[\w,]+)?(>=|==)([\d.]+)", line)
+        needed = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?[^;]*?(>=|==)([\d.]+)[^;]*", line)  # not those of an extra
         if needed is None:
             continue
         least = OLDEST_TORCH if needed[1] == "torch" else needed[3]

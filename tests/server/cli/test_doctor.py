@@ -96,6 +96,13 @@ def test_a_package_that_is_too_old_is_named_with_what_is_needed(monkeypatch, pac
     assert re.search(told, found)
 
 
+@pytest.mark.parametrize("bounds", [">=99,<100", "<100,>=99"])
+def test_upper_bounds_do_not_hide_the_lower_ones(monkeypatch, bounds) -> None:
+    monkeypatch.setattr(doctor, "requirements", lambda: [f"uvicorn{bounds}", 'uvicorn>=98; extra == "x"'])
+    (found,) = doctor.outdated()
+    assert found.endswith("at least 99 is needed")
+
+
 def test_where_pafu_is_no_package_its_project_file_says_what_it_needs(monkeypatch) -> None:
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
