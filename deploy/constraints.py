@@ -1,4 +1,4 @@
-"""Print the constraints that a report of ``pip install --report`` on standard input amounts to: see ``make constraints``."""
+"""Print the constraints that a report of ``pip install --report`` (standard input) amounts to: ``make constraints``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ OWN = ("pafu", "pafu-client")
 
 def constraints(report: dict[str, list[dict[str, dict[str, str]]]]) -> list[str]:
     """``name==version`` of every package of the closure but our own, without the local part that a build adds."""
-    found = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in report["install"]}
+    packages = [item["metadata"] for item in report["install"]]
+    found = {package["name"].lower().replace("_", "-"): package["version"] for package in packages}
     return [f"{name}=={version.partition('+')[0]}" for name, version in sorted(found.items()) if name not in OWN]
 
 

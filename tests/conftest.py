@@ -16,6 +16,21 @@ from typing import Any
 import httpx
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+# `quick` tests use none of these fixtures (a server, a worker, a database server) and stand in none of the slow places
+# (a model is trained or loaded, another program is run). `serial` ones watch a browser, scrape by the clock or kill
+# servers: they flake when something else takes the machine.
+SERVED = {"serve", "server", "live_server", "own_server", "server_process", "killable", "postgres", "prometheus", "url"}
+SLOW = (
+    "tests/e2e/",
+    "tests/model/",
+    "tests/server/cli/test_cli.py",
+    "tests/server/cli/test_doctor.py",
+    "tests/server/cli/test_revisit.py",
+    "tests/server/engine/test_capacity.py",
+    "tests/server/failures/",
+)
+SERIAL = ("tests/e2e/", "tests/server/failures/", "tests/deploy/test_rules.py")
 PATIENCE = 300.0  # a test that waits longer hangs; nothing is measured with it
 ASK_SECONDS = 0.5
 
@@ -106,3 +121,13 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
     yield start
     for server in running:
         server.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test its marks, by where it stands and what it uses: see the top of this file."""
+    for item in items:
+        path = item.path.relative_to(ROOT).as_posix()
+        if path.startswith(SERIAL):
+            item.add_marker(pytest.mark.serial)
+        if not path.startswith(SLOW) and not SERVED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.quick)

@@ -12,11 +12,10 @@ import pytest
 import websockets
 from starlette.routing import Mount, WebSocketRoute
 
-from model.spec import spec_named
 from server.config import Settings
+from server.engine.local import LocalEngine
 from server.errors import ERRORS
 from server.http.app import create_app
-from server.telemetry.observer import Observer
 
 KEY = "the-key-of-the-tests-0123456789"
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -88,10 +87,8 @@ async def test_public_paths_are_public_to_read_only(keyed_app, method, path) -> 
 
 @pytest.fixture
 def keyed_app():
-    class NoEngine:
-        observer = Observer(spec_named("test-tiny"))
-
-    return create_app(Settings(model="test-tiny", api_keys=KEY, public_paths="/version"), NoEngine())  # type: ignore[arg-type]
+    settings = Settings(model="test-tiny", api_keys=KEY, public_paths="/version")
+    return create_app(settings, LocalEngine(settings))
 
 
 async def test_the_page_and_what_the_operator_names_are_public(keyed_app) -> None:
