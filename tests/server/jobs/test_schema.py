@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.jobs import schema
 from server.jobs.errors import StoreError, StoreUnavailable
-from server.jobs.job import Chunk
+from server.jobs.job import StoredChunk
 from server.jobs.store import JobStore
 from server.states import JobState
 
@@ -59,10 +59,10 @@ def test_the_jobs_of_schema_1_are_all_there_and_go_on(schema1, stores) -> None:
     store = stores()
     done = store.get("done")
     assert (done.state, done.results.video, done.chunks) == (JobState.COMPLETED, "done/video.mp4", 2)
-    assert store.chunks("done")[1] == Chunk(number=1, media="done/1.m4s", past="done/1.past")
+    assert store.chunks("done")[1] == StoredChunk(number=1, media="done/1.m4s", past="done/1.past")
     job, lease = store.claim("test-tiny")
     assert (job.id, job.order.prompt, job.remixed_from) == ("waiting", "a mill's sail", "done")
-    store.add_chunk(lease, Chunk(number=0, media="m", past="p"), 0.5)
+    store.add_chunk(lease, StoredChunk(number=0, media="m", past="p"), 0.5)
     assert store.add("third", "me", job.order)[0].number == 3
 
 

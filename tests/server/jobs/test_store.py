@@ -7,15 +7,15 @@ import threading
 import pytest
 
 from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
-from server.jobs.job import Chunk, Lease, Results
+from server.jobs.job import Lease, Results, StoredChunk
 from server.jobs.store import JobStore, database_url
 from server.states import JobState
 
 RESULTS = Results(video="j/video.mp4", thumbnail="j/t.webp", spritesheet="j/s.jpg", nbytes=5)
 
 
-def chunk(number: int, tag: str = "1") -> Chunk:
-    return Chunk(number=number, media=f"j/{number}-{tag}.m4s", past=f"j/{number}-{tag}.past")
+def chunk(number: int, tag: str = "1") -> StoredChunk:
+    return StoredChunk(number=number, media=f"j/{number}-{tag}.m4s", past=f"j/{number}-{tag}.past")
 
 
 def add(store: JobStore, order, name: str, caller: str = "me", **options):

@@ -10,7 +10,7 @@ import pytest
 
 from server.jobs import store as store_module
 from server.jobs.errors import StoreUnavailable
-from server.jobs.job import Chunk
+from server.jobs.job import StoredChunk
 from server.jobs.store import JobStore
 
 
@@ -63,11 +63,11 @@ def test_a_full_disk_is_an_error_and_the_job_stays_as_it_was(store, order) -> No
         for number in range(10_000):
             store.add(f"b{number}", "me", order(prompt="long " * 500))
     with pytest.raises(StoreUnavailable, match="full"):
-        store.add_chunk(lease, Chunk(number=0, media="m" * 100_000, past="p"), 1.0)
+        store.add_chunk(lease, StoredChunk(number=0, media="m" * 100_000, past="p"), 1.0)
     assert store.get("a").chunks == 0 and store.chunks("a") == []
     with store._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
-    store.add_chunk(lease, Chunk(number=0, media="m", past="p"), 1.0)
+    store.add_chunk(lease, StoredChunk(number=0, media="m", past="p"), 1.0)
     assert store.get("a").chunks == 1
 
 
