@@ -1,6 +1,7 @@
-"""Make the files that follow from server/telemetry/metrics.py: ``python -m deploy.generate``; ``--check`` compares.
+"""Make the files that follow from server/telemetry/metrics.py and server/config.py: ``python -m deploy.generate``;
+``--check`` compares.
 
-The board, the rules and docs/metrics.md are committed, so that nobody needs Python to use them; a test runs --check.
+What is made is committed, so that nobody needs Python to use it; a test holds it to what it follows from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import yaml
 
 from deploy.board import board_json, queries
 from deploy.rules import ALERTS, RECORDINGS, alert_rules, recording_rules
+from deploy.settings import example_toml, settings_page
 from server.telemetry.metrics import BY_CONSTRUCTION, METRICS, OTHER, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,8 @@ def files() -> dict[str, str]:
         f"{CHART}/recordings.yml": recordings,
         f"{CHART}/alerts.yml": alerts,
         "docs/metrics.md": metrics_page(),
+        "docs/settings.md": settings_page(NOTE),
+        "deploy/pafu.example.toml": example_toml(NOTE),
     }
 
 

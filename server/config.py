@@ -46,19 +46,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback it wants keys")
+    port: int = Field(default=8000, ge=0, le=65535, description="0: any free one")
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="a port for /metrics alone; default: on the port of everything else"
     )
     metrics_host: str = Field(default="127.0.0.1", description="address of that port")
-    model: str = "pafu-mini"
+    model: str = Field(default="pafu-mini", description="which model is served")
     weights: Path | None = Field(default=None, description="folder with the model's safetensors")
     salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of the worker; 0: all usable cores")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
+    log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
     log_prompts: bool = Field(default=False, description="write prompts to the log")
     traces: bool = Field(default=False, description="OpenTelemetry traces; needs the extra otel")
 
@@ -111,12 +111,12 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(default=60.0, gt=0, description="a viewer who takes nothing for so long is let go")
     load_timeout: float = Field(default=600.0, gt=0, description="a worker must have loaded its model within this time")
     worker_timeout: float = Field(default=60.0, gt=0, description="a worker silent for so long is replaced")
-    shutdown_timeout: float = Field(default=10.0, gt=0)
+    shutdown_timeout: float = Field(default=10.0, gt=0, description="after SIGTERM chunks end within this time")
     max_start_bytes: int = Field(default=4 * 2**20, ge=1024, description="largest picture in a session's first message")
     max_control_bytes: int = Field(
         default=64 * 2**10, ge=1024, le=2**20, description="largest message of a running session"
     )
-    max_pending_interactions: int = Field(default=64, ge=1)
+    max_pending_interactions: int = Field(default=64, ge=1, description="changes of one session not yet in force")
     max_bad_messages: int = Field(default=20, ge=0, description="faulty messages that a running session survives")
     allowed_hosts: Names = Field(default=(), description="host names besides localhost and IP addresses")
     allowed_origins: Names = Field(default=(), description="origins of pages besides the server's own and loopback")
@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     api_keys: Names = Field(default=(), description="keys of callers, plain or sha256:<hex>; kept hashed")
     keys_file: Path | None = Field(default=None, description="TOML file of hashed keys, see pafu keys")
     max_sessions_per_key: int | None = Field(default=None, ge=0, description="for keys that have no limit of their own")
-    max_jobs_per_key: int | None = Field(default=None, ge=0)
-    requests_per_minute_per_key: int | None = Field(default=None, ge=1)
+    max_jobs_per_key: int | None = Field(default=None, ge=0, description="unfinished jobs, for such keys too")
+    requests_per_minute_per_key: int | None = Field(default=None, ge=1, description="for such keys too")
     ticket_seconds: float = Field(default=60.0, gt=0, le=3600, description="how long a browser's ticket may be used")
     public_paths: Names = Field(default=(), description="paths that need no key besides the page, /healthz, /readyz")
     allow_anonymous: bool = Field(default=False, description="listen beyond loopback without keys")

@@ -1,0 +1,104 @@
+"""docs/settings.md and the example configuration, from the fields of server.config.Settings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from server.cli.main import serve
+from server.config import PREFIX, Settings
+
+HEADINGS = {  # by the first setting below each
+    "host": "The server",
+    "max_sessions": "Sessions",
+    "data_dir": "Jobs, and what is kept",
+    "cache_policy": "Caches",
+    "start_timeout": "Patience, and what a stranger may send",
+    "api_keys": "Keys",
+}
+EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
+    "metrics_port": 9090,
+    "weights": "/weights/my-model",
+    "salience_head": "/weights/my-model/salience.safetensors",
+    "max_sessions": 4,
+    "data_dir": "/var/lib/pafu",
+    "database": "postgresql://pafu@127.0.0.1/pafu",
+    "videos": "s3://bucket/videos",
+    "cache_policy": "pafu",
+    "cache_budget_latents": 6.0,
+    "cache_sink_latents": 0.0,
+    "cache_recent_latents": 1.5,
+    "allowed_hosts": ["pafu.example.org"],
+    "allowed_origins": ["https://www.example.org"],
+    "api_keys": ["sha256:" + "0" * 64],
+    "keys_file": "/etc/pafu/keys.toml",
+    "max_sessions_per_key": 2,
+    "max_jobs_per_key": 10,
+    "requests_per_minute_per_key": 120,
+    "public_paths": ["/metrics"],
+}
+INTRODUCTION = """\
+Each is a variable, and a key of the TOML file that `--config` or `PAFU_CONFIG` names: `PAFU_PORT=8000` or `port = 8000`.
+Those with a flag are flags of `pafu serve` too. A flag wins over a variable, a variable over the file. Times are seconds,
+sizes bytes; lists are separated by commas in a variable. The [example file](../deploy/pafu.example.toml) holds all of them."""
+
+
+def settings_page(note: str) -> str:
+    """docs/settings.md: every setting with what is allowed, its default and its flag, by group."""
+    lines = ["# Settings", "", f"<!-- {note} -->", "", INTRODUCTION]
+    for name, field in Settings.model_fields.items():
+        if name in HEADINGS:
+            lines += [
+                "",
+                f"## {HEADINGS[name]}",
+                "",
+                "| setting | allowed | default | what it is |",
+                "|---|---|---|---|",
+            ]
+        flag = f", `--{name.replace('_', '-')}`" if name in inspect.signature(serve).parameters else ""
+        words = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{PREFIX}{name.upper()}`{flag} | {allowed(field)} | {default(name, field)} | {words} |")
+    return "\n".join(lines) + "\n"
+
+
+def example_toml(note: str) -> str:
+    """A configuration file with every setting, commented out, at its default where it has one."""
+    lines = [f"# {note}", "# Every setting at its default, or an example for those that have none: docs/settings.md."]
+    for name, field in Settings.model_fields.items():
+        if name in HEADINGS:
+            lines += ["", f"# ---- {HEADINGS[name]}"]
+        value = EXAMPLES.get(name, field.default)
+        lines += ["", f"# {field.description}", f"# {name} = {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def default(name: str, field: FieldInfo) -> str:
+    if name == "data_dir":
+        return "`~/.local/state/pafu`"
+    return "" if field.default in (None, ()) else f"`{json.dumps(field.default)}`".replace('"', "")
+
+
+def allowed(field: FieldInfo) -> str:
+    """The kind of a setting, and its bounds."""
+    kinds = set(_kinds(field.annotation))
+    names = {Path: "a path", str: "text", bool: "true, false", int: "whole number", float: "number", tuple: "list"}
+    words = [names[kind] for kind in names if kind in kinds] or [", ".join(map(str, get_args(field.annotation)))]
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = [f"{signs[s]} {getattr(m, s):,}" for m in field.metadata for s in signs if getattr(m, s, None) is not None]
+    return " ".join([words[0], ", ".join(bounds)]).strip()
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """The types in an annotation, through unions and ``tuple[str, ...]``."""
+    origin = getattr(annotation, "__origin__", None)
+    if isinstance(annotation, type) and origin is None:
+        yield annotation
+    elif origin is tuple:
+        yield tuple
+    else:
+        yield from (kind for part in get_args(annotation) for kind in _kinds(part))
