@@ -43,9 +43,12 @@ EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
     "public_paths": ["/metrics"],
 }
 INTRODUCTION = """\
-Each is a variable, and a key of the TOML file that `--config` or `PAFU_CONFIG` names: `PAFU_PORT=8000` or `port = 8000`.
-Those with a flag are flags of `pafu serve` too. A flag wins over a variable, a variable over the file. Times are seconds,
-sizes bytes; lists are separated by commas in a variable. The [example file](../deploy/pafu.example.toml) holds all of them."""
+Each is a variable, and a key of the TOML file that `--config` or `PAFU_CONFIG` names:
+`PAFU_PORT=8000` or `port = 8000`. Those with a flag are flags of `pafu serve` too.
+A flag wins over a variable, a variable over the file.
+
+Times are seconds, sizes bytes; lists are separated by commas in a variable. The
+[example file](../deploy/pafu.example.toml) holds all of them."""
 
 
 def settings_page(note: str) -> str:
