@@ -163,7 +163,12 @@ RESULT_BYTES: dict[int | str, dict[str, Any]] = {
 def routes(videos: VideoService) -> APIRouter:
     """The router over this service."""
     router = APIRouter(prefix="/v1/videos", tags=["videos"])
+    _add_orders(router, videos)
+    _add_videos(router, videos)
+    return router
 
+
+def _add_orders(router: APIRouter, videos: VideoService) -> None:
     @router.post("", response_model=Video, openapi_extra=body_of(VideoRequest))
     async def create(request: Request) -> Response:
         """Order a video."""
@@ -193,6 +198,14 @@ def routes(videos: VideoService) -> APIRouter:
         """Go on with a completed video."""
         return reply(await videos.extend(await read_fields(request), caller_of(request), idempotency_key(request)))
 
+    @router.post("/{video_id}/remix", response_model=Video, openapi_extra=body_of(RemixRequest))
+    async def remix(request: Request, video_id: str) -> Response:
+        """The same video under other words."""
+        fields, key = await read_fields(request), idempotency_key(request)
+        return reply(await videos.remix(video_id, fields, caller_of(request), key))
+
+
+def _add_videos(router: APIRouter, videos: VideoService) -> None:
     @router.get("")
     async def page(
         request: Request,
@@ -224,14 +237,6 @@ def routes(videos: VideoService) -> APIRouter:
     ) -> Response:
         """The bytes of a completed video, its thumbnail or its sheet of pictures; ranges are served."""
         return await download(videos, request, video_id, variant)
-
-    @router.post("/{video_id}/remix", response_model=Video, openapi_extra=body_of(RemixRequest))
-    async def remix(request: Request, video_id: str) -> Response:
-        """The same video under other words."""
-        fields, key = await read_fields(request), idempotency_key(request)
-        return reply(await videos.remix(video_id, fields, caller_of(request), key))
-
-    return router
 
 
 async def download(videos: VideoService, request: Request, video_id: str, variant: str) -> Response:

@@ -18,8 +18,9 @@ from server.config import Settings
 from server.engine.interface import EngineSession
 from server.errors import PafuError
 from server.ipc.messages import Ended, Fragment, Rejected
-from server.live.audience import Interrupted, Queued
+from server.live.audience import Interrupted
 from server.live.persistence import Persistence
+from server.live.placement import Placement
 from server.live.retention import Retention
 from server.live.session_state import SessionState
 from server.live.waiting_room import WaitingRoom
@@ -56,44 +57,50 @@ TRANSITIONS: dict[Phase, set[Phase]] = {
 }
 
 
+class WorkerLosses:
+    """Counts workers that were lost under one session: they may be lost because of it."""
+
+    def __init__(self) -> None:
+        self._in_a_row, self._chunks = 0, 0
+
+    def made_chunk(self) -> None:
+        self._chunks += 1
+
+    def too_many(self) -> bool:
+        """One more was lost; whether the session must be given up."""
+        if self._chunks > 1:
+            self._in_a_row = 0
+        self._in_a_row, self._chunks = self._in_a_row + 1, 0
+        return self._in_a_row >= MAX_LOSSES
+
+
 class Life:
     """``begin`` starts it; every other method may be called at any time."""
 
     def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom, settings: Settings) -> None:
         self.phase = Phase.IDLE
+        self._id = state.id
         self.line: EngineSession | None = None
         self._state, self._audience, self._files = state, state.audience, files
-        self._waiting_room, self._settings = waiting_room, settings
-        self.retention = Retention(self, settings)
+        self._placement = Placement(state, files, waiting_room)
+        self._settings = settings
+        self.retention = Retention(state, files, settings, self.park, self.expire)
         self._moved = asyncio.Event()
-        self._queued: Queued | None = None
-        self._losses, self._chunks_since_loss = 0, 0
+        self._losses = WorkerLosses()
         self._running: asyncio.Task[None] | None = None
         self._figures: SessionFigures | None = None
         self._counted: Hold | None = None  # its share of its caller's limit, until it ends
 
-    @property
-    def id(self) -> str:
-        return self._state.id
-
-    @property
-    def watched(self) -> bool:
-        return self._audience.owner is not None
-
-    @property
-    def started(self) -> bool:
-        return self._state.started
-
     def begin(self, counted: Hold, figures: SessionFigures, done: Callable[[], None]) -> None:
         """Start; ``counted`` is released at the end, and ``done`` is called after that."""
         self._counted, self._figures = counted, figures
-        self._running = asyncio.create_task(self._run(), name=self.id)
+        self._running = asyncio.create_task(self._run(), name=self._id)
         self._running.add_done_callback(lambda _: done())
         self.retention.run()
 
     def _enter(self, phase: Phase) -> None:
         if phase is not self.phase:
-            assert phase in TRANSITIONS[self.phase], f"{self.id}: {phase.name} does not follow {self.phase.name}"
+            assert phase in TRANSITIONS[self.phase], f"{self._id}: {phase.name} does not follow {self.phase.name}"
             self.phase = phase
             moved, self._moved = self._moved, asyncio.Event()
             moved.set()
@@ -105,7 +112,7 @@ class Life:
     # ---- from worker to worker
 
     async def _run(self) -> None:
-        with logs.about(session_id=self.id):
+        with logs.about(session_id=self._id):
             try:
                 await self._live()
             except PafuError as error:
@@ -113,7 +120,7 @@ class Life:
             except asyncio.CancelledError:
                 self.finish(self.over("stopped"))
             except Exception:
-                log.exception("%s failed", self.id)
+                log.exception("%s failed", self._id)
                 self.finish(PafuError("internal_error", "the server made a mistake; it is in its log"))
             finally:
                 await self._files.close()
@@ -139,39 +146,19 @@ class Life:
         """A line to a worker. None when a session that has started finds none now: its owner is told to come back
         later, and it waits as before. Raises PafuError."""
         try:
-            return await self._open()
+            return await self._placement.open()
         except PafuError as error:
-            if not self.started or not error.kind.retryable:
+            if not self._state.started or not error.kind.retryable:
                 raise
-            log.info("%s waits on: %s", self.id, error.message)
+            log.info("%s waits on: %s", self._id, error.message)
             self._enter(Phase.IDLE)
             if (owner := self._audience.owner) is not None:
                 owner.notices.append(error)
             self._audience.publish()
             return None
 
-    async def _open(self) -> EngineSession:
-        try:
-            return await self._find_place()
-        except PafuError as error:
-            if self._files.snapshot is None or error.kind.retryable:
-                raise
-            log.warning("%s: its snapshot cannot be used (%s); its latents are", self.id, error.message)
-            self._files.snapshot = None
-            return await self._find_place()
-
-    async def _find_place(self) -> EngineSession:
-        order = self._state.order_to_go_on(self._files.snapshot)
-        return await self._waiting_room.open(order, self.started, self._tell_position)
-
-    def _tell_position(self, position: int, depth: int) -> None:
-        if self._queued != Queued(position, depth):
-            self._queued = Queued(position, depth)
-            self._audience.tell(self._queued)
-
     async def _move_in(self, line: EngineSession) -> None:
         """Bring the line everything that the session was."""
-        self._queued = None
         self._audience.mime, self._audience.init, self.line = line.mime, line.init, line
         if self._figures is not None:
             self._figures.placed()
@@ -202,7 +189,7 @@ class Life:
 
     async def _take(self, fragment: Fragment, line: EngineSession) -> None:
         self._state.absorb(fragment)
-        self._chunks_since_loss += 1
+        self._losses.made_chunk()
         self._audience.publish()
         self._files.settle()
         if (owner := self._audience.owner) is not None and fragment.index < owner.cursor:
@@ -214,28 +201,22 @@ class Life:
         parked = ended.reason == "parked"
         if self.phase is Phase.STOPPING and (lost or parked):
             return self.finish(self.over("stopped"))
-        if not (lost or parked) or (lost and self._lost_too_often()):
+        if not (lost or parked) or (lost and self._losses.too_many()):
             again = f"{ended.message}, {MAX_LOSSES} times in a row; start a new session" if lost else ended.message
             return self.finish(msgspec.structs.replace(ended, message=again))
         if parked:
             if ended.code is None:
                 self._files.parked()
             else:
-                log.warning("%s: its state could not be written (%s); its latents are kept", self.id, ended.message)
+                log.warning("%s: its state could not be written (%s); its latents are kept", self._id, ended.message)
             await self._files.begin()
         else:
             log.warning(
-                "%s goes on in another worker from chunk %d: %s", self.id, self._state.next_index, ended.message
+                "%s goes on in another worker from chunk %d: %s", self._id, self._state.next_index, ended.message
             )
             self._audience.tell(Interrupted(ended.message))
         wanted = not self._audience.idle and not (parked and self._files.outlives)
         self._enter(Phase.QUEUED if wanted else Phase.IDLE)
-
-    def _lost_too_often(self) -> bool:
-        if self._chunks_since_loss > 1:
-            self._losses = 0
-        self._losses, self._chunks_since_loss = self._losses + 1, 0
-        return self._losses >= MAX_LOSSES
 
     async def hand_over_changes(self) -> None:
         """Send the worker the changes that it does not have yet; without a worker they wait for the next."""
@@ -299,17 +280,13 @@ class Life:
         """Nobody came back in time."""
         self.finish(PafuError("expired", "nobody came back for the session in time; start a new one"))
 
-    def touch(self) -> None:
-        """Its files are in use, however old they are."""
-        self._files.touch()
-
     async def outlive(self) -> None:
         """The server stops: leave the session on disk so that it can be resumed from another, and end it here.
 
         First what the front has, which is little and enough; then, with the time that is left, the exact state.
         """
         try:
-            if self.started and self._settings.keep_on_disk:
+            if self._state.started and self._settings.keep_on_disk:
                 self._files.outlives = True
                 await self._files.begin()
                 await self.park()
@@ -319,7 +296,7 @@ class Life:
 
     def over(self, reason: str) -> Ended:
         """The end in order."""
-        return Ended(session=self.id, chunks=self._state.next_index, reason=reason, code=None, message="")
+        return Ended(session=self._id, chunks=self._state.next_index, reason=reason, code=None, message="")
 
     def finish(self, end: Ended | PafuError) -> None:
         """End now; the first end counts."""
@@ -330,7 +307,7 @@ class Life:
             if self._figures is not None:
                 reason = end.kind.code if isinstance(end, PafuError) else end.code or end.reason
                 self._figures.over(reason, self._state.newest)
-            log.info("%s: %s", self.id, end.message if isinstance(end, PafuError) else end.message or end.reason)
+            log.info("%s: %s", self._id, end.message if isinstance(end, PafuError) else end.message or end.reason)
             self._enter(Phase.ENDED)
         self.retention.stop()
         if self._running is not None and self._running is not asyncio.current_task():

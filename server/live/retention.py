@@ -1,41 +1,31 @@
-"""How long a session without a viewer is kept: first on the device, then on disk, then no longer."""
+"""How long a session is kept while nobody wants pictures: first on the device, then on disk, then no longer."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 from server.config import Settings
-
-
-class IdleSession(Protocol):
-    """What retention asks of its session."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def watched(self) -> bool:
-        """It has an owner, who may have paused it."""
-
-    @property
-    def started(self) -> bool:
-        """It has made a chunk."""
-
-    async def park(self) -> None: ...
-    def touch(self) -> None:
-        """Its file is in use, however old it is."""
-
-    def expire(self) -> None: ...
+from server.live.persistence import Persistence
+from server.live.session_state import SessionState
 
 
 class Retention:
     """The clock of an idle session."""
 
-    def __init__(self, session: IdleSession, settings: Settings) -> None:
-        self._session, self._settings = session, settings
+    def __init__(
+        self,
+        state: SessionState,
+        files: Persistence,
+        settings: Settings,
+        park: Callable[[], Awaitable[None]],
+        expire: Callable[[], None],
+    ) -> None:
+        """``park`` moves the session from the device to disk, ``expire`` ends it."""
+        self._state, self._files, self._settings = state, files, settings
+        self._park, self._expire = park, expire
         self.idle_since = math.inf  # monotonic; infinite while somebody wants pictures
         self._clock: asyncio.Task[None] | None = None
 
@@ -47,7 +37,7 @@ class Retention:
     def run(self) -> None:
         """Start the clock, unless it runs."""
         if self._clock is None or self._clock.done():
-            self._clock = asyncio.create_task(self._run(), name=f"{self._session.id}-retention")
+            self._clock = asyncio.create_task(self._run(), name=f"{self._state.id}-retention")
 
     def stop(self) -> None:
         """Somebody wants pictures, or the session is over."""
@@ -57,15 +47,15 @@ class Retention:
             self._clock = None
 
     async def _run(self) -> None:
-        session, settings = self._session, self._settings
-        if not session.started and not session.watched:
-            return session.expire()
+        settings, audience = self._settings, self._state.audience
+        if not self._state.started and audience.owner is None:
+            return self._expire()
         await asyncio.sleep(settings.keep_on_device)
         if settings.keep_on_disk:
-            await session.park()
-            while session.watched:  # paused: its file must not become old
+            await self._park()
+            while audience.owner is not None:  # paused: its file must not become old
                 await asyncio.sleep(settings.keep_on_disk / 2)
-                session.touch()
+                self._files.touch()
             await asyncio.sleep(settings.keep_on_disk)
-        if not session.watched:
-            session.expire()
+        if audience.owner is None:
+            self._expire()

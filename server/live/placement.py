@@ -1,0 +1,45 @@
+"""How a session gets a worker: through the waiting room, with its exact state where that can be used."""
+
+from __future__ import annotations
+
+import logging
+
+from server.engine.interface import EngineSession
+from server.errors import PafuError
+from server.live.audience import Queued
+from server.live.persistence import Persistence
+from server.live.session_state import SessionState
+from server.live.waiting_room import WaitingRoom
+
+log = logging.getLogger("pafu.live")
+
+
+class Placement:
+    """One session's way into a worker."""
+
+    def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom) -> None:
+        self._state, self._files, self._waiting_room = state, files, waiting_room
+        self._told: Queued | None = None
+
+    async def open(self) -> EngineSession:
+        """A line to a worker that has the session as it stands. Raises PafuError."""
+        self._told = None
+        try:
+            return await self._wait()
+        except PafuError as error:
+            if self._files.snapshot is None or error.kind.retryable:
+                raise
+            log.warning("%s: its snapshot cannot be used (%s); its latents are", self._state.id, error.message)
+            self._files.snapshot = None
+            return await self._wait()
+
+    async def _wait(self) -> EngineSession:
+        order = self._state.order_to_go_on(self._files.snapshot)
+        return await self._waiting_room.open(order, self._state.started, self._tell)
+
+    def _tell(self, position: int, depth: int) -> None:
+        """Tell the viewers where the session stands in the queue, when that changes."""
+        queued = Queued(position, depth)
+        if queued != self._told:
+            self._told = queued
+            self._state.audience.tell(queued)
