@@ -14,22 +14,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from cache.config import CacheConfig, PositionMode, check_room
+from cache.config import CacheConfig, check_room
 from cache.errors import PolicyError
-from model.checkpoints import hub
 from model.spec import SPECS, ModelSpec
+from server import addresses
+from server.environment import PREFIX, ConfigError, check_variables, from_files
 from server.errors import nearest
 
-PREFIX = "PAFU_"
+__all__ = ["ConfigError", "Settings", "check_data_dir", "load_settings"]
+
 CONFIG_VARIABLE = "PAFU_CONFIG"
-OTHER_VARIABLES = ("PAFU_TEST_",)  # beginnings of variables that are not for the server
-CLIENT_VARIABLES = ("PAFU_API_KEY",)  # what clients on the same machine read
 SECRETS = ("api_keys",)  # fields whose values no message shows
 MIN_SECRET = 16  # characters
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
+NAMES = ("allowed_hosts", "allowed_origins", "trusted_proxies", "api_keys", "public_paths")  # the fields of that kind
 
 
 def default_data_dir() -> Path:
@@ -38,14 +39,12 @@ def default_data_dir() -> Path:
     return Path(home) / "pafu"
 
 
-class ConfigError(ValueError):
-    """A setting that cannot work; the message names the variable, its value and what is allowed."""
-
-
 class Settings(BaseSettings):
     """What an operator can choose. Times are seconds, sizes are bytes."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback it wants keys")
     port: int = Field(default=8000, ge=0, le=65535, description="0: any free one")
@@ -54,20 +53,13 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="address of that port")
     model: str = Field(default="pafu-mini", description="which model is served")
-    weights: str | None = Field(default=None, description="folder or file of safetensors, or an id of the hub")
-    text_encoder: str | None = Field(default=None, description="folder or file, or an id; default: beside the weights")
-    vae: str | None = Field(default=None, description="the same for the VAE, or for a tiny one in TAEHV's layout")
-    text_placement: Literal["device", "offload", "cpu"] = Field(
-        default="offload", description="where the text encoder is: on the device, there only to encode, or on the CPU"
-    )
-    size: str | None = Field(
-        default=None, pattern=r"^\d{1,5}x\d{1,5}$", description="of pictures, 832x480; default: the model's own"
-    )
+    weights: Path | None = Field(default=None, description="folder with the model's safetensors")
     salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of the worker; 0: all usable cores")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
+    access_log: bool = Field(default=False, description="a line for each HTTP request")
     log_prompts: bool = Field(default=False, description="write prompts to the log")
     traces: bool = Field(default=False, description="OpenTelemetry traces; needs the extra otel")
 
@@ -107,12 +99,6 @@ class Settings(BaseSettings):
     cache_budget_latents: float | None = Field(
         default=None, gt=0, description="latent frames; default: the model's own"
     )
-    cache_window_latents: float | None = Field(
-        default=None, gt=0, description="instead of the budget, as public configurations count: with the open chunk"
-    )
-    cache_position_mode: PositionMode | None = Field(
-        default=None, description="relative or absolute; default: the model's own"
-    )
     cache_sink_latents: float | None = Field(
         default=None, ge=0, description="default: a quarter of the budget, at most a chunk, for sink_window; else 0"
     )
@@ -135,6 +121,12 @@ class Settings(BaseSettings):
     max_bad_messages: int = Field(default=20, ge=0, description="faulty messages that a running session survives")
     allowed_hosts: Names = Field(default=(), description="host names besides localhost and IP addresses")
     allowed_origins: Names = Field(default=(), description="origins of pages besides the server's own and loopback")
+    trusted_proxies: Names = Field(
+        default=(), description="addresses and networks whose X-Forwarded-Host, -Port, -Proto and -Prefix are believed"
+    )
+    base_path: str = Field(
+        default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="sub-path that a proxy leaves on requests, as /pafu"
+    )
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest body of an HTTP request")
     body_timeout: float = Field(default=30.0, gt=0, description="a body must have arrived within this time")
     messages_per_second: float = Field(default=100.0, gt=0, description="of one viewer; more are read more slowly")
@@ -148,15 +140,27 @@ class Settings(BaseSettings):
     public_paths: Names = Field(default=(), description="paths that need no key besides the page, /healthz, /readyz")
     allow_anonymous: bool = Field(default=False, description="listen beyond loopback without keys")
 
-    @field_validator("allowed_hosts", "allowed_origins", "api_keys", "public_paths", mode="before")
+    @field_validator(*NAMES, mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return tuple(filter(None, map(str.strip, re.split(r"[,\n]", value)))) if isinstance(value, str) else value
 
-    @field_validator("weights", "text_encoder", "vae", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _path_or_id(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
+    def _no_stranger(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1; an empty path would be the current folder."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("true and false mean nothing here")
+        if value == "" and field.default != "" and info.field_name not in NAMES:
+            raise ValueError("it is empty; leave it out")
+        return value
+
+    @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", "public_paths")
+    @classmethod
+    def _can_match(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        check = {"allowed_hosts": addresses.host, "allowed_origins": addresses.origin, "public_paths": addresses.path}
+        return tuple(str(check.get(info.field_name or "", addresses.network)(part)) for part in value)
 
     @field_validator("api_keys")
     @classmethod
@@ -172,9 +176,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.cache_budget_latents not in (None, self._usual_budget(self.spec)):
-            raise ValueError("cache_window_latents and cache_budget_latents contradict each other: give one of them")
-        self.check_budget(self.cache().budget_latents, self.spec)
+        self.check_budget(self.cache().budget_latents, SPECS[self.model])
         if self.lead_seconds > self.max_lead_seconds:
             raise ValueError(f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})")
         if self.metrics_port and self.metrics_port == self.port:
@@ -183,20 +185,6 @@ class Settings(BaseSettings):
                 "/metrics there"
             )
         return self
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model at the size that was chosen. Raises SpecError when its VAE or patches cannot divide that."""
-        spec = SPECS[self.model]
-        if self.size is None:
-            return spec
-        width, height = (int(side) for side in self.size.split("x"))
-        return spec.at(width, height)
-
-    @property
-    def weights_place(self) -> str | None:
-        """For the worker, which runs elsewhere: a whole path, or the id as it is."""
-        return place_of(self.weights)
 
     def check_budget(self, latents: float, spec: ModelSpec) -> None:
         """Raises PolicyError for a cache budget that no session of this server may have."""
@@ -213,47 +201,23 @@ class Settings(BaseSettings):
         budget: float | None = None,
         sink: float | None = None,
         recent: float | None = None,
-        position_mode: PositionMode | None = None,
     ) -> CacheConfig:
         """A session's cache: what it asks for, else what the settings say, else what the model was tuned with. A sink
         that the settings name is for the settings' policy. Raises PolicyError."""
-        spec = self.spec
+        spec = SPECS[self.model]
         usual = self.cache_policy or spec.cache_policy
         if budget is None:
-            budget = self._usual_budget(spec)
+            budget = self.cache_budget_latents or spec.cache_budget_latents
         check_room(policy or usual, budget, 0, 0, "latent frames")  # it knows which policies are for sessions
         if sink is None and policy in (None, usual):
             sink = self.cache_sink_latents
-        if sink is None and (policy or usual) == spec.cache_policy:
-            sink = spec.cache_sink_latents if budget == spec.cache_budget_latents else None
         return CacheConfig.filled_in(
             policy or usual,
             budget,
             sink,
             self.cache_recent_latents if recent is None else recent,
             most=spec.chunk_latents,
-            position_mode=position_mode or self.cache_position_mode or spec.position_mode,
         )
-
-    def _usual_budget(self, spec: ModelSpec) -> float:
-        if self.cache_window_latents is not None:
-            return budget_of_window(self.cache_window_latents, spec)
-        return self.cache_budget_latents or spec.cache_budget_latents
-
-
-def place_of(name: str | None) -> str | None:
-    """A whole path for a worker, which runs elsewhere; an id of the hub as it is."""
-    return name if name is None or hub.is_hub_id(name) else str(Path(name).resolve())
-
-
-def budget_of_window(window: float, spec: ModelSpec) -> float:
-    """The budget of a window that counts the open chunk too, as public configurations do. Raises PolicyError."""
-    if window <= spec.chunk_latents:
-        raise PolicyError(
-            f"a window of {window:g} latent frames has no room for a past: it counts the open chunk of "
-            f"{spec.chunk_latents}; choose more than {spec.chunk_latents}"
-        )
-    return window - spec.chunk_latents
 
 
 def _hash_of_key(key: str) -> str:
@@ -269,10 +233,14 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
     """Settings from a file (flag ``config`` or PAFU_CONFIG), over it the environment, over that the flags that are
     not None. Raises ConfigError."""
     environ = os.environ if environ is None else environ
-    refuse_unknown_variables(environ)
+    fields = Settings.model_fields
+    check_variables(environ, fields, (CONFIG_VARIABLE,))
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     path = given.pop("config", None) or environ.get(CONFIG_VARIABLE)
     where = {name: f"--{name.replace('_', '-')}" for name in given}
+    for name, (value, variable) in from_files(environ, fields).items():
+        if name not in given:
+            given[name], where[name] = value, variable
     if path:
         in_environment = {name.upper() for name in environ}
         said = read_config(Path(path)).items()
@@ -297,11 +265,17 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in settings:
         if name not in Settings.model_fields:
             raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(name, list(Settings.model_fields))}")
+        if isinstance(settings[name], list) and (
+            name not in NAMES or not all(isinstance(v, str) for v in settings[name])
+        ):
+            raise ConfigError(f"{path}: {name} cannot be the list {settings[name]!r}")
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def check_data_dir(folder: Path) -> None:
     """Make the folder for what survives the server. Raises ConfigError when it cannot be written."""
+    if str(folder).startswith("~"):
+        raise ConfigError(f"{folder}: this user has no home folder here; name a data folder with PAFU_DATA_DIR")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         why = "" if os.access(folder, os.W_OK | os.X_OK) else "no right to write there"
@@ -311,15 +285,6 @@ def check_data_dir(folder: Path) -> None:
         why = str(error.strerror)
     if why:
         raise ConfigError(f"the data folder {folder} cannot be used: {why}; name another with PAFU_DATA_DIR")
-
-
-def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    """A misspelt variable would be ignored in silence: name it and the nearest known one. Raises ConfigError."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields] + [CONFIG_VARIABLE]
-    for name in environ:
-        other = name.startswith(OTHER_VARIABLES) or name in CLIENT_VARIABLES
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not other:
-            raise ConfigError(f"unknown environment variable {name}; {nearest(name.upper(), known)}")
 
 
 def _explain(error: ValidationError, where: Mapping[str, str]) -> str:

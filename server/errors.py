@@ -18,7 +18,8 @@ NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1003,
 # OpenAI's coarse classes; other statuses are a server_error or an invalid_request_error
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 RETRY_AFTER = 5.0  # seconds; said where nobody knows when there will be room
-FEW = 7  # names that a hint lists beside the closest one
+HEADERS = {401: {"www-authenticate": "Bearer"}, 426: {"upgrade": "websocket", "connection": "upgrade"}}
+FEW = 5  # names that a hint lists beside the closest one
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ ERRORS = {
         ErrorKind("host_not_allowed", 403, POLICY),
         ErrorKind("origin_not_allowed", 403, POLICY),
         ErrorKind("not_found", 404, POLICY),
+        ErrorKind("upgrade_required", 426, POLICY),
         ErrorKind("method_not_allowed", 405, POLICY),
     )
 }
@@ -113,7 +115,7 @@ class PafuError(Exception):
     def headers(self) -> dict[str, str]:
         """What goes beside the body of an HTTP reply: whole seconds to wait, the scheme that is asked for."""
         headers = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
-        return {**headers, "www-authenticate": "Bearer"} if self.kind.status == 401 else headers
+        return {**headers, **HEADERS.get(self.kind.status, {})}
 
     def http_body(self) -> dict[str, Any]:
         kind = self.kind

@@ -22,6 +22,7 @@ const TEXTS = {
   interaction_failed: ["That change was not taken", "The stream goes on as it was. Change the words and try again."],
   origin_not_allowed: ["This page may not use the server", "Open the page from the server's own address."],
   host_not_allowed: ["This page may not use the server", "Open the page under the name that the server expects."],
+  no_websocket: ["The live connection does not open", "A proxy between this page and the server does not pass WebSockets. Whoever runs the server finds how to in docs/operations.md."],
   missing_key: ["This server wants a key", "Write your API key above and press Enter."],
   invalid_key: ["The key is not known here", "Write another one above, or ask whoever runs the server."],
   rate_limited: ["Too many requests for this key", "Wait a little, then press play."],

@@ -1,5 +1,7 @@
 // The live protocol, WS /v1/realtime/video: JSON control, and one binary frame after each video.chunk_metadata.
 
+import { whyNoSocket } from "./server.js";
+
 export const PLAYBACK_EVERY_MS = 100;
 export const PING_EVERY_MS = 20_000;
 const STOP_PATIENCE_MS = 4_000;
@@ -190,9 +192,16 @@ export class LiveSession extends EventTarget {
       const lost = { code: closeName(code), message: reason || "the connection ended before the stream did" };
       this.#emit("trouble", { ...(this.#lastTrouble ?? lost), fatal: true });
     } else if (!clean && !this.#lastTrouble) {
-      this.#emit("trouble", { code: closeName(code), message: reason || "the server did not open a stream", fatal: true });
+      return void this.#neverOpened({ code: closeName(code), message: reason || "the server did not open a stream" });
     }
     this.#emit("closed", { clean });
+  }
+
+  // A browser keeps to itself what a refused handshake was answered with: ask again as an ordinary request.
+  async #neverOpened(closed) {
+    const why = closed.code === "connection_lost" ? await whyNoSocket() : null;
+    this.#emit("trouble", { ...(why ?? closed), fatal: true });
+    this.#emit("closed", { clean: false });
   }
 
   // ---- a connection that broke

@@ -39,3 +39,11 @@ export async function ticket() {
   if (status === 200) return body.value;
   throw { code: body.error?.code ?? "connection_lost", message: body.error?.message ?? "" };
 }
+
+/** Why no socket opens, as {code, message}: what the server answers to the same page over HTTP. Null when it is away. */
+export async function whyNoSocket() {
+  const { status, body } = await ask("v1/realtime/client_secrets", "POST").catch(() => ({ status: 0, body: {} }));
+  if (status === 0) return null;
+  if (status !== 200) return body.error ? { code: body.error.code, message: body.error.message } : null;
+  return { code: "no_websocket", message: "the server answers, but its WebSocket does not open" };
+}

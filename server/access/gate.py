@@ -14,7 +14,9 @@ from server.config import Settings
 from server.errors import PafuError
 
 # Probes answer without a key: an orchestrator has none, and they tell nothing but whether the server serves.
-PUBLIC = frozenset({"/healthz", "/readyz"})
+PROBES = frozenset({"/healthz", "/readyz"})
+LIVE = "/v1/realtime/video"  # read as a page it only says that it is a socket
+PUBLIC = PROBES | {LIVE}
 READING = ("GET", "HEAD")
 # A browser can put a ticket only into the subprotocols that it offers; the second is OpenAI's spelling.
 TICKET_PROTOCOLS = ("pafu-ticket.", "openai-insecure-api-key.")

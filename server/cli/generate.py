@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.spec import spec_named
 from server.config import Settings
 from server.engine.local import BEAT_SECONDS
-from server.ipc.messages import CacheChoice, Configure, Open, Parts
+from server.ipc.messages import CacheChoice, Configure, Open
 from server.live.client_messages import check_held, check_prompt
 from server.worker.generator import Generator, StartError, load_generator
 from server.worker.session import WorkerSession
@@ -27,7 +28,7 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
 
     Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
     """
-    spec = settings.spec
+    spec = spec_named(settings.model)
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)))
     if not path.parent.is_dir():
         raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
@@ -49,16 +50,16 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
 
 def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
     cache = CacheChoice.of(settings.cache())
-    check_held(cache, pictures, settings.spec, settings, None)
+    check_held(cache, pictures, spec_named(settings.model), settings, None)
     return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
 
 
 def load(settings: Settings) -> Generator:
     """The model in this process. Raises GenerateError when it cannot be loaded."""
+    weights = str(settings.weights) if settings.weights else None
     configure = Configure(
         model=settings.model,
-        weights=settings.weights_place,
-        parts=Parts.of(settings),
+        weights=weights,
         device=settings.device,
         threads=settings.threads,
         cache_room_bytes=settings.cache_room_bytes,

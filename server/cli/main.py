@@ -12,21 +12,14 @@ from rich.console import Console
 
 from server import __version__
 from server.cli import bench, demo, distill, evaluate, keys
-from server.cli import weights as weights_cli
 from server.cli.console import (
     CacheBudget,
     CachePolicy,
-    CacheWindow,
     Config,
     Device,
     Model,
-    PositionMode,
     SalienceHead,
-    Size,
-    TextPart,
-    TextPlacement,
     Threads,
-    Vae,
     Weights,
     console,
     fail,
@@ -34,7 +27,6 @@ from server.cli.console import (
     settings_from,
 )
 from server.cli.simulate import simulate
-from server.cli.weights import fetched
 from server.config import ConfigError, check_data_dir
 from server.errors import PafuError
 
@@ -50,8 +42,6 @@ app.command("eval")(evaluate.evaluate)
 app.command()(simulate)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
-app.command("pull")(weights_cli.pull)
-app.command("convert")(weights_cli.convert)
 app.add_typer(demo.app, name="demo")
 START_FAILED = 3  # exit status of pafu serve when its worker can never start
 
@@ -62,17 +52,11 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port, 0 picks a free one  [PAFU_PORT, default 8000]")] = None,
     model: Model = None,
     weights: Weights = None,
-    text_encoder: TextPart = None,
-    text_placement: TextPlacement = None,
-    vae: Vae = None,
-    size: Size = None,
     device: Device = None,
     threads: Threads = None,
     salience_head: SalienceHead = None,
     cache_policy: CachePolicy = None,
     cache_budget_latents: CacheBudget = None,
-    cache_window_latents: CacheWindow = None,
-    cache_position_mode: PositionMode = None,
     metrics_port: Annotated[int | None, typer.Option(help="a port for /metrics alone  [PAFU_METRICS_PORT]")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
@@ -86,7 +70,6 @@ def serve(
 ) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""
     settings = settings_from(**locals())
-    fetched(settings)
     from server.access.keys import Keyring
     from server.http.listener import listen
     from server.telemetry import logs
@@ -130,35 +113,22 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
     model: Model = None,
     weights: Weights = None,
-    text_encoder: TextPart = None,
-    text_placement: TextPlacement = None,
-    vae: Vae = None,
-    size: Size = None,
     device: Device = None,
     threads: Threads = None,
     salience_head: SalienceHead = None,
     cache_policy: CachePolicy = None,
     cache_budget_latents: CacheBudget = None,
-    cache_window_latents: CacheWindow = None,
-    cache_position_mode: PositionMode = None,
 ) -> None:
     """Write a video to a file; needs no server."""
     settings = settings_from(
         model=model,
         weights=weights,
-        text_encoder=text_encoder,
-        text_placement=text_placement,
-        vae=vae,
-        size=size,
         device=device,
         threads=threads,
         salience_head=salience_head,
         cache_policy=cache_policy,
         cache_budget_latents=cache_budget_latents,
-        cache_window_latents=cache_window_latents,
-        cache_position_mode=cache_position_mode,
     )
-    fetched(settings)
     from server.cli.generate import GenerateError, write_video
 
     try:
@@ -200,17 +170,11 @@ def doctor(
     port: Annotated[int | None, typer.Option(help="port to try  [PAFU_PORT]")] = None,
     model: Model = None,
     weights: Weights = None,
-    text_encoder: TextPart = None,
-    text_placement: TextPlacement = None,
-    vae: Vae = None,
-    size: Size = None,
     device: Device = None,
-    cache_policy: CachePolicy = None,
-    cache_budget_latents: CacheBudget = None,
     config: Config = None,
 ) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
-    settings = settings_from(**locals())
+    settings = settings_from(port=port, model=model, weights=weights, device=device, config=config)
     from server.cli.doctor import examine
 
     if not examine(settings, Console(highlight=False)):

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from model.spec import spec_named
 from server.config import Settings
 from server.engine.admission import Account, Capacity, cache_bytes, in_real_time
 from server.engine.interface import EngineStatus, SessionEvent
@@ -37,7 +38,6 @@ from server.ipc.messages import (
     Open,
     Opened,
     Park,
-    Parts,
     Pause,
     Playhead,
     Ready,
@@ -134,9 +134,9 @@ class LocalEngine:
         self._heard = time.monotonic()
         self._restarts = 0
         self._silent = False
-        self.observer = Observer(settings.spec)
+        self.observer = Observer(spec_named(settings.model))
         self.observer.engine_state(self._state)
-        self._spec = settings.spec
+        self._spec = spec_named(settings.model)
         self._usual = CacheChoice.of(settings.cache())  # the cache of a session that asks for nothing
         self._by_speed: int | None = None  # the most that any worker found
         self._account = Account(settings.max_sessions or 1)
@@ -324,9 +324,10 @@ class LocalEngine:
         self._last_words = LastWords(self._process.stderr)
         reader, self._writer = await asyncio.open_connection(sock=ours)
         settings = self._settings
+        weights = str(Path(settings.weights).resolve()) if settings.weights else None
         configure = Configure(
             model=settings.model,
-            weights=settings.weights_place,
+            weights=weights,
             device=settings.device,
             threads=settings.threads,
             cache_room_bytes=settings.cache_room_bytes,
@@ -334,7 +335,6 @@ class LocalEngine:
             log_level=settings.log_level,
             log_format=settings.log_format,
             salience_head=str(Path(settings.salience_head).resolve()) if settings.salience_head else None,
-            parts=Parts.of(settings),
             usual=self._usual,
         )
         await self.send(configure)

@@ -3,81 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
-from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.routing import Match, Mount
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.spec import ModelSpec
+from model.spec import ModelSpec, spec_named
 from server import __version__
-from server.access.gate import Access
+from server.access.gate import LIVE, Access
 from server.access.limits import caller_of
 from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
 from server.http import asyncapi, client_secrets, openapi, status
+from server.http.cors import Cors
 from server.http.guard import Guard
+from server.http.page import Page, page_paths
+from server.http.proxies import Proxies
 from server.http.replies import add_error_handlers, error_reply
+from server.http.timed import Timed
 from server.jobs import routes as job_routes
 from server.jobs.video_service import VideoService
 from server.live import session_info
 from server.live.connection import ViewerConnection
 from server.live.registry import SessionRegistry
-from server.telemetry import logs
 from server.telemetry.observer import Observer
 
 KEY_SECONDS = 1.0  # how soon the removal of a key is noticed
-PAGE = Path(__file__).resolve().parents[2] / "clients" / "web"
-# The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
-MIME_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".json": "application/json",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
-    ".webmanifest": "application/manifest+json",
-    ".woff2": "font/woff2",
-}
-
-
-class PageFiles(StaticFiles):
-    """The web client; always revalidated (ETag), so that an upgraded server never meets an old page."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        name = "index.html" if path in (".", "") else path
-        if response.status_code == 200 and (mime := MIME_TYPES.get(Path(name).suffix)):
-            response.headers["content-type"] = mime
-        response.headers["cache-control"] = "no-cache"
-        response.headers["x-content-type-options"] = "nosniff"
-        return response
-
-
-class Page(Mount):
-    """The page's own paths and no other: a wrong method on a route must not end up as a missing file of the page."""
-
-    def __init__(self) -> None:
-        super().__init__("/", PageFiles(directory=PAGE, html=True, check_dir=False))
-        self._paths = page_paths()
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        ours = scope["type"] == "http" and scope["path"] in self._paths
-        return super().matches(scope) if ours else (Match.NONE, {})
-
-
-def page_paths() -> set[str]:
-    """Every path under which a file of the page is served."""
-    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file()}
 
 
 class Front:
@@ -88,7 +40,7 @@ class Front:
         self.settings = settings
         self.engine = engine
         self.access = Access(settings, page_paths())
-        self.spec: ModelSpec = settings.spec
+        self.spec: ModelSpec = spec_named(settings.model)
         self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits)
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
@@ -149,18 +101,23 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """The ASGI application; whoever runs it starts and stops the engine (server.http.service)."""
     front = Front(settings, engine)
     replies = openapi.ERROR_REPLIES
-    app = FastAPI(title="Pafu", version=__version__, docs_url=None, redoc_url=None, responses=replies)
+    app = FastAPI(
+        title="Pafu", version=__version__, docs_url=None, redoc_url=None, responses=replies, redirect_slashes=False
+    )
     openapi.describe(app, front.access.public)
     app.state.front = front
     app.add_middleware(Guard, settings=settings, access=front.access)
-    app.add_middleware(Timed, observer=engine.observer)
+    app.add_middleware(Cors, origins=settings.allowed_origins)
+    app.add_middleware(Timed, observer=engine.observer, access_log=settings.access_log)
+    app.add_middleware(Proxies, settings=settings)
     add_error_handlers(app, engine.observer.error)
     _add_routes(app, front)
     app.include_router(job_routes.routes(front.jobs))
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)
-    app.router.routes.append(Page())
+    app.router.routes.append(Page(settings))
+    app.router.add_websocket_route("/{path:path}", no_socket)
     return app
 
 
@@ -207,43 +164,23 @@ def _add_routes(app: FastAPI, front: Front) -> None:
         await front.sessions.find(session_id, caller_of(request)).stop()
         return session_info.SessionDeleted(id=session_id)
 
-    @app.websocket("/v1/realtime/video")
+    @app.get(LIVE, include_in_schema=False)
+    async def not_upgraded() -> None:
+        raise PafuError(
+            "upgrade_required",
+            f"{LIVE} is a WebSocket, and the request came without its upgrade: open it with a WebSocket client, or let "
+            "the proxy in front pass it (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+            'proxy_set_header Connection "upgrade")',
+        )
+
+    @app.websocket(LIVE)
     async def live(websocket: WebSocket) -> None:
         await front.live(websocket)
 
 
-class Timed:
-    """Counts and times HTTP requests by route template; outermost, so that refusals are seen too."""
-
-    def __init__(self, app: ASGIApp, observer: Observer) -> None:
-        self._app = app
-        self._observer = observer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return self._count_error(scope)
-        began, code = time.perf_counter(), 500
-
-        async def watched(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-            await send(message)
-
-        request_id = Headers(scope=scope).get("x-request-id") or f"req_{secrets.token_hex(8)}"
-        try:
-            with logs.about(request_id=request_id[:128]):
-                await self._app(scope, receive, watched)
-        finally:
-            route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
-            self._observer.request(route, scope["method"], code, time.perf_counter() - began)
-            self._count_error(scope)
-
-    def _count_error(self, scope: Scope) -> None:
-        """What the guard refused never reached a route."""
-        if code := scope.get("pafu.error"):
-            self._observer.error(code)
+async def no_socket(websocket: WebSocket) -> None:
+    missing = PafuError("not_found", f"there is no WebSocket {websocket.url.path[:200]!r}; live video is at {LIVE}")
+    await websocket.send_denial_response(error_reply(missing))
 
 
 def metrics_app(observer: Observer) -> FastAPI:

@@ -106,6 +106,8 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
             self.handshake_complete = True  # as ``connection_lost`` will say in a moment
             raise ClientDisconnected
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # refused in order: uvicorn would log an error behind it
         await self.writable.wait()
         most = len(message.get("bytes") or b"") // UNSENT_SHARE
         while most and not self.disconnected and unsent_bytes(self.transport) > most:

@@ -9,8 +9,8 @@ WebSockets.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
+import logging
 import time
 from urllib.parse import urlsplit
 
@@ -18,11 +18,15 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.access.gate import Access, neutral_protocol
+from server.access.gate import PROBES, Access, neutral_protocol
 from server.access.limits import Bucket
+from server.addresses import is_address, is_localhost, is_loopback
 from server.config import Settings
 from server.errors import POLICY, PafuError
 
+log = logging.getLogger("pafu.guard")
+
+MOST_TOLD = 100  # refusals in the log
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 UPLOADS = "/v1/videos"  # the routes below it take pictures and videos, as JSON or as multipart forms, and no others do
 UPLOAD_TYPES = ("application/json", "multipart/form-data")
@@ -38,23 +42,37 @@ class Guard:
         self._message_rate = settings.messages_per_second
         self._max_body, self._body_timeout = settings.max_body_bytes, settings.body_timeout
         self._hosts = {name.lower() for name in (*settings.allowed_hosts, settings.host)}
-        self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
+        self._origins = set(settings.allowed_origins)
+        self._told: set[tuple[str, str | None, str | None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         try:
             headers = Headers(scope=scope)
-            self.check(headers, read_only=scope.get("method") in SAFE_METHODS)
+            read_only = scope.get("method") in SAFE_METHODS
+            if not (read_only and scope["path"] in PROBES):  # orchestrators ask by any name, or none
+                self.check(headers, read_only)
             caller = self._access.admit(scope)
             if scope["type"] == "http":
                 receive = Body(receive, headers, self._most_body(scope, headers), self._body_timeout)
             else:
                 receive = paced(receive, self._message_rate)
         except PafuError as error:
+            self._tell(scope, error)
             return await refuse(scope, receive, send, error)
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, answering(scope, send) if scope["type"] == "websocket" else send)
+
+    def _tell(self, scope: Scope, error: PafuError) -> None:
+        """Log a refusal, once for each origin and host: it repeats itself, and strangers choose how often."""
+        headers = Headers(scope=scope)
+        origin, host = headers.get("origin"), headers.get("host")
+        key = (error.kind.code, origin, host)
+        if key in self._told or len(self._told) >= MOST_TOLD:
+            return
+        self._told.add(key)
+        log.warning("refused %s: %s (origin %.200r, host %.200r)", error.kind.code, error.message, origin, host)
 
     def _most_body(self, scope: Scope, headers: Headers) -> int:
         if not scope["path"].startswith(UPLOADS):
@@ -70,12 +88,11 @@ class Guard:
             raise PafuError("host_not_allowed", reason)
         origin = headers.get("origin")
         if origin is not None and not read_only and not self._origin_allowed(origin, host):
-            reason = f"pages of {origin[:200]!r} may not use this server; PAFU_ALLOWED_ORIGINS can allow them"
-            raise PafuError("origin_not_allowed", reason)
+            raise PafuError("origin_not_allowed", why_not(origin, host))
 
     def _host_allowed(self, host: str) -> bool:
         name = _host_name(f"//{host}")
-        return name is not None and (_is_address(name) or _is_localhost(name) or name in self._hosts)
+        return name is not None and (is_address(name) or is_localhost(name) or name in self._hosts)
 
     def _origin_allowed(self, origin: str, host: str) -> bool:
         if origin.lower() in self._origins:
@@ -84,8 +101,20 @@ class Guard:
         if name is None or urlsplit(origin).scheme not in ("http", "https"):
             return False
         same = urlsplit(origin).netloc.lower() == host.lower()
-        local = _is_loopback(name) and _is_loopback(_host_name(f"//{host}") or "")
+        local = is_loopback(name) and is_loopback(_host_name(f"//{host}") or "")
         return same or local
+
+
+def why_not(origin: str, host: str) -> str:
+    """Why a page may not use this server: it is another's, or a proxy has lost what the page was reached under."""
+    name = _host_name(origin)
+    if name is not None and name == _host_name(f"//{host}"):
+        return (
+            f"the page comes from {origin[:200]!r}, but the request asks for host {host[:200]!r}: a proxy between them "
+            "changes the Host. Let it pass the Host with its port (nginx: proxy_set_header Host $http_host), or send "
+            "X-Forwarded-Host and X-Forwarded-Port and name it in PAFU_TRUSTED_PROXIES"
+        )
+    return f"pages of {origin[:200]!r} may not use this server; PAFU_ALLOWED_ORIGINS can allow them"
 
 
 def _host_name(url: str) -> str | None:
@@ -93,22 +122,6 @@ def _host_name(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_localhost(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost")
-
-
-def _is_loopback(name: str) -> bool:
-    return _is_localhost(name) or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
 class Body:

@@ -84,7 +84,7 @@ class ViewerConnection:
         self._admitted: Admitted | None = None
         self._head = b""  # what goes before the next fragment's bytes
         self._revoked = False
-        self._request_id = (websocket.headers.get("x-request-id") or f"req_{self.id.removeprefix('sess_')}")[:128]
+        self._request_id: str = websocket.state.request_id
         self._watch = observer.viewer(self._request_id, websocket.headers)
 
     def revoke(self) -> None:
@@ -238,7 +238,7 @@ class ViewerConnection:
         try:
             with self._watch.sending(fragment, len(data), subscriber.format):
                 async with asyncio.timeout(self._settings.stall_timeout):
-                    await self._socket.send_chunk(ChunkMetadata.of(fragment, len(data), sizes), data)
+                    await self._socket.send_chunk(ChunkMetadata.of(fragment, len(data), sizes, self._request_id), data)
         except TimeoutError:
             raise self._stalled() from None
         await session.delivered(subscriber, fragment)
@@ -288,6 +288,7 @@ class ViewerConnection:
             stopped=reason != "complete",
             reason=reason,
             resumable=resumable,
+            request_id=self._request_id,
         )
         log.info("%s: %s", self.id, reason)
         self.state = State.CLOSED

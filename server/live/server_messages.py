@@ -102,6 +102,7 @@ class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
     generation_chunk_index: int
     num_frames: int
     byte_length: int
+    request_id: str
     started_event_ids: list[str]
     active_event_ids: list[str]
     completed_event_ids: list[str]
@@ -109,7 +110,7 @@ class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
     frame_sizes: list[int] | None = None  # h264, jpeg: bytes of each picture's part, in order
 
     @classmethod
-    def of(cls, fragment: Fragment, size: int, frame_sizes: list[int] | None) -> ChunkMetadata:
+    def of(cls, fragment: Fragment, size: int, frame_sizes: list[int] | None, request_id: str) -> ChunkMetadata:
         """For a chunk that is sent as ``size`` bytes."""
         return cls(
             kind="media",
@@ -117,6 +118,7 @@ class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
             generation_chunk_index=fragment.index,
             num_frames=fragment.pictures,
             byte_length=size,
+            request_id=request_id,
             started_event_ids=fragment.started,
             active_event_ids=fragment.active,
             completed_event_ids=fragment.completed,
@@ -192,6 +194,7 @@ class SessionDone(ServerMessage, frozen=True, tag="session.done"):
     stopped: bool
     reason: str
     resumable: bool  # after a shutdown: session.resume works at the next server
+    request_id: str
 
 
 class Error(ServerMessage, frozen=True, tag="error"):

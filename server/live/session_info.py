@@ -23,7 +23,6 @@ class SessionCache(BaseModel):
     budget_latents: float
     sink_latents: float
     recent_latents: float
-    position_mode: str
     tokens: int
     bytes: int
 

@@ -58,6 +58,20 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("CACHE_RECENT_LATENTS", "9", "budget of 6.*at least 9"),
         ("LEAD_SECONDS", "11", "lead_seconds.*max_lead_seconds"),
         ("METRICS_PORT", "8000", "metrics_port.*8000.*leave it out"),
+        ("QUEUE_TIMEOUT", "inf", "PAFU_QUEUE_TIMEOUT.*finite"),
+        ("ALLOWED_ORIGINS", "example.com", "PAFU_ALLOWED_ORIGINS.*write 'https://example.com'"),
+        ("ALLOWED_ORIGINS", "*", "PAFU_ALLOWED_ORIGINS.*every page"),
+        ("ALLOWED_ORIGINS", "https://*.example.com", "PAFU_ALLOWED_ORIGINS"),
+        ("ALLOWED_ORIGINS", "https://example.com/app", "leave out what stands behind https://example.com"),
+        ("ALLOWED_ORIGINS", "https://example.com:port", "PAFU_ALLOWED_ORIGINS"),
+        ("ALLOWED_ORIGINS", "chrome-extension://abc", "begins with http:// or https://"),
+        ("ALLOWED_HOSTS", "https://v2.example.org", "PAFU_ALLOWED_HOSTS.*write 'v2.example.org'"),
+        ("ALLOWED_HOSTS", "v2.example.org:8000", "write 'v2.example.org'"),
+        ("ALLOWED_HOSTS", "*.example.net", "PAFU_ALLOWED_HOSTS.*wildcard"),
+        ("PUBLIC_PATHS", "metrics", "PAFU_PUBLIC_PATHS.*write '/metrics'"),
+        ("TRUSTED_PROXIES", "nginx", "PAFU_TRUSTED_PROXIES.*10.0.0.0/8"),
+        ("PORT", "tcp://10.96.0.10:8000", "Kubernetes.*enableServiceLinks"),
+        ("METRICS_PORT", "tcp://10.96.0.10:8000", "Kubernetes.*enableServiceLinks"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(monkeypatch, name, value, told) -> None:
@@ -122,3 +136,75 @@ def test_a_file_that_cannot_be_used_is_told_by_name(tmp_path, content, told) -> 
         file.write_text(content)
     with pytest.raises(ConfigError, match=told):
         load_settings({"config": file})
+
+
+def test_origins_and_hosts_are_kept_as_browsers_write_them(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_ALLOWED_ORIGINS", "HTTPS://Example.com:443/, http://[::1]:9000")
+    monkeypatch.setenv("PAFU_ALLOWED_HOSTS", "V2.example.org, [2001:db8::1]")
+    settings = load_settings()
+    assert settings.allowed_origins == ("https://example.com", "http://[::1]:9000")
+    assert settings.allowed_hosts == ("v2.example.org", "2001:db8::1")
+
+
+@pytest.mark.parametrize("service", ["PAFU", "PAFU_WEB", "PAFU_2"])
+def test_what_kubernetes_says_of_a_service_of_our_name_is_ignored(monkeypatch, service) -> None:
+    for name, value in {
+        "SERVICE_HOST": "10.96.0.10",
+        "SERVICE_PORT": "8000",
+        "SERVICE_PORT_HTTP": "8000",
+        "PORT_8000_TCP": "tcp://10.96.0.10:8000",
+        "PORT_8000_TCP_PROTO": "tcp",
+        "PORT_8000_TCP_PORT": "8000",
+        "PORT_8000_TCP_ADDR": "10.96.0.10",
+    }.items():
+        monkeypatch.setenv(f"{service}_{name}", value)
+    if service != "PAFU":
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.96.0.10:8000")
+    assert load_settings().port == 8000
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("max_sessions = true", "max_sessions in .*true and false mean nothing"),
+        ("port = [1, 2]", "port cannot be the list"),
+        ("allowed_hosts = [1]", "allowed_hosts cannot be the list"),
+        ('weights = ""', "weights in .*empty"),
+        ("queue_timeout = inf", "queue_timeout in .*finite"),
+    ],
+)
+def test_a_line_of_a_file_that_cannot_work_is_named(tmp_path, line, told) -> None:
+    path = tmp_path / "pafu.toml"
+    path.write_text(line)
+    with pytest.raises(ConfigError, match=told):
+        load_settings({"config": path})
+
+
+def test_a_secret_may_come_from_a_file(monkeypatch, tmp_path) -> None:
+    secret = tmp_path / "keys"
+    secret.write_text("a-key-of-sixteen-or-more\nanother-of-sixteen-or-more\n")
+    monkeypatch.setenv("PAFU_API_KEYS_FILE", str(secret))
+    assert len(load_settings().api_keys) == 2
+    monkeypatch.setenv("PAFU_DATABASE_FILE", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="PAFU_DATABASE_FILE.*nothing cannot be read"):
+        load_settings()
+    monkeypatch.delenv("PAFU_DATABASE_FILE")
+    monkeypatch.setenv("PAFU_API_KEYS", "a-third-of-sixteen-or-more")
+    with pytest.raises(ConfigError, match="PAFU_API_KEYS and PAFU_API_KEYS_FILE"):
+        load_settings()
+
+
+def test_an_error_about_a_secret_from_a_file_does_not_show_it(monkeypatch, tmp_path) -> None:
+    secret = tmp_path / "keys"
+    secret.write_text("too-short")
+    monkeypatch.setenv("PAFU_API_KEYS_FILE", str(secret))
+    with pytest.raises(ConfigError, match="PAFU_API_KEYS_FILE.*16") as error:
+        load_settings()
+    assert "too-short" not in str(error.value)
+
+
+def test_a_user_without_a_home_makes_no_folder_called_tilde(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="PAFU_DATA_DIR"):
+        check_data_dir(Path("~/.local/state/pafu"))
+    assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,8 @@ from server.access.gate import Access
 from server.config import Settings
 from server.engine import local
 from server.errors import PafuError
-from server.http.app import MIME_TYPES, PAGE
 from server.http.guard import Guard
+from server.http.page import MIME_TYPES, PAGE
 from server.states import EngineState
 
 
@@ -158,5 +158,5 @@ def verdict(settings: Settings, headers: dict[str, str], allowed: bool) -> None:
 
 
 async def test_a_foreign_host_is_refused_over_http(client) -> None:
-    reply = await client.get("/readyz", headers={"host": "evil.example"})
+    reply = await client.get("/v1/models", headers={"host": "evil.example"})
     assert reply.status_code == 403 and reply.json()["error"]["code"] == "host_not_allowed"

@@ -270,7 +270,7 @@ async def test_metrics_are_served_and_requests_are_counted_by_route_not_by_path(
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         await client.get("/v1/models")
         await client.get("/invented/by/somebody")
-        await client.get("/readyz", headers={"host": "evil.example"})
+        await client.get("/version", headers={"host": "evil.example"})
         reply = await client.get("/metrics")
         modern = await client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
     assert reply.headers["content-type"].startswith("text/plain")

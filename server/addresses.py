@@ -1,0 +1,75 @@
+"""Hosts, origins and networks as operators write them: what can never match is refused with what to write instead."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def host(text: str) -> str:
+    """A host name or address, without scheme, port and path. Raises ValueError."""
+    if "*" in text:
+        raise ValueError(f"{text!r} has a wildcard: name every host that the server is reached under")
+    bare = text.strip("[]").lower()
+    if HOST.fullmatch(bare) or is_address(bare):
+        return bare
+    try:
+        inside = urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    except ValueError:
+        inside = ""
+    raise ValueError(f"{text!r} is no host name" + (f": write {inside!r}" if HOST.fullmatch(inside) else ""))
+
+
+def origin(text: str) -> str:
+    """``scheme://host[:port]`` as browsers send it, in small letters. Raises ValueError."""
+    if text == "*":
+        raise ValueError("'*' would let every page of the web use this server: name the origins")
+    try:
+        parts = urlsplit(text.lower().rstrip("/"))
+        port, name = parts.port, parts.hostname
+    except ValueError:
+        raise ValueError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT") from None
+    if parts.scheme not in ("http", "https") or not name or "*" in text:
+        bare = text.rpartition("//")[2].strip("/*.")
+        hint = f": write 'https://{bare}'" if HOST.fullmatch(bare.lower()) else ""
+        raise ValueError(f"{text!r} is no origin, which begins with http:// or https://{hint}")
+    if parts.path or parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{text!r} is no origin: leave out what stands behind {parts.scheme}://{parts.netloc}")
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    shown = f"[{name}]" if ":" in name else name
+    return f"{parts.scheme}://{shown}" + (f":{port}" if port not in (None, usual) else "")
+
+
+def network(text: str) -> Network:
+    """An address, or a network as 10.0.0.0/8. Raises ValueError."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no address of a proxy: write 10.1.2.3, 10.0.0.0/8 or an IPv6 address") from None
+
+
+def path(text: str) -> str:
+    """The path of a route. Raises ValueError."""
+    if not text.startswith("/"):
+        raise ValueError(f"{text!r} is no path: write '/{text}'")
+    return text
+
+
+def is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def is_loopback(name: str) -> bool:
+    return is_localhost(name) or (is_address(name) and ipaddress.ip_address(name).is_loopback)

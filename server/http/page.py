@@ -1,0 +1,82 @@
+"""The page's files: served by name, as the right types, with what a browser may do with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.responses import Response
+from starlette.routing import Match, Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from server.config import Settings
+
+PAGE = Path(__file__).resolve().parents[2] / "clients" / "web"
+# The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
+MIME_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+
+
+class PageFiles(StaticFiles):
+    """The web client; always revalidated (ETag), so that an upgraded server never meets an old page."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(directory=PAGE, html=True, check_dir=False)
+        self._headers = page_headers(settings)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        name = "index.html" if path in (".", "") else path
+        if response.status_code == 200 and (mime := MIME_TYPES.get(Path(name).suffix)):
+            response.headers["content-type"] = mime
+        response.headers["cache-control"] = "no-cache"
+        response.headers.update(self._headers)
+        return response
+
+
+class Page(Mount):
+    """The page's own paths and no other: a wrong method on a route must not end up as a missing file of the page."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("/", PageFiles(settings))
+        self._paths = page_paths()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        ours = scope["type"] == "http" and scope["path"] in self._paths
+        return super().matches(scope) if ours else (Match.NONE, {})
+
+
+def page_headers(settings: Settings) -> dict[str, str]:
+    """What a browser may do with the page: its own files and this server alone, in frames of the allowed origins."""
+    policy = {
+        "default-src": "'self'",
+        "img-src": "'self' blob: data:",
+        "media-src": "'self' blob:",
+        "style-src": "'self' 'unsafe-inline'",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": " ".join(["'self'", *settings.allowed_origins]),
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+        "cross-origin-opener-policy": "same-origin",
+    }
+
+
+def page_paths() -> set[str]:
+    """Every path under which a file of the page is served."""
+    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file()}

@@ -1,0 +1,65 @@
+"""Requests counted, timed, named and, if the operator wants that, logged."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.telemetry import logs
+from server.telemetry.observer import Observer
+
+access = logging.getLogger("pafu.access")
+
+
+def request_id_of(scope: Scope) -> str:
+    """What the caller calls its request, or a name of ours; it is kept in ``scope["state"]`` for the routes."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    name = given[:128] if given.isascii() and given.isprintable() and given else f"req_{secrets.token_hex(8)}"
+    scope.setdefault("state", {})["request_id"] = name
+    return name
+
+
+class Timed:
+    """Counts and times HTTP requests by route template, and names each; around the guard, so that refusals are seen
+    too."""
+
+    def __init__(self, app: ASGIApp, observer: Observer, access_log: bool) -> None:
+        self._app = app
+        self._observer = observer
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = request_id_of(scope)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return self._count_error(scope)
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        with logs.about(request_id=request_id):
+            try:
+                await self._app(scope, receive, watched)
+            finally:
+                took = time.perf_counter() - began
+                route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
+                self._observer.request(route, scope["method"], status, took)
+                self._count_error(scope)
+                if self._access_log:
+                    client = (scope.get("client") or ("-",))[0]
+                    asked = f"{scope['method']} {scope['path'][:500]!r}"
+                    access.info("%s %s %d %.1f ms", client, asked, status, 1000 * took)
+
+    def _count_error(self, scope: Scope) -> None:
+        """What the guard refused never reached a route."""
+        if code := scope.get("pafu.error"):
+            self._observer.error(code)
