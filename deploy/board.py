@@ -12,6 +12,8 @@ from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacem
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${source}")
 MODEL = 'model_name=~"$model"'
+WORKER = 'worker=~"$worker"'
+REPEATED = "Worker $worker"  # a row for each worker that the variable names
 COLUMNS, WIDTH, HEIGHT = 3, 8, 8
 
 
@@ -235,6 +237,50 @@ ROWS: dict[str, Sequence[Graph]] = {
             "Resident memory of the front process.",
         ),
     ),
+    REPEATED: (
+        Graph(
+            "State",
+            "none",
+            [Line(now("pafu_worker_state", "device", "state", where=WORKER) + " > 0", "{{device}} {{state}}")],
+            "The state that the worker is in; only in ready does it take sessions.",
+        ),
+        Graph(
+            "Sessions and jobs",
+            "none",
+            [
+                Line(now("pafu_worker_sessions", where=WORKER), "held"),
+                Line(now("pafu_worker_sessions_limit", where=WORKER), "limit"),
+            ],
+            "How full the worker is.",
+        ),
+        Graph(
+            "Cache bytes promised",
+            "bytes",
+            [
+                Line(now("pafu_worker_cache_reserved_bytes", where=WORKER), "promised"),
+                Line(now("pafu_worker_cache_limit_bytes", where=WORKER), "limit"),
+            ],
+            "Of all caches on the worker.",
+        ),
+        Graph(
+            "Busy",
+            "percentunit",
+            [Line(rate("pafu_worker_busy_seconds_total", where=WORKER), "busy")],
+            "Share of the time in which it makes chunks.",
+        ),
+        Graph("Chunks", "cps", [Line(rate("pafu_worker_chunks_total", where=WORKER), "chunks")], "That it made."),
+        Graph(
+            "Processes lost",
+            "none",
+            [
+                Line(
+                    f"sum by (reason) (increase(pafu_worker_restarts_total{{{MODEL}, {WORKER}}}[$__rate_interval]))",
+                    "{{reason}}",
+                )
+            ],
+            "By how they were lost.",
+        ),
+    ),
     "Jobs": (
         Graph("Jobs", "none", [Line(now("pafu_jobs", "state"), "{{state}}")], "Not over yet, by state."),
         Graph("Jobs over", "cps", [Line(rate("pafu_jobs_finished_total", "state"), "{{state}}")], "By how they ended."),
@@ -329,9 +375,19 @@ def board_json() -> str:
             .include_all(True)
             .multi(True)
         )
+        .with_variable(
+            dashboard.QueryVariable("worker")
+            .label("Worker")
+            .datasource(SOURCE)
+            .query(f"label_values(pafu_worker_state{{{MODEL}}}, worker)")
+            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .include_all(True)
+            .multi(True)
+        )
     )
     for title, graphs in ROWS.items():
-        board.with_row(dashboard.Row(title))
+        row = dashboard.Row(title)
+        board.with_row(row.repeat("worker") if title == REPEATED else row)
         for graph in graphs:
             board.with_panel(panel(graph))
     return JSONEncoder(sort_keys=True, indent=1).encode(board.build()) + "\n"

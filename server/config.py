@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from cache.config import CacheConfig, check_room
 from cache.errors import PolicyError
 from model.spec import SPECS, ModelSpec
-from server import addresses
+from server import addresses, devices
 from server.environment import PREFIX, ConfigError, check_variables, from_files
 from server.errors import nearest
 
@@ -55,8 +55,8 @@ class Settings(BaseSettings):
     model: str = Field(default="pafu-mini", description="which model is served")
     weights: Path | None = Field(default=None, description="folder with the model's safetensors")
     salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one")
-    threads: int = Field(default=0, ge=0, le=1024, description="torch threads of the worker; 0: all usable cores")
+    device: str = Field(default="auto", description=f"one worker each: {devices.ALLOWED}")
+    threads: int = Field(default=0, ge=0, le=1024, description="torch threads of all workers; 0: all usable cores")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
     access_log: bool = Field(default=False, description="a line for each HTTP request")
@@ -87,7 +87,9 @@ class Settings(BaseSettings):
         default=None,
         description="finished videos: a folder or an fsspec URL (s3://bucket/videos); default: data folder",
     )
-    jobs_at_once: int = Field(default=1, ge=0, le=1000, description="jobs that this server works on; 0: it only serves")
+    jobs_at_once: int | None = Field(
+        default=None, ge=0, le=1000, description="jobs that this server works on; default: one a worker; 0: none"
+    )
     max_queued_jobs: int = Field(default=100, ge=0, description="unfinished jobs of all callers")
     max_job_seconds: float = Field(default=600.0, gt=0, description="longest video of a job")
     job_lease_seconds: float = Field(default=15.0, gt=0, description="a holder silent for so long loses its job")
@@ -166,6 +168,12 @@ class Settings(BaseSettings):
     @classmethod
     def _hashed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_hash_of_key(key) for key in value)
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        devices.parse(value)
+        return value
 
     @field_validator("model")
     @classmethod

@@ -88,6 +88,7 @@ ERRORS = {
         ErrorKind("too_many_jobs", 429, TRY_LATER, retryable=True),
         ErrorKind("not_completed", 409, POLICY),
         ErrorKind("idempotency_conflict", 409, POLICY),
+        ErrorKind("last_worker", 409, POLICY),
         ErrorKind("storage_unavailable", 503, TRY_LATER, retryable=True),
         ErrorKind("storage_full", 507, TRY_LATER, retryable=True),
         ErrorKind("host_not_allowed", 403, POLICY),

@@ -4,11 +4,24 @@ from enum import Enum
 
 
 class EngineState(Enum):
-    """Only READY takes sessions; FAILED is final until somebody changes the configuration."""
+    """READY while any worker takes sessions; FAILED is final until somebody changes the configuration."""
 
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class WorkerState(Enum):
+    """Only READY takes sessions. FAILED is final; a DRAINING worker keeps its sessions until others have room for
+    them, a DRAINED one has ended, and comes back when it is asked to."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DRAINING = "draining"
+    DRAINED = "drained"
     FAILED = "failed"
     STOPPED = "stopped"
 

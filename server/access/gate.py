@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from server.access.keys import Keyring
 from server.access.limits import ANONYMOUS, Caller, Limits
+from server.access.operator import Operator
 from server.access.tickets import Tickets
 from server.config import Settings
 from server.errors import PafuError
@@ -18,6 +19,7 @@ PROBES = frozenset({"/healthz", "/readyz"})
 LIVE = "/v1/realtime/video"  # read as a page it only says that it is a socket
 PUBLIC = PROBES | {LIVE}
 READING = ("GET", "HEAD")
+OPERATORS = "/v1/workers/"  # beneath it only the operator's secret counts
 # A browser can put a ticket only into the subprotocols that it offers; the second is OpenAI's spelling.
 TICKET_PROTOCOLS = ("pafu-ticket.", "openai-insecure-api-key.")
 
@@ -30,10 +32,14 @@ class Access:
         self.keys = Keyring(settings)
         self.tickets = Tickets()
         self.limits = Limits()
+        self.operator = Operator(settings.data_dir)
         self.public = PUBLIC | frozenset(page) | frozenset(settings.public_paths)
 
     def admit(self, scope: Scope) -> Caller:
         """The caller of a request or handshake. Raises PafuError missing_key, invalid_key or rate_limited."""
+        if scope["path"].startswith(OPERATORS):
+            self._check_operator(scope)
+            return ANONYMOUS
         if not self.keys.required or self.is_public(scope):
             return ANONYMOUS
         caller = self._caller(scope)
@@ -43,6 +49,14 @@ class Access:
     def is_public(self, scope: Scope) -> bool:
         """Public is read only; a socket never is."""
         return scope["type"] == "http" and scope["method"] in READING and scope["path"] in self.public
+
+    def _check_operator(self, scope: Scope) -> None:
+        """Raises PafuError missing_key or invalid_key."""
+        hint = f"it stands in {self.operator.path.name} in the server's data folder; pafu drain reads it there"
+        if (given := _bearer(scope)) is None:
+            raise PafuError("missing_key", f"this path needs the operator's secret as Authorization: Bearer; {hint}")
+        if not self.operator.known_by(given):
+            raise PafuError("invalid_key", f"this is not the operator's secret; {hint}")
 
     def _caller(self, scope: Scope) -> Caller:
         given = _bearer(scope)

@@ -93,16 +93,16 @@ async def _write_lines(
 async def line(url: str, seconds: float, everybody: list[Seen]) -> Line:
     """What is held now."""
     health = (await asyncio.to_thread(get_json, f"{url}/health"))[1] or {}
-    front, worker = health.get("front", {}), health.get("worker", {})
+    front, workers = health.get("front", {}), health.get("workers", [])
     made = [value for seen in everybody for value in seen.chunk_seconds]
     for seen in everybody:
         seen.chunk_seconds.clear()
     return {
         "seconds": round(seconds, 1),
         "front_mib": round(front.get("rss_bytes", 0) / MIB, 2),
-        "worker_mib": round(worker.get("rss_bytes", 0) / MIB, 2),
+        "worker_mib": round(sum(each["rss_bytes"] for each in workers) / MIB, 2),
         "front_files": open_files(front.get("pid")),
-        "worker_files": open_files(worker.get("pid")),
+        "worker_files": sum(open_files(each["pid"]) for each in workers),
         "front_tasks": front.get("tasks", 0),
         "cache_mib": round(health.get("cache", {}).get("held_bytes", 0) / MIB, 2),
         "pictures": sum(seen.pictures for seen in everybody),

@@ -78,9 +78,10 @@ def processor() -> str:
 
 
 def memory(url: str) -> dict[str, float]:
-    """Resident memory of front and worker in MiB."""
-    health = get_json(f"{url}/health")[1] or {}
-    return {part: health.get(part, {}).get("rss_bytes", 0) / MIB for part in ("front", "worker")}
+    """Resident memory of front and workers in MiB."""
+    health = get_json(f"{url}/health")[1] or {"front": {}, "workers": []}
+    front, workers = health["front"].get("rss_bytes", 0), sum(each["rss_bytes"] for each in health["workers"])
+    return {"front": front / MIB, "worker": workers / MIB}
 
 
 def open_files(pid: int | None) -> int:

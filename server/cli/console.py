@@ -15,14 +15,14 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PAFU_MODEL, default pafu-mini]")]
 Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, or several: cuda:0,cuda:2, cpu:2  [PAFU_DEVICE]")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings  [PAFU_CONFIG]")]
 CachePolicy = Annotated[str | None, typer.Option(help="which tokens stay; see docs/method.md  [PAFU_CACHE_POLICY]")]
 CacheBudget = Annotated[
     float | None, typer.Option("--cache-budget-latents", help="latent frames  [PAFU_CACHE_BUDGET_LATENTS]")
 ]
 SalienceHead = Annotated[Path | None, typer.Option(help="default: the one beside the weights  [PAFU_SALIENCE_HEAD]")]
-Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
+Threads = Annotated[int | None, typer.Option(help="torch threads of all workers; 0 uses all cores  [PAFU_THREADS]")]
 
 
 def say(text: str) -> None:

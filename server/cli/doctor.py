@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from rich.table import Table
 from cache.config import promised_bytes
 from model.spec import ModelSpec, spec_named
 from server import __version__
-from server.config import Settings, check_data_dir
+from server.config import ConfigError, Settings, check_data_dir
+from server.devices import Slot
+from server.engine.slots import slots_for
 from server.process import available_bytes, usable_cores
 
 GIB, MIB = 2**30, 2**20
@@ -64,10 +67,12 @@ def examinations(settings: Settings) -> Iterator[Finding]:
     yield Finding("versions", not old, f"{'; '.join(old)}: run make serve, or pip install -e ." if old else versions())
     yield Finding("cores", True, f"{usable_cores()} usable")
     yield Finding("memory", True, memory())
+    found = workers(settings)
     checks: list[tuple[str, Callable[[], str]]] = [
         ("torch", lambda: torch_version(settings)),
         ("encoder", lambda: encoder(spec)),
         ("weights", lambda: weights(settings, held)),
+        *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found))) for slot in found),
         ("sessions", lambda: sessions(settings, spec)),
         ("speed", lambda: speed(settings, spec, held)),
         ("data", lambda: data_folder(settings)),
@@ -81,6 +86,15 @@ def examinations(settings: Settings) -> Iterator[Finding]:
             yield Finding(name, True, check())
         except Exception as error:  # whatever is wrong here is a finding, not a failure of the doctor
             yield Finding(name, False, str(error) or type(error).__name__)
+
+
+def workers(settings: Settings) -> tuple[Slot, ...]:
+    """The workers of a server that has several; the row of torch says what is wrong with a device."""
+    try:
+        found = slots_for(settings)
+    except ConfigError:
+        return ()
+    return found if len(found) > 1 else ()
 
 
 class Wrong(RuntimeError):
@@ -128,32 +142,64 @@ def memory() -> str:
     return f"{free / GIB:.1f} GiB available" if free else "unknown on this system"
 
 
-def sessions(settings: Settings, spec: ModelSpec) -> str:
-    """How many sessions the server will admit beside what is loaded now. Raises Wrong below PAFU_MAX_SESSIONS."""
+@dataclass(frozen=True)
+class Room:
+    """What one worker has for caches: bytes of a usual session, free on its device, and of those for all caches."""
+
+    slot: Slot
+    session: int
+    free: int  # 0: unknown on this system
+    caches: int
+
+    @property
+    def fit(self) -> int:
+        return self.caches // self.session
+
+    def __str__(self) -> str:
+        share = f"{self.caches / GIB:.1f} of {self.free / GIB:.1f} free GiB for caches"
+        return f"{self.fit} fit ({self.session / MIB:.1f} MiB of cache each, {share})"
+
+
+def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Room:
+    """Beside what is loaded now."""
     from model.weights import preferred_dtype
-    from server.worker.generator import pick_device
     from server.worker.loop import CACHE_SHARE
 
-    device = pick_device(settings.device)
-    size = session_bytes(settings, spec, str(preferred_dtype(device)).removeprefix("torch."))
-    free = free_bytes(device)
-    if not free and not settings.cache_room_bytes:
-        return f"{size / MIB:.1f} MiB of cache each; memory unknown on this system"
-    room = settings.cache_room_bytes or round(CACHE_SHARE * free)
-    fit = room // size
-    words = f"{fit} fit ({size / MIB:.1f} MiB of cache each, {room / GIB:.1f} of {free / GIB:.1f} free GiB for caches)"
-    if settings.max_sessions is None and fit > 0:
-        return words
-    if fit < (settings.max_sessions or 1):
+    size = session_bytes(settings, spec, str(preferred_dtype(slot.device)).removeprefix("torch."))
+    free = free_bytes(slot.device)
+    caches = settings.cache_room_bytes // workers or round(CACHE_SHARE * slot.memory_share * free)
+    return Room(slot, size, free, caches)
+
+
+def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str:
+    """One of several workers. Raises Wrong when its device has no room for a session."""
+    room = room_of(settings, spec, slot, workers)
+    words = f"{slot.device}, {slot.threads} threads: {room}"
+    if room.free and not room.fit:
+        raise Wrong(f"{words}: free its memory, or leave the device out of PAFU_DEVICE")
+    return words
+
+
+def sessions(settings: Settings, spec: ModelSpec) -> str:
+    """How many sessions the server will admit beside what is loaded now. Raises Wrong below PAFU_MAX_SESSIONS."""
+    found = slots_for(settings)
+    rooms = [room_of(settings, spec, slot, len(found)) for slot in found]
+    if not all(room.caches for room in rooms):
+        return f"{rooms[0].session / MIB:.1f} MiB of cache each; memory unknown on this system"
+    fit, most = sum(room.fit for room in rooms), settings.max_sessions
+    words = str(rooms[0]) if len(rooms) == 1 else f"{fit} fit on {len(rooms)} workers"
+    if fit < (most or 1):
         raise Wrong(
-            f"{words}, but PAFU_MAX_SESSIONS is {settings.max_sessions or 1}: lower it, lower "
+            f"{words}, but PAFU_MAX_SESSIONS is {most or 1}: lower it, lower "
             f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache().budget_latents:g}), or free memory"
         )
-    return f"{words}; PAFU_MAX_SESSIONS is {settings.max_sessions}"
+    return words if most is None else f"{words}; PAFU_MAX_SESSIONS is {most}"
 
 
 def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
     """How many sessions play in real time, measured with the model that was loaded. Raises Wrong when it was not."""
+    import torch
+
     from server.engine.admission import in_real_time
     from server.ipc.messages import CacheChoice
     from server.worker.generator import ModelGenerator
@@ -163,11 +209,15 @@ def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
         raise Wrong("not measured: the weights could not be loaded")
     model: Any = held[0]
     generator = ModelGenerator(model, "", str(model.device), {})
+    several = workers(settings)
+    if several:
+        torch.set_num_threads(several[0].threads)
     seconds = measure(generator, CacheChoice.of(settings.cache()))
     if seconds is None:
         raise Wrong("a session with the default settings cannot be made: the line above says why")
-    fit, plays = in_real_time(spec, seconds), spec.pictures_in_chunk(1) / spec.fps
-    words = f"{fit} in real time at once (a chunk plays {plays:.2f} s and takes {seconds:.2f} s)"
+    fit, plays = in_real_time(spec, seconds) * max(1, len(several)), spec.pictures_in_chunk(1) / spec.fps
+    where = f" on worker {several[0].worker} alone" if several else ""
+    words = f"{fit} in real time at once (a chunk plays {plays:.2f} s and takes {seconds:.2f} s{where})"
     chosen = settings.max_sessions
     return f"{words}, but PAFU_MAX_SESSIONS is {chosen}: they will stall" if chosen and chosen > fit else words
 
@@ -176,7 +226,7 @@ def free_bytes(device: str) -> int:
     """Of the device; 0 where nobody tells."""
     import torch
 
-    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else available_bytes()
+    return int(torch.cuda.mem_get_info(device)[0]) if device != "cpu" else available_bytes()
 
 
 def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
@@ -220,26 +270,24 @@ def metrics_port(settings: Settings) -> str:
 
 
 def torch_version(settings: Settings) -> str:
-    """Torch's version and the device that would be used. Raises StartError when that device is not there."""
+    """Torch's version and the devices that would be used. Raises ConfigError for one that is not there."""
     import torch
 
-    from server.worker.generator import pick_device
+    found = slots_for(settings)
+    devices = list(dict.fromkeys(slot.device for slot in found))
+    named = "; ".join(f"{device} ({device_name(device)})" for device in devices)
+    hint = "" if devices != ["cpu"] or not driver_without_torch() else NO_CUDA_BUILD
+    return f"{torch.__version__} on {named}{hint}"
 
-    device = pick_device(settings.device)
-    name = "; ".join(gpus()) if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    hint = "" if device == "cuda" or not driver_without_torch() else NO_CUDA_BUILD
-    return f"{torch.__version__} on {device} ({name}){hint}"
 
-
-def gpus() -> list[str]:
-    """Every GPU with its free memory; the worker uses the first."""
+def device_name(device: str) -> str:
+    """What it is, and a GPU's free memory."""
     import torch
 
-    found = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        found.append(f"{torch.cuda.get_device_name(index)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
-    return found
+    if device == "cpu":
+        return torch.backends.cpu.get_cpu_capability()
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{torch.cuda.get_device_name(device)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
 
 
 def driver_without_torch() -> bool:
@@ -260,9 +308,9 @@ def encoder(spec: ModelSpec) -> str:
 
 def weights(settings: Settings, held: list[object]) -> str:
     """Load the model, into ``held``. Raises StartError naming what is missing or wrong, Wrong when there is no room."""
-    from server.worker.generator import load_model, pick_device
+    from server.worker.generator import load_model
 
-    device = pick_device(settings.device)
+    device = slots_for(settings)[0].device
     given = str(settings.weights) if settings.weights else None
     head = str(settings.salience_head) if settings.salience_head else None
     size, free = file_bytes(settings.weights), free_bytes(device)

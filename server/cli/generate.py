@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.spec import spec_named
-from server.config import Settings
-from server.engine.local import BEAT_SECONDS
-from server.ipc.messages import CacheChoice, Configure, Open
+from server.config import ConfigError, Settings
+from server.engine.member import configure
+from server.engine.slots import slots_for
+from server.ipc.messages import CacheChoice, Open
 from server.live.client_messages import check_held, check_prompt
 from server.worker.generator import Generator, StartError, load_generator
 from server.worker.session import WorkerSession
@@ -56,19 +57,10 @@ def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
 
 def load(settings: Settings) -> Generator:
     """The model in this process. Raises GenerateError when it cannot be loaded."""
-    weights = str(settings.weights) if settings.weights else None
-    configure = Configure(
-        model=settings.model,
-        weights=weights,
-        device=settings.device,
-        threads=settings.threads,
-        cache_room_bytes=settings.cache_room_bytes,
-        beat_seconds=BEAT_SECONDS,
-        salience_head=str(settings.salience_head) if settings.salience_head else None,
-    )
     try:
-        return load_generator(configure)
-    except StartError as error:
+        slot = slots_for(settings)[0]  # one video has no use for more
+        return load_generator(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
+    except (StartError, ConfigError) as error:
         raise GenerateError(str(error)) from error
 
 

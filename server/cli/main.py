@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from server import __version__
-from server.cli import bench, demo, distill, evaluate, keys
+from server.cli import bench, demo, distill, drain, evaluate, keys
 from server.cli.console import (
     CacheBudget,
     CachePolicy,
@@ -40,6 +40,7 @@ app = typer.Typer(
 app.add_typer(distill.app, name="distill")
 app.command("eval")(evaluate.evaluate)
 app.command()(simulate)
+app.command("drain")(drain.drain)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(demo.app, name="demo")
@@ -71,6 +72,7 @@ def serve(
     """Serve live video: a page for browsers, a WebSocket for programs."""
     settings = settings_from(**locals())
     from server.access.keys import Keyring
+    from server.engine.slots import slots_for
     from server.http.listener import listen
     from server.telemetry import logs
     from server.telemetry.traces import traces_for
@@ -83,6 +85,7 @@ def serve(
             from server.jobs.database import check
 
             check(settings)
+        slots = slots_for(settings)
         guarded = Keyring(settings).required or settings.allow_anonymous
         sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None
@@ -93,7 +96,7 @@ def serve(
     say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
     from server.http.service import run
 
-    failure = asyncio.run(run(settings, sock, say, metrics_sock, traces))
+    failure = asyncio.run(run(settings, slots, sock, say, metrics_sock, traces))
     if failure is not None:
         raise fail(failure, START_FAILED)
     say("stopped")

@@ -5,9 +5,11 @@ A live session may take the place of a background one (a job goes on later), nev
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.spec import ModelSpec
+from server.engine.placement import Load
 from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import CacheChoice, Open
 
@@ -58,6 +60,20 @@ class Capacity:
         return "speed" if self.sessions == self.by_speed else "memory"
 
 
+def together(capacities: Iterable[Capacity], setting: int | None) -> Capacity:
+    """What workers can take at once, of whom each is known by its own capacity; the slowest chunk tells the time."""
+    parts = list(capacities)
+    speeds = [part.by_speed for part in parts if part.by_speed is not None]
+    memory = [part.by_memory for part in parts if part.by_memory is not None]
+    taking = [part.chunk_seconds for part in parts if part.chunk_seconds is not None]
+    return Capacity(
+        by_speed=sum(speeds) if speeds else None,
+        by_memory=sum(memory) if memory else None,
+        setting=setting,
+        chunk_seconds=max(taking, default=None),
+    )
+
+
 @dataclass(frozen=True)
 class Held:
     """What one session on the device holds."""
@@ -74,42 +90,53 @@ class Account:
         self.room = 0
         self._held: dict[str, Held] = {}
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     @property
     def held_bytes(self) -> int:
         return sum(held.bytes for held in self._held.values())
 
-    def sessions_that_fit(self, needed: int) -> int:
-        """How many more sessions of this size there is room for."""
-        by_bytes = (self.room - self.held_bytes) // needed
-        return max(0, min(by_bytes, self.most - len(self._held)))
+    @property
+    def load(self) -> Load:
+        background = sum(held.background for held in self._held.values())
+        return Load(self.held_bytes, self.room, len(self) - background, background, self.most)
 
-    def to_displace(self, needed: int) -> list[str]:
-        """Background sessions, newest first, that must go before a live one of this size fits."""
-        chosen, count, held = [], len(self._held), self.held_bytes
-        for name in reversed([name for name, place in self._held.items() if place.background]):
-            if held + needed <= self.room and count < self.most:
-                break
-            chosen.append(name)
-            count, held = count - 1, held - self._held[name].bytes
+    def fits(self, needed: int) -> bool:
+        """Whether there is room for one more session of so many bytes."""
+        return self.held_bytes + needed <= self.room and len(self) < self.most
+
+    def to_displace(self, needed: int, least: int = 0) -> list[str] | None:
+        """Background sessions, newest first, that must go before a live one of this size fits, but at ``least`` so
+        many; None when not even that helps."""
+        background = [name for name, held in self._held.items() if held.background]
+        chosen, count, held = list[str](), len(self), self.held_bytes
+        while held + needed > self.room or count >= self.most or len(chosen) < least:
+            if not background:
+                return None
+            chosen.append(background.pop())
+            count, held = count - 1, held - self._held[chosen[-1]].bytes
         return chosen
 
     def hold(self, order: Open, needed: int) -> None:
-        """Book a session. Raises PafuError cache_too_large (it can never fit) or session_rejected (not now)."""
-        if needed > self.room:
-            reason = (
-                f"the session's cache needs {needed / MIB:.1f} MiB, this server has {self.room / MIB:.1f} MiB in all"
-            )
-            raise PafuError(
-                "cache_too_large", f"{reason}; ask for a smaller budget", "extra_params.cache.budget_latents"
-            )
-        if not self.sessions_that_fit(needed):
-            taken = (
-                f"{len(self._held)} of {self.most} sessions, {self.held_bytes / MIB:.1f} of {self.room / MIB:.1f} MiB"
-            )
-            reason = f"no place is free ({taken} of cache are taken); try again later"
-            raise PafuError("session_rejected", reason, retry_after=RETRY_AFTER)
+        """Book a session that fits."""
         self._held[order.session] = Held(needed, order.background)
 
     def free(self, session: str) -> None:
         """The session's memory is free again; harmless when it was before."""
         self._held.pop(session, None)
+
+
+def no_place(needed: int, accounts: Sequence[Account], most: int | None) -> PafuError:
+    """Why a session that needs so many bytes got no place on any of these workers: cache_too_large, because it never
+    will, or session_rejected, because there is none now. ``most``: sessions on all of them."""
+    largest = max((account.room for account in accounts), default=0)
+    if needed > largest:
+        whose = "this server has" if len(accounts) == 1 else "its largest device has"
+        reason = f"the session's cache needs {needed / MIB:.1f} MiB, {whose} {largest / MIB:.1f} MiB in all"
+        return PafuError("cache_too_large", f"{reason}; ask for a smaller budget", "extra_params.cache.budget_latents")
+    places = sum(account.most for account in accounts)
+    taken = f"{sum(map(len, accounts))} of {min(places, most or places)} sessions"
+    held, room = (sum(getattr(account, name) for account in accounts) for name in ("held_bytes", "room"))
+    reason = f"no place is free ({taken}, {held / MIB:.1f} of {room / MIB:.1f} MiB of cache are taken); try again later"
+    return PafuError("session_rejected", reason, retry_after=RETRY_AFTER)

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from server.engine.admission import Capacity
 from server.ipc.messages import CacheChoice, Ended, Fragment, Interact, Open, Ready, Rejected
-from server.states import EngineState
+from server.states import EngineState, WorkerState
 
 if TYPE_CHECKING:
     from server.telemetry.observer import Observer
@@ -47,20 +47,51 @@ SessionEvent = Fragment | Rejected | Ended
 
 
 @dataclass(frozen=True)
-class EngineStatus:
-    """What /readyz and /health tell. ``message`` says why the engine is not ready."""
+class WorkerStatus:
+    """One worker. ``worker`` is its number, ``device`` where it is; ``message`` says why it takes no sessions."""
 
-    state: EngineState
+    worker: str
+    device: str
+    state: WorkerState
     message: str
     sessions: int
     restarts: int
-    worker_pid: int | None
-    worker_rss_bytes: int
+    pid: int | None
+    rss_bytes: int
     ready: Ready | None
-    silent_seconds: float = 0.0  # since the worker's last sign of life
-    cache_held_bytes: int = 0
-    cache_room_bytes: int = 0
-    capacity: Capacity = Capacity()
+    silent_seconds: float  # since its last sign of life
+    cache_held_bytes: int
+    cache_room_bytes: int
+    capacity: Capacity
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What /readyz and /health tell. ``message`` says why the engine is not ready; ``capacity`` and ``max_sessions``
+    (None: not known yet) are of all workers that serve."""
+
+    state: EngineState
+    message: str
+    workers: tuple[WorkerStatus, ...]
+    capacity: Capacity
+    max_sessions: int | None
+
+    @property
+    def sessions(self) -> int:
+        return sum(worker.sessions for worker in self.workers)
+
+    @property
+    def cache_held_bytes(self) -> int:
+        return sum(worker.cache_held_bytes for worker in self.workers)
+
+    @property
+    def cache_room_bytes(self) -> int:
+        return sum(worker.cache_room_bytes for worker in self.workers)
+
+    @property
+    def ready(self) -> tuple[Ready, ...]:
+        """What each worker said that has loaded its model."""
+        return tuple(worker.ready for worker in self.workers if worker.ready is not None)
 
 
 class EngineSession(Protocol):
@@ -69,6 +100,10 @@ class EngineSession(Protocol):
     id: str
     mime: str
     init: bytes  # ftyp and moov of its fragments
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the worker's last sign of life."""
 
     def events(self) -> AsyncIterator[SessionEvent]: ...
     async def interact(self, change: Interact) -> None: ...
@@ -105,8 +140,18 @@ class Engine(Protocol):
         "preempted", and they open again with their past when there is room.
         """
 
+    def drain(self, worker: str) -> WorkerStatus:
+        """Take a worker, by its number or its device, out of service while the others serve: it gets no more
+        sessions, those that it has move ("preempted") as others have room for them, and it ends behind the last.
+
+        Raises PafuError: not_found, or last_worker when nobody would be left to serve.
+        """
+
+    async def undrain(self, worker: str) -> WorkerStatus:
+        """Take it back, started again if it has ended. Raises PafuError not_found."""
+
     async def room_changed(self, timeout: float) -> None:
         """Return when a session has given up its place, or after ``timeout`` seconds."""
 
     def cache_bytes(self, cache: CacheChoice) -> int:
-        """What a session with this cache holds of the worker's memory."""
+        """What a session with this cache holds of a worker's memory, at most."""

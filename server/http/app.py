@@ -15,7 +15,7 @@ from server.access.limits import caller_of
 from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
-from server.http import asyncapi, client_secrets, openapi, status
+from server.http import asyncapi, client_secrets, openapi, status, workers
 from server.http.cors import Cors
 from server.http.guard import Guard
 from server.http.page import Page, page_paths
@@ -113,6 +113,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     add_error_handlers(app, engine.observer.error)
     _add_routes(app, front)
     app.include_router(job_routes.routes(front.jobs))
+    app.include_router(workers.routes(engine))
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)

@@ -9,20 +9,22 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from server.config import Settings
+from server.devices import Slot
 from server.engine.admission import Capacity
 from server.engine.interface import Engine
 from server.engine.local import LocalEngine
 from server.http.app import Front, create_app, metrics_app
 from server.http.backpressure import HonestProtocol
 from server.http.slow_headers import ImpatientProtocol
-from server.states import EngineState
+from server.ipc.messages import Ready
+from server.states import EngineState, WorkerState
 from server.telemetry.observer import Observer
 from server.telemetry.traces import Traces
 
@@ -45,6 +47,7 @@ class Service(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """1. sockets answer (readyz says 503); 2. the worker starts; 3. jobs are looked for."""
         await super().startup(sockets)
+        self.front.access.operator.prepare()
         await self.front.engine.start()
         self.front.jobs.start()
         self._watching = asyncio.create_task(self.front.watch_keys(), name="keys")
@@ -149,13 +152,14 @@ async def metrics_served(observer: Observer, sock: socket.socket | None) -> Asyn
 
 async def run(
     settings: Settings,
+    slots: Sequence[Slot],
     sock: socket.socket,
     say: Callable[[str], Any],
     metrics_sock: socket.socket | None = None,
     traces: Traces | None = None,
 ) -> str | None:
     """Serve until a signal; None, or why the engine could not even start once."""
-    engine = LocalEngine(settings)
+    engine = LocalEngine(settings, slots)
     engine.observer.traces = traces
     service = build(settings, engine)
     watcher = asyncio.create_task(_watch(service, engine, say))
@@ -181,14 +185,29 @@ def room(capacity: Capacity) -> str:
 
 
 async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> str | None:
-    """Tell when the first worker is ready; end the service when it never can be."""
+    """Tell how each worker came up; end the service when none ever can."""
+    telling = asyncio.create_task(_tell(service, engine, say), name="tell")
     await engine.settled()
     status = engine.status()
     if status.state is EngineState.FAILED:
         service.should_exit = True
+        telling.cancel()
         return status.message
-    if status.ready is not None:
-        ready = status.ready
-        took = f"loaded in {ready.load_seconds:.1f} s, first chunk in {ready.warm_up_seconds:.1f} s"
-        say(f"ready: {service.front.spec.name} on {ready.device} ({ready.weights}), {took}; {room(status.capacity)}")
+    await telling
     return None
+
+
+async def _tell(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> None:
+    several = len(engine.status().workers) > 1
+    async for worker in engine.each_settled():
+        which = f"worker {worker.worker} " if several else ""
+        if worker.state is WorkerState.FAILED and several:
+            say(f"{which}cannot start on {worker.device}, the server goes on without it: {worker.message}")
+        elif worker.ready is not None:
+            say(f"{which}ready: {service.front.spec.name} on {described(worker.ready)}; {room(worker.capacity)}")
+
+
+def described(ready: Ready) -> str:
+    """Device and weights of a worker, and how long its start took."""
+    took = f"loaded in {ready.load_seconds:.1f} s, first chunk in {ready.warm_up_seconds:.1f} s"
+    return f"{ready.device} ({ready.weights}), {took}"

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from model.spec import ModelSpec
 from server import __version__
 from server.config import Settings
-from server.engine.interface import EngineStatus
+from server.engine.admission import Capacity
+from server.engine.interface import EngineStatus, WorkerStatus
 from server.media.formats import VIDEO_FORMATS
 from server.process import rss_bytes
 from server.states import EngineState
@@ -36,12 +37,8 @@ class FrontProcess(Process):
     tasks: int
 
 
-class WorkerProcess(Process):
-    restarts: int
-
-
 class CacheMemory(BaseModel):
-    """Bytes of the worker's memory that sessions' caches hold, and may hold."""
+    """Bytes of device memory that sessions' caches hold, and may hold."""
 
     held_bytes: int
     room_bytes: int
@@ -57,7 +54,23 @@ class SessionsThatFit(BaseModel):
     chunk_seconds: float | None
 
 
+class Worker(Process, Readiness):
+    """One worker, by its number and its device. ``status``: starting, ready, restarting, draining, drained, failed or
+    stopped; ``silent_seconds``: since its last sign of life; ``restarts``: of its process."""
+
+    worker: str
+    device: str
+    sessions: int
+    max_sessions: int | None
+    capacity: SessionsThatFit
+    cache: CacheMemory
+    silent_seconds: float
+    restarts: int
+
+
 class Health(Readiness):
+    """``max_sessions``, ``capacity`` and ``cache`` are sums over the ``workers``."""
+
     sessions: int
     max_sessions: int | None
     capacity: SessionsThatFit
@@ -65,7 +78,7 @@ class Health(Readiness):
     viewers: int
     cache: CacheMemory
     front: FrontProcess
-    worker: WorkerProcess
+    workers: list[Worker]
 
 
 class Alive(BaseModel):
@@ -122,27 +135,49 @@ def readiness(engine: EngineStatus, draining: bool) -> Readiness:
 
 def health(engine: EngineStatus, draining: bool, waiting: int, viewers: int) -> Health:
     """``waiting``: sessions in the waiting room; ``viewers``: open connections."""
-    capacity = engine.capacity
     return Health(
         **readiness(engine, draining).model_dump(),
         sessions=engine.sessions,
-        max_sessions=capacity.sessions,
-        capacity=SessionsThatFit(
-            limited_by=capacity.limited_by,
-            by_speed=capacity.by_speed,
-            by_memory=capacity.by_memory,
-            chunk_seconds=capacity.chunk_seconds,
-        ),
+        max_sessions=engine.max_sessions,
+        capacity=sessions_that_fit(engine.capacity),
         waiting=waiting,
         viewers=viewers,
         cache=CacheMemory(held_bytes=engine.cache_held_bytes, room_bytes=engine.cache_room_bytes),
         front=FrontProcess(pid=os.getpid(), rss_bytes=rss_bytes(), tasks=len(asyncio.all_tasks())),
-        worker=WorkerProcess(pid=engine.worker_pid, rss_bytes=engine.worker_rss_bytes, restarts=engine.restarts),
+        workers=[worker(each) for each in engine.workers],
+    )
+
+
+def sessions_that_fit(capacity: Capacity) -> SessionsThatFit:
+    return SessionsThatFit(
+        limited_by=capacity.limited_by,
+        by_speed=capacity.by_speed,
+        by_memory=capacity.by_memory,
+        chunk_seconds=capacity.chunk_seconds,
+    )
+
+
+def worker(found: WorkerStatus) -> Worker:
+    return Worker(
+        worker=found.worker,
+        device=found.device,
+        status=found.state.value,
+        reason=found.message,
+        sessions=found.sessions,
+        max_sessions=found.capacity.sessions,
+        capacity=sessions_that_fit(found.capacity),
+        cache=CacheMemory(held_bytes=found.cache_held_bytes, room_bytes=found.cache_room_bytes),
+        silent_seconds=found.silent_seconds,
+        pid=found.pid,
+        rss_bytes=found.rss_bytes,
+        restarts=found.restarts,
     )
 
 
 def version(engine: EngineStatus) -> Version:
-    versions = {"python": platform.python_version(), **(engine.ready.versions if engine.ready else {})}
+    versions = {"python": platform.python_version()}
+    for ready in engine.ready:
+        versions |= ready.versions
     return Version(version=__version__, versions=versions)
 
 
@@ -157,11 +192,11 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
         chunk_frames=spec.pictures_in_chunk(1),
         camera=spec.camera,
         formats=list(VIDEO_FORMATS),
-        weights=engine.ready.weights if engine.ready else None,
-        device=engine.ready.device if engine.ready else None,
+        weights=engine.ready[0].weights if engine.ready else None,
+        device=", ".join(dict.fromkeys(ready.device for ready in engine.ready)) or None,
         max_prompt_chars=spec.max_prompt_chars,
         limits={
-            "max_sessions": engine.capacity.sessions,
+            "max_sessions": engine.max_sessions,
             "max_num_frames": int(settings.max_seconds * spec.fps),
             "max_streaming_buffer_seconds": settings.max_lead_seconds,
             **(camera_limits() if spec.camera else {}),

@@ -66,6 +66,7 @@ class Configure(Message, frozen=True, tag="configure"):
     threads: int
     cache_room_bytes: int  # that the caches of all sessions may take together; 0: what the worker finds free
     beat_seconds: float
+    memory_share: float = 1.0  # of what is free on the device; others that share its memory take the rest
     log_level: str = "info"
     log_format: str = "text"
     salience_head: str | None = None  # None: the one beside the weights, if there is one

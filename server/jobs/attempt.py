@@ -245,7 +245,7 @@ class Attempt:
         seconds = self._settings.job_lease_seconds
         while True:
             await asyncio.sleep(seconds / 3)
-            if self.line is not None and self._engine.status().silent_seconds > seconds:
+            if self.line is not None and self.line.silent_seconds > seconds:
                 continue
             try:
                 await self._database.run(lambda store: store.beat(self.lease))

@@ -14,7 +14,7 @@ from server.jobs.database import Database
 from server.jobs.errors import StoreUnavailable
 from server.jobs.job import Job, Lease
 from server.jobs.lease_monitor import LeaseMonitor
-from server.states import EngineState
+from server.states import EngineState, WorkerState
 
 log = logging.getLogger("pafu.jobs")
 
@@ -103,8 +103,10 @@ class Runner:
 
     def _has_room(self) -> bool:
         """Without a worker a front has no use for jobs; another may have one."""
-        ready = self._engine.status().state is EngineState.READY
-        return ready and not self._draining and len(self._attempts) < self._settings.jobs_at_once
+        status, most = self._engine.status(), self._settings.jobs_at_once
+        if most is None:
+            most = sum(worker.state is WorkerState.READY for worker in status.workers)
+        return status.state is EngineState.READY and not self._draining and len(self._attempts) < most
 
     async def _claim(self) -> tuple[Job, Lease] | None:
         """A job whose holder is silent, or else the one that waits longest."""

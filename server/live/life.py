@@ -201,8 +201,9 @@ class Life:
         parked = ended.reason == "parked"
         if self.phase is Phase.STOPPING and (lost or parked):
             return self.finish(self.over("stopped"))
-        if not (lost or parked) or (lost and self._losses.too_many()):
-            again = f"{ended.message}, {MAX_LOSSES} times in a row; start a new session" if lost else ended.message
+        died = ended.code == "worker_failed"  # a session that had to move has harmed nobody
+        if not (lost or parked) or (died and self._losses.too_many()):
+            again = f"{ended.message}, {MAX_LOSSES} times in a row; start a new session" if died else ended.message
             return self.finish(msgspec.structs.replace(ended, message=again))
         if parked:
             if ended.code is None:

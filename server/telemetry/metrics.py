@@ -21,7 +21,7 @@ from model.chunk_stats import measured_in
 from server.errors import ERRORS
 from server.ipc.messages import ServedStats
 from server.media.formats import VIDEO_FORMATS
-from server.states import EngineState
+from server.states import EngineState, WorkerState
 
 OTHER = "other"
 BY_CONSTRUCTION: tuple[str, ...] = ()  # values of a label that the code itself keeps few: worker numbers, routes
@@ -224,7 +224,50 @@ METRICS: tuple[Metric, ...] = (
         "Time since the last sign of life of a worker's step loop.",
         {"worker": BY_CONSTRUCTION},
     ),
-    Metric("pafu_worker_restarts_total", "counter", "workers", "Workers that were lost, by how.", {"reason": DEATHS}),
+    Metric(
+        "pafu_worker_restarts_total",
+        "counter",
+        "workers",
+        "Worker processes that were lost, by worker and how.",
+        {"worker": BY_CONSTRUCTION, "reason": DEATHS},
+    ),
+    Metric(
+        "pafu_worker_state",
+        "gauge",
+        "workers",
+        "1 for the state that a worker is in, 0 for the others; only in ready does it take sessions.",
+        {"worker": BY_CONSTRUCTION, "device": BY_CONSTRUCTION, "state": tuple(state.value for state in WorkerState)},
+    ),
+    Metric("pafu_worker_sessions", "gauge", "workers", "Sessions and jobs on a worker.", {"worker": BY_CONSTRUCTION}),
+    Metric(
+        "pafu_worker_sessions_limit",
+        "gauge",
+        "workers",
+        "Most sessions and jobs on a worker at once.",
+        {"worker": BY_CONSTRUCTION},
+    ),
+    Metric(
+        "pafu_worker_cache_reserved_bytes",
+        "gauge",
+        "workers",
+        "Cache bytes that admission has promised on a worker.",
+        {"worker": BY_CONSTRUCTION},
+    ),
+    Metric(
+        "pafu_worker_cache_limit_bytes",
+        "gauge",
+        "workers",
+        "Bytes that all caches on a worker may take.",
+        {"worker": BY_CONSTRUCTION},
+    ),
+    Metric("pafu_worker_chunks_total", "counter", "workers", "Chunks that a worker made.", {"worker": BY_CONSTRUCTION}),
+    Metric(
+        "pafu_worker_busy_seconds_total",
+        "counter",
+        "workers",
+        "Seconds in which a worker made chunks; its rate is the share of time in which it is busy.",
+        {"worker": BY_CONSTRUCTION},
+    ),
     Metric(
         "pafu_engine_state",
         "gauge",

@@ -15,8 +15,8 @@ from model.spec import ModelSpec
 from server import __version__
 from server.errors import ERRORS
 from server.ipc.messages import Beat, Fragment, Ready
-from server.states import EngineState
-from server.telemetry.metrics import MEASURES, PLACES, ROLES, Metrics
+from server.states import EngineState, WorkerState
+from server.telemetry.metrics import DEATHS, MEASURES, PLACES, ROLES, Metrics
 from server.telemetry.traces import SessionTrace, Traces
 
 STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
@@ -35,6 +35,7 @@ class Observer:
         self.sources: list[Callable[[], Awaitable[None]]] = []  # asked before every scrape
         self._stalls: set[Stall] = set()
         self._beats: dict[str, tuple[float, Beat]] = {}
+        self._ready: dict[str, Ready] = {}  # by worker
 
     async def gather(self) -> None:
         """Let those tell their figures who must be asked."""
@@ -64,14 +65,32 @@ class Observer:
         for state in EngineState:
             self.metrics.set("pafu_engine_state", float(state is current), state=state.value)
 
-    def worker_ready(self, ready: Ready) -> None:
+    def worker_state(self, worker: str, device: str, current: WorkerState) -> None:
+        """Where a worker stands; the counters of a new one begin at 0, so that alerts see its first loss."""
+        for state in WorkerState:
+            labels = {"worker": worker, "device": device, "state": state.value}
+            self.metrics.set("pafu_worker_state", float(state is current), **labels)
+        for how in DEATHS:
+            self.metrics.add("pafu_worker_restarts_total", 0, worker=worker, reason=how)
+
+    def worker_ready(self, worker: str, ready: Ready) -> None:
+        """A worker has loaded its model."""
+        self._ready[worker] = ready
         self.metrics.set("pafu_worker_load_seconds", ready.load_seconds)
         self.metrics.set("pafu_worker_warm_up_seconds", ready.warm_up_seconds)
-        self.metrics.set("pafu_kv_cache_limit_bytes", ready.cache_room_bytes)
+        self.metrics.set("pafu_worker_cache_limit_bytes", ready.cache_room_bytes, worker=worker)
         self.metrics.clear("pafu_build_info")
         versions = {"version": __version__, "python": platform.python_version()}
-        torch = ready.versions.get("torch", "none")
-        self.metrics.set("pafu_build_info", 1, **versions, torch=torch, device=ready.device)
+        for each in self._ready.values():
+            torch = each.versions.get("torch", "none")
+            self.metrics.set("pafu_build_info", 1, **versions, torch=torch, device=each.device)
+        self._sum_caches()
+
+    def worker_places(self, worker: str, sessions: int, most: int, reserved_bytes: int) -> None:
+        """What a worker holds now, of at ``most`` so many sessions."""
+        self.metrics.set("pafu_worker_sessions", sessions, worker=worker)
+        self.metrics.set("pafu_worker_sessions_limit", most, worker=worker)
+        self.metrics.set("pafu_worker_cache_reserved_bytes", reserved_bytes, worker=worker)
 
     def sessions_limit(self, most: int) -> None:
         """So many sessions are let in at once."""
@@ -86,8 +105,14 @@ class Observer:
         self._sum_caches()
 
     def worker_lost(self, worker: str, how: str) -> None:
-        """A worker is gone: ``how`` is one of metrics.DEATHS. What it held is gone too."""
-        self.metrics.add("pafu_worker_restarts_total", reason=how)
+        """A worker is gone unasked: ``how`` is one of metrics.DEATHS."""
+        self.metrics.add("pafu_worker_restarts_total", worker=worker, reason=how)
+        self.worker_gone(worker)
+
+    def worker_gone(self, worker: str) -> None:
+        """A worker's process has ended: what it held is gone too."""
+        if self._ready.pop(worker, None) is not None:
+            self.metrics.drop("pafu_worker_cache_limit_bytes", worker=worker)
         beat = self._beats.pop(worker, (0.0, None))[1]
         if beat is not None:
             self.metrics.drop("pafu_worker_memory_bytes", worker=worker)
@@ -96,9 +121,11 @@ class Observer:
                 self.metrics.drop("pafu_device_memory_bytes", worker=worker, kind=kind)
         self._sum_caches()
 
-    def made(self, fragment: Fragment) -> None:
+    def made(self, worker: str, fragment: Fragment) -> None:
         """A worker made a chunk: what it cost and what it did to the cache."""
         stats = fragment.stats
+        self.metrics.add("pafu_worker_chunks_total", worker=worker)
+        self.metrics.add("pafu_worker_busy_seconds_total", stats.chunk_seconds, worker=worker)
         for stage, seconds in stats.seconds.items():
             self.metrics.observe("pafu_chunk_seconds", seconds, stage=stage)
         if stats.chunk_seconds > 0:
@@ -115,6 +142,7 @@ class Observer:
 
     def _sum_caches(self) -> None:
         beats = [beat for _, beat in self._beats.values()]
+        self.metrics.set("pafu_kv_cache_limit_bytes", sum(ready.cache_room_bytes for ready in self._ready.values()))
         tokens, budget = sum(beat.cache_tokens for beat in beats), sum(beat.cache_budget for beat in beats)
         self.metrics.set("pafu_kv_cache_bytes", sum(beat.cache_bytes for beat in beats))
         self.metrics.set("pafu_kv_cache_tokens", tokens)

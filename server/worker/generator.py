@@ -144,14 +144,20 @@ class ModelGenerator:
 
 
 def pick_device(wanted: str) -> str:
-    """The device to run on. Raises StartError when it is not there."""
+    """The one device to run on (``cuda`` is the first GPU). Raises StartError when it is not there."""
     import torch
 
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise StartError("device 'cuda' was asked for, but torch sees no CUDA device; set PAFU_DEVICE=cpu or auto")
-    return wanted
+        return "cuda:0" if there else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind != "cuda":
+        return kind
+    if not there:
+        raise StartError(f"device {wanted!r} was asked for, but torch sees no CUDA device; set PAFU_DEVICE=cpu or auto")
+    if int(number or 0) >= there:
+        raise StartError(f"device {wanted!r} was asked for, but torch sees {there} CUDA devices, counted from 0")
+    return f"cuda:{int(number or 0)}"
 
 
 def device_bytes(device: str) -> dict[str, int]:
@@ -197,5 +203,7 @@ def load_generator(configure: Configure) -> Generator:
     torch.set_num_threads(configure.threads or usable_cores())
     torch.set_grad_enabled(False)
     device = pick_device(configure.device)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # what names no GPU is then for this one
     model, weights = load_model(configure.model, configure.weights, device, configure.salience_head)
     return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

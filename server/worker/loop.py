@@ -342,7 +342,8 @@ def serve(channel: Channel, load: Loader) -> int:
         load_seconds=loaded,
         warm_up_seconds=warm,
         dtype=generator.dtype,
-        cache_room_bytes=configure.cache_room_bytes or round(CACHE_SHARE * generator.free_bytes()),
+        cache_room_bytes=configure.cache_room_bytes
+        or round(CACHE_SHARE * configure.memory_share * generator.free_bytes()),
         versions=generator.versions,
         chunk_seconds=chunk_seconds,
     )

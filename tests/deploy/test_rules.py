@@ -55,6 +55,10 @@ class Case:
     calm: dict[str, str]
 
 
+def worker_state(state: str) -> str:
+    return series("pafu_worker_state", 'worker="1"', 'device="cpu"', f'state="{state}"')
+
+
 def series(name: str, *labels: str, on: str = MODEL) -> str:
     return f"{name}{{{', '.join(part for part in (on, *labels) if part)}}}"
 
@@ -84,11 +88,32 @@ CASES = {
         {series("pafu_engine_state", 'state="restarting"'): "1x15"},
         {series("pafu_engine_state", 'state="restarting"'): "1x5 0x10"},
     ),
+    "PafuWorkerFailed": Case(
+        f'{MODEL}, device="cpu", state="failed", worker="1"',
+        1,
+        {worker_state("failed"): "1x5"},
+        {worker_state("failed"): "0x5"},
+    ),
+    "PafuWorkerNotReady": Case(
+        f'{MODEL}, device="cpu", state="restarting", worker="1"',
+        17,
+        {worker_state("restarting"): "1x20"},
+        {worker_state("restarting"): "1x5 0x15"},
+    ),
+    "PafuDrainStuck": Case(
+        f'{MODEL}, device="cpu", state="draining", worker="1"',
+        62,
+        {worker_state("draining"): "1x70"},
+        {worker_state("draining"): "1x30 0x40"},
+    ),
     "PafuWorkerRestarts": Case(
-        MODEL,
+        f'{MODEL}, worker="1"',
         15,
-        {series("pafu_worker_restarts_total", 'reason="killed"'): "0 0 1 2 3 4x15"},
-        {series("pafu_worker_restarts_total", 'reason="killed"'): "0 0 1x15"},
+        {series("pafu_worker_restarts_total", 'worker="1"', 'reason="killed"'): "0 0 1 2 3 4x15"},
+        {  # three, but of three workers
+            series("pafu_worker_restarts_total", f'worker="{number}"', 'reason="killed"'): "0 0 1x15"
+            for number in range(3)
+        },
     ),
     "PafuWorkerSilent": Case(
         f'{MODEL}, worker="0"',

@@ -44,7 +44,7 @@ async def a_killed_worker_is_counted(url: str, watcher) -> None:
         await watcher.sees("pafu_kv_cache_bytes", held)
         assert await watcher.until("pafu_kv_cache_usage_ratio", lambda value: value > 0) <= 1
         await watcher.sees("pafu_sessions_active", 1)
-        os.kill(get_json(f"{url}/health")[1]["worker"]["pid"], signal.SIGKILL)
+        os.kill(get_json(f"{url}/health")[1]["workers"][0]["pid"], signal.SIGKILL)
         await watcher.sees("pafu_worker_restarts_total{reason='killed'}", 1)
         try:
             await stream.stop()

@@ -18,7 +18,7 @@ from server.bench.launch import get_json
 
 async def test_kill_9_of_the_worker_is_a_gap_in_a_session_that_goes_on(own_server) -> None:
     url = own_server.url()
-    victim = get_json(f"{url}/health")[1]["worker"]["pid"]
+    victim = get_json(f"{url}/health")[1]["workers"][0]["pid"]
     async with connect(url, prompt="a red house") as stream:
         await stream.receive()
         os.kill(victim, signal.SIGKILL)
@@ -31,7 +31,7 @@ async def test_kill_9_of_the_worker_is_a_gap_in_a_session_that_goes_on(own_serve
     async with connect(url, prompt="a red house", num_frames=24) as stream:
         assert sum([chunk.metadata.num_frames async for chunk in stream]) == 24
     health = get_json(f"{url}/health")[1]
-    assert health["worker"]["restarts"] == 1 and health["worker"]["pid"] != victim
+    assert health["workers"][0]["restarts"] == 1 and health["workers"][0]["pid"] != victim
 
 
 def front_alone(front: int, worker: int, name: signal.Signals) -> None:
@@ -56,7 +56,7 @@ def all_of_the_service(front: int, worker: int, name: signal.Signals) -> None:
 )
 async def test_a_signal_ends_the_session_in_order_and_leaves_no_process(own_server, end, name, tmp_path) -> None:
     url = own_server.url()
-    worker = get_json(f"{url}/health")[1]["worker"]["pid"]
+    worker = get_json(f"{url}/health")[1]["workers"][0]["pid"]
     async with httpx.AsyncClient(trust_env=False) as http:
         job = (await http.post(f"{url}/v1/videos", json={"prompt": "a red house", "seconds": "600"})).json()
     async with connect(url, prompt="a red house", resume_within=0) as stream:
@@ -75,7 +75,7 @@ async def test_a_signal_ends_the_session_in_order_and_leaves_no_process(own_serv
 
 async def test_a_second_signal_ends_it_at_once_and_leaves_no_process_either(own_server) -> None:
     url = own_server.url()
-    worker = get_json(f"{url}/health")[1]["worker"]["pid"]
+    worker = get_json(f"{url}/health")[1]["workers"][0]["pid"]
     async with connect(url, prompt="a red house") as stream:
         await stream.receive()
         os.kill(own_server.process.pid, signal.SIGTERM)
@@ -93,7 +93,7 @@ def alive(pid: int) -> bool:
 
 
 def test_kill_9_of_the_front_takes_the_worker_with_it(own_server) -> None:
-    worker = get_json(f"{own_server.url()}/health")[1]["worker"]["pid"]
+    worker = get_json(f"{own_server.url()}/health")[1]["workers"][0]["pid"]
     own_server.process.kill()
     own_server.process.wait()
     give_up = time.monotonic() + 60

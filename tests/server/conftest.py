@@ -21,6 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from server.config import Settings
 from server.engine.local import LocalEngine
+from server.engine.slots import slots_for
 from server.http.app import Front
 from server.http.listener import listen
 from server.http.service import build
@@ -147,7 +148,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
 
     async def start(**settings: Any) -> RunningServer:
         given = Settings(**{**KEEP_NOTHING, **PATIENT, "data_dir": tmp_path, **settings})
-        engine = LocalEngine(given, (sys.executable, str(PATTERN)))
+        engine = LocalEngine(given, slots_for(given), (sys.executable, str(PATTERN)))
         service = build(given, engine)
         sock = listen("127.0.0.1", 0)
         port = sock.getsockname()[1]

@@ -30,7 +30,7 @@ from rich.progress import Progress
 from websockets.asyncio.client import ClientConnection, connect
 
 from server.bench.launch import ServerProcess, get_json, launched
-from server.bench.target import MIB, open_files
+from server.bench.target import memory, open_files
 
 START = {"type": "session.start", "prompt": "a bar"}
 SERIOUS = ("internal_error", "generation_failed", "worker_failed", "not_finite", "out_of_memory")
@@ -263,7 +263,7 @@ async def alone(url: str, seed: int, chunks: int, pictures_in_chunk: int) -> lis
 def held(server: ServerProcess, url: str, folder: Path) -> dict[str, float]:
     """All that visits could leave behind."""
     health, sessions = get_json(f"{url}/health")[1], get_json(f"{url}/v1/sessions")[1]
-    front, worker = health["front"], health["worker"]
+    front, worker = health["front"], health["workers"][0]
     return {
         "sessions": health["sessions"] + len(sessions["data"]),
         "viewers and waiting": health["viewers"] + health["waiting"],
@@ -288,8 +288,7 @@ async def settled(server: ServerProcess, url: str, folder: Path, before: dict[st
 
 def resident(url: str) -> dict[str, float]:
     """MiB of both processes."""
-    health = get_json(f"{url}/health")[1]
-    return {part: round(health[part]["rss_bytes"] / MIB, 1) for part in ("front", "worker")}
+    return {part: round(size, 1) for part, size in memory(url).items()}
 
 
 async def run(options: argparse.Namespace, server: ServerProcess, folder: Path, progress: Progress) -> dict[str, Any]:

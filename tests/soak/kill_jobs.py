@@ -36,7 +36,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.config import Settings
-from server.engine.local import WORKER_COMMAND, LocalEngine
+from server.engine.local import LocalEngine
+from server.engine.slots import slots_for
+from server.engine.supervisor import WORKER_COMMAND
 from server.http.listener import listen
 from server.http.service import build
 
@@ -64,7 +66,7 @@ def serve(data_dir: Path, database: str | None, port: int, real: bool) -> None:
         max_sessions=4,
     )
     command = WORKER_COMMAND if real else (sys.executable, str(PATTERN))
-    service = build(settings, LocalEngine(settings, command))
+    service = build(settings, LocalEngine(settings, slots_for(settings), command))
     asyncio.run(service.serve(sockets=[listen("127.0.0.1", port)]))
 
 
@@ -93,7 +95,7 @@ class Server:
             with contextlib.suppress(httpx.HTTPError):
                 health = (await http.get(f"http://127.0.0.1:{self.port}/health")).json()
                 if health["status"] == "ready":
-                    pid: int | None = health["worker"]["pid"]
+                    pid: int | None = health["workers"][0]["pid"]
                     return pid
             await asyncio.sleep(0.05)
         return None

@@ -14,6 +14,7 @@ from starlette.routing import Mount, WebSocketRoute
 
 from server.config import Settings
 from server.engine.local import LocalEngine
+from server.engine.slots import slots_for
 from server.errors import ERRORS
 from server.http.app import create_app
 
@@ -88,7 +89,7 @@ async def test_public_paths_are_public_to_read_only(keyed_app, method, path) -> 
 @pytest.fixture
 def keyed_app():
     settings = Settings(model="test-tiny", api_keys=KEY, public_paths="/version")
-    return create_app(settings, LocalEngine(settings))
+    return create_app(settings, LocalEngine(settings, slots_for(settings)))
 
 
 async def test_the_page_and_what_the_operator_names_are_public(keyed_app) -> None:

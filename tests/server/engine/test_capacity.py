@@ -12,6 +12,8 @@ from server.cli import doctor
 from server.config import Settings
 from server.engine.admission import Capacity, cache_bytes, in_real_time
 from server.engine.local import LocalEngine
+from server.engine.member import Member
+from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Ready
 from server.worker import loop as worker
 from server.worker.generator import ModelGenerator, load_model
@@ -30,6 +32,18 @@ def ready(chunk_seconds: float | None, room: int = 2**40) -> Ready:
         versions={},
         chunk_seconds=chunk_seconds,
     )
+
+
+def one_worker(settings: Settings) -> tuple[LocalEngine, Member]:
+    engine = LocalEngine(settings, slots_for(settings))
+    return engine, engine.pool.members[0]
+
+
+def says(worker: Member, ready: Ready) -> None:
+    """The worker's process has loaded its model."""
+    worker.supervisor.ready = ready
+    worker.heard(ready)
+    worker.became(worker.supervisor.state)
 
 
 @pytest.mark.parametrize(("seconds", "sessions"), [(0.2, 3), (0.3, 2), (0.6, 1), (5.0, 1), (0.01, 63)])
@@ -54,12 +68,12 @@ def test_the_smaller_of_speed_and_memory_counts_unless_the_operator_says_more(
 
 
 async def test_a_worker_that_starts_at_a_busy_moment_takes_no_place_away(tmp_path) -> None:
-    engine = LocalEngine(Settings(model="test-tiny", data_dir=tmp_path))
+    engine, worker = one_worker(Settings(model="test-tiny", data_dir=tmp_path))
     assert engine.status().capacity.sessions is None
     places = []
     for chunk_seconds in (0.2, 0.7, None, 0.1):
-        await engine._take(ready(chunk_seconds))
-        places.append((engine.status().capacity.sessions, engine._account.most))
+        says(worker, ready(chunk_seconds))
+        places.append((engine.status().capacity.sessions, worker.account.most))
     assert places == [(3, 3), (3, 3), (3, 3), (6, 6)]
     assert engine.observer.metrics.read("pafu_sessions_limit") == 6
 
@@ -67,15 +81,15 @@ async def test_a_worker_that_starts_at_a_busy_moment_takes_no_place_away(tmp_pat
 async def test_memory_counts_with_the_cache_that_sessions_usually_have(tmp_path) -> None:
     settings = Settings(model="test-tiny", data_dir=tmp_path)
     one = cache_bytes(TEST_TINY, CacheChoice.of(settings.cache()), "float32")
-    engine = LocalEngine(settings)
-    await engine._take(ready(0.01, room=2 * one))
+    engine, worker = one_worker(settings)
+    says(worker, ready(0.01, room=2 * one))
     assert (engine.status().capacity.sessions, engine.status().capacity.limited_by) == (2, "memory")
 
 
 async def test_a_setting_wins(tmp_path) -> None:
-    engine = LocalEngine(Settings(model="test-tiny", data_dir=tmp_path, max_sessions=7))
-    await engine._take(ready(0.7))
-    assert (engine.status().capacity.sessions, engine._account.most) == (7, 7)
+    engine, worker = one_worker(Settings(model="test-tiny", data_dir=tmp_path, max_sessions=7))
+    says(worker, ready(0.7))
+    assert (engine.status().capacity.sessions, worker.account.most) == (7, 7)
 
 
 async def test_health_and_models_tell_the_number_and_why(serve) -> None:

@@ -48,7 +48,7 @@ async def test_its_viewer_is_told_the_code_and_nobody_else_is_disturbed(server, 
         assert await viewer.closed() == 1011
         assert len(viewer.fragments) == 2, "what was made before is shown"
     assert (await bystander).pictures().shape[0] == 50
-    assert server.engine.status().restarts == 0
+    assert server.engine.status().workers[0].restarts == 0
     await server.works()
     assert server.engine.status().cache_held_bytes == 0
 

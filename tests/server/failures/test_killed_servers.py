@@ -22,8 +22,8 @@ async def test_a_job_survives_its_servers_and_their_workers(killable, tmp_path) 
     for victim in ("server", "worker", "server"):
         progress = (await server.until(path, lambda video: video["progress"] > progress))["progress"]  # noqa: B023
         if victim == "worker":
-            health = await server.until("/health", lambda health: health["worker"]["pid"])
-            os.kill(health["worker"]["pid"], signal.SIGKILL)
+            health = await server.until("/health", lambda health: health["workers"][0]["pid"])
+            os.kill(health["workers"][0]["pid"], signal.SIGKILL)
         else:
             server.restart()
     assert (await server.until(path, lambda video: video["status"] in ("completed", "failed")))["status"] == "completed"

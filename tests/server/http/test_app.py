@@ -11,7 +11,7 @@ import pytest
 
 from server.access.gate import Access
 from server.config import Settings
-from server.engine import local
+from server.engine import supervisor
 from server.errors import PafuError
 from server.http.guard import Guard
 from server.http.page import MIME_TYPES, PAGE
@@ -36,11 +36,11 @@ async def test_readyz_is_503_with_a_reason_until_a_warm_up_chunk_was_made(serve)
         assert (await client.get("/readyz")).json() == {"status": "ready", "reason": ""}
         health = await client.get("/health")
         assert health.status_code == 200
-        assert health.json()["worker"]["pid"] and health.json()["front"]["rss_bytes"] > 0
+        assert health.json()["workers"][0]["pid"] and health.json()["front"]["rss_bytes"] > 0
 
 
 async def test_readyz_is_503_after_the_worker_died(server, client) -> None:
-    os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+    os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     while (reply := await client.get("/readyz")).status_code == 200:
         pass
     assert reply.json()["status"] == "restarting" and "SIGKILL" in reply.json()["reason"]
@@ -49,12 +49,12 @@ async def test_readyz_is_503_after_the_worker_died(server, client) -> None:
 async def test_a_server_that_will_never_serve_again_fails_its_liveness_and_says_so_in_the_log(
     serve, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr(local, "FIRST_DELAY", 0.0)
-    monkeypatch.setattr(local, "LONGEST_DELAY", 0.0)
+    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(supervisor, "LONGEST_DELAY", 0.0)
     server = await serve()
-    server.engine._command = (sys.executable, "-c", "raise SystemExit('no such luck')")
+    server.engine.pool.members[0].supervisor.command = (sys.executable, "-c", "raise SystemExit('no such luck')")
     await server.engine.settled()
-    if (pid := server.engine.status().worker_pid) is not None:
+    if (pid := server.engine.status().workers[0].pid) is not None:
         os.kill(pid, signal.SIGKILL)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         while server.engine.status().state is not EngineState.FAILED:

@@ -89,7 +89,7 @@ async def test_kill_9_of_the_worker_costs_the_chunk_in_hand_and_nothing_else(ser
     caller = caller_of(server)
     video_id = await caller.order(**SLOW)
     await caller.begun(video_id)
-    os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+    os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     assert (await caller.over(video_id))["status"] == "completed"
     chunks = made(tmp_path, video_id)
     assert [number for number, _ in chunks] == list(range(6)), "a chunk was made twice, or never"
@@ -102,7 +102,7 @@ async def test_a_worker_that_hangs_is_replaced_and_the_job_goes_on(serve, caller
     caller = caller_of(server)
     video_id = await caller.order(**SLOW)
     await caller.begun(video_id)
-    os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+    os.kill(server.engine.status().workers[0].pid, signal.SIGSTOP)
     assert (await caller.over(video_id))["status"] == "completed"
     assert [number for number, _ in made(tmp_path, video_id)] == list(range(6))
 
@@ -188,7 +188,7 @@ async def test_a_second_signal_waits_for_no_chunk_and_the_next_server_goes_on_wi
     caller = caller_of(first)
     video_id = await caller.order(**SLOW)
     await caller.begun(video_id)
-    os.kill(first.engine.status().worker_pid, signal.SIGSTOP)  # its chunk in hand never ends
+    os.kill(first.engine.status().workers[0].pid, signal.SIGSTOP)  # its chunk in hand never ends
     first.service.handle_exit(signal.SIGTERM, None)
     async with asyncio.timeout(120):
         while not first.front.draining:
@@ -311,9 +311,9 @@ async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_p
     video_id = await caller.order(prompt="hang", num_frames=24)
     for life in range(2):
         async with asyncio.timeout(120):
-            while server.engine.status().restarts < life or not server.engine.status().sessions:
+            while server.engine.status().workers[0].restarts < life or not server.engine.status().sessions:
                 await asyncio.sleep(0.01)
-        os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     video = await caller.over(video_id)
     assert (video["status"], video["error"]["code"]) == ("failed", "worker_failed")
     assert "SIGKILL" in video["error"]["message"]

@@ -58,7 +58,7 @@ async def test_visitors_leave_nothing_behind_and_do_not_disturb_who_stays(serve,
     assert seen == {visit.__name__: 4 for visit in churn.VISITS}
     await server.empties()
     assert server.engine.status().cache_held_bytes == 0 and server.front.sessions.waiting_room.depth == 0
-    assert server.engine.status().restarts == 0
+    assert server.engine.status().workers[0].restarts == 0
     await settles(tmp_path, before)
     assert hashes and hashes == await churn.alone(server.url, 1, len(hashes), 12)
     assert not [record for record in caplog.records if record.exc_info]

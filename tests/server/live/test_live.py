@@ -141,7 +141,7 @@ async def test_a_session_that_fails_ends_alone(server, viewer_of) -> None:
         assert "the model exploded" in error["message"]
         assert await viewer.closed() == 1011
     assert (await bystander).pictures().shape[0] == 50
-    assert server.engine.status().restarts == 0
+    assert server.engine.status().workers[0].restarts == 0
 
 
 def same_film(one, two) -> bool:
@@ -158,7 +158,7 @@ async def test_a_killed_worker_is_replaced_and_its_sessions_go_on_without_a_miss
         await viewer.start(**wish)
         for _ in range(2):
             await viewer.until("video.chunk_metadata")
-        before = server.engine.status().worker_pid
+        before = server.engine.status().workers[0].pid
         os.kill(before, signal.SIGKILL)
         interrupted = await viewer.until("session.interrupted")
         assert "SIGKILL" in interrupted["reason"]
@@ -166,7 +166,7 @@ async def test_a_killed_worker_is_replaced_and_its_sessions_go_on_without_a_miss
         assert (done["reason"], done["chunks"]) == ("complete", 6)
     assert [m["transport_chunk_index"] for m in viewer.messages if "transport_chunk_index" in m] == [0, 1, 2, 3, 4, 5]
     assert same_film(viewer, undisturbed)
-    assert server.engine.status().worker_pid != before
+    assert server.engine.status().workers[0].pid != before
     await server.empties()
 
 
@@ -175,11 +175,11 @@ async def test_a_change_that_a_dead_worker_did_not_show_is_shown_by_the_next(ser
         viewer = viewer_of(socket)
         await viewer.start(prompt="before")
         await viewer.until("video.chunk_metadata")
-        os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGSTOP)
         change = {"event_id": "evt_1", "event": {"prompt": "after"}}
         await viewer.send({"type": "session.interaction", "interaction": change})
         await viewer.until("session.interaction.queued")
-        os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
         applied = await viewer.until("session.interaction.applied")
         chunk = await viewer.until("video.chunk_metadata")
         assert (applied["event_id"], applied["chunk_index"]) == ("evt_1", chunk["transport_chunk_index"])
@@ -187,7 +187,7 @@ async def test_a_change_that_a_dead_worker_did_not_show_is_shown_by_the_next(ser
 
 
 async def test_a_session_under_which_workers_die_again_and_again_is_given_up(serve, viewer_of, monkeypatch) -> None:
-    monkeypatch.setattr("server.engine.local.FIRST_DELAY", 0.001)
+    monkeypatch.setattr("server.engine.supervisor.FIRST_DELAY", 0.001)
     server = await serve()
     async with server.connect() as socket:
         viewer = viewer_of(socket)
@@ -201,7 +201,7 @@ async def test_a_session_under_which_workers_die_again_and_again_is_given_up(ser
 
 async def test_a_session_that_begins_while_the_worker_restarts_waits_and_works(server) -> None:
     await server.engine.settled()
-    os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+    os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     await server.works()
 
 
@@ -224,7 +224,7 @@ async def test_a_worker_that_is_alive_but_stuck_is_replaced(serve, viewer_of) ->
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.start()
-        os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGSTOP)
         assert "no sign of life" in (await viewer.until("session.interrupted"))["reason"]
         await viewer.until("video.chunk_metadata")
     await server.works()
@@ -234,7 +234,7 @@ async def test_a_worker_that_can_never_start_is_not_started_again(serve, viewer_
     server = await serve(weights=tmp_path)
     await server.engine.settled()
     status = server.engine.status()
-    assert (status.state.value, status.restarts) == ("failed", 0)
+    assert (status.state.value, status.workers[0].restarts) == ("failed", 0)
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         error = await viewer.start()
@@ -243,10 +243,10 @@ async def test_a_worker_that_can_never_start_is_not_started_again(serve, viewer_
 
 
 async def test_a_worker_that_dies_again_and_again_before_it_is_ready_is_given_up(serve, monkeypatch) -> None:
-    monkeypatch.setattr("server.engine.local.FIRST_DELAY", 0.001)
+    monkeypatch.setattr("server.engine.supervisor.FIRST_DELAY", 0.001)
     server = await serve()
     pid = await first_pid(server)
-    server.engine._command = ("/bin/sh", "-c", "echo 'no module named x' >&2; exit 1")
+    server.engine.pool.members[0].supervisor.command = ("/bin/sh", "-c", "echo 'no module named x' >&2; exit 1")
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(120):
         while server.engine.status().state.value != "failed":
@@ -256,7 +256,7 @@ async def test_a_worker_that_dies_again_and_again_before_it_is_ready_is_given_up
 
 async def first_pid(server) -> int:
     await server.engine.settled()
-    return server.engine.status().worker_pid
+    return server.engine.status().workers[0].pid
 
 
 async def test_a_paused_viewer_costs_nothing_and_goes_on_where_it_was(server, viewer_of) -> None:
@@ -310,7 +310,7 @@ async def test_shutting_down_tells_the_viewers_and_ends_the_worker(serve, viewer
         viewer = viewer_of(socket)
         await viewer.start()
         await viewer.until("video.chunk_metadata")
-        pid = server.engine.status().worker_pid
+        pid = server.engine.status().workers[0].pid
         stopping = asyncio.create_task(server.stop())
         done = await viewer.until("session.done")
         assert (done["reason"], done["stopped"]) == ("server_shutdown", True)

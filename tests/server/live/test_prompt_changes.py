@@ -53,7 +53,7 @@ async def test_a_change_over_several_chunks_is_completed_although_its_worker_die
         change = {"event_id": "evt_1", "event": {"prompt": "sleep on"}, "transition_chunks": 4}
         await viewer.send({"type": "session.interaction", "interaction": change})
         first = (await viewer.until("session.interaction.applied"))["chunk_index"]
-        os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
         chunks = []
         while len(chunks) < 8 and not (chunks and chunks[-1]["completed_event_ids"]):
             chunks.append(await viewer.until("video.chunk_metadata"))
@@ -88,7 +88,7 @@ async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, vi
             while session.pending != ["once"]:
                 await asyncio.sleep(0.01)
             monkeypatch.setattr(server.engine, "send", counted_send)
-            os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+            os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
             while not any(isinstance(message, Interact) for message in sent):
                 await asyncio.sleep(0.01)
         written.set()

@@ -20,8 +20,7 @@ import websockets
 
 from model.spec import TEST_TINY, spec_named
 from server.access.limits import ANONYMOUS
-from server.engine.admission import Account, cache_bytes
-from server.errors import PafuError
+from server.engine.admission import Account, cache_bytes, no_place
 from server.ipc.messages import CacheChoice, Open
 from server.live.archive import Archive
 from server.telemetry.observer import Observer
@@ -203,7 +202,7 @@ async def test_a_server_that_cannot_write_the_state_in_time_still_loses_no_pictu
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await held_back(viewer)
-        os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGSTOP)
         await server.stop()
         with contextlib.suppress(websockets.ConnectionClosed):
             await viewer.until("session.done")
@@ -253,7 +252,7 @@ async def test_a_worker_that_dies_while_nobody_watches_costs_no_picture(serve, v
     undisturbed = await server.watch(**WISH)
     first = await begun(server, viewer_of)
     await status_becomes(server, "suspended")
-    server.engine._kill()
+    os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     second = await rest(server, viewer_of, resume_message(first))
     assert same(whole_film(first, second), undisturbed.pictures())
 
@@ -542,11 +541,11 @@ async def test_the_end_that_was_asked_for_is_not_forgotten_with_the_worker(serve
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await held_back(viewer, num_frames=None)
-        os.kill(server.engine.status().worker_pid, signal.SIGSTOP)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGSTOP)
         await viewer.send({"type": "session.stop"})
         await viewer.send({"type": "session.ping"})
         await viewer.until("session.pong")
-        os.kill(server.engine.status().worker_pid, signal.SIGKILL)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
         assert (await viewer.until("session.done"))["reason"] == "stopped"
 
 
@@ -566,10 +565,10 @@ def test_the_account_counts_bytes_and_sessions() -> None:
     account.room = 100
     order = Open(session="a", prompt="", seed=0, lead_seconds=1, cache=CACHE, pictures=None)
     account.hold(order, 40)
-    assert (account.sessions_that_fit(30), account.sessions_that_fit(25), account.sessions_that_fit(61)) == (2, 2, 0)
-    with pytest.raises(PafuError, match="1 of 3 sessions") as refused:
-        account.hold(order, 61)
-    assert refused.value.kind.status == 429 and refused.value.headers() == {"retry-after": "5"}
+    assert account.fits(60) and not account.fits(61)
+    refused = no_place(61, [account], None)
+    assert "1 of 3 sessions" in refused.message
+    assert refused.kind.status == 429 and refused.headers() == {"retry-after": "5"}
     account.free("a")
     account.free("a")
     assert account.held_bytes == 0

@@ -38,7 +38,7 @@ async def test_no_attack_fails_the_server_or_leaves_anything_behind(serve, caplo
     for seed in range(ROUNDS):
         await asyncio.gather(*(socket_fuzz.attack(server.port, which, seed) for which in socket_fuzz.ATTACKS))
     await server.works()
-    assert server.engine.status().restarts == 0
+    assert server.engine.status().workers[0].restarts == 0
     failures = [record.message for record in caplog.records if record.exc_info]
     assert set(failures) <= {"Invalid UTF-8 sequence received from client."}  # uvicorn's way to close with 1007
     async with asyncio.timeout(120):
