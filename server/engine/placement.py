@@ -1,7 +1,8 @@
 """Where a session goes, of several workers: pure arithmetic on what each holds and how fast it is.
 
 The load that a session would bring a worker to is the larger of two shares: of the cache memory that it may hand out,
-and of the sessions that it can play to in real time. The worker with the least load takes it, so fast devices get
+and of the sessions that it can play to in real time; of equal ones the smaller share decides. The worker with the least
+load takes it, so fast devices get
 more, a device with small memory is not filled by its speed, and equal ones take turns. A live session leaves jobs out
 of the second share, because a job only takes time that viewers leave over.
 """
@@ -25,10 +26,11 @@ class Load:
     background: int
     most: int
 
-    def after(self, needed: int, background: bool) -> float:
-        """The load with one more session, whose cache takes ``needed`` bytes; 1 is full."""
+    def after(self, needed: int, background: bool) -> tuple[float, float]:
+        """Both shares with one more session, whose cache takes ``needed`` bytes, the larger first; 1 is full."""
         sessions = self.live + 1 + (self.background if background else 0)
-        return max((self.held_bytes + needed) / max(1, self.room_bytes), sessions / max(1, self.most))
+        memory, speed = (self.held_bytes + needed) / max(1, self.room_bytes), sessions / max(1, self.most)
+        return max(memory, speed), min(memory, speed)
 
 
 def least_loaded(workers: Iterable[tuple[Key, Load]], needed: int, background: bool) -> Key | None:

@@ -10,7 +10,7 @@ import pytest
 
 from server.errors import PafuError
 from server.ipc.messages import CacheChoice, Camera, Ended, Fragment, Interact, Rejected
-from server.live.resume_point import Memory
+from server.live.resume_point import ResumePoint
 from server.states import EngineState, WorkerState
 from tests.server.engine.engines import CACHE, PATIENCE, order, rest, take
 
@@ -74,7 +74,8 @@ async def test_a_change_counts_from_the_next_chunk_and_one_that_is_refused_chang
     (refused,) = [event for event in events if isinstance(event, Rejected)]
     second = next(event for event in events if isinstance(event, Fragment))
     assert refused.event_id == "no"
-    assert (first.prompt, second.prompt, second.started, second.camera_speed) == ("a bar", "b", ["yes"], 4)
+    assert (first.stats.prompt, second.stats.prompt, second.started) == ("a bar", "b", ["yes"])
+    assert second.stats.camera.speed == 4
 
 
 async def test_pictures_come_as_jpeg_too_for_who_wants_them(start) -> None:
@@ -141,7 +142,7 @@ async def test_a_live_session_takes_a_background_one_s_place_and_that_goes_on_la
     spec = engine.observer.spec
     job = order("job_1", background=True, pictures=72)
     line = await engine.open(job)
-    memory = Memory(spec, job.cache)
+    memory = ResumePoint(spec, job.cache)
     for chunk in await take(line, 2):
         memory.add(chunk)
     viewer = await engine.open(order("sess_1", pictures=12))
@@ -162,7 +163,7 @@ async def test_a_dead_worker_s_session_hears_of_it_and_goes_on_behind_its_last_c
     engine = await start()
     await all_ready(engine)
     line = await standing(engine, order(pictures=72, lead_seconds=0.1))
-    memory = Memory(engine.observer.spec, CACHE)
+    memory = ResumePoint(engine.observer.spec, CACHE)
     memory.add((await take(line, 1))[0])
     (holder,) = [worker for worker in engine.status().workers if worker.sessions]
     os.kill(holder.pid, signal.SIGKILL)
@@ -180,7 +181,7 @@ async def test_a_parked_session_leaves_its_state_and_goes_on_exactly(start, tmp_
     engine = await start()
     whole = [event.data for event in await rest(await engine.open(order())) if isinstance(event, Fragment)]
     line = await engine.open(order(lead_seconds=0.1))
-    memory = Memory(engine.observer.spec, CACHE)
+    memory = ResumePoint(engine.observer.spec, CACHE)
     (first,) = await take(line, 1)
     memory.add(first)
     await line.park(tmp_path / "state")
