@@ -1,10 +1,9 @@
 """Where a session goes, of several workers: pure arithmetic on what each holds and how fast it is.
 
 The load that a session would bring a worker to is the larger of two shares: of the cache memory that it may hand out,
-and of the sessions that it can play to in real time; of equal ones the smaller share decides. The worker with the least
-load takes it, so fast devices get
-more, a device with small memory is not filled by its speed, and equal ones take turns. A live session leaves jobs out
-of the second share, because a job only takes time that viewers leave over.
+and of the sessions that it can play to in real time; of equal ones the smaller share decides. The worker with the
+least load takes it, so fast devices get more, a device with small memory is not filled by its speed, and equal ones
+take turns. A live session leaves jobs out of the second share, because a job only takes time that viewers leave over.
 """
 
 from __future__ import annotations
