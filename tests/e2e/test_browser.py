@@ -163,7 +163,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def visit(browser: Browser, live_server: str) -> AsyncIterator[Visit]:
-    page = await browser.new_page(viewport={"width": 1280, "height": 860})
+    page = await browser.new_page(bypass_csp=True, viewport={"width": 1280, "height": 860})
     yield Visit(page, live_server)
     await page.close()
 
@@ -177,7 +177,9 @@ async def cable(live_server: str) -> AsyncIterator[Cable]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def phone_visit(browser: Browser, live_server: str) -> AsyncIterator[Visit]:
-    phone = await browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    phone = await browser.new_context(
+        bypass_csp=True, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
+    )
     yield Visit(await phone.new_page(), live_server)
     await phone.close()
 
@@ -575,7 +577,7 @@ async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser)
     await page.wait_for_selector("text=The link is copied")
     link = await page.evaluate("navigator.clipboard.readText()")
 
-    other = Visit(await browser.new_page(viewport={"width": 1280, "height": 800}), link)
+    other = Visit(await browser.new_page(bypass_csp=True, viewport={"width": 1280, "height": 800}), link)
     await other.open()
     await other.phase("live")
     await other.frames(24)

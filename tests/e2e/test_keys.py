@@ -28,7 +28,7 @@ def keyed_server() -> Iterator[str]:
 async def visit(keyed_server: str) -> AsyncIterator[Visit]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
-        yield Visit(await browser.new_page(), keyed_server)
+        yield Visit(await browser.new_page(bypass_csp=True), keyed_server)
         await browser.close()
 
 

@@ -30,7 +30,7 @@ def pruning_server() -> Iterator[str]:
 async def visit(pruning_server: str) -> AsyncIterator[Visit]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
-        page = await browser.new_page(viewport={"width": 1280, "height": 1000})
+        page = await browser.new_page(bypass_csp=True, viewport={"width": 1280, "height": 1000})
         yield Visit(page, pruning_server)
         await browser.close()
 
