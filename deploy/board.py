@@ -11,7 +11,8 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, StackingMode
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${source}")
-MODEL = 'model_name=~"$model"'
+MODEL = 'model_name=~"$model", instance=~"$instance"'
+RECORDED = 'model_name=~"$model"'  # of recording rules, which add servers up
 WORKER = 'worker=~"$worker"'
 REPEATED = "Worker $worker"  # a row for each worker that the variable names
 COLUMNS, WIDTH, HEIGHT = 3, 8, 8
@@ -63,14 +64,14 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "First chunk, p95",
             "s",
-            [Line(f"max(pafu:time_to_first_chunk_seconds:p95{{{MODEL}}})")],
+            [Line(f"max(pafu:time_to_first_chunk_seconds:p95{{{RECORDED}}})")],
             "From session.start to the first chunk sent.",
             big=True,
         ),
         Graph(
             "Late chunks",
             "percentunit",
-            [Line(f"max(pafu:deadline_misses:share{{{MODEL}}})")],
+            [Line(f"max(pafu:deadline_misses:share{{{RECORDED}}})")],
             "Share of chunks that reached a viewer who had run out of video.",
             big=True,
         ),
@@ -143,7 +144,7 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "Late chunks",
             "percentunit",
-            [Line(f"pafu:deadline_misses:share{{{MODEL}}}", "{{model_name}}")],
+            [Line(f"pafu:deadline_misses:share{{{RECORDED}}}", "{{model_name}}")],
             "Share of chunks that came after their viewer had run out of video.",
         ),
         Graph(
@@ -207,7 +208,7 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "Scores of kept tokens",
             "none",
-            [Line(f"max by (policy, quantile) (pafu_salience_score{{{MODEL}}})", "{{policy}} q{{quantile}}")],
+            [Line(f"max by (policy, share) (pafu_salience_score{{{MODEL}}})", "{{policy}} q{{share}}")],
             "Quantiles in the newest chunk, of policies that score.",
         ),
         Graph(
@@ -221,13 +222,18 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "GPU memory",
             "bytes",
-            [Line(now("pafu_device_memory_bytes", "worker", "kind"), "worker {{worker}} {{kind}}")],
+            [
+                Line(
+                    now("pafu_device_memory_bytes", "instance", "worker", "kind"),
+                    "{{instance}} {{worker}} {{kind}}",
+                )
+            ],
             "Empty on a CPU.",
         ),
         Graph(
             "Worker memory",
             "bytes",
-            [Line(now("pafu_worker_memory_bytes", "worker"), "worker {{worker}}")],
+            [Line(now("pafu_worker_memory_bytes", "instance", "worker"), "{{instance}} {{worker}}")],
             "Resident memory of worker processes.",
         ),
         Graph(
@@ -285,6 +291,15 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph("Jobs", "none", [Line(now("pafu_jobs", "state"), "{{state}}")], "Not over yet, by state."),
         Graph("Jobs over", "cps", [Line(rate("pafu_jobs_finished_total", "state"), "{{state}}")], "By how they ended."),
         Graph(
+            "Store and disk",
+            "none",
+            [
+                Line(now("pafu_jobs_store_up"), "the store answers"),
+                Line(f"min(pafu_data_free_bytes{{{MODEL}}}) / 2^30", "GiB free"),
+            ],
+            "What jobs and sessions are kept in.",
+        ),
+        Graph(
             "Oldest waiting job",
             "s",
             [Line(f"max(pafu_job_queue_age_seconds{{{MODEL}}})", "age")],
@@ -303,6 +318,21 @@ ROWS: dict[str, Sequence[Graph]] = {
             "reqps",
             [Line(rate("pafu_request_duration_seconds_count", "route", "status"), "{{route}} {{status}}")],
             "By route and status.",
+        ),
+        Graph(
+            "Event loop lag",
+            "s",
+            quantiles("pafu_front_lag_seconds", 0.99, 1),
+            "How long everybody waited for what held up the front.",
+        ),
+        Graph(
+            "Connections",
+            "none",
+            [
+                Line(now("pafu_connections"), "open"),
+                Line(rate("pafu_connections_refused_total"), "refused a second"),
+            ],
+            "Of all kinds; refused are those over a limit.",
         ),
         Graph("HTTP time", "s", quantiles("pafu_request_duration_seconds", 0.5, 0.95), "All routes."),
         Graph(
@@ -324,7 +354,12 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "Worker beat age",
             "s",
-            [Line(f"max by (worker) (pafu_worker_beat_age_seconds{{{MODEL}}})", "worker {{worker}}")],
+            [
+                Line(
+                    f"max by (instance, worker) (pafu_worker_beat_age_seconds{{{MODEL}}})",
+                    "{{instance}} {{worker}}",
+                )
+            ],
             "Since the last sign of life of the step loop.",
         ),
         Graph(
@@ -371,6 +406,15 @@ def board_json() -> str:
             .label("Model")
             .datasource(SOURCE)
             .query("label_values(pafu_engine_state, model_name)")
+            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .include_all(True)
+            .multi(True)
+        )
+        .with_variable(
+            dashboard.QueryVariable("instance")
+            .label("Server")
+            .datasource(SOURCE)
+            .query('label_values(pafu_engine_state{model_name=~"$model"}, instance)')
             .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .include_all(True)
             .multi(True)

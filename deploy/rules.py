@@ -6,10 +6,13 @@ of its name in docs/operations.md and a promtool unit test in tests/deploy/test_
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
-RUNBOOK = "docs/operations.md#"
+# Where an alert's paragraph is read; RUNBOOKS=https://wiki.example.org/pafu makes deploy.generate write it absolute.
+RUNBOOK = os.environ.get("RUNBOOKS", "docs/operations.md") + "#"
+PROBED = 'route!~"/healthz|/readyz|/health|/metrics"'  # what asks by itself says nothing of callers
 BY_MODEL = "sum by (model_name)"
 FAILED = 'reason!~"complete|stopped|expired|server_shutdown|shutting_down"'
 
@@ -56,7 +59,10 @@ RECORDINGS = (
     ),
     Recording(
         "pafu:server_errors:share",
-        share('pafu_request_duration_seconds_count{status=~"5.."}', "pafu_request_duration_seconds_count"),
+        share(
+            f'pafu_request_duration_seconds_count{{status=~"5..", {PROBED}}}',
+            f"pafu_request_duration_seconds_count{{{PROBED}}}",
+        ),
     ),
 )
 
@@ -196,6 +202,25 @@ ALERTS = (
         "ticket",
         "More than three jobs failed within 30 minutes.",
     ),
+    Alert("PafuStoreDown", "pafu_jobs_store_up == 0", "2m", "page", "The store of jobs does not answer."),
+    Alert(
+        "PafuDiskLow", "pafu_data_free_bytes < 2 * 2^30", "5m", "ticket", "The data folder has less than 2 GiB left."
+    ),
+    Alert(
+        "PafuSessionsNotKept",
+        f"{BY_MODEL} (increase(pafu_session_journal_failures_total[10m])) > 0",
+        "0m",
+        "ticket",
+        "Sessions cannot be written to the data folder; a server that is killed loses them.",
+    ),
+    Alert(
+        "PafuFrontLags",
+        f'{BY_MODEL} (increase(pafu_front_lag_seconds_bucket{{le="+Inf"}}[5m])) - '
+        f'{BY_MODEL} (increase(pafu_front_lag_seconds_bucket{{le="0.25"}}[5m])) > 0.5',
+        "0m",
+        "ticket",
+        "Something held up the front's event loop, and every viewer with it.",
+    ),
 )
 
 
@@ -213,7 +238,7 @@ def alert_rules() -> dict[str, Any]:
             "expr": alert.expr,
             "for": alert.lasting,
             "labels": {"severity": alert.severity},
-            "annotations": {"summary": alert.summary, "runbook": RUNBOOK + alert.name.lower()},
+            "annotations": {"summary": alert.summary, "runbook_url": RUNBOOK + alert.name.lower()},
         }
         for alert in ALERTS
     ]

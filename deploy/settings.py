@@ -35,6 +35,7 @@ EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
     "cache_sink_latents": 0.0,
     "cache_recent_latents": 1.5,
     "allowed_hosts": ["pafu.example.org"],
+    "trusted_proxies": ["10.0.0.0/8"],
     "allowed_origins": ["https://www.example.org"],
     "api_keys": ["sha256:" + "0" * 64],
     "keys_file": "/etc/pafu/keys.toml",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,9 @@ class Settings(BaseSettings):
     )
     base_path: str = Field(
         default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="sub-path that a proxy leaves on requests, as /pafu"
+    )
+    max_connections_per_address: int = Field(
+        default=256, ge=1, description="open connections of one address; trusted proxies may have more"
     )
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest body of an HTTP request")
     body_timeout: float = Field(default=30.0, gt=0, description="a body must have arrived within this time")
@@ -293,6 +297,19 @@ def check_data_dir(folder: Path) -> None:
         why = str(error.strerror)
     if why:
         raise ConfigError(f"the data folder {folder} cannot be used: {why}; name another with PAFU_DATA_DIR")
+
+
+def find_temporary_folder(data_dir: Path) -> None:
+    """Where the system has none (a read-only root), this process and its children use one in the data folder."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = data_dir / "tmp"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"no folder for temporary files can be written: {error}; name one with TMPDIR") from None
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def _explain(error: ValidationError, where: Mapping[str, str]) -> str:

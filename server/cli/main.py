@@ -27,7 +27,7 @@ from server.cli.console import (
     settings_from,
 )
 from server.cli.simulate import simulate
-from server.config import ConfigError, check_data_dir
+from server.config import ConfigError, check_data_dir, find_temporary_folder
 from server.errors import PafuError
 
 app = typer.Typer(
@@ -73,14 +73,17 @@ def serve(
     settings = settings_from(**locals())
     from server.access.keys import Keyring
     from server.engine.slots import slots_for
+    from server.http.doors import raise_file_limit
     from server.http.listener import listen
     from server.telemetry import logs
     from server.telemetry.traces import traces_for
 
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
+    raise_file_limit()
     try:
         traces = traces_for(settings)
         check_data_dir(settings.data_dir)
+        find_temporary_folder(settings.data_dir)
         if settings.database is not None or settings.videos is not None:  # the default place costs no look
             from server.jobs.database import check
 

@@ -21,6 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from server.access.limits import Bucket
+from server.http.doors import Doors, address_of
 from server.http.small_reads import SmallReads
 
 UNSENT_SHARE = 4  # a quarter of a chunk of 0.75 s, and the next one behind it: less than a second
@@ -40,6 +41,7 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
     _cut: asyncio.TimerHandle | None = None
     _calm: asyncio.TimerHandle | None = None  # while a peer that sends too many frames is not read
     _frames, _pongs = 0, 0
+    doors: Doors | None = None  # where its connection came in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -48,6 +50,8 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self.doors is not None:
+            self.doors.leave(address_of(self.transport))
         for timer in (self._cut, self._calm):
             if timer is not None:
                 timer.cancel()

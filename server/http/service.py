@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from server import addresses
 from server.config import Settings
 from server.devices import Slot
 from server.engine.admission import Capacity
@@ -22,6 +23,8 @@ from server.engine.interface import Engine
 from server.engine.local import LocalEngine
 from server.http.app import Front, create_app, metrics_app
 from server.http.backpressure import HonestProtocol
+from server.http.doors import Doors, file_limit
+from server.http.lag import watch_lag
 from server.http.slow_headers import ImpatientProtocol
 from server.ipc.messages import Ready
 from server.states import EngineState, WorkerState
@@ -50,14 +53,16 @@ class Service(uvicorn.Server):
         self.front.access.operator.prepare()
         await self.front.engine.start()
         self.front.jobs.start()
-        self._watching = asyncio.create_task(self.front.watch_keys(), name="keys")
+        lag = watch_lag(self.front.engine.observer.lag)
+        self._watching = [asyncio.create_task(watch) for watch in (self.front.watch_keys(), lag)]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """1. not ready, nothing new; 2. viewers told, jobs given back; 3. sockets closed; 4. worker ended.
 
         A second signal skips the waiting in each, but for the moment that it takes to give the jobs back.
         """
-        self._watching.cancel()
+        for watch in self._watching:
+            watch.cancel()
         until = time.monotonic() + self.front.settings.shutdown_timeout
         await self._unless_forced(self.front.drain())
         if self.force_exit:
@@ -105,14 +110,16 @@ class Service(uvicorn.Server):
 def build(settings: Settings, engine: Engine) -> Service:
     """The service over this engine, not yet running."""
     app = create_app(settings, engine)
+    proxies = tuple(addresses.network(text) for text in settings.trusted_proxies)
+    doors = Doors(settings.max_connections_per_address, file_limit(), proxies, engine.observer)
     config = uvicorn.Config(
         app,
         lifespan="off",  # Service starts and stops the engine, in order
         loop="asyncio",
         log_config=None,
         access_log=False,
-        http=ImpatientProtocol,
-        ws=HonestProtocol,
+        http=type("Http", (ImpatientProtocol,), {"doors": doors}),
+        ws=type("Socket", (HonestProtocol,), {"doors": doors}),
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB
         ws_ping_interval=10.0,

@@ -7,6 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from server.http.doors import Doors, address_of
 from server.http.small_reads import SmallReads
 
 HEAD_SECONDS = 10.0
@@ -17,10 +18,18 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
 
     head_seconds = HEAD_SECONDS
     data_received = H11Protocol.data_received
+    doors: Doors | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.doors is not None and not self.doors.enter(address_of(transport)):
+            return transport.abort()
         self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.doors is not None:
+            self.doors.leave(address_of(self.transport))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

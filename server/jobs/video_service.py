@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,6 +54,8 @@ class VideoService:
 
     async def _tell_figures(self) -> None:
         """For Prometheus: what waits and what runs. A store that does not answer in time has no figures."""
+        with contextlib.suppress(OSError):
+            self._observer.data_free(shutil.disk_usage(self._settings.data_dir).free)
         try:
             async with asyncio.timeout(FIGURES_WITHIN):
                 counts = await self._database.run(lambda store: store.counts())

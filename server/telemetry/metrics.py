@@ -36,6 +36,7 @@ JOB_STATES = ("queued", "in_progress", "completed", "failed")
 MOST_CHILDREN = 64  # label combinations that are shown as 0 from the start
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
+LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LONG_SECONDS = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 4 * 3600, 24 * 3600)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 
@@ -201,7 +202,7 @@ METRICS: tuple[Metric, ...] = (
         "gauge",
         "cache",
         "Quantiles of the kept tokens' scores in the newest chunk; only of policies that score.",
-        {"policy": SERVED_POLICIES, "quantile": QUANTILES},
+        {"policy": SERVED_POLICIES, "share": QUANTILES},
     ),
     Metric(
         "pafu_device_memory_bytes",
@@ -277,6 +278,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("pafu_worker_load_seconds", "gauge", "workers", "Loading the model took so long in the newest worker."),
     Metric("pafu_worker_warm_up_seconds", "gauge", "workers", "The warm-up chunk took so long in the newest worker."),
+    Metric("pafu_jobs_store_up", "gauge", "jobs", "1 while the store of jobs answers, 0 while it does not."),
+    Metric(
+        "pafu_data_free_bytes", "gauge", "jobs", "Room left on the disk of the data folder: jobs, sessions, videos."
+    ),
     Metric("pafu_jobs", "gauge", "jobs", "Jobs in the store that are not over, by state.", {"state": JOB_STATES[:2]}),
     Metric("pafu_jobs_finished_total", "counter", "jobs", "Jobs that are over, by state.", {"state": JOB_STATES[2:]}),
     Metric("pafu_job_queue_age_seconds", "gauge", "jobs", "How long the oldest queued job has waited."),
@@ -292,6 +297,15 @@ METRICS: tuple[Metric, ...] = (
         },
         SECONDS,
     ),
+    Metric(
+        "pafu_front_lag_seconds",
+        "histogram",
+        "http",
+        "How late the front's event loop comes to what is due: everybody waits for so long.",
+        buckets=LAGS,
+    ),
+    Metric("pafu_connections", "gauge", "http", "Open connections of all kinds."),
+    Metric("pafu_connections_refused_total", "counter", "http", "Connections over a limit, closed at once."),
     Metric("pafu_errors_total", "counter", "http", "Errors told to callers, by code.", {"code": tuple(ERRORS)}),
     Metric(
         "pafu_build_info",

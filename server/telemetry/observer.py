@@ -131,7 +131,7 @@ class Observer:
         if stats.chunk_seconds > 0:
             self.metrics.observe("pafu_real_time_factor", self.media_seconds(fragment) / stats.chunk_seconds)
         for quantile, score in stats.salience_quantiles.items():
-            self.metrics.set("pafu_salience_score", score, policy=stats.cache_policy, quantile=quantile)
+            self.metrics.set("pafu_salience_score", score, policy=stats.cache_policy, share=quantile)
         for field, measure in MEASURES.items():
             record = self.metrics.add if measure.kind == "counter" else self.metrics.set
             record(measure.metric, getattr(stats, field), policy=stats.cache_policy, **dict(measure.labels))
@@ -170,14 +170,20 @@ class Observer:
 
     def jobs(self, unfinished: Mapping[str, int], queue_age: float) -> None:
         """Jobs in the store by state, and how many seconds the oldest has waited."""
+        self.metrics.set("pafu_jobs_store_up", 1)
         for state, count in unfinished.items():
             self.metrics.set("pafu_jobs", count, state=state)
         self.metrics.set("pafu_job_queue_age_seconds", queue_age)
 
     def jobs_unknown(self) -> None:
         """The store does not answer: no figure is better than an old one."""
+        self.metrics.set("pafu_jobs_store_up", 0)
         self.metrics.clear("pafu_jobs")
         self.metrics.clear("pafu_job_queue_age_seconds")
+
+    def data_free(self, free: int) -> None:
+        """Room left on the data folder's disk."""
+        self.metrics.set("pafu_data_free_bytes", free)
 
     def job_over(self, state: str) -> None:
         """This front finished a job, or failed it."""
@@ -189,6 +195,16 @@ class Observer:
         """An HTTP request was answered; ``route`` is the template, never the path."""
         labels = {"route": route, "method": method, "status": str(status)}
         self.metrics.observe("pafu_request_duration_seconds", seconds, **labels)
+
+    def lag(self, seconds: float) -> None:
+        """The event loop came so late to what was due."""
+        self.metrics.observe("pafu_front_lag_seconds", seconds)
+
+    def connections(self, number: int) -> None:
+        self.metrics.set("pafu_connections", number)
+
+    def connection_refused(self) -> None:
+        self.metrics.add("pafu_connections_refused_total")
 
     def error(self, code: str) -> None:
         """A caller was told an error of this code."""

@@ -201,6 +201,7 @@ CASES = {
             series("pafu_request_duration_seconds_count", 'status="200"'): "0+90x20",
         },
         {
+            series("pafu_request_duration_seconds_count", 'route="/readyz"', 'status="503"'): "0+50x20",
             series("pafu_request_duration_seconds_count", 'status="404"'): "0+50x20",
             series("pafu_request_duration_seconds_count", 'status="200"'): "0+50x20",
         },
@@ -210,6 +211,22 @@ CASES = {
         25,
         {series("pafu_job_queue_age_seconds"): "0+60x30"},
         {series("pafu_job_queue_age_seconds"): "0+60x10 0x30"},
+    ),
+    "PafuStoreDown": Case(MODEL, 5, {series("pafu_jobs_store_up"): "1 1 0x10"}, {series("pafu_jobs_store_up"): "1x10"}),
+    "PafuDiskLow": Case(
+        MODEL, 10, {series("pafu_data_free_bytes"): "1e9x20"}, {series("pafu_data_free_bytes"): "9e9x20"}
+    ),
+    "PafuSessionsNotKept": Case(
+        MODEL,
+        5,
+        {series("pafu_session_journal_failures_total"): "0 0 1x10"},
+        {series("pafu_session_journal_failures_total"): "1x10"},
+    ),
+    "PafuFrontLags": Case(
+        MODEL,
+        5,
+        histogram("pafu_front_lag_seconds", slow="0+2401x10", fast="0+2400x10", edge="0.25"),
+        histogram("pafu_front_lag_seconds", slow="0+2400x10", fast="0+2400x10", edge="0.25"),
     ),
     "PafuJobsFail": Case(
         MODEL,
@@ -222,7 +239,7 @@ CASES = {
 
 def one_test(alert, case: Case, values: dict[str, str], fires: bool) -> dict:
     found = dict(re.findall(r'(\w+)="([^"]*)"', case.labels)) | {"severity": alert.severity}
-    annotations = {"summary": alert.summary, "runbook": f"docs/operations.md#{alert.name.lower()}"}
+    annotations = {"summary": alert.summary, "runbook_url": f"docs/operations.md#{alert.name.lower()}"}
     expected = [{"exp_labels": found, "exp_annotations": annotations}] if fires else []
     return {
         "name": f"{alert.name} {'fires' if fires else 'keeps calm'}",

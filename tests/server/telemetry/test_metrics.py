@@ -260,7 +260,7 @@ def test_chunks_tell_their_stages_their_speed_and_their_scores(observer) -> None
     read = observer.metrics.read
     assert read("pafu_chunk_seconds_sum", stage="denoise") == 0.25
     assert read("pafu_real_time_factor_sum") == 2.0  # 12 pictures are 0.75 s
-    assert read("pafu_salience_score", policy="pafu", quantile="0.5") == 0.25
+    assert read("pafu_salience_score", policy="pafu", share="0.5") == 0.25
     assert read("pafu_kv_evicted_tokens_total", reason="budget", policy="pafu") == 9
 
 
