@@ -138,3 +138,23 @@ def test_every_finding_is_a_line_of_its_own_and_one_that_is_wrong_makes_all_wron
     assert "mysql" in wrong and "see PAFU_DATABASE" in wrong
     assert len(lines) == len(list(doctor.examinations(settings))) + 2
     assert doctor.examine(Settings(model="test-tiny", port=0, data_dir=tmp_path), Console(file=seen))
+
+
+def test_each_of_several_workers_has_a_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 3 * 2**30)
+    settings = Settings(model="test-tiny", device="cpu:2", threads=2, port=0, data_dir=tmp_path)
+    seen = io.StringIO()
+    assert doctor.examine(settings, Console(file=seen))
+    room = round(CACHE_SHARE * 3 * 2**30 / 2)
+    fit = room // doctor.session_bytes(settings, SPEC, DTYPE)
+    for worker in ("worker 0", "worker 1"):
+        assert re.search(rf"ok +{worker} +cpu, 1 threads: {fit} fit", seen.getvalue())
+    assert f"{2 * fit} fit on 2 workers" in seen.getvalue()
+    assert "on worker 0 alone)" in seen.getvalue()
+
+
+def test_a_device_that_is_not_there_is_a_finding(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("server.engine.slots.count_gpus", lambda: 1)
+    seen = io.StringIO()
+    assert not doctor.examine(Settings(model="test-tiny", device="cuda:3", data_dir=tmp_path), Console(file=seen))
+    assert re.search(r"no +torch +device: 'cuda:3' was asked for, but torch sees cuda:0 alone", seen.getvalue())
