@@ -108,8 +108,11 @@ async def level(url: str, count: int, plan: Plan, progress: Progress, task: Task
         await asyncio.gather(*(come(number, seen) for number, seen in enumerate(viewers)))
     finally:
         sampling.cancel()
-    share = (time.process_time() - burnt) / (time.perf_counter() - began)
-    return {**summary(viewers, plan.pictures), "rss_mib": peak, "viewers_cores": share}
+    took = time.perf_counter() - began
+    made = sum(seen.pictures for seen in viewers) / took  # where viewers stall: all that the workers can make
+    share = (time.process_time() - burnt) / took
+    found = summary(viewers, plan.pictures)
+    return {**found, "pictures_per_second": made, "rss_mib": peak, "viewers_cores": share}
 
 
 async def _sample(url: str, peak: dict[str, float]) -> None:
@@ -158,6 +161,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(f"sessions in real time at once: {report['sessions_in_real_time']}")
     most = report["levels"][-1]
     held = " + ".join(f"{most['rss_mib'][part]:.0f}" for part in ("front", "worker"))
+    console.print(f"pictures per second with {most['sessions']}: {most['pictures_per_second']:.1f}")
     console.print(f"memory of front and worker with {most['sessions']}: {held} MiB")
     for failure in sorted({failure for found in report["levels"] for failure in found["failures"]}):
         console.print(f"refused or broken: {failure}")
