@@ -8,6 +8,7 @@ by sliding the planes of both (``model.planes``), so latents depend on no speed,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(cast(Tensor, self.conv2.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.conv2(F.silu(self.conv1(F.silu(x))))
@@ -86,6 +87,9 @@ class Decoder(nn.Module):
 
 
 class ViewAutoencoder(nn.Module):
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.pictures = spec.temporal_stride

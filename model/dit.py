@@ -7,6 +7,8 @@ Source: Wan2.1 ``wan/modules/model.py`` and Self-Forcing ``causal_model.py``.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -183,7 +185,7 @@ class CausalDiT(nn.Module):
     def encode_context(self, text: Tensor) -> Context:
         """Encoded prompts (B, G, slots, text_dim) -> per layer keys and values, computed once per prompt."""
         hidden = self.text_embedding(text.to(self.dtype))
-        return [block.cross_attn.encode(hidden) for block in self.blocks]
+        return [cast(Block, block).cross_attn.encode(hidden) for block in self.blocks]
 
     def forward(
         self, latents: Tensor, timesteps: Tensor, context: Context, attention: Attention, control: Tensor | None = None
@@ -243,14 +245,14 @@ def init_for_learning(model: CausalDiT) -> None:
                 nn.init.xavier_uniform_(module.weight)
     open_gates(model)
     for block in model.blocks:
-        _look_at_own_place(block.self_attn, model.spec)
+        _look_at_own_place(cast(Block, block).self_attn, model.spec)
 
 
 @torch.no_grad()
 def open_gates(model: CausalDiT) -> None:
     """Let every block count in full."""
     for block in model.blocks:
-        block.modulation[:, GATES] = 1.0
+        cast(Block, block).modulation[:, GATES] = 1.0
 
 
 def _look_at_own_place(attention: SelfAttention, spec: ModelSpec) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -144,7 +144,9 @@ def random_model(
         parts = _build_parts(spec)
         for part in parts.values():
             _randomise_zeros(part)
-        open_gates(parts["dit"])  # nearly shut, they would hide what attention sees from every test and measurement
+        open_gates(
+            cast(CausalDiT, parts["dit"])
+        )  # nearly shut, they would hide what attention sees from every test and measurement
         head = SalienceHead(spec).eval().requires_grad_(False)
     model = assemble(spec, parts, device, dtype, f"random-{seed}")
     return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))

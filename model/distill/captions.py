@@ -95,7 +95,7 @@ def in_view(scene: Scene, offsets: list[int]) -> list[tuple[Landmark, str]]:
         return []
     first = [(mark, place_of(mark.x - offsets[0])) for mark in scene.landmarks]
     seen = [(mark, place) for mark, place in first if place]
-    later = []
+    later: list[tuple[Landmark, str]] = []
     for offset in offsets[1:]:
         for mark in scene.landmarks:
             if place_of(mark.x - offset) and mark not in [m for m, _ in seen + later]:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -131,11 +131,15 @@ def dream(teacher: LoadedModel, script: Script, seed: int, steps: int, guidance:
 def painted(student: LoadedModel, n: int) -> Tensor:
     """Latents of the n-th clip of the built-in world, as its autoencoder sees it: the truth instead of a dream."""
     from model.distill.world import render_views
-    from model.vae import from_pictures
+    from model.vae import StreamingVAE, from_pictures
 
     spec = student.spec
     views = render_views(world_clip(spec.trained_latents // spec.chunk_latents, DREAM_SEED, n))
-    return student.vae.encode(from_pictures(torch.from_numpy(views)).to(student.device, student.dtype)).float()
+    return (
+        cast(StreamingVAE, student.vae)
+        .encode(from_pictures(torch.from_numpy(views)).to(student.device, student.dtype))
+        .float()
+    )
 
 
 def build(folder: Path, count: int, make: Callable[[int], Tensor], rank: int = 0, processes: int = 1) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Take:
     """A generated clip: uint8 pictures (T, H, W, 3) and where the camera stood at each, in pixels."""
 
     pictures: np.ndarray
-    offsets: list[float]
+    offsets: Sequence[float]
 
 
 def film(
@@ -61,7 +62,7 @@ def film(
     return Take(np.concatenate(pictures), offsets)
 
 
-def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, waits: bool = False) -> list[float]:
+def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, waits: bool = False) -> list[int]:
     """Camera offset of each of the next ``pictures`` pictures from camera state ``begin``; a stream's first latent
     ``waits`` at its view."""
     _, offsets, speeds = advance(begin, pictures // per_latent, per_latent)

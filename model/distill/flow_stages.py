@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def networks() -> nn.ModuleDict:
 def encode_prompts(modules: nn.ModuleDict, ids: Tensor) -> Context:
     """Token ids (B, G, slots) to cross-attention keys and values (B, G, slots, H, D) per layer."""
     states = modules["text"](ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
-    return modules["dit"].encode_context(states)
+    return cast(CausalDiT, modules["dit"]).encode_context(states)
 
 
 def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:

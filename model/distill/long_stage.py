@@ -13,6 +13,7 @@ import copy
 import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -79,7 +80,9 @@ class LongTuning:
     def run(self) -> LoadedModel:
         """Tune, and write the tuned student below ``out``/student, its head with it; the tuned student."""
         dit = self._student.dit.requires_grad_(True)
-        rates = [torch.optim.AdamW(dit.parameters(), lr=self._settings.rate, weight_decay=0.0)]
+        rates: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(dit.parameters(), lr=self._settings.rate, weight_decay=0.0)
+        ]
         stage = Stage(
             STAGE,
             self._out,
@@ -129,7 +132,8 @@ class LongTuning:
         model, folder = self._student, self._out / "student"
         if self._rank == 0:
             steps = {"long": self._settings.steps}
-            save_model(folder, model.spec, model.dit, model.text, model.vae, trained_steps=steps, dtype=torch.float16)
+            text, vae = cast(nn.Module, model.text), cast(nn.Module, model.vae)
+            save_model(folder, model.spec, model.dit, text, vae, trained_steps=steps, dtype=torch.float16)
             (folder / HEAD_FILE).unlink(missing_ok=True)  # a head of an earlier run would not belong to these weights
             digest = load_model(model.spec, folder).digest
             if model.salience is not None:

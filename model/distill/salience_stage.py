@@ -186,7 +186,7 @@ def load_teacher(folder: Path, name: str, student: LoadedModel) -> LoadedModel:
     if not (folder / "teacher.checkpoint.safetensors").is_file():
         return load_model(name, folder, student.device, student.dtype)
     trained = trained_weights(folder, "teacher")
-    parts = {"dit": copy.deepcopy(student.dit), "text": copy.deepcopy(student.text)}
+    parts: dict[str, Any] = {"dit": copy.deepcopy(student.dit), "text": copy.deepcopy(student.text)}
     for part, module in parts.items():
         own = {key.removeprefix(f"{part}."): value for key, value in trained.items() if key.startswith(f"{part}.")}
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from model.distill.dataset import HELD_OUT_SEED
 from model.distill.script import Script
 from model.distill.world import CHUNK_LATENTS, WIDTH, Clip, Scene, Segment, random_scene, render_views
 from model.spec import ModelSpec
-from model.vae import from_pictures
+from model.vae import StreamingVAE, from_pictures
 from model.vocabulary import LIGHTS
 from model.weights import LoadedModel
 
@@ -167,13 +168,13 @@ def tour(model: LoadedModel, clip: Clip) -> Tour:
 
 def _encoded(model: LoadedModel, clip: Clip) -> Tensor:
     pictures = from_pictures(torch.from_numpy(render_views(clip))).to(model.device, model.dtype)
-    return model.vae.encode(pictures).float()
+    return cast(StreamingVAE, model.vae).encode(pictures).float()
 
 
 @torch.no_grad()
 def shown(model: LoadedModel, latents: Tensor) -> Tensor:
     """Latents (F, C, h, w) as pictures (F, 3, H, W) float32 in about [-1, 1], on the CPU."""
-    return model.vae.view(latents.to(model.device, model.dtype)).float().cpu()
+    return cast(StreamingVAE, model.vae).view(latents.to(model.device, model.dtype)).float().cpu()
 
 
 def spans(views: list[int], spec: ModelSpec) -> Tensor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -188,7 +189,7 @@ def plot_curve(folder: Path, stage: str) -> Path:
             continue
         axes.plot(steps, values, alpha=0.25)
         axes.plot(steps, _smooth(values), label=name, color=axes.lines[-1].get_color())
-    lowest = min(float(min(line.get_ydata())) for line in axes.lines)
+    lowest = min(min(map(float, cast(Iterable[float], line.get_ydata()))) for line in axes.lines)
     parts = any("." in name for name in rows[-1])
     axes.set(xlabel="step", yscale="log" if lowest > 0 else "linear", title=stage)
     axes.legend(title="thin: one line a layer" if parts else None)

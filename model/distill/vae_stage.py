@@ -4,6 +4,7 @@ crops."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ WHITENING = 0.5  # 0 keeps the components' own strengths, 1 makes them equal
 
 def fit_basis(vae: StreamingVAE) -> None:
     """Set the encoder to the principal components of rendered clips; latents get a mean variance of one."""
-    count, total, moment = 0, 0.0, 0.0
+    values = len(vae.mean)
+    count, total, moment = 0, torch.zeros(values), torch.zeros(values, values)
     for index in track(range(BASIS_CLIPS), description="principal components"):
         clip = render_views(random_clip(np.random.default_rng((SEED, 10**6 + index)), chunks=8))
         blocks = vae.blocks(from_pictures(torch.from_numpy(clip))).flatten(0, -2)
@@ -75,7 +77,7 @@ def vae_with_basis(folder: Path) -> StreamingVAE:
 
 def vae_stage(folder: Path, steps: int) -> Stage:
     torch.manual_seed(SEED)
-    vae = vae_with_basis(folder).to(memory_format=torch.channels_last)
+    vae = cast(StreamingVAE, vae_with_basis(folder).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
 
     def loss(step: int) -> Losses:

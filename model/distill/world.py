@@ -7,6 +7,7 @@ coordinates are pixels, x to the right from the place where the session's camera
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +29,8 @@ BLADE_PHASES = 32  # pictures of a quarter turn
 SMOKE_PHASES = 24
 SUPERSAMPLE = 2
 
+Rgb = tuple[int, int, int]
+Pen = ImageDraw.ImageDraw
 RGB = {
     "red": (214, 48, 49),
     "orange": (240, 138, 36),
@@ -195,7 +198,7 @@ def _sky(width: int, height: int, light: str) -> np.ndarray:
 def _draw_stars(draw: ImageDraw.ImageDraw, scene: Scene, scale: int) -> None:
     rng = np.random.default_rng(scene.seed)
     for _ in range((scene.right - scene.left) // 45):
-        x, y = rng.integers(0, (scene.right - scene.left) * scale), rng.integers(4 * scale, 56 * scale)
+        x, y = int(rng.integers(0, (scene.right - scene.left) * scale)), int(rng.integers(4 * scale, 56 * scale))
         draw.ellipse((x - scale, y - scale, x + 2 * scale, y + 2 * scale), fill=(226, 226, 202))
 
 
@@ -203,7 +206,7 @@ def _draw_hills(draw: ImageDraw.ImageDraw, scene: Scene, light: str, scale: int)
     xs = np.arange(scene.left, scene.right + 4, 4)
     rise = sum(a * np.sin(2 * np.pi * xs / wave + phase) for a, wave, phase in scene.hill_waves)
     ys = GROUND_Y - 18 - 0.7 * rise
-    outline = [((x - scene.left) * scale, y * scale) for x, y in zip(xs, ys, strict=True)]
+    outline = [(float((x - scene.left) * scale), float(y * scale)) for x, y in zip(xs, ys, strict=True)]
     base = (GROUND_Y + 2) * scale
     draw.polygon([(0, base), *outline, (outline[-1][0], base)], fill=_lit(HILL_RGB[scene.ground], light))
 
@@ -216,7 +219,7 @@ def _draw_landmark(draw: ImageDraw.ImageDraw, mark: Landmark, x: int, scale: int
     _PAINTERS[mark.kind](draw, x, base, unit, body, accent, _lit(TRUNK, light), glow)
 
 
-def _paint_house(draw, x, base, u, body, accent, trunk, glow):
+def _paint_house(draw: Pen, x: int, base: int, u: float, body: Rgb, accent: Rgb, trunk: Rgb, glow: Rgb) -> None:
     draw.rectangle((x - 30 * u, base - 44 * u, x + 30 * u, base), fill=body)
     draw.polygon([(x - 38 * u, base - 44 * u), (x, base - 80 * u), (x + 38 * u, base - 44 * u)], fill=accent)
     draw.rectangle((x - 7 * u, base - 26 * u, x + 7 * u, base), fill=_shade(body, 0.6))
@@ -224,26 +227,26 @@ def _paint_house(draw, x, base, u, body, accent, trunk, glow):
         draw.rectangle((x + (side - 6) * u, base - 34 * u, x + (side + 6) * u, base - 22 * u), fill=glow)
 
 
-def _paint_tree(draw, x, base, u, body, accent, trunk, glow):
+def _paint_tree(draw: Pen, x: int, base: int, u: float, body: Rgb, accent: Rgb, trunk: Rgb, glow: Rgb) -> None:
     draw.rectangle((x - 5 * u, base - 40 * u, x + 5 * u, base), fill=trunk)
     draw.ellipse((x - 30 * u, base - 94 * u, x + 30 * u, base - 32 * u), fill=body)
     draw.ellipse((x - 18 * u, base - 86 * u, x + 6 * u, base - 62 * u), fill=_shade(body, 1.14))
 
 
-def _paint_pine(draw, x, base, u, body, accent, trunk, glow):
+def _paint_pine(draw: Pen, x: int, base: int, u: float, body: Rgb, accent: Rgb, trunk: Rgb, glow: Rgb) -> None:
     draw.rectangle((x - 5 * u, base - 16 * u, x + 5 * u, base), fill=trunk)
     for half, low, high in ((30, 14, 56), (24, 40, 80), (17, 64, 102)):
         draw.polygon([(x - half * u, base - low * u), (x, base - high * u), (x + half * u, base - low * u)], fill=body)
 
 
-def _paint_tower(draw, x, base, u, body, accent, trunk, glow):
+def _paint_tower(draw: Pen, x: int, base: int, u: float, body: Rgb, accent: Rgb, trunk: Rgb, glow: Rgb) -> None:
     draw.rectangle((x - 16 * u, base - 88 * u, x + 16 * u, base), fill=body)
     draw.rectangle((x - 22 * u, base - 104 * u, x + 22 * u, base - 86 * u), fill=accent)
     for level in (70, 44):
         draw.rectangle((x - 5 * u, base - level * u, x + 5 * u, base - (level - 14) * u), fill=glow)
 
 
-def _paint_mill(draw, x, base, u, body, accent, trunk, glow):
+def _paint_mill(draw: Pen, x: int, base: int, u: float, body: Rgb, accent: Rgb, trunk: Rgb, glow: Rgb) -> None:
     draw.polygon(
         [(x - 26 * u, base), (x - 15 * u, base - 62 * u), (x + 15 * u, base - 62 * u), (x + 26 * u, base)], fill=body
     )
@@ -299,7 +302,7 @@ def _blend(picture: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
     picture[py0:py1, px0:px1] = under + (part[..., :3] - under) * part[..., 3:]
 
 
-def _sprite(width: int, height: int, paint) -> np.ndarray:
+def _sprite(width: int, height: int, paint: Callable[[ImageDraw.ImageDraw, int], None]) -> np.ndarray:
     image = Image.new("RGBA", (width * 3, height * 3), (0, 0, 0, 0))
     paint(ImageDraw.Draw(image), 3)
     small = np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)
