@@ -61,16 +61,20 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
     def data_received(self, data: bytes) -> None:
         WebSocketsSansIOProtocol.data_received(self, data)
         frames, self._frames = self._frames, 0
-        if frames and self._calm is None and (wait := self._pace.spend(frames, time.monotonic())):
+        if frames and (wait := self._pace.spend(frames, time.monotonic())):
+            self.rest(wait)
+
+    def rest(self, seconds: float) -> None:
+        if self._calm is None and not self.transport.is_closing():
             self.transport.pause_reading()
-            self._calm = self.loop.call_later(wait, self._calmed)
+            self._calm = self.loop.call_later(seconds, self._calmed)
 
     def _calmed(self) -> None:
         self._calm = None
         self._read_on()
 
     def _read_on(self) -> None:
-        if not self.read_paused and self._calm is None:
+        if not self.read_paused and self._calm is None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     async def receive(self) -> Any:

@@ -37,6 +37,8 @@ STOP_WITHIN = 5.0  # for the worker's end, behind shutdown_timeout
 LAST_WITHIN = 1.0  # of it: to close what is left
 GIVE_BACK_WITHIN = 1.0
 SIGNAL_POLL = 0.05
+ACCEPTED_AT_ONCE = 16  # connections, before anybody else has a turn; asyncio takes as many as the backlog
+WAITING_CONNECTIONS = 1024  # which the system keeps meanwhile
 FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our own error, not just a close code
 
 
@@ -116,6 +118,7 @@ def build(settings: Settings, engine: Engine) -> Service:
         app,
         lifespan="off",  # Service starts and stops the engine, in order
         loop="asyncio",
+        backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
         http=type("Http", (ImpatientProtocol,), {"doors": doors}),

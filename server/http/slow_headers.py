@@ -35,6 +35,14 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
         super().on_response_complete()
         self._expect_head()
 
+    def rest(self, seconds: float) -> None:
+        self.transport.pause_reading()
+        self.loop.call_later(seconds, self._rested)
+
+    def _rested(self) -> None:
+        if not (self.transport.is_closing() or self.flow.read_paused):
+            self.transport.resume_reading()
+
     def _expect_head(self) -> None:
         self.loop.call_later(self.head_seconds, self._close_unless_new, self.cycle)
 
