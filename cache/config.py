@@ -76,7 +76,13 @@ class CacheConfig:
 
     @classmethod
     def filled_in(
-        cls, policy: str, budget_latents: float, sink: float | None, recent: float | None, most: float
+        cls,
+        policy: str,
+        budget_latents: float,
+        sink: float | None,
+        recent: float | None,
+        most: float,
+        position_mode: PositionMode = "relative",
     ) -> CacheConfig:
         """What nobody chose: a quarter of the budget for recent tokens, and as much for the sinks of the policy that
         is named so, but at most ``most`` latent frames each. Raises PolicyError."""
@@ -88,7 +94,7 @@ class CacheConfig:
             budget_latents=budget_latents,
             sink_latents=sink,
             recent_latents=usual if recent is None else recent,
-            position_mode="relative",
+            position_mode=position_mode,
         )
 
     def budget_tokens(self, tokens_per_latent: int) -> int:

@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from cache.config import CacheConfig, check_room
+from cache.config import CacheConfig, PositionMode, check_room
 from cache.errors import PolicyError
+from model.checkpoints import hub
 from model.spec import SPECS, ModelSpec
 from server import addresses, devices
 from server.environment import PREFIX, ConfigError, check_variables, from_files
@@ -54,7 +55,15 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="address of that port")
     model: str = Field(default="pafu-mini", description="which model is served")
-    weights: Path | None = Field(default=None, description="folder with the model's safetensors")
+    weights: str | None = Field(default=None, description="folder or file of safetensors, or an id of the hub")
+    text_encoder: str | None = Field(default=None, description="folder or file, or an id; default: beside the weights")
+    vae: str | None = Field(default=None, description="the same for the VAE, or for a tiny one in TAEHV's layout")
+    text_placement: Literal["device", "offload", "cpu"] = Field(
+        default="offload", description="where the text encoder is: on the device, there only to encode, or on the CPU"
+    )
+    size: str | None = Field(
+        default=None, pattern=r"^\d{1,5}x\d{1,5}$", description="of pictures, 832x480; default: the model's own"
+    )
     salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
     device: str = Field(default="auto", description=f"one worker each: {devices.ALLOWED}")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of all workers; 0: all usable cores")
@@ -101,6 +110,12 @@ class Settings(BaseSettings):
     cache_policy: str | None = Field(default=None, description="of sessions that choose none; default: the model's own")
     cache_budget_latents: float | None = Field(
         default=None, gt=0, description="latent frames; default: the model's own"
+    )
+    cache_window_latents: float | None = Field(
+        default=None, gt=0, description="instead of the budget, as public configurations count: with the open chunk"
+    )
+    cache_position_mode: PositionMode | None = Field(
+        default=None, description="relative or absolute; default: the model's own"
     )
     cache_sink_latents: float | None = Field(
         default=None, ge=0, description="default: a quarter of the budget, at most a chunk, for sink_window; else 0"
@@ -168,6 +183,11 @@ class Settings(BaseSettings):
         check = {"allowed_hosts": addresses.host, "allowed_origins": addresses.origin, "public_paths": addresses.path}
         return tuple(str(check.get(info.field_name or "", addresses.network)(part)) for part in value)
 
+    @field_validator("weights", "text_encoder", "vae", mode="before")
+    @classmethod
+    def _path_or_id(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("api_keys")
     @classmethod
     def _hashed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -188,7 +208,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        self.check_budget(self.cache().budget_latents, SPECS[self.model])
+        if self.cache_window_latents is not None and self.cache_budget_latents is not None:
+            raise ValueError("cache_window_latents and cache_budget_latents say the same in two ways: give one of them")
+        self.check_budget(self.cache().budget_latents, self.spec)
         if self.lead_seconds > self.max_lead_seconds:
             raise ValueError(f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})")
         if self.metrics_port and self.metrics_port == self.port:
@@ -197,6 +219,20 @@ class Settings(BaseSettings):
                 "/metrics there"
             )
         return self
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model at the size that was chosen. Raises SpecError when its VAE or patches cannot divide that."""
+        spec = SPECS[self.model]
+        if self.size is None:
+            return spec
+        width, height = (int(side) for side in self.size.split("x"))
+        return spec.at(width, height)
+
+    @property
+    def weights_place(self) -> str | None:
+        """For the worker, which runs elsewhere: a whole path, or the id as it is."""
+        return place_of(self.weights)
 
     def check_budget(self, latents: float, spec: ModelSpec) -> None:
         """Raises PolicyError for a cache budget that no session of this server may have."""
@@ -213,23 +249,47 @@ class Settings(BaseSettings):
         budget: float | None = None,
         sink: float | None = None,
         recent: float | None = None,
+        position_mode: PositionMode | None = None,
     ) -> CacheConfig:
         """A session's cache: what it asks for, else what the settings say, else what the model was tuned with. A sink
         that the settings name is for the settings' policy. Raises PolicyError."""
-        spec = SPECS[self.model]
+        spec = self.spec
         usual = self.cache_policy or spec.cache_policy
         if budget is None:
-            budget = self.cache_budget_latents or spec.cache_budget_latents
+            budget = self._usual_budget(spec)
         check_room(policy or usual, budget, 0, 0, "latent frames")  # it knows which policies are for sessions
         if sink is None and policy in (None, usual):
             sink = self.cache_sink_latents
+        if sink is None and (policy or usual) == spec.cache_policy:
+            sink = spec.cache_sink_latents if budget == spec.cache_budget_latents else None
         return CacheConfig.filled_in(
             policy or usual,
             budget,
             sink,
             self.cache_recent_latents if recent is None else recent,
             most=spec.chunk_latents,
+            position_mode=position_mode or self.cache_position_mode or spec.position_mode,
         )
+
+    def _usual_budget(self, spec: ModelSpec) -> float:
+        if self.cache_window_latents is not None:
+            return budget_of_window(self.cache_window_latents, spec)
+        return self.cache_budget_latents or spec.cache_budget_latents
+
+
+def place_of(name: str | None) -> str | None:
+    """A whole path for a worker, which runs elsewhere; an id of the hub as it is."""
+    return name if name is None or hub.is_hub_id(name) else str(Path(name).resolve())
+
+
+def budget_of_window(window: float, spec: ModelSpec) -> float:
+    """The budget of a window that counts the open chunk too, as public configurations do. Raises PolicyError."""
+    if window <= spec.chunk_latents:
+        raise PolicyError(
+            f"a window of {window:g} latent frames has no room for a past: it counts the open chunk of "
+            f"{spec.chunk_latents}; choose more than {spec.chunk_latents}"
+        )
+    return window - spec.chunk_latents
 
 
 def _hash_of_key(key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class Beside:
 
     text_encoder: Path | None = None
     vae: Path | None = None
-    text_placement: Placement = "offload"
+    base: Path | None = None  # where either is looked for in the end: a pulled repository of the family
+    text_placement: str = "offload"  # a Placement
 
 
 def load_public(
@@ -41,8 +43,8 @@ def load_public(
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
     others = survey(around) if around != weights else contents
-    text = _one_of(survey(beside.text_encoder) if beside.text_encoder else others, "text")
-    vae = _one_of(survey(beside.vae) if beside.vae else others, "vae", "tiny_vae")
+    text = _beside(beside.text_encoder, others, beside.base, "text")
+    vae = _beside(beside.vae, others, beside.base, "vae", "tiny_vae")
     if text is None:
         raise _missing(spec, "text encoder", beside.text_encoder or around, others, "--text-encoder")
     if vae is None:
@@ -75,7 +77,7 @@ def _text(spec: ModelSpec, part: Part, beside: Beside, device: torch.device, dty
     if "shared.weight" in tensors:
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
     check_tensors(part, module.encoder.state_dict(), _fetch(spec), tensors)
-    module.placement = beside.text_placement
+    module.placement = cast(Placement, beside.text_placement)
     where = device if beside.text_placement == "device" else torch.device("cpu")
     fill(module.encoder, tensors, where, dtype)
     _read_tokenizer(module, part)
@@ -189,6 +191,13 @@ def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
         )
     holds = f"only {' and '.join(others)}" if others else "no safetensors file"
     raise WeightsError(f"{path} holds {holds} and no transformer of {spec.name!r}; {_fetch(spec)}")
+
+
+def _beside(named: Path | None, others: Contents, base: Path | None, *kinds: str) -> Part | None:
+    """From where it is said to be; else from beside the weights; else from the family's own repository."""
+    if named is not None:
+        return _one_of(survey(named), *kinds)
+    return _one_of(others, *kinds) or (_one_of(survey(base), *kinds) if base else None)
 
 
 def _one_of(contents: Contents, *kinds: str) -> Part | None:

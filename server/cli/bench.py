@@ -19,7 +19,7 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="JSON file f
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Plot = Annotated[Path | None, typer.Option(help="picture of the figures (.png, .svg); needs matplotlib")]
 Model = Annotated[str | None, typer.Option(help="model name  [PAFU_MODEL, default pafu-mini]")]
-Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
+Weights = Annotated[str | None, typer.Option(help="folder or file of safetensors, or an id of the hub  [PAFU_WEIGHTS]")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
 Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
 Report = dict[str, Any]
@@ -96,7 +96,7 @@ def soak(
         _draw(lambda: long.plot(table, plot, title))
 
 
-def _settings(model: str | None, weights: Path | None, device: str | None, threads: int | None) -> Settings:
+def _settings(model: str | None, weights: str | None, device: str | None, threads: int | None) -> Settings:
 
     return settings_from(model=model, weights=weights, device=device, threads=threads)
 

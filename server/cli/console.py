@@ -14,7 +14,22 @@ from server.config import ConfigError, Settings, load_settings
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PAFU_MODEL, default pafu-mini]")]
-Weights = Annotated[Path | None, typer.Option(help="folder with the model's safetensors  [PAFU_WEIGHTS]")]
+Weights = Annotated[str | None, typer.Option(help="folder or file of safetensors, or an id of the hub  [PAFU_WEIGHTS]")]
+TextPart = Annotated[
+    str | None, typer.Option("--text-encoder", help="default: beside the weights  [PAFU_TEXT_ENCODER]")
+]
+TextPlacement = Annotated[
+    str | None, typer.Option("--text-placement", help="device, offload or cpu  [PAFU_TEXT_PLACEMENT, default offload]")
+]
+Vae = Annotated[str | None, typer.Option("--vae", help="Wan's, or a tiny one in TAEHV's layout  [PAFU_VAE]")]
+Size = Annotated[str | None, typer.Option("--size", help="of pictures: 832x480; default: the model's  [PAFU_SIZE]")]
+PositionMode = Annotated[
+    str | None, typer.Option("--cache-position-mode", help="relative or absolute  [PAFU_CACHE_POSITION_MODE]")
+]
+CacheWindow = Annotated[
+    float | None,
+    typer.Option("--cache-window-latents", help="instead of the budget: with the chunk  [PAFU_CACHE_WINDOW_LATENTS]"),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, or several: cuda:0,cuda:2, cpu:2  [PAFU_DEVICE]")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings  [PAFU_CONFIG]")]
 CachePolicy = Annotated[str | None, typer.Option(help="which tokens stay; see docs/method.md  [PAFU_CACHE_POLICY]")]

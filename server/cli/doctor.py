@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.config import promised_bytes
-from model.spec import ModelSpec, spec_named
+from model.spec import ModelSpec
 from server import __version__
 from server.config import ConfigError, Settings, check_data_dir
 from server.devices import Slot
 from server.engine.slots import slots_for
+from server.ipc.messages import Parts
 from server.process import available_bytes, usable_cores
 
 GIB, MIB = 2**30, 2**20
@@ -58,7 +59,7 @@ def examine(settings: Settings, console: Console) -> bool:
 
 def examinations(settings: Settings) -> Iterator[Finding]:
     """All findings in the order in which things are needed."""
-    spec = spec_named(settings.model)
+    spec = settings.spec
     held: list[object] = []  # the model, while it is counted how many sessions fit beside it
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
     missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
@@ -311,13 +312,13 @@ def weights(settings: Settings, held: list[object]) -> str:
     from server.worker.generator import load_model
 
     device = slots_for(settings)[0].device
-    given = str(settings.weights) if settings.weights else None
     head = str(settings.salience_head) if settings.salience_head else None
-    size, free = file_bytes(settings.weights), free_bytes(device)
+    given, place = settings.weights, settings.weights_place
+    size, free = file_bytes(Path(place)) if place else 0, free_bytes(device)
     if free and size > free:
         reason = f"{given} holds {size / GIB:.1f} GiB, {free / GIB:.1f} GiB is free"
         raise Wrong(f"{reason}: free memory, or serve a smaller model")
-    model, words = load_model(settings.model, given, device, head)
+    model, words = load_model(settings.model, given, device, head, Parts.of(settings))
     held.append(model)
     return f"{settings.model}: {words}"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.spec import spec_named
 from server.config import ConfigError, Settings
 from server.engine.member import configure
 from server.engine.slots import slots_for
@@ -29,7 +28,7 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
 
     Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
     """
-    spec = spec_named(settings.model)
+    spec = settings.spec
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)))
     if not path.parent.is_dir():
         raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
@@ -51,7 +50,7 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
 
 def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
     cache = CacheChoice.of(settings.cache())
-    check_held(cache, pictures, spec_named(settings.model), settings, None)
+    check_held(cache, pictures, settings.spec, settings, None)
     return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
 
 

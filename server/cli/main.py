@@ -12,14 +12,21 @@ from rich.console import Console
 
 from server import __version__
 from server.cli import bench, demo, distill, drain, evaluate, keys
+from server.cli import weights as weights_cli
 from server.cli.console import (
     CacheBudget,
     CachePolicy,
+    CacheWindow,
     Config,
     Device,
     Model,
+    PositionMode,
     SalienceHead,
+    Size,
+    TextPart,
+    TextPlacement,
     Threads,
+    Vae,
     Weights,
     console,
     fail,
@@ -27,6 +34,7 @@ from server.cli.console import (
     settings_from,
 )
 from server.cli.simulate import simulate
+from server.cli.weights import fetched
 from server.config import ConfigError, check_data_dir, find_temporary_folder
 from server.errors import PafuError
 
@@ -43,6 +51,8 @@ app.command()(simulate)
 app.command("drain")(drain.drain)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
+app.command("pull")(weights_cli.pull)
+app.command("convert")(weights_cli.convert)
 app.add_typer(demo.app, name="demo")
 START_FAILED = 3  # exit status of pafu serve when its worker can never start
 
@@ -53,11 +63,17 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port, 0 picks a free one  [PAFU_PORT, default 8000]")] = None,
     model: Model = None,
     weights: Weights = None,
+    text_encoder: TextPart = None,
+    text_placement: TextPlacement = None,
+    vae: Vae = None,
+    size: Size = None,
     device: Device = None,
     threads: Threads = None,
     salience_head: SalienceHead = None,
     cache_policy: CachePolicy = None,
     cache_budget_latents: CacheBudget = None,
+    cache_window_latents: CacheWindow = None,
+    cache_position_mode: PositionMode = None,
     metrics_port: Annotated[int | None, typer.Option(help="a port for /metrics alone  [PAFU_METRICS_PORT]")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
@@ -71,6 +87,7 @@ def serve(
 ) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""
     settings = settings_from(**locals())
+    fetched(settings)
     from server.access.keys import Keyring
     from server.engine.slots import slots_for
     from server.http.doors import raise_file_limit
@@ -119,22 +136,35 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
     model: Model = None,
     weights: Weights = None,
+    text_encoder: TextPart = None,
+    text_placement: TextPlacement = None,
+    vae: Vae = None,
+    size: Size = None,
     device: Device = None,
     threads: Threads = None,
     salience_head: SalienceHead = None,
     cache_policy: CachePolicy = None,
     cache_budget_latents: CacheBudget = None,
+    cache_window_latents: CacheWindow = None,
+    cache_position_mode: PositionMode = None,
 ) -> None:
     """Write a video to a file; needs no server."""
     settings = settings_from(
         model=model,
         weights=weights,
+        text_encoder=text_encoder,
+        text_placement=text_placement,
+        vae=vae,
+        size=size,
         device=device,
         threads=threads,
         salience_head=salience_head,
         cache_policy=cache_policy,
         cache_budget_latents=cache_budget_latents,
+        cache_window_latents=cache_window_latents,
+        cache_position_mode=cache_position_mode,
     )
+    fetched(settings)
     from server.cli.generate import GenerateError, write_video
 
     try:
@@ -176,11 +206,17 @@ def doctor(
     port: Annotated[int | None, typer.Option(help="port to try  [PAFU_PORT]")] = None,
     model: Model = None,
     weights: Weights = None,
+    text_encoder: TextPart = None,
+    text_placement: TextPlacement = None,
+    vae: Vae = None,
+    size: Size = None,
     device: Device = None,
+    cache_policy: CachePolicy = None,
+    cache_budget_latents: CacheBudget = None,
     config: Config = None,
 ) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
-    settings = settings_from(port=port, model=model, weights=weights, device=device, config=config)
+    settings = settings_from(**locals())
     from server.cli.doctor import examine
 
     if not examine(settings, Console(highlight=False)):

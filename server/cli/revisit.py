@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.camera import DEFAULT_SPEED, CameraControl, CameraState, advance
-from model.spec import SPECS, ModelSpec, spec_named
+from model.spec import SPECS, ModelSpec
 from server.cli.console import console
 from server.cli.generate import load
 from server.config import Settings
@@ -90,7 +90,7 @@ def visits(
 
     Raises PafuError, GenerateError or ValueError, each with a message for the person at the terminal.
     """
-    spec = spec_named(settings.model)
+    spec = settings.spec
     if not spec.camera:
         able = ", ".join(other.name for other in SPECS.values() if other.camera)
         raise ValueError(f"{spec.name} has no camera to go away with; models that have one: {able}")

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from model.spec import spec_named
 from server.config import Settings
 from server.devices import Slot
 from server.engine.drains import Drains
@@ -31,7 +30,7 @@ class LocalEngine:
     """The workers of one server, as one."""
 
     def __init__(self, settings: Settings, slots: Sequence[Slot], command: Sequence[str] = WORKER_COMMAND) -> None:
-        self.observer = Observer(spec_named(settings.model))
+        self.observer = Observer(settings.spec)
         self._changed = Pulse()
         self._stopped = False
         members = [Member(slot, settings, len(slots), command, self.observer, self._note_change) for slot in slots]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model.spec import ModelSpec, spec_named
+from model.spec import ModelSpec
 from server.config import Settings
 from server.devices import Slot
 from server.engine.admission import Account, Capacity, cache_bytes, in_real_time
@@ -25,6 +25,7 @@ from server.ipc.messages import (
     Message,
     Open,
     Opened,
+    Parts,
     Ready,
     Rejected,
     WorkerMessage,
@@ -54,7 +55,7 @@ class Member:
         self.draining = False
         self._setting = None if settings.max_sessions is None else share_of(settings.max_sessions, workers)
         self.account = Account(self._setting or 1)
-        self._spec: ModelSpec = spec_named(settings.model)
+        self._spec: ModelSpec = settings.spec
         self._usual = CacheChoice.of(settings.cache())  # the cache of a session that asks for nothing
         self._by_speed: int | None = None  # the most that any of its processes found
         self._observer, self._changed = observer, changed
@@ -222,7 +223,7 @@ def configure(settings: Settings, slot: Slot, workers: int, usual: CacheChoice) 
     room = settings.cache_room_bytes
     return Configure(
         model=settings.model,
-        weights=str(Path(settings.weights).resolve()) if settings.weights else None,
+        weights=settings.weights_place,
         device=slot.device,
         threads=slot.threads,
         cache_room_bytes=room and max(1, room // workers),
@@ -231,5 +232,6 @@ def configure(settings: Settings, slot: Slot, workers: int, usual: CacheChoice) 
         log_level=settings.log_level,
         log_format=settings.log_format,
         salience_head=str(Path(settings.salience_head).resolve()) if settings.salience_head else None,
+        parts=Parts.of(settings),
         usual=usual,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, WebSocket
 from starlette.responses import Response
 
-from model.spec import ModelSpec, spec_named
+from model.spec import ModelSpec
 from server import __version__
 from server.access.gate import LIVE, Access
 from server.access.limits import caller_of
@@ -40,7 +40,7 @@ class Front:
         self.settings = settings
         self.engine = engine
         self.access = Access(settings, page_paths())
-        self.spec: ModelSpec = spec_named(settings.model)
+        self.spec: ModelSpec = settings.spec
         self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits)
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)

@@ -7,12 +7,13 @@ be decoded: no pickle, no class looked up by name.
 from __future__ import annotations
 
 import struct
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 
-from cache.config import CacheConfig
+from cache.config import CacheConfig, PositionMode
 from model.chunk_stats import ChunkStats, KeptTokens, figure
+from server.config import Settings, place_of
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 256 * 2**20
@@ -33,6 +34,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     budget_latents: float
     sink_latents: float
     recent_latents: float
+    position_mode: str = "relative"
 
     @classmethod
     def of(cls, cache: CacheConfig) -> CacheChoice:
@@ -41,6 +43,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             budget_latents=cache.budget_latents,
             sink_latents=cache.sink_latents,
             recent_latents=cache.recent_latents,
+            position_mode=cache.position_mode,
         )
 
     @property
@@ -50,11 +53,29 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             budget_latents=self.budget_latents,
             sink_latents=self.sink_latents,
             recent_latents=self.recent_latents,
-            position_mode="relative",
+            position_mode=cast(PositionMode, self.position_mode),
         )
 
 
 # ---- front to worker
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What belongs to a model besides its weights: where the other parts are, if elsewhere, and its pictures' size."""
+
+    text_encoder: str | None = None
+    vae: str | None = None
+    text_placement: str = "offload"
+    size: tuple[int, int] | None = None  # width, height; None: the model's own
+
+    @classmethod
+    def of(cls, settings: Settings) -> Parts:
+        return cls(
+            text_encoder=place_of(settings.text_encoder),
+            vae=place_of(settings.vae),
+            text_placement=settings.text_placement,
+            size=None if settings.size is None else (settings.spec.width, settings.spec.height),
+        )
 
 
 class Configure(Message, frozen=True, tag="configure"):
@@ -70,6 +91,7 @@ class Configure(Message, frozen=True, tag="configure"):
     log_level: str = "info"
     log_format: str = "text"
     salience_head: str | None = None  # None: the one beside the weights, if there is one
+    parts: Parts = Parts()
     usual: CacheChoice | None = None  # measure how long a chunk of a session with this cache takes
 
 

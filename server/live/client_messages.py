@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cache.config import PositionMode
 from cache.errors import PolicyError
 from model import vocabulary
 from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_SPEED, SPEED_STEP
 from model.spec import SPECS, ModelSpec
 from server.bounded_json import Bounds, read_object
-from server.config import Settings
+from server.config import Settings, budget_of_window
 from server.errors import PafuError, nearest
 from server.ipc import messages
 from server.media.formats import VIDEO_FORMATS
@@ -24,6 +25,12 @@ from server.media.formats import VIDEO_FORMATS
 MAX_SEED = 2**63 - 1
 MAX_MEDIA_SECONDS = 1e9
 MAX_TRANSITION_CHUNKS = 64
+
+BUDGETS = {  # the three ways to say it -> in latent frames
+    "budget_latents": lambda amount, spec: amount,
+    "budget_tokens": lambda amount, spec: amount / spec.tokens_per_latent,
+    "window_latents": budget_of_window,
+}
 
 EventId = Annotated[str, Field(min_length=1, max_length=128)]
 SessionId = Annotated[str, Field(min_length=1, max_length=64)]
@@ -41,8 +48,12 @@ class CacheParams(Wire):
     policy: str | None = None
     budget_latents: float | None = Field(default=None, description="one token's share, up to what the server allows")
     budget_tokens: int | None = Field(default=None, ge=-(2**24), le=2**24, description="per layer; instead of latents")
+    window_latents: float | None = Field(
+        default=None, gt=0, le=4096, description="instead of a budget, as public configurations count: with the chunk"
+    )
     sink_latents: float | None = Field(default=None, ge=0, le=4096)
     recent_latents: float | None = Field(default=None, ge=0, le=4096)
+    position_mode: PositionMode | None = Field(default=None, description="default: the model's own")
 
 
 class ExtraParams(Wire):
@@ -333,21 +344,29 @@ def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
     return most if start.num_frames is None else start.num_frames
 
 
+def _budget(given: CacheParams, spec: ModelSpec, settings: Settings, path: str) -> float | None:
+    """In latent frames, of whichever of its three spellings was chosen. Raises PafuError."""
+    spelt = [name for name in BUDGETS if getattr(given, name) is not None]
+    if not spelt:
+        return None
+    if len(spelt) > 1:
+        reason = f"give the budget once: {' and '.join(spelt)} say the same in two ways"
+        raise PafuError("invalid_message", reason, f"{path}.{spelt[1]}")
+    name, amount = spelt[0], getattr(given, spelt[0])
+    try:
+        budget: float = BUDGETS[name](amount, spec)
+        settings.check_budget(budget, spec)
+    except PolicyError as error:
+        raise PafuError("invalid_message", str(error), f"{path}.{name}") from None
+    return budget
+
+
 def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:
     given = start.extra_params.cache if start.extra_params and start.extra_params.cache else CacheParams()
-    path, name, budget = "extra_params.cache", "budget_latents", given.budget_latents
-    if given.budget_tokens is not None:
-        if given.budget_latents is not None:
-            reason = "give the budget in latent frames or in tokens, not in both"
-            raise PafuError("invalid_message", reason, f"{path}.budget_tokens")
-        name, budget = "budget_tokens", given.budget_tokens / spec.tokens_per_latent
-    if budget is not None:
-        try:
-            settings.check_budget(budget, spec)
-        except PolicyError as error:
-            raise PafuError("invalid_message", str(error), f"{path}.{name}") from None
+    path = "extra_params.cache"
+    budget = _budget(given, spec, settings, path)
     try:
-        cache = settings.cache(given.policy, budget, given.sink_latents, given.recent_latents)
+        cache = settings.cache(given.policy, budget, given.sink_latents, given.recent_latents, given.position_mode)
     except PolicyError as error:
         raise PafuError("invalid_message", str(error), path) from None
     return messages.CacheChoice.of(cache)

@@ -23,6 +23,7 @@ class SessionCache(BaseModel):
     budget_latents: float
     sink_latents: float
     recent_latents: float
+    position_mode: str
     tokens: int
     bytes: int
 

@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from model.camera import CameraControl, CameraState
+from model.checkpoints import hub
 from model.chunk_stats import ChunkStats, KeptTokens
+from model.spec import RANDOM_WEIGHTS as RANDOM_MODELS
 from model.spec import ModelSpec, spec_named
-from server.ipc.messages import CacheChoice, Configure, Past, PastChunk
+from server.ipc.messages import CacheChoice, Configure, Parts, Past, PastChunk
 from server.process import available_bytes
 
 if TYPE_CHECKING:
     import model.stream
+    from model.checkpoints.public import Beside
     from model.stream import VideoStream
     from model.weights import LoadedModel
 
 RANDOM_WEIGHTS = "random, for tests: the pictures mean nothing"
+WITH_WEIGHTS = Parts()
 SHIPPED_WEIGHTS = "shipped with pafu"
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -177,21 +181,30 @@ def device_bytes(device: str) -> dict[str, int]:
 
 
 def load_model(
-    name: str, weights: str | None, device: str, salience_head: str | None = None
+    name: str, weights: str | None, device: str, salience_head: str | None = None, parts: Parts = WITH_WEIGHTS
 ) -> tuple[LoadedModel, str]:
     """The model and a few words on its weights. Raises StartError naming the file that is missing or wrong."""
     from model.weights import WeightsError, random_model
     from model.weights import load_model as load
 
-    spec = spec_named(name)
-    if name == "test-tiny" and weights is None:
-        return random_model(spec, seed=0, device=device), RANDOM_WEIGHTS
+    spec = spec_named(name) if parts.size is None else spec_named(name).at(*parts.size)
     try:
+        if name in RANDOM_MODELS and weights is None:
+            return random_model(spec, seed=0, device=device), RANDOM_WEIGHTS
         head = Path(salience_head) if salience_head else None
-        return load(spec, Path(weights) if weights else None, device, head=head), weights or SHIPPED_WEIGHTS
+        place = hub.locate(weights, spec) if weights else None
+        return load(spec, place, device, head=head, beside=_beside(parts, spec)), weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
         hint = "" if weights else " (--weights or PAFU_WEIGHTS)"
         raise StartError(f"{error}{hint}") from error
+
+
+def _beside(parts: Parts, spec: ModelSpec) -> Beside:
+    """Where the parts beside the transformer are, those of the hub already in its cache."""
+    from model.checkpoints.public import Beside
+
+    text, vae = (hub.locate(place, spec) if place else None for place in (parts.text_encoder, parts.vae))
+    return Beside(text_encoder=text, vae=vae, base=hub.base_of(spec), text_placement=parts.text_placement)
 
 
 def load_generator(configure: Configure) -> Generator:
@@ -205,5 +218,5 @@ def load_generator(configure: Configure) -> Generator:
     device = pick_device(configure.device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # what names no GPU is then for this one
-    model, weights = load_model(configure.model, configure.weights, device, configure.salience_head)
+    model, weights = load_model(configure.model, configure.weights, device, configure.salience_head, configure.parts)
     return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

@@ -12,6 +12,7 @@ from model.camera import DEFAULT_SPEED
 from model.spec import PAFU_MINI, TEST_TINY, WAN_1_3B
 from server.config import Settings
 from server.errors import PafuError
+from server.ipc.messages import CacheChoice
 from server.live import client_messages as protocol
 
 JSON = st.recursive(
@@ -198,7 +199,7 @@ def test_a_model_without_a_camera_says_so() -> None:
         ({"promt": "x"}, "did you mean 'prompt'"),
         (
             {"extra_params": {"cache": {"polcy": "window"}}},
-            r"did you mean 'policy'\? known: budget_latents, budget_tokens, policy, recent_latents, sink_latents",
+            r"did you mean 'policy'\? known: budget_latents, budget_tokens, policy, position_mode, recent_lat",
         ),
         ({"extra_params": {"cache": {"budget": 3}}}, "known: budget_latents, budget_tokens, policy"),
         ({"extra_params": {"cache": []}}, "cache must be an object with fields of policy, budget_latents, budget_tok"),
@@ -219,3 +220,27 @@ def test_error_kinds_have_the_close_codes_that_tell_a_client_what_to_do() -> Non
     assert again >= {"session_rejected", "not_ready", "shutting_down", "preempted", "worker_failed"}
     assert all(ERRORS[code].retryable for code in again), "told to come back, a client may do so"
     assert again.isdisjoint({"invalid_prompt", "invalid_key", "wrong_token", "unknown_session"}), "in vain"
+
+
+def cache_of(model: str, **cache: object) -> CacheChoice:
+    settings = Settings(model=model)
+    started = protocol.SessionStart.model_validate(
+        {"type": "session.start", "prompt": "a cat", "extra_params": {"cache": cache}}
+    )
+    return protocol.check_start(started, settings.spec, settings).cache
+
+
+def test_a_window_in_the_references_terms_counts_the_open_chunk() -> None:
+    assert cache_of("self-forcing", window_latents=21) == cache_of("self-forcing", budget_latents=18)
+    assert cache_of("longlive") == cache_of("longlive", window_latents=12, sink_latents=3)
+    with pytest.raises(PafuError, match="a window of 3 latent frames has no room for a past.*choose more than 3"):
+        cache_of("self-forcing", window_latents=3)
+    with pytest.raises(PafuError, match="give the budget once: budget_latents and window_latents"):
+        cache_of("self-forcing", window_latents=9, budget_latents=6)
+
+
+def test_positions_are_the_checkpoints_own_unless_a_session_chooses() -> None:
+    assert cache_of("longlive").config.position_mode == "absolute"
+    assert cache_of("self-forcing").config.position_mode == "relative"
+    assert cache_of("longlive", position_mode="relative").config.position_mode == "relative"
+    assert Settings(model="longlive", cache_position_mode="relative").cache().position_mode == "relative"

@@ -1,0 +1,132 @@
+"""Pickled checkpoints (.pt, .pth) to safetensors, once and offline: the only module that unpickles, tensors only.
+
+A server reads safetensors alone. The new file says what it was made of; a note beside it holds both checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoints.errors import WeightsError
+from model.checkpoints.layouts import TRAINED, is_lora, recognise
+
+LORAS = ("generator_lora", "lora")  # where training dumps keep one
+CONTAINERS = (*TRAINED, *LORAS, "state_dict", "model_state_dict", "module", "params")
+BLOCK = 2**22
+ABOUT = "pafu"
+
+
+@dataclass(frozen=True)
+class Converted:
+    file: Path
+    part: str  # what it is: the layout's name and part, or a LoRA
+    tensors: int
+    sha256: str
+
+
+def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None = None, origin: str = "") -> Converted:
+    """Write ``source``'s tensors to ``target`` (None: beside it), floating-point ones in ``dtype`` (None: as stored).
+
+    ``origin`` says where the file came from. Of a training dump only what is served is kept: the averaged generator
+    if there is one. Raises WeightsError for what is no checkpoint, or holds more than tensors.
+    """
+    target = target or source.with_suffix(".safetensors")
+    if target.suffix != ".safetensors":
+        raise WeightsError(f"{target} does not end in .safetensors: name the file to write so")
+    chosen, tensors = _chosen(_unpickled(source))
+    what = _recognised(source, tensors)
+    ready = {name: _owned(tensor, dtype) for name, tensor in tensors.items()}
+    note = {
+        "origin": origin or source.name,
+        "source": source.name,
+        "source_sha256": sha256(source),
+        "chosen": chosen,
+        "part": what,
+    }
+    part = target.with_name(target.name + ".part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(ready, part, {ABOUT: json.dumps(note), "format": "pt"})
+    checksum = sha256(part)
+    note_file(target).write_text(json.dumps({**note, "sha256": checksum}, indent=2) + "\n")
+    part.replace(target)  # the last step: a file of this name is whole
+    return Converted(target, what, len(ready), checksum)
+
+
+def note_file(target: Path) -> Path:
+    """Where the checksums of a converted file are."""
+    return target.with_suffix(".origin.json")
+
+
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _unpickled(source: Path) -> Any:
+    if not source.is_file():
+        raise WeightsError(f"{source} is missing: name a .pt or .pth file")
+    try:
+        try:
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):  # files of old versions cannot be mapped
+                raise
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"{source} holds more than tensors, and Pafu runs no code from files: {reason}"
+            if "Unsupported" in str(error) or "GLOBAL" in str(error)
+            else f"{source} is damaged, half-downloaded or no checkpoint: {reason}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: {reason}") from error
+
+
+def _chosen(loaded: Any) -> tuple[str, dict[str, Tensor]]:
+    """What is served of a dump: the names of the containers that were opened, and its tensors."""
+    opened = []
+    while isinstance(loaded, Mapping):
+        inner = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
+        if inner is None:
+            break
+        opened.append(inner)
+        loaded = loaded[inner]
+    return ".".join(opened), dict(_tensors(loaded)) if isinstance(loaded, Mapping) else {}
+
+
+def _tensors(loaded: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in loaded.items():
+        if isinstance(value, Tensor):
+            yield str(name), value
+
+
+def _recognised(source: Path, tensors: dict[str, Tensor]) -> str:
+    if is_lora(tensors):
+        return "LoRA"
+    found = recognise(tensors)
+    if found is None:
+        examples = ", ".join(repr(name) for name in sorted(tensors)[:3]) or "no tensor"
+        raise WeightsError(f"{source} is no part of the Wan2.1 family: it holds {examples}")
+    return f"{found.layout.part} ({found.layout.name} layout)"
+
+
+def _owned(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Dense and of its own memory, as the format wants it; a mapped tensor that is dense already costs none."""
+    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    dense = tensor.detach().to(wanted).contiguous()
+    return dense if dense.numel() * dense.element_size() == dense.untyped_storage().nbytes() else dense.clone()

@@ -1,0 +1,193 @@
+"""Weights from the Hugging Face hub, in Pafu's own cache folder: pinned revisions, downloads that go on, offline use.
+
+The hub's library does the work, and reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE. What was pulled first stays in
+use until somebody pulls another revision. No torch here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.checkpoints.errors import WeightsError
+from model.spec import SPECS, WAN_BASE, WAN_PARTS, ModelSpec, Source
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CACHE_VARIABLE = "PAFU_HUB_CACHE"
+PINS = "revisions.json"
+WHOLE = ("*.safetensors", "*.json", "spiece.model", "*/spiece.model")  # of a repository that no row names
+PICKLES = (".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Files of a repository at a revision; None: the one that is pinned, or the newest."""
+
+    repo: str
+    files: tuple[str, ...]
+    revision: str | None = None
+
+
+def cache_folder() -> Path:
+    """Where pulled weights are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "pafu" / "hub")
+
+
+def is_hub_id(weights: str) -> bool:
+    """``owner/name`` or ``owner/name@revision`` that is no path here."""
+    return bool(HUB_ID.fullmatch(weights.partition("@")[0])) and not Path(weights).exists()
+
+
+def wanted(name: str) -> list[Wanted]:
+    """What a model's name or a hub id stands for, its text encoder and VAE included. Raises WeightsError."""
+    repo, _, revision = name.partition("@")
+    if repo in SPECS:
+        source = SPECS[repo].source
+        if source is None:
+            raise WeightsError(f"model {repo!r} has no weights to pull: {_pullable()}")
+        return [Wanted(source.repo, source.files, revision or None), *_base_of(source)]
+    if not HUB_ID.fullmatch(repo):
+        raise WeightsError(f"{name!r} is neither a model nor an owner/name of the hub; {_pullable()}")
+    sources = [spec.source for spec in SPECS.values() if spec.source and spec.source.repo == repo]
+    files = tuple(dict.fromkeys(file for source in sources for file in source.files)) or WHOLE
+    bases = {base.repo: base for source in sources for base in _base_of(source)}
+    return [Wanted(repo, files, revision or None), *bases.values()]
+
+
+def pull(each: Wanted) -> Path:
+    """Download, or finish downloading, into the cache folder, and pin the revision; the folder of the files.
+
+    Raises WeightsError in one line: no network, no such repository or revision, no right to it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    revision = each.revision or pinned(each.repo)
+    try:
+        folder = Path(
+            snapshot_download(
+                each.repo, revision=revision, cache_dir=cache_folder(), allow_patterns=list(each.files), max_workers=4
+            )
+        )
+    except GatedRepoError as error:
+        raise WeightsError(f"{each.repo} is gated: accept its terms on the hub and set HF_TOKEN") from error
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"{each.repo} is not here and the hub cannot be reached (offline?): pull it where there is a network and "
+            f"copy {cache_folder()}, or set {CACHE_VARIABLE}"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{each.repo} cannot be pulled: {reason}") from error
+    _pin(each.repo, folder.name)
+    _check_complete(each, folder)
+    return folder
+
+
+def pinned(repo: str) -> str | None:
+    """The commit that was pulled first."""
+    try:
+        pins = json.loads((cache_folder() / PINS).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise WeightsError(f"{cache_folder() / PINS} cannot be read: {error}; delete it and pull again") from error
+    found: str | None = pins.get(repo)
+    return found
+
+
+def pulled(each: Wanted) -> Path | None:
+    """The folder of files that are here already; None when they were never pulled. Raises WeightsError when a
+    download stopped half-way."""
+    repo = cache_folder() / f"models--{each.repo.replace('/', '--')}"
+    revision = each.revision or pinned(each.repo)
+    named = repo / "refs" / (revision or "main")
+    if named.is_file():
+        revision = named.read_text().strip()
+    if revision is None or not (repo / "snapshots" / revision).is_dir():
+        if any(repo.glob("blobs/*.incomplete")):
+            raise _half(each)
+        return None
+    _check_complete(each, repo / "snapshots" / revision)
+    return repo / "snapshots" / revision
+
+
+def locate(weights: str, spec: ModelSpec) -> Path:
+    """The file or folder that ``weights``, a path or a hub id, stands for, without a network. Raises WeightsError."""
+    if not is_hub_id(weights):
+        return Path(weights)
+    repo, _, revision = weights.partition("@")
+    source = spec.source if spec.source and spec.source.repo == repo else None
+    files = source.files if source else wanted(weights)[0].files
+    folder = pulled(Wanted(repo, files, revision or None))
+    if folder is None:
+        raise WeightsError(f"{weights} was not pulled yet: run `pafu pull {weights}`")
+    if source is None or any("*" in file for file in source.files):
+        return folder
+    converted = [_as_served(folder / file) for file in source.files]
+    for file in converted:
+        if not file.is_file():
+            raise WeightsError(f"{weights} is here but not converted: run `pafu pull {weights}` again")
+    return converted[0] if len(converted) == 1 else converted[0].parent
+
+
+def base_of(spec: ModelSpec) -> Path | None:
+    """The pulled repository with the family's text encoder and VAE, if there is one."""
+    return pulled(Wanted(spec.source.base or spec.source.repo, WAN_PARTS)) if spec.source else None
+
+
+def pickles(each: Wanted, folder: Path) -> Iterator[Path]:
+    """Files that ``pafu convert`` has to make safetensors of."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in PICKLES and _matches(file, folder, each.files) and not _as_served(file).is_file():
+            yield file
+
+
+def _as_served(file: Path) -> Path:
+    return file.with_suffix(".safetensors") if file.suffix in PICKLES else file
+
+
+def _base_of(source: Source) -> list[Wanted]:
+    return [Wanted(WAN_BASE, WAN_PARTS)] if source.base else []
+
+
+def _matches(file: Path, folder: Path, patterns: tuple[str, ...]) -> bool:
+    name = file.relative_to(folder).as_posix()
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _check_complete(each: Wanted, folder: Path) -> None:
+    """Raises WeightsError when a pattern of a row has no file, or a file no content."""
+    files = [file for file in folder.rglob("*") if not file.is_dir()]
+    torn = [file for file in files if not file.exists()]  # a link to what is not there
+    absent = (
+        []
+        if each.files == WHOLE
+        else [pattern for pattern in each.files if not any(_matches(file, folder, (pattern,)) for file in files)]
+    )
+    if torn:
+        raise _half(each)
+    if absent:
+        raise WeightsError(f"{each.repo} is here without {absent[0]}: run `pafu pull {each.repo}`, it goes on")
+
+
+def _half(each: Wanted) -> WeightsError:
+    return WeightsError(f"{each.repo} is half-downloaded: run `pafu pull {each.repo}`, it goes on where it stopped")
+
+
+def _pin(repo: str, revision: str) -> None:
+    file = cache_folder() / PINS
+    pins = json.loads(file.read_text()) if file.is_file() else {}
+    new = file.with_suffix(".part")
+    new.write_text(json.dumps({**pins, repo: revision}, indent=2, sort_keys=True) + "\n")
+    new.replace(file)
+
+
+def _pullable() -> str:
+    return f"models that can be pulled: {', '.join(spec.name for spec in SPECS.values() if spec.source)}"

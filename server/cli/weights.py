@@ -1,0 +1,79 @@
+"""``pafu pull`` and ``pafu convert``: public weights, fetched and made safe to serve. Both work without a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from model.checkpoints import hub
+from model.checkpoints.errors import WeightsError
+from server.cli.console import fail, say
+from server.config import Settings
+
+GIB = 2**30
+Dtype = Literal["as-stored", "bfloat16", "float16", "float32"]
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="a model (self-forcing) or an id of the hub (owner/name@revision)")],
+    offline: Annotated[bool, typer.Option("--offline", help="only what is here already")] = False,
+) -> None:
+    """Fetch weights from the Hugging Face hub and make safetensors of them; what is complete stays.
+
+    HF_TOKEN is for repositories that want one. What is pulled first stays pinned; name @REVISION for another.
+    """
+    try:
+        for each in hub.wanted(name):
+            folder = hub.pulled(each) if offline else hub.pull(each)
+            if folder is None:
+                raise WeightsError(f"{each.repo} is not in {hub.cache_folder()}: pull it with a network")
+            for file in hub.pickles(each, folder):
+                _convert(file, None, None, f"https://huggingface.co/{each.repo}/blob/{folder.name}/{file.name}")
+            say(f"{each.repo} at {folder.name[:12]}: {folder}")
+    except WeightsError as error:
+        raise fail(str(error)) from None
+    except ImportError as error:
+        raise fail(f"pulling needs the package {error.name!r}: pip install 'pafu[wan]'") from None
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help=".pt or .pth file")],
+    target: Annotated[Path | None, typer.Argument(help=".safetensors file; default: beside it")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="of floating-point tensors")] = "as-stored",
+) -> None:
+    """Make a safetensors file of a pickled checkpoint: tensors only, no code of it runs."""
+    try:
+        _convert(source, target, None if dtype == "as-stored" else dtype, "")
+    except WeightsError as error:
+        raise fail(str(error)) from None
+    except OSError as error:
+        raise fail(f"{error.filename or source} cannot be written: {error.strerror}") from None
+
+
+def _convert(source: Path, target: Path | None, dtype: str | None, origin: str) -> None:
+    import torch
+
+    from model.checkpoints.convert import convert as make_safe
+
+    made = make_safe(source, target, getattr(torch, dtype) if dtype else None, origin)
+    size = made.file.stat().st_size / GIB
+    say(f"{made.file}: {made.part}, {made.tensors} tensors, {size:.2f} GiB, sha256 {made.sha256[:12]}")
+
+
+def fetched(settings: Settings) -> None:
+    """See that hub weights are here before they are served: in a process of its own, since a server never unpickles.
+
+    Raises typer.Exit when they cannot be had.
+    """
+    if settings.weights is None or not hub.is_hub_id(settings.weights):
+        return
+    try:
+        hub.locate(settings.weights, settings.spec)
+    except WeightsError:
+        said = subprocess.run([sys.executable, "-m", "server.cli", "pull", settings.weights], check=False)
+        if said.returncode:
+            raise typer.Exit(said.returncode) from None
