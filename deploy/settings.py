@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
@@ -24,6 +25,9 @@ HEADINGS = {  # by the first setting below each
 EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
     "metrics_port": 9090,
     "weights": "/weights/my-model",
+    "text_encoder": "/weights/Wan2.1-T2V-1.3B",
+    "vae": "/weights/taew2_1.safetensors",
+    "size": "256x128",
     "salience_head": "/weights/my-model/salience.safetensors",
     "max_sessions": 4,
     "data_dir": "/var/lib/pafu",
@@ -32,6 +36,8 @@ EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
     "jobs_at_once": 2,
     "cache_policy": "pafu",
     "cache_budget_latents": 6.0,
+    "cache_window_latents": 9.0,
+    "cache_position_mode": "relative",
     "cache_sink_latents": 0.0,
     "cache_recent_latents": 1.5,
     "allowed_hosts": ["pafu.example.org"],
@@ -92,10 +98,19 @@ def allowed(field: FieldInfo) -> str:
     """The kind of a setting, and its bounds."""
     kinds = set(_kinds(field.annotation))
     names = {Path: "a path", str: "text", bool: "true, false", int: "whole number", float: "number", tuple: "list"}
-    words = [names[kind] for kind in names if kind in kinds] or [", ".join(map(str, get_args(field.annotation)))]
+    words = [names[kind] for kind in names if kind in kinds] or [", ".join(_choices(field.annotation))]
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     bounds = [f"{signs[s]} {getattr(m, s):,}" for m in field.metadata for s in signs if getattr(m, s, None) is not None]
     return " ".join([words[0], ", ".join(bounds)]).strip()
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """The words of a Literal, through unions."""
+    for part in get_args(annotation):
+        if get_args(part):
+            yield from _choices(part)
+        elif part is not NoneType:
+            yield str(part)
 
 
 def _kinds(annotation: Any) -> Iterator[type]:

@@ -208,8 +208,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.cache_window_latents is not None and self.cache_budget_latents is not None:
-            raise ValueError("cache_window_latents and cache_budget_latents say the same in two ways: give one of them")
+        if self.cache_budget_latents not in (None, self._usual_budget(self.spec)):
+            raise ValueError("cache_window_latents and cache_budget_latents contradict each other: give one of them")
         self.check_budget(self.cache().budget_latents, self.spec)
         if self.lead_seconds > self.max_lead_seconds:
             raise ValueError(f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})")
