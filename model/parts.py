@@ -37,8 +37,8 @@ class VideoCodec(Protocol):
         ...
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """A picture (3, H, W) in [-1, 1] to the latents (1, F, C, h, w), 1 <= F <= ``frames``, with which a stream
-        that begins with it begins."""
+        """A picture (3, H, W) in [-1, 1] that stands still, to the first ``frames`` latents of a stream: float32
+        (1, frames, C, h, w)."""
         ...
 
 

@@ -33,7 +33,7 @@ from model.kept import kept_tokens
 from model.positions import grid_positions
 from model.sampler import denoise
 from model.spec import ModelSpec
-from model.vae import to_pictures
+from model.vae import from_pictures, to_pictures
 from model.weights import LoadedModel
 
 CLEAN = 0.0  # timestep of the pass that writes the cache
@@ -100,6 +100,7 @@ class VideoStream:
         self._camera = CameraState()
         self._index = 0
         self._vae_state: list[Tensor] | None = None
+        self._start: Tensor | None = None  # latents of the first chunk, where a picture says what they are
         self._cache = new_cache(model, cache, seed)
 
     @property
@@ -118,6 +119,18 @@ class VideoStream:
     def kept(self) -> KeptTokens:
         """What the cache holds after the newest chunk, for a viewer who wants to see it."""
         return kept_tokens(self._cache, self._model.spec)
+
+    @torch.inference_mode()
+    def begin_with(self, picture: Tensor) -> None:
+        """Let the stream begin with ``picture``, uint8 (H, W, 3): its first chunk is the picture at rest, which a clean
+        pass writes to the cache. Raises StreamError after the first chunk, or for a picture of another size."""
+        spec = self._model.spec
+        if self._index or self._cache.chunks:
+            raise StreamError(f"the stream has begun ({self._index} chunks): only its start can be a picture")
+        if picture.shape != (spec.height, spec.width, 3):
+            raise StreamError(f"the picture is {tuple(picture.shape)}, expected {(spec.height, spec.width, 3)}")
+        view = from_pictures(picture.to(self._model.device))
+        self._start = self._model.vae.encode_start(view, spec.chunk_latents).contiguous()
 
     def set_prompt(self, text: str) -> None:
         if text != self._prompt:
@@ -146,7 +159,8 @@ class VideoStream:
         velocity = _Velocity(self._model, context, self._cache, control, before_pass)
         with clock.stage("denoise"):
             schedule = self._model.spec.schedule(self._index)
-            latents = denoise(velocity, self._noise(generator), schedule, generator)
+            given = self._start if self._index == 0 else None
+            latents = denoise(velocity, self._noise(generator), schedule, generator) if given is None else given
         with clock.stage("clean"):
             watch = velocity.watched(self._cache.needs)
             velocity(latents, CLEAN)
@@ -184,6 +198,7 @@ class VideoStream:
         vae_state = self._vae_state or []
         tensors = {f"cache.{name}": tensor for name, tensor in self._cache.snapshot().items()}
         tensors |= {f"vae.{place}": tensor.cpu().contiguous() for place, tensor in enumerate(vae_state)}
+        tensors |= {} if self._start is None else {"start": self._start.cpu()}
         tensors |= {f"recent.{place}": past.latents.cpu().contiguous() for place, past in enumerate(self._recent)}
         state = {
             "format": SNAPSHOT_FORMAT,
@@ -213,6 +228,8 @@ class VideoStream:
         stream = cls(model, state["prompt"], state["seed"], CacheConfig(**state["cache"]))
         stream._camera = CameraState(**state["camera"])
         stream._index, stream._written_under = state["index"], state["written_under"]
+        if "start" in tensors:
+            stream._start = tensors["start"].to(model.device)
         for place, (index, prompt, camera) in enumerate(state["recent"]):
             latents = tensors[f"recent.{place}"].to(model.device)
             stream._recent.append(PastChunk(index, prompt, CameraState(**camera), latents))

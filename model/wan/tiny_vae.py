@@ -41,8 +41,8 @@ class TinyVAE(nn.Module):
         return pictures[None, made_from_nothing if state is None else 0 :], after
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """The picture as the first latent frame (1, 1, C, h, w): it stands still for all pictures of that frame."""
-        still = ((picture + 1) / 2).to(self.encoder[0].weight.dtype).expand(_shrink(self.encoder), -1, -1, -1)
+        """See VideoCodec."""
+        still = ((picture + 1) / 2).to(self.encoder[0].weight.dtype).expand(frames * _shrink(self.encoder), -1, -1, -1)
         return _run(self.encoder, still, None)[0][None].float()
 
 

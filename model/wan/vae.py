@@ -34,6 +34,7 @@ class WanVAE(nn.Module):
         from diffusers import AutoencoderKLWan
 
         self.vae = AutoencoderKLWan(z_dim=spec.latent_channels, **config)
+        self.stretch = spec.temporal_stride
         self._convolutions: int = self.vae._cached_conv_counts["decoder"]
         shape = (1, spec.latent_channels, 1, 1, 1)
         for name in ("mean", "std"):
@@ -53,8 +54,9 @@ class WanVAE(nn.Module):
         return torch.cat(pictures, 2).transpose(1, 2), [_tensor(held, latents) for held in cache]
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """The picture as the first latent frame (1, 1, C, h, w)."""
-        mode = self.vae.encode(picture[None, :, None].to(self.vae.dtype)).latent_dist.mode()
+        """See VideoCodec: the first latent frame is the picture's own, the others say that nothing moves."""
+        still = picture[None, :, None].expand(-1, -1, 1 + self.stretch * (frames - 1), -1, -1)
+        mode = self.vae.encode(still.to(self.vae.dtype)).latent_dist.mode()
         latents: Tensor = (mode.float() - self.mean) / self.std
         return latents.transpose(1, 2)
 

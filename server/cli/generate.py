@@ -10,11 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.spec import ModelSpec
 from server.config import ConfigError, Settings
 from server.engine.member import configure
 from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Open
 from server.live.client_messages import check_held, check_prompt
+from server.media.picture import PictureError, fitted
 from server.worker.generator import Generator, StartError, load_generator
 from server.worker.session import WorkerSession
 
@@ -23,13 +25,15 @@ class GenerateError(RuntimeError):
     """The video could not be made; the message says why."""
 
 
-def write_video(settings: Settings, prompt: str, path: Path, seconds: float, seed: int, console: Console) -> str:
+def write_video(
+    settings: Settings, prompt: str, path: Path, seconds: float, seed: int, console: Console, image: Path | None = None
+) -> str:
     """Generate ``seconds`` of video into ``path`` (whole or not at all); a line that sums it up.
 
     Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
     """
     spec = settings.spec
-    order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)))
+    order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)), image)
     if not path.parent.is_dir():
         raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
     with console.status(f"loading {spec.name} ..."):
@@ -48,10 +52,29 @@ def write_video(settings: Settings, prompt: str, path: Path, seconds: float, see
     return f"{path}: {pictures} pictures, {pictures / spec.fps:.1f} s of video in {took:.1f} s ({rate:.1f} pictures/s)"
 
 
-def _order(settings: Settings, prompt: str, seed: int, pictures: int) -> Open:
+def _order(settings: Settings, prompt: str, seed: int, pictures: int, image: Path | None) -> Open:
     cache = CacheChoice.of(settings.cache())
     check_held(cache, pictures, settings.spec, settings, None)
-    return Open(session="file", prompt=prompt, seed=seed, lead_seconds=math.inf, cache=cache, pictures=pictures)
+    return Open(
+        session="file",
+        prompt=prompt,
+        seed=seed,
+        lead_seconds=math.inf,
+        cache=cache,
+        pictures=pictures,
+        image=_read_image(image, settings.spec),
+    )
+
+
+def _read_image(path: Path | None, spec: ModelSpec) -> bytes:
+    if path is None:
+        return b""
+    try:
+        return fitted(path.read_bytes(), spec.width, spec.height)
+    except OSError as error:
+        raise GenerateError(f"the picture {path} cannot be read: {error.strerror}") from error
+    except PictureError as error:
+        raise GenerateError(f"{path}: {error}") from error
 
 
 def load(settings: Settings) -> Generator:

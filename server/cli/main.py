@@ -134,6 +134,7 @@ def generate(
     output: Annotated[Path, typer.Option("-o", "--output", help="MP4 file to write")] = Path("out.mp4"),
     seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="length of the video")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
+    image: Annotated[Path | None, typer.Option(help="picture to begin with: JPEG, PNG or WebP")] = None,
     model: Model = None,
     weights: Weights = None,
     text_encoder: TextPart = None,
@@ -168,7 +169,7 @@ def generate(
     from server.cli.generate import GenerateError, write_video
 
     try:
-        summary = write_video(settings, prompt, output, seconds, seed, console)
+        summary = write_video(settings, prompt, output, seconds, seed, console, image)
     except (GenerateError, PafuError) as error:
         raise fail(str(error)) from None
     say(summary)

@@ -144,6 +144,7 @@ class Open(Message, frozen=True, tag="open"):
     jpeg: bool = False
     in_force: dict[str, int] = {}  # events that began before, with the chunks for which they are still active
     request: str = ""  # id of the request behind it, for the worker's log
+    image: bytes = b""  # PNG of the model's size that the video begins with
 
 
 class Interact(Message, frozen=True, tag="interact"):

@@ -164,6 +164,7 @@ class Attempt:
             pictures=pictures_in(count, self._spec),
             background=True,
             past=past,
+            image=order.image,
         )
         while not self.finishing:
             try:

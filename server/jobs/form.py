@@ -18,6 +18,7 @@ from python_multipart.multipart import Field, File, parse_options_header
 
 from server.bounded_json import Bounds, read_object
 from server.errors import PafuError
+from server.live.client_messages import PICTURE_FIELDS
 
 MEDIA_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 64 * 2**10
@@ -25,6 +26,7 @@ MAX_DEPTH = 4  # of a[b][c]
 CHARSETS = (b"", b"utf-8", b"utf8", b"us-ascii")
 JSON_FIELDS = ("extra_params", "extra_body")  # JSON text when they come as a form field
 OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
+PICTURES = tuple(name.encode() for name in PICTURE_FIELDS)
 LOOK_BYTES = 2**20  # of an uploaded file: its index, with the title, comes first
 
 _parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
@@ -98,6 +100,8 @@ def _upload(file: File) -> Any:
     """What a file stands for. Our videos hold their id as title (server.jobs.assemble), so a client may send the video
     instead of its id, or a file that holds only the id: OpenAI's client sends nothing but files here."""
     file.file_object.seek(0)
+    if file.field_name in PICTURES:
+        return file.file_object.read()
     found = OWN_VIDEO.search(file.file_object.read(LOOK_BYTES))
     return {"id": found[0].decode()} if found else f"a file of {file.size} bytes"
 

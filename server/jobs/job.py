@@ -25,6 +25,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int
     cache: CacheChoice
     given_chunks: int = 0
+    image: bytes = b""  # PNG of the model's size that the video begins with
 
     @property
     def seconds(self) -> float:

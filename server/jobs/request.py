@@ -57,6 +57,8 @@ class VideoRequest(Asked):
     num_frames: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, le=protocol.MAX_SEED)
     num_inference_steps: int | None = None
+    input_reference: Any = None  # the picture that the video begins with: a file, a data URL, or an object with one
+    image_reference: Any = None  # the same under another server's name
     extra_params: dict[str, Any] | None = None
     user: str | None = Field(default=None, max_length=256)  # OpenAI's; not kept
 
@@ -82,8 +84,6 @@ class ExtendRequest(Asked):
 
 # Known elsewhere and impossible here: better said than ignored.
 UNSUPPORTED = {
-    "input_reference": "starts from a picture are not offered; leave it out",
-    "image_reference": "starts from a picture are not offered; leave it out",
     "negative_prompt": "the model is distilled and takes no negative prompt; leave it out",
     "guidance_scale": "the model is distilled and takes no guidance; leave it out",
     "flow_shift": "the schedule belongs to the model; leave it out",
@@ -158,7 +158,15 @@ def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order
         fps=spec.fps,
         pictures=pictures,
         cache=checked.cache,
+        image=_image(asked, spec),
     )
+
+
+def _image(asked: VideoRequest, spec: ModelSpec) -> bytes:
+    for name in ("input_reference", "image_reference"):
+        if (reference := getattr(asked, name)) not in (None, "", {}):
+            return protocol.check_image(reference, spec, name)
+    return b""
 
 
 def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSpec, settings: Settings) -> Order:

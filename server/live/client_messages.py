@@ -20,6 +20,7 @@ from server.bounded_json import Bounds, read_object
 from server.config import Settings, budget_of_window
 from server.errors import PafuError, nearest
 from server.ipc import messages
+from server.media import picture
 from server.media.formats import VIDEO_FORMATS
 
 MAX_SEED = 2**63 - 1
@@ -76,7 +77,8 @@ class SessionStart(Wire):
     num_frames: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     extra_params: ExtraParams | None = None
-    image_reference: Any = None
+    image: Any = Field(default=None, description="picture that the video begins with, as a data URL")
+    image_reference: Any = Field(default=None, description="the same under another server's name")
     streaming_buffer_seconds: float | None = Field(default=None, gt=0)
     memory: bool = False
 
@@ -167,7 +169,12 @@ CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
 }
 
 
-PICTURE_FIELDS = ("image_reference", "input_reference", "image_url")  # which may be large, in a message of any kind
+PICTURE_FIELDS = (
+    "image",
+    "image_reference",
+    "input_reference",
+    "image_url",
+)  # which may be large, in a message of any kind
 CONTROL = Bounds()
 
 
@@ -235,8 +242,8 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
         if given is not None and given != own:
             reason = f"{field} {given} is not offered; {spec.name} makes {spec.width}x{spec.height} at {spec.fps} fps"
             raise PafuError("unsupported", reason, field)
-    if start.image_reference is not None:
-        raise PafuError("unsupported", f"{spec.name} takes no image_reference; leave it out", "image_reference")
+    name = "image" if start.image is not None else "image_reference"
+    reference = getattr(start, name)
     cache = _cache(start, spec, settings)
     check_held(cache, start.num_frames or 1, spec, settings)
     return messages.Open(
@@ -248,7 +255,16 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
         pictures=_pictures(start, spec, settings),
         memory=start.memory,
         jpeg=start.format == "jpeg",
+        image=b"" if reference is None else check_image(reference, spec, name),
     )
+
+
+def check_image(reference: Any, spec: ModelSpec, param: str) -> bytes:
+    """The picture that a video begins with, as PNG of the model's size. Raises PafuError."""
+    try:
+        return picture.fitted(picture.data_of(reference), spec.width, spec.height)
+    except picture.PictureError as error:
+        raise PafuError("invalid_message", str(error), param) from None
 
 
 def check_held(

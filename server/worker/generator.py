@@ -16,6 +16,7 @@ from model.chunk_stats import ChunkStats, KeptTokens
 from model.spec import RANDOM_WEIGHTS as RANDOM_MODELS
 from model.spec import ModelSpec, spec_named
 from server.ipc.messages import CacheChoice, Configure, Parts, Past, PastChunk
+from server.media.picture import pixels
 from server.process import available_bytes
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class Generator(Protocol):
     def keep(self, chunk: Any) -> PastChunk:
         """A chunk of one of its streams, as it can be kept outside of the worker."""
 
+    def begin_with(self, stream: Any, image: bytes) -> None:
+        """Let a fresh stream begin with the picture in ``image``, PNG of the model's size."""
+
     def recall(self, stream: Any, past: Past) -> None:
         """Bring a fresh stream to where a lost one stood. Raises ValueError when the past is not this model's."""
 
@@ -129,6 +133,11 @@ class ModelGenerator:
         camera = (past.camera.offset, past.camera.speed, past.camera.target)
         latents = past.latents.float().cpu().numpy().tobytes()
         return PastChunk(index=past.index, prompt=past.prompt, camera=camera, latents=latents)
+
+    def begin_with(self, stream: VideoStream, image: bytes) -> None:
+        import torch
+
+        stream.begin_with(torch.from_numpy(pixels(image)))
 
     def recall(self, stream: VideoStream, past: Past) -> None:
         chunks = [self._remembered(chunk) for chunk in past.chunks]

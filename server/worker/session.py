@@ -74,6 +74,8 @@ class WorkerSession:
         stream = self._generator.open(order.prompt, order.seed, order.cache)
         if order.past is not None:
             self._generator.recall(stream, order.past)
+        elif order.image:
+            self._generator.begin_with(stream, order.image)
         return stream
 
     def _go_on(self, past: Past) -> None:

@@ -66,6 +66,7 @@ def test_a_start_picture_is_encoded_as_diffusers_encodes_it(vae: WanVAE) -> None
         config.latents_std
     ).view(-1, 1, 1)
     torch.testing.assert_close(vae.encode_start(picture, 3)[0, 0], expected, atol=1e-5, rtol=0)
+    assert vae.encode_start(picture, 3).shape == (1, 3, 16, 4, 6)
 
 
 def test_the_full_vae_has_wans_shape() -> None:

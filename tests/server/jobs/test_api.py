@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 
 import av
@@ -10,6 +11,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from model.spec import TEST_TINY
 from server.config import Settings
@@ -229,7 +231,7 @@ BAD = [
     ({"prompt": "a", "seconds": True}, "invalid_message", "seconds"),
     ({"prompt": "a", "model": "sora-2"}, "unknown_model", "model"),
     ({"prompt": "a", "negative_prompt": "b"}, "unsupported", "negative_prompt"),
-    ({"prompt": "a", "input_reference": {"image_url": "x"}}, "unsupported", "input_reference"),
+    ({"prompt": "a", "input_reference": {"image_url": "x"}}, "invalid_message", "input_reference"),
     ({"prompt": "a", "num_inference_steps": 50}, "unsupported", "num_inference_steps"),
     ({"prompt": "a", "extra_params": {"cash": {}}}, "unknown_field", "extra_params.cash"),
     ({"prompt": "a", "extra_params": {"cache": {"policy": "none"}}}, "invalid_message", "extra_params.cache"),
@@ -248,8 +250,8 @@ BAD = [
 @pytest.mark.parametrize(
     ("wish", "told"),
     [
-        ({"budget": 3}, "known: budget_latents, budget_tokens, policy, recent_latents, sink_latents"),
-        ([], "must be an object with fields of policy, budget_latents, budget_tokens, sink_latents, recent_latents"),
+        ({"budget": 3}, "known: budget_latents, budget_tokens, policy, position_mode, recent_latents"),
+        ([], "must be an object with fields of policy, budget_latents, budget_tokens, window_latents, sink_latents"),
         ("pafu", "extra_params.cache must be an object with fields of policy"),
         ({"budget_latents": 0}, "choose 0.0625 (one token) to 256 latent frames"),
     ],
@@ -456,3 +458,16 @@ async def test_jobs_work_the_same_on_postgresql(serve, tmp_path, postgres, empty
         for method, path in [("GET", "/v1/videos/%00"), ("DELETE", "/v1/videos/%00"), ("GET", "/v1/videos?after=%00")]:
             assert (await http.request(method, path)).status_code in (400, 404), "no text to PostgreSQL"
     assert not (tmp_path / "jobs.sqlite").exists()
+
+
+async def test_a_video_begins_with_the_picture_that_was_sent_as_a_file_or_as_a_data_url(http) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(out, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    by_form = await http.post(
+        "/v1/videos", data={"prompt": "a"}, files={"input_reference": ("a.png", out.getvalue(), "image/png")}
+    )
+    by_json = await http.post("/v1/videos", json={"prompt": "a", "input_reference": url})
+    assert by_form.status_code == by_json.status_code == 200, (by_form.text, by_json.text)
+    bad = await http.post("/v1/videos", json={"prompt": "a", "input_reference": "https://example.org/a.png"})
+    assert bad.status_code == 400 and "addresses are not fetched" in bad.json()["error"]["message"]
