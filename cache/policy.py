@@ -177,7 +177,8 @@ class Salience(Competing):
 
 class Pafu(Competing):
     """Odds of the learned salience x novelty: a copy of what a newer token shows anyway is worth nothing, however
-    salient. The head gives every chunk the same share of high scores; odds let clear cases outweigh half a copy."""
+    salient. The head gives every chunk the same share of high scores; odds spread scores near
+    0 and 1, so a clear score outweighs partial redundancy."""
 
     name = "pafu"
     needs = frozenset({"salience", "places"})

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and stay after a power cut."""
+"""Atomic, durable writes: a file is complete or absent, and survives a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PART = ".part"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write aside, force to disk, rename, force the name to disk. Raises OSError, and leaves no part behind."""
+    """Write a temporary file, flush it, rename it, flush the folder. Raises OSError, and leaves no partial file."""
     os.close(open_whole(path, data))
 
 
@@ -42,7 +42,7 @@ def write_all(handle: int, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the folder's entries to disk: a rename is not safe before."""
+    """Flush the folder: only then is a rename durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

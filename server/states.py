@@ -1,4 +1,4 @@
-"""The states that an engine, a live session and a job can be in, as figures and lists name them."""
+"""The states of an engine, a live session and a job, as metrics and routes name them."""
 
 from enum import Enum
 
@@ -29,7 +29,7 @@ class WorkerState(Enum):
 class SessionStatus(Enum):
     """Where a session stands, as /v1/sessions tells it."""
 
-    WAITING = "waiting"  # for a place, or for a worker
+    WAITING = "waiting"  # for a worker
     STREAMING = "streaming"
     PAUSED = "paused"
     SUSPENDED = "suspended"  # without its viewer, on the device

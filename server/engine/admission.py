@@ -14,7 +14,7 @@ from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import CacheChoice, Open
 
 MIB = 2**20
-SPEED_MARGIN = 0.85  # of the time: what is left over goes to the front, to jobs, and to chunks that take longer
+SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower chunks
 
 
 def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
@@ -30,7 +30,7 @@ def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
 
 
 def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
-    """Sessions that can be played to at once, when a chunk of each takes so long; never none."""
+    """Sessions sustainable in real time at this chunk time; at least 1."""
     return max(1, int(SPEED_MARGIN * spec.pictures_in_chunk(1) / spec.fps / chunk_seconds))
 
 

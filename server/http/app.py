@@ -1,4 +1,4 @@
-"""The front: routes over one engine. Imports no torch, so it starts at once and a device fault cannot take it down."""
+"""The front: routes over one engine. Imports no torch, so it starts fast and survives a fault of the device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.live.connection import ViewerConnection
 from server.live.registry import SessionRegistry
 from server.telemetry.observer import Observer
 
-KEY_SECONDS = 1.0  # how soon the removal of a key is noticed
+KEY_SECONDS = 1.0  # seconds between looks at the list of keys
 
 
 class Front:
@@ -68,7 +68,7 @@ class Front:
                 del self.viewers[viewer]
 
     async def watch_keys(self) -> None:
-        """What a key has opened ends with it, within KEY_SECONDS."""
+        """When a key is removed, end the connections that it opened, within KEY_SECONDS."""
         while self.access.keys.required:
             await asyncio.sleep(KEY_SECONDS)
             for viewer in list(self.viewers):
@@ -77,7 +77,7 @@ class Front:
             self.sessions.forget_owners(self.access.keys.has_key)
 
     async def drain(self) -> None:
-        """Take no more sessions or jobs and bring the running ones to their ends, in bounded time."""
+        """Accept no more sessions or jobs, and end the running ones in bounded time."""
         self.draining = True
         within = self.settings.shutdown_timeout / 2
         await asyncio.gather(self.jobs.drain(within), self._drain_sessions(within))
@@ -85,7 +85,7 @@ class Front:
     async def _drain_sessions(self, within: float) -> None:
         await self.sessions.drain(within)
         if running := [task for task in self.viewers.values() if task is not None]:
-            await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of those who do not listen
+            await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of viewers who do not read
 
     def readiness(self) -> tuple[status.Readiness, int]:
         """What /readyz says, and its HTTP status."""
@@ -185,7 +185,7 @@ async def no_socket(websocket: WebSocket) -> None:
 
 
 def metrics_app(observer: Observer) -> FastAPI:
-    """What answers Prometheus on a port of its own."""
+    """An application with /metrics only, for a port of its own."""
     app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
     add_metrics_route(app, observer)
     return app

@@ -24,10 +24,10 @@ from server.access.limits import Bucket
 from server.http.doors import Doors, address_of
 from server.http.small_reads import SmallReads
 
-UNSENT_SHARE = 4  # a quarter of a chunk of 0.75 s, and the next one behind it: less than a second
-LOOK_AGAIN = 0.02  # seconds; only while a viewer is slower than its stream
+UNSENT_SHARE = 4  # of a chunk of 0.75 s; with the next one queued after it, less than a second of video
+LOOK_AGAIN = 0.02  # seconds; polled only while a viewer reads more slowly than its stream comes
 SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
-CUT_AFTER = 15.0  # seconds behind the session's end; uvicorn itself waits 10 s for the peer's close frame
+CUT_AFTER = 15.0  # seconds after the session's end; uvicorn itself waits 10 s for the peer's close frame
 
 
 FRAMES_PER_SECOND, FRAMES_AT_ONCE = 100.0, 400.0  # that are no whole message

@@ -131,21 +131,21 @@ class Body:
         """Raises PafuError body_too_large when the header says so already."""
         self._receive, self._most, self._within = receive, most, within
         self._taken = 0
-        self._until: float | None = None  # counted from the first time that somebody asks
+        self._until: float | None = None  # from the first read
         self._more = True
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > most:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        if not self._more:  # the body is complete: now waiting for the client to leave
+        if not self._more:  # the body is complete: from here on this waits for the client to disconnect
             return await self._receive()
         self._until = self._until or asyncio.get_running_loop().time() + self._within
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
-            # an HTTPException, because FastAPI turns what else a body raises into a 400
+            # HTTPException, because FastAPI turns other errors of a body into a 400
             raise HTTPException(408, f"the body did not arrive within {self._within:g} s") from None
         self._taken += len(message.get("body", b""))
         self._more = message.get("more_body", False)
@@ -185,7 +185,7 @@ def answering(scope: Scope, send: Send) -> Send:
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -> None:
     """Answer an HTTP request or an unaccepted WebSocket with the error's status and JSON."""
-    scope["pafu.error"] = error.kind.code  # for the metrics, which are outermost
+    scope["pafu.error"] = error.kind.code  # read by the metrics middleware, which is outermost
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in scope.get("extensions", {}):

@@ -1,4 +1,4 @@
-"""The listening socket; bound before anything slow is imported, so that a taken port is known at once."""
+"""The listening socket; bound before slow imports, so that a port in use is reported at once."""
 
 from __future__ import annotations
 

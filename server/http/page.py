@@ -12,7 +12,7 @@ from starlette.types import Scope
 from server.config import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "clients" / "web"
-# The registry of the operating system is not to be trusted: a wrong type keeps a browser from running a module.
+# Not from the operating system's registry, which may be wrong: a wrong type keeps a browser from running a module.
 MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -28,7 +28,7 @@ MIME_TYPES = {
 
 
 class PageFiles(StaticFiles):
-    """The web client; always revalidated (ETag), so that an upgraded server never meets an old page."""
+    """The web client; browsers revalidate it (ETag) each time, so that no old page meets a newer server."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(directory=PAGE, html=True, check_dir=False)
@@ -45,7 +45,7 @@ class PageFiles(StaticFiles):
 
 
 class Page(Mount):
-    """The page's own paths and no other: a wrong method on a route must not end up as a missing file of the page."""
+    """Matches only the page's own paths, so that a wrong method on a route is not answered as a missing file."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("/", PageFiles(settings))

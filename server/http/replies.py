@@ -1,4 +1,4 @@
-"""How errors leave over HTTP: one shape for all of them, ``{"error": {"message", "type", "code", "param"}}``."""
+"""The one shape of errors over HTTP: ``{"error": {"message", "type", "code", "param"}}``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from server.errors import PafuError
 
-CLIENT_CLOSED = 499  # nginx's number for it
+CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection
 # Errors that the framework raises under its own names.
 CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "body_too_large"}
 
@@ -66,13 +66,13 @@ def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def left(_: Request, __: Exception) -> Response:
-        """The caller hung up in the middle of its body: nobody reads this, and nobody made a mistake."""
+        """The caller hung up while sending its body: nobody reads the answer, and it is no error of ours."""
         return Response(status_code=CLIENT_CLOSED)
 
     @app.exception_handler(PafuError)
     async def named_error(_: Request, error: PafuError) -> JSONResponse:
         return reply(error)
 
-    @app.exception_handler(Exception)  # Starlette raises it again behind the reply, so that the log has it
+    @app.exception_handler(Exception)  # Starlette raises it again after the reply, so it is logged
     async def mistake(_: Request, error: Exception) -> JSONResponse:
         return reply(PafuError("internal_error", "the server made a mistake; it is in its log"))

@@ -33,8 +33,8 @@ from server.telemetry.traces import Traces
 
 log = logging.getLogger("pafu")
 
-STOP_WITHIN = 5.0  # for the worker's end, behind shutdown_timeout
-LAST_WITHIN = 1.0  # of it: to close what is left
+STOP_WITHIN = 5.0  # seconds for the worker to exit, after shutdown_timeout
+LAST_WITHIN = 1.0  # of it: reserved for closing what is left
 GIVE_BACK_WITHIN = 1.0
 SIGNAL_POLL = 0.05
 ACCEPTED_AT_ONCE = 16  # connections, before anybody else has a turn; asyncio takes as many as the backlog
@@ -43,7 +43,7 @@ FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our ow
 
 
 class Service(uvicorn.Server):
-    """Uvicorn with our order of start and end."""
+    """Uvicorn with our order of start-up and shutdown."""
 
     def __init__(self, config: uvicorn.Config, front: Front) -> None:
         super().__init__(config)
@@ -72,15 +72,15 @@ class Service(uvicorn.Server):
         left = 0.0 if self.force_exit else until - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, int(left))  # for downloads
         await super().shutdown(sockets)
-        left = until + STOP_WITHIN - LAST_WITHIN - time.monotonic()  # what took longer before leaves less here
+        left = until + STOP_WITHIN - LAST_WITHIN - time.monotonic()  # less, if the steps before took longer
         await self.front.engine.stop(0.0 if self.force_exit else max(LAST_WITHIN, left))
         await self.front.jobs.close()
 
     async def _unless_forced(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, or leave it where it is when the second signal comes."""
+        """Do the work, but abandon it at the second signal."""
         task = asyncio.create_task(work, name="drain")
         while not (task.done() or self.force_exit):
-            await asyncio.wait((task,), timeout=SIGNAL_POLL)  # signals wake nobody
+            await asyncio.wait((task,), timeout=SIGNAL_POLL)  # a signal wakes no task
         task.cancel()
         (failure,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(failure, Exception):
@@ -133,7 +133,7 @@ def build(settings: Settings, engine: Engine) -> Service:
 
 
 class MetricsServer(uvicorn.Server):
-    """/metrics on a port of its own; lives and dies with the service."""
+    """/metrics on a port of its own; runs as long as the service."""
 
     def __init__(self, observer: Observer) -> None:
         config = uvicorn.Config(metrics_app(observer), lifespan="off", log_config=None, access_log=False, ws="none")
@@ -141,7 +141,7 @@ class MetricsServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the service's."""
+        """The service handles signals."""
         yield
 
 
@@ -168,14 +168,14 @@ async def run(
     metrics_sock: socket.socket | None = None,
     traces: Traces | None = None,
 ) -> str | None:
-    """Serve until a signal; None, or why the engine could not even start once."""
+    """Serve until a signal; returns why the engine never became ready, or None."""
     engine = LocalEngine(settings, slots)
     engine.observer.traces = traces
     service = build(settings, engine)
     watcher = asyncio.create_task(_watch(service, engine, say))
     async with metrics_served(engine.observer, metrics_sock):
         await service.serve(sockets=[sock])
-    await engine.stop(0.0)  # a signal in the very first moment ends uvicorn without its shutdown
+    await engine.stop(0.0)  # an early signal ends uvicorn without its shutdown
     if traces is not None:
         await asyncio.to_thread(traces.close)
     with contextlib.suppress(asyncio.CancelledError):
@@ -184,7 +184,7 @@ async def run(
 
 
 def room(capacity: Capacity) -> str:
-    """How many sessions there may be at once, and why."""
+    """How many sessions may run at once, and why."""
     if capacity.limited_by == "setting":
         return f"at most {capacity.sessions} sessions at once (PAFU_MAX_SESSIONS)"
     if capacity.sessions is None or capacity.chunk_seconds is None:

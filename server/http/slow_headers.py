@@ -1,4 +1,4 @@
-"""Uvicorn's HTTP protocol with an end to its patience: a request's head must come in time, however slowly it drips."""
+"""Uvicorn's HTTP protocol with a time limit for a request's head, however slowly its bytes arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD_SECONDS = 10.0
 
 
 class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
-    """Closes a connection that for so long has sent no whole head: uvicorn itself would wait for ever."""
+    """Closes a connection that sends no complete head in time; uvicorn itself would wait for ever."""
 
     head_seconds = HEAD_SECONDS
     data_received = H11Protocol.data_received

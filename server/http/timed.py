@@ -60,6 +60,6 @@ class Timed:
                     access.info("%s %s %d %.1f ms", client, asked, status, 1000 * took)
 
     def _count_error(self, scope: Scope) -> None:
-        """What the guard refused never reached a route."""
+        """Count what the guard refused before any route saw it."""
         if code := scope.get("pafu.error"):
             self._observer.error(code)

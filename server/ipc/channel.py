@@ -1,4 +1,4 @@
-"""The worker's end of the line to the front: blocking writes, reads that wait no longer than told."""
+"""The worker's end of the line to the front: blocking writes, reads with a time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ READ_SIZE = 256 * 2**10
 
 
 class ChannelClosed(Exception):
-    """The front is gone; a worker without a front has nothing to live for."""
+    """The front is gone, so the worker must exit."""
 
 
 class Channel:
@@ -29,7 +29,7 @@ class Channel:
             raise ChannelClosed(str(error)) from error
 
     def receive(self, wait: float) -> list[FrontMessage]:
-        """All messages at hand, waiting at most ``wait`` seconds for the first. Raises ChannelClosed."""
+        """All messages that have arrived, waiting at most ``wait`` seconds for the first. Raises ChannelClosed."""
         messages = self._parse()
         while not messages:
             readable, _, _ = select.select([self._socket], [], [], max(0.0, wait))

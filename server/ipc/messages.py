@@ -1,4 +1,4 @@
-"""What crosses the line between the front process and a worker: typed structs, msgpack, an explicit table.
+"""The messages between the front process and a worker: typed structs, msgpack, an explicit table.
 
 A frame is a 4-byte big-endian length followed by one msgpack map whose ``type`` names the struct. Nothing else can
 be decoded: no pickle, no class looked up by name.
@@ -20,7 +20,7 @@ MAX_FRAME = 256 * 2**20
 
 
 class MessageError(ValueError):
-    """Bytes that are no message of the table."""
+    """The bytes are not a message of the table."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, forbid_unknown_fields=True):
@@ -85,18 +85,18 @@ class Configure(Message, frozen=True, tag="configure"):
     weights: str | None
     device: str
     threads: int
-    cache_room_bytes: int  # that the caches of all sessions may take together; 0: what the worker finds free
+    cache_room_bytes: int  # for the caches of all sessions together; 0: a share of what the worker finds free
     beat_seconds: float
     memory_share: float = 1.0  # of what is free on the device; others that share its memory take the rest
     log_level: str = "info"
     log_format: str = "text"
     salience_head: str | None = None  # None: the one beside the weights, if there is one
     parts: Parts = Parts()
-    usual: CacheChoice | None = None  # measure how long a chunk of a session with this cache takes
+    usual: CacheChoice | None = None  # measure the time of a chunk with this cache
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a viewer asks of the camera: pan speed in pixels per picture (+ is right), a place to cut to in screens."""
+    """An order for the camera: pan speed in pixels per picture (+ is right), a position to cut to in screens."""
 
     speed: int | None = None
     cut_to: float | None = None
@@ -106,7 +106,7 @@ CameraPosition = tuple[int, int, int]  # offset, speed, target speed (model.came
 
 
 class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A finished chunk as it is kept outside of the worker: its clean latents, float32 in the spec's shape."""
+    """A finished chunk as it is kept outside the worker: its clean latents, float32 in the spec's shape."""
 
     index: int
     prompt: str
@@ -115,7 +115,7 @@ class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a stream stood behind chunk ``next_index`` - 1, and the chunks that give its memory back."""
+    """Where a stream stood before chunk ``next_index``, and the chunks that restore its memory."""
 
     next_index: int
     pictures: int  # made so far
@@ -140,10 +140,10 @@ class Open(Message, frozen=True, tag="open"):
     background: bool = False
     past: Past | None = None
     memory: bool = False
-    snapshot: str | None = None  # file of a parked session: the exact state; ``past`` then tells the numbers
+    snapshot: str | None = None  # file with a parked session's exact state; ``past`` then gives only the counters
     jpeg: bool = False
-    in_force: dict[str, int] = {}  # events that began before, with the chunks for which they are still active
-    request: str = ""  # id of the request behind it, for the worker's log
+    in_force: dict[str, int] = {}  # events already shown, with the number of chunks for which they stay active
+    request: str = ""  # id of the request that began it, for the worker's log
     image: bytes = b""  # PNG of the model's size that the video begins with
 
 
@@ -165,7 +165,7 @@ class Playhead(Message, frozen=True, tag="playhead"):
 
 
 class Delivered(Message, frozen=True, tag="delivered"):
-    """A fragment has left for the viewer."""
+    """A fragment was sent to the viewer."""
 
     session: str
     index: int
@@ -191,7 +191,7 @@ class Park(Message, frozen=True, tag="park"):
 
 
 class Jpeg(Message, frozen=True, tag="jpeg"):
-    """Bring JPEG pictures with the fragments from now on, or no more."""
+    """Add JPEG pictures to the fragments from now on, or stop."""
 
     session: str
     wanted: bool
@@ -204,7 +204,7 @@ class Finish(Message, frozen=True, tag="finish"):
 
 
 class Close(Message, frozen=True, tag="close"):
-    """Forget a session at once: nobody listens any more."""
+    """Drop a session at once: nobody listens any more."""
 
     session: str
 
@@ -224,19 +224,19 @@ class Ready(Message, frozen=True, tag="ready"):
     load_seconds: float
     warm_up_seconds: float
     dtype: str  # of the caches
-    cache_room_bytes: int  # that the caches of all sessions may take together
+    cache_room_bytes: int  # for the caches of all sessions together
     versions: dict[str, str]
-    chunk_seconds: float | None = None  # of a usual session that runs alone; None: it was not measured
+    chunk_seconds: float | None = None  # of a session with the default cache that runs alone; None: not measured
 
 
 class StartFailed(Message, frozen=True, tag="start_failed"):
-    """The worker cannot ever start like this (missing weights, unknown device): restarting is of no use."""
+    """The worker can never start like this (missing weights, unknown device), so do not restart it."""
 
     message: str
 
 
 class Beat(Message, frozen=True, tag="beat"):
-    """Sent from the step loop, so that silence means a stuck loop and not merely a live pid."""
+    """The heartbeat, sent from the step loop: a process that is alive but stuck falls silent."""
 
     sessions: int
     rss_bytes: int
@@ -282,9 +282,9 @@ class Fragment(Message, frozen=True, tag="fragment"):
     completed: list[str]
     stats: ServedStats
     past: PastChunk  # this chunk, for server.live.resume_point
-    camera: CameraPosition  # behind it
+    camera: CameraPosition  # after the chunk
     remembered: list[int]  # chunks of which the cache holds tokens
-    jpegs: list[bytes] = []  # one per picture, where somebody wants them
+    jpegs: list[bytes] = []  # one per picture, while a viewer wants them
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

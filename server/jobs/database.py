@@ -1,4 +1,4 @@
-"""The store and the files, off the event loop. They are opened when first asked for, and again until it works."""
+"""The store and the files, off the event loop. They are opened at first use, and again until that works."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(settings: Settings) -> str:
 
 
 class Database:
-    """``run`` calls the store, ``file`` the files, each in a thread of its own kind: a slow disk holds up no query."""
+    """``run`` calls the store, ``file`` the files, on separate threads, so that a slow disk holds up no query."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -64,7 +64,7 @@ class Database:
             return self._files
 
     async def close(self) -> None:
-        """Wait for what runs, then let go of the database."""
+        """Wait for running calls, then close the database."""
         self._closed = True
         await asyncio.to_thread(self._shut)
 
@@ -75,7 +75,10 @@ class Database:
             self._store.close()
 
     def _opened_store(self) -> JobStore:
-        from server.jobs.store import JobStore, database_url  # a fifth of a second that no other start should pay
+        from server.jobs.store import (
+            JobStore,
+            database_url,
+        )  # the import takes 0.2 s, which only servers with jobs should pay
 
         with self._opening:
             if self._store is None:

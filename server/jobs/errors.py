@@ -1,4 +1,4 @@
-"""What can go wrong with the store of jobs; apart from it, so that the front need not import a database library."""
+"""Errors of the job store; in a module of their own, so that the front need not import a database library."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Where the files of jobs live: a directory by default, any fsspec store by URL.
 
-A name is made by the server (``<job id>/<name>``), never by a caller. A file appears whole or not at all: it is
-written aside, forced to disk, renamed, and only then does a caller of ``write`` go on. Object stores do the same with
-one upload and one move.
+Names are made by the server (``<job id>/<name>``), never by a caller. A file appears whole or not at all: ``write``
+uses a temporary name, flushes to disk, renames, and only then returns. Object stores: one upload and one move.
 """
 
 from __future__ import annotations

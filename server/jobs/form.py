@@ -1,7 +1,7 @@
 """Fields of a form (multipart or urlencoded), as a JSON object would have them.
 
-Parsing runs beside the event loop, one form at a time: the parser is Python, and what a stranger sends as bytes it may
-walk through one by one.
+Parsing runs in a thread, one form at a time: the parser is written in Python and may step through a stranger's bytes
+one by one.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the store. Times are seconds of the wall clock and only for people: nothing is decided by them but
     retention.
 
-    ``fence`` grows with every claim, so that a holder who was given up cannot write any more; ``beat`` grows with
-    every sign of life. ``failures`` are losses in a row without a finished chunk between them.
+    ``fence`` grows with every claim, so that a holder whose lease was taken over can no longer write; ``beat``
+    grows with every heartbeat. ``failures`` are losses in a row without a finished chunk between them.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right to work on a job: worth something only while the store still has the same fence."""
+    """The right to work on a job: valid only while the store has the same fence."""
 
     job_id: str
     fence: int

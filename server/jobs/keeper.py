@@ -16,8 +16,8 @@ from server.jobs.job import Job
 log = logging.getLogger("pafu.jobs")
 
 SWEEP_SECONDS = 30.0
-REMEMBER_SECONDS = 3600.0  # a deleted job: for holders that still write, for cursors that still point at it
-ORPHAN_SECONDS = 3600.0  # a folder whose job nobody knows: its creator may still be at it
+REMEMBER_SECONDS = 3600.0  # for which a deleted job's row stays: holders may still write, cursors may still name it
+ORPHAN_SECONDS = 3600.0  # age at which a folder without a job is removed: its creator may still be writing
 CLOCK_JUMP_SECONDS = 60.0
 Clock = Callable[[], float]
 

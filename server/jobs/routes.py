@@ -116,7 +116,7 @@ def video_object(job: Job) -> Video:
 
 
 def progress(job: Job) -> int:
-    """Percent of the chunks that are made; the film itself is the last bit. 0 for a model of another Pafu."""
+    """Percent of the chunks that are made; assembling the video is the rest. 0 for a model of another Pafu."""
     from model.spec import SPECS
     from server.jobs.chunks import chunks_of
 
@@ -144,7 +144,7 @@ def idempotency_key(request: Request) -> str | None:
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """How a request body looks in the OpenAPI document: the same fields as JSON and as a form."""
     schema = kind.model_json_schema()
-    parts = schema.pop("$defs", {})  # the document has no place for them: put in where they are named
+    parts = schema.pop("$defs", {})  # the document has no $defs here: inline them
     for name, field in schema["properties"].items():
         if "$ref" in field:
             schema["properties"][name] = parts[field["$ref"].rpartition("/")[2]]
@@ -190,7 +190,7 @@ def _add_orders(router: APIRouter, videos: VideoService) -> None:
                     return Response(status_code=499)
         finally:
             waiting.cancel()
-        await videos.content(job.id, "video", caller)  # says why, when it failed
+        await videos.content(job.id, "video", caller)  # raises, when it failed
         return await download(videos, request, job.id, "video")
 
     @router.post("/extensions", response_model=Video, openapi_extra=body_of(ExtendRequest))
@@ -266,7 +266,7 @@ async def pieces(videos: VideoService, name: str, start: int, stop: int) -> Asyn
 
 
 def wanted_range(header: str | None, size: int) -> tuple[int, int] | tuple[()] | None:
-    """First byte and the one behind the last; None for the whole file, () for what no byte can satisfy."""
+    """First byte and the one after the last; None for the whole file, () for what no byte can satisfy."""
     found = RANGE.fullmatch(header.strip()) if header else None
     if not found or found[1] == found[2] == "":
         return None  # several ranges, other units: the whole file is a right answer

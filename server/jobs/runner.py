@@ -23,7 +23,7 @@ CLAIM_WITHIN = 1.0
 
 
 class Runner:
-    """The jobs that this front works on."""
+    """The jobs that this server works on."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, database: Database) -> None:
         self._settings = settings
@@ -52,13 +52,13 @@ class Runner:
             await attempt.abandon()
 
     async def changed(self, within: float) -> None:
-        """Return when some job of ours is over, or after so many seconds."""
+        """Return when an attempt has ended, or after ``within`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._ended.wait()
 
     async def drain(self, within: float) -> None:
-        """Claim nothing more; let the chunks in hand be finished and kept; give all jobs back. Bounded in time."""
+        """Claim nothing more, finish and keep the chunks in hand, give all jobs back. Bounded in time."""
         await self._claim_no_more()
         for attempt in list(self._attempts.values()):
             await attempt.finish_chunk()
@@ -66,15 +66,15 @@ class Runner:
         await self.give_back(within / 2)
 
     async def give_back(self, within: float) -> None:
-        """Leave the chunks in hand; any other front may take the jobs at once."""
+        """Abandon the chunks in hand; any other server may take the jobs at once."""
         await self._claim_no_more()
-        await asyncio.sleep(0)  # a task that has not begun could not give its job back
+        await asyncio.sleep(0)  # a task cancelled before its first step could not give its job back
         for attempt in list(self._attempts.values()):
             attempt.cancel()
         await self._settle(within)
 
     async def _claim_no_more(self) -> None:
-        """A claim that is under way is heard out: a lease that nobody knows of could not be given back."""
+        """Wait for a claim in progress: a lease that nobody knows of could not be given back."""
         self._draining = True
         self._wake.set()
         if self._loop is not None:
@@ -102,14 +102,14 @@ class Runner:
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
     def _has_room(self) -> bool:
-        """Without a worker a front has no use for jobs; another may have one."""
+        """A server without a worker leaves jobs to others."""
         status, most = self._engine.status(), self._settings.jobs_at_once
         if most is None:
             most = sum(worker.state is WorkerState.READY for worker in status.workers)
         return status.state is EngineState.READY and not self._draining and len(self._attempts) < most
 
     async def _claim(self) -> tuple[Job, Lease] | None:
-        """A job whose holder is silent, or else the one that waits longest."""
+        """A job whose lease has lapsed, or else the one that waits longest."""
         name = self._spec.name
         held = await self._database.run(lambda store: store.held(name))
         for lease, beat in self._leases.lapsed(held):

@@ -1,9 +1,9 @@
 """The one store of jobs, over SQLite or PostgreSQL.
 
 A job is worked on under a **lease**: its row's ``fence`` is the number of the claim, and every write of the holder
-names it, so that whoever was given up is refused. Whether a holder lives is not read from any clock: its ``beat``
-counts up, and a front that has seen the same beat for a whole lease time on its own monotonic clock takes the job
-over (server.jobs.runner). Clocks may jump as they like.
+names it, so a holder whose lease was taken over is refused. Whether a holder is alive is not read from timestamps: its
+``beat`` counts up, and a server that has seen the same beat for a whole lease on its own monotonic clock takes the job
+over (server.jobs.lease_monitor). Wall clocks may jump.
 
 Calls block and are made from threads. Any call may raise StoreUnavailable: locked, vanished, full, unreachable.
 """
@@ -126,7 +126,7 @@ class JobStore:
         return None if row is None else _job(row)
 
     def page(self, caller: str | None, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
-        """Up to ``limit`` jobs behind the one called ``after``, and whether there are more.
+        """Up to ``limit`` jobs after the one called ``after``, and whether there are more.
 
         A deleted job still serves as a cursor for a while. Raises KeyError when ``after`` is unknown.
         """
@@ -189,14 +189,14 @@ class JobStore:
         return self._take(jobs.c.id == first.scalar_subquery(), {"failures": jobs.c.failures})
 
     def held(self, model: str) -> dict[Lease, int]:
-        """All leases with the beat of their holders: those whose beat stands still are to be taken over."""
+        """All leases with their beats, for the lease monitor."""
         running = select(jobs.c.id, jobs.c.fence, jobs.c.beat)
         running = running.where(jobs.c.state == JobState.RUNNING.value, jobs.c.model == model)
         with self._read() as connection:
             return {Lease(row.id, row.fence): row.beat for row in connection.execute(running)}
 
     def take_over(self, lease: Lease, beat: int) -> tuple[Job, Lease] | None:
-        """Take a job whose holder is silent; None when it was not, after all."""
+        """Take a job whose lease has lapsed; None when its beat has moved after all."""
         return self._take(_holds(lease) & (jobs.c.beat == beat), {"failures": jobs.c.failures + 1})
 
     def _take(self, which: ColumnElement[bool], more: dict[str, Any]) -> tuple[Job, Lease] | None:

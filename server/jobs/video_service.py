@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FIGURES_WITHIN = 2.0
-WATCH_SECONDS = 1.0  # how often a waiting caller's job is looked up when it runs in another front
-NUL = "\0"  # no id of ours, and no text to PostgreSQL
+WATCH_SECONDS = 1.0  # how often a job that runs on another server is looked up for a waiting caller
+NUL = "\0"  # in no id of ours, and PostgreSQL refuses it in text
 VARIANTS = ("video", "thumbnail", "spritesheet")
 
 log = logging.getLogger("pafu.jobs")
@@ -50,10 +50,10 @@ class VideoService:
         self._draining = False
         self._ordering = asyncio.Lock()
         self._observer = engine.observer
-        self._observer.sources.append(self._tell_figures)
+        self._observer.sources.append(self._report_gauges)
 
-    async def _tell_figures(self) -> None:
-        """For Prometheus: what waits and what runs. A store that does not answer in time has no figures."""
+    async def _report_gauges(self) -> None:
+        """For Prometheus: waiting and running jobs; none, when the store does not answer in time."""
         with contextlib.suppress(OSError):
             self._observer.data_free(shutil.disk_usage(self._settings.data_dir).free)
         try:
@@ -76,7 +76,7 @@ class VideoService:
         await self._runner.drain(within)
 
     async def give_back(self, within: float) -> None:
-        """As much of ``drain`` as needs no patience: other servers need not wait for our leases to lapse."""
+        """The quick part of ``drain``: other servers need not wait for our leases to lapse."""
         await self._runner.give_back(within)
 
     async def close(self) -> None:
@@ -129,7 +129,7 @@ class VideoService:
         idempotency = None if key is None else (key, request.digest(*asked))
         new = False
         try:
-            async with self._ordering:  # or several at once would find the same last place
+            async with self._ordering:  # or concurrent orders would all see the last free place
                 await self._check_room(caller, key)
                 job, new = await self._ask(
                     lambda store: store.add(

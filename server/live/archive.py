@@ -1,7 +1,7 @@
 """Sessions on disk: each one's journal (server.live.journal) and, of a parked one, the worker's snapshot.
 
-They survive the server, so that a viewer can resume after a restart or a kill. Files are found by the ids that the
-server made itself; no path is built from what a client sends.
+They survive the server, so that a viewer can resume after a restart or a kill. Paths are built from
+ids that the server made, never from what a client sends.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = logging.getLogger("pafu.archive")
 
 SESSION_ID = re.compile(r"sess_[0-9a-f]{16}")
 FORMAT = 3
-QUIET = 30.0  # seconds without a failure, and a folder counts as good again
+QUIET = 30.0  # seconds without a failure after which the folder counts as good again
 
 
 def hashed(token: str) -> bytes:
-    """What is kept of a resume token."""
+    """The hash of a resume token; the token itself is not kept."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the front needs to go on with a session: its order, its numbers, chunks that were not seen yet."""
+    """What the front needs to go on with a session: its order, its counters, chunks that were not played yet."""
 
     format: int
     order: Open
@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Left(msgspec.Struct, frozen=True):
-    """What a server left of a session: its record, what happened behind it, and the file that now is ours."""
+    """What a server left of a session: its record, the log after it, and the file, which is now locked by us."""
 
     record: Record
     entries: list[Entry]
@@ -60,7 +60,7 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Archive:
-    """The folder of sessions that may outlive this server. One that cannot be written costs that, and no stream."""
+    """The folder of sessions that may outlive this server. If it cannot be written, streams go on without it."""
 
     def __init__(self, folder: Path, keep: float, observer: Observer) -> None:
         self._folder = folder
@@ -72,7 +72,7 @@ class Archive:
         self.writer: Executor = ThreadPoolExecutor(1, "journal")
 
     def prepare(self, in_use: Container[str]) -> None:
-        """Make the folder, readable by its owner only, and throw away what nobody came back for in time.
+        """Make the folder, readable by its owner only, and delete the files of sessions that have expired.
 
         Files of the sessions ``in_use``, and of those that another server holds, stay however old they are.
         """
@@ -91,14 +91,14 @@ class Archive:
         return self._path(session, "safetensors")
 
     def journal(self, session: str, record: Callable[[], Record], file: JournalFile | None = None) -> Journal:
-        """Where the session is written down; in the ``file`` that it was found in, or in one of its own."""
+        """The session's journal: in the ``file`` that it was found in, or in a new one."""
         if self._keep:
             file = file or JournalFile(self._path(session, "session"))
         return Journal(file, self, record)
 
     def load(self, session: str) -> Left | None:
-        """What a server before this one left of the session, which is ours now; None when there is nothing that can be
-        read. Raises SessionInUse."""
+        """What an earlier server left of the session, now locked by us; None when there is nothing readable. Raises
+        SessionInUse."""
         if not SESSION_ID.fullmatch(session):
             return None
         path = self._path(session, "session")
@@ -116,18 +116,18 @@ class Archive:
         return None
 
     def drop_snapshot(self, session: str) -> None:
-        """The worker's state is not that of the record any more."""
+        """Delete the snapshot: it is older than the record."""
         with contextlib.suppress(OSError):
             self.snapshot(session).unlink()
 
     def wrote(self) -> None:
-        """A session was written down."""
+        """A write succeeded."""
         if self._failed_at is not None and time.monotonic() - self._failed_at > QUIET:
             self._failed_at = None
             log.warning("sessions are kept in %s again", self._folder)
 
     def failed(self, error: BaseException) -> None:
-        """A session could not be written down: told in the log once, however many there are, and counted."""
+        """A write failed: counted, and logged once per outage."""
         self._observer.journal_failed()
         known, self._failed_at = self._failed_at is not None, time.monotonic()
         if not known:

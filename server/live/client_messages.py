@@ -44,7 +44,7 @@ class Wire(BaseModel):
 
 
 class CacheParams(Wire):
-    """The cache of one session; what is left out is the server's default. All in latent frames, which may be broken."""
+    """The cache of one session; what is left out is the server's default. All in latent frames, fractions allowed."""
 
     policy: str | None = None
     budget_latents: float | None = Field(default=None, description="one token's share, up to what the server allows")
@@ -129,7 +129,7 @@ class SessionPause(Wire):
 
 
 class SessionResume(Wire):
-    """As a connection's first message: take a session up again; later: go on after session.pause, without fields."""
+    """As the first message: resume a session on this connection. Later, without fields: go on after session.pause."""
 
     type: Literal["session.resume"]
     session_id: SessionId | None = None
@@ -139,7 +139,7 @@ class SessionResume(Wire):
 
 
 class SessionWatch(Wire):
-    """Look on at somebody's session; the first message of a connection."""
+    """Watch somebody's session; the first message of a connection."""
 
     type: Literal["session.watch"]
     session_id: SessionId
@@ -169,22 +169,18 @@ CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
 }
 
 
-PICTURE_FIELDS = (
-    "image",
-    "image_reference",
-    "input_reference",
-    "image_url",
-)  # which may be large, in a message of any kind
+# These may be large in any message.
+PICTURE_FIELDS = ("image", "image_reference", "input_reference", "image_url")
 CONTROL = Bounds()
 
 
 def first_bounds(settings: Settings) -> Bounds:
-    """Of a connection's first message: kilobytes, and a picture."""
+    """For a connection's first message: kilobytes, and a picture."""
     return Bounds(large=dict.fromkeys(PICTURE_FIELDS, settings.max_start_bytes))
 
 
 def control_bounds(settings: Settings) -> Bounds:
-    """Of every other."""
+    """For every other message."""
     return Bounds(size=settings.max_control_bytes)
 
 
@@ -305,7 +301,7 @@ def check_resume(message: SessionResume) -> tuple[str, str, int]:
 
 
 def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
-    """The prompt without outer blanks. Raises PafuError when nothing is left or it is too long."""
+    """The prompt, stripped. Raises PafuError when it is empty or too long."""
     text = prompt.strip()
     if not text:
         raise PafuError("invalid_message", f"the prompt is empty; write 1 to {spec.max_prompt_chars} characters", param)
@@ -318,12 +314,12 @@ def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
 
 
 def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
-    """Words that the built-in world's model does not know and leaves out; other models take any words."""
+    """Words that the built-in world's model does not know and ignores; other models accept any words."""
     return vocabulary.unknown_words(prompt) if spec.camera else []
 
 
 def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, messages.Camera | None]:
-    """The new prompt and the camera's order of an interaction. Raises PafuError when it asks for nothing."""
+    """An interaction's new prompt and camera order. Raises PafuError when it asks for nothing."""
     event = interaction.event
     path = "interaction.event"
     camera = event.multi_modal_data.camera if event.multi_modal_data else None

@@ -85,7 +85,7 @@ class ViewerConnection:
         self._head = b""  # what goes before the next fragment's bytes
         self._revoked = False
         self._request_id: str = websocket.state.request_id
-        self._watch = observer.viewer(self._request_id, websocket.headers)
+        self._metrics = observer.viewer(self._request_id, websocket.headers)
 
     def revoke(self) -> None:
         """End the connection because its caller's key is gone. The session waits, as after every lost connection."""
@@ -105,20 +105,20 @@ class ViewerConnection:
             self._admitted = await self._admit(first)
             self.id = self._admitted.session.id
             begins = isinstance(first, client_messages.SessionStart)
-            self._watch.asked(self.id, begins=begins, owner=self._admitted.subscriber.owner)
+            self._metrics.asked(self.id, begins=begins, owner=self._admitted.subscriber.owner)
             logs.rename(session_id=self.id)
             await self._serve(self._admitted)
         except PafuError as error:
             await self._fail(error)
         except WebSocketDisconnect:
-            self._watch.over("viewer_left")
+            self._metrics.over("viewer_left")
             log.info("%s: the viewer left", self.id)
         except Exception:
             log.exception("%s failed", self.id)
             await self._fail(PafuError("internal_error", "the server made a mistake; it is in its log"))
         finally:
             self.state = State.CLOSED
-            self._watch.over("viewer_left")  # unless it was told why before
+            self._metrics.over("viewer_left")  # unless it was told why before
             if self._admitted is not None:
                 await self._admitted.session.leave(self._admitted.subscriber)
 
@@ -169,7 +169,7 @@ class ViewerConnection:
             self._socket,
             admitted.session,
             admitted.subscriber,
-            self._watch,
+            self._metrics,
             self._spec,
             self._settings,
             streaming=lambda: self.state is State.STREAMING,
@@ -193,7 +193,7 @@ class ViewerConnection:
         while True:
             match await self._next(session, subscriber):
                 case audience.Opened():
-                    self._watch.opened()
+                    self._metrics.opened()
                     logs.prompt(log, session.order.prompt)
                     await self._socket.send(self._video_start(admitted))
                     self._head = session.init
@@ -236,7 +236,7 @@ class ViewerConnection:
         data = b"".join(parts)
         sizes = None if subscriber.format == "m4s" else [len(part) for part in parts]
         try:
-            with self._watch.sending(fragment, len(data), subscriber.format):
+            with self._metrics.sending(fragment, len(data), subscriber.format):
                 async with asyncio.timeout(self._settings.stall_timeout):
                     await self._socket.send_chunk(ChunkMetadata.of(fragment, len(data), sizes, self._request_id), data)
         except TimeoutError:
@@ -281,7 +281,7 @@ class ViewerConnection:
         for event_id in lost:
             over = PafuError("interaction_failed", "the session ended before the chunk that would have shown it")
             await self._socket.send(InteractionRejected.of(event_id, over))
-        self._watch.over(reason)
+        self._metrics.over(reason)
         done = SessionDone(
             session_id=session.id,
             chunks=session.next_index,
@@ -295,7 +295,7 @@ class ViewerConnection:
         await self._socket.end(errors.RESTART if shutdown else errors.NORMAL, done, reason)
 
     async def _fail(self, error: PafuError) -> None:
-        self._watch.failed(error.kind.code)
+        self._metrics.failed(error.kind.code)
         log.info("%s: %s", self.id, error.message)
         self.state = State.CLOSED
         await self._socket.end(error.kind.close, Error.of(error), error.message)

@@ -141,7 +141,7 @@ class JournalFile:
             os.utime(self._handle)
 
 
-class Keeper(Protocol):
+class JournalHost(Protocol):
     """Where journals are kept: the thread that writes them, and who is told of success and failure."""
 
     writer: Executor
@@ -155,9 +155,9 @@ class Journal:
     the session loses its journal and nothing else.
     """
 
-    def __init__(self, file: JournalFile | None, keeper: Keeper, record: Callable[[], msgspec.Struct]) -> None:
+    def __init__(self, file: JournalFile | None, host: JournalHost, record: Callable[[], msgspec.Struct]) -> None:
         """Without a ``file`` nothing is written. ``record`` returns the session as it stands."""
-        self._file, self._keeper, self._record = file, keeper, record
+        self._file, self._host, self._record = file, host, record
         self._begun = file is not None and file.good
         self._owed: set[asyncio.Future[None]] = set()
         self._try_again = 0.0  # monotonic
@@ -210,7 +210,7 @@ class Journal:
         return self._submit(file.begin, self._record())
 
     def _submit(self, work: Callable[..., None], *given: Any) -> asyncio.Future[None]:
-        future = asyncio.get_running_loop().run_in_executor(self._keeper.writer, work, *given)
+        future = asyncio.get_running_loop().run_in_executor(self._host.writer, work, *given)
         self._owed.add(future)
         future.add_done_callback(self._done)
         return future
@@ -221,12 +221,12 @@ class Journal:
         if error is not None:
             self._failed(error, good=self._file is not None and self._file.good)
         elif self._begun:
-            self._keeper.wrote()
+            self._host.wrote()
 
     def _failed(self, error: BaseException, good: bool) -> None:
         self._begun = good
         self._try_again = time.monotonic() + TRY_AGAIN
-        self._keeper.failed(error)
+        self._host.failed(error)
 
 
 async def _wait(written: asyncio.Future[None]) -> None:

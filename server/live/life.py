@@ -25,7 +25,7 @@ from server.live.retention import Retention
 from server.live.session_state import SessionState
 from server.live.waiting_room import WaitingRoom
 from server.telemetry import logs
-from server.telemetry.observer import SessionFigures
+from server.telemetry.observer import SessionMetrics
 
 log = logging.getLogger("pafu.live")
 
@@ -88,12 +88,12 @@ class Life:
         self._moved = asyncio.Event()
         self._losses = WorkerLosses()
         self._running: asyncio.Task[None] | None = None
-        self._figures: SessionFigures | None = None
+        self._metrics: SessionMetrics | None = None
         self._counted: Hold | None = None  # its share of its caller's limit, until it ends
 
-    def begin(self, counted: Hold, figures: SessionFigures, done: Callable[[], None]) -> None:
+    def begin(self, counted: Hold, metrics: SessionMetrics, done: Callable[[], None]) -> None:
         """Start; ``counted`` is released at the end, and ``done`` is called after that."""
-        self._counted, self._figures = counted, figures
+        self._counted, self._metrics = counted, metrics
         self._running = asyncio.create_task(self._run(), name=self._id)
         self._running.add_done_callback(lambda _: done())
         self.retention.run()
@@ -160,8 +160,8 @@ class Life:
     async def _move_in(self, line: EngineSession) -> None:
         """Bring the line everything that the session was."""
         self._audience.mime, self._audience.init, self.line = line.mime, line.init, line
-        if self._figures is not None:
-            self._figures.placed()
+        if self._metrics is not None:
+            self._metrics.placed()
         self._enter(Phase.HELD if self._audience.idle else Phase.GENERATING)
         self._files.forget_snapshot()
         if self._audience.playhead is not None:
@@ -305,9 +305,9 @@ class Life:
             self._audience.end = end
             if self._counted is not None:
                 self._counted.release()
-            if self._figures is not None:
+            if self._metrics is not None:
                 reason = end.kind.code if isinstance(end, PafuError) else end.code or end.reason
-                self._figures.over(reason, self._state.newest)
+                self._metrics.over(reason, self._state.newest)
             log.info("%s: %s", self._id, end.message if isinstance(end, PafuError) else end.message or end.reason)
             self._enter(Phase.ENDED)
         self.retention.stop()

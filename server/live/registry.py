@@ -1,4 +1,4 @@
-"""All live sessions of this server: opened, found again, listed, ended; each for the caller that began it alone."""
+"""The live sessions of this server: created, found, listed, ended; each visible only to the caller that began it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SessionRegistry:
         self._next_sweep = 0.0  # monotonic
         self._live: dict[str, LiveSession] = {}
         self.waiting_room = WaitingRoom(engine, settings, self._make_room)
-        engine.observer.sources.append(self._tell_figures)
+        engine.observer.sources.append(self._report_gauges)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -56,7 +56,7 @@ class SessionRegistry:
         return [session for session in self if session.caller == caller.name]
 
     def find(self, session_id: str, caller: Caller) -> LiveSession:
-        """The caller's session with this id, if need be from the disk of an earlier server.
+        """The caller's session with this id, if need be as an earlier server left it on disk.
 
         Raises PafuError unknown_session, for another's as for none; session_elsewhere; session_limit.
         """
@@ -67,13 +67,13 @@ class SessionRegistry:
         raise PafuError("unknown_session", reason, "session_id")
 
     def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
-        """A session whose viewer comes back. Raises PafuError as ``find``, and wrong_token."""
+        """A session whose owner comes back. Raises PafuError as ``find``, and wrong_token."""
         session = self.find(session_id, caller)
         session.check_token(token)
         return session
 
     def _left_behind(self, session_id: str, caller: Caller) -> LiveSession | None:
-        """The caller's session as a server before this one left it; it waits for its viewer from now on."""
+        """The caller's session as an earlier server left it; from now on it waits here for its viewer."""
         try:
             left = self._archive.load(session_id)
         except SessionInUse:
@@ -99,7 +99,7 @@ class SessionRegistry:
         return describe(session, self._spec.name, held)
 
     async def drain(self, within: float) -> None:
-        """Take no more, and put the running ones where they can be resumed from."""
+        """Admit no more sessions, and leave the running ones where they can be resumed."""
         self.waiting_room.closed = True
         ending = [asyncio.create_task(session.outlive()) for session in self]
         if ending:
@@ -107,8 +107,8 @@ class SessionRegistry:
                 async with asyncio.timeout(within):
                     await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _tell_figures(self) -> None:
-        """For a scrape: how many sessions stand where, and who watches them."""
+    async def _report_gauges(self) -> None:
+        """For a scrape: sessions by status, viewers by role."""
         stand = Counter(session.status for session in self)
         owners = sum(session.owner is not None for session in self)
         self._engine.observer.sessions(
@@ -123,7 +123,7 @@ class SessionRegistry:
         )
 
     def _prepare(self) -> None:
-        """Now and then, before a session begins: a folder for its files, without those of the lost."""
+        """From time to time, before a session begins: make the folder and delete expired files."""
         now, keep = time.monotonic(), self._settings.keep_on_disk
         if keep and now >= self._next_sweep:
             self._next_sweep = now + keep
@@ -140,7 +140,7 @@ class SessionRegistry:
             del self._live[session.id]
 
     def _bound(self, caller: str) -> None:
-        """Beyond ``max_kept`` the caller's session that waits longest for a viewer ends; who only pauses is there."""
+        """Beyond ``max_kept``, end the caller's sessions that have waited longest for a viewer."""
         lonely = [s for s in self if s.caller == caller and not s.viewers and s.idle_since < math.inf]
         lonely.sort(key=lambda session: session.idle_since)
         for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
@@ -153,9 +153,9 @@ class SessionRegistry:
                 session.expire()
 
     async def _make_room(self) -> bool:
-        """Put the session to disk that has been idle on the device for the longest time; whether there was one.
+        """Park the session that has been idle on the device for longest; whether there was one.
 
-        Without a disk it ends, unless its viewer is there and has only paused it.
+        Without a disk, end it, unless its owner is connected and has only paused it.
         """
         to_disk = self._settings.keep_on_disk > 0
         idle = [s for s in self if s.on_device and (s.idle if to_disk else s.owner is None)]

@@ -1,7 +1,7 @@
 """What the front keeps of a session so that it can go on in another worker: clean latents of a few chunks.
 
-The chunks kept are those of which the worker's cache still holds tokens, so that the memory that the policy chose is
-what comes back; at most as many as the cache has room for. No torch here: latents are bytes.
+The chunks kept are those of which the worker's cache still holds tokens, so what comes back is the memory that the
+policy chose; at most as many as the cache has room for. No torch here: latents are bytes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class ResumePoint:
         self._camera: CameraPosition = (0, 0, 0)
 
     def add(self, fragment: Fragment) -> None:
-        """Take in the newest chunk, and drop those that the cache has forgotten."""
+        """Add the newest chunk, and drop those that the cache has evicted."""
         self._chunks[fragment.index] = fragment.past
         self.next_index = fragment.index + 1
         self._pictures += fragment.pictures
         self._camera = fragment.camera
         kept = {index for index in fragment.remembered if index in self._chunks} | {fragment.index}
-        while len(kept) > self._most:  # the oldest are the sink, the newest the present: the middle goes first
+        while len(kept) > self._most:  # the oldest are the sink, the newest the recent window: drop from the middle
             kept.discard(sorted(kept)[1])
         self._chunks = {index: self._chunks[index] for index in sorted(kept)}
 
     def past(self) -> Past | None:
-        """All that ``Open.past`` needs; None before the first chunk."""
+        """For ``Open.past``; None before the first chunk."""
         if not self.next_index:
             return None
         return Past(
@@ -45,7 +45,7 @@ class ResumePoint:
         )
 
     def resume(self, past: Past) -> None:
-        """Begin with a past that was kept elsewhere, for example with a job."""
+        """Begin with a past that was stored elsewhere, for example with a job."""
         self._chunks = {chunk.index: chunk for chunk in past.chunks}
         self.next_index, self._pictures, self._camera = past.next_index, past.pictures, past.camera
 

@@ -23,7 +23,7 @@ from server.live.persistence import Persistence
 from server.live.session_state import SessionState
 from server.live.waiting_room import WaitingRoom
 from server.states import SessionStatus
-from server.telemetry.observer import SessionFigures
+from server.telemetry.observer import SessionMetrics
 
 MOST_UNJOURNALLED = 8  # chunks a viewer may have received before they were journalled; regenerate, do not resend
 
@@ -57,9 +57,9 @@ class LiveSession:
         session._unjournalled_end = state.next_index + MOST_UNJOURNALLED
         return session
 
-    def begin(self, counted: Hold, figures: SessionFigures, done: Callable[[LiveSession], None]) -> None:
+    def begin(self, counted: Hold, metrics: SessionMetrics, done: Callable[[LiveSession], None]) -> None:
         """Start its life; ``counted`` is released at its end, and ``done`` is called after that."""
-        self._life.begin(counted, figures, lambda: done(self))
+        self._life.begin(counted, metrics, lambda: done(self))
 
     # ---- what it is
 

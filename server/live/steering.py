@@ -23,7 +23,7 @@ from server.live.server_messages import (
 )
 from server.live.session import LiveSession
 from server.live.viewer_socket import ViewerSocket
-from server.telemetry.observer import ViewerWatch
+from server.telemetry.observer import ViewerMetrics
 
 FATAL = ("binary_message", "message_too_large", "too_many_errors")
 
@@ -36,14 +36,14 @@ class Steering:
         socket: ViewerSocket,
         session: LiveSession,
         subscriber: Subscriber,
-        watch: ViewerWatch,
+        metrics: ViewerMetrics,
         spec: ModelSpec,
         settings: Settings,
         streaming: Callable[[], bool],
     ) -> None:
         """``streaming``: whether video.start was sent; before it an error ends the connection."""
         self._socket, self._session, self._subscriber = socket, session, subscriber
-        self._watch, self._spec, self._settings = watch, spec, settings
+        self._metrics, self._spec, self._settings = metrics, spec, settings
         self._streaming = streaming
         self._faulty_messages = 0
         self._unnamed_events = 0
@@ -58,7 +58,7 @@ class Steering:
                 if error.kind.code in FATAL or not self._streaming():
                     raise
                 self._forgive(error)
-                self._watch.erred(error.kind.code)
+                self._metrics.erred(error.kind.code)
                 await self._socket.send(Error.of(error))
 
     def _forgive(self, error: PafuError) -> None:
@@ -73,7 +73,7 @@ class Steering:
                 await self._socket.send(SessionPong())
             case client_messages.SessionPlayback():
                 if self._subscriber.owner:
-                    self._watch.playhead(message.position_seconds)
+                    self._metrics.playhead(message.position_seconds)
                     await self._session.playhead(message.position_seconds)
             case client_messages.SessionStop():
                 await self._stop()
@@ -100,7 +100,7 @@ class Steering:
         paused = isinstance(message, client_messages.SessionPause)
         if isinstance(message, client_messages.SessionResume) and message.session_id is not None:
             raise PafuError("invalid_message", "this connection has its session; open another to resume one", "type")
-        self._watch.paused(paused)
+        self._metrics.paused(paused)
         await self._session.pause(paused)
         reply = SessionPaused if paused else SessionResumed
         await self._socket.send(reply(session_id=self._session.id, next_chunk_index=self._session.next_index))
@@ -110,7 +110,7 @@ class Steering:
         try:
             change = self._change(interaction)
             await self._session.expect(change)
-            self._watch.changed(change.event_id)
+            self._metrics.changed(change.event_id)
         except PafuError as error:
             if interaction.event_id is None:
                 raise
@@ -142,7 +142,7 @@ class Steering:
 
     async def refused(self, event_id: str, message: str) -> None:
         """The model refused a change; the error after the rejection is for clients of the plain protocol."""
-        self._watch.refused(event_id)
+        self._metrics.refused(event_id)
         error = PafuError("interaction_failed", message, "interaction.event")
         await self.reject(event_id, error)
         await self._socket.send(Error.of(error, event_id))

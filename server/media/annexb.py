@@ -40,7 +40,7 @@ def child(data: bytes, *path: bytes) -> bytes:
 def parameter_sets(init: bytes) -> bytes:
     """SPS and PPS of an init segment (ftyp, moov), with start codes."""
     stsd = child(init, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-    avcc = child(child(stsd[8:], b"avc1")[78:], b"avcC")  # behind the fields of a visual sample entry
+    avcc = child(child(stsd[8:], b"avc1")[78:], b"avcC")  # after the fields of a visual sample entry
     sps_size = int.from_bytes(avcc[6:8], "big")
     pps_at = 8 + sps_size + 1
     pps_size = int.from_bytes(avcc[pps_at : pps_at + 2], "big")

@@ -1,3 +1,3 @@
-"""In which forms a viewer can have a chunk."""
+"""The formats in which a viewer can receive chunks."""
 
 VIDEO_FORMATS = ("m4s", "h264", "jpeg")  # fMP4 fragments, H.264 access units, one JPEG per picture

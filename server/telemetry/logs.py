@@ -1,6 +1,6 @@
 """Logs of front and worker: readable lines or JSON, with the session and the request that a line is about.
 
-``about`` binds ids to the current task or thread, so that nobody has to pass them along. Prompts are written by
+``about`` binds ids to the current task or thread, so that they need not be passed along. Prompts are written by
 ``prompt`` only, and only where the operator asked for them.
 """
 
@@ -76,12 +76,12 @@ def about(**ids: str) -> Iterator[None]:
 
 
 def rename(**ids: str) -> None:
-    """The rest of the enclosing ``about`` block is about these."""
+    """Change the ids for the rest of the enclosing ``about`` block."""
     _bound.set({**_bound.get(), **ids})
 
 
 def prompt(log: logging.Logger, text: str) -> None:
-    """Log what somebody asked to see, if the operator wants to know that."""
+    """Log a prompt, if the operator has turned that on."""
     if _prompts:
         log.info("prompt: %s", text)
 

@@ -24,7 +24,9 @@ from server.media.formats import VIDEO_FORMATS
 from server.states import EngineState, WorkerState
 
 OTHER = "other"
-BY_CONSTRUCTION: tuple[str, ...] = ()  # values of a label that the code itself keeps few: worker numbers, routes
+BY_CONSTRUCTION: tuple[
+    str, ...
+] = ()  # no list: the code itself produces only a few values, such as worker numbers and routes
 STAGES = ("text", "denoise", "clean", "decode", "prune", "encode", "send", "total")
 ENDINGS = ("complete", "stopped", "server_shutdown", "viewer_left", *ERRORS)
 QUANTILES = ("0.1", "0.5", "0.9")
@@ -33,7 +35,7 @@ DEATHS = ("killed", "exited", "silent")
 PLACES = ("device", "disk")
 ROLES = ("owner", "watcher")
 JOB_STATES = ("queued", "in_progress", "completed", "failed")
-MOST_CHILDREN = 64  # label combinations that are shown as 0 from the start
+MOST_CHILDREN = 64  # label combinations initialised to 0
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
 LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -384,7 +386,7 @@ class Metrics:
         return child
 
     def _begin_at_zero(self, metric: Metric) -> None:
-        """Show what has not happened yet as 0: the first event is then an increase that alerts can see."""
+        """Initialise to 0, so that alerts see the first event as an increase."""
         values = list(metric.labels.values())
         if metric.kind == "gauge" and values or not all(values):
             return

@@ -1,7 +1,7 @@
-"""What happens in the front becomes numbers here, so that routes, sessions and the engine need one call each.
+"""Turns events of the front into metrics, so that routes, sessions and the engine need one call each.
 
-The engine tells of its worker, a session of itself through ``SessionFigures``, a connection of its viewer through a
-``ViewerWatch``; ``scrape`` answers Prometheus. Nothing here waits, and nothing here knows a prompt.
+The engine tells of its worker, a session of itself through ``SessionMetrics``, a connection of its viewer through a
+``ViewerMetrics``; ``scrape`` answers Prometheus. Nothing here waits, and nothing here knows a prompt.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ NO_HEADERS: Mapping[str, str] = {}
 
 
 class Observer:
-    """Owns the numbers of one front."""
+    """Owns the metrics of one front."""
 
     def __init__(self, spec: ModelSpec, clock: Clock = time.monotonic) -> None:
         self.spec = spec
         self.metrics = Metrics(spec.name)
         self.clock = clock
         self.traces: Traces | None = None  # off unless somebody sets them
-        self.sources: list[Callable[[], Awaitable[None]]] = []  # asked before every scrape
+        self.sources: list[Callable[[], Awaitable[None]]] = []  # gauge sources, polled before every scrape
         self._stalls: set[Stall] = set()
         self._beats: dict[str, tuple[float, Beat]] = {}
         self._ready: dict[str, Ready] = {}  # by worker
 
     async def gather(self) -> None:
-        """Let those tell their figures who must be asked."""
+        """Poll the registered gauge sources."""
         for source in self.sources:
             await source()
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type for Prometheus; what is still going on counts up to now."""
+        """Body and content type for Prometheus; stalls in progress count up to now."""
         now = self.clock()
         stalled = [stall for stall in self._stalls if stall.count(now)]
         self.metrics.set("pafu_viewers_stalled", len(stalled))
@@ -51,13 +51,13 @@ class Observer:
             self.metrics.set("pafu_worker_beat_age_seconds", now - at, worker=worker)
         return self.metrics.render(accept)
 
-    def session(self) -> SessionFigures:
+    def session(self) -> SessionMetrics:
         """The figures of a session that begins."""
-        return SessionFigures(self)
+        return SessionMetrics(self)
 
-    def viewer(self, request_id: str = "", headers: Mapping[str, str] = NO_HEADERS) -> ViewerWatch:
-        """The watch of a viewer who just connected; what is given here is for traces alone."""
-        return ViewerWatch(self, request_id, headers)
+    def viewer(self, request_id: str = "", headers: Mapping[str, str] = NO_HEADERS) -> ViewerMetrics:
+        """The metrics of a viewer who just connected; the arguments are for traces."""
+        return ViewerMetrics(self, request_id, headers)
 
     # ---- what the engine tells
 
@@ -93,11 +93,11 @@ class Observer:
         self.metrics.set("pafu_worker_cache_reserved_bytes", reserved_bytes, worker=worker)
 
     def sessions_limit(self, most: int) -> None:
-        """So many sessions are let in at once."""
+        """The most sessions that are admitted at once."""
         self.metrics.set("pafu_sessions_limit", most)
 
     def beat(self, worker: str, beat: Beat) -> None:
-        """A worker's sign of life, with its memory and what its caches hold."""
+        """A worker's heartbeat, with its memory and its caches."""
         self._beats[worker] = (self.clock(), beat)
         self.metrics.set("pafu_worker_memory_bytes", beat.rss_bytes, worker=worker)
         for kind, size in beat.device_bytes.items():
@@ -110,7 +110,7 @@ class Observer:
         self.worker_gone(worker)
 
     def worker_gone(self, worker: str) -> None:
-        """A worker's process has ended: what it held is gone too."""
+        """A worker's process has ended; its gauges go with it."""
         if self._ready.pop(worker, None) is not None:
             self.metrics.drop("pafu_worker_cache_limit_bytes", worker=worker)
         beat = self._beats.pop(worker, (0.0, None))[1]
@@ -153,7 +153,7 @@ class Observer:
     def sessions(
         self, active: int, waiting: int, suspended: Mapping[str, int], viewers: Mapping[str, int], reserved_bytes: int
     ) -> None:
-        """How many there are now: sessions by where they stand (see metrics.PLACES), viewers by metrics.ROLES."""
+        """Current counts: sessions by where they are (metrics.PLACES), viewers by metrics.ROLES."""
         self.metrics.set("pafu_sessions_active", active)
         self.metrics.set("pafu_sessions_waiting", waiting)
         for where in PLACES:
@@ -163,7 +163,7 @@ class Observer:
         self.metrics.set("pafu_kv_cache_reserved_bytes", reserved_bytes)
 
     def journal_failed(self) -> None:
-        """A session could not be written down for the next server."""
+        """A session could not be journalled."""
         self.metrics.add("pafu_session_journal_failures_total")
 
     # ---- what the jobs tell
@@ -176,7 +176,7 @@ class Observer:
         self.metrics.set("pafu_job_queue_age_seconds", queue_age)
 
     def jobs_unknown(self) -> None:
-        """The store does not answer: no figure is better than an old one."""
+        """The store does not answer: drop the gauges rather than show old values."""
         self.metrics.set("pafu_jobs_store_up", 0)
         self.metrics.clear("pafu_jobs")
         self.metrics.clear("pafu_job_queue_age_seconds")
@@ -212,7 +212,7 @@ class Observer:
 
     @contextmanager
     def stall_watch(self) -> Iterator[Stall]:
-        """Time the block as a wait for a viewer; it counts already while it lasts."""
+        """Time the block as a wait for a viewer; a scrape counts it while it lasts."""
         stall = Stall(self.metrics, self.clock())
         self._stalls.add(stall)
         try:
@@ -242,14 +242,14 @@ class Stall:
 class Continuity:
     """When a viewer who plays in real time runs out of media; seconds of any monotonic clock.
 
-    A viewer who reports is believed; one whose playhead stands still before the end has paused and cannot starve.
+    A reported playhead is trusted; one that stands still before the end means a pause, which cannot starve.
     """
 
     def __init__(self) -> None:
         self._sent = 0.0
         self._position: float | None = None
         self._ends: float | None = None  # when what was sent will have been played; None: nothing sent, or paused
-        self._left = 0.0  # seconds that the viewer had ahead when it asked for a pause
+        self._left = 0.0  # media ahead of the viewer when it paused, seconds
 
     def sent(self, media: float, now: float) -> float:
         """A chunk has left; how long the viewer had nothing to play before it."""
@@ -271,15 +271,15 @@ class Continuity:
         self._position = position
 
     def paused(self, paused: bool, now: float) -> None:
-        """The viewer asked for a pause, or for its end: it goes on with what it had."""
+        """The viewer paused, or goes on with what it had ahead."""
         if paused and self._ends is not None:
             self._left, self._ends = max(0.0, self._ends - now), None
         elif not paused and self._ends is None and self._sent > 0:
             self._ends = now + self._left
 
 
-class SessionFigures:
-    """The numbers of one session, whoever watches it."""
+class SessionMetrics:
+    """The metrics of one session, independent of its viewers."""
 
     def __init__(self, observer: Observer) -> None:
         self._metrics, self._clock = observer.metrics, observer.clock
@@ -293,7 +293,7 @@ class SessionFigures:
             self._metrics.add("pafu_sessions_started_total")
 
     def over(self, reason: str, newest: Fragment | None) -> None:
-        """The session ended in order, or with the code of an error, behind its ``newest`` chunk."""
+        """The session ended in order, or with the code of an error, after its ``newest`` chunk."""
         if not self._placed:
             return
         self._metrics.add("pafu_sessions_finished_total", reason=reason)
@@ -303,8 +303,8 @@ class SessionFigures:
             self._metrics.add("pafu_kv_evicted_tokens_total", newest.stats.cache_tokens, **freed)
 
 
-class ViewerWatch:
-    """The numbers of one connection: connected, at a session, over."""
+class ViewerMetrics:
+    """The metrics of one connection: connected, at a session, over."""
 
     def __init__(self, observer: Observer, request_id: str, headers: Mapping[str, str]) -> None:
         self._observer = observer
@@ -329,7 +329,7 @@ class ViewerWatch:
             self._trace = self._observer.traces.session(ids, self._headers, self._observer.spec.name)
 
     def opened(self) -> None:
-        """The viewer is at a session that has its place on a worker."""
+        """The viewer's session is on a worker."""
         self._stage = "active"
         if self._owner and not self._begins:
             self._metrics.add("pafu_session_resumes_total")
@@ -354,7 +354,7 @@ class ViewerWatch:
 
     @contextmanager
     def sending(self, fragment: Fragment, size: int, format: str = "m4s") -> Iterator[None]:
-        """Around the writes of a chunk, ``size`` bytes, to a viewer; a block that raises has sent nothing."""
+        """Wrap the sending of a chunk of ``size`` bytes; a block that raises has sent nothing."""
         clock = self._observer.clock
         began = clock()
         self._take_cache(fragment)
@@ -395,7 +395,7 @@ class ViewerWatch:
             self._metrics.add("pafu_kv_policy_fallbacks_total")
 
     def _take_gap(self, fragment: Fragment, began: float, now: float) -> None:
-        """Continuity is judged by when the chunk was ready: a viewer who does not read is not starved by us."""
+        """Continuity is judged by when the chunk was ready: a viewer who does not read starves itself."""
         if self._last_sent is None:
             if self._begins:
                 self._metrics.observe("pafu_time_to_first_chunk_seconds", now - self._asked)
@@ -403,6 +403,6 @@ class ViewerWatch:
             self._metrics.observe("pafu_inter_chunk_seconds", now - self._last_sent)
         self._last_sent = now
         starved = self._continuity.sent(self._observer.media_seconds(fragment), began)
-        if starved > 0 and self._owner:  # those who look on do not pace the stream
+        if starved > 0 and self._owner:  # watchers do not pace the stream
             self._metrics.add("pafu_deadline_misses_total")
             self._metrics.add("pafu_viewer_starved_seconds_total", starved)

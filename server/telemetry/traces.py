@@ -25,14 +25,14 @@ MISSING = 'PAFU_TRACES is on, but OpenTelemetry is not installed: pip install "p
 
 
 class Traces:
-    """Makes the spans of sessions; one for the whole front."""
+    """Makes the spans of sessions; one per front."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("pafu", __version__)
 
     def session(self, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
-        """The trace of a session that was just asked for, going on with the caller's if its headers name one."""
+        """The trace of a new session; it continues the caller's if its headers name one."""
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         context = TraceContextTextMapPropagator().extract(dict(headers))
@@ -40,7 +40,7 @@ class Traces:
         return SessionTrace(self._tracer, self._tracer.start_span("session", context, attributes=attributes))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the spans that are left."""
         self._provider.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""What the worker asks of a model, and the one place where the server meets torch (inside the worker only)."""
+"""The interface between worker and model; the only module of the server that uses torch."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ class Generator(Protocol):
         """Device memory that nobody uses."""
 
     def release_memory(self) -> None:
-        """Give back what a session that failed has left behind."""
+        """Free what a failed session has left."""
 
     def keep(self, chunk: Any) -> PastChunk:
-        """A chunk of one of its streams, as it can be kept outside of the worker."""
+        """A chunk of one of its streams, in the form that is kept outside the worker."""
 
     def begin_with(self, stream: Any, image: bytes) -> None:
         """Let a fresh stream begin with the picture in ``image``, PNG of the model's size."""
 
     def recall(self, stream: Any, past: Past) -> None:
-        """Bring a fresh stream to where a lost one stood. Raises ValueError when the past is not this model's."""
+        """Bring a fresh stream to the state of a lost one. Raises ValueError when the past is not this model's."""
 
 
 class ModelGenerator:
@@ -174,7 +174,7 @@ def pick_device(wanted: str) -> str:
 
 
 def device_bytes(device: str) -> dict[str, int]:
-    """Memory of the GPU by kind (server.metrics.MEMORY_KINDS); empty for a CPU, where resident memory tells all."""
+    """Memory of the GPU by kind (server.telemetry.metrics.MEMORY_KINDS); empty on a CPU."""
     if not device.startswith("cuda"):
         return {}
     import torch

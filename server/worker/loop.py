@@ -46,16 +46,16 @@ from server.process import leave_signals_to_the_front, rss_bytes
 from server.telemetry import logs
 from server.worker.generator import Generator, StartError, device_bytes, load_generator
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
-from server.worker.session import Made, WorkerSession
+from server.worker.session import UnencodedChunk, WorkerSession
 
-START_FAILED = 78  # exit status: starting again is of no use (EX_CONFIG)
+START_FAILED = 78  # exit status: do not start again (EX_CONFIG)
 DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
 CONFIGURE_WITHIN = 30.0
 DISK_POLL = 0.02
 CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it, only this RuntimeError
-MEASURED = 3  # chunks of a session with a full cache; the best counts, or a busy moment would make the server small
-MEASURE_WITHIN = 3.0  # seconds; a model that is slower is known by fewer chunks
+MEASURED = 3  # chunks with a full cache; the fastest counts, or a busy moment would lower the session limit
+MEASURE_WITHIN = 3.0  # seconds; slower models are measured on fewer chunks
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
@@ -90,7 +90,7 @@ class Worker:
         self._tell_parked()
 
     def step(self) -> None:
-        """Hear the front; make at most one chunk, for the session that needs it most."""
+        """Handle messages; make at most one chunk, for the session that needs it most."""
         self.receive()
         session = self.schedule()
         if session is None:
@@ -100,7 +100,7 @@ class Worker:
             self.emit(session, session.encode(made))
 
     def receive(self) -> None:
-        """Take in what the front says, sleeping while nobody is due; send the heartbeat."""
+        """Receive from the front, sleeping while nobody is due; send the heartbeat."""
         now = time.monotonic()
         self._beat(now)
         self._tell_parked()
@@ -121,7 +121,7 @@ class Worker:
         return choose(((session, session.playout) for session in self._live()), now) or self._background(now)
 
     def _live(self) -> list[WorkerSession]:
-        """Live sessions, first who waited longest: of many that have run dry each gets its turn."""
+        """Live sessions, longest unserved first, so that all that have run dry take turns."""
         live = [session for session in self._sessions.values() if not session.background]
         return sorted(live, key=lambda session: session.last_served)
 
@@ -160,7 +160,7 @@ class Worker:
         if any(isinstance(message, Close) and message.session == session.id for message in self._inbox):
             raise Abandoned
 
-    def generate(self, session: WorkerSession) -> Made:
+    def generate(self, session: WorkerSession) -> UnencodedChunk:
         """The session's next chunk, with the changes that waited for it."""
         events, refused = session.apply_pending()
         for rejected in refused:

@@ -27,8 +27,8 @@ class Events:
 
 
 @dataclass
-class Made:
-    """A chunk on its way from the model to the viewer."""
+class UnencodedChunk:
+    """A chunk that the model made, with the changes that it shows; ``began``: when (perf_counter)."""
 
     pictures: Pictures
     chunk: GeneratedChunk
@@ -129,7 +129,7 @@ class WorkerSession:
         if control is not None:
             self._stream.set_camera(control)
 
-    def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> Made:
+    def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> UnencodedChunk:
         """The next chunk, cut to the pictures that are still wanted; ``before_pass`` may raise to give it up."""
         began = time.perf_counter()
         chunk = self._stream.next_chunk(before_pass)
@@ -140,9 +140,9 @@ class WorkerSession:
         self._in_force = {name: left - 1 for name, left in self._in_force.items()}
         events.completed = [name for name, left in self._in_force.items() if left <= 0]
         self._in_force = {name: left for name, left in self._in_force.items() if left > 0}
-        return Made(pictures, chunk, events, began)
+        return UnencodedChunk(pictures, chunk, events, began)
 
-    def encode(self, made: Made) -> Fragment:
+    def encode(self, made: UnencodedChunk) -> Fragment:
         """The chunk as the message for the front; the playout clock takes it in."""
         began = time.perf_counter()
         samples = self._encoder.encode(made.pictures)

@@ -17,7 +17,7 @@ from server.ipc import messages
 from server.live.resume_point import ResumePoint
 from server.worker.generator import StartError
 from server.worker.loop import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
-from server.worker.session import Made, WorkerSession
+from server.worker.session import UnencodedChunk, WorkerSession
 
 CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
 CONFIGURE = messages.Configure(
@@ -114,7 +114,7 @@ def test_with_more_viewers_than_fit_in_real_time_each_gets_as_much_as_any_other(
 ) -> None:
     generate = worker.generate
 
-    def slowly(session: WorkerSession) -> Made:
+    def slowly(session: WorkerSession) -> UnencodedChunk:
         clock.now += 0.3  # 0.75 s of video: 2 of the 6 viewers could be played to in real time
         return generate(session)
 
