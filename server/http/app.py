@@ -111,7 +111,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(Timed, observer=engine.observer, access_log=settings.access_log)
     app.add_middleware(Proxies, settings=settings)
     add_error_handlers(app, engine.observer.error)
-    _add_routes(app, front)
+    _add_status(app, front)
+    _add_sessions(app, front)
     app.include_router(job_routes.routes(front.jobs))
     app.include_router(workers.routes(engine))
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
@@ -122,7 +123,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     return app
 
 
-def _add_routes(app: FastAPI, front: Front) -> None:
+def _add_status(app: FastAPI, front: Front) -> None:
     @app.get("/health", responses=openapi.unready(status.Health))
     async def health(response: Response) -> status.Health:
         response.status_code = front.readiness()[1]
@@ -151,6 +152,8 @@ def _add_routes(app: FastAPI, front: Front) -> None:
     async def asyncapi_document() -> dict[str, Any]:
         return asyncapi.document()
 
+
+def _add_sessions(app: FastAPI, front: Front) -> None:
     @app.get("/v1/sessions")
     async def list_sessions(request: Request) -> session_info.SessionList:
         own = front.sessions.of(caller_of(request))

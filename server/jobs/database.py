@@ -23,7 +23,8 @@ def check(settings: Settings) -> str:
     """Open the store and the files as the settings name them; where they are. Raises ConfigError."""
     from sqlalchemy import make_url
 
-    from server.jobs.store import JobStore, database_url
+    from server.jobs.connections import database_url
+    from server.jobs.store import JobStore
 
     url = database_url(settings.database, settings.data_dir)
     try:
@@ -75,10 +76,8 @@ class Database:
             self._store.close()
 
     def _opened_store(self) -> JobStore:
-        from server.jobs.store import (
-            JobStore,
-            database_url,
-        )  # the import takes 0.2 s, which only servers with jobs should pay
+        from server.jobs.connections import database_url
+        from server.jobs.store import JobStore  # importing it takes 0.2 s, which only servers with jobs should pay
 
         with self._opening:
             if self._store is None:

@@ -10,42 +10,28 @@ Calls block and are made from threads. Any call may raise StoreUnavailable: lock
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import time
-import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
     Connection,
     Row,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     select,
-    text,
     update,
 )
-from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
-from server.jobs import schema
-from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
+from server.jobs.connections import Connections
+from server.jobs.errors import IdempotencyConflict, LeaseLost
 from server.jobs.job import UNFINISHED, VISIBLE, Job, Lease, Order, Results, StoredChunk
 from server.jobs.schema import chunks, jobs
 from server.states import JobState
-
-BUSY_SECONDS = 5.0  # how long a call waits for a lock before the store counts as unavailable
-SCHEMA_LOCK = 0x70616675  # PostgreSQL advisory lock: two fronts must not create the tables at once
-SERVER_OPTIONS = f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={2 * BUSY_SECONDS:.0f}s"
 
 
 class JobStore:
@@ -54,15 +40,11 @@ class JobStore:
     def __init__(self, url: str, wall_clock: Callable[[], float] = time.time) -> None:
         """``url`` is an SQLAlchemy URL. Creates what is missing. Raises StoreError or StoreUnavailable."""
         self._clock = wall_clock
-        self._engine = _engine(url)
-        try:
-            self._create_tables()
-        except BaseException:
-            self.close()
-            raise
+        self._connections = Connections(url)
+        self._read, self._write = self._connections.read, self._connections.write
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._connections.close()
 
     # ---- callers
 
@@ -294,109 +276,6 @@ class JobStore:
         """Those of ``ids`` that have a row, deleted ones included."""
         with self._read() as connection:
             return set(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(ids))).scalars())
-
-    # ---- connections
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with _named_errors(), self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with _named_errors(), self._engine.connect() as connection:
-            with connection.execution_options(pafu_writes=True).begin():
-                yield connection
-
-    def _create_tables(self) -> None:
-        with self._write() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
-            schema.prepare(connection)
-
-
-def database_url(url: str | None, data_dir: Path) -> str:
-    """The SQLAlchemy URL of a setting: PostgreSQL through psycopg, SQLite in the data directory by default."""
-    if not url:
-        return f"sqlite:///{data_dir / 'jobs.sqlite'}"
-    for prefix in ("postgresql://", "postgres://"):
-        if url.startswith(prefix):
-            return "postgresql+psycopg://" + url.removeprefix(prefix)
-    return url
-
-
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        name = parsed.get_backend_name()
-        if name == "sqlite":
-            if not parsed.database or parsed.database == ":memory:":
-                raise StoreError("jobs in memory would not survive; give a file: sqlite:////path/to/jobs.sqlite")
-            return _sqlite(Path(parsed.database))
-        if name == "postgresql":
-            arguments = {"connect_timeout": int(BUSY_SECONDS), "options": SERVER_OPTIONS}
-            return create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
-    except (ArgumentError, ImportError) as error:
-        raise StoreError(f"the job database cannot be used: {error}") from None
-    raise StoreError(f"jobs are kept in sqlite or postgresql, not {name!r}")
-
-
-def _sqlite(path: Path) -> Engine:
-    """SQLite as it is safe to use: WAL, every commit on disk, and never a new empty file in place of a lost one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable(f"the job database {path} cannot be created: {error.strerror}") from error
-
-    def connect() -> sqlite3.Connection:
-        name = f"file:{urllib.parse.quote(str(path))}?mode=rw"
-        connection = sqlite3.connect(
-            name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
-        )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        return connection
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
-
-    @event.listens_for(engine, "connect")
-    def remember_file(_: Any, record: Any) -> None:
-        record.info["file"] = _identity(path)
-
-    @event.listens_for(engine, "checkout")
-    def same_file(_: Any, record: Any, __: Any) -> None:
-        if record.info["file"] != _identity(path):  # deleted or replaced: writes would go into nowhere
-            raise DisconnectionError(f"{path} is not the file that was opened")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("pafu_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    """The database's own errors as StoreUnavailable; a broken rule of the schema stays what it is."""
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except DBAPIError as error:
-        raise StoreUnavailable(f"the job database does not answer: {error.orig}") from error
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        raise StoreUnavailable(f"the job database does not answer: {error}") from error
 
 
 def _visible(caller: str | None) -> ColumnElement[bool]:

@@ -16,8 +16,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from server.ipc.messages import CacheChoice
+from server.jobs.connections import database_url
 from server.jobs.job import Order
-from server.jobs.store import JobStore, database_url
+from server.jobs.store import JobStore
 
 CACHE = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 

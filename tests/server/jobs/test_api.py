@@ -17,8 +17,9 @@ from model.spec import TEST_TINY
 from server.config import Settings
 from server.errors import PafuError
 from server.jobs import request
+from server.jobs.connections import database_url
 from server.jobs.job import Results
-from server.jobs.store import JobStore, database_url
+from server.jobs.store import JobStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 KEYS = ("key-of-the-first-caller", "key-of-the-second-caller")

@@ -18,11 +18,12 @@ from server.jobs import attempt as attempt_module
 from server.jobs import files as files_module
 from server.jobs import keeper as keeper_module
 from server.jobs import runner as runner_module
+from server.jobs.connections import database_url
 from server.jobs.database import Database
 from server.jobs.job import Lease
 from server.jobs.keeper import Keeper, too_many_bytes
 from server.jobs.lease_monitor import LeaseMonitor
-from server.jobs.store import JobStore, database_url
+from server.jobs.store import JobStore
 from server.states import JobState
 
 SLOW = {"prompt": "sleep", "num_frames": 70, "seed": 1}  # six chunks of 0.3 s

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
+from server.jobs.connections import database_url
 from server.jobs.errors import IdempotencyConflict, LeaseLost, StoreError, StoreUnavailable
 from server.jobs.job import Lease, Results, StoredChunk
-from server.jobs.store import JobStore, database_url
+from server.jobs.store import JobStore
 from server.states import JobState
 
 RESULTS = Results(video="j/video.mp4", thumbnail="j/t.webp", spritesheet="j/s.jpg", nbytes=5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs import store as store_module
+from server.jobs import connections as connections_module
 from server.jobs.errors import StoreUnavailable
 from server.jobs.job import StoredChunk
 from server.jobs.store import JobStore
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(connections_module, "BUSY_SECONDS", 0.2)
     store = JobStore(f"sqlite:///{path}")
     yield store
     store.close()
@@ -56,7 +56,7 @@ def test_a_deleted_database_file_is_an_error_and_not_a_new_empty_one(store, path
 def test_a_full_disk_is_an_error_and_the_job_stays_as_it_was(store, order) -> None:
     store.add("a", "me", order())
     _, lease = store.claim("test-tiny")
-    with store._engine.connect() as connection:  # the pool has one connection: it stays limited
+    with store._connections._engine.connect() as connection:  # the pool has one connection: it stays limited
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     with pytest.raises(StoreUnavailable, match="full"):
@@ -65,7 +65,7 @@ def test_a_full_disk_is_an_error_and_the_job_stays_as_it_was(store, order) -> No
     with pytest.raises(StoreUnavailable, match="full"):
         store.add_chunk(lease, StoredChunk(number=0, media="m" * 100_000, past="p"), 1.0)
     assert store.get("a").chunks == 0 and store.chunks("a") == []
-    with store._engine.connect() as connection:
+    with store._connections._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
     store.add_chunk(lease, StoredChunk(number=0, media="m", past="p"), 1.0)
     assert store.get("a").chunks == 1
@@ -79,7 +79,7 @@ def test_a_killed_writer_leaves_all_or_nothing(store, path, order) -> None:
     dying.execute("UPDATE pafu_jobs SET state = 'completed'")
     dying.close()
     assert store.get("a").state.value == "queued"
-    assert store._engine.connect().exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
+    assert store._connections._engine.connect().exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
 
 
 def test_a_postgresql_that_goes_and_comes_back(postgres, empty_postgres, order) -> None:
