@@ -20,7 +20,7 @@ from server.errors import PafuError
 from server.ipc.messages import Ended, Fragment, Rejected
 from server.live.audience import Interrupted
 from server.live.persistence import Persistence
-from server.live.placement import Placement
+from server.live.place_request import PlaceRequest
 from server.live.retention import Retention
 from server.live.session_state import SessionState
 from server.live.waiting_room import WaitingRoom
@@ -82,7 +82,7 @@ class Life:
         self._id = state.id
         self.line: EngineSession | None = None
         self._state, self._audience, self._files = state, state.audience, files
-        self._placement = Placement(state, files, waiting_room)
+        self._place_request = PlaceRequest(state, files, waiting_room)
         self._settings = settings
         self.retention = Retention(state, files, settings, self.park, self.expire)
         self._moved = asyncio.Event()
@@ -146,7 +146,7 @@ class Life:
         """A line to a worker. None when a session that has started finds none now: its owner is told to come back
         later, and it waits as before. Raises PafuError."""
         try:
-            return await self._placement.open()
+            return await self._place_request.open()
         except PafuError as error:
             if not self._state.started or not error.kind.retryable:
                 raise

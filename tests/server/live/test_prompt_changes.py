@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from server.engine.line import Line
 from server.ipc.messages import Interact
 from server.live.journal import Journal
 
@@ -65,16 +66,16 @@ async def test_a_change_over_several_chunks_is_completed_although_its_worker_die
 async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, viewer_of, monkeypatch) -> None:
     """A slow journal: the change is accepted, the worker dies, the next one gets it, and then the journal has it."""
     written, sent = asyncio.Event(), []
-    add, send = Journal.add, server.engine.send
+    add, interact = Journal.add, Line.interact
 
     async def slow_add(self, entry) -> None:
         if isinstance(entry, Interact):
             await written.wait()
         await add(self, entry)
 
-    async def counted_send(message) -> None:
-        sent.append(message)
-        await send(message)
+    async def counted(self, change) -> None:
+        sent.append(change.event_id)
+        await interact(self, change)
 
     monkeypatch.setattr(Journal, "add", slow_add)
     async with server.connect() as socket:
@@ -87,12 +88,12 @@ async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, vi
         async with asyncio.timeout(PATIENCE):
             while session.pending != ["once"]:
                 await asyncio.sleep(0.01)
-            monkeypatch.setattr(server.engine, "send", counted_send)
+            monkeypatch.setattr(Line, "interact", counted)
             os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
-            while not any(isinstance(message, Interact) for message in sent):
+            while not sent:
                 await asyncio.sleep(0.01)
         written.set()
         await viewer.until("session.interaction.queued")
         await viewer.send({"type": "session.ping"})  # what it asked for before has been handled when this is answered
         await viewer.until("session.pong")
-    assert [message.event_id for message in sent if isinstance(message, Interact)] == ["once"]
+    assert sent == ["once"]

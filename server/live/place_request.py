@@ -14,7 +14,7 @@ from server.live.waiting_room import WaitingRoom
 log = logging.getLogger("pafu.live")
 
 
-class Placement:
+class PlaceRequest:
     """One session's way into a worker."""
 
     def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom) -> None:
