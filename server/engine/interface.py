@@ -9,7 +9,7 @@ A live session paces itself on its viewer: ``playhead`` and ``delivered`` feed t
     async for event in line.events():
         match event:
             case Fragment():  # one chunk; event.data is its m4s fragment, the first with ftyp and moov in front
-                memory.add(event)  # event.past, event.camera: what another worker needs to go on behind this chunk
+                memory.add(event)  # event.past, event.camera: what another worker needs to go on after this chunk
                 ...  # write the fragment and memory.past() where they survive
                 await line.delivered(event.index)  # only then is the next chunk begun
             case Ended(reason="complete"): ...  # all pictures were made

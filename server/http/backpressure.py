@@ -115,14 +115,14 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            self.handshake_complete = True  # refused in order: uvicorn would log an error behind it
+            self.handshake_complete = True  # refused in order: uvicorn would log an error after it
         await self.writable.wait()
         most = len(message.get("bytes") or b"") // UNSENT_SHARE
         while most and not self.disconnected and unsent_bytes(self.transport) > most:
             await asyncio.sleep(LOOK_AGAIN)
 
     async def run_asgi(self) -> None:
-        """The session from its begin to its end; behind it nobody is waited for much longer."""
+        """The session from begin to end; afterwards nobody is waited for much longer."""
         try:
             await super().run_asgi()
         finally:
@@ -130,7 +130,7 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
                 self._cut = self.loop.call_later(self.cut_after, self.transport.abort)
 
     def keepalive_timeout(self) -> None:
-        """The peer does not answer: it will not take what is left for it either, nor a close frame behind that."""
+        """The peer does not answer, so it will not read what is left for it, nor a close frame after that."""
         super().keepalive_timeout()
         self.transport.abort()
 

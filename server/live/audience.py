@@ -1,6 +1,6 @@
 """The viewers of one session: what each must still be told and sent, and how far the owner has played.
 
-The owner paces and steers the session; watchers look on, from the newest chunk.
+The owner paces and steers the session; watchers get its chunks, from the newest on.
 """
 
 from __future__ import annotations

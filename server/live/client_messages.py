@@ -292,7 +292,7 @@ def check_format(name: str) -> str:
 
 
 def check_resume(message: SessionResume) -> tuple[str, str, int]:
-    """Session, token and last chunk of a viewer who comes back. Raises PafuError for a field that is missing."""
+    """Session, token and last chunk of a viewer who resumes. Raises PafuError for a missing field."""
     for field in ("session_id", "token", "last_chunk_index"):
         if getattr(message, field) is None:
             raise PafuError("missing_field", f"session.resume needs the field {field!r} to take up a session", field)

@@ -198,7 +198,7 @@ class SessionDone(ServerMessage, frozen=True, tag="session.done"):
 
 
 class Error(ServerMessage, frozen=True, tag="error"):
-    """Before video.start it ends the connection; later only when the socket closes behind it."""
+    """Before video.start it ends the connection; later it does so only when the socket then closes."""
 
     code: str
     message: str

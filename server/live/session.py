@@ -188,7 +188,7 @@ class LiveSession:
         return owner
 
     async def watch(self, format: str) -> Subscriber:
-        """Look on, from the newest chunk."""
+        """Watch, from the newest chunk on."""
         watcher = self._audience.watch(format)
         await self._life.settle()
         return watcher

@@ -104,7 +104,7 @@ METRICS: tuple[Metric, ...] = (
         "pafu_viewers",
         "gauge",
         "sessions",
-        "Connections that are at a session: its owner, or one who looks on.",
+        "Connections that are at a session: its owner, or a watcher.",
         {"role": ROLES},
     ),
     Metric(

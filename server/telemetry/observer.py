@@ -321,7 +321,7 @@ class ViewerMetrics:
         self._fell_back = False
 
     def asked(self, session_id: str = "", begins: bool = True, owner: bool = True) -> None:
-        """The first message was accepted: the viewer ``begins`` a session, or comes back to its own, or looks on."""
+        """The first message was accepted: the viewer ``begins`` a session, resumes its own, or watches."""
         self._asked = self._observer.clock()
         self._begins, self._owner = begins, owner
         if self._observer.traces is not None:
