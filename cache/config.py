@@ -25,11 +25,18 @@ SCORE_BYTES = 4  # float32
 
 
 def promised_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:
-    """Bytes that a cache of ``budget + chunk`` token slots per layer allocates, once and for its whole life."""
+    """Bytes that a session's cache allocates, once and for its whole life: keys and values of ``budget`` tokens per
+    layer, and what is known about those and the open chunk's."""
     if dtype not in BYTES_PER_ELEMENT:
         raise PolicyError(f"unknown cache dtype {dtype!r}; known: {', '.join(BYTES_PER_ELEMENT)}")
-    per_token = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype] + POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES
-    return layers * (budget + chunk) * per_token
+    per_token = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype]
+    return layers * (budget * per_token + (budget + chunk) * (POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES))
+
+
+def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:
+    """Bytes of the workspace that all sessions of a worker share, ``budget`` being the largest of theirs: keys and
+    values of a chunk and of all that it attends to, and the chunk's keys as they will be kept."""
+    return layers * (2 * (budget + chunk) + chunk) * heads * head_dim * BYTES_PER_ELEMENT[dtype]
 
 
 def check_room(

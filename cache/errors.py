@@ -15,9 +15,5 @@ class CacheFull(CacheError):
     """The ``full`` policy was asked to hold more than its budget: it never evicts."""
 
 
-class ScoresNotFinite(CacheError):
-    """A score that a policy ranks by is NaN or infinite: the cache falls back and goes on."""
-
-
 class CacheCorrupt(CacheError):
     """``check_integrity`` found stored numbers that no sequence of commits can produce."""

@@ -1,13 +1,16 @@
-"""One session's keys and values over all layers, in slots that are allocated once.
+"""One session's keys and values over all layers: a budget of slots, allocated once.
 
-The slots of a layer hold its kept tokens first, oldest first, and then the current chunk, so that attention always
-reads one dense prefix. Keys are stored un-rotated with their positions: rotating stored bf16 keys again and again
-would add up an error over an hour-long stream, and positions may be re-indexed at every chunk.
+A layer's committed tokens stand first, oldest first, and then the current chunk, so that attention always reads one
+dense prefix. Keys are kept as they come from ``store``: turned by row and column, which never change, but not by
+time, which is re-indexed at every chunk: turning stored bf16 keys again and again would add up an error over an
+hour-long stream. Once the cache is full, no shape and no decision of the host depends on what it holds: which tokens
+stay is known to the device alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -15,12 +18,15 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from cache import config
-from cache.errors import CacheCorrupt, CacheError, ScoresNotFinite
-from cache.policy import Candidates, Evidence, Policy, policy_named
+from cache.errors import CacheCorrupt, CacheError
+from cache.policy import Candidates, Choice, Evidence, Policy, policy_named
+from cache.storage import Rows, Workspace, at_once, gathered
 
-STORED = ("keys", "values", "positions", "numbers", "scores")
+ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's
+STORED = ("keys", "values", *ABOUT)
 NO_EVIDENCE = Evidence()
 COUNTERS = 3  # chunks, evicted tokens, fell back; then the tokens of each layer
+Turn = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> keys that may be attended to
 
 
 class KVCache:
@@ -28,7 +34,8 @@ class KVCache:
 
     Sizes ``budget``, ``chunk``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of
     latent frames seen in training: temporal positions are re-indexed into it (relative mode), or left as they are
-    when it is None (absolute mode). ``seed`` feeds policies that draw.
+    when it is None (absolute mode). ``seed`` feeds policies that draw. Sessions whose chunks are made one after the
+    other may share a ``workspace``; without one the cache makes its own.
     """
 
     promised_bytes = staticmethod(config.promised_bytes)
@@ -48,6 +55,7 @@ class KVCache:
         device: torch.device | str = "cpu",
         position_range: int | None,
         seed: int = 0,
+        workspace: Workspace | None = None,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
         if min(layers, heads, head_dim, chunk) < 1:
@@ -59,48 +67,94 @@ class KVCache:
         self.position_range = position_range
         self._configured = policy
         self._policy: Policy = policy_named(policy)
-        self.fell_back = False  # scores were not finite: the fallback policy is in force from then on
+        self._sound: Tensor | None = None  # of the newest commit, until the host has asked: were all scores numbers?
+        self._fell_back = False
+        self._before: tuple[list[int], int] = ([0] * layers, 0)  # tokens of each layer and evictions, a commit ago
+        self._keys = Rows(layers, budget, heads, head_dim, dtype, device)
+        self._values = Rows(layers, budget, heads, head_dim, dtype, device)
         slots = (layers, budget + chunk)
-        self._keys = torch.zeros(*slots, heads, head_dim, dtype=dtype, device=device)
-        self._values = torch.zeros_like(self._keys)
         self._positions = torch.zeros(*slots, 3, device=device)
         self._numbers = torch.zeros(slots, dtype=torch.int64, device=device)
         self._scores = torch.zeros(slots, device=device)
+        if workspace is None:
+            workspace = Workspace(
+                layers=layers,
+                slots=budget + chunk,
+                chunk=chunk,
+                heads=heads,
+                head_dim=head_dim,
+                dtype=dtype,
+                device=device,
+            )
+        workspace.check_fits(layers, chunk, heads, head_dim)
+        workspace.grow(budget + chunk)
+        self._workspace = workspace
         self._kept = [0] * layers
-        self._written: set[int] | None = None  # layers written since begin_chunk; None between chunks
+        self._written: set[int] | None = None  # layers stored since begin_chunk; None between chunks
         self.chunks = 0  # committed so far
         self.evicted_tokens = 0  # since construction, summed over layers
 
-    def begin_chunk(self, positions: Tensor) -> None:
-        """Open a chunk of tokens at ``positions`` (chunk, 3); a chunk that was begun but never committed is dropped."""
+    def begin_chunk(self, positions: Tensor, turn: Turn | None = None) -> None:
+        """Open a chunk of tokens at ``positions`` (chunk, 3); a chunk that was begun but never committed is dropped.
+
+        The kept tokens are laid out for attention, their keys as ``turn`` makes them of their times.
+        """
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
-        first, last = (round(float(place)) for place in positions[[0, -1], 0])
+        first, last = positions[0, 0].round().long(), positions[-1, 0].round().long()
         # A token is numbered by its latent frame, so that a stream that lost chunks goes on with the right numbers.
-        begin = first * self.chunk // (last - first + 1)
-        numbers = torch.arange(begin, begin + self.chunk, device=self._numbers.device)
-        for layer, kept in enumerate(self._kept):
+        begin = (first * self.chunk).div(last - first + 1, rounding_mode="floor")
+        numbers = begin + torch.arange(self.chunk, device=self._numbers.device)
+        for some, kept in self._runs():
             tail = slice(kept, kept + self.chunk)
-            self._positions[layer, tail] = positions
-            self._numbers[layer, tail] = numbers
-            self._scores[layer, tail] = 0
+            self._positions[some, tail] = positions
+            self._numbers[some, tail] = numbers
+            self._scores[some, tail] = 0
         self._written = set()
+        self._workspace.user = self
+        self._lay_out(turn)
+
+    def _lay_out(self, turn: Turn | None) -> None:
+        for some, kept in self._runs(by_bytes=True):
+            if kept:
+                keys = self._keys.read(some, kept)
+                if turn is not None:
+                    keys = turn(keys, self._times(some, kept + self.chunk)[:, :kept])
+                self._workspace.keys[some, :kept] = keys
+                self._workspace.values[some, :kept] = self._values.read(some, kept)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the open chunk's un-rotated keys and values (1, chunk, H, D) and return all that it may attend to.
+        """Lay out the open chunk's keys, turned, and values (1, chunk, H, D); return all that it may attend to.
 
-        Returns dense views (1, kept + chunk, H, D). Every denoising pass overwrites the slots of the one before.
+        Returns dense views (1, kept + chunk, H, D). Every pass overwrites the slots of the one before.
         """
-        if self._written is None:
-            raise CacheError("extend without begin_chunk: a chunk's positions must be known before its keys")
-        expected = (1, self.chunk, *self._keys.shape[2:])
+        self._check_open("extend")
+        expected = (1, self.chunk, *self._workspace.fresh.shape[2:])
         if keys.shape != expected or values.shape != expected:
             raise CacheError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must both be {expected}")
         kept, end = self._kept[layer], self._kept[layer] + self.chunk
-        self._keys[layer, kept:end] = keys[0]
-        self._values[layer, kept:end] = values[0]
-        self._written.add(layer)
-        return self._keys[layer, :end].unsqueeze(0), self._values[layer, :end].unsqueeze(0)
+        self._workspace.keys[layer, kept:end] = keys[0]
+        self._workspace.values[layer, kept:end] = values[0]
+        return self._workspace.keys[layer, :end].unsqueeze(0), self._workspace.values[layer, :end].unsqueeze(0)
+
+    def store(self, layer: int, keys: Tensor) -> None:
+        """Write the open chunk's keys (1, chunk, H, D) as they will be kept; its values are those of ``extend``."""
+        written = self._check_open("store")
+        if keys.shape != (1, *self._workspace.fresh.shape[1:]):
+            raise CacheError(f"keys {tuple(keys.shape)} must be {(1, *self._workspace.fresh.shape[1:])}")
+        self._workspace.fresh[layer] = keys[0]
+        written.add(layer)
+
+    def stored_elsewhere(self) -> None:
+        """A replayed pass has written the open chunk of every layer into the workspace."""
+        self._check_open("stored_elsewhere").update(range(self.layers))
+
+    def _check_open(self, what: str) -> set[int]:
+        if self._written is None:
+            raise CacheError(f"{what} without begin_chunk: a chunk's positions must be known before its keys")
+        if self._workspace.user is not self:
+            raise CacheError(f"{what} after another session began a chunk in the shared workspace: begin this one anew")
+        return self._written
 
     def positions(self, layer: int) -> Tensor:
         """Positions (1, n, 3) to rotate by: n = kept + chunk while a chunk is open, else kept.
@@ -108,56 +162,103 @@ class KVCache:
         In relative mode the newest token stands at position_range - 1, and whatever is older than the range
         stands at 0, so that a stream of any length stays inside the positions that the model was trained on.
         """
-        positions = self._positions[layer, : self._filled(layer)].unsqueeze(0)
-        if self.position_range is None:
+        filled = self._filled(layer)
+        positions = self._positions[layer, :filled].unsqueeze(0)
+        if self.position_range is None or not filled:
             return positions
-        newest = positions[:, -1:, 0]
-        time = (positions[..., 0] - newest + (self.position_range - 1)).clamp(min=0)
+        time = self._times(slice(layer, layer + 1), filled)
         return torch.cat((time.unsqueeze(-1), positions[..., 1:]), dim=-1)
 
-    def open_chunk(self) -> tuple[Tensor, Tensor]:
-        """Un-rotated keys and values of the open chunk, each (layers, chunk, H, D)."""
-        if self._written is None:
-            raise CacheError("no chunk is open")
-        tails = [slice(kept, kept + self.chunk) for kept in self._kept]
-        keys, values = (
-            torch.stack([stored[layer, tail] for layer, tail in enumerate(tails)])
-            for stored in (self._keys, self._values)
-        )
-        return keys, values
+    def _times(self, layers: slice, filled: int) -> Tensor:
+        """(l, filled): when each token stands, re-indexed in relative mode."""
+        times = self._positions[layers, :filled, 0]
+        if self.position_range is None:
+            return times
+        return (times - times[:, -1:] + (self.position_range - 1)).clamp(min=0)
+
+    def chunk_positions(self) -> Tensor:
+        """Positions (1, chunk, 3) of the open chunk to rotate by: the same in all layers."""
+        self._check_open("chunk_positions")
+        return self.positions(0)[:, -self.chunk :]
 
     @property
     def policy(self) -> str:
         """Name of the policy in force."""
+        self.settle()
         return self._policy.name
+
+    @property
+    def fell_back(self) -> bool:
+        """Scores were not finite: the fallback policy is in force from then on."""
+        self.settle()
+        return self._fell_back
 
     @property
     def needs(self) -> frozenset[str]:
         """Fields of Evidence that ``commit`` wants; empty for policies that look at nothing."""
+        self.settle()
         return self._policy.needs
 
-    def commit(self, evidence: Evidence = NO_EVIDENCE) -> None:
+    @property
+    def workspace(self) -> Workspace:
+        return self._workspace
+
+    @property
+    def full(self) -> bool:
+        """Every layer holds its budget: shapes are what they will be in all later chunks."""
+        return min(self._kept) == self.budget
+
+    def commit(self, evidence: Evidence = NO_EVIDENCE, valid: Tensor | None = None) -> None:
         """Close the chunk: the policy decides, layer by layer, which tokens stay.
 
+        ``valid``, a bool on the device, says whether the chunk is one; when it reads False, ``take_back`` it.
+
         Raises before anything is changed, so that a failed commit leaves the cache as it was. Scores that are not
-        finite are no failure: the session falls back to a policy without scores, for good (``fell_back``).
+        finite are no failure: the session falls back to a policy without scores, for good (``fell_back``). Nobody
+        waits for the device to learn that: it keeps by the fallback where it must, and ``settle`` asks later.
         """
         if self._written is None or len(self._written) < self.layers:
             raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(self._written or ())}")
+        self._check_open("commit")
+        self.settle()
         self._check_evidence(evidence)
-        try:
-            scores = self._updated_scores(evidence)
-            kept = self._choose(scores, evidence)
-        except ScoresNotFinite:
-            self._policy, self.fell_back = policy_named(config.FALLBACK_POLICY), True
-            scores = [torch.zeros_like(self._scores[layer, : self._filled(layer)]) for layer in range(self.layers)]
-            kept = self._choose(scores, NO_EVIDENCE)
-        for layer, indices in enumerate(kept):
-            self._scores[layer, : self._filled(layer)] = scores[layer]
-            self.evicted_tokens += self._filled(layer) - len(indices)
-            self._compact(layer, indices)
+        scores = self._updated_scores(evidence)
+        choices = [self._choose(layer, scores[layer], evidence) for layer in range(self.layers)]
+        kept = [choice.indices for choice in choices]
+        judged = [choice.sound for choice in choices if choice.sound is not None]
+        if judged or self._policy.needs:
+            self._sound = torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all()
+            spare = [self._spare_indices(self._filled(layer)) for layer in range(self.layers)]
+            kept = [torch.where(self._sound, ours, theirs) for ours, theirs in zip(kept, spare, strict=True)]
+            scores = [torch.where(self._sound, row, 0) for row in scores]
+        if valid is not None:
+            kept = [torch.where(valid, k, torch.arange(len(k), device=k.device)) for k in kept]
+            scores = [torch.where(valid, row, self._scores[i, : len(row)]) for i, row in enumerate(scores)]
+        for layer, row in enumerate(scores):
+            self._scores[layer, : self._filled(layer)] = row
+        self._before = (self._kept, self.evicted_tokens)
+        self._compact(kept)
         self._written = None
         self.chunks += 1
+
+    def take_back(self) -> None:
+        """Be as before the last commit, which was given a ``valid`` that reads False: nothing was moved."""
+        self._kept, self.evicted_tokens = self._before
+        self._sound = None
+        self.chunks -= 1
+
+    def report(self) -> Tensor | None:
+        """A bool on the device that ``settle`` wants the host to read: were all scores of the last commit numbers?"""
+        return self._sound
+
+    def settle(self, sound: bool | None = None) -> None:
+        """Learn how the last commit went; without ``sound``, what ``report`` read as, this waits for the device."""
+        if self._sound is not None:
+            if sound is None:
+                sound = bool(self._sound)
+            if not sound:
+                self._policy, self._fell_back = policy_named(config.FALLBACK_POLICY), True
+            self._sound = None
 
     def forget_from(self, number: int) -> None:
         """Drop all tokens from ``number`` on, and an open chunk; what they displaced stays gone."""
@@ -165,9 +266,10 @@ class KVCache:
 
     def forget(self, gone: Sequence[Tensor]) -> None:
         """Drop the committed tokens that are True in ``gone``, (kept,) bool per layer, and an open chunk."""
-        for layer, each in enumerate(gone):
-            self._compact(layer, (~each).nonzero().flatten())
         self._written = None
+        for layer, each in enumerate(gone):
+            self._move(slice(layer, layer + 1), self._kept[layer], (~each).nonzero().view(1, -1), fresh=False)
+            self._kept[layer] = int((~each).sum())
 
     def tokens(self, layer: int) -> int:
         """Committed tokens of a layer, at most the budget."""
@@ -178,9 +280,9 @@ class KVCache:
         return [self._positions[layer, :kept].clone() for layer, kept in enumerate(self._kept)]
 
     def committed(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Copies of the committed tokens' un-rotated keys and values, each (kept, H, D)."""
-        kept = self._kept[layer]
-        return self._keys[layer, :kept].clone(), self._values[layer, :kept].clone()
+        """Copies of the committed tokens' keys, as they were stored, and values, each (kept, H, D)."""
+        some, kept = slice(layer, layer + 1), self._kept[layer]
+        return self._keys.read(some, kept)[0].clone(), self._values.read(some, kept)[0].clone()
 
     def numbers(self, layer: int) -> Tensor:
         """Numbers since the stream began (n,): n = kept + chunk while a chunk is open, else kept."""
@@ -196,7 +298,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated: constant from construction on, and equal to ``promised_bytes`` of the same geometry."""
+        """Bytes that are this session's own: constant, and equal to ``promised_bytes`` of the same geometry."""
         return sum(tensor.nbytes for tensor in self._stored().values())
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -213,7 +315,7 @@ class KVCache:
             tensor.zero_()
             tensor[:, : max(kept)] = state[name].to(tensor.device)
         self.chunks, self.evicted_tokens, fell_back = (int(n) for n in state["counters"][:COUNTERS])
-        self.fell_back = bool(fell_back)
+        self._fell_back, self._sound = bool(fell_back), None
         self._policy = policy_named(config.FALLBACK_POLICY if fell_back else self._configured)
         self._kept = kept
         self._written = None
@@ -237,29 +339,45 @@ class KVCache:
                 raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {self.budget}")
             if bool((self._numbers[layer, :kept].diff() <= 0).any()):
                 raise CacheCorrupt(f"layer {layer}: tokens are not in the order in which they came")
-            for name in ("keys", "values", "positions", "scores"):
-                if not bool(self._stored()[name][layer, :kept].isfinite().all()):
+            keys, values = self.committed(layer)
+            held = {"keys": keys, "values": values}
+            held |= {"positions": self._positions[layer, :kept], "scores": self._scores[layer, :kept]}
+            for name, tensor in held.items():
+                if not bool(tensor.isfinite().all()):
                     raise CacheCorrupt(f"layer {layer}: {name} hold a number that is not finite")
 
     def _stored(self) -> dict[str, Tensor]:
-        return {name: getattr(self, f"_{name}") for name in STORED}
+        rows = {"keys": self._keys, "values": self._values}
+        held = {name + suffix: tensor for name, each in rows.items() for suffix, tensor in each.tensors.items()}
+        return held | {name: getattr(self, f"_{name}") for name in ABOUT}
 
     def _filled(self, layer: int) -> int:
         return self._kept[layer] + (self.chunk if self._written is not None else 0)
+
+    def _runs(self, by_bytes: bool = False) -> Iterator[tuple[slice, int]]:
+        """Neighbouring layers that hold equally many tokens, and how many: usually all layers. ``by_bytes``: so few
+        at a time that their keys may be copied."""
+        start = 0
+        for kept, equal in groupby(self._kept):
+            end = start + len(list(equal))
+            step = at_once(self._workspace.fresh[0, 0].nbytes, kept + self.chunk, end - start) if by_bytes else end
+            for first in range(start, end, max(1, step)):
+                yield slice(first, min(first + step, end)), kept
+            start = end
 
     def _check_evidence(self, evidence: Evidence) -> None:
         """Shapes of what was given; what the policy needs and did not get it will name itself."""
         given = evidence.salience
         if given is not None and given.shape != (self.layers, self.chunk):
             raise CacheError(f"salience has shape {tuple(given.shape)}, expected ({self.layers}, {self.chunk})")
-        for name in ("attention", "places", "future"):
+        for name in ("attention", "future"):
             rows = getattr(evidence, name)
             if rows is None:
                 continue
             lengths, expected = [len(row) for row in rows], [self._filled(layer) for layer in range(self.layers)]
             if lengths != expected:
                 raise CacheError(f"evidence {name!r} has {lengths} tokens by layer, expected {expected}")
-        for name in self.needs:
+        for name in self._policy.needs:
             if getattr(evidence, name) is None:
                 raise CacheError(f"policy {self.policy!r} needs evidence {name!r}, but commit was not given any")
 
@@ -273,51 +391,78 @@ class KVCache:
                 score[-self.chunk :] = evidence.salience[layer]
             if evidence.attention is not None:
                 score += evidence.attention[layer]
-        if not all(bool(score.isfinite().all()) for score in scores):
-            raise ScoresNotFinite(f"policy {self.policy!r}: a score that it was given is not finite")
         return scores
 
-    def _choose(self, scores: list[Tensor], evidence: Evidence) -> list[Tensor]:
-        return [
-            self._checked(self._policy.keep(self._candidates(layer, scores[layer], evidence)), layer)
-            for layer in range(self.layers)
-        ]
+    def _choose(self, layer: int, scores: Tensor, evidence: Evidence) -> Choice:
+        choice = self._policy.keep(self._candidates(layer, scores, evidence))
+        self._check(choice.indices, layer)
+        return choice
+
+    def _spare_indices(self, filled: int) -> Tensor:
+        """What the fallback policy keeps of so many tokens of any layer: the first and the newest."""
+        places = torch.arange(filled, device=self._numbers.device)
+        gone = max(0, filled - self.budget)
+        return torch.cat((places[: self.sink], places[self.sink + gone :]))
 
     def _candidates(self, layer: int, scores: Tensor, evidence: Evidence) -> Candidates:
-        end = self._filled(layer)
-        stored = {name: tensor[layer, :end] for name, tensor in self._stored().items()}
+        end, some = self._filled(layer), slice(layer, layer + 1)
+        kept = self._kept[layer]
         return Candidates(
-            **{**stored, "scores": scores},
+            positions=self._positions[layer, :end],
+            numbers=self._numbers[layer, :end],
+            scores=scores,
+            read_keys=lambda: torch.cat((self._keys.read(some, kept)[0], self._workspace.fresh[layer])),
+            read_values=lambda: self._workspace.values[layer, :end],
             budget=self.budget,
             sink=self.sink,
             recent=self.recent,
             seed=self.seed,
             chunk=self.chunks,
             layer=layer,
-            places=None if evidence.places is None else evidence.places[layer],
             future=None if evidence.future is None else evidence.future[layer],
         )
 
-    def _checked(self, indices: Tensor, layer: int) -> Tensor:
-        """A policy is a guest: what it returns must fit the slots, or a later chunk would overwrite its neighbour."""
+    def _check(self, indices: Tensor, layer: int) -> None:
+        """A policy is a guest: what it returns must fit the slots, or a later chunk would overwrite its neighbour.
+
+        Their number is checked everywhere; they themselves where looking at them is free.
+        """
         if len(indices) > self.budget:
             raise CacheError(f"policy {self._policy.name!r} kept {len(indices)} tokens, budget {self.budget}")
-        if len(indices) and (bool((indices.diff() <= 0).any()) or int(indices[-1]) >= self._filled(layer)):
+        if indices.device.type != "cpu" or not len(indices):
+            return
+        if bool((indices.diff() <= 0).any()) or int(indices[-1]) >= self._filled(layer):
             raise CacheError(f"policy {self._policy.name!r} must return sorted, distinct indices of its candidates")
-        return indices
 
-    def _compact(self, layer: int, indices: Tensor) -> None:
-        """Move the tokens at ``indices`` to the front, in order; a prefix that stays in place is not copied."""
-        count = len(indices)
-        in_place = int((indices == torch.arange(count, device=indices.device)).sum())
-        if in_place < count:
-            for tensor in self._stored().values():
-                tensor[layer, in_place:count] = tensor[layer, indices[in_place:]]
-        self._kept[layer] = count
+    def _compact(self, indices: list[Tensor]) -> None:
+        """Keep the tokens at ``indices``, (k,) per layer, in order."""
+        counts = [len(each) for each in indices]
+        for some, kept in list(self._runs(by_bytes=True)):
+            layers = range(self.layers)[some]
+            for count, equal in groupby(layers, key=lambda layer: counts[layer]):
+                chosen = list(equal)
+                part = slice(chosen[0], chosen[-1] + 1)
+                if count == kept + self.chunk:  # nothing goes
+                    self._keys.append(part, kept, self._workspace.fresh[part])
+                    self._values.append(part, kept, self._workspace.values[part, kept:count])
+                else:
+                    self._move(part, kept, torch.stack([indices[layer] for layer in chosen]), fresh=True)
+        self.evicted_tokens += sum(kept + self.chunk - count for kept, count in zip(self._kept, counts, strict=True))
+        self._kept = counts
+
+    def _move(self, layers: slice, kept: int, indices: Tensor, fresh: bool) -> None:
+        """Bring the tokens at ``indices`` (l, k) to the front: of the kept, and of a ``fresh`` chunk behind them."""
+        end = kept + self.chunk if fresh else kept
+        new = self._workspace.fresh[layers] if fresh else self._workspace.fresh[layers, :0]
+        self._keys.keep(layers, kept, new, indices)
+        self._values.keep(layers, kept, self._workspace.values[layers, kept:end], indices)
+        for name in ABOUT:
+            about = self._stored()[name][layers]
+            about[:, : indices.shape[1]] = gathered(about[:, :end], indices)
 
     def _checked_state(self, state: dict[str, Tensor]) -> list[int]:
         """Tokens per layer of a snapshot that fits this cache."""
-        missing = {*STORED, "counters"} - state.keys()
+        missing = {*self._stored(), "counters"} - state.keys()
         if missing:
             raise CacheError(f"the cache snapshot lacks {', '.join(sorted(missing))}")
         if state["counters"].shape != (COUNTERS + self.layers,):

@@ -8,15 +8,16 @@ gathers for it, and for it alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cache.config import POLICY_NAMES
-from cache.errors import CacheError, CacheFull, PolicyError, ScoresNotFinite
+from cache.errors import CacheError, CacheFull, PolicyError
 from cache.scoring import redundancy
 
 SEED_PRIME = 1_000_003  # spreads (seed, chunk, layer) over the generator's seeds
@@ -32,7 +33,6 @@ class Evidence:
 
     salience: Tensor | None = None  # (layers, chunk), the head's score of the new tokens, in [0, 1]
     attention: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of the attention received
-    places: Sequence[Tensor] | None = None  # per layer (n, H, D): keys rotated by row and column, not by time
     future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token is still going to receive
 
 
@@ -42,8 +42,6 @@ class Candidates:
 
     positions: Tensor  # (n, 3) float32, (t, h, w) as given, never re-indexed
     numbers: Tensor  # (n,) int64, the token's number since the stream began
-    keys: Tensor  # (n, H, D), un-rotated
-    values: Tensor  # (n, H, D)
     scores: Tensor  # (n,) float32: the head's score, or the attention received so far; 0 without either
     budget: int
     sink: int
@@ -51,12 +49,23 @@ class Candidates:
     seed: int
     chunk: int  # chunks committed before this one
     layer: int
-    places: Tensor | None = None  # (n, H, D), for policies that need ``places``
+    read_keys: Callable[[], Tensor]  # whoever looks at no keys does not pay for them
+    read_values: Callable[[], Tensor]
     future: Tensor | None = None  # (n,), for policies that need ``future``
 
     @property
     def count(self) -> int:
         return self.numbers.shape[0]
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(n, H, D), turned by row and column, not by time."""
+        return self.read_keys()
+
+    @cached_property
+    def values(self) -> Tensor:
+        """(n, H, D)."""
+        return self.read_values()
 
     @property
     def latents(self) -> Tensor:
@@ -64,21 +73,28 @@ class Candidates:
         return self.positions[:, 0].round().to(torch.int64)
 
 
+class Choice(NamedTuple):
+    """What a policy wants kept. ``sound``, where it ranked by numbers that may be none: a bool on the device, False
+    when one of them is not finite; nobody waits for it, the cache then keeps by the fallback policy instead."""
+
+    indices: Tensor  # (k,) int64, sorted, at most ``budget``
+    sound: Tensor | None = None  # () bool
+
+
 class Policy(Protocol):
-    """Numbers in, kept indices out; knows no model and keeps no state."""
+    """Numbers in, kept indices out; knows no model and keeps no state. How many stay must not depend on what the
+    numbers are, or every chunk would wait for the device."""
 
     name: str
     needs: frozenset[str]  # fields of Evidence
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        """Sorted int64 indices of at most ``budget`` tokens, sink and recent ones among them."""
+    def keep(self, candidates: Candidates) -> Choice:
+        """At most ``budget`` tokens, sink and recent ones among them."""
         ...
 
 
 def keep_best(candidates: Candidates, worth: Tensor) -> Tensor:
     """Sink, recent, and of the rest those of highest ``worth`` (n,): the shape of every competing policy."""
-    if candidates.count <= candidates.budget:
-        return torch.arange(candidates.count, device=worth.device)
     worth = worth.clone()
     worth[: candidates.sink] = torch.inf
     worth[candidates.count - candidates.recent :] = torch.inf
@@ -91,13 +107,13 @@ class Full:
     name = "full"
     needs = NOTHING
 
-    def keep(self, candidates: Candidates) -> Tensor:
+    def keep(self, candidates: Candidates) -> Choice:
         if candidates.count > candidates.budget:
             raise CacheFull(
                 f"policy 'full' never evicts, and {candidates.count} tokens do not fit its budget of "
                 f"{candidates.budget}: raise the budget, end the stream here, or choose another policy"
             )
-        return torch.arange(candidates.count, device=candidates.numbers.device)
+        return everything(candidates)
 
 
 class Competing(ABC):
@@ -105,24 +121,23 @@ class Competing(ABC):
 
     name: str
     needs = NOTHING
+    ranks_scores = True  # numbers that come from the model, and may be none
 
     @abstractmethod
     def worth(self, candidates: Candidates) -> Tensor: ...
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        """Raises ScoresNotFinite when a worth is no number: NaN would be ranked above everything."""
+    def keep(self, candidates: Candidates) -> Choice:
         if candidates.count <= candidates.budget:
-            return torch.arange(candidates.count, device=candidates.numbers.device)
+            return everything(candidates)
         worth = self.worth(candidates)
-        if not bool(worth.isfinite().all()):
-            raise ScoresNotFinite(f"policy {self.name!r}: layer {candidates.layer} has a score that is not finite")
-        return keep_best(candidates, worth)
+        return Choice(keep_best(candidates, worth), worth.isfinite().all() if self.ranks_scores else None)
 
 
 class Window(Competing):
     """Keeps the newest tokens."""
 
     name = "window"
+    ranks_scores = False
 
     def worth(self, candidates: Candidates) -> Tensor:
         return torch.arange(candidates.count, dtype=torch.float32, device=candidates.numbers.device)
@@ -138,6 +153,7 @@ class Random(Competing):
     """Keeps sink, recent, and a uniform choice of the rest, redrawn at each commit from (seed, chunk, layer)."""
 
     name = "random"
+    ranks_scores = False
 
     def worth(self, candidates: Candidates) -> Tensor:
         seed = (candidates.seed * SEED_PRIME + candidates.chunk) * SEED_PRIME + candidates.layer
@@ -159,7 +175,6 @@ class Redundancy(Competing):
     """Keeps what no newer key repeats (R-KV's idea without its attention term): the strong rule without learning."""
 
     name = "redundancy"
-    needs = frozenset({"places"})
 
     def worth(self, candidates: Candidates) -> Tensor:
         return novelty(candidates)
@@ -181,7 +196,7 @@ class Pafu(Competing):
     0 and 1, so a clear score outweighs partial redundancy."""
 
     name = "pafu"
-    needs = frozenset({"salience", "places"})
+    needs = frozenset({"salience"})
 
     def worth(self, candidates: Candidates) -> Tensor:
         score = candidates.scores.clamp(SURE, 1 - SURE)
@@ -192,15 +207,20 @@ class Oracle(Competing):
     """True future attention x novelty: a ceiling for orientation, in evaluations only."""
 
     name = "oracle"
-    needs = frozenset({"future", "places"})
+    needs = frozenset({"future"})
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.future, "future") * novelty(candidates)
 
 
+def everything(candidates: Candidates) -> Choice:
+    """Nobody has to go."""
+    return Choice(torch.arange(candidates.count, device=candidates.numbers.device))
+
+
 def novelty(candidates: Candidates) -> Tensor:
     """1 - redundancy against newer tokens (n,): the same thing at the same place is a copy, whenever it was seen."""
-    return 1 - redundancy(given(candidates.places, "places"), candidates.latents)
+    return 1 - redundancy(candidates.keys, candidates.latents)
 
 
 def given(evidence: Tensor | None, name: str) -> Tensor:

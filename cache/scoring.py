@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger("pafu.cache")
 QUERY_BLOCK = 256  # rows of P that are in memory at once
+PAIR_BLOCK = 1024  # rows of a product of all keys with all newer ones
 MOST_NUMBERS = 2**25  # of a slice of P over all heads: long clips take fewer rows at once
 CERTAIN = 0.98  # a key that a query looks at alone: without it the rest of the row would be divided by nothing
 Reduce = Literal["max", "mean"]
@@ -30,22 +35,37 @@ def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: i
     return total.mean(0)
 
 
-def redundancy(keys: Tensor, latents: Tensor, rows: int = QUERY_BLOCK) -> Tensor:
+def redundancy(keys: Tensor, latents: Tensor) -> Tensor:
     """How well a newer token repeats each token: the highest cosine of its key with one of a later latent frame, all
-    heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one."""
-    directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1)
-    highest = torch.zeros(keys.shape[0], device=keys.device)
-    for start in range(0, keys.shape[0], rows):
-        some = slice(start, start + rows)
-        own = latents[some]
-        newer, newest = (int(place) for place in torch.searchsorted(latents, own[[0, -1]].contiguous(), right=True))
-        if newer == len(latents):
-            break  # this is the newest latent frame
-        similar = directions[some] @ directions[newer:].T
-        between = latents[newer:newest]  # newer than the block's first token, not than all of it
-        similar[:, : newest - newer].masked_fill_(between.unsqueeze(0) <= own.unsqueeze(1), 0)
-        highest[some] = similar.amax(1)
-    return highest.clamp(0, 1)
+    heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one. Products run
+    in the keys' dtype; a fused kernel does them where there is one."""
+    directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1).to(keys.dtype)
+    fused = fused_cosines() if keys.device.type == "cuda" else None
+    return (fused or highest_cosines)(directions, latents).clamp(0, 1)
+
+
+def highest_cosines(directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK) -> Tensor:
+    """For each direction (n, width), the highest product with one of a later latent frame, at least 0: (n,) float32.
+
+    A block of rows looks at all tokens from its own first one on: no shape depends on what the latents are.
+    """
+    highest = []
+    for start in range(0, len(directions), rows):
+        similar = directions[start : start + rows] @ directions[start:].T
+        older = latents[start:] <= latents[start : start + rows].unsqueeze(1)
+        highest.append(similar.masked_fill_(older, 0).amax(1))
+    return torch.cat(highest).float().clamp(min=0)
+
+
+@cache
+def fused_cosines() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The fused twin of ``highest_cosines``, or None, said once, where there is no Triton."""
+    try:
+        from cache.kernels import highest_cosines as fused
+    except ImportError as error:
+        log.warning("pruning runs without its fused kernel: %s", error)
+        return None
+    return fused
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ QK-normed, un-rotated queries and keys (B, S, H, D); it rotates them and decides
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cache.kv_cache import KVCache
+from cache.kv_cache import KVCache, Turn
 from cache.policy import Evidence
 from cache.scoring import received_attention
 from model import rope
@@ -40,9 +43,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         out = scores.softmax(dim=-1) @ v
+    elif mask is None and (kernel := FUSED.get(q.device.type)) is not None:
+        with sdpa_kernel(kernel):
+            out = F.scaled_dot_product_attention(q, k, v)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2)
+
+
+Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]  # rope.apply, or a twin of it
+FUSED: dict[str, SDPBackend] = {}  # the kernel that ``choose_kernel`` found fastest, by type of device
+CANDIDATES = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+TRIES = 5
+
+
+def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> dict[str, float]:
+    """Time the fused kernels of a GPU on tensors as ``attend`` gets them, and use the fastest from now on.
+
+    Returns milliseconds by name, without those that this device cannot run.
+    """
+    took: dict[SDPBackend, float] = {}
+    for kernel in CANDIDATES:
+        FUSED[q.device.type] = kernel
+        try:
+            attend(q, k, v)
+        except RuntimeError:
+            continue
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        for _ in range(TRIES):
+            attend(q, k, v)
+        end.record()
+        end.synchronize()
+        took[kernel] = begin.elapsed_time(end) / TRIES
+    FUSED.pop(q.device.type)
+    if took:
+        FUSED[q.device.type] = min(took, key=lambda kernel: took[kernel])
+    return {kernel.name.removesuffix("_ATTENTION").lower(): took[kernel] for kernel in took}
 
 
 class Bidirectional:
@@ -67,58 +104,68 @@ class BlockCausal:
         return attend(rope.apply(q, *self._rotation), rope.apply(k, *self._rotation), v, self._mask)
 
 
+@dataclass(frozen=True)
+class Angles:
+    """How a chunk's queries and keys are turned, the same in every layer: worked out once a chunk."""
+
+    whole: rope.Rotation
+    place: rope.Rotation  # by row and column alone
+
+    @classmethod
+    def of(cls, positions: Tensor, spec: ModelSpec) -> Angles:
+        """positions (B|1, chunk, 3), as re-indexed by the cache."""
+        places = rope.without_time(positions)
+        return cls(*(rope.angles(each, spec.rope_split, spec.rope_theta) for each in (positions, places)))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.whole, *self.place]
+
+
+def turn_by_time(spec: ModelSpec) -> Turn:
+    """How kept keys become keys that may be attended to: once a chunk, for all layers."""
+    return lambda keys, times: rope.turn_time(keys, times, spec.rope_split, spec.rope_theta)
+
+
 class Cached:
     """The current chunk sees the cache and itself; made anew for each chunk, after ``cache.begin_chunk``.
 
-    Positions do not change while a chunk is denoised, so each layer's angles are computed in the first pass only.
-    A pass with a ``watch`` lets it see what is attended to.
+    A pass with a ``watch`` is the last: its keys are those that will be kept, and the watch sees what is attended to.
     """
 
-    def __init__(self, cache: KVCache, spec: ModelSpec) -> None:
-        self._cache = cache
-        self._spec = spec
-        self._rotations: dict[int, rope.Rotation] = {}
+    def __init__(self, cache: KVCache, angles: Angles, rotate: Rotate = rope.apply) -> None:
+        self._cache, self._angles, self._rotate = cache, angles, rotate
         self.watch: Watch | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._cache.extend(layer, k, v)
-        cos, sin = self._rotation(layer)
-        chunk = q.shape[1]
-        q, stored, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), keys, rope.apply(keys, cos, sin)
+        turned = self._rotate(k, *self._angles.whole)
+        q = self._rotate(q, *self._angles.whole)
+        keys, values = self._cache.extend(layer, turned, v)
         if self.watch is not None:
-            self.watch.see(q[0], keys[0], stored[0], self._cache.positions(layer)[0])
+            self._cache.store(layer, self._rotate(k, *self._angles.place))
+            self.watch.see(layer, k[0], v[0], q[0], keys[0])
         return attend(q, keys, values)
-
-    def _rotation(self, layer: int) -> rope.Rotation:
-        if layer not in self._rotations:
-            positions = self._cache.positions(layer)
-            self._rotations[layer] = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
-        return self._rotations[layer]
 
 
 class Watch:
-    """Gathers in one clean pass what the cache's policy asks for, and nothing else."""
+    """Gathers in one clean pass what the cache's policy asks for, layer by layer, and nothing else."""
 
-    def __init__(self, needs: frozenset[str], spec: ModelSpec) -> None:
-        self._needs, self._spec = needs, spec
-        self._places: list[Tensor] = []
+    def __init__(self, needs: frozenset[str], head: SalienceHead | None) -> None:
+        self._needs, self._head = needs, head
+        self._salience: list[Tensor] = []
         self._attention: list[Tensor] = []
 
-    def see(self, q: Tensor, keys: Tensor, stored: Tensor, positions: Tensor) -> None:
-        """Once per layer, in order: rotated q (chunk, H, D) and keys (kept + chunk, H, D), the keys as they are
-        stored, un-rotated, and their positions (kept + chunk, 3)."""
-        if "places" in self._needs:
-            nowhen = positions * positions.new_tensor((0, 1, 1))
-            angles = rope.angles(nowhen[None], self._spec.rope_split, self._spec.rope_theta)
-            self._places.append(rope.apply(stored[None], *angles)[0])
+    def see(self, layer: int, k: Tensor, v: Tensor, q: Tensor, keys: Tensor) -> None:
+        """Once per layer, in order: the chunk's un-rotated keys and its values (chunk, H, D), its rotated queries, and
+        all rotated keys (kept + chunk, H, D)."""
+        if "salience" in self._needs and self._head is not None:
+            self._salience.append(self._head.score(layer, k, v))
         if "attention" in self._needs:
             self._attention.append(received_attention(q, keys))
 
-    def evidence(self, cache: KVCache, head: SalienceHead | None) -> Evidence:
+    def evidence(self) -> Evidence:
         """What ``cache.commit`` wants, after the pass."""
-        score = head is not None and "salience" in self._needs
         return Evidence(
-            salience=head(*cache.open_chunk()) if score and head is not None else None,
+            salience=torch.stack(self._salience) if self._salience else None,
             attention=self._attention or None,
-            places=self._places or None,
         )

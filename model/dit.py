@@ -7,7 +7,9 @@ Source: Wan2.1 ``wan/modules/model.py`` and Self-Forcing ``causal_model.py``.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,17 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+@dataclass(frozen=True)
+class Product:
+    """A linear layer that is nobody's module: its weight is held by those whose it is."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
 class SelfAttention(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -58,14 +71,37 @@ class SelfAttention(nn.Module):
         self.o = nn.Linear(spec.dim, spec.dim)
         self.norm_q = RMSNorm(spec.dim, spec.eps)
         self.norm_k = RMSNorm(spec.dim, spec.eps)
+        self._together: tuple[Callable[[Tensor], Tensor], ...] = ()  # q, k and v as one product, if they are
 
-    def forward(self, layer: int, x: Tensor, attention: Attention) -> Tensor:
-        """x (B, S, dim) -> (B, S, dim)."""
-        q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
-        k = self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1))
-        v = self.v(x).unflatten(-1, (self.heads, -1))
-        out: Tensor = self.o(attention(layer, q, k, v).flatten(-2))
-        return out
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Let q, k and v be one product. Their parameters become views of its weight: nothing is held twice."""
+        parts = (self.q, self.k, self.v)
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        for part, rows, row in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
+            part.weight, part.bias = nn.Parameter(rows, requires_grad=False), nn.Parameter(row, requires_grad=False)
+        self._together = (Product(weight, bias),)
+
+    def replace_products(self, build: Callable[[Tensor, Tensor], nn.Module]) -> None:
+        """Let what ``build`` makes of weight and bias do all products; the layers' own weights go."""
+        parts = (self.q, self.k, self.v)
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        self._together = (build(weight, bias),)
+        self.o = build(self.o.weight, self.o.bias)
+        self.q = self.k = self.v = nn.Identity()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SelfAttention:
+        self._together = ()  # parameters that move are no views any more
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return]
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, S, dim) -> q, k, v (B, S, H, D); q and k are normed, not rotated."""
+        if self._together and not torch.is_grad_enabled():
+            q, k, v = self._together[0](x).chunk(3, -1)
+        else:  # gradients are those of the parts
+            q, k, v = self.q(x), self.k(x), self.v(x)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return q.unflatten(-1, (self.heads, -1)), k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 
 
 class CrossAttention(SelfAttention):
@@ -97,17 +133,18 @@ class Block(nn.Module):
             nn.Linear(spec.dim, spec.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(spec.ffn_dim, spec.dim)
         )
 
-    def forward(
-        self, layer: int, x: Tensor, time: Tensor, context: tuple[Tensor, Tensor], attention: Attention
-    ) -> Tensor:
-        """x (B, F, N, dim), time (B, F, 6, dim) -> (B, F, N, dim)."""
-        modulation = (self.modulation + time).to(x.dtype).unsqueeze(3)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
-        y = _modulate(_norm(x, self.eps), shift1, scale1)
-        y = self.self_attn(layer, y.flatten(1, 2), attention).view(x.shape)
-        x = torch.addcmul(x, y, gate1)
+    def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, F, N, dim), time (B, F, 6, dim) -> q, k, v (B, F * N, H, D) of self-attention, not rotated."""
+        shift, scale = (self.modulation[:, :2] + time[:, :, :2]).to(x.dtype).unsqueeze(3).unbind(2)
+        return self.self_attn.project(_modulate(_norm(x, self.eps), shift, scale).flatten(1, 2))
+
+    def after(self, x: Tensor, seen: Tensor, time: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The rest of the block, once self-attention has ``seen`` (B, F * N, H, D); keys and values of the prompt."""
+        modulation = (self.modulation[:, 2:] + time[:, :, 2:]).to(x.dtype).unsqueeze(3)
+        gate1, shift2, scale2, gate2 = modulation.unbind(2)
+        x = torch.addcmul(x, self.self_attn.o(seen.flatten(-2)).view(x.shape), gate1)
         y = self.norm3(x).to(x.dtype).flatten(1, 2)
-        x = x + self.cross_attn.look(y, *context).view(x.shape)
+        x = x + self.cross_attn.look(y, keys, values).view(x.shape)
         y = self.ffn(_modulate(_norm(x, self.eps), shift2, scale2))
         return torch.addcmul(x, y, gate2)
 
@@ -161,7 +198,18 @@ class CausalDiT(nn.Module):
             self.screen_embedding = nn.Parameter(SCREEN_SCALE * torch.randn(spec.tokens_per_latent, dim))
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
         self.head = Head(spec)
+        self._before, self._after = Block.before, Block.after
         self._init_weights()
+
+    def fuse(self) -> None:
+        """One product for q, k and v of each block: for a model whose weights stay where and what they are."""
+        for block in self.blocks:
+            block.self_attn.fuse()
+
+    def compile_blocks(self) -> None:
+        """Let both halves of a block run as compiled kernels, the same for all blocks."""
+        self._before = torch.compile(Block.before, dynamic=False)
+        self._after = torch.compile(Block.after, dynamic=False)
 
     def _init_weights(self) -> None:
         """As Wan does, except that the head starts small and not at zero: a random model must have an output."""
@@ -201,7 +249,8 @@ class CausalDiT(nn.Module):
         time = self._embed_time(timesteps, control)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):
-            x = block(layer, x, modulation, context[layer], attention)
+            seen = attention(layer, *self._before(block, x, modulation))
+            x = self._after(block, x, seen, modulation, *context[layer])
         out = self._unpatchify(self.head(x, time)).to(latents.dtype)
         return out if self.spec.predicts == "velocity" else velocity_from_clean(latents, out, timesteps)
 

@@ -29,10 +29,35 @@ def angles(positions: Tensor, split: tuple[int, int, int], theta: float) -> Rota
     return phase.cos(), phase.sin()
 
 
+def without_time(positions: Tensor) -> Tensor:
+    """Positions (..., 3) of what is turned by row and column alone, as the cache keeps keys."""
+    return positions * positions.new_tensor((0, 1, 1))
+
+
 def apply(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each channel pair of x (B, S, H, D); the rotation runs in float32, the result has x's dtype."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+
+
+def apply_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``apply`` in real numbers: more steps as it stands, one kernel when it is compiled."""
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), -1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def undo_place(keys: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
+    """Keys (B, S, H, D) as they were before row and column of positions (B|1, S, 3) turned them: what a head reads."""
+    cos, sin = angles(without_time(positions), split, theta)
+    return apply(keys, cos, -sin)
+
+
+def turn_time(x: Tensor, times: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
+    """Turn x (B, S, H, D), which row and column have turned, by its times (B, S) too: only time's channels change."""
+    channels = split[0]
+    phase = axis_angles(times, channels, theta).unsqueeze(2)
+    return torch.cat((apply(x[..., :channels], phase.cos(), phase.sin()), x[..., channels:]), -1)
 
 
 def rotate(x: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:

@@ -48,6 +48,13 @@ class SalienceHead(nn.Module):
         hidden = F.gelu(torch.baddbmm(self.bias1, x, self.weight1))
         return torch.baddbmm(self.bias2, hidden, self.weight2).squeeze(-1).float()
 
+    def score(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
+        """One layer of ``forward``: keys and values (n, H, D) to (n,)."""
+        parts = [F.rms_norm(part.flatten(1), (part.shape[1] * part.shape[2],)) for part in (keys, values)]
+        x = torch.cat(parts, -1).to(self.weight1.dtype)
+        hidden = F.gelu(torch.addmm(self.bias1[layer], x, self.weight1[layer]))
+        return torch.addmm(self.bias2[layer], hidden, self.weight2[layer]).squeeze(-1).float().sigmoid()
+
     def forward(self, keys: Tensor, values: Tensor) -> Tensor:
         return self.logits(keys, values).sigmoid()
 

@@ -10,10 +10,10 @@ from torch import Tensor
 FULL_NOISE = 1000.0  # timestep of pure noise; sigma = timestep / FULL_NOISE
 
 
-def _sigma(t: Tensor | float, like: Tensor) -> Tensor:
+def _sigma(t: Tensor | float, like: Tensor) -> Tensor | float:
     """Noise level in [0, 1] of timestep ``t``, a number or (B, F), shaped to broadcast over latents ``like``."""
-    sigma = torch.as_tensor(t, dtype=torch.float32, device=like.device) / FULL_NOISE
-    return sigma.reshape(sigma.shape + (1,) * (like.ndim - sigma.ndim)) if sigma.ndim else sigma
+    sigma = t / FULL_NOISE  # a number stays one: as a tensor it would have to reach the device first
+    return sigma.view(*sigma.shape, *(1,) * (like.ndim - sigma.ndim)) if isinstance(sigma, Tensor) else sigma
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:

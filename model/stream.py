@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +21,16 @@ from torch import Tensor
 
 from cache.config import CacheConfig
 from cache.kv_cache import KVCache
-from cache.policy import policy_named
-from model.attention import Cached, Watch
+from cache.policy import Evidence, policy_named
+from model import figures
+from model.attention import Angles, turn_by_time
 from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
 from model.chunk_stats import CameraView, ChunkStats, KeptTokens
 from model.dit import Context
+from model.figures import StageClock
 from model.grammar import names_anew
 from model.kept import kept_tokens
+from model.passes import Given
 from model.positions import grid_positions
 from model.sampler import denoise
 from model.spec import ModelSpec
@@ -39,10 +40,9 @@ from model.weights import LoadedModel
 CLEAN = 0.0  # timestep of the pass that writes the cache
 SEED_PRIME = 1_000_003  # spreads (seed, chunk) over the generator's seeds
 SEED_LIMIT = 2**63
-SCORED = frozenset({"salience", "attention"})  # evidence that becomes the tokens' scores
-SCORE_QUANTILES = (0.1, 0.5, 0.9)
-SNAPSHOT_FORMAT = 2
+SNAPSHOT_FORMAT = 3
 HALF_A_COLUMN = 0.5
+Speeds = Tensor | None  # of the camera in each latent frame (F,), pixels a picture, on the host; None without a camera
 
 
 class StreamError(ValueError):
@@ -101,7 +101,7 @@ class VideoStream:
         self._index = 0
         self._vae_state: list[Tensor] | None = None
         self._start: Tensor | None = None  # latents of the first chunk, where a picture says what they are
-        self._cache = new_cache(model, cache, seed)
+        self._cache = new_cache(model, cache, seed, shared=True)
 
     @property
     def prompt(self) -> str:
@@ -149,26 +149,33 @@ class VideoStream:
         ``before_pass`` is called before every pass of the transformer and may raise to give the chunk up.
         Raises NotFiniteError, or CacheFull from a policy that never evicts.
         """
-        clock = _StageClock(self._model.device)
+        clock = StageClock(self._model.device)
         with clock.stage("text"):
             context = self._encode_prompt()
             self._heed_words(before_pass)
-        camera, positions, control = self._walk_camera()
-        generator = torch.Generator().manual_seed((self._seed * SEED_PRIME + self._index) % SEED_LIMIT)
-        self._cache.begin_chunk(positions)
-        velocity = _Velocity(self._model, context, self._cache, control, before_pass)
+        cache, spec = self._cache, self._model.spec
         with clock.stage("denoise"):
-            schedule = self._model.spec.schedule(self._index)
-            given = self._start if self._index == 0 else None
-            latents = denoise(velocity, self._noise(generator), schedule, generator) if given is None else given
+            camera, velocity = self._begin_chunk(context, before_pass)
+            latents = self._start if self._index == 0 else None
+            if latents is None:
+                generator = self._generator()
+                latents = denoise(velocity, self._noise(generator), spec.schedule(self._index), generator)
         with clock.stage("clean"):
-            watch = velocity.watched(self._cache.needs)
-            velocity(latents, CLEAN)
+            evidence = velocity.last(latents)
         with clock.stage("decode"):
-            pictures, vae_state = self._decode(latents, control)
+            pictures, vae_state = self._decode(latents, velocity.speeds)
         with clock.stage("prune"):
-            evicted = self._commit(watch)
-        chunk = self._describe(pictures, latents, clock.seconds, evicted, camera)
+            scored = bool(cache.needs & figures.SCORED)
+            before = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
+            finite = (latents.isfinite().all(), pictures.isfinite().all())
+            cache.commit(evidence, finite[0] & finite[1])
+            gathered = figures.gather(cache, spec, *finite, scored)
+        shown, found = self._model.to_host(to_pictures(pictures)[0], gathered)  # the one wait of a chunk
+        known = figures.read(found, scored)
+        self._check_finite(known)
+        cache.settle(known.sound)
+        evicted = max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
+        chunk = self._describe(shown.numpy(), latents, clock.seconds(), evicted, camera, known)
         self._camera, self._vae_state, self._index = camera, vae_state, self._index + 1
         self._recent.append(chunk.past)
         return chunk
@@ -187,8 +194,8 @@ class VideoStream:
             self.set_prompt(chunk.prompt)
             self._index, self._camera = chunk.index, chunk.camera
             self._heed_words()
-            control = self._write(chunk)
-            self._vae_state = self._decode(chunk.latents.to(self._model.device), control)[1]
+            speeds = self._write(chunk)
+            self._vae_state = self._decode(chunk.latents.to(self._model.device), speeds)[1]
             self._recent.append(chunk)
         self.set_prompt(prompt)
         self._index, self._camera = index, camera
@@ -254,7 +261,8 @@ class VideoStream:
         if self._prompt != self._written_under:
             before, self._written_under = self._written_under, None
             self._recache(before_pass)
-            follow_words(self._cache, self._model.spec, before or "", self._prompt, self._walk_camera()[1])
+            ahead = self._walk_camera()[1].to(self._model.device)
+            follow_words(self._cache, self._model.spec, before or "", self._prompt, ahead)
             self._written_under = self._prompt
 
     def _recache(self, before_pass: Callable[[], None] | None = None) -> None:
@@ -269,16 +277,18 @@ class VideoStream:
             finally:
                 self._index, self._camera = here
 
-    def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> Tensor | None:
-        """The clean pass of a chunk that was made before, under the present prompt; its control."""
+    def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> Speeds:
+        """The clean pass of a chunk that was made before, under the present prompt; its camera's speeds."""
         self._index, self._camera = past.index, past.camera
-        _, positions, control = self._walk_camera()
-        self._cache.begin_chunk(positions)
-        velocity = _Velocity(self._model, self._encode_prompt(), self._cache, control, before_pass)
-        watch = velocity.watched(self._cache.needs)
-        velocity(past.latents.to(self._model.device), CLEAN)
-        self._commit(watch)
-        return control
+        _, velocity = self._begin_chunk(self._encode_prompt(), before_pass)
+        self._cache.commit(velocity.last(past.latents.to(self._model.device)))
+        return velocity.speeds
+
+    def _begin_chunk(self, context: Context, before_pass: Callable[[], None] | None) -> tuple[CameraState, _Velocity]:
+        """Open the chunk: the camera behind it, and the model as its passes see it."""
+        camera, positions, speeds = self._walk_camera()
+        self._cache.begin_chunk(positions.to(self._model.device), turn_by_time(self._model.spec))
+        return camera, _Velocity(self._model, context, self._cache, speeds, before_pass)
 
     def _encode_prompt(self) -> Context:
         if self._context is None:
@@ -286,48 +296,39 @@ class VideoStream:
             self._context = self._model.dit.encode_context(text[None, None])
         return self._context
 
-    def _walk_camera(self) -> tuple[CameraState, Tensor, Tensor | None]:
-        """The camera behind this chunk, the chunk's positions (tokens, 3), and its control (1, F, 1) or None."""
-        spec, device = self._model.spec, self._model.device
+    def _walk_camera(self) -> tuple[CameraState, Tensor, Speeds]:
+        """The camera behind this chunk, the chunk's positions (tokens, 3), and its speeds (F,), pixels a picture, or
+        None without a camera; both on the host."""
+        spec = self._model.spec
         frames, first = spec.chunk_latents, self._index * spec.chunk_latents
         if not spec.camera:
-            return self._camera, grid_positions(spec, first, frames)[0].to(device), None
+            return self._camera, grid_positions(spec, first, frames)[0], None
         camera, offsets, speeds = advance(self._camera, frames, spec.temporal_stride)
         views = [view_offset(*frame, spec.temporal_stride) for frame in zip(offsets, speeds, strict=True)]
         positions = grid_positions(spec, first, frames, torch.tensor(views, dtype=torch.float32))[0]
-        control = torch.tensor(speeds, dtype=torch.float32).view(1, frames, 1) / MAX_SPEED
-        return camera, positions.to(device), control.to(device)
+        return camera, positions, torch.tensor(speeds, dtype=torch.float32)
+
+    def _generator(self) -> torch.Generator:
+        """Of this chunk's noise, on the device that draws it: a seed means the same noise on one kind of device."""
+        generator = torch.Generator(self._model.noise_device)
+        return generator.manual_seed((self._seed * SEED_PRIME + self._index) % SEED_LIMIT)
 
     def _noise(self, generator: torch.Generator) -> Tensor:
-        """Drawn on the CPU, so that a seed means the same noise everywhere: (1, F, C, h, w) float32."""
+        """(1, F, C, h, w) float32."""
         spec = self._model.spec
         shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
-        return torch.randn(shape, generator=generator).to(self._model.device)
+        return torch.randn(shape, generator=generator, device=generator.device).to(self._model.device)
 
-    def _decode(
-        self, latents: Tensor, control: Tensor | None
-    ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[Tensor]]:
-        self._check_finite(latents, "its latents")
-        speeds = None if control is None else control[0, :, 0] * MAX_SPEED
-        pictures, state = self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, speeds)
-        self._check_finite(pictures, "its pictures")  # as bytes they would only be black
-        return to_pictures(pictures)[0].cpu().numpy(), state
+    def _decode(self, latents: Tensor, speeds: Speeds) -> tuple[Tensor, list[Tensor]]:
+        """Pictures (1, T, 3, H, W) in [-1, 1] and what the codec remembers."""
+        return self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, speeds)
 
-    def _check_finite(self, values: Tensor, what: str) -> None:
-        if not bool(values.isfinite().all()):
-            raise NotFiniteError(f"chunk {self._index} of model {self._model.spec.name!r} is not finite: {what}")
-
-    def _commit(self, watch: Watch) -> int:
-        """Score and prune; returns the tokens that the layer that lost most has lost."""
-        cache = self._cache
-        before = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
-        cache.commit(watch.evidence(cache, self._model.salience))
-        return max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
-
-    def _remembered(self) -> tuple[int, ...]:
-        """Chunks of which some layer holds a token."""
-        latents = torch.cat([positions[:, 0] for positions in self._cache.retained_positions()])
-        return tuple((latents.round().long() // self._model.spec.chunk_latents).unique().tolist())
+    def _check_finite(self, known: figures.Figures) -> None:
+        for finite, what in ((known.latents_finite, "its latents"), (known.pictures_finite, "its pictures")):
+            if not finite:  # as bytes, pictures would only be black
+                self._cache.take_back()
+                name = self._model.spec.name
+                raise NotFiniteError(f"chunk {self._index} of model {name!r} is not finite: {what}")
 
     def _describe(
         self,
@@ -336,6 +337,7 @@ class VideoStream:
         seconds: dict[str, float],
         evicted: int,
         camera: CameraState,
+        known: figures.Figures,
     ) -> Chunk:
         cache = self._cache
         return Chunk(
@@ -343,7 +345,7 @@ class VideoStream:
             pictures=pictures,
             past=PastChunk(self._index, self._prompt, self._camera, latents),
             camera=camera,
-            remembered=self._remembered(),
+            remembered=known.remembered,
             stats=ChunkStats(
                 seconds=seconds,
                 cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
@@ -351,19 +353,13 @@ class VideoStream:
                 evicted_tokens=evicted,
                 cache_policy=cache.policy,
                 cache_fell_back=cache.fell_back,
-                salience_quantiles=_score_quantiles(cache),
+                salience_quantiles={
+                    f"{q:g}": value for q, value in zip(figures.QUANTILES, known.quantiles, strict=False)
+                },
                 prompt=self._prompt,
                 camera=CameraView(offset=camera.offset, speed=camera.speed),
             ),
         )
-
-
-def _score_quantiles(cache: KVCache) -> dict[str, float]:
-    if not cache.needs & SCORED:
-        return {}
-    scores = torch.cat(cache.retained_scores())
-    values = torch.quantile(scores, torch.tensor(SCORE_QUANTILES, device=scores.device)).tolist()
-    return {f"{quantile:g}": value for quantile, value in zip(SCORE_QUANTILES, values, strict=True)}
 
 
 class _Velocity:
@@ -374,42 +370,25 @@ class _Velocity:
         model: LoadedModel,
         context: Context,
         cache: KVCache,
-        control: Tensor | None,
+        speeds: Speeds,
         before_pass: Callable[[], None] | None = None,
     ) -> None:
+        self._passes, self._cache = model.passes, cache
         self._before_pass = before_pass or (lambda: None)
-        self._dit, self._spec = model.dit, model.spec
-        self._context = context
-        self._attention = Cached(cache, model.spec)
-        self._control = control
+        control = None if speeds is None else (speeds / MAX_SPEED).view(1, -1, 1).to(model.device)
+        self._given = Given(context, control, Angles.of(cache.chunk_positions(), model.spec))
+        self.speeds = speeds
 
     def __call__(self, x_t: Tensor, timestep: float) -> Tensor:
         self._before_pass()
-        timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
-        velocity: Tensor = self._dit(x_t, timesteps, self._context, self._attention, self._control)
-        return velocity
+        return self._passes.run(self._cache, x_t, timestep, self._given, last=False).velocity
 
-    def watched(self, needs: frozenset[str]) -> Watch:
-        """Let the next passes be seen by a watch for what the policy ``needs``; without needs, by nobody."""
-        watch = Watch(needs, self._spec)
-        self._attention.watch = watch if needs else None
-        return watch
-
-
-class _StageClock:
-    """Wall seconds by stage; on a GPU each stage waits for its own kernels, or the next would be charged for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds[name] = time.perf_counter() - began
+    def last(self, latents: Tensor) -> Evidence:
+        """The clean pass, which writes what the cache will keep; what the policy asks for."""
+        self._before_pass()
+        evidence = self._passes.run(self._cache, latents, CLEAN, self._given, last=True).evidence
+        assert evidence is not None
+        return evidence
 
 
 def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:
@@ -421,9 +400,11 @@ def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, posit
         cache.forget([(held[:, 2] > low) & (held[:, 2] < high) for held in cache.retained_positions()])
 
 
-def new_cache(model: LoadedModel, config: CacheConfig, seed: int, foresight: bool = False) -> KVCache:
-    """A session's cache. Raises StreamError when nobody can bring what the policy needs; only an evaluation has
-    ``foresight``."""
+def new_cache(
+    model: LoadedModel, config: CacheConfig, seed: int, foresight: bool = False, shared: bool = False
+) -> KVCache:
+    """A session's cache; in the model's ``shared`` workspace, if chunks are made one after the other. Raises
+    StreamError when nobody can bring what the policy needs; only an evaluation has ``foresight``."""
     spec = model.spec
     needs = policy_named(config.policy).needs
     if "salience" in needs and model.salience is None:
@@ -446,6 +427,7 @@ def new_cache(model: LoadedModel, config: CacheConfig, seed: int, foresight: boo
         device=model.device,
         position_range=spec.trained_latents if config.position_mode == "relative" else None,
         seed=seed,
+        workspace=model.passes.workspace(model.dtype, model.device) if shared else None,
     )
 
 

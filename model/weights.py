@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from model.checkpoints.errors import WeightsError as WeightsError  # raised by m
 from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
+from model.passes import Passes
 from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head
 from model.spec import ModelSpec, spec_named
 
@@ -47,6 +49,26 @@ class LoadedModel:
     dtype: torch.dtype
     digest: str
     salience: SalienceHead | None = None
+    noise: str = "device"  # who draws it: the model's device, or the "cpu", for the same noise on every machine
+
+    @cached_property
+    def passes(self) -> Passes:
+        """How this model's passes run; its sessions share them."""
+        return Passes(self.dit, self.salience, self.spec, self.device)
+
+    @property
+    def noise_device(self) -> torch.device:
+        return self.device if self.noise == "device" else torch.device("cpu")
+
+    def to_host(self, *tensors: Tensor) -> list[Tensor]:
+        """Copies on the host, asked for together: one wait for all that the device was told to do."""
+        if self.device.type != "cuda":
+            return [tensor.cpu() for tensor in tensors]
+        copies = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
+        for copy, tensor in zip(copies, tensors, strict=True):
+            copy.copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()
+        return copies
 
 
 def preferred_dtype(device: torch.device | str) -> torch.dtype:

@@ -17,7 +17,7 @@ from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.scoring import received_attention
 from model import rope
-from model.attention import Watch, attend
+from model.attention import Angles, Watch, attend, turn_by_time
 from model.distill.parallel import encode_context
 from model.distill.script import Script
 from model.dit import Context
@@ -75,31 +75,25 @@ class SideBySide:
     """Attention of B chunks, each over a cache of its own."""
 
     def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
-        self._caches, self._spec = caches, spec
-        self._rotations: dict[int, rope.Rotation] = {}
+        self._caches = caches
+        self._angles = Angles.of(torch.cat([cache.chunk_positions() for cache in caches]), spec)
         self.watches: list[Watch] | None = None
         self.foresight: list[Foresight] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        pairs = [cache.extend(layer, k[i : i + 1], v[i : i + 1]) for i, cache in enumerate(self._caches)]
-        stored = [keys[0] for keys, _ in pairs]
-        own = filled([len(row) for row in stored], q.device)
-        cos, sin = self._rotation(layer)
-        chunk = q.shape[1]
-        q = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:])
-        keys, values = rope.apply(side_by_side(stored), cos, sin), side_by_side([values[0] for _, values in pairs])
-        for i, watch in enumerate(self.watches or ()):
-            watch.see(q[i], keys[i, -len(stored[i]) :], stored[i], self._caches[i].positions(layer)[0])
+        q, turned = rope.apply(q, *self._angles.whole), rope.apply(k, *self._angles.whole)
+        pairs = [cache.extend(layer, turned[i : i + 1], v[i : i + 1]) for i, cache in enumerate(self._caches)]
+        rows = [keys[0] for keys, _ in pairs]
+        if self.watches is not None:
+            lasting = rope.apply(k, *self._angles.place)
+            for i, (watch, cache) in enumerate(zip(self.watches, self._caches, strict=True)):
+                cache.store(layer, lasting[i : i + 1])
+                watch.see(layer, k[i], v[i], q[i], rows[i])
         for i, foresight in enumerate(self.foresight or ()):
-            cache, mine = self._caches[i], keys[i, -len(stored[i]) :]
-            foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], mine, "max"))
-        return attend(q, keys, values, own)
-
-    def _rotation(self, layer: int) -> rope.Rotation:
-        if layer not in self._rotations:
-            positions = side_by_side([cache.positions(layer)[0] for cache in self._caches])
-            self._rotations[layer] = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
-        return self._rotations[layer]
+            cache = self._caches[i]
+            foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], rows[i], "max"))
+        own = filled([len(row) for row in rows], q.device)
+        return attend(q, side_by_side(rows), side_by_side([values[0] for _, values in pairs]), own)
 
 
 class OverCommitted:
@@ -107,16 +101,16 @@ class OverCommitted:
 
     def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
         self._caches, self._spec = caches, spec
+        self._angles = Angles.of(torch.cat([cache.chunk_positions() for cache in caches]), spec)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         held = [cache.committed(layer) for cache in self._caches]
         own = filled([len(keys) + q.shape[1] for keys, _ in held], q.device)
         keys, values = (side_by_side(side) for side in zip(*held, strict=True))
-        positions = side_by_side([cache.positions(layer)[0] for cache in self._caches])
-        cos, sin = rope.angles(positions, self._spec.rope_split, self._spec.rope_theta)
-        keys = rope.apply(torch.cat((keys, k), 1), cos, sin)
-        q = rope.apply(q, cos[:, -q.shape[1] :], sin[:, -q.shape[1] :])
-        return attend(q, keys, torch.cat((values, v), 1), own)
+        times = side_by_side([cache.positions(layer)[0, : -q.shape[1], 0] for cache in self._caches])
+        keys = rope.turn_time(keys, times, self._spec.rope_split, self._spec.rope_theta)
+        q, k = rope.apply(q, *self._angles.whole), rope.apply(k, *self._angles.whole)
+        return attend(q, torch.cat((keys, k), 1), torch.cat((values, v), 1), own)
 
 
 class Rollout:
@@ -162,7 +156,7 @@ class Rollout:
         if self._attention is None:
             self._begin()
         assert self._attention is not None
-        self._attention.watches = [Watch(cache.needs, self._model.spec) for cache in self.caches]
+        self._attention.watches = [Watch(cache.needs, self._model.salience) for cache in self.caches]
         self._pass(latents.to(self._model.device), CLEAN)
         for i, (watch, cache) in enumerate(zip(self._attention.watches, self.caches, strict=True)):
             cache.commit(self._evidence(i, watch, cache))
@@ -184,7 +178,7 @@ class Rollout:
         for cache, script, old, new in zip(self.caches, self._scripts, before, self._prompts, strict=True):
             positions = script.positions(spec, self.index, 1).to(device)
             follow_words(cache, spec, old, new, positions)
-            cache.begin_chunk(positions)
+            cache.begin_chunk(positions, turn_by_time(spec))
         self._attention = SideBySide(self.caches, spec)
         self._context = self._encode(self._prompts)
         controls = [script.control(spec, self.index, 1) for script in self._scripts]
@@ -211,7 +205,7 @@ class Rollout:
         return out
 
     def _evidence(self, stream: int, watch: Watch, cache: KVCache) -> Evidence:
-        evidence = watch.evidence(cache, self._model.salience)
+        evidence = watch.evidence()
         if "future" not in cache.needs or self._foresight is None:
             return evidence
         foresight = self._foresight[stream]

@@ -318,7 +318,8 @@ class SalienceDistillation:
             target = teacher_salience(self._teacher, script, latents, settings, SEED + n)
         target = self._for_layers(target)
         device = self._student.device
-        return Lesson(state["keys"].to(device), state["values"].to(device), target.to(device))
+        keys = rope.undo_place(state["keys"], state["positions"], spec.rope_split, spec.rope_theta)
+        return Lesson(keys.to(device), state["values"].to(device), target.to(device))
 
     def _for_layers(self, target: Tensor) -> Tensor:
         """The target's rows, one for each layer of the student."""

@@ -46,7 +46,6 @@ def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = Non
     asked = {
         "salience": torch.rand(cache.layers, cache.chunk, generator=generator),
         "attention": [torch.rand(n, generator=generator) for n in counts],
-        "places": [torch.randn(n, HEADS, HEAD_DIM, generator=generator) for n in counts],
         "future": [torch.rand(n, generator=generator) for n in counts],
     }
     given = {name: asked[name] for name in cache.needs}
@@ -67,6 +66,7 @@ def put_chunk() -> Callable[..., torch.Tensor]:
         keys = torch.randn(LAYERS, CHUNK, HEADS, HEAD_DIM, generator=generator)
         for layer in range(LAYERS):
             cache.extend(layer, keys[None, layer], keys[None, layer] + 1)
+            cache.store(layer, keys[None, layer])
         cache.commit(evidence_for(cache, index, scores))
         return keys
 

@@ -75,6 +75,7 @@ class CacheMachine(RuleBasedStateMachine):
                 assert keys.shape == (1, len(self.alive[layer]) + CHUNK, HEADS, HEAD_DIM)
                 expected = torch.tensor(self.alive[layer] + self.numbers().int().tolist()).float() % 256
                 if noise == 0:
+                    self.cache.store(layer, tokens)
                     assert torch.equal(keys[0, :, 0, 0].float(), expected), "keys belong to other tokens"
                     assert torch.equal(values[0, :, 0, 0].float(), expected - 1), "values belong to other tokens"
         self.commit(luck, broken=broken == 0)
@@ -90,7 +91,6 @@ class CacheMachine(RuleBasedStateMachine):
         asked = {
             "salience": salience,
             "attention": attention,
-            "places": [torch.randn(n, HEADS, HEAD_DIM, generator=generator) for n in counts],
             "future": [torch.rand(n, generator=generator) for n in counts],
         }
         return Evidence(**{name: asked[name] for name in self.cache.needs})

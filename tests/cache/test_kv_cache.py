@@ -10,7 +10,8 @@ import torch
 from cache.config import promised_bytes
 from cache.errors import CacheCorrupt, CacheError, CacheFull
 from cache.kv_cache import KVCache
-from cache.policy import Evidence
+from cache.policy import Choice, Evidence
+from cache.storage import Workspace
 
 Build = Callable[..., KVCache]
 Put = Callable[..., torch.Tensor]
@@ -157,13 +158,14 @@ def test_attention_adds_up_over_the_chunks(small_cache: Build, put_chunk: Put) -
     assert torch.allclose(cache.retained_scores()[1], first + looked_at[1])
 
 
-@pytest.mark.parametrize("policy", ["attention", "redundancy", "salience", "pafu", "oracle"])
+@pytest.mark.parametrize("policy", ["attention", "salience", "pafu", "oracle"])
 def test_a_policy_is_not_served_without_what_it_needs(small_cache: Build, policy: str) -> None:
     cache = small_cache(policy=policy)
     chunk = torch.zeros(1, 6, 2, 4)
     cache.begin_chunk(torch.zeros(6, 3))
     for layer in range(2):
         cache.extend(layer, chunk, chunk)
+        cache.store(layer, chunk)
     with pytest.raises(CacheError, match=f"policy '{policy}' needs evidence"):
         cache.commit()
 
@@ -173,7 +175,7 @@ def test_a_policy_is_not_served_without_what_it_needs(small_cache: Build, policy
     [
         ("attention", {"attention": [torch.full((6,), torch.nan), torch.zeros(6)]}),
         ("salience", {"salience": torch.full((2, 6), torch.inf)}),
-        ("pafu", {"salience": torch.full((2, 6), torch.nan), "places": [torch.ones(6, 2, 4)] * 2}),
+        ("pafu", {"salience": torch.full((2, 6), torch.nan)}),
     ],
 )
 def test_scores_that_are_no_numbers_make_the_session_fall_back_for_good(
@@ -185,6 +187,7 @@ def test_scores_that_are_no_numbers_make_the_session_fall_back_for_good(
         one.begin_chunk(torch.zeros(6, 3))
         for layer in range(2):
             one.extend(layer, chunk, chunk)
+            one.store(layer, chunk)
     cache.commit(Evidence(**bad))  # type: ignore[arg-type]
     twin.commit()
     assert (cache.fell_back, cache.policy, cache.needs) == (True, "sink_window", frozenset())
@@ -202,11 +205,12 @@ def test_scores_that_are_no_numbers_make_the_session_fall_back_for_good(
 def test_keys_that_are_no_numbers_make_redundancy_fall_back(small_cache: Build, put_chunk: Put) -> None:
     cache = small_cache(policy="redundancy")
     put_chunk(cache, 0)
-    chunk = torch.ones(1, 6, 2, 4)
+    chunk = torch.full((1, 6, 2, 4), torch.nan)
     cache.begin_chunk(torch.ones(6, 3))
     for layer in range(2):
         cache.extend(layer, chunk, chunk)
-    cache.commit(Evidence(places=[torch.full((12, 2, 4), torch.nan)] * 2))
+        cache.store(layer, chunk)
+    cache.commit()
     assert cache.fell_back and cache.tokens(0) == 10
 
 
@@ -220,10 +224,12 @@ def test_wrong_use_is_named(small_cache: Build) -> None:
     cache.begin_chunk(torch.zeros(6, 3))
     with pytest.raises(CacheError, match=r"must both be \(1, 6, 2, 4\)"):
         cache.extend(0, chunk, chunk[:, :4])
-    cache.extend(0, chunk, chunk)
+    for layer in range(2):
+        cache.extend(layer, chunk, chunk)
+    cache.store(0, chunk)
     with pytest.raises(CacheError, match="all 2 layers, got 1"):
         cache.commit()
-    cache.extend(1, chunk, chunk)
+    cache.store(1, chunk)
     with pytest.raises(CacheError, match=r"salience has shape \(1, 6\), expected \(2, 6\)"):
         cache.commit(Evidence(salience=torch.zeros(1, 6)))
     with pytest.raises(CacheError, match=r"evidence 'attention' has \[6, 5\] tokens by layer, expected \[6, 6\]"):
@@ -239,8 +245,8 @@ def test_an_impossible_geometry_is_refused(small_cache: Build, bad: dict[str, in
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda cache: cache._keys[1, 3].fill_(torch.nan), "layer 1: keys hold a number that is not finite"),
-        (lambda cache: cache._values[0, 2].fill_(torch.inf), "layer 0: values hold"),
+        (lambda cache: cache._keys._rows[1, 3].fill_(torch.nan), "layer 1: keys hold a number that is not finite"),
+        (lambda cache: cache._values._rows[0, 2].fill_(torch.inf), "layer 0: values hold"),
         (
             lambda cache: cache._numbers[0, :6].copy_(cache._numbers[0, :6].flip(0)),
             "layer 0: tokens are not in the order",
@@ -265,11 +271,55 @@ def test_a_policy_cannot_break_the_slots(
         name = "broken"
         needs = frozenset()
 
-        def keep(self, candidates: object) -> torch.Tensor:
-            return torch.tensor(indices)
+        def keep(self, candidates: object) -> Choice:
+            return Choice(torch.tensor(indices))
 
     cache = small_cache()
     monkeypatch.setattr(cache, "_policy", Broken())
     with pytest.raises(CacheError, match="'broken' must return sorted, distinct indices"):
         put_chunk(cache, 0)
     assert cache.tokens(0) == 0
+
+
+@pytest.mark.parametrize("policy", ["sink_window", "attention", "pafu"])
+@pytest.mark.parametrize("chunks", [0, 1, 4])
+def test_a_chunk_that_turns_out_to_be_none_is_taken_back(
+    small_cache: Build, put_chunk: Put, policy: str, chunks: int
+) -> None:
+    """Whether the cache was still filling or full: as if the chunk had never been."""
+    cache, twin = small_cache(policy=policy), small_cache(policy=policy)
+    for index in range(chunks):
+        put_chunk(cache, index)
+        put_chunk(twin, index)
+    commit = cache.commit
+    cache.commit = lambda evidence: commit(evidence, torch.tensor(False))  # type: ignore[method-assign]
+    put_chunk(cache, chunks)
+    cache.take_back()
+    ours, theirs = cache.snapshot(), twin.snapshot()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sessions_take_turns_in_one_workspace(small_cache: Build, put_chunk: Put) -> None:
+    """What a session keeps is its own, whoever used the workspace in between, and however large it had to become."""
+    shared = Workspace(layers=2, slots=6, chunk=6, heads=2, head_dim=4, dtype=torch.float32, device="cpu")
+    small, large = small_cache(workspace=shared), small_cache(workspace=shared, budget=20)
+    alone = small_cache()
+    assert shared.slots == 26
+    for chunk in range(4):
+        put_chunk(small, chunk)
+        put_chunk(large, chunk + 7)
+        put_chunk(alone, chunk)
+    ours, theirs = small.snapshot(), alone.snapshot()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_chunk_that_another_session_interrupted_must_be_begun_anew(small_cache: Build, put_chunk: Put) -> None:
+    shared = Workspace(layers=2, slots=16, chunk=6, heads=2, head_dim=4, dtype=torch.float32, device="cpu")
+    first, second = small_cache(workspace=shared), small_cache(workspace=shared)
+    first.begin_chunk(torch.zeros(6, 3))
+    put_chunk(second, 0)
+    with pytest.raises(CacheError, match="another session began a chunk"):
+        first.extend(0, torch.zeros(1, 6, 2, 4), torch.zeros(1, 6, 2, 4))
+    put_chunk(first, 0)
+    with pytest.raises(CacheError, match="the workspace has .* this cache has"):
+        small_cache(workspace=shared, head_dim=8)

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from cache.config import POLICY_NAMES, SERVED_POLICIES, CacheConfig, check_room, promised_bytes
-from cache.errors import CacheError, CacheFull, PolicyError, ScoresNotFinite
+from cache.errors import CacheError, CacheFull, PolicyError
 from cache.policy import POLICIES, Candidates, policy_named
 
 
-def candidates(count: int, **overrides: Any) -> Candidates:
+def candidates(count: int, keys: torch.Tensor | None = None, **overrides: Any) -> Candidates:
     fields = {
         "positions": torch.stack((torch.arange(count).float(), torch.zeros(count), torch.zeros(count)), -1),
         "numbers": torch.arange(count),
-        "keys": torch.zeros(count, 1, 2),
-        "values": torch.zeros(count, 1, 2),
+        "read_keys": lambda: torch.zeros(count, 1, 2),
+        "read_values": lambda: torch.zeros(count, 1, 2),
         "scores": torch.zeros(count),
         "budget": 6,
         "sink": 2,
@@ -26,11 +26,13 @@ def candidates(count: int, **overrides: Any) -> Candidates:
         "chunk": 0,
         "layer": 0,
     }
+    if keys is not None:
+        fields["read_keys"] = lambda: keys
     return Candidates(**{**fields, **overrides})
 
 
 def kept(policy: str, count: int, **overrides: Any) -> list[int]:
-    return policy_named(policy).keep(candidates(count, **overrides)).tolist()
+    return policy_named(policy).keep(candidates(count, **overrides)).indices.tolist()
 
 
 def test_every_listed_policy_exists() -> None:
@@ -92,52 +94,52 @@ def test_attention_and_salience_keep_the_highest_scores() -> None:
 
 def test_redundancy_drops_what_a_newer_key_repeats() -> None:
     keys = spread(0, 60, 0, 60, 180)  # the first two are repeated by the third and fourth
-    assert kept("redundancy", 5, places=keys, **ROOM) == [2, 3, 4]
-    assert kept("redundancy", 5, places=spread(0, 60, 60, 60, 180), **ROOM) == [0, 3, 4]
+    assert kept("redundancy", 5, keys=keys, **ROOM) == [2, 3, 4]
+    assert kept("redundancy", 5, keys=spread(0, 60, 60, 60, 180), **ROOM) == [0, 3, 4]
 
 
 def test_redundancy_compares_with_later_latent_frames_only() -> None:
     same_frame = torch.tensor([[0.0, 0, 0], [0, 0, 1], [0, 0, 2], [1, 0, 0], [1, 0, 1]])
     keys = spread(0, 0, 90, 90, 180)  # the two at 0 degrees are of one frame: no copies of each other in time
-    assert kept("redundancy", 5, positions=same_frame, places=keys, budget=4, sink=0, recent=2) == [0, 1, 3, 4]
+    assert kept("redundancy", 5, positions=same_frame, keys=keys, budget=4, sink=0, recent=2) == [0, 1, 3, 4]
 
 
 def test_pafu_weighs_salience_by_novelty() -> None:
     keys = spread(0, 90, 0, 180, 270)
     salient_copy = torch.tensor([0.9, 0.2, 0.6, 0.1, 0.0])
-    assert kept("salience", 5, scores=salient_copy, places=keys, **ROOM) == [0, 2, 4]
-    assert kept("pafu", 5, scores=salient_copy, places=keys, **ROOM) == [1, 2, 4], "the first is a copy of the third"
-    half_new = {"places": spread(0, 90, 0, 180, 30), "scores": torch.tensor([0.0, 0.5, 0.0, 0.05, 0.0])}
+    assert kept("salience", 5, scores=salient_copy, keys=keys, **ROOM) == [0, 2, 4]
+    assert kept("pafu", 5, scores=salient_copy, keys=keys, **ROOM) == [1, 2, 4], "the first is a copy of the third"
+    half_new = {"keys": spread(0, 90, 0, 180, 30), "scores": torch.tensor([0.0, 0.5, 0.0, 0.05, 0.0])}
     assert kept("pafu", 5, **half_new, budget=2, sink=0, recent=1) == [1, 4], "the fourth is all new, and nobody cares"
 
 
 def test_a_clear_case_outweighs_a_partial_copy() -> None:
     """The first is repeated by three quarters and surely salient; the second is all new, and nobody knows."""
     scores, places = torch.tensor([0.9, 0.5, 0.1]), spread(0, 180, 41.4)
-    assert kept("pafu", 3, scores=scores, places=places, budget=2, sink=0, recent=1) == [0, 2]
-    assert kept("redundancy", 3, scores=scores, places=places, budget=2, sink=0, recent=1) == [1, 2]
+    assert kept("pafu", 3, scores=scores, keys=places, budget=2, sink=0, recent=1) == [0, 2]
+    assert kept("redundancy", 3, scores=scores, keys=places, budget=2, sink=0, recent=1) == [1, 2]
 
 
 def test_scores_of_nothing_and_everything_are_still_ranked() -> None:
     scores = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    assert kept("pafu", 4, scores=scores, places=spread(0, 90, 180, 270), budget=3, sink=0, recent=1) == [0, 2, 3]
+    assert kept("pafu", 4, scores=scores, keys=spread(0, 90, 180, 270), budget=3, sink=0, recent=1) == [0, 2, 3]
 
 
 def test_oracle_weighs_the_future_by_novelty() -> None:
     keys = spread(0, 90, 0, 180, 270)
     future = torch.tensor([0.9, 0.2, 0.6, 0.1, 0.0])
-    assert kept("oracle", 5, future=future, places=keys, **ROOM) == [1, 2, 4]
+    assert kept("oracle", 5, future=future, keys=keys, **ROOM) == [1, 2, 4]
 
 
 def test_a_worth_that_is_no_number_is_not_ranked() -> None:
-    with pytest.raises(ScoresNotFinite, match="policy 'salience': layer 0 has a score that is not finite"):
-        kept("salience", 8, scores=torch.tensor([0.0] * 7 + [torch.nan]))
+    keep = policy_named("salience").keep
+    assert bool(keep(candidates(8, scores=torch.zeros(8))).sound)
+    assert not bool(keep(candidates(8, scores=torch.tensor([0.0] * 7 + [torch.nan]))).sound)
 
 
-@pytest.mark.parametrize("policy", ["redundancy", "pafu", "oracle"])
-def test_missing_evidence_is_named(policy: str) -> None:
+def test_missing_evidence_is_named() -> None:
     with pytest.raises(CacheError, match="needs evidence"):
-        kept(policy, 8)
+        kept("oracle", 8)
 
 
 def test_the_oracle_is_no_policy_for_sessions() -> None:
@@ -183,11 +185,11 @@ def test_budgets_are_latent_frames_and_may_be_fractional() -> None:
 
 def test_promised_bytes_follow_from_the_geometry() -> None:
     slots = 2 * (10 + 6)
-    assert promised_bytes(layers=2, heads=2, head_dim=4, budget=10, chunk=6, dtype="bfloat16") == slots * (32 + 24)
+    assert promised_bytes(layers=2, heads=2, head_dim=4, budget=10, chunk=6, dtype="bfloat16") == 640 + slots * 24
     promise = config().promised_bytes(
         layers=8, heads=4, head_dim=64, tokens_per_latent=60, tokens_per_chunk=180, dtype="bfloat16"
     )
-    assert promise == 8 * (360 + 180) * (2 * 256 * 2 + 24)
+    assert promise == 8 * (360 * 2 * 256 * 2 + (360 + 180) * 24)
     with pytest.raises(PolicyError, match="unknown cache dtype 'int3'"):
         promised_bytes(layers=1, heads=1, head_dim=2, budget=1, chunk=1, dtype="int3")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -151,10 +153,11 @@ def test_received_attention_is_the_mean_over_heads_and_queries(rows: int) -> Non
 
 
 @pytest.mark.parametrize("rows", [4, 100])
-def test_redundancy_is_the_highest_cosine_with_a_newer_frames_key(rows: int) -> None:
+def test_redundancy_is_the_highest_cosine_with_a_newer_frames_key(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "highest_cosines", partial(scoring.highest_cosines, rows=rows))
     keys = random_clip(20)[1].transpose(0, 1)
     latents = torch.arange(20) // 3
     flat = torch.nn.functional.normalize(keys.flatten(1), dim=1)
-    for i, ours in enumerate(redundancy(keys, latents, rows).tolist()):
+    for i, ours in enumerate(redundancy(keys, latents).tolist()):
         newer = [float(flat[i] @ flat[j]) for j in range(20) if latents[j] > latents[i]]
         assert ours == pytest.approx(max([0.0, *newer]), abs=1e-5)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.attention import Bidirectional, BlockCausal, Watch, attend
+from model import rope
+from model.attention import Angles, Bidirectional, BlockCausal, attend
 from model.dit import CausalDiT, init_for_learning
 from model.positions import grid_positions
 from model.spec import TEST_TINY, ModelSpec
@@ -62,12 +63,14 @@ def test_world_attention_starts_at_its_own_place(seeded_dit: Callable[[ModelSpec
     torch.testing.assert_close(untouched, torch.full_like(untouched, 1 / tokens))
 
 
-def test_a_thing_at_its_place_is_the_same_whenever_it_was_seen() -> None:
-    """What novelty compares is rotated by row and column alone."""
+def test_a_thing_at_its_place_is_kept_the_same_whenever_it_was_seen() -> None:
+    """What novelty compares is turned by row and column alone; time, turned later, completes it."""
     torch.manual_seed(0)
-    stored = torch.randn(1, TEST_TINY.num_heads, TEST_TINY.head_dim).repeat(3, 1, 1)
-    positions = torch.tensor([[2.0, 1, 3], [19, 1, 3], [2, 1, 4]])
-    watch = Watch(frozenset({"places"}), TEST_TINY)
-    watch.see(stored, stored, stored, positions)
-    (places,) = watch._places
-    assert torch.equal(places[0], places[1]) and not torch.allclose(places[0], places[2])
+    spec = TEST_TINY
+    key = torch.randn(1, 1, spec.num_heads, spec.head_dim).expand(1, 3, -1, -1)
+    positions = torch.tensor([[[2.0, 1, 3], [19, 1, 3], [2, 1, 4]]])
+    angles = Angles.of(positions, spec)
+    kept = rope.apply(key, *angles.place)
+    assert torch.equal(kept[0, 0], kept[0, 1]) and not torch.allclose(kept[0, 0], kept[0, 2])
+    turned = rope.turn_time(kept, positions[..., 0], spec.rope_split, spec.rope_theta)
+    torch.testing.assert_close(turned, rope.apply(key, *angles.whole), atol=1e-6, rtol=0)

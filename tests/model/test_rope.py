@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from model import rope
@@ -71,3 +72,11 @@ def test_a_place_far_away_keeps_its_fraction_of_a_column() -> None:
     offset = 2.0**20 + 1.5
     grid = grid_positions(PAFU_MINI, 0, 1, torch.tensor([offset]))
     assert grid[0, 0, 2].item() == offset / PAFU_MINI.pixels_per_column
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_real_and_complex_arithmetic_turn_alike(dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    x, positions = torch.randn(1, 7, 2, sum(SPLIT)).to(dtype), torch.rand(1, 7, 3) * 20
+    angles = rope.angles(positions, SPLIT, THETA)
+    torch.testing.assert_close(rope.apply_pairs(x, *angles), rope.apply(x, *angles))

@@ -11,6 +11,7 @@ import torch
 
 from cache.config import CacheConfig
 from cache.errors import CacheError, CacheFull
+from model import rope
 from model.camera import MAX_SPEED, CameraControl, CameraState
 from model.salience import SalienceHead
 from model.spec import TEST_TINY
@@ -269,7 +270,8 @@ def test_salience_is_the_heads_score_of_what_the_cache_holds(
     session.next_chunk()
     session.next_chunk()
     state = session.cache.snapshot()
-    expected = model.salience(state["keys"], state["values"])
+    keys = rope.undo_place(state["keys"], state["positions"], SPEC.rope_split, SPEC.rope_theta)
+    expected = model.salience(keys, state["values"])
     assert torch.allclose(state["scores"], expected, atol=1e-6) and float(expected.std()) > 0.01
 
 
@@ -279,11 +281,13 @@ def test_a_policy_that_asks_for_nothing_pays_nothing(
     def called(*_: object) -> None:
         raise AssertionError("somebody watched")
 
-    monkeypatch.setattr("model.attention.Watch.see", called)
-    monkeypatch.setattr("model.salience.SalienceHead.forward", called)
+    for work in ("attention.received_attention", "salience.SalienceHead.score"):
+        monkeypatch.setattr(f"model.{work}", called)
+    monkeypatch.setattr("cache.policy.redundancy", called)
     eventful(stream())
-    with pytest.raises(AssertionError, match="somebody watched"):
-        eventful(stream(policy="redundancy"))
+    for policy in ("attention", "redundancy", "salience"):
+        with pytest.raises(AssertionError, match="somebody watched"):
+            eventful(stream(policy=policy))
 
 
 def test_a_learned_policy_without_a_head_says_how_to_get_one(model: LoadedModel) -> None:

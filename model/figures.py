@@ -1,0 +1,92 @@
+"""What a chunk cost and what it left, gathered on the device and read by the host at once, when the chunk is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cache.kv_cache import KVCache
+from model.spec import ModelSpec
+
+SCORED = frozenset({"salience", "attention"})  # evidence that becomes the tokens' scores
+QUANTILES = (0.1, 0.5, 0.9)
+MOST_CHUNKS = 4096  # that are told of: of a cache that remembers more, the oldest
+NOBODY = -1.0
+
+
+class StageClock:
+    """Seconds by stage. On a GPU they are its own, between two events of its queue: nobody waits for a stage's end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: dict[str, tuple[torch.cuda.Event, torch.cuda.Event]] = {}
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        begin = self._mark()
+        yield
+        if begin is not None and (end := self._mark()) is not None:
+            self._marks[name] = (begin, end)
+        self._seconds[name] = time.perf_counter() - began
+
+    def _mark(self) -> torch.cuda.Event | None:
+        if not self._on_gpu:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, in order; on a GPU only after the device has done them."""
+        on_gpu = {name: begin.elapsed_time(end) / 1e3 for name, (begin, end) in self._marks.items()}
+        return self._seconds | on_gpu
+
+
+@dataclass(frozen=True)
+class Figures:
+    """``sound``: the scores were numbers. ``remembered``: chunks of which some layer holds a token."""
+
+    latents_finite: bool
+    pictures_finite: bool
+    sound: bool
+    quantiles: tuple[float, ...]  # of the kept tokens' scores over all layers; empty without scores
+    remembered: tuple[int, ...]
+
+
+def gather(cache: KVCache, spec: ModelSpec, latents_finite: Tensor, pictures_finite: Tensor, scored: bool) -> Tensor:
+    """All figures in one float32 tensor on the device, of a length that the cache's tokens alone decide."""
+    sound = cache.report()
+    flags = torch.stack([latents_finite, pictures_finite, latents_finite if sound is None else sound]).float()
+    parts = [flags, _remembered(cache, spec.chunk_latents)]
+    if scored:
+        scores = torch.cat(cache.retained_scores()).sort().values
+        places = [round(quantile * (len(scores) - 1)) for quantile in QUANTILES]
+        parts.insert(1, torch.stack([scores[place] for place in places]))
+    return torch.cat(parts)
+
+
+def read(gathered: Tensor, scored: bool) -> Figures:
+    """What ``gather`` has put together, once it is on the host."""
+    numbers = gathered.tolist()
+    latents, pictures, sound = (bool(flag) for flag in numbers[:3])
+    end = 3 + (len(QUANTILES) if scored else 0)
+    chunks = tuple(int(number) for number in numbers[end:] if number != NOBODY)
+    return Figures(latents, pictures, sound, tuple(numbers[3:end]), chunks)
+
+
+def _remembered(cache: KVCache, chunk_latents: int) -> Tensor:
+    """(k,) chunks of which some layer holds a token, ascending, then NOBODY: like ``unique``, of a fixed length."""
+    latents = torch.cat([positions[:, 0] for positions in cache.retained_positions()])
+    chunks = latents.round().div(chunk_latents, rounding_mode="floor").sort().values
+    first = torch.ones_like(chunks, dtype=torch.bool)
+    first[1:] = chunks[1:] != chunks[:-1]
+    place = (first.cumsum(0) - 1).clamp(max=MOST_CHUNKS - 1)
+    out = chunks.new_full((min(MOST_CHUNKS, len(chunks)),), NOBODY)
+    return out.scatter_(0, place, chunks)

@@ -1,0 +1,56 @@
+"""Products in FP8 (e4m3) on GPUs that have it: weights scaled by row once, inputs by row as they come.
+
+An option, for it costs accuracy: ``pafu bench`` states the error beside the speed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model.dit import CausalDiT
+
+LARGEST = 448.0  # that e4m3 can hold
+SMALLEST = 1e-12
+NEEDS = (8, 9)  # compute capability
+
+
+class Fp8Linear(nn.Module):
+    """``weight`` (out, in) and ``bias`` (out,) of a linear layer, whose product runs in FP8."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        scale = weight.float().abs().amax(1, keepdim=True).clamp(min=SMALLEST) / LARGEST
+        self.register_buffer("weight8", (weight.float() / scale).to(torch.float8_e4m3fn), persistent=False)
+        self.register_buffer("scale", scale.T.contiguous(), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        scale = rows.abs().amax(1, keepdim=True).float().clamp(min=SMALLEST) / LARGEST
+        small = (rows.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+        out = torch._scaled_mm(
+            small, self.weight8.T, scale_a=scale, scale_b=self.scale, out_dtype=x.dtype, use_fast_accum=True
+        )
+        return (out + self.bias).view(*x.shape[:-1], -1)
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why this device has no FP8 products, None if it has."""
+    if device.type != "cuda":
+        return f"a {device.type} has no FP8 products: fp8 needs a GPU of compute capability {NEEDS[0]}.{NEEDS[1]}"
+    found = torch.cuda.get_device_capability(device)
+    return None if found >= NEEDS else f"fp8 needs compute capability {NEEDS[0]}.{NEEDS[1]}, this GPU has {found}"
+
+
+@torch.no_grad()
+def use_fp8(dit: CausalDiT) -> None:
+    """Let the blocks' large products run in FP8; their full weights go. For a frozen model on its device."""
+    for block in dit.blocks:
+        block.self_attn.replace_products(Fp8Linear)
+        block.cross_attn.q, block.cross_attn.o = (_small(block.cross_attn.q), _small(block.cross_attn.o))
+        block.ffn[0], block.ffn[2] = _small(block.ffn[0]), _small(block.ffn[2])
+
+
+def _small(linear: nn.Linear) -> Fp8Linear:
+    return Fp8Linear(linear.weight, linear.bias)

@@ -1,0 +1,155 @@
+"""One pass of the transformer over a chunk and a cache: as it is, or replayed from a CUDA graph.
+
+A graph is captured when a pass comes for the second time with a full cache: from then on its shapes and addresses are
+always the same. It reads and writes the workspace and the buffers here, nothing of a session's own, so all sessions
+of one size share it. What cannot be captured runs as it is; that is said once, and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cache.kv_cache import KVCache
+from cache.policy import Evidence
+from cache.storage import Workspace
+from model import rope
+from model.attention import Angles, Cached, Rotate, Watch
+from model.dit import CausalDiT, Context
+from model.salience import SalienceHead
+from model.spec import ModelSpec
+
+log = logging.getLogger("pafu.model")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the passes of one chunk are given, beside their latents and timestep."""
+
+    context: Context
+    control: Tensor | None
+    angles: Angles
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        known = [] if self.control is None else [self.control]
+        return [*known, *self.angles.tensors, *(each for pair in self.context for each in pair)]
+
+    def clone(self) -> Given:
+        copies = [(keys.clone(), values.clone()) for keys, values in self.context]
+        whole, place = self.angles.whole, self.angles.place
+        angles = Angles((whole[0].clone(), whole[1].clone()), (place[0].clone(), place[1].clone()))
+        return Given(copies, None if self.control is None else self.control.clone(), angles)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Velocity (1, F, C, h, w), and of a last pass what the policy asked for."""
+
+    velocity: Tensor
+    evidence: Evidence | None
+
+
+class Captured:
+    """A pass that was captured: what it reads, and what it leaves behind until it is replayed."""
+
+    def __init__(self, given: Given, latents: Tensor, timesteps: Tensor) -> None:
+        self.given, self.latents, self.timesteps = given, latents.clone(), timesteps.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        self.result: Result | None = None
+
+    def replay(self, latents: Tensor, timesteps: Tensor) -> Result:
+        self.latents.copy_(latents)
+        self.timesteps.copy_(timesteps)
+        self.graph.replay()
+        assert self.result is not None
+        return self.result
+
+
+class Passes:
+    """The passes of one model; its sessions' chunks are made one after the other."""
+
+    def __init__(self, dit: CausalDiT, head: SalienceHead | None, spec: ModelSpec, device: torch.device) -> None:
+        self._dit, self._head, self._spec = dit, head, spec
+        self._rotate: Rotate = rope.apply
+        self._workspace: Workspace | None = None
+        self._seen: set[tuple[object, ...]] = set()
+        self._captured: dict[tuple[object, ...], Captured] = {}
+        self._buffers: Given | None = None
+        self._loaded: Given | None = None  # what the buffers hold
+        self._pool: object = None
+        self.capturing = device.type == "cuda"
+        self.replays = self.refused = 0
+        self.why_refused: str | None = None
+
+    def compile(self) -> None:
+        """Let what stands between the large products run as fused kernels."""
+        self._dit.compile_blocks()
+        self._rotate = torch.compile(rope.apply_pairs, dynamic=False)
+
+    def workspace(self, dtype: torch.dtype, device: torch.device) -> Workspace:
+        """The one that all sessions use in turn; caches make it as large as they need."""
+        if self._workspace is None:
+            spec = self._spec
+            self._workspace = Workspace(
+                layers=spec.num_layers,
+                slots=spec.tokens_per_chunk,
+                chunk=spec.tokens_per_chunk,
+                heads=spec.num_heads,
+                head_dim=spec.head_dim,
+                dtype=dtype,
+                device=device,
+            )
+        return self._workspace
+
+    def run(self, cache: KVCache, latents: Tensor, timestep: float, given: Given, last: bool) -> Result:
+        """One pass over latents (1, F, C, h, w) at ``timestep``; ``last`` writes the keys that will be kept."""
+        timesteps = torch.full(latents.shape[:2], timestep, device=latents.device)
+        if self.capturing and cache.full and cache.workspace is self._workspace:
+            key = (cache.workspace.slots, cache.budget, last and cache.needs, last)
+            if key in self._captured or (key in self._seen and self._capture(key, cache, latents, timesteps, given)):
+                self._load(given)
+                self.replays += 1
+                if last:
+                    cache.stored_elsewhere()
+                return self._captured[key].replay(latents, timesteps)
+            self._seen.add(key)
+        return self._plainly(cache, latents, timesteps, given, last)
+
+    def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
+        attention = Cached(cache, given.angles, self._rotate)
+        attention.watch = Watch(cache.needs, self._head) if last else None
+        velocity = self._dit(latents, timesteps, given.context, attention, given.control)
+        return Result(velocity, attention.watch.evidence() if attention.watch else None)
+
+    def _load(self, given: Given) -> None:
+        if given is not self._loaded and self._buffers is not None:
+            for buffer, value in zip(self._buffers.tensors, given.tensors, strict=True):
+                buffer.copy_(value)
+            self._loaded = given
+
+    def _capture(
+        self, key: tuple[object, ...], cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given
+    ) -> bool:
+        last = bool(key[-1])
+        try:
+            if self._buffers is None:
+                self._buffers, self._loaded = given.clone(), given
+                self._pool = torch.cuda.graph_pool_handle()
+            captured = Captured(self._buffers, latents, timesteps)
+            torch.cuda.synchronize()
+            with torch.cuda.graph(captured.graph, pool=self._pool):
+                captured.result = self._plainly(cache, captured.latents, captured.timesteps, self._buffers, last)
+        except RuntimeError as error:
+            self.capturing, self.why_refused = False, str(error).splitlines()[0]
+            self.refused += 1
+            log.warning("passes run without CUDA graphs: capturing failed: %s", self.why_refused)
+            return False
+        stale = [other for other in self._captured if other[0] != key[0]]  # the workspace has moved since
+        for other in stale:
+            del self._captured[other]
+        self._captured[key] = captured
+        return True

@@ -1,0 +1,116 @@
+"""A chunk over a full cache has fixed shapes and asks the device nothing: shown on the meta device, where any question
+raises, with the full Wan2.1 1.3B; its kernels and temporaries are counted there."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cache.config import SERVED_POLICIES, CacheConfig
+from cache.kv_cache import KVCache
+from model import figures
+from model.attention import turn_by_time
+from model.dit import CausalDiT
+from model.positions import grid_positions
+from model.salience import SalienceHead
+from model.spec import WAN_1_3B, ModelSpec
+from model.stream import _Velocity, new_cache
+from model.weights import LoadedModel
+
+SPEC, META = WAN_1_3B, torch.device("meta")
+MOST_KERNELS, MOST_TEMPORARY = 9_500, 2**29
+
+
+class Tally(TorchDispatchMode):
+    """Counts operations that write, and the bytes that live at once of all that they make. Under inference mode, as
+    chunks are made, an operation that a GPU has one fused kernel for is seen as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.peak = self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        made = [t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        new = any(storage._cdata not in given for storage in made) and "empty" not in func._schema.name
+        self.kernels += new or func._schema.is_mutable  # else it is a view
+        for storage in made:
+            self._note(storage, given)
+        return out
+
+    def _note(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in given and key not in self._known:
+            self._known.add(key)
+            self._live += size
+            self.peak = max(self.peak, self._live)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    with META:
+        parts = [part.bfloat16().requires_grad_(False) for part in (CausalDiT(SPEC), SalienceHead(SPEC))]
+    parts[0].fuse()
+    nothing: Any = None
+    return LoadedModel(SPEC, parts[0], nothing, nothing, META, torch.bfloat16, "meta", parts[1])
+
+
+def full_cache(model: LoadedModel, policy: str, budget: float) -> KVCache:
+    sink = 1.0 if policy == "sink_window" else 0.0
+    config = CacheConfig(
+        policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=1.5, position_mode="relative"
+    )
+    cache = new_cache(model, config, 0, shared=True)
+    cache._kept = [cache.budget] * SPEC.num_layers
+    return cache
+
+
+def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
+    """All that a chunk over a full cache does between text and decoder, figures included."""
+    spec: ModelSpec = model.spec
+    shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
+    latents = torch.empty(shape, device=META)
+    cache.begin_chunk(grid_positions(spec, 30, spec.chunk_latents)[0].to(META), turn_by_time(spec))
+    velocity = _Velocity(model, context, cache, None)
+    for timestep in spec.timesteps:
+        velocity(latents, timestep)
+    finite = latents.isfinite().all()
+    cache.commit(velocity.last(latents), finite)
+    figures.gather(cache, spec, finite, finite, scored=True)
+    cache.settle(sound=True)
+
+
+@pytest.mark.parametrize("policy", [policy for policy in SERVED_POLICIES if policy != "full"])
+@torch.inference_mode()
+def test_a_chunk_over_a_full_cache_asks_the_device_nothing(model: LoadedModel, policy: str) -> None:
+    cache = full_cache(model, policy, 6)
+    context = model.dit.encode_context(torch.empty(1, 1, SPEC.text_len, SPEC.text_dim, device=META))
+    before = list(cache._kept)
+    with Tally() as tally:
+        chunk(model, cache, context)
+    assert cache._kept == before, "the next chunk would have other shapes"
+    print(f"{policy}: {tally.kernels} kernels, {tally.peak / 2**20:.0f} MiB of temporaries")
+    if policy == "pafu":
+        assert tally.kernels <= MOST_KERNELS
+        assert tally.peak <= MOST_TEMPORARY
+
+
+def test_the_tally_sees_a_question_and_a_temporary(model: LoadedModel) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        bool(torch.ones(3, device=META).all())
+    with Tally() as tally:
+        kept = torch.empty(1000, device=META)
+        (kept + 1).view(10, 100).exp()
+    assert (tally.kernels, tally.peak) == (2, 12_000)
