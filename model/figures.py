@@ -56,7 +56,7 @@ class Figures:
     latents_finite: bool
     pictures_finite: bool
     sound: bool
-    quantiles: tuple[float, ...]  # of the kept tokens' scores over all layers; empty without scores
+    quantiles: dict[str, float]  # of the kept tokens' scores over all layers; empty without scores
     remembered: tuple[int, ...]
 
 
@@ -78,7 +78,8 @@ def read(gathered: Tensor, scored: bool) -> Figures:
     latents, pictures, sound = (bool(flag) for flag in numbers[:3])
     end = 3 + (len(QUANTILES) if scored else 0)
     chunks = tuple(int(number) for number in numbers[end:] if number != NOBODY)
-    return Figures(latents, pictures, sound, tuple(numbers[3:end]), chunks)
+    quantiles = {f"{share:g}": value for share, value in zip(QUANTILES, numbers[3:end], strict=scored)}
+    return Figures(latents, pictures, sound, quantiles, chunks)
 
 
 def _remembered(cache: KVCache, chunk_latents: int) -> Tensor:
