@@ -19,18 +19,40 @@ PROTECTED_SHARE = 0.25
 FALLBACK_POLICY = "sink_window"  # of a session whose scores turned out not to be numbers
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
+KV_DTYPES = ("auto", "bf16", "int8", "int4")  # auto: what the model computes in
+QUANTISED_BITS = {"int8": 8, "int4": 4}
+GROUP = 64  # neighbouring numbers of a row that share a scale
+SCALE_BYTES = 2  # bfloat16
 POSITION_BYTES = 3 * 4  # (t, h, w) float32
 NUMBER_BYTES = 8  # int64
 SCORE_BYTES = 4  # float32
 
 
-def promised_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:
-    """Bytes that a session's cache allocates, once and for its whole life: keys and values of ``budget`` tokens per
-    layer, and what is known about those and the open chunk's."""
+def row_bytes(width: int, dtype: str, kv_dtype: str = "auto") -> int:
+    """Bytes of one token's keys, or values, over all heads: ``width`` numbers, computed in ``dtype``."""
+    check_kv_dtype(kv_dtype, dtype)
+    if bits := QUANTISED_BITS.get(kv_dtype):
+        return -(-width // GROUP) * (GROUP * bits // 8 + SCALE_BYTES)
+    return width * BYTES_PER_ELEMENT[dtype]
+
+
+def check_kv_dtype(kv_dtype: str, dtype: str) -> None:
+    """Raise PolicyError unless a model that computes in ``dtype`` can keep its cache as ``kv_dtype``."""
     if dtype not in BYTES_PER_ELEMENT:
         raise PolicyError(f"unknown cache dtype {dtype!r}; known: {', '.join(BYTES_PER_ELEMENT)}")
-    per_token = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype]
-    return layers * (budget * per_token + (budget + chunk) * (POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES))
+    if kv_dtype not in KV_DTYPES:
+        raise PolicyError(f"unknown kv_dtype {kv_dtype!r}; known: {', '.join(KV_DTYPES)}")
+    if kv_dtype == "bf16" and dtype != "bfloat16":
+        raise PolicyError(f"kv_dtype 'bf16' is for a model that computes in bfloat16, not in {dtype}: use 'auto'")
+
+
+def promised_bytes(
+    *, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str, kv_dtype: str = "auto"
+) -> int:
+    """Bytes that a session's cache allocates, once and for its whole life: keys and values of ``budget`` tokens per
+    layer, scales included, and what is known about those and the open chunk's."""
+    rows = 2 * row_bytes(heads * head_dim, dtype, kv_dtype)
+    return layers * (budget * rows + (budget + chunk) * (POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES))
 
 
 def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:
@@ -73,10 +95,13 @@ class CacheConfig:
     sink_latents: float
     recent_latents: float
     position_mode: PositionMode
+    kv_dtype: str = "auto"
 
     def __post_init__(self) -> None:
         amounts = (self.budget_latents, self.sink_latents, self.recent_latents)
         check_room(self.policy, *amounts, "latent frames", POLICY_NAMES)
+        if self.kv_dtype not in KV_DTYPES:
+            raise PolicyError(f"unknown kv_dtype {self.kv_dtype!r}; known: {', '.join(KV_DTYPES)}")
         if self.position_mode not in get_args(PositionMode):
             known = ", ".join(get_args(PositionMode))
             raise PolicyError(f"unknown position mode {self.position_mode!r}; known modes: {known}")
@@ -113,5 +138,11 @@ class CacheConfig:
         """Bytes of one session's cache; admission control counts with this number before anything is allocated."""
         budget = self.budget_tokens(tokens_per_latent)
         return promised_bytes(
-            layers=layers, heads=heads, head_dim=head_dim, budget=budget, chunk=tokens_per_chunk, dtype=dtype
+            layers=layers,
+            heads=heads,
+            head_dim=head_dim,
+            budget=budget,
+            chunk=tokens_per_chunk,
+            dtype=dtype,
+            kv_dtype=self.kv_dtype,
         )

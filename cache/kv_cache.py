@@ -20,7 +20,7 @@ from torch import Tensor
 from cache import config
 from cache.errors import CacheCorrupt, CacheError
 from cache.policy import Candidates, Choice, Evidence, Policy, policy_named
-from cache.storage import Rows, Workspace, at_once, gathered
+from cache.storage import Workspace, at_once, gathered, rows_of
 
 ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's
 STORED = ("keys", "values", *ABOUT)
@@ -34,7 +34,8 @@ class KVCache:
 
     Sizes ``budget``, ``chunk``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of
     latent frames seen in training: temporal positions are re-indexed into it (relative mode), or left as they are
-    when it is None (absolute mode). ``seed`` feeds policies that draw. Sessions whose chunks are made one after the
+    when it is None (absolute mode). ``seed`` feeds policies that draw. Committed tokens are kept as ``kv_dtype`` says;
+    the open chunk is always in full precision. Sessions whose chunks are made one after the
     other may share a ``workspace``; without one the cache makes its own.
     """
 
@@ -55,6 +56,7 @@ class KVCache:
         device: torch.device | str = "cpu",
         position_range: int | None,
         seed: int = 0,
+        kv_dtype: str = "auto",
         workspace: Workspace | None = None,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
@@ -70,8 +72,9 @@ class KVCache:
         self._sound: Tensor | None = None  # of the newest commit, until the host has asked: were all scores numbers?
         self._fell_back = False
         self._before: tuple[list[int], int] = ([0] * layers, 0)  # tokens of each layer and evictions, a commit ago
-        self._keys = Rows(layers, budget, heads, head_dim, dtype, device)
-        self._values = Rows(layers, budget, heads, head_dim, dtype, device)
+        config.check_kv_dtype(kv_dtype, str(dtype).removeprefix("torch."))
+        self._keys = rows_of(kv_dtype, layers, budget, heads, head_dim, dtype, device)
+        self._values = rows_of(kv_dtype, layers, budget, heads, head_dim, dtype, device)
         slots = (layers, budget + chunk)
         self._positions = torch.zeros(*slots, 3, device=device)
         self._numbers = torch.zeros(slots, dtype=torch.int64, device=device)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cache.config import GROUP, QUANTISED_BITS
 from cache.errors import CacheError
 
 MOST_TEMPORARY = 2**27  # bytes that a step over several layers may take at once: more layers are taken in turns
+SCALE = torch.bfloat16
+LEAST_SCALE = 1e-12  # of a group of zeros
 
 
 class Workspace:
@@ -97,3 +100,69 @@ class Rows:
     def keep(self, layers: slice, kept: int, new: Tensor, indices: Tensor) -> None:
         """Of the ``kept`` rows and ``new`` (l, c, H, D) behind them, keep those at ``indices`` (l, k), in order."""
         self._rows[layers, : indices.shape[1]] = gathered(torch.cat((self._rows[layers, :kept], new), 1), indices)
+
+
+class QuantisedRows:
+    """Rows as whole numbers of 8 or 4 bits, each group of 64 neighbours with a scale of its own; as ``Rows`` otherwise.
+
+    A row is rounded once, when its chunk is committed: moving it moves its numbers. ``dtype`` is what it is read as.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        budget: int,
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        bits: int,
+    ) -> None:
+        self._row, self._dtype, self._bits = (heads, head_dim), dtype, bits
+        self._groups = -(-heads * head_dim // GROUP)
+        width = self._groups * GROUP * bits // 8
+        self._codes = torch.zeros(layers, budget, width, dtype=torch.uint8, device=device)
+        self._scales = torch.zeros(layers, budget, self._groups, dtype=SCALE, device=device)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {"": self._codes, ".scales": self._scales}
+
+    def read(self, layers: slice, count: int) -> Tensor:
+        codes, scales = self._codes[layers, :count], self._scales[layers, :count]
+        if self._bits == 4:
+            codes = torch.stack((codes & 15, codes >> 4), -1).flatten(-2)
+        zero = 2 ** (self._bits - 1)
+        numbers = (codes.to(self._dtype) - zero).view(*codes.shape[:-1], self._groups, GROUP)
+        rows = (numbers * scales.to(self._dtype).unsqueeze(-1)).flatten(-2)
+        heads, head_dim = self._row
+        whole: Tensor = rows[..., : heads * head_dim].reshape(*rows.shape[:-1], heads, head_dim)
+        return whole
+
+    def append(self, layers: slice, kept: int, new: Tensor) -> None:
+        end = kept + new.shape[1]
+        self._codes[layers, kept:end], self._scales[layers, kept:end] = self._rounded(new)
+
+    def keep(self, layers: slice, kept: int, new: Tensor, indices: Tensor) -> None:
+        rounded = self._rounded(new)
+        for stored, fresh in zip((self._codes, self._scales), rounded, strict=True):
+            stored[layers, : indices.shape[1]] = gathered(torch.cat((stored[layers, :kept], fresh), 1), indices)
+
+    def _rounded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (l, n, H, D) as codes (l, n, width) and scales (l, n, groups)."""
+        largest, zero = 2 ** (self._bits - 1) - 1, 2 ** (self._bits - 1)
+        flat = torch.nn.functional.pad(rows.flatten(2).float(), (0, self._groups * GROUP - rows[0, :1].numel()))
+        groups = flat.view(*flat.shape[:-1], self._groups, GROUP)
+        scales = (groups.abs().amax(-1) / largest).clamp(min=LEAST_SCALE).to(SCALE)
+        codes = (groups / scales.float().unsqueeze(-1)).round().clamp(-largest, largest) + zero
+        codes = codes.to(torch.uint8).flatten(-2)
+        return (codes[..., ::2] | codes[..., 1::2] << 4 if self._bits == 4 else codes), scales
+
+
+def rows_of(
+    kv_dtype: str, layers: int, budget: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
+) -> Rows | QuantisedRows:
+    """Rows that are kept as ``kv_dtype`` says ("auto": as they are computed) and read as ``dtype``."""
+    if bits := QUANTISED_BITS.get(kv_dtype):
+        return QuantisedRows(layers, budget, heads, head_dim, dtype, device, bits)
+    return Rows(layers, budget, heads, head_dim, dtype, device)

@@ -427,6 +427,7 @@ def new_cache(
         device=model.device,
         position_range=spec.trained_latents if config.position_mode == "relative" else None,
         seed=seed,
+        kv_dtype=config.kv_dtype,
         workspace=model.passes.workspace(model.dtype, model.device) if shared else None,
     )
 
