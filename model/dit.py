@@ -122,6 +122,8 @@ class CrossAttention(SelfAttention):
 
 
 class Block(nn.Module):
+    halves: tuple[Callable[..., Any], Callable[..., Any]]  # before and after attention
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.eps = spec.eps
@@ -132,6 +134,13 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(spec.dim, spec.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(spec.ffn_dim, spec.dim)
         )
+
+    def forward(
+        self, layer: int, x: Tensor, time: Tensor, context: tuple[Tensor, Tensor], attention: Attention
+    ) -> Tensor:
+        """x (B, F, N, dim), time (B, F, 6, dim) -> (B, F, N, dim)."""
+        before, after = self.halves
+        return after(self, x, attention(layer, *before(self, x, time)), time, *context)
 
     def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, F, N, dim), time (B, F, 6, dim) -> q, k, v (B, F * N, H, D) of self-attention, not rotated."""
@@ -147,6 +156,9 @@ class Block(nn.Module):
         x = x + self.cross_attn.look(y, keys, values).view(x.shape)
         y = self.ffn(_modulate(_norm(x, self.eps), shift2, scale2))
         return torch.addcmul(x, y, gate2)
+
+
+Block.halves = (Block.before, Block.after)  # an instance may have compiled ones
 
 
 class Head(nn.Module):
@@ -198,7 +210,6 @@ class CausalDiT(nn.Module):
             self.screen_embedding = nn.Parameter(SCREEN_SCALE * torch.randn(spec.tokens_per_latent, dim))
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
         self.head = Head(spec)
-        self._before, self._after = Block.before, Block.after
         self._init_weights()
 
     def fuse(self) -> None:
@@ -208,8 +219,9 @@ class CausalDiT(nn.Module):
 
     def compile_blocks(self) -> None:
         """Let both halves of a block run as compiled kernels, the same for all blocks."""
-        self._before = torch.compile(Block.before, dynamic=False)
-        self._after = torch.compile(Block.after, dynamic=False)
+        halves = (torch.compile(Block.before, dynamic=False), torch.compile(Block.after, dynamic=False))
+        for block in self.blocks:
+            block.halves = halves
 
     def _init_weights(self) -> None:
         """As Wan does, except that the head starts small and not at zero: a random model must have an output."""
@@ -249,8 +261,7 @@ class CausalDiT(nn.Module):
         time = self._embed_time(timesteps, control)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):
-            seen = attention(layer, *self._before(block, x, modulation))
-            x = self._after(block, x, seen, modulation, *context[layer])
+            x = block(layer, x, modulation, context[layer], attention)
         out = self._unpatchify(self.head(x, time)).to(latents.dtype)
         return out if self.spec.predicts == "velocity" else velocity_from_clean(latents, out, timesteps)
 

@@ -210,7 +210,8 @@ def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def prepared(model: LoadedModel, mode: str) -> LoadedModel:
     """The same weights, their passes run in this mode; fp8 replaces weights for good."""
     model = dataclasses.replace(model)  # passes of its own
-    model.dit._before, model.dit._after = Block.before, Block.after
+    for block in model.dit.blocks:
+        block.halves = Block.halves
     model.passes.capturing = mode != "plain" and model.device.type == "cuda"
     if mode in ("compiled", "fp8"):
         model.passes.compile()
