@@ -115,6 +115,7 @@ class CacheConfig:
         recent: float | None,
         most: float,
         position_mode: PositionMode = "relative",
+        kv_dtype: str = "auto",
     ) -> CacheConfig:
         """What nobody chose: a quarter of the budget for recent tokens, and as much for the sinks of the policy that
         is named so, but at most ``most`` latent frames each. Raises PolicyError."""
@@ -127,6 +128,7 @@ class CacheConfig:
             sink_latents=sink,
             recent_latents=usual if recent is None else recent,
             position_mode=position_mode,
+            kv_dtype=kv_dtype,
         )
 
     def budget_tokens(self, tokens_per_latent: int) -> int:

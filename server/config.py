@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     cache_recent_latents: float | None = Field(
         default=None, ge=0, description="default: a quarter of the budget, at most a chunk"
     )
+    kv_dtype: Literal["auto", "bf16", "int8", "int4"] = Field(
+        default="auto", description="how caches keep tokens; auto: as the model computes"
+    )
     cache_max_latents: float = Field(default=256.0, gt=0, description="largest cache budget that a viewer may ask for")
 
     start_timeout: float = Field(default=10.0, gt=0, description="session.start must come within this time")
@@ -250,6 +253,7 @@ class Settings(BaseSettings):
         sink: float | None = None,
         recent: float | None = None,
         position_mode: PositionMode | None = None,
+        kv_dtype: str | None = None,
     ) -> CacheConfig:
         """A session's cache: what it asks for, else what the settings say, else what the model was tuned with. A sink
         that the settings name is for the settings' policy. Raises PolicyError."""
@@ -269,6 +273,7 @@ class Settings(BaseSettings):
             self.cache_recent_latents if recent is None else recent,
             most=spec.chunk_latents,
             position_mode=position_mode or self.cache_position_mode or spec.position_mode,
+            kv_dtype=kv_dtype or self.kv_dtype,
         )
 
     def _usual_budget(self, spec: ModelSpec) -> float:

@@ -19,7 +19,7 @@ NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1003,
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 RETRY_AFTER = 5.0  # seconds; said where nobody knows when there will be room
 HEADERS = {401: {"www-authenticate": "Bearer"}, 426: {"upgrade": "websocket", "connection": "upgrade"}}
-FEW = 7  # names that a hint lists beside the closest one
+FEW = 8  # names that a hint lists beside the closest one
 
 
 @dataclass(frozen=True)

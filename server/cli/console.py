@@ -36,6 +36,9 @@ CachePolicy = Annotated[str | None, typer.Option(help="which tokens stay; see do
 CacheBudget = Annotated[
     float | None, typer.Option("--cache-budget-latents", help="latent frames  [PAFU_CACHE_BUDGET_LATENTS]")
 ]
+KvDtype = Annotated[
+    str | None, typer.Option("--kv-dtype", help="auto, bf16, int8, int4: how caches keep tokens  [PAFU_KV_DTYPE]")
+]
 SalienceHead = Annotated[Path | None, typer.Option(help="default: the one beside the weights  [PAFU_SALIENCE_HEAD]")]
 Threads = Annotated[int | None, typer.Option(help="torch threads of all workers; 0 uses all cores  [PAFU_THREADS]")]
 

@@ -19,6 +19,7 @@ from server.cli.console import (
     CacheWindow,
     Config,
     Device,
+    KvDtype,
     Model,
     PositionMode,
     SalienceHead,
@@ -74,6 +75,7 @@ def serve(
     cache_budget_latents: CacheBudget = None,
     cache_window_latents: CacheWindow = None,
     cache_position_mode: PositionMode = None,
+    kv_dtype: KvDtype = None,
     metrics_port: Annotated[int | None, typer.Option(help="a port for /metrics alone  [PAFU_METRICS_PORT]")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
     lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
@@ -148,6 +150,7 @@ def generate(
     cache_budget_latents: CacheBudget = None,
     cache_window_latents: CacheWindow = None,
     cache_position_mode: PositionMode = None,
+    kv_dtype: KvDtype = None,
 ) -> None:
     """Write a video to a file; needs no server."""
     settings = settings_from(
@@ -164,6 +167,7 @@ def generate(
         cache_budget_latents=cache_budget_latents,
         cache_window_latents=cache_window_latents,
         cache_position_mode=cache_position_mode,
+        kv_dtype=kv_dtype,
     )
     fetched(settings)
     from server.cli.generate import GenerateError, write_video

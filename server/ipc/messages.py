@@ -35,6 +35,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sink_latents: float
     recent_latents: float
     position_mode: str = "relative"
+    kv_dtype: str = "auto"
 
     @classmethod
     def of(cls, cache: CacheConfig) -> CacheChoice:
@@ -44,6 +45,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             sink_latents=cache.sink_latents,
             recent_latents=cache.recent_latents,
             position_mode=cache.position_mode,
+            kv_dtype=cache.kv_dtype,
         )
 
     @property
@@ -54,6 +56,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             sink_latents=self.sink_latents,
             recent_latents=self.recent_latents,
             position_mode=cast(PositionMode, self.position_mode),
+            kv_dtype=self.kv_dtype,
         )
 
 

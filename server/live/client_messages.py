@@ -55,6 +55,7 @@ class CacheParams(Wire):
     sink_latents: float | None = Field(default=None, ge=0, le=4096)
     recent_latents: float | None = Field(default=None, ge=0, le=4096)
     position_mode: PositionMode | None = Field(default=None, description="default: the model's own")
+    kv_dtype: Literal["auto", "bf16", "int8", "int4"] | None = Field(default=None, description="how tokens are kept")
 
 
 class ExtraParams(Wire):
@@ -378,7 +379,8 @@ def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages
     path = "extra_params.cache"
     budget = _budget(given, spec, settings, path)
     try:
-        cache = settings.cache(given.policy, budget, given.sink_latents, given.recent_latents, given.position_mode)
+        asked = (given.sink_latents, given.recent_latents, given.position_mode, given.kv_dtype)
+        cache = settings.cache(given.policy, budget, *asked)
     except PolicyError as error:
         raise PafuError("invalid_message", str(error), path) from None
     return messages.CacheChoice.of(cache)

@@ -24,6 +24,7 @@ class SessionCache(BaseModel):
     sink_latents: float
     recent_latents: float
     position_mode: str
+    kv_dtype: str
     tokens: int
     bytes: int
 

@@ -251,7 +251,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("wish", "told"),
     [
-        ({"budget": 3}, "known: budget_latents, budget_tokens, policy, position_mode, recent_latents"),
+        ({"budget": 3}, "known: budget_latents, budget_tokens, kv_dtype, policy, position_mode"),
         ([], "must be an object with fields of policy, budget_latents, budget_tokens, window_latents, sink_latents"),
         ("pafu", "extra_params.cache must be an object with fields of policy"),
         ({"budget_latents": 0}, "choose 0.0625 (one token) to 256 latent frames"),

@@ -199,9 +199,9 @@ def test_a_model_without_a_camera_says_so() -> None:
         ({"promt": "x"}, "did you mean 'prompt'"),
         (
             {"extra_params": {"cache": {"polcy": "window"}}},
-            r"did you mean 'policy'\? known: budget_latents, budget_tokens, policy, position_mode, recent_lat",
+            r"did you mean 'policy'\? known: budget_latents, budget_tokens, kv_dtype, policy, position_mode",
         ),
-        ({"extra_params": {"cache": {"budget": 3}}}, "known: budget_latents, budget_tokens, policy"),
+        ({"extra_params": {"cache": {"budget": 3}}}, "known: budget_latents, budget_tokens, kv_dtype, policy"),
         ({"extra_params": {"cache": []}}, "cache must be an object with fields of policy, budget_latents, budget_tok"),
         ({"extra_params": "pafu"}, "extra_params must be an object with fields of cache; got 'pafu'"),
         ({"hight": 3}, "did you mean 'height'"),
