@@ -7,7 +7,7 @@ Source: Wan2.1 ``wan/modules/model.py`` and Self-Forcing ``causal_model.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -87,12 +87,13 @@ class SelfAttention(nn.Module):
         parts = (self.q, self.k, self.v)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         self._together = (build(weight, bias),)
-        self.o = build(self.o.weight, self.o.bias)
-        self.q = self.k = self.v = nn.Identity()
+        other = cast(Any, self)  # no linear layers any more
+        other.o = build(self.o.weight, self.o.bias)
+        other.q = other.k = other.v = nn.Identity()
 
     def _apply(self, fn: Any, recurse: bool = True) -> SelfAttention:
         self._together = ()  # parameters that move are no views any more
-        return super()._apply(fn, recurse)  # type: ignore[no-any-return]
+        return super()._apply(fn, recurse)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, dim) -> q, k, v (B, S, H, D); q and k are normed, not rotated."""
@@ -214,13 +215,16 @@ class CausalDiT(nn.Module):
 
     def fuse(self) -> None:
         """One product for q, k and v of each block: for a model whose weights stay where and what they are."""
-        for block in self.blocks:
+        for block in self.each_block():
             block.self_attn.fuse()
+
+    def each_block(self) -> Iterator[Block]:
+        return cast("Iterator[Block]", iter(self.blocks))
 
     def compile_blocks(self) -> None:
         """Let both halves of a block run as compiled kernels, the same for all blocks."""
         halves = (torch.compile(Block.before, dynamic=False), torch.compile(Block.after, dynamic=False))
-        for block in self.blocks:
+        for block in self.each_block():
             block.halves = halves
 
     def _init_weights(self) -> None:

@@ -5,6 +5,8 @@ An option, for it costs accuracy: ``pafu bench`` states the error beside the spe
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,10 @@ NEEDS = (8, 9)  # compute capability
 
 class Fp8Linear(nn.Module):
     """``weight`` (out, in) and ``bias`` (out,) of a linear layer, whose product runs in FP8."""
+
+    weight8: Tensor
+    scale: Tensor
+    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -46,11 +52,12 @@ def why_not(device: torch.device) -> str | None:
 @torch.no_grad()
 def use_fp8(dit: CausalDiT) -> None:
     """Let the blocks' large products run in FP8; their full weights go. For a frozen model on its device."""
-    for block in dit.blocks:
+    for block in dit.each_block():
         block.self_attn.replace_products(Fp8Linear)
-        block.cross_attn.q, block.cross_attn.o = (_small(block.cross_attn.q), _small(block.cross_attn.o))
+        cross = cast(Any, block.cross_attn)
+        cross.q, cross.o = _small(cross.q), _small(cross.o)
         block.ffn[0], block.ffn[2] = _small(block.ffn[0]), _small(block.ffn[2])
 
 
-def _small(linear: nn.Linear) -> Fp8Linear:
-    return Fp8Linear(linear.weight, linear.bias)
+def _small(linear: nn.Module) -> Fp8Linear:
+    return Fp8Linear(cast("Tensor", linear.weight), cast("Tensor", linear.bias))

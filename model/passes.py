@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Passes:
         self._captured: dict[tuple[object, ...], Captured] = {}
         self._buffers: Given | None = None
         self._loaded: Given | None = None  # what the buffers hold
-        self._pool: object = None
+        self._pool: Any = None  # of the graphs: they run one after the other
         self.capturing = device.type == "cuda"
         self.replays = self.refused = 0
         self.why_refused: str | None = None

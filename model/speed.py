@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,14 @@ COPIED = 2**30
 class RandomText(nn.Module):
     """As many text states as a prompt has, meaning nothing: a text encoder of 5 G parameters runs once a prompt."""
 
+    states: Tensor
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.register_buffer("states", torch.randn(spec.text_len, spec.text_dim))
 
     def encode(self, prompt: str) -> Tensor:
-        states: Tensor = self.states
-        return states
+        return self.states
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def prepared(model: LoadedModel, mode: str) -> LoadedModel:
     """The same weights, their passes run in this mode; fp8 replaces weights for good."""
     model = dataclasses.replace(model)  # passes of its own
-    for block in model.dit.blocks:
+    for block in model.dit.each_block():
         block.halves = Block.halves
     model.passes.capturing = mode != "plain" and model.device.type == "cuda"
     if mode in ("compiled", "fp8"):
@@ -362,7 +364,7 @@ def run(spec: ModelSpec, codec: str, device: torch.device, out: Path, minutes: f
             if time.monotonic() > end:
                 result["left_out"].append(f"{way.name}: no time left")
                 continue
-            row = attempt(way.name, lambda way=way, ready=ready: measure(ready, way))
+            row = attempt(way.name, partial(measure, ready, way))
             if "chunk_ms" in row and "matmul_tflops" in result["ceilings"]:
                 passes = sum(row["stages_ms"][name] for name in ("denoise", "clean"))
                 row["share_of_matmul_ceiling"] = (
@@ -372,7 +374,7 @@ def run(spec: ModelSpec, codec: str, device: torch.device, out: Path, minutes: f
             print(json.dumps(row), flush=True)
             write(out, result)
         if time.monotonic() < end:
-            seen = attempt("profile", lambda group=group, ready=ready: profile(ready, group[-1]))
+            seen = attempt("profile", partial(profile, ready, group[-1]))
             (out / f"profile_{mode}.txt").write_text(f"{group[-1].name}\n{seen.pop('table', '')}")
             result.setdefault("kernels", {})[group[-1].name] = seen
             write(out, result)

@@ -353,9 +353,7 @@ class VideoStream:
                 evicted_tokens=evicted,
                 cache_policy=cache.policy,
                 cache_fell_back=cache.fell_back,
-                salience_quantiles={
-                    f"{q:g}": value for q, value in zip(figures.QUANTILES, known.quantiles, strict=False)
-                },
+                salience_quantiles=known.quantiles,
                 prompt=self._prompt,
                 camera=CameraView(offset=camera.offset, speed=camera.speed),
             ),
