@@ -40,7 +40,7 @@ made = messages.Fragment(
 )
 fragment = messages.decode_worker(messages.frame(made)[messages.HEADER.size:])  # as it comes out of the worker
 observer = Observer(spec_named("test-tiny"))
-observer.made(fragment)
+observer.made("0", fragment)
 print(json.dumps({
     "message": json.loads(encode(ChunkMetadata.of(fragment, 0, None)))["stats"]["surprise"],
     "document": asyncapi.document()["components"]["schemas"]["ServedStats"]["properties"]["surprise"]["description"],
