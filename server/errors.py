@@ -86,7 +86,7 @@ ERRORS = {
         ErrorKind("unsupported_media_type", 415, UNSUPPORTED),
         ErrorKind("body_timeout", 408, POLICY, retryable=True),
         ErrorKind("too_many_jobs", 429, TRY_LATER, retryable=True),
-        ErrorKind("not_completed", 409, POLICY),
+        ErrorKind("not_completed", 400, POLICY),
         ErrorKind("idempotency_conflict", 409, POLICY),
         ErrorKind("last_worker", 409, POLICY),
         ErrorKind("storage_unavailable", 503, TRY_LATER, retryable=True),

@@ -148,6 +148,14 @@ def _add_status(app: FastAPI, front: Front) -> None:
     async def models() -> status.Models:
         return status.Models(data=[status.model(front.spec, front.settings, front.engine.status())])
 
+    @app.get("/v1/models/{name}")
+    async def model(name: str) -> status.Model:
+        if name != front.spec.name:
+            raise PafuError(
+                "unknown_model", f"there is no model {name[:64]!r}; this server has {front.spec.name!r}", "model"
+            )
+        return status.model(front.spec, front.settings, front.engine.status())
+
     @app.get("/asyncapi.json")
     async def asyncapi_document() -> dict[str, Any]:
         return asyncapi.document()

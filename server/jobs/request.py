@@ -20,6 +20,7 @@ from server.errors import PafuError, nearest
 from server.jobs import form
 from server.jobs.job import Order
 from server.live import client_messages as protocol
+from server.live import foreign
 
 DEFAULT_SECONDS = 4.0  # OpenAI's
 JSON = "application/json"
@@ -60,7 +61,6 @@ class VideoRequest(Asked):
     input_reference: Any = None  # the picture that the video begins with: a file, a data URL, or an object with one
     image_reference: Any = None  # the same under another server's name
     extra_params: dict[str, Any] | None = None
-    user: str | None = Field(default=None, max_length=256)  # OpenAI's; not kept
 
 
 class RemixRequest(Asked):
@@ -80,14 +80,6 @@ class ExtendRequest(Asked):
 
     video: SourceVideo
     seconds: float = Field(default=DEFAULT_SECONDS, gt=0, le=1e6)
-
-
-# Known elsewhere and impossible here: better said than ignored.
-UNSUPPORTED = {
-    "negative_prompt": "the model is distilled and takes no negative prompt; leave it out",
-    "guidance_scale": "the model is distilled and takes no guidance; leave it out",
-    "flow_shift": "the schedule belongs to the model; leave it out",
-}
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
@@ -115,21 +107,19 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
     """The request. Raises PafuError with the field at fault."""
-    for name, reason in UNSUPPORTED.items():
-        if fields.get(name) not in (None, ""):
-            raise PafuError("unsupported", f"{name}: {reason}", name)
-    known = {name: value for name, value in fields.items() if name not in UNSUPPORTED}
+    asked = foreign.taken(fields)
+    if isinstance(extra := asked.get("extra_params"), dict):
+        asked["extra_params"] = foreign.taken(extra, "extra_params.")
+    given = {name: value for name, value in asked.items() if value != "" or name == "prompt"}  # a form's way of null
     try:
-        return kind.model_validate(known)
+        return kind.model_validate(given)
     except ValidationError as error:
         raise _explain(kind, error) from None
 
 
 def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order:
     """The order that a request makes. Raises PafuError for what this server or its model cannot do."""
-    steps = len(spec.denoising_steps)
-    if asked.num_inference_steps not in (None, steps):
-        raise PafuError("unsupported", f"{spec.name} makes {steps} steps, always", "num_inference_steps")
+    protocol.check_steps(asked.num_inference_steps, spec)
     width, height = _size(asked, spec)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     start = {

