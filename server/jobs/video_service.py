@@ -86,7 +86,9 @@ class VideoService:
 
     async def create(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
         """A new job from a request's fields; with an idempotency key that was used before, that job."""
-        order = request.new_order(request.parse(request.VideoRequest, fields), self._spec, self._settings)
+        asked = request.parse(request.VideoRequest, fields)
+        # beside the event loop: a picture of a few bytes may have millions of pixels
+        order = await asyncio.to_thread(request.new_order, asked, self._spec, self._settings)
         return await self._queue(order, caller, key, ("create", fields))
 
     async def remix(self, source_id: str, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:

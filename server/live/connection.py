@@ -146,7 +146,7 @@ class ViewerConnection:
             raise revoked()
         match first:
             case client_messages.SessionStart():
-                order = self._order(first)
+                order = await asyncio.to_thread(self._order, first)  # a picture may have millions of pixels
                 session, token = self._sessions.create(order, self.caller)
                 return Admitted(session, await session.own(first.format), token, first)
             case client_messages.SessionResume():
