@@ -42,7 +42,7 @@ fragment = messages.decode_worker(messages.frame(made)[messages.HEADER.size:])  
 observer = Observer(spec_named("test-tiny"))
 observer.made("0", fragment)
 print(json.dumps({
-    "message": json.loads(encode(ChunkMetadata.of(fragment, 0, None)))["stats"]["surprise"],
+    "message": json.loads(encode(ChunkMetadata.of(fragment, 0, None, "req_1")))["stats"]["surprise"],
     "document": asyncapi.document()["components"]["schemas"]["ServedStats"]["properties"]["surprise"]["description"],
     "metric": observer.metrics.read("pafu_chunk_surprise_total", policy="window"),
     "span": traces.described(fragment)["pafu.surprise"],
