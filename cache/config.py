@@ -12,10 +12,12 @@ from typing import Literal, get_args
 from cache.errors import PolicyError
 
 PositionMode = Literal["relative", "absolute"]
-SERVED_POLICIES = ("full", "window", "sink_window", "random", "attention", "redundancy", "salience", "pafu")
+RULES = ("attention", "h2o", "tova", "recent_query", "keydiff", "density", "rkv", "redundancy", "value_novelty")
+SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle knows the future: only an evaluation can offer that
 LEARNED_POLICIES = ("salience", "pafu")  # they need a salience head
 PROTECTED_SHARE = 0.25
+WHOLE_SINKS_FROM = 1.5  # latent frames of budget
 FALLBACK_POLICY = "sink_window"  # of a session whose scores turned out not to be numbers
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -118,10 +120,12 @@ class CacheConfig:
         kv_dtype: str = "auto",
     ) -> CacheConfig:
         """What nobody chose: a quarter of the budget for recent tokens, and as much for the sinks of the policy that
-        is named so, but at most ``most`` latent frames each. Raises PolicyError."""
+        is named so, but at most ``most`` latent frames each. Sinks are whole latent frames wherever one fits: a part of
+        one is the top of a picture. Raises PolicyError."""
         usual = min(most, PROTECTED_SHARE * budget_latents)
         if sink is None:
-            sink = usual if policy == "sink_window" else 0.0
+            whole = max(1.0, float(round(usual))) if budget_latents >= WHOLE_SINKS_FROM else usual
+            sink = whole if policy == "sink_window" else 0.0
         return cls(
             policy=policy,
             budget_latents=budget_latents,

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cache import config
 from cache.errors import CacheCorrupt, CacheError
-from cache.policy import Candidates, Choice, Evidence, Policy, policy_named
+from cache.policies import policy_named
+from cache.policy import Candidates, Choice, Evidence, Policy
 from cache.storage import Workspace, at_once, gathered, rows_of
 
 ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's
@@ -373,7 +374,7 @@ class KVCache:
         given = evidence.salience
         if given is not None and given.shape != (self.layers, self.chunk):
             raise CacheError(f"salience has shape {tuple(given.shape)}, expected ({self.layers}, {self.chunk})")
-        for name in ("attention", "future"):
+        for name in ("attention", "affinity", "future"):
             rows = getattr(evidence, name)
             if rows is None:
                 continue
@@ -385,16 +386,9 @@ class KVCache:
                 raise CacheError(f"policy {self.policy!r} needs evidence {name!r}, but commit was not given any")
 
     def _updated_scores(self, evidence: Evidence) -> list[Tensor]:
-        """Per layer (n,): what was stored, with the chunk's salience or the attention just observed."""
-        if evidence.salience is None and evidence.attention is None:
-            return [self._scores[layer, : self._filled(layer)] for layer in range(self.layers)]
-        scores = [self._scores[layer, : self._filled(layer)].clone() for layer in range(self.layers)]
-        for layer, score in enumerate(scores):
-            if evidence.salience is not None:
-                score[-self.chunk :] = evidence.salience[layer]
-            if evidence.attention is not None:
-                score += evidence.attention[layer]
-        return scores
+        """Per layer (n,): what the policy makes of the stored scores and of what was just observed."""
+        stored = [self._scores[layer, : self._filled(layer)] for layer in range(self.layers)]
+        return [self._policy.update(self._candidates(layer, row, evidence)) for layer, row in enumerate(stored)]
 
     def _choose(self, layer: int, scores: Tensor, evidence: Evidence) -> Choice:
         choice = self._policy.keep(self._candidates(layer, scores, evidence))
@@ -422,7 +416,8 @@ class KVCache:
             seed=self.seed,
             chunk=self.chunks,
             layer=layer,
-            future=None if evidence.future is None else evidence.future[layer],
+            fresh=self.chunk,
+            **evidence.of_layer(layer),
         )
 
     def _check(self, indices: Tensor, layer: int) -> None:

@@ -16,12 +16,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cache.config import POLICY_NAMES
-from cache.errors import CacheError, CacheFull, PolicyError
+from cache.errors import CacheError, CacheFull
 from cache.scoring import redundancy
 
-SEED_PRIME = 1_000_003  # spreads (seed, chunk, layer) over the generator's seeds
-SEED_LIMIT = 2**63
+SEED_PRIME = 1_000_003  # spreads seeds over the numbers
+SEED_LIMIT = 2**62
+SPLITMIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))  # (shift, factor) of splitmix64, signed
 NOTHING: frozenset[str] = frozenset()
 SHARPNESS = 2  # of salience against novelty: chosen by measurement (docs/method.md)
 SURE = 1e-4  # a score this close to 0 or 1 is taken for no surer than that
@@ -33,7 +33,13 @@ class Evidence:
 
     salience: Tensor | None = None  # (layers, chunk), the head's score of the new tokens, in [0, 1]
     attention: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of the attention received
+    affinity: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of q k / sqrt(D), rotated
     future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token is still going to receive
+
+    def of_layer(self, layer: int) -> dict[str, Tensor]:
+        """What was given, of one layer."""
+        given = {name: getattr(self, name) for name in ("salience", "attention", "affinity", "future")}
+        return {name: rows[layer] for name, rows in given.items() if rows is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +48,8 @@ class Candidates:
 
     positions: Tensor  # (n, 3) float32, (t, h, w) as given, never re-indexed
     numbers: Tensor  # (n,) int64, the token's number since the stream began
-    scores: Tensor  # (n,) float32: the head's score, or the attention received so far; 0 without either
+    scores: Tensor  # (n,) float32: what ``Policy.update`` made of them; 0 of a new token before that
+    fresh: int  # so many tokens at the end are the chunk's own
     budget: int
     sink: int
     recent: int
@@ -51,7 +58,10 @@ class Candidates:
     layer: int
     read_keys: Callable[[], Tensor]  # whoever looks at no keys does not pay for them
     read_values: Callable[[], Tensor]
-    future: Tensor | None = None  # (n,), for policies that need ``future``
+    salience: Tensor | None = None  # (fresh,); this and the following: evidence of this pass, where it is needed
+    attention: Tensor | None = None  # (n,)
+    affinity: Tensor | None = None  # (n,)
+    future: Tensor | None = None  # (n,)
 
     @property
     def count(self) -> int:
@@ -88,6 +98,10 @@ class Policy(Protocol):
     name: str
     needs: frozenset[str]  # fields of Evidence
 
+    def update(self, candidates: Candidates) -> Tensor:
+        """The scores (n,) that are stored with the tokens from now on, and that ``keep`` is given next."""
+        ...
+
     def keep(self, candidates: Candidates) -> Choice:
         """At most ``budget`` tokens, sink and recent ones among them."""
         ...
@@ -101,11 +115,21 @@ def keep_best(candidates: Candidates, worth: Tensor) -> Tensor:
     return worth.topk(candidates.budget).indices.sort().values
 
 
+def scored_once(candidates: Candidates) -> Tensor:
+    """New tokens take the head's score, if there is one, and keep it."""
+    if candidates.salience is None:
+        return candidates.scores
+    return torch.cat((candidates.scores[: candidates.count - candidates.fresh], candidates.salience))
+
+
 class Full:
     """Keeps everything and refuses to overflow: the reference that other policies are compared with."""
 
     name = "full"
     needs = NOTHING
+
+    def update(self, candidates: Candidates) -> Tensor:
+        return scored_once(candidates)
 
     def keep(self, candidates: Candidates) -> Choice:
         if candidates.count > candidates.budget:
@@ -125,6 +149,9 @@ class Competing(ABC):
 
     @abstractmethod
     def worth(self, candidates: Candidates) -> Tensor: ...
+
+    def update(self, candidates: Candidates) -> Tensor:
+        return scored_once(candidates)
 
     def keep(self, candidates: Candidates) -> Choice:
         if candidates.count <= candidates.budget:
@@ -150,15 +177,19 @@ class SinkWindow(Window):
 
 
 class Random(Competing):
-    """Keeps sink, recent, and a uniform choice of the rest, redrawn at each commit from (seed, chunk, layer)."""
+    """Keeps sink, recent, and a uniform choice of the rest: one draw for each token, the same in all layers, for good.
+
+    A draw anew at every commit would hardly let any token live long.
+    """
 
     name = "random"
     ranks_scores = False
 
     def worth(self, candidates: Candidates) -> Tensor:
-        seed = (candidates.seed * SEED_PRIME + candidates.chunk) * SEED_PRIME + candidates.layer
-        generator = torch.Generator().manual_seed(seed % SEED_LIMIT)
-        return torch.rand(candidates.count, generator=generator).to(candidates.numbers.device)
+        mixed = candidates.numbers + (candidates.seed * SEED_PRIME) % SEED_LIMIT
+        for shift, factor in SPLITMIX:  # integer arithmetic that wraps is the same on every device
+            mixed = (mixed ^ ((mixed >> shift) & (2 ** (64 - shift) - 1))) * factor
+        return ((mixed >> 40) & (2**24 - 1)).float()
 
 
 class Attention(Competing):
@@ -166,6 +197,9 @@ class Attention(Competing):
 
     name = "attention"
     needs = frozenset({"attention"})
+
+    def update(self, candidates: Candidates) -> Tensor:
+        return candidates.scores + given(candidates.attention, "attention")
 
     def worth(self, candidates: Candidates) -> Tensor:
         return candidates.scores
@@ -228,24 +262,3 @@ def given(evidence: Tensor | None, name: str) -> Tensor:
     if evidence is None:
         raise CacheError(f"the policy needs evidence {name!r}, but commit was not given any")
     return evidence
-
-
-_ALL: tuple[Policy, ...] = (
-    Full(),
-    Window(),
-    SinkWindow(),
-    Random(),
-    Attention(),
-    Redundancy(),
-    Salience(),
-    Pafu(),
-    Oracle(),
-)
-POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
-
-
-def policy_named(name: str) -> Policy:
-    """The policy called ``name``. Raises PolicyError naming the known ones."""
-    if name not in POLICIES:
-        raise PolicyError(f"unknown cache policy {name!r}; known policies: {', '.join(POLICY_NAMES)}")
-    return POLICIES[name]

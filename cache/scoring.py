@@ -68,6 +68,20 @@ def fused_cosines() -> Callable[[Tensor, Tensor], Tensor] | None:
     return fused
 
 
+def kernel_densities(keys: Tensor) -> Tensor:
+    """Student kernel between all keys, (1 + |k_i - k_j|^2 / (d / 2))^-2 with d numbers a key: (n, H, D) -> (n, n)."""
+    flat = keys.flatten(1).float()
+    distance = (flat.square().sum(1, keepdim=True) + flat.square().sum(1) - 2 * flat @ flat.T).clamp(min=0)
+    return (1 + distance / (flat.shape[1] / 2)).reciprocal().square()
+
+
+def mean_affinity(q: Tensor, keys: Tensor) -> Tensor:
+    """Mean over heads and queries of q k / sqrt(D): q (S, H, D), keys (n, H, D), both rotated -> (n,) float32. Queries
+    are summed first, so this is one product of a matrix with a vector."""
+    mean = q.float().mean(0)
+    return (keys.float() * mean).sum(-1).mean(-1) / q.shape[-1] ** 0.5
+
+
 @dataclass(frozen=True)
 class SalienceParts:
     """For every key (n,): what queries of later blocks, of its own, and of earlier blocks see in it."""

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cache.kv_cache import KVCache, Turn
 from cache.policy import Evidence
-from cache.scoring import received_attention
+from cache.scoring import mean_affinity, received_attention
 from model import rope
 from model.salience import SalienceHead
 from model.spec import ModelSpec
@@ -154,6 +154,7 @@ class Watch:
         self._needs, self._head = needs, head
         self._salience: list[Tensor] = []
         self._attention: list[Tensor] = []
+        self._affinity: list[Tensor] = []
 
     def see(self, layer: int, k: Tensor, v: Tensor, q: Tensor, keys: Tensor) -> None:
         """Once per layer, in order: the chunk's un-rotated keys and its values (chunk, H, D), its rotated queries, and
@@ -162,10 +163,13 @@ class Watch:
             self._salience.append(self._head.score(layer, k, v))
         if "attention" in self._needs:
             self._attention.append(received_attention(q, keys))
+        if "affinity" in self._needs:
+            self._affinity.append(mean_affinity(q, keys))
 
     def evidence(self) -> Evidence:
         """What ``cache.commit`` wants, after the pass."""
         return Evidence(
             salience=torch.stack(self._salience) if self._salience else None,
             attention=self._attention or None,
+            affinity=self._affinity or None,
         )

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from cache.config import CacheConfig
 from cache.kv_cache import KVCache
-from cache.policy import Evidence, policy_named
+from cache.policies import policy_named
+from cache.policy import Evidence
 from model import figures
 from model.attention import Angles, turn_by_time
 from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset

@@ -46,6 +46,7 @@ def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = Non
     asked = {
         "salience": torch.rand(cache.layers, cache.chunk, generator=generator),
         "attention": [torch.rand(n, generator=generator) for n in counts],
+        "affinity": [torch.rand(n, generator=generator) for n in counts],
         "future": [torch.rand(n, generator=generator) for n in counts],
     }
     given = {name: asked[name] for name in cache.needs}

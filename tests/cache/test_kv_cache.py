@@ -271,6 +271,9 @@ def test_a_policy_cannot_break_the_slots(
         name = "broken"
         needs = frozenset()
 
+        def update(self, candidates):
+            return candidates.scores
+
         def keep(self, candidates: object) -> Choice:
             return Choice(torch.tensor(indices))
 

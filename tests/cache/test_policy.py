@@ -9,7 +9,8 @@ import torch
 
 from cache.config import POLICY_NAMES, SERVED_POLICIES, CacheConfig, check_room, promised_bytes
 from cache.errors import CacheError, CacheFull, PolicyError
-from cache.policy import POLICIES, Candidates, policy_named
+from cache.policies import POLICIES, policy_named
+from cache.policy import Candidates
 
 
 def candidates(count: int, keys: torch.Tensor | None = None, **overrides: Any) -> Candidates:
@@ -25,6 +26,7 @@ def candidates(count: int, keys: torch.Tensor | None = None, **overrides: Any) -
         "seed": 1,
         "chunk": 0,
         "layer": 0,
+        "fresh": 2,
     }
     if keys is not None:
         fields["read_keys"] = lambda: keys
@@ -59,17 +61,21 @@ def test_full_refuses_to_evict() -> None:
 
 def test_random_keeps_sink_and_recent_and_draws_the_rest_evenly() -> None:
     drawn = torch.zeros(10)
-    for chunk in range(600):
-        indices = kept("random", 10, chunk=chunk)
+    for seed in range(600):
+        indices = kept("random", 10, seed=seed)
         assert len(set(indices)) == 6 and {0, 1, 8, 9} <= set(indices)
         drawn[indices] += 1
     assert bool((drawn[2:8] - 200).abs().max() < 50), "each of six competes for two places"
 
 
-def test_random_depends_on_seed_chunk_and_layer_alone() -> None:
-    assert kept("random", 40) == kept("random", 40)
-    for change in ({"seed": 2}, {"chunk": 1}, {"layer": 1}):
-        assert kept("random", 40, **change) != kept("random", 40), change
+def test_random_draws_once_for_each_token() -> None:
+    """Whoever outlived one commit outlives the next: the draw is the token's own, in every layer and chunk."""
+    assert kept("random", 40) == kept("random", 40, chunk=1) == kept("random", 40, layer=1)
+    assert kept("random", 40, seed=2) != kept("random", 40)
+    large = kept("random", 40, budget=12)
+    assert set(kept("random", 40, budget=8)) <= set(large)
+    later = kept("random", 10, numbers=torch.arange(100, 110))
+    assert later != kept("random", 10), "the number counts, not the place in the cache"
 
 
 def test_an_unknown_policy_is_named_with_the_known_ones() -> None:

@@ -1,0 +1,35 @@
+"""The table of all policies, by name."""
+
+from __future__ import annotations
+
+from cache.config import POLICY_NAMES
+from cache.errors import PolicyError
+from cache.policy import Attention, Full, Oracle, Pafu, Policy, Random, Redundancy, Salience, SinkWindow, Window
+from cache.rules import RKV, Density, HeavyHitters, KeyDifference, RecentQuery, Tova, ValueNovelty
+
+_ALL: tuple[Policy, ...] = (
+    Full(),
+    Window(),
+    SinkWindow(),
+    Random(),
+    Attention(),
+    HeavyHitters(),
+    Tova(),
+    RecentQuery(),
+    KeyDifference(),
+    Density(),
+    RKV(),
+    Redundancy(),
+    ValueNovelty(),
+    Salience(),
+    Pafu(),
+    Oracle(),
+)
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
+
+
+def policy_named(name: str) -> Policy:
+    """The policy called ``name``. Raises PolicyError naming the known ones."""
+    if name not in POLICIES:
+        raise PolicyError(f"unknown cache policy {name!r}; known policies: {', '.join(POLICY_NAMES)}")
+    return POLICIES[name]

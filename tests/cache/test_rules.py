@@ -1,0 +1,91 @@
+"""The rules of the field, held to what their papers say, on numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from cache.config import RULES, CacheConfig
+from cache.policies import policy_named
+from cache.scoring import kernel_densities, mean_affinity
+from tests.cache.test_policy import candidates, kept
+
+NO_ONE = {"sink": 0, "recent": 0}
+
+
+def keys_of(*rows: tuple[float, float]) -> torch.Tensor:
+    return torch.tensor(rows).unsqueeze(1)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_keeps_its_budget_sink_and_recent(name: str) -> None:
+    dice = torch.Generator().manual_seed(3)
+    keys = torch.randn(20, 2, 4, generator=dice)
+    noise = {field: torch.rand(20, generator=dice) for field in ("scores", "attention", "affinity")}
+    chosen = kept(name, 20, keys=keys, read_values=lambda: keys + 1, **noise)
+    assert len(chosen) == 6 and {0, 1, 18, 19} <= set(chosen) and chosen == sorted(chosen)
+
+
+def test_heavy_hitters_forget_and_tova_remembers_nothing() -> None:
+    seen = {"attention": torch.tensor([0.0, 1.0, 0.0]), "scores": torch.tensor([2.0, 0.0, 0.0])}
+    three: dict[str, Any] = {"budget": 1, **NO_ONE, **seen}
+    assert policy_named("h2o").update(candidates(3, **three)).tolist() == pytest.approx([1.8, 1.0, 0.0])
+    assert kept("tova", 3, **three) == [1] and kept("h2o", 3, **three) == [0]
+
+
+def test_the_newest_queries_choose_by_their_product_with_the_keys() -> None:
+    q, keys = torch.randn(5, 2, 4), torch.randn(7, 2, 4)
+    each = torch.einsum("shd,nhd->nhs", q, keys) / 4**0.5
+    assert torch.allclose(mean_affinity(q, keys), each.mean((1, 2)), atol=1e-6)
+    assert kept("recent_query", 3, budget=1, affinity=torch.tensor([0.1, 0.9, 0.2]), **NO_ONE) == [1]
+
+
+def test_keys_unlike_the_mean_stay() -> None:
+    assert kept("keydiff", 4, keys=keys_of((1, 0.1), (1, 0), (1, -0.1), (-0.5, 1)), budget=1, **NO_ONE) == [3]
+
+
+def test_values_far_from_the_mean_stay_unless_something_newer_repeats_them() -> None:
+    values = keys_of((9, 0), (9, 0), (0, 0), (0.1, 0), (0, 0.1))
+    keys = keys_of((1, 0), (1, 0), (0, 1), (0, -1), (-1, 0))
+    assert kept("value_novelty", 5, keys=keys, read_values=lambda: values, budget=1, **NO_ONE) == [1]
+
+
+def test_rkv_weighs_attention_against_redundancy() -> None:
+    keys = keys_of((1, 0), (1, 0), (0, 1))
+    looked_at = torch.tensor([1.0, 0.2, 0.1])
+    assert kept("rkv", 3, keys=keys, attention=looked_at, budget=2, **NO_ONE) == [1, 2], "the copy goes, however seen"
+
+
+def test_kernel_densities_are_those_of_the_formula() -> None:
+    close = kernel_densities(keys_of((0, 0), (1, 0), (3, 4)))
+    assert close[0].tolist() == pytest.approx([1.0, (1 + 1 / 1) ** -2, (1 + 25 / 1) ** -2])
+    assert torch.equal(close, close.T)
+
+
+def test_density_keeps_what_stands_alone_and_thins_out_the_crowd() -> None:
+    """Two new tokens: a third copy of an old pair, and one far from all."""
+    keys = keys_of((0, 0), (0, 0.1), (50, 0), (0, 0.05), (0, 70))
+    at_insertion = torch.tensor([0.99, 0.99, 1e-4, 1.9, 1e-4])
+    chosen = kept("density", 5, keys=keys, scores=at_insertion, budget=4, **NO_ONE)
+    assert {2, 4} < set(chosen) and len(set(chosen) & {0, 1, 3}) == 2
+
+
+def test_density_refuses_new_tokens_that_would_crowd_out_more_than_must_go() -> None:
+    """Three copies of one place come at once, and one token must go: the copies that would double it stay out."""
+    keys = keys_of((0, 0), (90, 0), (0, 0.01), (0, 0.02), (0, 0.03))
+    at_insertion = torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0])
+    chosen = kept("density", 5, keys=keys, scores=at_insertion, budget=3, fresh=3, **NO_ONE)
+    assert 1 in chosen and len(set(chosen) & {0, 2, 3, 4}) == 2
+
+
+def test_density_stores_how_crowded_it_was_at_insertion() -> None:
+    keys = keys_of((0, 0), (0, 0), (9, 9), (9, 9))
+    stored = policy_named("density").update(candidates(4, keys=keys, scores=torch.tensor([7.0, 7.0, 0.0, 0.0])))
+    assert stored[:2].tolist() == [7.0, 7.0] and stored[2:].tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+@pytest.mark.parametrize(("budget", "sink"), [(1.0, 0.25), (1.5, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 2.0), (18.0, 3.0)])
+def test_sinks_are_whole_pictures_wherever_one_fits(budget: float, sink: float) -> None:
+    assert CacheConfig.filled_in("sink_window", budget, None, None, most=3).sink_latents == sink
