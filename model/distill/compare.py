@@ -27,7 +27,7 @@ from model.distill.judge import Claims, adherence, judge_prompts, landmarks_in_w
 from model.distill.probe import Probe
 from model.distill.rollout import Foresight, Rollout
 from model.distill.script import Script
-from model.distill.tours import SPANS, Tour, announced_tour_clip, compare, shown, tour, tour_clip
+from model.distill.tours import SPANS, SPLITS, Tour, announced_tour_clip, compare, shown, tour, tour_clip, tour_seed
 from model.stream import VideoStream
 from model.vae import to_pictures
 from model.weights import LoadedModel
@@ -59,11 +59,17 @@ class EvalSettings:
     drifts: int = 2
     drift_chunks: int = 160
     together: int = 8
+    split: str = "report"  # tune, choose or report: what was chosen on one is reported on another
+    seed: int = 0  # other tours of the same split, and other noise
 
     def __post_init__(self) -> None:
         for policy in self.policies:
             if policy not in POLICY_NAMES:
                 raise EvalError(f"unknown policy {policy!r}; known: {', '.join(POLICY_NAMES)}")
+        if self.split not in SPLITS:
+            raise EvalError(f"unknown split {self.split!r}; known: {', '.join(SPLITS)}")
+        if self.seed < 0:
+            raise EvalError(f"seed is {self.seed}; it must be 0 or more")
         if not self.budgets or not all(0 < budget < math.inf for budget in self.budgets):
             raise EvalError(f"budgets are {self.budgets}; give latent frames above 0")
         if min(self.tour_chunks, self.change_chunks, self.drift_chunks) < 4:
@@ -180,7 +186,8 @@ class Evaluation:
         settings, counts = self._settings, []
         if kind not in self._tours:
             make, number = TOURS[kind], {"tour": settings.tours, "announced": settings.announced}[kind]
-            self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks)) for n in range(number)]
+            seed = tour_seed(settings.split, settings.seed)
+            self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks, seed)) for n in range(number)]
             self._foresight[kind] = [self._table(settings.tour_chunks) for _ in range(number)]
         tours, foresight = self._tours[kind], self._foresight[kind]
         config = cell_config(policy, budget, settings.tour_chunks, self._model.spec.chunk_latents)
@@ -193,7 +200,7 @@ class Evaluation:
         self, tours: Sequence[Tour], foresight: Sequence[Foresight], config: CacheConfig, first: int
     ) -> list[dict[str, list[int]]]:
         frames = self._model.spec.chunk_latents
-        seeds = [SEED + first + i for i in range(len(tours))]
+        seeds = [SEED * (1 + self._settings.seed) + first + i for i in range(len(tours))]
         note = config.policy == FULL
         rollout = Rollout(self._model, [t.script for t in tours], seeds, config, foresight, note)
         sums = [{name: [0, 0, 0, 0] for name in SPANS} for _ in tours]

@@ -36,6 +36,8 @@ def evaluate(
     drifts: Annotated[int | None, typer.Option(min=1, help="long videos a cell")] = None,
     drift_chunks: Annotated[int | None, typer.Option(min=4, help="their length; 160 are two minutes")] = None,
     together: Annotated[int | None, typer.Option(min=1, help="streams in one batch")] = None,
+    split: Annotated[str, typer.Option(help="tune, choose or report; choices and figures never share one")] = "report",
+    seed: Annotated[int, typer.Option(min=0, help="other tours of that split")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="one budget, few streams: minutes on two cores")] = False,
     device: Device = "cpu",
     threads: Threads = 0,
@@ -65,6 +67,8 @@ def evaluate(
         "drifts": drifts,
         "drift_chunks": drift_chunks,
         "together": together,
+        "split": split,
+        "seed": seed,
     }
     if policies is not None:
         given["policies"] = tuple(part.strip() for part in policies.split(",") if part.strip())

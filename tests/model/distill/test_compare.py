@@ -34,6 +34,8 @@ from model.distill.tours import (
     LONG,
     NEW,
     RECENT,
+    SPLITS,
+    TOUR_SEED,
     VISIT_CHUNKS,
     Tour,
     announced_tour_clip,
@@ -41,6 +43,7 @@ from model.distill.tours import (
     spans,
     tour,
     tour_clip,
+    tour_seed,
 )
 from model.spec import PAFU_MINI, TEST_TINY
 from model.stream import VideoStream
@@ -308,3 +311,18 @@ def test_numbers_are_shown_with_their_interval() -> None:
     assert cell({"mean": 0.5, "low": 0.25, "high": 0.75, "n": 4}) == "0.50 [0.25, 0.75]"
     assert cell({"mean": 0.5, "low": float("nan"), "high": float("nan"), "n": 1}) == "0.50"
     assert cell(None) == "-"
+
+
+def test_splits_share_no_tour_and_a_seed_is_another_set_of_tours() -> None:
+    """What is chosen on one split can be reported on another that was never looked at."""
+    first = {
+        (split, seed): tour_clip(0, 4, tour_seed(split, seed)).scene.seed for split in SPLITS for seed in (0, 1, 7)
+    }
+    assert len(set(first.values())) == len(first)
+    assert tour_seed("report", 0) == TOUR_SEED, "the tours of the documents"
+
+
+@pytest.mark.parametrize("wrong", [{"split": "test"}, {"seed": -1}])
+def test_an_unknown_split_is_named(wrong: dict) -> None:
+    with pytest.raises(EvalError, match="unknown split 'test'; known: tune, choose, report|seed is -1"):
+        EvalSettings(**wrong)
