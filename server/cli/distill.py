@@ -37,16 +37,9 @@ def mini(
 ) -> None:
     """Train pafu-mini from nothing; a stage that was interrupted goes on from its last checkpoint."""
 
-    try:
-        from model.distill.recipe import RecipeError, run
-    except ImportError as error:
-        raise fail(f"{error.name} is missing; {EXTRA}") from None
-    import torch
+    prepare(device, threads)
+    from model.distill.recipe import RecipeError, run
 
-    from server.process import usable_cores
-
-    torch.set_num_threads(threads or usable_cores())
-    check_device(device)
     try:
         run(stage, out, steps, device)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
@@ -68,6 +61,20 @@ Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun every pro
 Threads = Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")]
 
 
+def prepare(device: str, threads: int) -> None:
+    """Be ready for work on ``device``; what is missing ends the command in one line."""
+    try:
+        import matplotlib  # noqa: F401  # what the recipes need beyond Pafu itself
+    except ImportError as error:
+        raise fail(f"{error.name} is missing; {EXTRA}") from None
+    import torch
+
+    from server.process import usable_cores
+
+    torch.set_num_threads(threads or usable_cores())
+    check_device(device)
+
+
 def check_device(name: str) -> None:
     """End the command in one line when there is no such device."""
     import torch
@@ -87,20 +94,13 @@ def check_device(name: str) -> None:
 def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, torch.device]]:
     """Rank, number of processes and device; errors that the user can mend end in one line."""
 
-    try:
-        from model.distill import parallel
-        from model.distill.salience_stage import DistillError
-    except ImportError as error:
-        raise fail(f"{error.name} is missing; {EXTRA}") from None
-    import torch
-
+    prepare(device, threads)
     from cache.errors import CacheError
+    from model.distill import parallel
+    from model.distill.salience_stage import DistillError
     from model.stream import StreamError
     from model.weights import WeightsError
-    from server.process import usable_cores
 
-    torch.set_num_threads(threads or usable_cores())
-    check_device(device)
     try:
         yield parallel.start(device)
     except (DistillError, WeightsError, CacheError, StreamError, FileNotFoundError, FloatingPointError) as error:
@@ -111,6 +111,13 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
         raise fail(f"stopped; the same command goes on from the last checkpoint in {out}", 130) from None
     finally:
         parallel.stop()
+
+
+# settings of the salience stage that are options of the same name
+SALIENCE = (
+    *("clips", "held_out", "steps", "batch", "source", "signal", "measure", "layers", "reduce", "scale", "gap"),
+    *("noise_level", "loss", "dream_steps", "guidance"),
+)
 
 
 @app.command()
@@ -147,6 +154,7 @@ def salience(
     threads: Threads = 0,
 ) -> None:
     """Distil a salience head for a student from a bidirectional teacher; also under torchrun."""
+    given = {name: value for name, value in locals().items() if name in SALIENCE}
     with _stage(out, threads, device) as (rank, processes, own):
         from typing import Any, cast
 
@@ -156,27 +164,7 @@ def salience(
             low, diag, up = (float(part) for part in weights.split(","))
         except ValueError:
             raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
-        given = {
-            "measure": measure,
-            "layers": layers,
-            "reduce": reduce,
-            "scale": scale,
-            "loss": loss,
-            "signal": signal,
-            "source": source,
-        }
-        settings = SalienceSettings(
-            clips=clips,
-            held_out=held_out,
-            steps=steps,
-            batch=batch,
-            weights=(low, diag, up),
-            gap=gap,
-            noise_level=noise_level,
-            dream_steps=dream_steps,
-            guidance=guidance,
-            **cast(Any, given),
-        )
+        settings = SalienceSettings(**cast(Any, given), weights=(low, diag, up))
         ours = load_for_work(model, student, own)
         theirs = load_teacher(teacher, teacher_model or model, ours)
         report = SalienceDistillation(theirs, ours, out, settings, prompts, rank, processes).run()

@@ -10,9 +10,26 @@ import typer
 from rich.console import Console
 
 from server.cli.console import fail, say
-from server.cli.distill import EXTRA, Device, Model, Threads, check_device
+from server.cli.distill import Device, Model, Threads, load_for_work, prepare
 
 Numbers = Annotated[str | None, typer.Option(help="latent frames, comma-separated; default 1,1.5,2,3,4,6")]
+
+
+# settings that are options of the same name
+PLAIN = (
+    *(
+        "tours",
+        "tour_chunks",
+        "announced",
+        "absences",
+        "changes",
+        "change_chunks",
+        "drifts",
+        "drift_chunks",
+        "together",
+    ),
+    *("split", "seed"),
+)
 
 
 def evaluate(
@@ -43,49 +60,48 @@ def evaluate(
     threads: Threads = 0,
 ) -> None:
     """Compare all cache policies at equal budgets on held-out scenes."""
-
-    try:
-        import torch
-
-        from model.distill.compare import QUICK, EvalError, EvalSettings, Evaluation
-        from model.distill.compare_report import markdown, plots, show
-        from model.distill.recipe import trained_probe
-    except ImportError as error:
-        raise fail(f"{error.name} is missing; {EXTRA}") from None
-    from cache.errors import CacheError
-    from model.weights import WeightsError
-    from server.cli.distill import load_for_work
-    from server.process import usable_cores
-
-    given: dict[str, Any] = {
-        "tours": tours,
-        "tour_chunks": tour_chunks,
-        "announced": announced,
-        "absences": absences,
-        "changes": changes,
-        "change_chunks": change_chunks,
-        "drifts": drifts,
-        "drift_chunks": drift_chunks,
-        "together": together,
-        "split": split,
-        "seed": seed,
-    }
+    given = {name: value for name, value in locals().items() if name in PLAIN and value is not None}
     if policies is not None:
         given["policies"] = tuple(part.strip() for part in policies.split(",") if part.strip())
     if budgets is not None:
         given["budgets"] = numbers(budgets)
-    torch.set_num_threads(threads or usable_cores())
-    check_device(device)
+    prepare(device, threads)
+    result = _evaluation(model, weights, head, device, out, probe, quick, given)
+    _publish(result, out)
+
+
+def _evaluation(
+    model: str,
+    weights: Path | None,
+    head: Path | None,
+    device: str,
+    out: Path,
+    probe: Path | None,
+    quick: bool,
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """Run what is missing in ``out``; what the user can mend ends in one line."""
+    import torch
+
+    from cache.errors import CacheError
+    from model.distill.compare import QUICK, EvalError, EvalSettings, Evaluation
+    from model.distill.recipe import trained_probe
+    from model.weights import WeightsError
+
     try:
-        base = QUICK if quick else EvalSettings()
-        settings = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+        settings = dataclasses.replace(QUICK if quick else EvalSettings(), **given)
         loaded = load_for_work(model, weights, torch.device(device), head)
         reader = None if probe is None else trained_probe(probe)
-        result = Evaluation(loaded, out, settings, reader).run(Console(stderr=True))
+        return Evaluation(loaded, out, settings, reader).run(Console(stderr=True))
     except (EvalError, WeightsError, CacheError, FileNotFoundError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
         raise fail(f"stopped; the same command goes on with the cells that are missing in {out}", 130) from None
+
+
+def _publish(result: dict[str, Any], out: Path) -> None:
+    from model.distill.compare_report import markdown, plots, show
+
     (out / "eval.md").write_text(markdown(result))
     show(result, Console(highlight=False))
     plots(result, out)
