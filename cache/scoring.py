@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +80,7 @@ def mean_affinity(q: Tensor, keys: Tensor) -> Tensor:
     """Mean over heads and queries of q k / sqrt(D): q (S, H, D), keys (n, H, D), both rotated -> (n,) float32. Queries
     are summed first, so this is one product of a matrix with a vector."""
     mean = q.float().mean(0)
-    return (keys.float() * mean).sum(-1).mean(-1) / q.shape[-1] ** 0.5
+    return (keys.float() * mean).sum(-1).mean(-1) / math.sqrt(q.shape[-1])
 
 
 @dataclass(frozen=True)
