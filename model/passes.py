@@ -76,6 +76,8 @@ class Passes:
     def __init__(self, dit: CausalDiT, head: SalienceHead | None, spec: ModelSpec, device: torch.device) -> None:
         self._dit, self._head, self._spec = dit, head, spec
         self._rotate: Rotate = rope.apply
+        if not any(parameter.requires_grad for parameter in dit.parameters()):
+            dit.fuse()
         self._workspace: Workspace | None = None
         self._seen: set[tuple[object, ...]] = set()
         self._captured: dict[tuple[object, ...], Captured] = {}

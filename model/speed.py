@@ -378,6 +378,7 @@ def run(spec: ModelSpec, codec: str, device: torch.device, out: Path, minutes: f
             (out / f"profile_{mode}.txt").write_text(f"{group[-1].name}\n{seen.pop('table', '')}")
             result.setdefault("kernels", {})[group[-1].name] = seen
             write(out, result)
+    write(out, result)
     draw(out, result)
 
 
@@ -433,6 +434,11 @@ def draw(out: Path, result: dict[str, Any]) -> None:
     figure.savefig(out / "speed.png", dpi=120)
 
 
+def decoder_of(spec: ModelSpec) -> str:
+    """The decoder of a bench: the tiny one for Wan's latents, else the model's own."""
+    return "taew2.1" if spec.video_codec == "wan2.1" else spec.video_codec
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--suite", choices=["gpu"], default="gpu")
@@ -446,7 +452,7 @@ def main() -> None:
     parser.add_argument("--modes", default="plain,graph,compiled,fp8")
     given = parser.parse_args()
     spec = spec_named(given.model)
-    codec = given.codec or ("taew2.1" if spec.video_codec == "wan2.1" else spec.video_codec)
+    codec = given.codec or decoder_of(spec)
     ways = tuple(way for way in WAYS if way.mode in given.modes.split(","))
     run(spec, codec, torch.device(given.device), given.out, given.minutes, ways)
 

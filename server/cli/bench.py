@@ -36,14 +36,59 @@ def bench(
     weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
+    suite: Annotated[str | None, typer.Option(help="gpu: policies x budgets x ways to run, random weights")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="a suite ends after so long")] = 6.0,
+    out: Annotated[Path, typer.Option(help="folder for a suite's JSON, picture and profiles")] = Path("bench"),
+    against: Annotated[Path | None, typer.Option(help="another checkout: both make chunks in turns")] = None,
 ) -> None:
     """Without a command: the whole way from prompt to encoded bytes, as fast as it goes."""
     if context.invoked_subcommand is not None:
         return
+    if suite is not None:
+        return _suite(suite, model, device, minutes, out)
+    if against is not None:
+        return _against(against, _settings(model, weights, device, threads))
     from server.bench import single
 
     run = lambda settings, console: single.bench(settings, url, seconds, console)  # noqa: E731
     _run(run, single.show, _settings(model, weights, device, threads), output, as_json)
+
+
+def _suite(name: str, model: str | None, device: str | None, minutes: float, out: Path) -> None:
+    if name != "gpu":
+        raise fail(f"there is no suite {name!r}; known: gpu", 2)
+    import torch
+
+    from model.spec import SpecError, spec_named
+    from model.speed import WAYS, decoder_of, run
+
+    wanted = device if device not in (None, "auto") else "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise fail("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu or auto")
+    try:
+        spec = spec_named(model or "self-forcing")
+    except SpecError as error:
+        raise fail(str(error), 2) from None
+    run(spec, decoder_of(spec), torch.device(wanted), out, minutes, WAYS)
+
+
+def _against(root: Path, settings: Settings) -> None:
+    import torch
+
+    from model.weights import preferred_dtype
+    from server.bench.against import AgainstError, compare
+    from server.process import usable_cores
+
+    dtype = str(preferred_dtype("cpu")).removeprefix("torch.")
+    threads = settings.threads or usable_cores()
+    try:
+        found = compare(root, settings.model, "pafu", 6.0, threads, dtype, chunks=20)
+    except AgainstError as error:
+        raise fail(str(error)) from None
+    print(
+        f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found.ours:.1f} pictures a "
+        f"second here, {found.theirs:.1f} there: {found.ratio:.2f} x ({found.chunks} chunks in turns)"
+    )
 
 
 @app.command()
