@@ -77,6 +77,7 @@ class ModelSpec:
     # the parts beside the transformer, by their names in model.parts
     text_encoder: str = "phrases"
     video_codec: str = "views"
+    codec_memory: int = 0  # values that the codec remembers of a session, for each latent position; 0: next to nothing
     # what a session's cache is unless it asks for another: the policy that the weights were tuned with
     cache_policy: str = "sink_window"
     cache_budget_latents: float = 18.0  # the past alone; public configurations count the open chunk as well
@@ -151,6 +152,10 @@ class ModelSpec:
         pictures = self.chunk_latents * self.temporal_stride
         return pictures if index else pictures - self.temporal_stride + self.first_latent_pictures
 
+    def codec_bytes(self, dtype: str) -> int:
+        """Bytes that the codec remembers of a session between two chunks."""
+        return self.codec_memory * self.latent_height * self.latent_width * BYTES_PER_ELEMENT[dtype]
+
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The denoising timesteps of a usual chunk: (1000, 937.5, 833.3, 625) for Self-Forcing's list at shift 5."""
@@ -210,6 +215,7 @@ WAN_1_3B = ModelSpec(
     max_prompt_chars=2000,
     text_encoder="umt5-xxl",
     video_codec="wan2.1",
+    codec_memory=151_328,
     public=True,
     source=Source(repo=WAN_BASE, files=("diffusion_pytorch_model*", *WAN_PARTS)),
 )
@@ -368,6 +374,7 @@ TEST_WAN = replace(  # Wan's shape through and through, small enough for every t
     height=64,
     text_encoder="umt5-tiny",
     video_codec="wan2.1-tiny",
+    codec_memory=6_336,
     cache_budget_latents=6.0,
     source=None,
 )

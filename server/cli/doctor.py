@@ -52,6 +52,12 @@ def examine(settings: Settings, console: Console) -> bool:
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.fine else "[red]no[/red]", finding.name, finding.seen)
     console.print(table)
+    if settings.spec.public:
+        from server.cli.memory import counted, show
+
+        rows, too_large = counted(settings)
+        show(rows, console)
+        findings.append(Finding("room", too_large is None, too_large or "the model fits"))
     fine = all(finding.fine for finding in findings)
     console.print("this machine can run pafu serve" if fine else "pafu serve cannot work like this: see the rows above")
     return fine
@@ -231,8 +237,8 @@ def free_bytes(device: str) -> int:
 
 
 def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
-    """Bytes that the cache of one session with the default settings promises not to exceed."""
-    return promised_bytes(
+    """Bytes that one session with the default settings promises not to exceed."""
+    return spec.codec_bytes(dtype) + promised_bytes(
         layers=spec.num_layers,
         heads=spec.num_heads,
         head_dim=spec.head_dim,

@@ -36,7 +36,7 @@ from server.cli.console import (
 )
 from server.cli.simulate import simulate
 from server.cli.weights import fetched
-from server.config import ConfigError, check_data_dir, find_temporary_folder
+from server.config import ConfigError, Settings, check_data_dir, find_temporary_folder
 from server.errors import PafuError
 
 app = typer.Typer(
@@ -118,10 +118,27 @@ def serve(
     say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
     from server.http.service import run
 
+    _tell_memory(settings)
     failure = asyncio.run(run(settings, slots, sock, say, metrics_sock, traces))
     if failure is not None:
         raise fail(failure, START_FAILED)
     say("stopped")
+
+
+def _tell_memory(settings: Settings) -> None:
+    """What a large model will take, before it is loaded; ends the start when it cannot fit."""
+    if not settings.spec.public:
+        return
+    from model.parts import MissingExtra
+    from server.cli.memory import counted, show
+
+    try:
+        rows, too_large = counted(settings)
+    except MissingExtra as error:
+        raise fail(str(error), START_FAILED) from None
+    show(rows, console)
+    if too_large:
+        raise fail(too_large, START_FAILED)
 
 
 def page_address(host: str, port: int) -> str:

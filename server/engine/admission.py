@@ -18,8 +18,8 @@ SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower
 
 
 def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
-    """Bytes that this session's cache will allocate, for its whole life."""
-    return cache.config.promised_bytes(
+    """Bytes that this session will hold for its whole life: its cache, and what the video codec remembers of it."""
+    return spec.codec_bytes(dtype) + cache.config.promised_bytes(
         layers=spec.num_layers,
         heads=spec.num_heads,
         head_dim=spec.head_dim,

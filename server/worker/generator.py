@@ -112,6 +112,7 @@ class ModelGenerator:
         import torch
 
         if self._model.device.type == "cuda":
+            self.release_memory()  # what torch keeps for itself is free, too
             free, _ = torch.cuda.mem_get_info(self._model.device)
             return free
         return available_bytes()

@@ -1,0 +1,178 @@
+"""What a model will take, before anything is taken: counted on the meta device, where tensors have sizes and no memory.
+
+Resident: the parts. For each session: its cache, and what its codec remembers. Working memory: the most that one pass
+of the transformer, or the decoding of one chunk, holds at a time; sessions take turns, so it counts once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cache.config import CacheConfig
+from model import rope
+from model.dit import CausalDiT
+from model.parts import VideoCodec, build
+from model.spec import ModelSpec
+
+GIB = 2**30
+CARDS = (16, 24, 32, 48, 80)  # GB of cards that people have
+LEFT_FREE = 0.05  # of a card: the driver, fragments
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes. ``text`` counts where the text encoder is on the device."""
+
+    transformer: int
+    text: int
+    codec: int
+    working: int
+    cache: int  # of one session
+    codec_state: int  # of one session
+
+    @property
+    def resident(self) -> int:
+        return self.transformer + self.text + self.codec
+
+    @property
+    def session(self) -> int:
+        return self.cache + self.codec_state
+
+    def sessions(self, room: int) -> int:
+        """How many fit into ``room`` bytes."""
+        return max(0, (room - self.resident - self.working) // self.session)
+
+    @property
+    def least(self) -> int:
+        """Bytes with which one session runs."""
+        return self.resident + self.working + self.session
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that were made while it is on and are still held; ``peak`` is the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._held: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given | self._held:
+                self._hold(leaf.untyped_storage())
+        return out
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        name, size = id(storage), storage.nbytes()
+        self._held.add(name)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, name, size)
+
+    def _free(self, name: int, size: int) -> None:
+        self._held.discard(name)
+        self.now -= size
+
+
+def plan(
+    spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str = "cuda", text_on_device: bool = True
+) -> MemoryPlan:
+    """Of ``spec`` with sessions that have ``cache``, in ``dtype`` on a kind of device. Raises MissingExtra."""
+    with torch.device("meta"), torch.inference_mode():
+        dit, text, codec = CausalDiT(spec), build(spec.text_encoder, spec), build(spec.video_codec, spec)
+        dit.to(dtype)
+        codec.to(device="meta", dtype=dtype)
+        cached = _OverFullCache(spec, cache, dtype, device)
+        passing = _peak(lambda: _one_pass(dit, spec, cached))
+        latents = torch.empty(1, *_latent_shape(spec), dtype=dtype)
+        decode = cast("VideoCodec", codec).decode
+        state = decode(latents, None)[1]  # the first chunk makes fewer pictures than the others
+        decoding = _peak(lambda: decode(latents, state))
+    return MemoryPlan(
+        transformer=_bytes(dit),
+        text=_bytes(text.to(dtype)) if text_on_device else 0,
+        codec=_bytes(codec),
+        working=max(passing, decoding),
+        cache=cache.promised_bytes(
+            layers=spec.num_layers,
+            heads=spec.num_heads,
+            head_dim=spec.head_dim,
+            tokens_per_latent=spec.tokens_per_latent,
+            tokens_per_chunk=spec.tokens_per_chunk,
+            dtype=str(dtype).removeprefix("torch."),
+        ),
+        codec_state=sum(tensor.nbytes for tensor in state),
+    )
+
+
+def _bytes(module: nn.Module) -> int:
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _peak(work: Callable[[], object]) -> int:
+    with LiveBytes() as counted:
+        work()
+    return counted.peak
+
+
+def _latent_shape(spec: ModelSpec) -> tuple[int, int, int, int]:
+    return spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width
+
+
+def _one_pass(dit: CausalDiT, spec: ModelSpec, cached: _OverFullCache) -> None:
+    """Of a chunk over a full cache."""
+    frames = spec.chunk_latents
+    context = dit.encode_context(torch.empty(1, 1, spec.text_len, spec.text_dim))
+    control = torch.empty(1, frames, spec.control_dim) if spec.control_dim else None
+    dit(torch.empty(1, *_latent_shape(spec)), torch.empty(1, frames), context, cached, control)
+
+
+class _OverFullCache:
+    """The arithmetic of model.attention.Cached, without a cache."""
+
+    def __init__(self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str) -> None:
+        tokens = cache.budget_tokens(spec.tokens_per_latent) + spec.tokens_per_chunk
+        self._past = tokens - spec.tokens_per_chunk
+        self._by_hand = device == "cpu" and dtype == torch.bfloat16  # see attend
+        self._rotation = rope.angles(torch.empty(1, tokens, 3), spec.rope_split, spec.rope_theta)
+        # slots of a cache, which is counted elsewhere
+        self._slots = torch.empty(1, tokens, spec.num_heads, spec.head_dim, dtype=dtype)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        cos, sin = self._rotation
+        chunk = q.shape[1]
+        q, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(self._slots, cos, sin)
+        if self._by_hand:
+            q, keys, values = (each.transpose(1, 2) for each in (q, keys, self._slots))
+            scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+            return (scores.softmax(dim=-1) @ values).transpose(1, 2)
+        return torch.empty_like(q)  # fused kernels hold little more than what they give back
+
+
+def table(found: MemoryPlan, here: tuple[str, int] | None) -> list[tuple[str, ...]]:
+    """Rows of text: what is taken, and how many sessions fit on ``here`` (a name and its free bytes) and on cards."""
+    parts = [
+        ("transformer", found.transformer),
+        ("text encoder", found.text),
+        ("VAE", found.codec),
+        ("working memory", found.working),
+        ("cache of a session", found.cache),
+        ("VAE's memory of a session", found.codec_state),
+    ]
+    rows: list[tuple[str, ...]] = [(name, f"{size / GIB:.2f} GiB") for name, size in parts]
+    rooms = [(f"{size} GB card", round(size * 1e9 * (1 - LEFT_FREE))) for size in CARDS]
+    for name, room in [*([here] if here else []), *rooms]:
+        fit = found.sessions(room)
+        rows.append((name, f"{fit} session{'' if fit == 1 else 's'}" if fit else "does not fit"))
+    return rows

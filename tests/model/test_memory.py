@@ -1,0 +1,55 @@
+"""What a model takes is known before it is taken: counted without memory, it is what a run then holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from cache.config import CacheConfig
+from model.memory import LiveBytes, MemoryPlan, plan, table
+from model.spec import SPECS, TEST_WAN, WAN_1_3B, ModelSpec
+from model.stream import VideoStream
+from model.weights import random_model
+
+GIB = 2**30
+CONFIG = CacheConfig.filled_in("sink_window", 6.0, None, None, 3)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (192, 96)])
+def test_a_run_takes_what_was_counted(size: tuple[int, int]) -> None:
+    spec = TEST_WAN.at(*size)
+    counted = plan(spec, CONFIG, torch.float32, device="cpu")
+    model = random_model(spec, seed=0, dtype=torch.float32)
+    for part, module in (("transformer", model.dit), ("text", model.text), ("codec", model.vae)):
+        tensors = {id(each): each.nbytes for each in (*module.parameters(), *module.buffers())}  # type: ignore[attr-defined]
+        assert getattr(counted, part) == sum(tensors.values()), part
+    stream = VideoStream(model, "a cat", 1, CONFIG)
+    for _ in range(3):
+        stream.next_chunk()
+    assert counted.cache == stream.cache.nbytes
+    assert counted.codec_state == sum(tensor.nbytes for tensor in stream._vae_state or [])
+    with LiveBytes() as live:
+        stream.next_chunk()
+    assert live.peak == pytest.approx(counted.working, rel=0.05)
+
+
+@pytest.mark.parametrize("spec", [WAN_1_3B, TEST_WAN, SPECS["pafu-mini"]], ids=lambda spec: spec.name)
+def test_admission_counts_what_the_codec_remembers(spec: ModelSpec) -> None:
+    counted = plan(spec, CONFIG, torch.bfloat16)
+    remembered = spec.codec_bytes("bfloat16")
+    assert remembered == counted.codec_state or (not remembered and counted.codec_state < 2**20)
+
+
+def test_the_full_size_is_counted_without_memory() -> None:
+    counted = plan(WAN_1_3B, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, text_on_device=False)
+    assert counted.transformer == 2 * 1_418_996_800
+    assert counted.cache / GIB == pytest.approx(2.42, abs=0.01)
+
+
+def test_the_table_says_where_it_fits() -> None:
+    small = MemoryPlan(transformer=6 * GIB, text=0, codec=GIB, working=2 * GIB, cache=3 * GIB, codec_state=2 * GIB)
+    rows = dict(table(small, ("here", 13 * GIB)))
+    assert rows["here"] == "does not fit" and rows["16 GB card"] == "1 session" and rows["80 GB card"] == "12 sessions"
+    assert small.sessions(14 * GIB) == 1 and small.least == 14 * GIB
