@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cache.config import CacheConfig
+from cache.config import CacheConfig, workspace_bytes
 from model import rope
 from model.dit import CausalDiT
 from model.parts import VideoCodec, build
@@ -35,12 +35,13 @@ class MemoryPlan:
     text: int
     codec: int
     working: int
+    workspace: int  # dense keys and values of whichever session has its turn
     cache: int  # of one session
     codec_state: int  # of one session
 
     @property
     def resident(self) -> int:
-        return self.transformer + self.text + self.codec
+        return self.transformer + self.text + self.codec + self.workspace
 
     @property
     def session(self) -> int:
@@ -103,6 +104,14 @@ def plan(
         text=_bytes(text.to(dtype)) if text_on_device else 0,
         codec=_bytes(codec),
         working=max(passing, decoding),
+        workspace=workspace_bytes(
+            layers=spec.num_layers,
+            heads=spec.num_heads,
+            head_dim=spec.head_dim,
+            budget=cache.budget_tokens(spec.tokens_per_latent),
+            chunk=spec.tokens_per_chunk,
+            dtype=str(dtype).removeprefix("torch."),
+        ),
         cache=cache.promised_bytes(
             layers=spec.num_layers,
             heads=spec.num_heads,
@@ -167,6 +176,7 @@ def table(found: MemoryPlan, here: tuple[str, int] | None) -> list[tuple[str, ..
         ("text encoder", found.text),
         ("VAE", found.codec),
         ("working memory", found.working),
+        ("workspace of all caches", found.workspace),
         ("cache of a session", found.cache),
         ("VAE's memory of a session", found.codec_state),
     ]

@@ -39,7 +39,7 @@ def run(spec: ModelSpec, chunks: int = 2) -> list[str]:
     for index in range(chunks):
         began = time.perf_counter()
         chunk = stream.next_chunk()
-        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in chunk.seconds.items())
+        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in chunk.stats.seconds.items())
         took = f"{time.perf_counter() - began:.1f} s ({stages})"
         lines.append(f"chunk {index}: {len(chunk.pictures)} pictures in {took}, {_peak():.1f} GiB at most")
     return lines
