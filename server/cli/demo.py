@@ -35,6 +35,8 @@ def memory(
     from server.cli.generate import GenerateError
     from server.cli.revisit import save_rows, visits
 
+    if not output.parent.is_dir():
+        raise fail(f"cannot write {output}: there is no folder {output.parent}")
     try:
         seen = list(visits(settings, prompt, names, budget, away, seed))
         save_rows(seen, output)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -86,7 +87,7 @@ async def test_viewers_of_a_real_server_are_measured(serve) -> None:
     alone = levels[0]
     assert (alone["sessions"], alone["deadlines"], alone["first_chunk_seconds"]["count"]) == (1, 4, 1)
     assert alone["prompt_to_picture_seconds"]["count"] and alone["rss_mib"]["front"] > 0 and not alone["failures"]
-    report = {"model": model_of(server), "machine": {"processor": "x", "cores": 2}, "levels": levels}
+    report = {"model": await model_of(server), "machine": {"processor": "x", "cores": 2}, "levels": levels}
     sessions.show({**report, "sessions_in_real_time": best_of(levels)}, Console(quiet=True))
     json.dumps(report)
     await server.empties()
@@ -101,8 +102,9 @@ async def test_a_refused_viewer_says_why(serve, viewer_of) -> None:
         assert "no place is free" in seen.failure and seen.pictures == 0
 
 
-def model_of(server) -> dict:
-    return server.front.model()
+async def model_of(server) -> dict:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
+        return (await client.get("/v1/models")).json()["data"][0]
 
 
 async def test_a_soak_writes_lines_and_ends_by_the_clock(serve, tmp_path) -> None:
@@ -110,7 +112,7 @@ async def test_a_soak_writes_lines_and_ends_by_the_clock(serve, tmp_path) -> Non
     await server.engine.settled()  # a worker that still loads has no memory to tell of
     async with asyncio.timeout(120):
         lines, everybody = await soak.stream(
-            server.url, model_of(server), 0.03, 2, 0.5, tmp_path / "soak.csv", Console(quiet=True)
+            server.url, await model_of(server), 0.03, 2, 0.5, tmp_path / "soak.csv", Console(quiet=True)
         )
     written = (tmp_path / "soak.csv").read_text().splitlines()
     assert len(written) == len(lines) + 1 and written[0].split(",") == list(soak.COLUMNS)

@@ -29,7 +29,20 @@ def test_the_camera_is_back_where_it_was(away: float) -> None:
 
 def test_a_row_of_pictures_for_each_policy(tmp_path: Path) -> None:
     out = tmp_path / "memory.png"
-    command = ["demo", "memory", "a red mill", "--model", "test-tiny", "--device", "cpu", "--away", "2", "-o", str(out)]
+    command = [
+        "demo",
+        "memory",
+        "a red mill",
+        "--model",
+        "test-tiny",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--away",
+        "2",
+    ]
+    command += ["-o", str(out)]
     result = CliRunner().invoke(app, [*command, "--policies", "window,sink_window"])
     assert result.exit_code == 0, result.output
     with Image.open(out) as sheet:
