@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         le=10_000,
         description="sessions on the device at once, jobs included; default: as many as it can play in real time",
     )
-    max_waiting: int = Field(default=0, ge=0, le=10_000, description="viewers that may wait for a place")
+    max_waiting: int = Field(default=8, ge=0, le=10_000, description="viewers that may wait for a place")
     queue_timeout: float = Field(default=120.0, gt=0, description="a viewer who waited so long for a place is refused")
     cache_room_bytes: int = Field(default=0, ge=0, description="caches of all sessions together; 0: what is free")
     keep_on_device: float = Field(default=20.0, ge=0, description="a session that lost its viewer waits there so long")

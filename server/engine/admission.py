@@ -135,8 +135,8 @@ def no_place(needed: int, accounts: Sequence[Account], most: int | None) -> Pafu
         whose = "this server has" if len(accounts) == 1 else "its largest device has"
         reason = f"the session's cache needs {needed / MIB:.1f} MiB, {whose} {largest / MIB:.1f} MiB in all"
         return PafuError("cache_too_large", f"{reason}; ask for a smaller budget", "extra_params.cache.budget_latents")
-    places = sum(account.most for account in accounts)
-    taken = f"{sum(map(len, accounts))} of {min(places, most or places)} sessions"
-    held, room = (sum(getattr(account, name) for account in accounts) for name in ("held_bytes", "room"))
-    reason = f"no place is free ({taken}, {held / MIB:.1f} of {room / MIB:.1f} MiB of cache are taken); try again later"
+    offered, taken = sum(account.most for account in accounts), sum(map(len, accounts))
+    places = min(offered, most or offered)
+    why = f"all {places} places are taken" if taken >= places else "the memory for streams is all in use"
+    reason = f"no place is free: {why}; try again later"
     return PafuError("session_rejected", reason, retry_after=RETRY_AFTER)

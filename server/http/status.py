@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from cache.config import SERVED_POLICIES
 from model.spec import ModelSpec
 from server import __version__
 from server.config import Settings
@@ -110,6 +111,8 @@ class Model(BaseModel):
     device: str | None
     max_prompt_chars: int
     limits: dict[str, int | float | None]
+    cache_policy: str
+    cache_policies: list[str]
     words: dict[str, list[str]]
     examples: list[str]
 
@@ -201,6 +204,8 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
             "max_streaming_buffer_seconds": settings.max_lead_seconds,
             **(camera_limits() if spec.camera else {}),
         },
+        cache_policy=settings.cache_policy or spec.cache_policy,
+        cache_policies=list(SERVED_POLICIES),
         words=words,
         examples=examples,
     )

@@ -151,13 +151,16 @@ class Open(Message, frozen=True, tag="open"):
 
 
 class Interact(Message, frozen=True, tag="interact"):
-    """Change a running session from its next chunk on; the event counts as active for ``chunks`` chunks."""
+    """Change a running session from its next chunk on, or from chunk ``at_chunk`` on where that is later; the event
+    counts as active for ``chunks`` chunks.
+    """
 
     session: str
     event_id: str
     prompt: str | None
     camera: Camera | None
     chunks: int
+    at_chunk: int = 0
 
 
 class Playhead(Message, frozen=True, tag="playhead"):

@@ -16,10 +16,11 @@ from server.live.replay import Replay
 
 @dataclass(frozen=True)
 class Queued:
-    """The session waits for a worker; ``position`` is 1 for the next."""
+    """The session waits for a worker; ``position`` is 1 for the next, ``seconds`` an estimate, where there is one."""
 
     position: int
     depth: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ MAX_SEED = 2**63 - 1
 MAX_MEDIA_SECONDS = 1e9
 MAX_TRANSITION_CHUNKS = 64
 SIZE = re.compile(r"\d{1,5}x\d{1,5}")
+MAX_CHUNK = 2**53
+MAX_KNOWN_CHANGES = 64  # in session.start
 
 BUDGETS = {  # the three ways to say it -> in latent frames
     "budget_latents": lambda amount, spec: amount,
@@ -65,31 +67,6 @@ class ExtraParams(Wire):
     cache: CacheParams | None = None
 
 
-class SessionStart(Wire):
-    """Sizes and rate, where given, must be the model's own; ``num_frames`` left out means without end.
-
-    ``memory`` asks for the kept tokens in every chunk's statistics (the page's memory view).
-    """
-
-    type: Literal["session.start"]
-    model: str | None = None
-    prompt: str
-    format: str = "m4s"
-    width: int | None = None
-    height: int | None = None
-    fps: int | None = None
-    num_frames: int | None = Field(default=None, ge=1)
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    extra_params: ExtraParams | None = None
-    image: Any = Field(default=None, description="picture that the video begins with, as a data URL")
-    image_reference: Any = Field(default=None, description="the same under another server's name")
-    size: str | None = None
-    seconds: float | str | None = None
-    num_inference_steps: int | None = None
-    streaming_buffer_seconds: float | None = Field(default=None, gt=0)
-    memory: bool = False
-
-
 class CameraVelocity(Wire):
     """vLLM-Omni's camera: metres a picture to the right, up, forward, and a rotation as a quaternion (x, y, z, w)."""
 
@@ -121,9 +98,39 @@ class Event(Wire):
 
 
 class Interaction(Wire):
+    """``at_chunk``: the chunk that shows it first; left out, or a chunk that is made already, means the next one."""
+
     event_id: EventId | None = None
     event: Event
     transition_chunks: int | None = Field(default=None, ge=0, le=MAX_TRANSITION_CHUNKS)
+    at_chunk: int | None = Field(default=None, ge=0, le=MAX_CHUNK)
+
+
+class SessionStart(Wire):
+    """Sizes and rate, where given, must be the model's own; ``num_frames`` left out means without end.
+
+    ``memory`` asks for the kept tokens in every chunk's statistics (the page's memory view). ``interactions`` are
+    changes that are known from the beginning, each at its ``at_chunk``: same seed, same changes, same pictures.
+    """
+
+    type: Literal["session.start"]
+    model: str | None = None
+    prompt: str
+    format: str = "m4s"
+    width: int | None = None
+    height: int | None = None
+    fps: int | None = None
+    num_frames: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    extra_params: ExtraParams | None = None
+    image: Any = Field(default=None, description="picture that the video begins with, as a data URL")
+    image_reference: Any = Field(default=None, description="the same under another server's name")
+    size: str | None = None
+    seconds: float | str | None = None
+    num_inference_steps: int | None = None
+    streaming_buffer_seconds: float | None = Field(default=None, gt=0)
+    memory: bool = False
+    interactions: list[Interaction] = Field(default=[], max_length=MAX_KNOWN_CHANGES)
 
 
 class SessionInteraction(Wire):
@@ -251,6 +258,8 @@ def _explain(kind: str, error: ValidationError) -> PafuError:
 def fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the model that stands at ``path`` inside this one."""
     for part in path:
+        if isinstance(part, int):  # an element of the list
+            continue
         annotation = model.model_fields[str(part)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         model = next(t for t in options if isinstance(t, type) and issubclass(t, BaseModel))
@@ -381,6 +390,19 @@ def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, 
         raise PafuError("unsupported", f"{spec.name} has no camera control", f"{path}.multi_modal_data.camera")
     prompt = None if event.prompt is None else check_prompt(event.prompt, spec, f"{path}.prompt")
     return prompt, None if camera is None else _camera(camera, f"{path}.multi_modal_data.camera")
+
+
+def change_of(interaction: Interaction, session: str, unnamed: str, spec: ModelSpec) -> messages.Interact:
+    """The change for the worker; ``unnamed`` is the id of one without. Raises PafuError."""
+    prompt, camera = check_event(interaction, spec)
+    return messages.Interact(
+        session=session,
+        event_id=interaction.event_id or unnamed,
+        prompt=prompt,
+        camera=camera,
+        chunks=interaction.transition_chunks or 1,
+        at_chunk=interaction.at_chunk or 0,
+    )
 
 
 VELOCITY = 0.05  # of vLLM-Omni's clients: our usual speed

@@ -20,7 +20,7 @@ from server import errors
 from server.access.limits import Caller
 from server.config import Settings
 from server.errors import PafuError
-from server.ipc.messages import Ended, Fragment, Open, Rejected
+from server.ipc.messages import Ended, Fragment, Interact, Open, Rejected
 from server.live import audience, client_messages
 from server.live.audience import Subscriber
 from server.live.registry import SessionRegistry
@@ -147,7 +147,10 @@ class ViewerConnection:
         match first:
             case client_messages.SessionStart():
                 order = await asyncio.to_thread(self._order, first)  # a picture may have millions of pixels
+                changes = self._known_changes(first)
                 session, token = self._sessions.create(order, self.caller)
+                for change in changes:
+                    await session.expect(change)
                 return Admitted(session, await session.own(first.format), token, first)
             case client_messages.SessionResume():
                 name, token, last = client_messages.check_resume(first)
@@ -157,6 +160,19 @@ class ViewerConnection:
             case client_messages.SessionWatch():
                 session = self._sessions.find(first.session_id, self.caller)
                 return Admitted(session, await session.watch(client_messages.check_format(first.format)), None, first)
+
+    def _known_changes(self, start: client_messages.SessionStart) -> list[Interact]:
+        """What will change, by the start's own word. Raises PafuError."""
+        changes = [
+            client_messages.change_of(interaction, self.id, f"evt_start_{place}", self._spec)
+            for place, interaction in enumerate(start.interactions)
+        ]
+        if len({change.event_id for change in changes}) < len(changes):
+            raise PafuError("event_id_conflict", "two interactions have one event_id", "interactions")
+        if len(changes) > self._settings.max_pending_interactions:
+            most = self._settings.max_pending_interactions
+            raise PafuError("too_many_interactions", f"interactions has {len(changes)}; allowed is 0 to {most}")
+        return changes
 
     def _order(self, start: client_messages.SessionStart) -> Open:
         order = client_messages.check_start(start, self._spec, self._settings)
@@ -202,8 +218,8 @@ class ViewerConnection:
                     await self._send_fragment(session, subscriber, fragment)
                 case Rejected() as rejected:
                     await steering.refused(rejected.event_id, rejected.message)
-                case audience.Queued(position, depth):
-                    await self._socket.send(SessionQueued(position=position, queue_depth=depth))
+                case audience.Queued(position, depth, seconds):
+                    await self._socket.send(SessionQueued(position=position, queue_depth=depth, seconds=seconds))
                 case audience.Interrupted(reason):
                     await self._socket.send(SessionInterrupted(session_id=session.id, reason=reason))
                 case audience.TakenOver():

@@ -37,9 +37,9 @@ class PlaceRequest:
         order = self._state.order_to_go_on(self._files.snapshot)
         return await self._waiting_room.open(order, self._state.started, self._tell)
 
-    def _tell(self, position: int, depth: int) -> None:
+    def _tell(self, position: int, depth: int, seconds: float | None) -> None:
         """Tell the viewers where the session stands in the queue, when that changes."""
-        queued = Queued(position, depth)
+        queued = Queued(position, depth, seconds)
         if queued != self._told:
             self._told = queued
             self._state.audience.tell(queued)

@@ -155,10 +155,14 @@ class InteractionRejected(ServerMessage, frozen=True, tag="session.interaction.r
 
 
 class SessionQueued(ServerMessage, frozen=True, tag="session.queued"):
-    """No place is free: the session waits, ``position`` 1 is next."""
+    """No place is free: the session waits, ``position`` 1 is next.
+
+    ``seconds`` is how long that took others of late; left out while nobody has waited yet.
+    """
 
     position: int
     queue_depth: int
+    seconds: float | None = None
 
 
 class SessionInterrupted(ServerMessage, frozen=True, tag="session.interrupted"):

@@ -122,17 +122,12 @@ class Steering:
         await self._session.hand_over_changes()
 
     def _change(self, interaction: client_messages.Interaction) -> Interact:
-        prompt, camera = client_messages.check_event(interaction, self._spec)
+        unnamed = f"evt_{secrets.token_hex(4)}_{self._unnamed_events}"
+        change = client_messages.change_of(interaction, self._session.id, unnamed, self._spec)
         if not self._streaming():
             raise PafuError("interaction_failed", "wait for video.start before you change anything", "type")
         self._unnamed_events += 1
-        return Interact(
-            session=self._session.id,
-            event_id=interaction.event_id or f"evt_{secrets.token_hex(4)}_{self._unnamed_events}",
-            prompt=prompt,
-            camera=camera,
-            chunks=interaction.transition_chunks or 1,
-        )
+        return change
 
     async def reject(self, event_id: str, error: PafuError) -> None:
         """Tell the end of a change. Raises the error itself before video.start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from server.config import Settings
@@ -10,16 +11,20 @@ from server.engine.interface import Engine, EngineSession
 from server.errors import PafuError
 from server.ipc.messages import Open
 
+Tell = Callable[[int, int, float | None], None]  # position, depth, the seconds that it may take
+RECENT = 8  # waits that an estimate looks back at
 POLL_SECONDS = 0.5  # a free place is found after this long even if nobody announced it
 
 
 class Waiter:
     """One session in the room."""
 
-    def __init__(self, tell: Callable[[int, int], None], started: bool) -> None:
+    def __init__(self, tell: Tell, started: bool) -> None:
         self.tell = tell
         self.started = started
         self.refused = False  # there was no room for it, so it waits
+        self.came = time.monotonic()
+        self.first_position = 1  # where it stood at first
 
 
 class WaitingRoom:
@@ -31,6 +36,7 @@ class WaitingRoom:
         self._settings = settings
         self._make_room = make_room
         self._waiting: list[Waiter] = []
+        self._seconds_a_place: deque[float] = deque(maxlen=RECENT)
         self.closed = False
 
     @property
@@ -38,13 +44,16 @@ class WaitingRoom:
         """Sessions that wait."""
         return sum(waiter.refused for waiter in self._waiting)
 
-    async def open(self, order: Open, started: bool, tell: Callable[[int, int], None]) -> EngineSession:
-        """Open the session on a worker; ``tell(position, depth)`` is called while it waits. Raises PafuError."""
+    async def open(self, order: Open, started: bool, tell: Tell) -> EngineSession:
+        """Open the session on a worker; ``tell`` is called while it waits. Raises PafuError."""
         waiter = Waiter(tell, started)
         ahead = sum(other.started for other in self._waiting)
         self._waiting.insert(ahead if started else len(self._waiting), waiter)
         try:
-            return await self._wait(waiter, order, started)
+            line = await self._wait(waiter, order, started)
+            if waiter.refused:
+                self._seconds_a_place.append((time.monotonic() - waiter.came) / waiter.first_position)
+            return line
         finally:
             self._waiting.remove(waiter)
             self._tell()
@@ -61,7 +70,9 @@ class WaitingRoom:
                     return line
                 if await self._make_room():
                     continue
-            waiter.refused = True
+            if not waiter.refused:
+                waiter.refused = True
+                waiter.first_position = self.depth
             waiters = sum(other.refused and not other.started for other in self._waiting)
             if not started and waiters > self._settings.max_waiting:
                 raise refusal or PafuError("session_rejected", "no place is free; try again later", retry_after=5.0)
@@ -74,7 +85,12 @@ class WaitingRoom:
         """Tell everybody who waits its position."""
         waiting = [waiter for waiter in self._waiting if waiter.refused]
         for position, waiter in enumerate(waiting, 1):
-            waiter.tell(position, len(waiting))
+            waiter.tell(position, len(waiting), self._estimate(position))
+
+    def _estimate(self, position: int) -> float | None:
+        """Seconds until a place is free, by what others waited of late."""
+        recent = self._seconds_a_place
+        return round(position * sum(recent) / len(recent), 1) if recent else None
 
     async def _try(self, order: Open, started: bool) -> tuple[EngineSession | None, PafuError | None]:
         """The session's line, or why there is no room. If the worker dies meanwhile, try its replacement once."""

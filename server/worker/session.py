@@ -105,9 +105,11 @@ class WorkerSession:
         return self._remaining == 0
 
     def apply_pending(self) -> tuple[Events, list[Rejected]]:
-        """Hand the waiting changes to the stream, in order; the chunk made next shows them."""
+        """Hand the changes that are due to the stream, in order; the chunk made next shows them."""
         events, refused = Events(), []
-        for change in self.pending:
+        due = [change for change in self.pending if change.at_chunk <= self.chunks]
+        self.pending = [change for change in self.pending if change.at_chunk > self.chunks]
+        for change in due:
             try:
                 self._apply(change)
             except ValueError as error:  # the model's own checks: the session goes on as before
@@ -115,7 +117,6 @@ class WorkerSession:
                 continue
             events.started.append(change.event_id)
             self._in_force[change.event_id] = change.chunks
-        self.pending = []
         return events, refused
 
     def _apply(self, change: Interact) -> None:

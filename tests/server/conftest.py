@@ -147,7 +147,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
     running: list[RunningServer] = []
 
     async def start(**settings: Any) -> RunningServer:
-        given = Settings(**{**KEEP_NOTHING, **PATIENT, "data_dir": tmp_path, **settings})
+        given = Settings(**{**KEEP_NOTHING, **PATIENT, "data_dir": tmp_path, "max_waiting": 0, **settings})
         engine = LocalEngine(given, slots_for(given), (sys.executable, str(PATTERN)))
         service = build(given, engine)
         sock = listen("127.0.0.1", 0)

@@ -74,6 +74,7 @@ LIKELY = {
     "event_id": st.sampled_from(["e", "", "x" * 129]),
     "position_seconds": st.sampled_from([0, 1.5, -1, 1e10]),
     "transition_chunks": st.sampled_from([0, 64, 65]),
+    "at_chunk": st.sampled_from([0, 7, -1, 2**60]),
 }
 
 
@@ -86,7 +87,7 @@ def objects(fields: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 camera = objects({name: LIKELY[name] for name in ("speed", "pan", "cut_to")})
 event = objects({"prompt": LIKELY["prompt"], "multi_modal_data": objects({"camera": camera})})
 interaction = objects(
-    {"event_id": LIKELY["event_id"], "event": event, "transition_chunks": LIKELY["transition_chunks"]}
+    {"event": event, **{name: LIKELY[name] for name in ("event_id", "transition_chunks", "at_chunk")}}
 )
 cache = objects({"policy": st.just("window"), "budget_latents": st.floats(1, 9), "sink_latents": st.integers(-1, 9)})
 start = objects(
@@ -96,6 +97,7 @@ start = objects(
         "seed": st.integers(-1, 2**64),
         "streaming_buffer_seconds": st.floats(-1, 9),
         "extra_params": objects({"cache": cache}),
+        "interactions": st.lists(interaction, max_size=2),
     }
 )
 BODIES = {

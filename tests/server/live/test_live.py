@@ -85,6 +85,37 @@ async def test_a_change_is_queued_then_applied_at_a_chunk_and_shows_there(server
         assert chunks[0]["stats"]["camera"]["speed"] == -4
 
 
+async def test_a_change_waits_for_its_chunk_and_a_start_may_bring_its_changes(server, viewer_of) -> None:
+    """So that a scene can be told again: the same changes at the same chunks."""
+    known = [
+        {"event_id": "late", "event": {"prompt": "at four"}, "at_chunk": 4},
+        {"event": {"multi_modal_data": {"camera": {"speed": 8}}}, "at_chunk": 1},
+    ]
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(seed=1, prompt="before", interactions=known)
+        change = {"event_id": "then", "event": {"prompt": "at six"}, "at_chunk": 6}
+        await viewer.send({"type": "session.interaction", "interaction": change})
+        chunks = [await viewer.until("video.chunk_metadata") for _ in range(8)]
+    assert [c["started_event_ids"] for c in chunks] == [[], ["evt_start_1"], [], [], ["late"], [], ["then"], []]
+    assert [c["stats"]["prompt"] for c in chunks] == ["before"] * 4 + ["at four"] * 2 + ["at six"] * 2
+    assert [c["stats"]["camera"]["speed"] for c in chunks] == [0] + [8] * 7
+
+
+@pytest.mark.parametrize(
+    ("interactions", "param"),
+    [
+        ([{"event": {"prompt": "x"}, "at_chunk": -1}], "interactions.0.at_chunk"),
+        ([{"event": {"prompt": "x"}, "when": 1}], "interactions.0.when"),
+        ([{"event": {"prompt": "x"}}] * 65, "interactions"),
+    ],
+)
+async def test_changes_of_a_start_are_checked_before_it_begins(server, viewer_of, interactions, param) -> None:
+    async with server.connect() as socket:
+        error = await viewer_of(socket).start(prompt="a bar", interactions=interactions)
+    assert (error["type"], error["param"]) == ("error", param)
+
+
 @pytest.mark.parametrize(("pan", "sign"), [("left", -1), ("right", 1), ("hold", 0)])
 async def test_a_pan_is_named_by_its_direction(server, viewer_of, pan, sign) -> None:
     async with server.connect() as socket:

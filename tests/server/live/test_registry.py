@@ -475,6 +475,8 @@ async def test_who_waits_for_a_place_is_told_its_position_and_gets_the_place_in_
         queued = [m["position"] for m in third.messages if m["type"] == "session.queued"]
         await third.until("session.done")
         assert [m["position"] for m in third.messages if m["type"] == "session.queued"] == [2, 1], queued
+        next_one = next(m for m in third.messages if m["type"] == "session.queued" and m["position"] == 1)
+        assert next_one["seconds"] >= 0, "the one before has shown how long it takes"
     await server.empties()
 
 
