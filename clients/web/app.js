@@ -6,13 +6,19 @@ import { CameraControls, LightControls, PromptBox, bindPageKeys } from "./contro
 import { byId } from "./dom.js";
 import { KeyForm, hasKey } from "./key.js";
 import { MemoryView } from "./memory.js";
-import { hideTrouble, labelPicture, leaveWords, offerModels, paint, readAddress, showAspect, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
+import { hideTrouble, labelPicture, leaveWords, offerModels, offerRivals, paint, readAddress, showAspect, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
 import { Player, canPlay } from "./player.js";
 import { lightIn, withLight } from "./prompt.js";
 import { LiveSession } from "./protocol.js";
+import { Reel } from "./reel.js";
+import { Rival } from "./rival.js";
+import { SceneLog, asInteractions, readLog, sceneHash } from "./scene.js";
 import { models, readiness, ticket } from "./server.js";
 import { Phase, opened, reduce, running, view } from "./state.js";
 import { ReadOut } from "./stats.js";
+import { TakeAlong } from "./takeaway.js";
+import { Timeline } from "./timeline.js";
+import { TourView } from "./tourview.js";
 
 const BUFFER_SECONDS = 1.25; // how far the server may run ahead of the playhead
 const READY_EVERY_MS = 1_000;
@@ -26,7 +32,11 @@ class App {
   #state = opened(this.#address.watch);
   #session = null;
   #askedAt = 0;
-  #chunkSeconds = 0.75;
+  #timeline = new Timeline();
+  #reel = new Reel();
+  #log = new SceneLog();
+  #begun = { prompt: "", seed: "" }; // what the running stream began with
+  #hurry = -1; // up to this chunk the scene of a link is only brought back
   #bufferSeconds = BUFFER_SECONDS;
   #fps = 16;
   #seed = byId("seed", HTMLInputElement);
@@ -37,11 +47,15 @@ class App {
   #memory = new MemoryView({ button: byId("memory-toggle"), section: byId("memory"), video: byId("picture"), veil: byId("veil") });
   #lights = new LightControls((light) => this.#chooseLight(light));
   #prompt = new PromptBox((text) => this.#promptChanged(text));
-  #camera = new CameraWish((speed) => this.#session?.interact({ camera: { speed } }) ?? null);
+  #camera = new CameraWish((speed) => this.#tell({ camera: { speed } }));
+  #tour = new TourView(this.#timeline, (order) => this.#tourOrder(order), (text) => this.#dispatch("note", { text }));
+  #rival = new Rival(this.#player, (trouble) => showTrouble(trouble));
   #cameraControls = new CameraControls((speed) => this.#steer(speed));
   #keyForm = new KeyForm(() => this.#loadModels());
 
   run() {
+    document.body.classList.toggle("embedded", self !== top);
+    new TakeAlong(this.#reel, { scene: () => this.#scene(), say: (text) => (byId("along-note").textContent = text), failed: showTrouble });
     this.#bindPage();
     this.#bindPlayer();
     this.#prompt.offer(FALLBACK_EXAMPLES, {});
@@ -65,7 +79,9 @@ class App {
   }
 
   #show() {
-    paint(view(this.#state, this.#prompt.text));
+    const seen = view(this.#state, this.#prompt.text);
+    paint(seen);
+    this.#tour.offered = seen.canSteer;
   }
 
   #lookOn() {
@@ -134,17 +150,19 @@ class App {
     const list = await models();
     if (list === null) return this.#keyForm.ask();
     if (!list.length) return;
+    if (this.#address.model && !list.some(({ id }) => id === this.#address.model)) showTrouble({ code: "other_model" });
     offerModels(list.map(({ id }) => id), (id) => this.#offer(list.find((model) => model.id === id)));
     this.#offer(list[0]);
   }
 
   /** @param {Record<string, any>} model as /v1/models describes it */
-  #offer({ examples, words, limits = {}, camera = true, ...size }) {
+  #offer({ examples, words, limits = {}, camera = true, cache_policy, cache_policies = [], ...size }) {
     const prompts = examples?.length ? examples : FALLBACK_EXAMPLES;
     this.#prompt.offer(prompts, words ?? {});
     if (limits.max_prompt_chars) this.#prompt.limit = limits.max_prompt_chars;
     this.#bufferSeconds = Math.min(BUFFER_SECONDS, limits.max_streaming_buffer_seconds ?? BUFFER_SECONDS);
     this.#cameraControls.offered = camera;
+    offerRivals(cache_policies.filter((name) => name !== cache_policy));
     showAspect(size);
     if (!this.#prompt.text) this.#prompt.text = prompts[0];
   }
@@ -173,9 +191,35 @@ class App {
     this.#readout.clear();
     this.#camera.reset(CAMERA_WORDS.test(this.#prompt.text) ? null : 0);
     this.#dispatch("start", { prompt: this.#prompt.text });
-    if (!watching) writeAddress({ prompt: this.#prompt.text, seed: request.seed });
+    this.#begun = { prompt: request.prompt ?? "", seed: String(request.seed ?? "") };
+    for (const part of [this.#timeline, this.#reel, this.#log]) part.clear();
+    if (!watching) this.#recall(request);
     leaveWords();
     this.#open(request);
+    const policy = byId("rival-policy", HTMLSelectElement).value;
+    if (policy && !watching) this.#rival.start(request, policy, this.#pass);
+  }
+
+  // The changes that a link brought, if its words and seed still stand; else the address says what begins now.
+  #recall(request) {
+    const { prompt, seed, log, until } = this.#address;
+    this.#hurry = -1;
+    if (!log || request.prompt !== prompt || String(request.seed) !== seed) return writeAddress(this.#begun);
+    try {
+      const changes = readLog(log);
+      request.interactions = asInteractions(changes);
+      this.#log.begin(changes);
+      this.#hurry = until;
+    } catch {
+      showTrouble({ code: "broken_link" });
+    }
+  }
+
+  /** What is on display, to be painted again: null as link when too much was changed. */
+  #scene() {
+    const until = this.#timeline.chunkAt(this.#player.position);
+    const hash = sceneHash({ ...this.#begun, model: this.#models.value, changes: this.#log.changes, until });
+    return { prompt: this.#state.shown, seed: this.#begun.seed, link: hash && new URL(hash, location.href).href };
   }
 
   #request() {
@@ -197,8 +241,8 @@ class App {
     on("start", (message) => this.#accepted(message));
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
     on("queued", ({ event_id, unknown_words = [] }) => this.#dispatch("heard", { id: event_id, strangers: unknown_words }));
-    on("applied", ({ event_id }) => this.#applied(event_id));
-    on("waiting", ({ position }) => this.#dispatch("inLine", { position }));
+    on("applied", ({ event_id, chunk_index }) => this.#applied(event_id, chunk_index));
+    on("waiting", ({ position, seconds }) => this.#dispatch("inLine", { position, seconds }));
     for (const type of ["interrupted", "leaving", "reconnecting", "resumed"]) on(type, () => this.#dispatch(type));
     on("done", (message) => this.#done(message));
     on("trouble", (trouble) => (trouble.fatal ? this.#fail(trouble) : this.#refused(trouble)));
@@ -207,10 +251,13 @@ class App {
   }
 
   // A server with keys gives a ticket for each socket.
+  #pass = async () => (hasKey() ? ticket() : null);
+
   async #connect(session, request) {
-    const pass = async () => (hasKey() ? ticket() : null);
+    // What is only brought back counts as played, so that the server does not wait for it.
+    const position = () => (this.#timeline.next <= this.#hurry ? this.#player.received : this.#player.playhead);
     try {
-      await session.open(request, () => this.#player.playhead, pass);
+      await session.open(request, position, this.#pass);
     } catch (trouble) {
       if (this.#session !== session) return;
       if (trouble.code === "invalid_key") this.#keyForm.ask();
@@ -234,10 +281,15 @@ class App {
 
   #chunk(metadata, data) {
     this.#dispatch("chunk");
-    if (metadata.num_frames) this.#chunkSeconds = metadata.num_frames / this.#fps;
-    if (data.byteLength) this.#player.append(data, this.#chunkSeconds);
     const stats = metadata.stats ?? {};
-    this.#readout.chunk(stats, this.#chunkSeconds);
+    const seconds = (metadata.num_frames ?? 0) / this.#fps;
+    this.#timeline.add(metadata.transport_chunk_index, seconds);
+    if (data.byteLength) {
+      this.#player.append(data, seconds);
+      this.#reel.add(data, seconds, stats.prompt);
+    }
+    this.#readout.chunk(stats, this.#timeline.chunkSeconds);
+    if (this.#rival.running) byId("own-name").textContent = stats.cache_policy ?? "";
     this.#memory.chunk(stats);
     if (this.#state.watching && stats.prompt) this.#prompt.text = stats.prompt;
     if (stats.camera) this.#cameraControls.show(stats.camera.speed ?? 0);
@@ -258,12 +310,13 @@ class App {
     if (this.#state.paused) this.#player.pause();
     else this.#player.resume();
     if (!this.#state.watching) this.#session.pause(this.#state.paused);
+    this.#rival.pause(this.#state.paused);
   }
 
   #changePrompt(camera) {
     const prompt = this.#prompt.text;
     if (prompt === this.#state.shown && camera === undefined) return leaveWords();
-    const id = this.#session.interact({ prompt, camera });
+    const id = this.#tell({ prompt, camera });
     if (!id) return;
     if (camera === undefined && CAMERA_WORDS.test(prompt)) this.#camera.reset(null);
     this.#prompt.remember(prompt);
@@ -271,7 +324,8 @@ class App {
     leaveWords();
   }
 
-  #applied(id) {
+  #applied(id, chunk) {
+    this.#log.applied(id, chunk);
     this.#camera.applied(id);
     this.#dispatch("applied", { id });
   }
@@ -280,6 +334,20 @@ class App {
   #refused(trouble) {
     this.#dispatch("refused");
     showTrouble(trouble);
+  }
+
+  // A change for the running stream, and for the one beside it at the same chunk; the event's id, or null.
+  #tell({ at = undefined, ...change }) {
+    const at_chunk = at ?? (this.#rival.running ? this.#rival.chunkForBoth(this.#timeline.next) : undefined);
+    const id = this.#session?.interact({ ...change, at_chunk }) ?? null;
+    this.#log.told(id, change);
+    this.#rival.interact({ ...change, at_chunk });
+    return id;
+  }
+
+  #tourOrder({ at, speed }) {
+    this.#camera.reset(0);
+    this.#tell({ camera: { speed }, at });
   }
 
   #steer(speed) {
@@ -314,6 +382,7 @@ class App {
   #rest(event = "rest") {
     this.#ambient.stop();
     this.#memory.end();
+    this.#rival.stop();
     this.#player.halt();
     this.#session = null;
     this.#cameraControls.show(0);

@@ -30,6 +30,9 @@ const TEXTS = {
   ticket_limit: ["Too many streams at once", "Wait a minute, then press play."],
   unsupported_video: ["This browser cannot play the stream", "It lacks H.264 in Media Source Extensions. Use a recent Chrome, Edge, Firefox or Safari."],
   decoder: ["The browser stopped decoding", `${AGAIN} If it comes back, reload the page.`],
+  no_second_place: ["There is no place for a second stream", "Comparing takes two places. The first one goes on; try again when somebody has left."],
+  broken_link: ["This link is damaged", "Its words and seed are here; what was changed meanwhile is not."],
+  other_model: ["This link was made with another model", "The same words may look different here."],
   empty_prompt: ["Nothing to paint yet", "Write what should be seen, or choose one of the examples."],
 };
 const BAD_PROMPT = ["The prompt does not work", "Change the words and press Enter."];

@@ -18,6 +18,7 @@ export function paint(view) {
   byId("begin").setAttribute("aria-label", view.paused ? "Go on" : "Play");
   byId("begin").hidden = !view.begin;
   byId("stop").hidden = !view.canStop;
+  byId("along").hidden = !view.kept;
   byId("pause").hidden = byId("share").hidden = !view.canPause;
   write("send", view.send);
   byId("send", HTMLButtonElement).disabled = !view.canSend;
@@ -79,10 +80,18 @@ export function toggleFullscreen() {
   else byId("theatre").requestFullscreen?.();
 }
 
-/** What the address says: {prompt, seed, watch}, "" for what it does not say. */
+/** What the address says; "" for what it does not say. */
 export function readAddress() {
   const hash = new URLSearchParams(location.hash.slice(1));
-  return { prompt: hash.get("prompt") ?? "", seed: hash.get("seed") ?? "", watch: hash.get("watch") ?? "" };
+  const said = (name) => hash.get(name) ?? "";
+  return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), model: said("model"), log: said("log"), until: Number(said("until")) || 0 };
+}
+
+/** Offer the cache policies that a second stream may have beside the first. */
+export function offerRivals(policies) {
+  const select = byId("rival-policy", HTMLSelectElement);
+  select.replaceChildren(new Option("nothing", ""), ...policies.map((name) => new Option(name, name)));
+  byId("rival-field").hidden = !policies.length;
 }
 
 /** The address leads back to this place: the same words, the same seed. */

@@ -11,6 +11,8 @@ const TICK_MS = 200;
 const REBUILDS = 5; // attempts between two healthy stretches
 const REBUILD_AFTER_MS = 100;
 const DECODED_AHEAD = 0.5; // seconds that a decoder may be ahead of the playhead when it fails
+const SLOWEST = 0.8; // of the normal pace: slower looks like slow motion
+const EASE_BELOW = 0.4; // seconds of lead below which it plays slower, so that it need not stop
 const NOTHING_AHEAD = 0.05; // seconds of lead that are no picture any more
 
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
@@ -30,6 +32,11 @@ export function initSegment(data) {
     at += size;
   }
   return new ArrayBuffer(0);
+}
+
+/** The pace for so many seconds of lead: 1 while there is enough, ever slower down to SLOWEST where it runs out. */
+export function paceAt(lead) {
+  return Math.max(SLOWEST, Math.min(1, 1 - (1 - SLOWEST) * (1 - lead / EASE_BELOW)));
 }
 
 /**
@@ -55,6 +62,8 @@ export class Player extends EventTarget {
   #running = false;
   #playing = false;
   #held = false; // by the viewer
+  /** Seconds by which it is ahead of somebody who plays in step with it. */
+  ahead = 0;
   #still = { at: 0, since: 0 };
   #timer = 0;
 
@@ -78,6 +87,11 @@ export class Player extends EventTarget {
   get playhead() {
     const ahead = this.#rebuilding || this.#queue.length || this.#appending || this.lead > NOTHING_AHEAD;
     return ahead ? this.position : Math.max(this.position, this.#received);
+  }
+
+  /** Seconds of media that came. */
+  get received() {
+    return this.#received;
   }
 
   /** Seconds buffered ahead of the playhead, or of where it will go when it stands before all that there is. */
@@ -224,6 +238,7 @@ export class Player extends EventTarget {
     if (this.#held) return;
     if (!this.#playing) return this.#maybeStart();
     this.#stepOverGap();
+    this.#ease();
     this.#catchUp();
     this.#unstick();
   }
@@ -252,6 +267,12 @@ export class Player extends EventTarget {
       }
       if (currentTime < buffered.end(i) - 0.05) return;
     }
+  }
+
+  // Slower rather than stop and go where chunks come slower than they play, and where the other one is behind.
+  #ease() {
+    const pace = Math.min(paceAt(this.#finishing ? Infinity : this.lead), Math.max(SLOWEST, 1 - this.ahead / 2));
+    if (Math.abs(this.#video.playbackRate - pace) > 0.01) this.#video.playbackRate = pace;
   }
 
   #catchUp() {

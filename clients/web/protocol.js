@@ -71,13 +71,18 @@ export class LiveSession extends EventTarget {
     socket.addEventListener("close", (event) => this.#closed(event));
   }
 
-  /** Steer the running stream, or, while the connection is away, as soon as it is back; the event's id, or null. */
-  interact({ prompt, camera }) {
+  /**
+   * Steer the running stream, or, while the connection is away, as soon as it is back; the event's id, or null. The next
+   * chunk shows it, or chunk `at_chunk`.
+   * @param {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at_chunk?: number}} change
+   */
+  interact({ prompt, camera, at_chunk }) {
     const event = {};
     if (prompt !== undefined) event.prompt = prompt;
     if (camera !== undefined) event.multi_modal_data = { camera };
     const event_id = `evt_${++this.#events}`;
-    const message = { type: "session.interaction", interaction: { event_id, event } };
+    const when = at_chunk === undefined ? {} : { at_chunk };
+    const message = { type: "session.interaction", interaction: { event_id, event, ...when } };
     if (!this.#send(message) && !this.#key) return null;
     this.#unheard.set(event_id, message);
     return event_id;

@@ -33,6 +33,25 @@ export async function models() {
   }
 }
 
+/** Order a video; the job, as /v1/videos tells it. Throws {code, message}. */
+export async function makeJob(order) {
+  const headers = { ...keyHeaders(), "content-type": "application/json" };
+  return answered(await fetch(new URL("v1/videos", document.baseURI), { method: "POST", headers, body: JSON.stringify(order) }));
+}
+
+/** A job as it stands, or with part "content" its file. Throws {code, message}. */
+export async function videoOf(id, part = "") {
+  return answered(await fetch(new URL(`v1/videos/${id}${part && `/${part}`}`, document.baseURI), { headers: keyHeaders(), cache: "no-store" }));
+}
+
+/** @returns {Promise<any>} */
+async function answered(response) {
+  const json = response.headers.get("content-type")?.includes("json");
+  const body = json ? await response.json() : await response.blob();
+  if (!response.ok) throw { code: body.error?.code ?? "internal_error", message: body.error?.message ?? "" };
+  return body;
+}
+
 /** A ticket for one live socket. Throws {code, message} when the server gives none. */
 export async function ticket() {
   const { status, body } = await ask("v1/realtime/client_secrets", "POST").catch(() => ({ status: 0, body: {} }));

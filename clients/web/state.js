@@ -58,7 +58,7 @@ const HANDLERS = {
   rest: rested,
   fail: (state) => (state.phase === Phase.STOPPING ? rested() : { ...rested(), phase: Phase.WAKING, note: "" }),
   // what keeps pictures from coming
-  inLine: (state, { position }) => hitch("Waiting for a place", placeInLine(position)),
+  inLine: (state, { position, seconds }) => hitch("Waiting for a place", placeInLine(position, seconds)),
   interrupted: () => hitch("A moment, please", `The model was lost and is started again; ${BY_ITSELF}`),
   leaving: () => hitch("Reconnecting", `The server is started again; ${BY_ITSELF}`),
   reconnecting: (state) => (state.hitch?.title === "Reconnecting" ? {} : hitch("Reconnecting", `The connection broke; ${BY_ITSELF}`)),
@@ -126,6 +126,7 @@ export function view(state, prompt) {
     begin: paused || phase === Phase.READY,
     canStop: running(state) || phase === Phase.STOPPING,
     canPause: live,
+    canSteer: live && !paused && !state.watching,
     trouble: Boolean(state.hitch) || state.starved || state.blocked, // pictures stand still, and the page says why
     send: live ? "Change" : "Play",
     canSend: phase === Phase.READY || phase === Phase.WAKING || (live && prompt !== state.shown),
@@ -157,8 +158,10 @@ function hint({ watching, paused }) {
   return paused ? "Nothing is painted meanwhile. Space goes on." : "Change the words and press Enter.";
 }
 
-function placeInLine(position) {
-  return position === 1 ? "All places are taken. You are next." : `All places are taken. You are number ${position} in line.`;
+function placeInLine(position, seconds) {
+  const place = position === 1 ? "You are next" : `You are number ${position} in line`;
+  const soon = seconds === undefined ? "" : `: in about ${Math.max(1, Math.round(seconds))} s, by how long others waited`;
+  return `All places are taken. ${place}${soon}.`;
 }
 
 /** What to say about words that the model does not know; "" when it knows them all. */

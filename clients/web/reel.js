@@ -1,0 +1,103 @@
+// What was watched, as a file: an MP4 of the fragments that came, with its words as chapters. No DOM.
+
+import { initSegment } from "./player.js";
+
+const ROOM = 256 * 2 ** 20; // bytes of a recording; the oldest pictures go first
+const MOST_CHAPTERS = 255;
+const TITLE_BYTES = 255;
+const TICKS = 10_000_000; // a second in chapter marks
+
+export class Reel {
+  #init = new ArrayBuffer(0);
+  #fragments = []; // {data, seconds, prompt}
+  #bytes = 0;
+  /** Seconds that no longer had room. */
+  lost = 0;
+
+  clear() {
+    this.#init = new ArrayBuffer(0);
+    this.#fragments = [];
+    this.#bytes = this.lost = 0;
+  }
+
+  /** A fragment that came, the seconds of media in it and the words that it shows. */
+  add(data, seconds, prompt) {
+    if (!this.#init.byteLength) this.#init = initSegment(data);
+    const begins = this.#fragments.length || this.lost ? 0 : this.#init.byteLength;
+    this.#fragments.push({ data: begins ? data.slice(begins) : data, seconds, prompt });
+    this.#bytes += data.byteLength;
+    while (this.#bytes > ROOM) this.#drop();
+  }
+
+  #drop() {
+    const { data, seconds } = this.#fragments.shift();
+    this.#bytes -= data.byteLength;
+    this.lost += seconds;
+  }
+
+  /** Seconds of media in it. */
+  get seconds() {
+    return this.#fragments.reduce((sum, { seconds }) => sum + seconds, 0);
+  }
+
+  /** [{at, title}]: where new words begin, in seconds from the stream's beginning. */
+  get chapters() {
+    let at = this.lost;
+    const found = [];
+    for (const { seconds, prompt } of this.#fragments) {
+      if (prompt && prompt !== found.at(-1)?.title) found.push({ at, title: prompt });
+      at += seconds;
+    }
+    return found;
+  }
+
+  mp4() {
+    const parts = [withChapters(this.#init, this.chapters), ...this.#fragments.map(({ data }) => data)];
+    return new Blob(parts, { type: "video/mp4" });
+  }
+}
+
+/** `init` (ftyp and moov) with chapter marks (Nero's `chpl`, which ffmpeg, VLC and mpv read) at the end of its moov. */
+export function withChapters(init, chapters) {
+  const moov = boxAt(init, "moov");
+  if (!moov || !chapters.length) return init;
+  const marks = box("udta", box("chpl", chapterList(chapters.slice(0, MOST_CHAPTERS))));
+  const end = moov.at + moov.size;
+  const whole = new Uint8Array(init.byteLength + marks.length);
+  whole.set(new Uint8Array(init, 0, end));
+  whole.set(marks, end);
+  whole.set(new Uint8Array(init, end), end + marks.length);
+  new DataView(whole.buffer).setUint32(moov.at, moov.size + marks.length);
+  return whole.buffer;
+}
+
+// Version 1: flags, four bytes of nothing, the count; then start, length and title of each.
+function chapterList(chapters) {
+  const bytes = [1, 0, 0, 0, 0, 0, 0, 0, chapters.length];
+  for (const { at, title } of chapters) {
+    const name = [...new TextEncoder().encode(title)].slice(0, TITLE_BYTES);
+    const start = new DataView(new ArrayBuffer(8));
+    start.setBigUint64(0, BigInt(Math.round(at * TICKS)));
+    bytes.push(...new Uint8Array(start.buffer), name.length, ...name);
+  }
+  return Uint8Array.from(bytes);
+}
+
+function box(type, body) {
+  const whole = new Uint8Array(8 + body.length);
+  new DataView(whole.buffer).setUint32(0, whole.length);
+  whole.set(new TextEncoder().encode(type), 4);
+  whole.set(body, 8);
+  return whole;
+}
+
+function boxAt(data, type) {
+  const view = new DataView(data);
+  const name = new DataView(new TextEncoder().encode(type).buffer).getUint32(0);
+  for (let at = 0; at + 8 <= view.byteLength; at += view.getUint32(at)) {
+    const size = view.getUint32(at);
+    if (view.getUint32(at + 4) === name) return { at, size };
+    if (size < 8) return null;
+  }
+  return null;
+}

@@ -1,0 +1,99 @@
+// A second stream beside the first: the same seed, words and camera under another cache policy, played in step with it.
+
+import { byId } from "./dom.js";
+import { Player } from "./player.js";
+import { LiveSession } from "./protocol.js";
+
+const AHEAD = 3; // chunks from now at which a change surely is in time for both
+const IN_STEP = 0.25; // seconds that the two playheads may be apart
+const EVERY_MS = 200;
+
+/** `failed(trouble)` is called when the second stream ends by itself; the first one goes on. */
+export class Rival {
+  #main;
+  #player = new Player(byId("rival"));
+  #failed;
+  #session = null;
+  #next = 0; // index of its next chunk
+  #fps = 16;
+  #timer = 0;
+
+  /** @param {Player} main that of the first stream */
+  constructor(main, failed) {
+    this.#main = main;
+    this.#failed = failed;
+  }
+
+  get running() {
+    return this.#session !== null;
+  }
+
+  /** Begin `request` (that of the first stream) under `policy`. `pass` as for LiveSession.open. */
+  async start(request, policy, pass) {
+    const session = (this.#session = new LiveSession());
+    this.#next = 0;
+    const on = (type, handle) => session.addEventListener(type, (/** @type {any} */ { detail }) => this.#session === session && handle(detail));
+    on("start", ({ mime, config }) => this.#begin(mime, config));
+    on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
+    on("waiting", () => this.#giveUp({ code: "no_second_place" }));
+    on("trouble", (trouble) => trouble.fatal && this.#giveUp(trouble.code === "session_rejected" ? { code: "no_second_place" } : trouble));
+    on("done", () => this.#player.finish());
+    this.#timer = setInterval(() => this.#keepStep(), EVERY_MS);
+    document.body.classList.add("comparing");
+    byId("rival-name").textContent = policy;
+    try {
+      const extra_params = { cache: { policy } };
+      await session.open({ ...request, memory: false, extra_params }, () => this.#player.playhead, pass);
+    } catch (trouble) {
+      this.#giveUp(trouble);
+    }
+  }
+
+  #begin(mime, config) {
+    this.#fps = config.fps;
+    this.#player.begin(mime);
+  }
+
+  #chunk(metadata, data) {
+    this.#next = metadata.transport_chunk_index + 1;
+    if (data.byteLength) this.#player.append(data, metadata.num_frames / this.#fps);
+  }
+
+  /** The chunk at which a change is in time for both, given the `next` chunk of the first stream. */
+  chunkForBoth(next) {
+    return Math.max(next, this.#next) + AHEAD;
+  }
+
+  interact(change) {
+    this.#session?.interact(change);
+  }
+
+  pause(paused) {
+    if (!this.#session) return;
+    if (paused) this.#player.pause();
+    else this.#player.resume();
+    this.#session.pause(paused);
+  }
+
+  /** End the second stream; its last picture goes with it. */
+  stop() {
+    clearInterval(this.#timer);
+    this.#session?.abandon();
+    this.#session = null;
+    this.#player.halt();
+    this.#player.ahead = this.#main.ahead = 0;
+    document.body.classList.remove("comparing");
+  }
+
+  #giveUp(trouble) {
+    this.stop();
+    this.#failed(trouble);
+  }
+
+  // Who is ahead plays slower until the other one is there.
+  #keepStep() {
+    const apart = this.#main.position - this.#player.position;
+    this.#main.ahead = apart > IN_STEP ? apart : 0;
+    this.#player.ahead = -apart > IN_STEP ? -apart : 0;
+  }
+}

@@ -1,0 +1,104 @@
+// Taking along: what was watched as a file, a still, a small window, links, and the same scene as a job.
+
+import { byId } from "./dom.js";
+import { makeJob, videoOf } from "./server.js";
+
+const JOB_SECONDS = 10;
+const JOB_EVERY_MS = 2_000;
+
+/**
+ * Buttons of the section `along`. `scene()` gives {prompt, seed, link} of what is on display; `say(text)` tells how it
+ * goes, `failed(trouble)` what went wrong.
+ */
+export class TakeAlong {
+  #video = byId("picture", HTMLVideoElement);
+  #reel;
+  #scene;
+  #say;
+  #failed;
+
+  /** @param {import("./reel.js").Reel} reel */
+  constructor(reel, { scene, say, failed }) {
+    this.#reel = reel;
+    this.#scene = scene;
+    this.#say = say;
+    this.#failed = failed;
+    const on = (id, act) => byId(id).addEventListener("click", () => act());
+    on("take-video", () => this.#takeVideo());
+    on("take-still", () => this.#takeStill());
+    on("take-link", () => this.#copy(this.#scene().link, "The link is copied: it paints this scene again, as it is now."));
+    on("take-embed", () => this.#copy(embedCode(this.#scene().link), "The code is copied. The server must allow the other page: PAFU_ALLOWED_ORIGINS."));
+    on("take-job", () => this.#takeJob());
+    on("take-window", () => this.#smallWindow());
+    byId("take-window").hidden = !document.pictureInPictureEnabled;
+  }
+
+  #takeVideo() {
+    download(this.#reel.mp4(), this.#name("mp4"));
+    const lost = Math.round(this.#reel.lost);
+    this.#say(lost ? `Saved; the first ${lost} seconds had no room any more.` : "Saved: all that was painted so far.");
+  }
+
+  #takeStill() {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
+    canvas.getContext("2d").drawImage(this.#video, 0, 0);
+    canvas.toBlob((picture) => picture && download(picture, this.#name("png")), "image/png");
+  }
+
+  async #smallWindow() {
+    try {
+      if (document.pictureInPictureElement) await document.exitPictureInPicture();
+      else await this.#video.requestPictureInPicture();
+    } catch (error) {
+      this.#say(`This browser opens no small window: ${error.message}`);
+    }
+  }
+
+  async #copy(text, done) {
+    if (text === null) return this.#say("More was changed than a link can hold. Begin anew to share a scene.");
+    try {
+      await navigator.clipboard.writeText(text);
+      this.#say(done);
+    } catch {
+      this.#say(text);
+    }
+  }
+
+  async #takeJob() {
+    const { prompt, seed } = this.#scene();
+    const button = byId("take-job", HTMLButtonElement);
+    button.disabled = true;
+    try {
+      let job = await makeJob({ prompt, seed: Number(seed), seconds: JOB_SECONDS });
+      while (["queued", "in_progress"].includes(job.status)) {
+        this.#say(job.status === "queued" ? "The job waits for its turn." : `The job is at ${job.progress} %; live pictures go first.`);
+        await new Promise((resolve) => setTimeout(resolve, JOB_EVERY_MS));
+        job = await videoOf(job.id);
+      }
+      if (job.status !== "completed") throw job.error ?? { code: "job_failed", message: job.status };
+      download(await videoOf(job.id, "content"), `${job.id}.mp4`);
+      this.#say(`Saved: ${JOB_SECONDS} seconds of the same words and seed.`);
+    } catch (trouble) {
+      this.#failed(trouble);
+    }
+    button.disabled = false;
+  }
+
+  #name(ending) {
+    return `pafu-${this.#scene().seed || "video"}.${ending}`;
+  }
+}
+
+/** A frame for other pages that plays this scene. */
+export function embedCode(link) {
+  return link && `<iframe src="${link.replaceAll("&", "&amp;")}" width="640" height="480" allow="fullscreen; picture-in-picture" title="Pafu"></iframe>`;
+}
+
+function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

@@ -1,0 +1,32 @@
+// Which chunk is where in media time: chunks come in order, each as long as its pictures. No DOM.
+
+export class Timeline {
+  #begins = []; // seconds at which each chunk begins
+  #end = 0;
+  #first = 0; // index of the first chunk that came
+  chunkSeconds = 0.75; // of the newest chunk
+
+  clear() {
+    this.#begins = [];
+    this.#end = 0;
+  }
+
+  /** A chunk came: its index, and the seconds of media in it. */
+  add(index, seconds) {
+    if (!this.#begins.length) this.#first = index;
+    this.#begins.push(this.#end);
+    this.#end += seconds;
+    if (seconds) this.chunkSeconds = seconds;
+  }
+
+  /** Index of the chunk that comes next. */
+  get next() {
+    return this.#first + this.#begins.length;
+  }
+
+  /** Index of the chunk that is on display at `seconds`; the next one behind the end. */
+  chunkAt(seconds) {
+    if (seconds >= this.#end) return this.next;
+    return this.#first + this.#begins.findLastIndex((begin) => begin <= seconds);
+  }
+}

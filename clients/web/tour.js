@@ -1,0 +1,52 @@
+// Go away and come back: the plan of a tour, chunk by chunk. No DOM, no clocks.
+
+const PACE = 8; // pixels a picture
+const SOON = 4; // chunks from now: the order before that is surely in time
+const LOOK = 2; // chunks at the place when it is back
+
+/** Seconds of a tour behind which the place is seen again, for those that are offered. */
+export const AWAY = [6, 20, 50];
+
+/**
+ * The tour from chunk `next` on, whose chunks last `chunkSeconds`: for `away` seconds the place is out of sight.
+ * Both ways take equally many chunks, and between them the camera stands for one, so that it comes back to the pixel.
+ *
+ * {orders: [{at, speed}], before, farthest, after: chunks at whose end a picture is to be kept, all standing still}
+ */
+export function planTour({ next, chunkSeconds, away }) {
+  const way = Math.max(1, Math.round(away / 2 / chunkSeconds));
+  const leave = next + SOON;
+  const turn = leave + way;
+  const back = turn + 1 + way;
+  return {
+    orders: [
+      { at: leave - 1, speed: 0 },
+      { at: leave, speed: PACE },
+      { at: turn, speed: 0 },
+      { at: turn + 1, speed: -PACE },
+      { at: back, speed: 0 },
+    ],
+    before: leave - 1,
+    farthest: turn,
+    after: back + LOOK - 1,
+  };
+}
+
+/** Which picture of `plan` is due while chunk `playing` is on display, given those that are `kept`; null for none. */
+export function pictureDue(plan, playing, kept) {
+  return ["before", "farthest", "after"].find((name) => playing >= plan[name] && !kept.includes(name)) ?? null;
+}
+
+/** What a viewer reads meanwhile. */
+export function tourWords(plan, playing) {
+  if (playing < plan.before) return "Looking at the place once more.";
+  if (playing < plan.farthest) return "Going away.";
+  return playing < plan.after - LOOK + 1 ? "Coming back." : "Here again.";
+}
+
+/** Mean likeness of two pictures of the same size (RGBA bytes) as PSNR in dB; infinite when they are equal. */
+export function likeness(one, other) {
+  let error = 0;
+  for (let i = 0; i < one.length; i++) if (i % 4 !== 3) error += (one[i] - other[i]) ** 2;
+  return error ? 10 * Math.log10((255 ** 2 * one.length * 0.75) / error) : Infinity;
+}

@@ -1,0 +1,82 @@
+// The tour as it is seen: a button sends the camera away and back, and shows the place before and after, side by side.
+
+import { byId } from "./dom.js";
+import { AWAY, likeness, pictureDue, planTour, tourWords } from "./tour.js";
+
+const LOOK_MS = 40;
+
+/** `steer({speed, at})` sends the camera; `say(text)` tells the viewer how it goes. */
+export class TourView {
+  #video = byId("picture", HTMLVideoElement);
+  #button = byId("tour", HTMLButtonElement);
+  #section = byId("tour-pictures");
+  #away = byId("tour-away", HTMLSelectElement);
+  #timeline;
+  #steer;
+  #say;
+  #plan = null;
+  #kept = [];
+  #timer = 0;
+
+  /** @param {import("./timeline.js").Timeline} timeline of the chunks that came */
+  constructor(timeline, steer, say) {
+    this.#timeline = timeline;
+    this.#steer = steer;
+    this.#say = say;
+    this.#away.replaceChildren(...AWAY.map((seconds) => new Option(`${seconds} s`, String(seconds))));
+    this.#button.addEventListener("click", () => this.#begin());
+    byId("tour-close").addEventListener("click", () => (this.#section.hidden = true));
+  }
+
+  /** Whether there is a stream to go on a tour with. */
+  set offered(yes) {
+    this.#button.disabled = !yes || this.#plan !== null;
+    if (!yes) this.#end();
+  }
+
+  #begin() {
+    const { next, chunkSeconds } = this.#timeline;
+    this.#plan = planTour({ next, chunkSeconds, away: Number(this.#away.value) });
+    this.#kept = [];
+    this.#section.hidden = true;
+    this.#button.disabled = true;
+    this.#plan.orders.forEach((order) => this.#steer(order));
+    this.#timer = setInterval(() => this.#look(), LOOK_MS);
+  }
+
+  #end() {
+    clearInterval(this.#timer);
+    this.#plan = null;
+  }
+
+  #look() {
+    const playing = this.#timeline.chunkAt(this.#video.currentTime);
+    if (playing < this.#timeline.next) this.#say(tourWords(this.#plan, playing));
+    const due = pictureDue(this.#plan, playing, this.#kept);
+    if (!due || !this.#video.videoWidth) return;
+    this.#keep(due);
+    if (due === "after") this.#show();
+  }
+
+  #keep(name) {
+    this.#kept.push(name);
+    const canvas = byId(`tour-${name}`, HTMLCanvasElement);
+    Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
+    canvas.getContext("2d", { willReadFrequently: true }).drawImage(this.#video, 0, 0);
+  }
+
+  #show() {
+    const pixels = (name) => {
+      const canvas = byId(`tour-${name}`, HTMLCanvasElement);
+      return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    };
+    const alike = likeness(pixels("before"), pixels("after"));
+    const shown = Number.isFinite(alike) ? `${alike.toFixed(1)} dB alike` : "the same picture";
+    byId("tour-words").textContent = `Back after ${this.#away.value} s: ${shown}. The more, the better it remembered.`;
+    this.#end();
+    this.#button.disabled = false;
+    this.#section.hidden = false;
+    this.#section.scrollIntoView({ block: "nearest" });
+    this.#say("Back again: before and after stand below the picture.");
+  }
+}
