@@ -12,7 +12,6 @@ import re
 import warnings
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 KINDS = ("JPEG", "PNG", "WEBP")
@@ -65,12 +64,6 @@ def data_of(reference: Any) -> bytes:
         return base64.b64decode(reference[match.end() :], validate=True)
     except binascii.Error as error:
         raise PictureError(f"the data URL is not base64: {error}; {WANTED}") from None
-
-
-def pixels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What ``fitted`` made, as (H, W, 3)."""
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-        return np.array(image.convert("RGB"))
 
 
 def _check_size(image: Image.Image) -> None:

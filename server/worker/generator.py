@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from model.camera import CameraControl, CameraState
 from model.checkpoints import hub
@@ -16,7 +18,6 @@ from model.chunk_stats import ChunkStats, KeptTokens
 from model.spec import RANDOM_WEIGHTS as RANDOM_MODELS
 from model.spec import ModelSpec, spec_named
 from server.ipc.messages import CacheChoice, Configure, Parts, Past, PastChunk
-from server.media.picture import pixels
 from server.process import available_bytes
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Stream(Protocol):
     def set_prompt(self, text: str) -> None: ...
     def set_camera(self, control: CameraControl) -> None: ...
     def kept(self) -> KeptTokens: ...
+
+
+def pixels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What ``fitted`` made, as (H, W, 3)."""
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        return np.array(image.convert("RGB"))
 
 
 class Generator(Protocol):
