@@ -1,6 +1,6 @@
 """The autoencoder of pafu-mini 2: a latent frame is one view, decoded to a picture and to how far away its pixels are.
 
-Both halves are plain convolutions without norms, so no block border shows. Latents keep unit variance by running
+Latents keep unit variance by running
 statistics. The decoder's fourth channel is the parallax of every pixel; with it the pictures between two views are made
 by sliding the planes of both (``model.planes``), so latents depend on no speed, which a small model learns far faster.
 """
@@ -8,41 +8,20 @@ by sliding the planes of both (``model.planes``), so latents depend on no speed,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.decoder import SHUFFLE, Decoder, level
 from model.planes import PLANES, View, between, nearest_plane
 from model.spec import ModelSpec
 
 ENCODER_WIDTHS = (64, 128, 256)  # channels at 1/4, 1/8 and 1/16 of the picture's size
 DECODER_WIDTHS = (192, 112, 64)  # at 1/16, 1/8 and 1/4; two cores without bf16 decode three views in 0.1 s
 BLOCKS = (2, 2, 1)  # residual blocks at 1/16, 1/8 and 1/4
-SHUFFLE = 4  # pixels of a side that one position at 1/4 reads or paints
 VIEW_CHANNELS = 4  # red, green, blue, parallax
 MOMENTUM = 0.01  # of the latents' running statistics
 State = list[Tensor]
-
-
-class ResidualBlock(nn.Module):
-    """Begins as the identity."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(cast(Tensor, self.conv2.bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.conv2(F.silu(self.conv1(F.silu(x))))
-        return out
-
-
-def level(width: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
 
 class Encoder(nn.Module):
@@ -68,24 +47,6 @@ class Encoder(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
-    """Latents (B, C, h, w) to pictures and parallax (B, 4, 16h, 16w)."""
-
-    def __init__(self, latent_channels: int) -> None:
-        super().__init__()
-        deep, middle, shallow = DECODER_WIDTHS
-        self.start = nn.Conv2d(latent_channels, deep, 3, padding=1)
-        self.levels = nn.ModuleList(level(width, blocks) for width, blocks in zip(DECODER_WIDTHS, BLOCKS, strict=True))
-        self.grow = nn.ModuleList([nn.Conv2d(deep, 4 * middle, 1), nn.Conv2d(middle, 4 * shallow, 1)])
-        self.paint = nn.Conv2d(shallow, VIEW_CHANNELS * SHUFFLE**2, 3, padding=1)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        x = self.levels[0](self.start(latents))
-        for grow, blocks in zip(self.grow, self.levels[1:], strict=True):
-            x = blocks(F.pixel_shuffle(grow(x), 2))
-        return F.pixel_shuffle(self.paint(F.silu(x)), SHUFFLE)
-
-
 class ViewAutoencoder(nn.Module):
     mean: Tensor
     scale: Tensor
@@ -94,7 +55,7 @@ class ViewAutoencoder(nn.Module):
         super().__init__()
         self.pictures = spec.temporal_stride
         self.encoder = Encoder(spec.latent_channels)
-        self.decoder = Decoder(spec.latent_channels)
+        self.decoder = Decoder(spec.latent_channels, DECODER_WIDTHS, BLOCKS, VIEW_CHANNELS)
         self.register_buffer("mean", torch.zeros(spec.latent_channels, 1, 1))
         self.register_buffer("scale", torch.ones(spec.latent_channels, 1, 1))
 

@@ -85,6 +85,11 @@ def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
     return head.eval().requires_grad_(False)
 
 
+def head_steps(path: Path) -> int:
+    """The steps that the head in ``path`` was trained for. Raises SalienceError."""
+    return int(str(_read(path)[0]["trained_steps"]))
+
+
 def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     if not path.is_file():
         raise SalienceError(f"{path} is missing: train a head with `pafu distill salience` or name another file")

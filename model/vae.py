@@ -2,65 +2,25 @@
 
 A latent frame describes what the camera sees at the end of its ``temporal_stride`` pictures. The encoder is linear, the
 strongest principal components of 16 x 16 pixels: they take seconds to fit where a convolutional encoder would have
-taken hours on a CPU (docs/log.md). The decoder is a small convolutional network that paints what the components lack.
-Since the camera's speed is known, the pictures between two views are motion compensated: both views are shifted to
-where the camera stands and blended. So latents do not depend on speed, which a small model learns far faster.
+taken hours on a CPU (docs/log.md). The decoder is a small convolutional network; it does not add up the components,
+whose 16 x 16 blocks would show. Since the camera's speed is known, the pictures between two views are motion
+compensated: both views are shifted to where the camera stands and blended. So latents do not depend on speed, which a
+small model learns far faster.
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.decoder import Decoder
 from model.parts import State
 from model.spec import ModelSpec
 
-WIDTHS = (128, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
+WIDTHS = (160, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
 BLOCKS = (2, 1, 1)  # residual blocks at each size
-SHUFFLE = 4  # pixels of a side that one decoder output position paints
 LEAST_WEIGHT = 1e-3  # of a view that alone knows a column
-
-
-def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    """A convolution and its batch norm, without which these networks learn several times slower."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = conv(channels, channels)
-        self.conv2 = conv(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x + self.conv2(F.silu(self.conv1(x))))
-
-
-class Decoder(nn.Module):
-    """Latents (B, C, h, w) to what the linear picture lacks (B, 3, 16h, 16w)."""
-
-    def __init__(self, latent_channels: int) -> None:
-        super().__init__()
-        deep, middle, shallow = WIDTHS
-        self.start = conv(latent_channels, deep)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-            for width, blocks in zip(WIDTHS, BLOCKS, strict=True)
-        )
-        self.grow = nn.ModuleList([conv(deep, 4 * middle, 1), conv(middle, 4 * shallow, 1)])
-        self.paint = nn.Conv2d(shallow, 3 * SHUFFLE**2, 3, padding=1)
-        nn.init.zeros_(self.paint.weight)
-        nn.init.zeros_(cast(Tensor, self.paint.bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.levels[0](F.silu(self.start(x)))
-        for grow, level in zip(self.grow, self.levels[1:], strict=True):
-            x = level(F.pixel_shuffle(grow(x), 2))
-        return F.pixel_shuffle(self.paint(x), SHUFFLE)
 
 
 class StreamingVAE(nn.Module):
@@ -76,7 +36,7 @@ class StreamingVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.zeros(values, spec.latent_channels))
         self.register_buffer("scale", torch.ones(spec.latent_channels))
-        self.decoder = Decoder(spec.latent_channels)
+        self.decoder = Decoder(spec.latent_channels, WIDTHS, BLOCKS, channels=3)
 
     def settle(self, device: torch.device, dtype: torch.dtype) -> StreamingVAE:
         """Channels last: a quarter faster convolutions, on CPUs and GPUs alike."""
@@ -97,9 +57,7 @@ class StreamingVAE(nn.Module):
 
     def view(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to the view that they describe (B, 3, H, W) in about [-1, 1]."""
-        blocks = (latents.movedim(1, -1) / self.scale) @ self.basis.T + self.mean
-        linear = F.pixel_shuffle(blocks.movedim(-1, 1).contiguous(), self.stride)
-        out: Tensor = linear + self.decoder(latents)
+        out: Tensor = self.decoder(latents)
         return out
 
     def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:

@@ -4,6 +4,7 @@ stopped."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from cache.config import CacheConfig
 from model.distill import dataset
+from model.distill.decoder_stage import decoder_stage
 from model.distill.evaluate import judge
 from model.distill.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.long_stage import LongSettings, LongTuning
@@ -20,17 +22,20 @@ from model.distill.salience_stage import SalienceDistillation, SalienceSettings,
 from model.distill.training import Stage, part_of, plot_curve, saved_step, trained_weights
 from model.distill.vae_stage import basis_stage, vae_stage, vae_with_basis
 from model.dit import CausalDiT
-from model.salience import HEAD_FILE
+from model.salience import HEAD_FILE, head_steps, save_head
 from model.spec import PAFU_MINI
 from model.text import TextEncoder
 from model.vae import StreamingVAE
-from model.weights import load_model, save_model
+from model.weights import DESCRIPTION, load_model, save_model
 
 # What the shipped weights were trained for; see model/weights_mini/README.md.
-STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000}
+STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "decoder": 5000}
 CLIPS, BEGINNINGS = 2304, 16_384  # of eight chunks, of one
 TRAINED = ("vae", "words", "teacher", "student")  # what ends in the shipped weights
-STAGES = ("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student", "ship", "tune", "judge")
+STAGES = (
+    *("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student"),
+    *("ship", "tune", "decoder", "judge"),
+)
 TUNE_STEPS = 100
 TUNE_CACHE = CacheConfig.filled_in("pafu", 2.0, None, None, most=1.0)  # tighter than any server should be
 
@@ -57,6 +62,7 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         "words": lambda n: words_stage(folder, n, device),
         "teacher": lambda n: teacher_stage(folder, n, device),
         "student": lambda n: student_stage(folder, n, device),
+        "decoder": lambda n: decoder_stage(load_model(PAFU_MINI, student_folder(folder)), folder, n),
     }
     if name in training:
         stage = training[name](steps or STEPS[name])
@@ -73,10 +79,13 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
     elif name == "tune":
         tune(folder, steps or TUNE_STEPS, device)
     else:
-        best = tuned_folder(folder) if (tuned_folder(folder) / HEAD_FILE).is_file() else folder / "shipped"
+        painted = painted_folder(folder)
+        best = painted if (painted / DESCRIPTION).is_file() else student_folder(folder)
         judge(load_model(PAFU_MINI, best), trained_probe(folder), folder)
     if name == "probe":
         print(probe_accuracy(trained_probe(folder)))
+    if name == "decoder":
+        repaint(student_folder(folder), folder, painted_folder(folder))
 
 
 def ship(folder: Path) -> None:
@@ -92,6 +101,29 @@ def ship(folder: Path) -> None:
 
 def tuned_folder(folder: Path) -> Path:
     return folder / "long" / "student"
+
+
+def student_folder(folder: Path) -> Path:
+    """The tuned student if there is one, else the one that came out of stage ``ship``."""
+    return tuned_folder(folder) if (tuned_folder(folder) / HEAD_FILE).is_file() else folder / "shipped"
+
+
+def painted_folder(folder: Path) -> Path:
+    return folder / "painted"
+
+
+def repaint(student: Path, run: Path, out: Path) -> None:
+    """The weights in ``student`` with the decoder that ``run`` trained, below ``out``. The salience head goes along: it
+    reads keys and values, which no decoder changes."""
+    model = load_model(PAFU_MINI, student, dtype=torch.float32)
+    trained = json.loads((student / DESCRIPTION).read_text())["trained_steps"]
+    trained["decoder"] = saved_step(run / "decoder.checkpoint.safetensors")
+    vae = StreamingVAE(PAFU_MINI)
+    vae.load_state_dict(part_of(trained_weights(run, "decoder"), "vae"))
+    save_model(out, PAFU_MINI, model.dit, model.text, vae, trained_steps=trained, dtype=torch.float16)
+    if model.salience is not None:
+        steps = head_steps(student / HEAD_FILE)
+        save_head(out / HEAD_FILE, model.salience, load_model(PAFU_MINI, out).digest, steps)
 
 
 def tune(folder: Path, steps: int, device: torch.device) -> None:

@@ -26,7 +26,9 @@ EXTRA = "the training recipes need more packages: run pip install -e '.[distill]
 def mini(
     stage: Annotated[
         str,
-        typer.Option(help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, tune, judge, or all"),
+        typer.Option(
+            help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, tune, decoder, judge, or all"
+        ),
     ] = "all",
     out: Annotated[Path, typer.Option(help="folder for checkpoints, curves and samples")] = Path("runs/mini"),
     steps: Annotated[

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from model.autoencoder import ViewAutoencoder
+from model.distill.critic import Critic, critic_loss, critic_weight
 from model.distill.losses import reconstruction_loss
 from model.distill.mini2.pool import ClipPool
 from model.distill.mini2.run import Average, Losses, TimedRun, load_sharded, save_sharded
@@ -21,24 +21,7 @@ RATE, CRITIC_RATE = 1.5e-3, 2e-4
 NOISE = 0.2  # standard deviation of what is added to latents in training, at most
 PARALLAX_WEIGHT = 0.5
 CRITIC_FROM = 0.4  # of the time
-CRITIC_WEIGHT = 0.25  # of the reconstruction's gradient at the decoder's last layer
 SEED = 4004
-
-
-class Critic(nn.Module):
-    """Says of every patch whether it is a picture of the world (high) or a decoded one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 48, 96, 160)
-        layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        out: Tensor = self.layers(pictures)
-        return out
 
 
 class Crops:
@@ -94,7 +77,7 @@ class Painting:
         if critic:
             with self.autocast():
                 opinion = -self.critic(drawn).float().mean()
-            weight = self._balance(pixels, opinion)
+            weight = critic_weight(pixels, opinion, self._vae.decoder.paint.weight)
             loss = loss + weight * opinion
             losses |= {"opinion": opinion, "weight": weight}
         loss.backward()
@@ -102,18 +85,11 @@ class Painting:
             losses["critic"] = self._teach_critic(drawn.detach(), pictures)
         return {"loss": loss, **losses}
 
-    def _balance(self, pixels: Tensor, opinion: Tensor) -> Tensor:
-        """The weight that makes the critic's gradient CRITIC_WEIGHT of the pixels', as in VQGAN (2012.09841)."""
-        last = self._vae.decoder.paint.weight
-        ours = torch.autograd.grad(pixels, last, retain_graph=True)[0].norm()
-        theirs = torch.autograd.grad(opinion, last, retain_graph=True)[0].norm()
-        return (CRITIC_WEIGHT * ours / (theirs + 1e-6)).clamp(max=10).detach()
-
     def _teach_critic(self, drawn: Tensor, pictures: Tensor) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             drawn_score, true_score = self.critic(torch.cat([drawn, pictures])).float().chunk(2)
-        loss = F.relu(1 + drawn_score).mean() + F.relu(1 - true_score).mean()
+        loss = critic_loss(drawn_score, true_score)
         loss.backward()
         self._optimizer.step()
         return loss

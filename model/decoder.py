@@ -1,0 +1,52 @@
+"""The convolutional decoder of the view autoencoders: latents to pictures without block borders, for it has neither
+norms nor a part that paints one block alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SHUFFLE = 4  # pixels of a side that one position at 1/4 of the picture's size paints
+
+
+class ResidualBlock(nn.Module):
+    """Begins as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(cast(Tensor, self.conv2.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.silu(self.conv1(F.silu(x))))
+        return out
+
+
+def level(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+
+
+class Decoder(nn.Module):
+    """Latents (B, C, h, w) to ``channels`` numbers a pixel (B, channels, 16h, 16w).
+
+    ``widths`` and ``blocks`` are its channels and residual blocks at 1/16, 1/8 and 1/4 of the picture's size.
+    """
+
+    def __init__(self, latent_channels: int, widths: Sequence[int], blocks: Sequence[int], channels: int) -> None:
+        super().__init__()
+        deep, middle, shallow = widths
+        self.start = nn.Conv2d(latent_channels, deep, 3, padding=1)
+        self.levels = nn.ModuleList(level(width, count) for width, count in zip(widths, blocks, strict=True))
+        self.grow = nn.ModuleList([nn.Conv2d(deep, 4 * middle, 1), nn.Conv2d(middle, 4 * shallow, 1)])
+        self.paint = nn.Conv2d(shallow, channels * SHUFFLE**2, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.levels[0](self.start(latents))
+        for grow, blocks in zip(self.grow, self.levels[1:], strict=True):
+            x = blocks(F.pixel_shuffle(grow(x), 2))
+        return F.pixel_shuffle(self.paint(F.silu(x)), SHUFFLE)
