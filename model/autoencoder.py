@@ -1,18 +1,20 @@
 """The autoencoder of pafu-mini 2: a latent frame is one view, decoded to a picture and to how far away its pixels are.
 
-Latents keep unit variance by running
-statistics. The decoder's fourth channel is the parallax of every pixel; with it the pictures between two views are made
-by sliding the planes of both (``model.planes``), so latents depend on no speed, which a small model learns far faster.
+Latents keep unit variance by running statistics. The decoder's fourth channel is the parallax of every pixel; with it
+the pictures between two views are made by sliding the planes of both (``model.planes``), so latents depend on no speed,
+which a small model learns far faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.decoder import SHUFFLE, Decoder, level
+from model.parts import Motion, State
 from model.planes import PLANES, View, between, nearest_plane
 from model.spec import ModelSpec
 
@@ -21,7 +23,6 @@ DECODER_WIDTHS = (192, 112, 64)  # at 1/16, 1/8 and 1/4; two cores without bf16 
 BLOCKS = (2, 2, 1)  # residual blocks at 1/16, 1/8 and 1/4
 VIEW_CHANNELS = 4  # red, green, blue, parallax
 MOMENTUM = 0.01  # of the latents' running statistics
-State = list[Tensor]
 
 
 class Encoder(nn.Module):
@@ -80,7 +81,7 @@ class ViewAutoencoder(nn.Module):
         return out[:, :3], out[:, 3]
 
     def decode(
-        self, latents: Tensor, state: State | None = None, motions: Sequence[tuple[float, float] | None] | None = None
+        self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
     ) -> tuple[Tensor, State]:
         """Latents (1, F, C, h, w) to pictures (1, F * stride, 3, H, W) and the state for the next call.
 
@@ -97,7 +98,7 @@ class ViewAutoencoder(nn.Module):
             before = now
         return torch.stack(pictures)[None], [views[-1].picture, views[-1].plane]
 
-    def _on_the_way(self, before: View | None, now: View, motion: tuple[float, float] | None) -> list[Tensor]:
+    def _on_the_way(self, before: View | None, now: View, motion: Motion | None) -> list[Tensor]:
         """The pictures of one latent frame; its last is the view itself. After a jump, and at the start, the camera
         waits at the view."""
         if before is None or motion is None:

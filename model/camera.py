@@ -1,4 +1,4 @@
-"""The camera of a session: integer world pixels, a speed that ramps, cuts; and the words that steer it.
+"""The camera of a session: integer world pixels, speeds that ramp, cuts; and the words that steer it.
 
 No torch: the front process validates controls with this module, the stream and the training world walk the same path.
 """
@@ -6,7 +6,8 @@ No torch: the front process validates controls with this module, the stream and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 
 MAX_SPEED = 16  # pixels a picture
 SPEED_STEP = 4  # speeds are multiples: the model learned the world on a grid, which two cores can afford
@@ -16,6 +17,28 @@ DEFAULT_SPEED = 8
 SLOW_SPEED = 4
 FAST_SPEED = 16
 MAX_PLACE = 1000.0  # screens; a cut farther than this is refused
+MAX_RISE = 4  # pixels a picture, up or down, of a camera that can
+
+
+@dataclass(frozen=True)
+class CameraLimits:
+    """What the camera of a model can do, in pixels; speeds in pixels a picture.
+
+    full_speed: the speed that the model is told as 1. acceleration: gained or lost per latent frame.
+    lowest, highest: how far below and above its start it may stand; without room it only pans.
+    """
+
+    full_speed: int = MAX_SPEED
+    acceleration: int = MAX_ACCELERATION
+    lowest: int = 0
+    highest: int = 0
+
+    @property
+    def rises(self) -> bool:
+        return self.lowest < self.highest
+
+
+PANS = CameraLimits()
 
 
 class CameraError(ValueError):
@@ -28,10 +51,12 @@ class CameraControl:
 
     speed: pixels a picture, a multiple of SPEED_STEP, positive to the right, 0 holds. None keeps the present speed.
     cut_to: place to jump to, in screens from where the session began. None does not jump.
+    rise: pixels a picture, positive upwards, 0 holds the height. None goes on as before.
     """
 
     speed: int | None = None
     cut_to: float | None = None
+    rise: int | None = None
 
     def __post_init__(self) -> None:
         if self.speed is not None and not (-MAX_SPEED <= self.speed <= MAX_SPEED and self.speed % SPEED_STEP == 0):
@@ -39,43 +64,79 @@ class CameraControl:
             raise CameraError(f"camera speed is {self.speed}; allowed are {allowed} (pixels a picture)")
         if self.cut_to is not None and not -MAX_PLACE <= self.cut_to <= MAX_PLACE:
             raise CameraError(f"camera cut_to is {self.cut_to}; allowed is -{MAX_PLACE:g} to {MAX_PLACE:g} screens")
+        if self.rise is not None and not -MAX_RISE <= self.rise <= MAX_RISE:
+            raise CameraError(f"camera rise is {self.rise}; allowed is -{MAX_RISE} to {MAX_RISE} (pixels a picture)")
 
 
 @dataclass(frozen=True)
 class CameraState:
-    """Where the camera stands (pixels from the session's start), how it moves and where its speed is heading."""
+    """Where the camera stands (pixels to the right of and above the session's start), how it moves and where its speeds
+    are heading; ``jumped``: it was cut here and has shown nothing yet."""
 
     offset: int = 0
     speed: int = 0
     target: int = 0
+    height: int = 0
+    rise: int = 0
+    rise_target: int = 0
+    jumped: bool = False
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> CameraState:
+        """The state that ``numbers`` tell; those that lack at the end are zero."""
+        return cls(*numbers[:6], jumped=bool(sum(numbers[6:])))
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The state as it crosses a line."""
+        return tuple(int(value) for value in astuple(self))
 
     def steered(self, control: CameraControl, screen: int) -> CameraState:
         """The state after ``control``; ``screen`` is the picture's width in pixels. A cut arrives at rest."""
         state = self
         if control.cut_to is not None:
-            state = CameraState(offset=PLACE_STEP * round(control.cut_to * screen / PLACE_STEP))
+            place = PLACE_STEP * round(control.cut_to * screen / PLACE_STEP)
+            state = CameraState(offset=place, height=self.height, jumped=True)
         if control.speed is not None:
             state = replace(state, target=control.speed)
+        if control.rise is not None:
+            state = replace(state, rise_target=control.rise)
         return state
 
-    def next_latent(self) -> CameraState:
-        """Ramp the speed for the next latent frame; the offset is not moved yet."""
-        step = max(-MAX_ACCELERATION, min(MAX_ACCELERATION, self.target - self.speed))
-        return replace(self, speed=self.speed + step)
+    def next_latent(self, pictures: int, limits: CameraLimits) -> CameraState:
+        """Ramp the speeds for the next latent frame of ``pictures`` pictures; the place is not moved yet."""
+        ramp, rise = limits.acceleration, max(-MAX_RISE, min(MAX_RISE, self.rise_target))
+        height = max(limits.lowest, min(limits.highest, self.height + pictures * rise))
+        return replace(
+            self,
+            speed=self.speed + max(-ramp, min(ramp, self.target - self.speed)),
+            rise=int((height - self.height) / pictures),
+        )
+
+    def moved(self, pictures: int) -> CameraState:
+        """The state behind ``pictures`` pictures at the present speeds."""
+        place = {"offset": self.offset + pictures * self.speed, "height": self.height + pictures * self.rise}
+        return replace(self, **place, jumped=False)
+
+
+def walk(
+    state: CameraState, latents: int, pictures_per_latent: int = 4, limits: CameraLimits = PANS
+) -> tuple[CameraState, list[CameraState]]:
+    """Walk ``latents`` latent frames: the state behind them, and the state in which each begins.
+
+    Picture p of a latent frame stands p steps of its speeds farther.
+    """
+    begins = []
+    for _ in range(latents):
+        begins.append(state.next_latent(pictures_per_latent, limits))
+        state = begins[-1].moved(pictures_per_latent)
+    return state, begins
 
 
 def advance(state: CameraState, latents: int, pictures_per_latent: int = 4) -> tuple[CameraState, list[int], list[int]]:
-    """Walk ``latents`` latent frames: the state behind them, and each frame's first-picture offset and speed.
-
-    Picture p of a latent frame stands at ``offset + p * speed``.
-    """
-    offsets, speeds = [], []
-    for _ in range(latents):
-        state = state.next_latent()
-        offsets.append(state.offset)
-        speeds.append(state.speed)
-        state = replace(state, offset=state.offset + pictures_per_latent * state.speed)
-    return state, offsets, speeds
+    """``walk`` of a camera that only pans: the state behind, and each latent frame's first-picture offset and speed."""
+    state, begins = walk(state, latents, pictures_per_latent)
+    return state, [begin.offset for begin in begins], [begin.speed for begin in begins]
 
 
 def view_offset(offset: int, speed: int, pictures_per_latent: int = 4) -> int:

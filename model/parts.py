@@ -5,7 +5,7 @@ A spec names its parts; the tables say who builds them. Heavy libraries are impo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.spec import ModelSpec
 
 State = list[Tensor]  # what a codec remembers between two chunks
+Motion = tuple[float, float]  # pixels (right, down) that the camera has moved since the latent frame before
 
 
 class TextEncoder(Protocol):
@@ -28,11 +29,14 @@ class TextEncoder(Protocol):
 class VideoCodec(Protocol):
     """Latents to pictures, chunk by chunk, and pictures to latents."""
 
-    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+    def decode(
+        self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
+    ) -> tuple[Tensor, State]:
         """Latents (1, F, C, h, w) to pictures (1, T, 3, H, W) in [-1, 1] and the state for the next call.
 
         A stream's first call has no state, and its first latent frame makes ``first_latent_pictures``, every other
-        ``temporal_stride``. ``speeds`` (F,) is the camera's in pixels a picture; None without a camera.
+        ``temporal_stride``. ``motions`` are the camera's, one per latent frame, None where it jumped there; no motions
+        without a camera.
         """
         ...
 

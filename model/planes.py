@@ -26,7 +26,7 @@ class View:
 def nearest_plane(parallax: Tensor) -> Tensor:
     """Parallax of any shape to the index of the plane that is closest to it, uint8."""
     middles = [(a + b) / 2 for a, b in zip(PLANES, PLANES[1:], strict=False)]
-    return torch.bucketize(parallax.float(), torch.tensor(middles, device=parallax.device)).to(torch.uint8)
+    return torch.bucketize(parallax.float().contiguous(), torch.tensor(middles, device=parallax.device)).to(torch.uint8)
 
 
 def between(before: View, now: View, motion: tuple[float, float], share: float) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cache.config import PositionMode
+from model.camera import PANS, CameraLimits
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -53,12 +54,13 @@ class ModelSpec:
     redraws: (
         bool  # words that name a thing anew have what is in sight drawn anew; needs the grammar of the built-in world
     )
-    control_dim: int  # numbers of camera control per latent frame that enter the time embedding; 0 in Wan
+    # so many of the camera's numbers (model.camera_path) enter the time embedding per latent frame; 0 in Wan
+    control_dim: int
     predicts: (
         str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
     )
     screen_embedding: bool  # a learned vector per place on the screen; Wan has none
-    camera: bool  # horizontal positions are world positions: column + camera offset
+    camera: CameraLimits | None  # positions of tokens are world positions: column and row + where the camera stands
     # pictures
     width: int
     height: int
@@ -201,7 +203,7 @@ WAN_1_3B = ModelSpec(
     control_dim=0,
     predicts="velocity",
     screen_embedding=False,
-    camera=False,
+    camera=None,
     width=832,
     height=480,
     fps=16,
@@ -308,7 +310,7 @@ PAFU_MINI = ModelSpec(
     control_dim=1,
     predicts="clean",
     screen_embedding=True,
-    camera=True,
+    camera=PANS,
     width=256,
     height=128,
     fps=16,
@@ -353,7 +355,8 @@ PAFU_MINI_2 = replace(
     patch=(1, 2, 4),  # 32 x 64 pixels: 64 tokens a latent frame
     text_dim=192,
     text_len=12,
-    control_dim=4,  # speed right and down, whether positions are world positions, whether the camera jumped
+    control_dim=4,
+    camera=CameraLimits(full_speed=32, acceleration=16, lowest=-48, highest=40),
     width=512,
     height=256,
     # after warping .975, .880 and .550: what everything hangs on (light, ground) is settled at nearly full noise
@@ -392,7 +395,7 @@ WAN_FAMILY = (
     FRAME_WISE_1,
 )
 RANDOM_WEIGHTS = ("test-tiny", "test-wan")  # they have no others: their pictures mean nothing
-SPECS = {spec.name: spec for spec in (*WAN_FAMILY, PAFU_MINI, TEST_TINY, TEST_WAN)}
+SPECS = {spec.name: spec for spec in (*WAN_FAMILY, PAFU_MINI, PAFU_MINI_2, TEST_TINY, TEST_WAN)}
 
 
 def spec_named(name: str) -> ModelSpec:

@@ -25,25 +25,24 @@ from cache.policies import policy_named
 from cache.policy import Evidence
 from model import figures
 from model.attention import Angles, turn_by_time
-from model.camera import MAX_SPEED, CameraControl, CameraState, advance, view_offset
+from model.camera import CameraControl, CameraState
+from model.camera_path import CameraPath
 from model.chunk_stats import CameraView, ChunkStats, KeptTokens
 from model.dit import Context
 from model.figures import StageClock
-from model.grammar import names_anew
 from model.kept import kept_tokens
 from model.passes import Given
-from model.positions import grid_positions
 from model.sampler import denoise
 from model.spec import ModelSpec
 from model.vae import from_pictures, to_pictures
 from model.weights import LoadedModel
+from model.words import words_of
 
 CLEAN = 0.0  # timestep of the pass that writes the cache
 SEED_PRIME = 1_000_003  # spreads (seed, chunk) over the generator's seeds
 SEED_LIMIT = 2**63
 SNAPSHOT_FORMAT = 3
 HALF_A_COLUMN = 0.5
-Speeds = Tensor | None  # of the camera in each latent frame (F,), pixels a picture, on the host; None without a camera
 
 
 class StreamError(ValueError):
@@ -138,9 +137,12 @@ class VideoStream:
             self._prompt, self._context = text, None
 
     def set_camera(self, control: CameraControl) -> None:
-        """Steer the camera. Raises StreamError for a model without one."""
-        if not self._model.spec.camera:
+        """Steer the camera. Raises StreamError for a model without one, or for one that only pans and is to rise."""
+        limits = self._model.spec.camera
+        if limits is None:
             raise StreamError(f"model {self._model.spec.name!r} has no camera to steer")
+        if control.rise and not limits.rises:
+            raise StreamError(f"the camera of model {self._model.spec.name!r} pans, it cannot rise")
         self._camera = self._camera.steered(control, self._model.spec.width)
 
     @torch.inference_mode()
@@ -156,7 +158,7 @@ class VideoStream:
             self._heed_words(before_pass)
         cache, spec = self._cache, self._model.spec
         with clock.stage("denoise"):
-            camera, velocity = self._begin_chunk(context, before_pass)
+            path, velocity = self._begin_chunk(context, before_pass)
             latents = self._start if self._index == 0 else None
             if latents is None:
                 generator = self._generator()
@@ -164,7 +166,7 @@ class VideoStream:
         with clock.stage("clean"):
             evidence = velocity.last(latents)
         with clock.stage("decode"):
-            pictures, vae_state = self._decode(latents, velocity.speeds)
+            pictures, vae_state = self._decode(latents, path)
         with clock.stage("prune"):
             scored = bool(cache.needs & figures.SCORED)
             before = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
@@ -176,8 +178,8 @@ class VideoStream:
         self._check_finite(known)
         cache.settle(known.sound)
         evicted = max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
-        chunk = self._describe(shown.numpy(), latents, clock.seconds(), evicted, camera, known)
-        self._camera, self._vae_state, self._index = camera, vae_state, self._index + 1
+        chunk = self._describe(shown.numpy(), latents, clock.seconds(), evicted, path.end, known)
+        self._camera, self._vae_state, self._index = path.end, vae_state, self._index + 1
         self._recent.append(chunk.past)
         return chunk
 
@@ -195,8 +197,8 @@ class VideoStream:
             self.set_prompt(chunk.prompt)
             self._index, self._camera = chunk.index, chunk.camera
             self._heed_words()
-            speeds = self._write(chunk)
-            self._vae_state = self._decode(chunk.latents.to(self._model.device), speeds)[1]
+            path = self._write(chunk)
+            self._vae_state = self._decode(chunk.latents.to(self._model.device), path)[1]
             self._recent.append(chunk)
         self.set_prompt(prompt)
         self._index, self._camera = index, camera
@@ -262,7 +264,7 @@ class VideoStream:
         if self._prompt != self._written_under:
             before, self._written_under = self._written_under, None
             self._recache(before_pass)
-            ahead = self._walk_camera()[1].to(self._model.device)
+            ahead = self._positions(self._path())
             follow_words(self._cache, self._model.spec, before or "", self._prompt, ahead)
             self._written_under = self._prompt
 
@@ -278,36 +280,30 @@ class VideoStream:
             finally:
                 self._index, self._camera = here
 
-    def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> Speeds:
-        """The clean pass of a chunk that was made before, under the present prompt; its camera's speeds."""
+    def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> CameraPath:
+        """The clean pass of a chunk that was made before, under the present prompt; its camera's way."""
         self._index, self._camera = past.index, past.camera
-        _, velocity = self._begin_chunk(self._encode_prompt(), before_pass)
+        path, velocity = self._begin_chunk(self._encode_prompt(), before_pass)
         self._cache.commit(velocity.last(past.latents.to(self._model.device)))
-        return velocity.speeds
+        return path
 
-    def _begin_chunk(self, context: Context, before_pass: Callable[[], None] | None) -> tuple[CameraState, _Velocity]:
-        """Open the chunk: the camera behind it, and the model as its passes see it."""
-        camera, positions, speeds = self._walk_camera()
-        self._cache.begin_chunk(positions.to(self._model.device), turn_by_time(self._model.spec))
-        return camera, _Velocity(self._model, context, self._cache, speeds, before_pass)
+    def _begin_chunk(self, context: Context, before_pass: Callable[[], None] | None) -> tuple[CameraPath, _Velocity]:
+        """Open the chunk: the camera's way through it, and the model as its passes see it."""
+        path = self._path()
+        self._cache.begin_chunk(self._positions(path), turn_by_time(self._model.spec))
+        return path, _Velocity(self._model, context, self._cache, path.control(), before_pass)
+
+    def _path(self) -> CameraPath:
+        return CameraPath.of_chunk(self._model.spec, self._camera)
+
+    def _positions(self, path: CameraPath) -> Tensor:
+        return path.positions(self._index * self._model.spec.chunk_latents).to(self._model.device)
 
     def _encode_prompt(self) -> Context:
         if self._context is None:
             text = self._model.text.encode(self._prompt)
             self._context = self._model.dit.encode_context(text[None, None])
         return self._context
-
-    def _walk_camera(self) -> tuple[CameraState, Tensor, Speeds]:
-        """The camera behind this chunk, the chunk's positions (tokens, 3), and its speeds (F,), pixels a picture, or
-        None without a camera; both on the host."""
-        spec = self._model.spec
-        frames, first = spec.chunk_latents, self._index * spec.chunk_latents
-        if not spec.camera:
-            return self._camera, grid_positions(spec, first, frames)[0], None
-        camera, offsets, speeds = advance(self._camera, frames, spec.temporal_stride)
-        views = [view_offset(*frame, spec.temporal_stride) for frame in zip(offsets, speeds, strict=True)]
-        positions = grid_positions(spec, first, frames, torch.tensor(views, dtype=torch.float32))[0]
-        return camera, positions, torch.tensor(speeds, dtype=torch.float32)
 
     def _generator(self) -> torch.Generator:
         """Of this chunk's noise, on the device that draws it: a seed means the same noise on one kind of device."""
@@ -320,9 +316,9 @@ class VideoStream:
         shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
         return torch.randn(shape, generator=generator, device=generator.device).to(self._model.device)
 
-    def _decode(self, latents: Tensor, speeds: Speeds) -> tuple[Tensor, list[Tensor]]:
+    def _decode(self, latents: Tensor, path: CameraPath) -> tuple[Tensor, list[Tensor]]:
         """Pictures (1, T, 3, H, W) in [-1, 1] and what the codec remembers."""
-        return self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, speeds)
+        return self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, path.motions())
 
     def _check_finite(self, known: figures.Figures) -> None:
         for finite, what in ((known.latents_finite, "its latents"), (known.pictures_finite, "its pictures")):
@@ -369,14 +365,13 @@ class _Velocity:
         model: LoadedModel,
         context: Context,
         cache: KVCache,
-        speeds: Speeds,
+        control: Tensor | None,
         before_pass: Callable[[], None] | None = None,
     ) -> None:
         self._passes, self._cache = model.passes, cache
         self._before_pass = before_pass or (lambda: None)
-        control = None if speeds is None else (speeds / MAX_SPEED).view(1, -1, 1).to(model.device)
+        control = None if control is None else control.to(model.device)
         self._given = Given(context, control, Angles.of(cache.chunk_positions(), model.spec))
-        self.speeds = speeds
 
     def __call__(self, x_t: Tensor, timestep: float) -> Tensor:
         self._before_pass()
@@ -393,7 +388,8 @@ class _Velocity:
 def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:
     """Forget what stands where the next chunk, at ``positions`` (tokens, 3), looks, if prompt ``after`` names a thing
     that ``before`` does not: it is drawn anew from the words. What lies elsewhere stays remembered."""
-    if spec.redraws and names_anew(before, after):
+    words = words_of(spec)
+    if spec.redraws and words is not None and words.names_anew(before, after):
         sight = positions[:, 2]
         low, high = sight.min() - HALF_A_COLUMN, sight.max() + HALF_A_COLUMN
         cache.forget([(held[:, 2] > low) & (held[:, 2] < high) for held in cache.retained_positions()])

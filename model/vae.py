@@ -10,12 +10,14 @@ small model learns far faster.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.decoder import Decoder
-from model.parts import State
+from model.parts import Motion, State
 from model.spec import ModelSpec
 
 WIDTHS = (160, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
@@ -60,16 +62,20 @@ class StreamingVAE(nn.Module):
         out: Tensor = self.decoder(latents)
         return out
 
-    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+    def decode(
+        self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
+    ) -> tuple[Tensor, State]:
         """Latents (B, F, C, h, w) to pictures (B, F*stride, 3, H, W) and the state for the next call.
 
-        ``speeds`` (F,) is the camera's speed in each latent frame, pixels a picture; None means a camera at rest.
+        ``motions`` are the camera's since the latent frame before, of which it follows the one to the right; where the
+        camera jumped, and without motions, one view fades into the next.
         """
         before = state[0] if state else None
         pictures = []
         for index, frame in enumerate(latents.unbind(1)):
             now = self.view(frame)
-            speed = 0 if speeds is None else round(float(speeds[index]))
+            motion = motions[index] if motions is not None else None
+            speed = round(motion[0] / self.pictures) if motion else 0
             pictures += [between(before, now, speed, part, self.pictures) for part in range(self.pictures)]
             before = now
         return torch.stack(pictures, 1), [now]

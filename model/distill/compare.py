@@ -297,8 +297,8 @@ class Evaluation:
 
     def _played(self, latents: Tensor, script: Script) -> np.ndarray:
         """Every picture of a video, as a viewer sees it, uint8 (T, H, W, 3)."""
-        model, speeds = self._model, torch.tensor(script.speeds, dtype=torch.float32) if script.speeds else None
-        pictures, _ = model.vae.decode(latents[None].to(model.device, model.dtype), None, speeds)
+        model = self._model
+        pictures, _ = model.vae.decode(latents[None].to(model.device, model.dtype), None, script.motions(model.spec))
         return to_pictures(pictures)[0].cpu().numpy()
 
     def _cost(self, policy: str, budget: float) -> dict[str, float]:

@@ -39,7 +39,8 @@ CROP = 8  # latent columns
 CROPS = 12
 TRUE_NOISE, MADE_NOISE = 0.2, 0.1  # standard deviation of what is added to latents, at most
 RATE, CRITIC_RATE = 1.5e-3, 2e-4
-CRITIC_FROM = 0.65  # of the steps
+CRITIC_FROM = 0.6  # of the steps
+JUDGED = 2  # every second crop goes before the critic, which costs as much as the decoder
 LAST_STEPS = 2  # of the sampler's, whose predictions the decoder learns from
 
 
@@ -153,8 +154,8 @@ class Painting:
     def _with_critic(self, pixels: Tensor, drawn: Tensor, truth: Tensor) -> Losses:
         frozen = {name: value.detach() for name, value in self._critic.named_parameters()}
         with self._autocast:
-            opinion = -functional_call(self._critic, frozen, (drawn,)).float().mean()
-            scores = self._critic(torch.cat([drawn.detach(), truth])).float()
+            opinion = -functional_call(self._critic, frozen, (drawn[::JUDGED],)).float().mean()
+            scores = self._critic(torch.cat([drawn[::JUDGED].detach(), truth[::JUDGED]])).float()
         weight = critic_weight(pixels, opinion, self._vae.decoder.paint.weight)
         critic = critic_loss(*scores.chunk(2))
         return {"loss": pixels + weight * opinion + critic, "critic": critic.detach()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.camera import MAX_SPEED, view_offset
+from model.parts import Motion
 from model.positions import grid_positions
 from model.spec import ModelSpec
 
@@ -52,6 +53,10 @@ class Script:
         if not spec.control_dim:
             return None
         return torch.tensor(self.speeds[self._frames(spec, first_chunk, chunks)])[:, None] / MAX_SPEED
+
+    def motions(self, spec: ModelSpec) -> list[Motion | None] | None:
+        """What a codec is told of each latent frame; None without a camera."""
+        return [(float(spec.temporal_stride * speed), 0.0) for speed in self.speeds] if self.speeds else None
 
     def _frames(self, spec: ModelSpec, first_chunk: int, chunks: int | None) -> slice:
         last = self.chunks if chunks is None else first_chunk + chunks

@@ -93,7 +93,7 @@ def vae_stage(folder: Path, steps: int) -> Stage:
         vae.eval()
         with torch.inference_mode():
             latents = vae.encode(from_pictures(torch.from_numpy(render_views(clip))))
-            decoded, _ = vae.decode(latents[None], None, torch.tensor(clip.speeds))
+            decoded, _ = vae.decode(latents[None], None, [(float(vae.pictures * speed), 0.0) for speed in clip.speeds])
         vae.train()
         picked = [0, 3, 12, 21, 35]
         save_sheet([render_clip(clip)[picked], to_pictures(decoded)[0, picked].numpy()], folder / f"vae.{step:06d}.png")

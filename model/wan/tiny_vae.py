@@ -7,13 +7,13 @@ Source: TAEHV by Ollin Boer Bohan, MIT licence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.parts import State
+from model.parts import Motion, State
 from model.spec import ModelSpec
 
 WIDTHS = (256, 128, 64, 64)
@@ -33,7 +33,9 @@ class TinyVAE(nn.Module):
             f"decoder.{place}.conv.weight" for place, block in enumerate(self.decoder) if isinstance(block, Grow)
         )
 
-    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+    def decode(
+        self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
+    ) -> tuple[Tensor, State]:
         """See VideoCodec."""
         x, after = _run(self.decoder, latents[0], state)
         pictures = x.clamp(0, 1) * 2 - 1

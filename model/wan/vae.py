@@ -6,12 +6,13 @@ two frames of its input, so that any cut into chunks gives exactly the pictures 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.parts import State
+from model.parts import Motion, State
 from model.spec import ModelSpec
 
 # What a feature cache holds besides tensors, as empty tensors of so many dimensions: a state is a list of tensors.
@@ -42,7 +43,9 @@ class WanVAE(nn.Module):
             values = torch.tensor(getattr(self.vae.config, f"latents_{name}"), device="cpu").view(shape)
             self.register_buffer(name, values, persistent=False)
 
-    def decode(self, latents: Tensor, state: State | None = None, speeds: Tensor | None = None) -> tuple[Tensor, State]:
+    def decode(
+        self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
+    ) -> tuple[Tensor, State]:
         """See VideoCodec; Wan's camera is in its words."""
         frames = latents.transpose(1, 2) * self.std + self.mean
         features = self.vae.post_quant_conv(frames.to(latents.dtype))

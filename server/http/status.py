@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import BaseModel
 
 from cache.config import SERVED_POLICIES
+from model.camera import CameraLimits
 from model.spec import ModelSpec
+from model.words import words_of
 from server import __version__
 from server.config import Settings
 from server.engine.admission import Capacity
@@ -193,7 +195,7 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
         height=spec.height,
         fps=spec.fps,
         chunk_frames=spec.pictures_in_chunk(1),
-        camera=spec.camera,
+        camera=spec.camera is not None,
         formats=list(VIDEO_FORMATS),
         weights=engine.ready[0].weights if engine.ready else None,
         device=", ".join(dict.fromkeys(ready.device for ready in engine.ready)) or None,
@@ -202,7 +204,7 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
             "max_sessions": engine.max_sessions,
             "max_num_frames": int(settings.max_seconds * spec.fps),
             "max_streaming_buffer_seconds": settings.max_lead_seconds,
-            **(camera_limits() if spec.camera else {}),
+            **(camera_limits(spec.camera) if spec.camera else {}),
         },
         cache_policy=settings.cache_policy or spec.cache_policy,
         cache_policies=list(SERVED_POLICIES),
@@ -211,17 +213,17 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
     )
 
 
-def camera_limits() -> dict[str, int]:
+def camera_limits(limits: CameraLimits) -> dict[str, int]:
     """Speeds are whole pixels a picture: multiples of the step up to the most, either way."""
-    from model.camera import MAX_SPEED, SPEED_STEP
+    from model.camera import MAX_RISE, MAX_SPEED, SPEED_STEP
 
-    return {"max_camera_speed": MAX_SPEED, "camera_speed_step": SPEED_STEP}
+    rise = {"max_camera_rise": MAX_RISE} if limits.rises else {}
+    return {"max_camera_speed": MAX_SPEED, "camera_speed_step": SPEED_STEP, **rise}
 
 
 def vocabulary(spec: ModelSpec) -> tuple[dict[str, list[str]], list[str]]:
     """Words by kind and example prompts, for a page to suggest; models with open vocabularies have none."""
-    if not spec.camera:
+    words = words_of(spec)
+    if words is None:
         return {}, []
-    from model.vocabulary import EXAMPLES, SUGGESTIONS
-
-    return {kind: list(words) for kind, words in SUGGESTIONS.items()}, list(EXAMPLES)
+    return {kind: list(each) for kind, each in words.suggestions.items()}, list(words.examples)

@@ -99,13 +99,15 @@ class Configure(Message, frozen=True, tag="configure"):
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An order for the camera: pan speed in pixels per picture (+ is right), a position to cut to in screens."""
+    """An order for the camera: pan speed in pixels per picture (+ is right), a position to cut to in screens, a speed
+    upwards in pixels per picture."""
 
     speed: int | None = None
     cut_to: float | None = None
+    rise: int | None = None
 
 
-CameraPosition = tuple[int, int, int]  # offset, speed, target speed (model.camera.CameraState)
+CameraPosition = tuple[int, ...]  # numbers of a model.camera.CameraState
 
 
 class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache.config import PositionMode
 from cache.errors import PolicyError
-from model import vocabulary
-from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_SPEED, SPEED_STEP
+from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_RISE, MAX_SPEED, SPEED_STEP
 from model.spec import SPECS, ModelSpec
+from model.words import words_of
 from server.bounded_json import Bounds, read_object
 from server.config import Settings, budget_of_window
 from server.errors import PafuError, nearest
@@ -75,7 +75,8 @@ class CameraVelocity(Wire):
 
 
 class CameraEvent(Wire):
-    """``speed`` in pixels per picture (+ is right), or a direction; ``cut_to`` in screens from the start.
+    """``speed`` in pixels per picture (+ is right), or a direction; ``cut_to`` in screens from the start; ``rise`` in
+    pixels per picture (+ is up), for models whose camera rises.
 
     ``mode`` and ``data`` are vLLM-Omni's way to say the same.
     """
@@ -86,6 +87,7 @@ class CameraEvent(Wire):
     speed: int | None = Field(default=None, ge=-MAX_SPEED, le=MAX_SPEED, multiple_of=SPEED_STEP)
     pan: Literal["left", "right", "hold"] | None = None
     cut_to: float | None = Field(default=None, ge=-MAX_PLACE, le=MAX_PLACE)
+    rise: int | None = Field(default=None, ge=-MAX_RISE, le=MAX_RISE)
 
 
 class MultiModalData(Wire):
@@ -375,8 +377,9 @@ def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
 
 
 def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
-    """Words that the built-in world's model does not know and ignores; other models accept any words."""
-    return vocabulary.unknown_words(prompt) if spec.camera else []
+    """Words that a model with a vocabulary of its own does not know and ignores; other models accept any words."""
+    words = words_of(spec)
+    return words.unknown(prompt) if words is not None else []
 
 
 def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, messages.Camera | None]:
@@ -388,6 +391,8 @@ def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, 
         raise PafuError("invalid_message", "the event asks for nothing; give a prompt, a camera, or both", path)
     if camera is not None and not spec.camera:
         raise PafuError("unsupported", f"{spec.name} has no camera control", f"{path}.multi_modal_data.camera")
+    if camera is not None and camera.rise and spec.camera and not spec.camera.rises:
+        raise PafuError("unsupported", f"{spec.name}'s camera only pans", f"{path}.multi_modal_data.camera.rise")
     prompt = None if event.prompt is None else check_prompt(event.prompt, spec, f"{path}.prompt")
     return prompt, None if camera is None else _camera(camera, f"{path}.multi_modal_data.camera")
 
@@ -420,16 +425,16 @@ def _velocity(data: CameraVelocity, param: str) -> int:
 
 def _camera(camera: CameraEvent, param: str) -> messages.Camera:
     if camera.data is not None:
-        if (camera.speed, camera.pan, camera.cut_to) != (None, None, None):
-            raise PafuError("invalid_message", "give either data or speed, pan and cut_to", param)
+        if (camera.speed, camera.pan, camera.cut_to, camera.rise) != (None,) * 4:
+            raise PafuError("invalid_message", "give either data or speed, pan, cut_to and rise", param)
         return messages.Camera(speed=_velocity(camera.data, param), cut_to=None)
     if camera.speed is not None and camera.pan is not None:
         raise PafuError("invalid_message", "give either speed or pan, not both", param)
-    if camera.speed is None and camera.pan is None and camera.cut_to is None:
-        raise PafuError("invalid_message", "the camera needs one of speed, pan, cut_to", param)
+    if camera == CameraEvent():
+        raise PafuError("invalid_message", "the camera needs one of speed, pan, cut_to, rise", param)
     speeds = {"left": -DEFAULT_SPEED, "right": DEFAULT_SPEED, "hold": 0}
     speed = speeds[camera.pan] if camera.pan else camera.speed
-    return messages.Camera(speed=speed, cut_to=camera.cut_to)
+    return messages.Camera(speed=speed, cut_to=camera.cut_to, rise=camera.rise)
 
 
 def _lead(start: SessionStart, settings: Settings) -> float:

@@ -138,7 +138,7 @@ class ModelGenerator:
 
     def keep(self, chunk: model.stream.Chunk) -> PastChunk:
         past = chunk.past
-        camera = (past.camera.offset, past.camera.speed, past.camera.target)
+        camera = past.camera.numbers
         latents = past.latents.float().cpu().numpy().tobytes()
         return PastChunk(index=past.index, prompt=past.prompt, camera=camera, latents=latents)
 
@@ -149,7 +149,7 @@ class ModelGenerator:
 
     def recall(self, stream: VideoStream, past: Past) -> None:
         chunks = [self._remembered(chunk) for chunk in past.chunks]
-        stream.recall(chunks, past.next_index, CameraState(*past.camera))
+        stream.recall(chunks, past.next_index, CameraState.of(past.camera))
 
     def _remembered(self, chunk: PastChunk) -> model.stream.PastChunk:
         import torch
@@ -161,7 +161,7 @@ class ModelGenerator:
         if len(chunk.latents) != 4 * math.prod(shape):
             raise ValueError(f"past chunk {chunk.index} has {len(chunk.latents)} bytes of latents, expected {shape}")
         latents = torch.frombuffer(bytearray(chunk.latents), dtype=torch.float32).reshape(shape)
-        return Remembered(chunk.index, chunk.prompt, CameraState(*chunk.camera), latents)
+        return Remembered(chunk.index, chunk.prompt, CameraState.of(chunk.camera), latents)
 
 
 def pick_device(wanted: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from model.camera import CameraControl, camera_from_prompt
 from model.spec import ModelSpec
 from server.ipc.messages import Fragment, Interact, Open, Past, Rejected, ServedStats
@@ -122,7 +124,7 @@ class WorkerSession:
     def _apply(self, change: Interact) -> None:
         control = None
         if change.camera is not None:
-            control = CameraControl(speed=change.camera.speed, cut_to=change.camera.cut_to)
+            control = CameraControl(**msgspec.structs.asdict(change.camera))
         elif change.prompt is not None and self.spec.camera:
             control = camera_from_prompt(change.prompt)
         if change.prompt is not None:
@@ -173,7 +175,7 @@ class WorkerSession:
                 memory=self._stream.kept() if self._memory else None,
             ),
             past=self._generator.keep(chunk),
-            camera=(chunk.camera.offset, chunk.camera.speed, chunk.camera.target),
+            camera=chunk.camera.numbers,
             remembered=list(chunk.remembered),
             jpegs=self._jpeg.encode(made.pictures) if self.jpeg else [],
         )

@@ -30,7 +30,7 @@ def wan_spec() -> ModelSpec:
         control_dim=0,
         predicts="velocity",
         screen_embedding=False,
-        camera=False,
+        camera=None,
         width=96,
         height=64,
     )

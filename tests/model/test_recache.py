@@ -20,7 +20,7 @@ EVERYTHING = dataclasses.replace(CONFIG, policy="full", budget_latents=21)
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
     """One that is told nothing but its words, as Wan."""
-    spec = dataclasses.replace(TEST_TINY, camera=False, control_dim=0, redraws=False, recache_chunks=AGAIN)
+    spec = dataclasses.replace(TEST_TINY, camera=None, control_dim=0, redraws=False, recache_chunks=AGAIN)
     return random_model(spec, seed=0, dtype=torch.float32)
 
 

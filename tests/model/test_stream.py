@@ -371,6 +371,6 @@ def test_a_full_cache_ends_the_stream_with_its_own_error(stream: Callable[..., V
 
 
 def test_a_model_without_a_camera_refuses_to_be_steered(model: LoadedModel) -> None:
-    blind = dataclasses.replace(model, spec=dataclasses.replace(SPEC, camera=False, control_dim=0))
+    blind = dataclasses.replace(model, spec=dataclasses.replace(SPEC, camera=None, control_dim=0))
     with pytest.raises(StreamError, match="has no camera"):
         VideoStream(blind, "", 0, CONFIG).set_camera(CameraControl(speed=4))

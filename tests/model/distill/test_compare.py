@@ -302,7 +302,7 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, object], messag
 
 
 def test_a_model_without_a_camera_cannot_tour(tmp_path: Path) -> None:
-    spec = dataclasses.replace(TEST_TINY, camera=False, control_dim=0)
+    spec = dataclasses.replace(TEST_TINY, camera=None, control_dim=0)
     with pytest.raises(EvalError, match="has no camera"):
         Evaluation(random_model(spec, 0), tmp_path, FEW)
 

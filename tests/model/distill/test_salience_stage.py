@@ -38,7 +38,7 @@ from model.weights import LoadedModel, WeightsError, random_model, save_model
 # clips of three chunks: everything is there, and it is fast
 TINY = dataclasses.replace(TEST_TINY, trained_latents=9, width=64, height=64)
 WAN = dataclasses.replace(
-    TINY, name="tiny-wan", camera=False, control_dim=0, predicts="velocity", screen_embedding=False
+    TINY, name="tiny-wan", camera=None, control_dim=0, predicts="velocity", screen_embedding=False
 )
 FEW = SalienceSettings(clips=4, held_out=2, steps=6, batch=2, dream_steps=2, gap=1)
 
