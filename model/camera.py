@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 
 MAX_SPEED = 16  # pixels a picture
 SPEED_STEP = 4  # speeds are multiples: the model learned the world on a grid, which two cores can afford
@@ -84,7 +84,9 @@ class CameraState:
     @classmethod
     def of(cls, numbers: Sequence[int]) -> CameraState:
         """The state that ``numbers`` tell; those that lack at the end are zero."""
-        return cls(*numbers[:6], jumped=bool(sum(numbers[6:])))
+        names = [field.name for field in fields(cls)]
+        state = cls(**dict(zip(names, numbers, strict=False)))  # type: ignore[arg-type]
+        return replace(state, jumped=bool(state.jumped))
 
     @property
     def numbers(self) -> tuple[int, ...]:

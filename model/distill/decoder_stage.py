@@ -121,8 +121,9 @@ def decoder_stage(model: LoadedModel, folder: Path, steps: int) -> Stage:
     seen = load_pairs(model, folder / "pairs", range(CLIPS, CLIPS + HELD_OUT))
     vae, critic = StreamingVAE(SPEC), Critic()
     vae.load_state_dict({name: value.float() for name, value in model.vae.state_dict().items()})  # type: ignore[attr-defined]
-    modules = nn.ModuleDict({"vae": vae, "critic": critic}).to(memory_format=torch.channels_last)
-    rates = [
+    modules = nn.ModuleDict({"vae": vae, "critic": critic})
+    modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rates: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0),
         torch.optim.AdamW(critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.9)),
     ]

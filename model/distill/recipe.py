@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -118,9 +119,9 @@ def repaint(student: Path, run: Path, out: Path) -> None:
     model = load_model(PAFU_MINI, student, dtype=torch.float32)
     trained = json.loads((student / DESCRIPTION).read_text())["trained_steps"]
     trained["decoder"] = saved_step(run / "decoder.checkpoint.safetensors")
-    vae = StreamingVAE(PAFU_MINI)
+    vae, text = StreamingVAE(PAFU_MINI), cast(TextEncoder, model.text)
     vae.load_state_dict(part_of(trained_weights(run, "decoder"), "vae"))
-    save_model(out, PAFU_MINI, model.dit, model.text, vae, trained_steps=trained, dtype=torch.float16)
+    save_model(out, PAFU_MINI, model.dit, text, vae, trained_steps=trained, dtype=torch.float16)
     if model.salience is not None:
         steps = head_steps(student / HEAD_FILE)
         save_head(out / HEAD_FILE, model.salience, load_model(PAFU_MINI, out).digest, steps)
