@@ -424,13 +424,14 @@ def _velocity(data: CameraVelocity, param: str) -> int:
 
 
 def _camera(camera: CameraEvent, param: str) -> messages.Camera:
+    asked = any(each is not None for each in (camera.speed, camera.pan, camera.cut_to, camera.rise))
     if camera.data is not None:
-        if (camera.speed, camera.pan, camera.cut_to, camera.rise) != (None,) * 4:
+        if asked:
             raise PafuError("invalid_message", "give either data or speed, pan, cut_to and rise", param)
         return messages.Camera(speed=_velocity(camera.data, param), cut_to=None)
     if camera.speed is not None and camera.pan is not None:
         raise PafuError("invalid_message", "give either speed or pan, not both", param)
-    if camera == CameraEvent():
+    if not asked:
         raise PafuError("invalid_message", "the camera needs one of speed, pan, cut_to, rise", param)
     speeds = {"left": -DEFAULT_SPEED, "right": DEFAULT_SPEED, "hold": 0}
     speed = speeds[camera.pan] if camera.pan else camera.speed

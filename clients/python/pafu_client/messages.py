@@ -16,6 +16,7 @@ class Camera(TypedDict, total=False):
     speed: int  # pixels a picture, positive to the right, 0 holds
     pan: Literal["left", "right", "hold"]
     cut_to: float  # place to jump to, in screens from where the session began
+    rise: int  # pixels a picture, positive upwards, 0 holds; for models whose camera rises
 
 
 @dataclass(frozen=True)
