@@ -1,7 +1,8 @@
 """``python -m model.distill.mini2``: the training of pafu-mini 2, timed by the clock.
 
-``all`` renders, trains the autoencoder, the student and the decoder again, and looks at both; ``probe`` measures what
-the machine can do in a minute and a half. Weights below ``--out`` are gone on from.
+``all`` renders, trains the autoencoder, the student and the decoder again, and looks at both; ``autoencoder`` ends
+after the first; ``probe`` measures what the machine can do in a minute and a half. Weights below ``--out`` are gone on
+from.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from model.distill.mini2.lessons import Lessons, Student
 from model.distill.mini2.look import look_at_autoencoder, look_at_student
 from model.distill.mini2.pool import ClipPool
 from model.distill.mini2.run import Twin
-from model.distill.mini2.scale import CHUNKS, GPU, REHEARSAL, Scale
+from model.distill.mini2.scale import CHUNKS, SCALES, Scale
 from model.distill.mini2.student_stage import StudentStage, polish
 
 POOL_SEED = 77
@@ -29,13 +30,13 @@ POOL_SEED = 77
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m model.distill.mini2", description=__doc__)
-    parser.add_argument("stage", choices=("all", "probe", "wait"))
+    parser.add_argument("stage", choices=("all", "autoencoder", "probe", "wait"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ae-minutes", type=float, default=6.0, help="0 takes the weights below --out")
     parser.add_argument("--student-minutes", type=float, default=9.0)
     parser.add_argument("--polish-minutes", type=float, default=1.2)
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
-    parser.add_argument("--rehearsal", action="store_true", help="a tiny model on the CPU")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="gpu", help="rehearsal: a tiny model on the CPU")
     parser.add_argument("--seed", type=int, default=POOL_SEED)
     parser.add_argument("--source", type=Path, help="wait: the folder of the run that is waited for")
     parser.add_argument("--seconds", type=float, default=560, help="wait: at most")
@@ -43,10 +44,10 @@ def main() -> None:
     if args.stage == "wait":
         wait(args.source, args.out, args.seconds)
         return
-    scale = REHEARSAL if args.rehearsal else GPU
+    scale = SCALES[args.scale]
     spec = scale.spec
     shape = (spec.trained_latents, spec.height, spec.width)
-    torch.set_num_threads(1 if args.rehearsal else 2)
+    torch.set_num_threads(2 if scale.device == "cuda" else 1)
     pool = ClipPool(draw_clip, shape, CHUNKS, scale.slots, scale.workers, args.seed)  # forks: before the GPU is touched
     if scale.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -55,14 +56,16 @@ def main() -> None:
         if args.stage == "probe":
             probe(pool, scale, args.out, args.compile)
         else:
-            train(pool, scale, args)
+            ae = train_autoencoder(pool, scale, args)
+            if args.stage == "all":
+                train_student(ae, pool, scale, args)
     finally:  # whoever waits must hear of a failure too
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "done").write_text("")
         pool.close()
 
 
-def train(pool: ClipPool, scale: Scale, args: argparse.Namespace) -> None:
+def train_autoencoder(pool: ClipPool, scale: Scale, args: argparse.Namespace) -> AutoencoderStage:
     out: Path = args.out
     began = time.monotonic()
     pool.gather(scale.first_clips)
@@ -72,6 +75,12 @@ def train(pool: ClipPool, scale: Scale, args: argparse.Namespace) -> None:
         ae.train(pool, args.ae_minutes)
     vae = ae.average.module
     _tell(out, "autoencoder", **look_at_autoencoder(vae, pool, scale, out / "ae.png"), clips=len(pool.filled()))
+    return ae
+
+
+def train_student(ae: AutoencoderStage, pool: ClipPool, scale: Scale, args: argparse.Namespace) -> None:
+    """The student, and the decoder again on what it makes."""
+    out, vae, began = args.out, ae.average.module, time.monotonic()
     clips = LatentClips(scale)
     clips.absorb(pool, vae, scale.clips)
     _tell(out, "encoded", clips=len(clips), seconds=time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""How large a run is: on one GPU with sixteen cores, or as a rehearsal of every step on two cores."""
+"""How large a run is: on one GPU with sixteen cores, the same on a CPU in small batches, or rehearsed on two cores."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ GPU = Scale(
     absorbed=8,
 )
 
+CPU = replace(  # of the autoencoder: minutes of one core with bf16 arithmetic make a start
+    GPU,
+    device="cpu",
+    workers=1,
+    slots=60,
+    first_clips=6,
+    kept=4,
+    clips=50,
+    crops=8,
+    crop=(128, 128),
+    stills=16,
+    beginnings=8,
+    stretches=4,
+    whole=1,
+    absorbed=2,
+)
+
 REHEARSAL = replace(
     GPU,
     spec=replace(PAFU_MINI_2, dim=80, ffn_dim=160, num_heads=2, num_layers=2),
@@ -66,3 +83,5 @@ REHEARSAL = replace(
     whole=1,
     absorbed=2,
 )
+
+SCALES = {"gpu": GPU, "cpu": CPU, "rehearsal": REHEARSAL}
