@@ -72,13 +72,13 @@ class StreamingVAE(nn.Module):
         """
         before = state[0] if state else None
         pictures = []
-        for index, frame in enumerate(latents.unbind(1)):
-            now = self.view(frame)
+        views = self.view(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        for index, now in enumerate(views.unbind(1)):
             motion = motions[index] if motions is not None else None
             speed = round(motion[0] / self.pictures) if motion else 0
             pictures += [between(before, now, speed, part, self.pictures) for part in range(self.pictures)]
             before = now
-        return torch.stack(pictures, 1), [now]
+        return torch.stack(pictures, 1), [now.clone()]
 
 
 def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: int) -> Tensor:
