@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.camera import DEFAULT_SPEED
-from model.spec import PAFU_MINI, TEST_TINY, WAN_1_3B
+from model.spec import PAFU_MINI, PAFU_MINI_2, TEST_TINY, WAN_1_3B
 from server.config import Settings
 from server.errors import PafuError
 from server.ipc.messages import CacheChoice
@@ -244,3 +244,12 @@ def test_positions_are_the_checkpoints_own_unless_a_session_chooses() -> None:
     assert cache_of("self-forcing").config.position_mode == "relative"
     assert cache_of("longlive", position_mode="relative").config.position_mode == "relative"
     assert Settings(model="longlive", cache_position_mode="relative").cache().position_mode == "relative"
+
+
+def test_a_camera_rises_where_the_model_has_learned_it_and_is_refused_elsewhere() -> None:
+    up = event(multi_modal_data={"camera": {"rise": 2}})
+    _, camera = protocol.check_event(up, PAFU_MINI_2)
+    assert camera is not None and (camera.rise, camera.speed) == (2, None)
+    with pytest.raises(PafuError, match="only pans") as refused:
+        protocol.check_event(up, PAFU_MINI)
+    assert str(refused.value.param).endswith("camera.rise")

@@ -94,8 +94,6 @@ BAD_CONTROLS: list[tuple[Any, str, str | None]] = [
     (camera(pan="left", speed=4), "invalid_message", CAMERA),
     (camera(), "invalid_message", CAMERA),
     (camera(cut_to=1e9), "invalid_message", f"{CAMERA}.cut_to"),
-    (camera(rise=99), "invalid_message", f"{CAMERA}.rise"),
-    (camera(rise=1), "unsupported", f"{CAMERA}.rise"),
     (camera(zoom=2), "unknown_field", f"{CAMERA}.zoom"),
     (prompt(""), "invalid_message", "interaction.event.prompt"),
     (prompt("x" * 401), "invalid_message", "interaction.event.prompt"),
