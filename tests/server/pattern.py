@@ -100,7 +100,8 @@ class PatternStream:
     def recall(self, past: Past) -> None:
         """Checks that what comes back is what was kept."""
         assert [struct.unpack("<q", chunk.latents)[0] for chunk in past.chunks] == [c.index for c in past.chunks]
-        self._chunk, (self._offset, self._speed, _) = past.next_index, past.camera
+        camera = CameraState.of(past.camera)
+        self._chunk, self._offset, self._speed = past.next_index, camera.offset, camera.speed
 
     def _fault(self) -> None:
         if "sleep" in self._prompt:
@@ -151,9 +152,8 @@ class PatternGenerator:
         pass
 
     def keep(self, chunk: PatternChunk) -> PastChunk:
-        camera = (chunk.began.offset, chunk.began.speed, chunk.began.target)
         latents = struct.pack("<q", chunk.index)
-        return PastChunk(index=chunk.index, prompt=chunk.prompt, camera=camera, latents=latents)
+        return PastChunk(index=chunk.index, prompt=chunk.prompt, camera=chunk.began.numbers, latents=latents)
 
     def recall(self, stream: PatternStream, past: Past) -> None:
         stream.recall(past)
