@@ -4,7 +4,7 @@ import { whyNoSocket } from "./server.js";
 
 export const PLAYBACK_EVERY_MS = 100;
 export const PING_EVERY_MS = 20_000;
-const STOP_PATIENCE_MS = 4_000;
+const STOP_PATIENCE_MS = 10_000;
 const FIRST_DELAY_MS = 250; // before the second try to come back; doubled with each
 const LONGEST_DELAY_MS = 4_000;
 const COME_BACK_WITHIN_MS = 600_000; // about as long as a server keeps a session
