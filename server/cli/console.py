@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from server.config import ConfigError, Settings, load_settings
+from server.telemetry import logs
 
+log = logging.getLogger("pafu")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Model = Annotated[str | None, typer.Option(help="model name; see /v1/models  [PAFU_MODEL, default pafu-mini]")]
@@ -44,13 +47,19 @@ Threads = Annotated[int | None, typer.Option(help="torch threads of all workers;
 
 
 def say(text: str) -> None:
-    """One readable line for the person at the terminal."""
-    console.print(f"[bold]pafu[/bold] {escape(text)}")
+    """One readable line for the person at the terminal; a line of the log where that is JSON."""
+    if logs.in_json():
+        log.info("%s", text)
+    else:
+        console.print(f"[bold]pafu[/bold] {escape(text)}")
 
 
 def fail(message: str, status: int = 1) -> typer.Exit:
     """Print one line that says what is wrong; raise the result."""
-    console.print(f"[bold red]pafu: error:[/bold red] {escape(message)}")
+    if logs.in_json():
+        log.error("%s", message)
+    else:
+        console.print(f"[bold red]pafu: error:[/bold red] {escape(message)}")
     return typer.Exit(status)
 
 

@@ -89,15 +89,16 @@ def serve(
 ) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""
     settings = settings_from(**locals())
+    from server.telemetry import logs
+
+    logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     fetched(settings)
     from server.access.keys import Keyring
     from server.engine.slots import slots_for
     from server.http.doors import raise_file_limit
     from server.http.listener import listen
-    from server.telemetry import logs
     from server.telemetry.traces import traces_for
 
-    logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     raise_file_limit()
     try:
         traces = traces_for(settings)

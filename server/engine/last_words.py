@@ -1,4 +1,6 @@
-"""What a worker says on standard error: passed on as it comes; its last line says why it ended."""
+"""What a worker says on standard error: passed on as it comes; its last line says why it ended.
+
+In a log of JSON, lines that no logger wrote (faulthandler's, a C library's) become JSON too."""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ import json
 import os
 import sys
 
+from server.telemetry import logs
+
 READ_BYTES = 2**16
 MOST_BYTES = 2**16  # of the end of what was said, in which the last line is looked for
 MOST_SHOWN = 300  # characters of that line
@@ -16,8 +20,9 @@ MOST_SHOWN = 300  # characters of that line
 class LastWords:
     """Reads one process's standard error to its end."""
 
-    def __init__(self, stream: asyncio.StreamReader) -> None:
-        self._tail = b""
+    def __init__(self, stream: asyncio.StreamReader, in_json: bool) -> None:
+        self._tail = self._line = b""  # of what was said; of a line that is not yet at its end
+        self._in_json = in_json
         self._reading = asyncio.create_task(self._pass_on(stream), name="last words")
 
     async def line(self, within: float) -> str:
@@ -29,9 +34,15 @@ class LastWords:
     async def _pass_on(self, stream: asyncio.StreamReader) -> None:
         while said := await stream.read(READ_BYTES):
             self._tail = (self._tail + said)[-MOST_BYTES:]
-            with contextlib.suppress(OSError):  # nobody listens: that is no reason to let the worker stand
-                sys.stderr.flush()
-                _write_all(2, said)
+            _tell(self._whole_lines(said) if self._in_json else said)
+        if self._line:
+            _tell(logs.enveloped(self._line, "worker"))
+
+    def _whole_lines(self, said: bytes) -> bytes:
+        *lines, self._line = (self._line + said).split(b"\n")
+        if len(self._line) > MOST_BYTES:
+            lines, self._line = [*lines, self._line], b""
+        return b"".join(logs.enveloped(line + b"\n", "worker") for line in lines if line.strip())
 
 
 def last_line(said: str) -> str:
@@ -42,6 +53,12 @@ def last_line(said: str) -> str:
         if isinstance(entry, dict):
             line = last_line(str(entry.get("error") or entry.get("message") or ""))
     return "".join(letter if letter.isprintable() else "?" for letter in line[:MOST_SHOWN])
+
+
+def _tell(data: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody listens: that is no reason to let the worker stand
+        sys.stderr.flush()
+        _write_all(2, data)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

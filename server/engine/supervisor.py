@@ -174,7 +174,7 @@ class WorkerSupervisor:
         finally:
             theirs.close()
         assert self._process.stderr is not None
-        self._last_words = LastWords(self._process.stderr)
+        self._last_words = LastWords(self._process.stderr, self._configure.log_format == "json")
         reader, self._writer = await asyncio.open_connection(sock=ours)
         await self.send(self._configure)
         return reader

@@ -10,18 +10,24 @@ import contextvars
 import json
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 FORMATS = ("text", "json")
 IDS = ("session_id", "request_id")
 _bound: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("pafu_log_ids", default={})  # noqa: B039
 _prompts = False
+_json = False
 
 
 class Text(logging.Formatter):
-    """``time LEVEL message``, as people read it; a session is named when the message does not name it."""
+    """``time LEVEL message``, as people read it; a session is named when the message does not name it.
+
+    Only a traceback has further lines, which are indented: nothing that a stranger sends looks like a line of ours.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {process + ': ' if process else ''}%(message)s")
@@ -30,6 +36,13 @@ class Text(logging.Formatter):
         line = super().format(record)
         session = _ids(record).get("session_id", "")
         return line if session in line else f"{line} [{session}]"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        lines = super().formatException(ei).split("\n")
+        return textwrap.indent("\n".join(map(printable, lines)), "    ")
 
 
 class Json(logging.Formatter):
@@ -40,9 +53,8 @@ class Json(logging.Formatter):
         self._process = process or "front"
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "time": _utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "process": self._process,
@@ -51,18 +63,49 @@ class Json(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return encoded(line)
 
 
 def configure(level: str, format: str, prompts: bool = False, process: str = "") -> None:
     """Send this process's log to standard error in one of FORMATS, replacing what was set up before."""
-    global _prompts
-    _prompts = prompts
+    global _prompts, _json
+    _prompts, _json = prompts, format == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json(process) if format == "json" else Text(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(_json)
     for chatty in ("uvicorn", "httpx", "opentelemetry"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def in_json() -> bool:
+    """Whether this process's log is JSON, so that nothing else may be written to standard error."""
+    return _json
+
+
+def enveloped(said: bytes, process: str) -> bytes:
+    """A line of another process as a line of a log in JSON: as it is if it is one, else as the message of one."""
+    text = said.decode(errors="replace").strip()
+    with suppress(ValueError):
+        if isinstance(json.loads(text), dict):
+            return said
+    line = {"time": _utc(time.time()), "level": "warning", "logger": "stderr", "process": process, "message": text}
+    return encoded(line).encode(errors="backslashreplace") + b"\n"
+
+
+def encoded(line: dict[str, str]) -> str:
+    """JSON on one line, whatever the reader takes for the end of a line."""
+    return printable(json.dumps(line, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """The text with control characters and others without a shape as JSON escapes them."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+
+
+def _utc(seconds: float) -> str:
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{moment}.{int(seconds % 1 * 1000):03d}Z"
 
 
 @contextmanager

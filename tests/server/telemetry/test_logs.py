@@ -6,9 +6,12 @@ import asyncio
 import io
 import json
 import logging
+import warnings
 
 import pytest
 
+from server.cli.console import fail, say
+from server.engine.last_words import LastWords
 from server.telemetry import logs
 
 log = logging.getLogger("pafu.test")
@@ -54,6 +57,49 @@ def test_a_traceback_stays_inside_its_line(written) -> None:
         log.exception("failed")
     (line,) = lines(stream)
     assert "ValueError: broken" in line["error"]
+
+
+HOSTILE = "mill\n2026-01-01 00:00:00,000 INFO forged\r\x1b[2J\x9b\u2028 \udc80 é"
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_no_value_breaks_a_line_or_reaches_the_terminal(written, format) -> None:
+    stream = written(prompts=True, format=format)
+    logs.prompt(log, HOSTILE)
+    (line,) = stream.getvalue().splitlines()
+    assert line.isprintable() and "é" in line
+    if format == "json":
+        assert json.loads(line)["message"] == f"prompt: {HOSTILE}"
+
+
+def test_no_line_of_a_traceback_looks_like_one_of_the_log(written) -> None:
+    stream = written(format="text")
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        log.exception("failed")
+    first, *others = stream.getvalue().splitlines()
+    assert first.endswith("failed") and others and all(line.startswith("    ") for line in others)
+    assert all(line.isprintable() for line in others)
+
+
+def test_what_else_is_said_is_json_too_where_the_log_is(written) -> None:
+    stream = written()
+    say("open http://127.0.0.1:8000")
+    fail("no right to listen")
+    with warnings.catch_warnings(action="always"):
+        warnings.warn("this will change", FutureWarning, stacklevel=1)
+    assert [line["level"] for line in lines(stream)] == ["info", "error", "warning"]
+
+
+async def test_a_worker_s_plain_lines_become_json(capfd) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b'{"message": "ours"}\nFatal Python ')
+    reader.feed_data(b"error: Segmentation fault\n\n  File x.py\nand no end")
+    reader.feed_eof()
+    assert await LastWords(reader, in_json=True).line(within=10) == "and no end"
+    said = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    assert said == ["ours", "Fatal Python error: Segmentation fault", "File x.py", "and no end"]
 
 
 def test_readable_lines_name_the_session_once(written) -> None:
