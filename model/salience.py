@@ -7,6 +7,7 @@ the file says which student it was distilled for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -62,8 +63,9 @@ class SalienceHead(nn.Module):
 def save_head(path: Path, head: SalienceHead, digest: str, trained_steps: int) -> None:
     """Write the head of the student whose weights have ``digest`` (LoadedModel.digest)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"format": FORMAT, "model": head.model, "student": digest, "trained_steps": trained_steps}
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}
+    about = {"format": FORMAT, "model": head.model, "student": digest, "trained_steps": trained_steps}
+    about["sha256"] = tensors_digest(tensors)
     save_file(tensors, path, {ABOUT: json.dumps(about)})
 
 
@@ -76,11 +78,13 @@ def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
                 f"{path} is a salience head of {name} {_short(about.get(name))}, this student has {_short(wanted)}: "
                 "distil one for it (pafu distill salience) or name the folder that the head belongs to"
             )
+    if about.get("sha256", found := tensors_digest(tensors)) != found:  # heads of earlier versions have none
+        raise SalienceError(f"{path} does not match its own sha256: the file is damaged")
     head = SalienceHead(spec)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        raise SalienceError(f"{path} holds tensors {found}, a head of model {spec.name!r} needs {expected}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected:
+        raise SalienceError(f"{path} holds tensors {shapes}, a head of model {spec.name!r} needs {expected}")
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)
 
@@ -99,6 +103,14 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
         return about if isinstance(about, dict) else {}, load_file(path)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise SalienceError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values, whatever the order."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import json
 import math
 from collections import OrderedDict
@@ -32,7 +31,7 @@ from model.distill.dreams import Telling, load_clip, noised
 from model.distill.rollout import Foresight, Rollout
 from model.distill.script import Script
 from model.distill.training import Losses, Stage, plot_curve, trained_weights
-from model.salience import HEAD_FILE, SalienceHead, save_head
+from model.salience import HEAD_FILE, SalienceHead, save_head, tensors_digest
 from model.sampler import FULL_NOISE
 from model.spec import ModelSpec
 from model.weights import LoadedModel, WeightsError, load_model
@@ -194,13 +193,6 @@ def load_teacher(folder: Path, name: str, student: LoadedModel) -> LoadedModel:
         except RuntimeError as error:
             raise WeightsError(f"the teacher in {folder} does not fit model {name!r}: {error}") from error
     return dataclasses.replace(student, **parts, digest=tensors_digest(trained), salience=None)
-
-
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def keep_settings(path: Path, settings: dict[str, Any], writes: bool) -> None:

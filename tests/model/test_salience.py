@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from model.dit import CausalDiT
 from model.salience import ABOUT, HEAD_FILE, SalienceError, SalienceHead, load_head, save_head
 from model.spec import PAFU_MINI, TEST_TINY, WAN_1_3B, WAN_14B, ModelSpec
-from model.weights import WeightsError, load_model, random_model, save_model
+from model.weights import SHIPPED, WeightsError, load_model, random_model, save_model
 
 DIGEST = "d" * 64
 
@@ -79,6 +79,17 @@ def test_a_file_that_is_no_head_is_refused(head: SalienceHead, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SalienceError, match="truncated or no safetensors file"):
         load_head(path, TEST_TINY, DIGEST)
+
+
+def test_a_flipped_byte_is_found(head: SalienceHead, tmp_path: Path) -> None:
+    save_head(tmp_path / "own", head, DIGEST, 7)
+    shipped, digest = SHIPPED["pafu-mini"], load_model("pafu-mini").digest
+    for file, spec, student in ((tmp_path / "own", TEST_TINY, DIGEST), (shipped / HEAD_FILE, PAFU_MINI, digest)):
+        data = bytearray(file.read_bytes())
+        data[-100] ^= 1
+        (tmp_path / "flipped").write_bytes(data)
+        with pytest.raises(SalienceError, match="damaged"):
+            load_head(tmp_path / "flipped", spec, student)
 
 
 def test_a_model_takes_the_head_of_its_folder_or_the_one_that_is_named(head: SalienceHead, tmp_path: Path) -> None:
