@@ -144,7 +144,7 @@ def test_what_a_cache_protects_fits_the_budget_that_was_asked_for() -> None:
     small = protocol.check_start(
         start(extra_params={"cache": {"budget_latents": 2}}), TEST_TINY, Settings(model="test-tiny")
     ).cache
-    assert (small.policy, small.sink_latents, small.recent_latents) == ("sink_window", 0.5, 0.5)
+    assert (small.policy, small.sink_latents, small.recent_latents) == ("sink_window", 1, 0.5), "sinks are whole frames"
     usual = protocol.check_start(start(), TEST_TINY, Settings(model="test-tiny")).cache
     assert (usual.budget_latents, usual.sink_latents, usual.recent_latents) == (18, 3, 3), "a chunk each"
 
