@@ -111,7 +111,7 @@ async def test_no_more_sessions_than_there_are_places_whatever_the_number_of_wor
     engine = await start(max_sessions=3)
     await all_ready(engine)
     lines = [await engine.open(order(f"sess_{number}", pictures=None)) for number in range(3)]
-    with pytest.raises(PafuError, match="3 of 3 sessions") as full:
+    with pytest.raises(PafuError, match="all 3 places are taken") as full:
         await engine.open(order("sess_9"))
     assert full.value.kind.code == "session_rejected" and full.value.retry_after
     for line in lines:
