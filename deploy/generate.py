@@ -1,5 +1,4 @@
-"""Make the files that follow from server/telemetry/metrics.py and server/config.py: ``python -m deploy.generate``;
-``--check`` compares.
+"""Make the files that follow from metrics and settings: ``python -m deploy.generate``; ``--check`` compares.
 
 What is made is committed, so that nobody needs Python to use it; a test holds it to what it follows from.
 """

@@ -22,7 +22,7 @@ from cache.config import promised_bytes
 from model.spec import ModelSpec
 from server import __version__
 from server.config import ConfigError, Settings, check_data_dir
-from server.devices import Slot
+from server.config.devices import Slot
 from server.engine.slots import slots_for
 from server.ipc.messages import Parts
 from server.process import available_bytes, usable_cores

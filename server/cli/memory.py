@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.config import Settings
-from server.devices import Slot
+from server.config.devices import Slot
 from server.engine.slots import slots_for
 from server.process import available_bytes
 

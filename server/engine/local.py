@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from server.config import Settings
-from server.devices import Slot
+from server.config.devices import Slot
 from server.engine.drains import Drains
 from server.engine.interface import EngineSession, EngineStatus, WorkerStatus
 from server.engine.member import Member

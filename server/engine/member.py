@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.spec import ModelSpec
 from server.config import Settings
-from server.devices import Slot
+from server.config.devices import Slot
 from server.engine.admission import Account, Capacity, cache_bytes, in_real_time
 from server.engine.interface import WorkerStatus
 from server.engine.line import Line

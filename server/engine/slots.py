@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server import devices
-from server.config import ConfigError, Settings
-from server.devices import Slot
+from server.config import ConfigError, Settings, devices
+from server.config.devices import Slot
 from server.process import usable_cores
 
 COUNT_GPUS = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"

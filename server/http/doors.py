@@ -9,7 +9,7 @@ import resource
 import time
 from collections import Counter
 
-from server.addresses import Network, is_address
+from server.config.addresses import Network, is_address
 from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu")

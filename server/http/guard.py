@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access.gate import PROBES, Access, neutral_protocol
 from server.access.limits import Bucket
-from server.addresses import is_address, is_localhost, is_loopback
 from server.config import Settings
+from server.config.addresses import is_address, is_localhost, is_loopback
 from server.errors import POLICY, PafuError
 
 log = logging.getLogger("pafu.guard")

@@ -15,9 +15,8 @@ from typing import Any
 
 import uvicorn
 
-from server import addresses
-from server.config import Settings
-from server.devices import Slot
+from server.config import Settings, addresses
+from server.config.devices import Slot
 from server.engine.admission import Capacity
 from server.engine.interface import Engine
 from server.engine.local import LocalEngine

@@ -16,7 +16,7 @@ from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 
-from server.bounded_json import Bounds, read_object
+from server.access.bounded_json import Bounds, read_object
 from server.errors import PafuError
 from server.live.client_messages import PICTURE_FIELDS
 

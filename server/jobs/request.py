@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from model.spec import ModelSpec
-from server.bounded_json import Bounds, read_object
+from server.access.bounded_json import Bounds, read_object
 from server.config import Settings
 from server.errors import PafuError, nearest
 from server.jobs import form

@@ -17,7 +17,7 @@ from cache.errors import PolicyError
 from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_RISE, MAX_SPEED, SPEED_STEP
 from model.spec import SPECS, ModelSpec
 from model.words import words_of
-from server.bounded_json import Bounds, read_object
+from server.access.bounded_json import Bounds, read_object
 from server.config import Settings, budget_of_window
 from server.errors import PafuError, nearest
 from server.ipc import messages

@@ -7,7 +7,7 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from server.bounded_json import Bounds
+from server.access.bounded_json import Bounds
 from server.errors import PafuError
 from server.live import client_messages
 from server.live.client_messages import ClientMessage

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from server import devices
-from server.config import ConfigError, Settings, load_settings
-from server.devices import Slot
+from server.config import ConfigError, Settings, devices, load_settings
+from server.config.devices import Slot
 from server.engine import slots as finding
 from server.engine.placement import Load, least_loaded, share_of
 

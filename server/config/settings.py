@@ -22,8 +22,8 @@ from cache.config import CacheConfig, PositionMode, check_room
 from cache.errors import PolicyError
 from model.checkpoints import hub
 from model.spec import SPECS, ModelSpec
-from server import addresses, devices
-from server.environment import PREFIX, ConfigError, check_variables, from_files
+from server.config import addresses, devices
+from server.config.environment import PREFIX, ConfigError, check_variables, from_files
 from server.errors import nearest
 
 __all__ = ["ConfigError", "Settings", "check_data_dir", "load_settings"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import bounded_json
-from server.bounded_json import Bounds, check, read_object
+from server.access import bounded_json
+from server.access.bounded_json import Bounds, check, read_object
 from server.errors import PafuError
 
 BOUNDS = Bounds(size=1024, strings=16, depth=4, large={"image_url": 10_000})
