@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cache import config
 from cache.errors import CacheCorrupt, CacheError
-from cache.policies import policy_named
 from cache.policy import Candidates, Choice, Evidence, Policy
+from cache.registry import policy_named
 from cache.storage import Workspace, at_once, gathered, rows_of
 
 ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from cache.config import CacheConfig
 from cache.kv_cache import KVCache
-from cache.policies import policy_named
 from cache.policy import Evidence
+from cache.registry import policy_named
 from model import figures
 from model.attention import Angles, turn_by_time
 from model.camera import CameraControl, CameraState

@@ -9,8 +9,8 @@ import torch
 
 from cache.config import POLICY_NAMES, SERVED_POLICIES, CacheConfig, check_room, promised_bytes
 from cache.errors import CacheError, CacheFull, PolicyError
-from cache.policies import POLICIES, policy_named
 from cache.policy import Candidates
+from cache.registry import POLICIES, policy_named
 
 
 def candidates(count: int, keys: torch.Tensor | None = None, **overrides: Any) -> Candidates:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cache.config import RULES, CacheConfig
-from cache.policies import policy_named
+from cache.registry import policy_named
 from cache.scoring import kernel_densities, mean_affinity
 from tests.cache.test_policy import candidates, kept
 
