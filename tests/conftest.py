@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,3 +132,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.serial)
         if not path.startswith(SLOW) and not SERVED & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture(autouse=True)
+def gradients_on() -> Iterator[None]:
+    """A command that ran in this process may have turned gradients off; the next test may want to learn."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)

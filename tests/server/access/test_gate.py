@@ -211,11 +211,14 @@ PATHS = [
 
 async def test_no_route_takes_a_path_for_a_name(server) -> None:
     """Ids are looked up, never opened: a path in the place of one is an unknown thing like any other."""
+    routes = [route for route in flat(server.app.routes) if getattr(route, "methods", None)]
+    known = {route.path for route in routes}
     async with http(server) as client:
-        for route in [route for route in flat(server.app.routes) if getattr(route, "methods", None)]:
+        for route in routes:
             for name in PATHS:
                 path = "/".join(name if part.startswith("{") else part for part in route.path.split("/"))
-                if path != route.path:
+                sent = client.build_request("GET", path).url.path.rstrip("/")  # a client itself resolves ..
+                if path != route.path and sent not in known:
                     reply = await client.request(sorted(route.methods)[0], path)
                     assert 400 <= reply.status_code < 500, (path, reply.status_code)
                     assert "root:" not in reply.text

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.media.picture import PictureError, data_of, fitted, pixels
+from server.media.picture import PictureError, data_of, fitted
+from server.worker.generator import pixels
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
