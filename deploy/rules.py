@@ -43,8 +43,9 @@ def quantile(share: float, metric: str, *by: str, window: str = "5m") -> str:
 
 
 def share(part: str, whole: str) -> str:
-    """One rate divided by another; no answer while nothing happens."""
-    return f"{BY_MODEL} (rate({part}[5m])) / ({BY_MODEL} (rate({whole}[5m])) > 0)"
+    """One rate divided by another, 0 where the part never happened; no answer while nothing happens."""
+    of = f"{BY_MODEL} (rate({whole}[5m]))"
+    return f"({BY_MODEL} (rate({part}[5m])) or 0 * {of}) / ({of} > 0)"
 
 
 RECORDINGS = (
@@ -204,7 +205,7 @@ ALERTS = (
     ),
     Alert("PafuStoreDown", "pafu_jobs_store_up == 0", "2m", "page", "The store of jobs does not answer."),
     Alert(
-        "PafuDiskLow", "pafu_data_free_bytes < 2 * 2^30", "5m", "ticket", "The data folder has less than 2 GiB left."
+        "PafuDiskLow", "pafu_data_free_bytes < 2147483648", "5m", "ticket", "The data folder has less than 2 GiB left."
     ),
     Alert(
         "PafuSessionsNotKept",
