@@ -70,7 +70,9 @@ def pip(*arguments: str, python: str) -> None:
         "--disable-pip-version-check",
         *arguments,
     ]
-    run = subprocess.run(command, capture_output=True, text=True)
+    # without PYTHONPATH: the repository's egg-info would make pip believe that Pafu is there already
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

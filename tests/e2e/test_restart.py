@@ -61,8 +61,9 @@ async def test_the_python_client_goes_on_in_the_next_server(place: Place, decode
     assert [chunk.metadata.index for chunk in chunks] == list(range(8))
     seen, expected = pictures(chunks, decode), pictures(undisturbed, decode)
     assert seen.shape == expected.shape == (96, 128, 128, 3)
-    # A fresh encoder differs by little, a picture from the one before it by more.
-    assert apart(seen, expected).max() < 2.5 < np.median(apart(expected[1:], expected[:-1]))
+    # A fresh encoder differs by little. The untrained model's pictures differ by little too, so this sees only what is
+    # broken; that the latents go on as they would have is told in tests/server/failures.
+    assert apart(seen, expected).max() < 2.5
 
 
 def apart(one: np.ndarray, two: np.ndarray) -> np.ndarray:
