@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pafu_client import Chunk, InteractionFailed, PafuError, connect, models, watch
+from pafu_client import Chunk, InteractionFailed, Jobs, PafuError, connect, models, still, watch
+from PIL import Image
 
 FPS = 16
 
@@ -78,6 +80,20 @@ async def test_cache_settings_of_a_session_are_followed(live_server) -> None:
     chunks = await record(live_server, num_frames=60, extra_params={"cache": cache})
     tokens = [chunk.metadata.stats["cache_tokens"] for chunk in chunks]
     assert len(set(tokens)) == 1 and chunks[-1].metadata.stats["evicted_tokens"] > 0
+
+
+async def test_a_stream_a_still_and_a_job_begin_with_the_picture_that_was_given(live_server, decode, tmp_path) -> None:
+    path = tmp_path / "begin.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (150, 140, 3), np.uint8)).save(path)
+    wish = {"num_frames": 12, "seed": 3}
+    begun = decode(data(await record(live_server, prompt="a mill", image=path.read_bytes(), **wish))).pictures
+    plain = decode(data(await record(live_server, prompt="a mill", **wish))).pictures
+    assert not np.array_equal(begun, plain)
+    async with Jobs(live_server) as jobs:
+        video = await jobs.wait(await jobs.create("a mill", image=path, **wish))
+        assert np.array_equal(decode(await jobs.content(video)).pictures, begun)
+    picture = Image.open(io.BytesIO(await still(live_server, "a mill", seed=3, image=str(path))))
+    assert np.abs(np.asarray(picture).astype(int) - begun[0]).mean() < 12, "a JPEG of the same picture"
 
 
 async def test_a_refusal_reaches_the_caller_by_code_and_field(live_server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, TypedDict, cast
 
 from pafu_client.chunk_stats import ChunkStats
@@ -89,6 +90,14 @@ class Chunk:
 
     metadata: ChunkMetadata
     data: bytes = field(repr=False)
+
+    def pictures(self) -> list[bytes]:
+        """The part of each picture, for formats ``h264`` and ``jpeg``. Raises PafuError ``unsupported`` for m4s."""
+        sizes = self.metadata.raw.get("frame_sizes")
+        if not sizes:
+            raise PafuError("unsupported", "a chunk of this format has no parts; ask for jpeg or h264", "format")
+        ends = list(accumulate(sizes))
+        return [self.data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 @dataclass(frozen=True)

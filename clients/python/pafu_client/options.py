@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 from pafu_client.errors import PafuError
 from pafu_client.messages import Event
+from pafu_client.pictures import Picture, data_url
 
 LIVE_PATH = "/v1/realtime/video"
 _SIZE = ("width", "height", "fps", "num_frames")
-_WIRE = ("model", "prompt", "format", *_SIZE, "seed", "extra_params", "streaming_buffer_seconds")
+_PASSED = ("extra_params", "streaming_buffer_seconds", "memory", "interactions")
+_WIRE = ("model", "prompt", "format", *_SIZE, "seed", *_PASSED)
 
 
 class WatchOptions(TypedDict, total=False):
@@ -36,9 +38,39 @@ class Options(WatchOptions, total=False):
     height: int
     fps: int
     num_frames: int  # pictures after which the stream ends; left out: without end
+    image: Picture  # what the video begins with: a file, its bytes, or a data URL
     extra_params: Mapping[str, Any]
     streaming_buffer_seconds: float  # how far the server may run ahead of the playhead
+    memory: bool  # every chunk's statistics tell which tokens are kept
+    interactions: Sequence[Mapping[str, Any]]  # changes that are known from the beginning, each with its at_chunk
     realtime: bool | None  # True: play like a viewer. False: as fast as the server makes it. None: no reports
+
+
+class StillOptions(TypedDict, total=False):
+    """Keyword arguments of ``still``; what is left out is the server's choice."""
+
+    model: str
+    seed: int
+    image: Picture
+    extra_params: Mapping[str, Any]
+    interactions: Sequence[Mapping[str, Any]]
+    api_key: str
+    headers: Mapping[str, str]
+    open_timeout: float
+
+
+class VideoOptions(TypedDict, total=False):
+    """Keyword arguments of ``Jobs.create``; what is left out is the server's choice."""
+
+    seconds: float  # length (4), or:
+    num_frames: int  # pictures
+    seed: int
+    model: str
+    width: int
+    height: int
+    fps: int
+    image: Picture  # what the video begins with: a file, its bytes, or a data URL
+    extra_params: Mapping[str, Any]
 
 
 def key_headers(api_key: str | None = None) -> dict[str, str]:
@@ -51,7 +83,18 @@ def start_message(options: Mapping[str, Any]) -> dict[str, Any]:
     """``session.start`` with the options that were given. Raises TypeError for an option that is unknown."""
     check_names("connect", options, Options.__annotations__)
     given = {name: options[name] for name in _WIRE if options.get(name) is not None}
+    if options.get("image") is not None:
+        given["image"] = data_url(options["image"])
     return {"type": "session.start", "format": "m4s", **given}
+
+
+def video_order(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of ``POST /v1/videos``. Raises TypeError for an option that is unknown."""
+    check_names("create", options, VideoOptions.__annotations__)
+    order = {name: value for name, value in options.items() if value is not None}
+    if "image" in order:
+        order["input_reference"] = data_url(order.pop("image"))
+    return {"prompt": prompt, **order}
 
 
 def watch_message(session_id: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,22 @@
-"""The live stream without asyncio: the same stream, driven by an event loop in a thread of its own."""
+"""All of it without asyncio: the same stream and jobs, driven by an event loop in a thread of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, TypeVar, Unpack
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self, TypeVar, Unpack
 
-from pafu_client import http
+from pafu_client import http, stills
+from pafu_client import jobs as async_jobs
 from pafu_client import stream as async_stream
+from pafu_client.jobs import Variant, Video
 from pafu_client.messages import Camera, Chunk, Event, SessionDone, VideoStart
-from pafu_client.options import Options, WatchOptions
+from pafu_client.options import Options, StillOptions, VideoOptions, WatchOptions
 
 T = TypeVar("T")
 
@@ -25,6 +29,11 @@ def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
 def wait_until_ready(url: str, timeout: float = 60.0) -> None:
     """Return when the server at ``url`` can stream. Raises PafuError ``not_ready`` after ``timeout`` seconds."""
     asyncio.run(http.wait_until_ready(url, timeout))
+
+
+def still(url: str, prompt: str, *, at_seconds: float = 0.0, **options: Unpack[StillOptions]) -> bytes:
+    """One JPEG of a stream; see ``pafu_client.still``. Raises PafuError."""
+    return asyncio.run(stills.still(url, prompt, at_seconds=at_seconds, **options))
 
 
 @contextmanager
@@ -105,6 +114,64 @@ class VideoStream:
     def stop(self) -> None:
         """Ask for the end after the chunk in hand; go on iterating to receive what was already made."""
         _wait(self._loop, self._stream.stop())
+
+
+class Jobs:
+    """Videos as jobs, blocking: ``with Jobs(url) as jobs: ...``; see ``pafu_client.Jobs``."""
+
+    def __init__(self, url: str, *, api_key: str | None = None, patience: float = 60.0) -> None:
+        self._jobs = async_jobs.Jobs(url, api_key=api_key, patience=patience)
+        self._thread = _loop_in_thread()
+
+    def __enter__(self) -> Self:
+        self._loop = self._thread.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _wait(self._loop, self._jobs.__aexit__())
+        finally:
+            self._thread.__exit__(None, None, None)
+
+    def create(self, prompt: str, **options: Unpack[VideoOptions]) -> Video:
+        """Order a video."""
+        return _wait(self._loop, self._jobs.create(prompt, **options))
+
+    def extend(self, video: Video | str, prompt: str, *, seconds: float = 4.0) -> Video:
+        """Go on with a completed video for ``seconds`` more."""
+        return _wait(self._loop, self._jobs.extend(video, prompt, seconds=seconds))
+
+    def remix(self, video: Video | str, prompt: str) -> Video:
+        """The same order, seed and all, under other words."""
+        return _wait(self._loop, self._jobs.remix(video, prompt))
+
+    def get(self, video: Video | str) -> Video:
+        """How it stands now."""
+        return _wait(self._loop, self._jobs.get(video))
+
+    def list(
+        self, *, limit: int = 20, after: Video | str | None = None, oldest_first: bool = False
+    ) -> tuple[Video, ...]:
+        """Up to ``limit`` videos (1 to 100) behind ``after``, newest first."""
+        return _wait(self._loop, self._jobs.list(limit=limit, after=after, oldest_first=oldest_first))
+
+    def delete(self, video: Video | str) -> None:
+        """Delete it; if it is being made, the work stops."""
+        _wait(self._loop, self._jobs.delete(video))
+
+    def wait(
+        self, video: Video | str, *, on_progress: Callable[[Video], None] | None = None, timeout: float | None = None
+    ) -> Video:
+        """The completed video; ``on_progress`` is called in the loop's thread. Raises the job's own error."""
+        return _wait(self._loop, self._jobs.wait(video, on_progress=on_progress, timeout=timeout))
+
+    def content(self, video: Video | str, variant: Variant = "video") -> bytes:
+        """The bytes of a completed video, its thumbnail or its sheet of pictures."""
+        return _wait(self._loop, self._jobs.content(video, variant))
+
+    def download(self, video: Video | str, path: str | PathLike[str], variant: Variant = "video") -> Path:
+        """The same into a file, whole or not at all."""
+        return _wait(self._loop, self._jobs.download(video, path, variant))
 
 
 def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
