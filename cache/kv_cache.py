@@ -10,6 +10,7 @@ stay is known to the device alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 
 import torch
@@ -21,7 +22,7 @@ from cache import config
 from cache.errors import CacheCorrupt, CacheError
 from cache.policy import Candidates, Choice, Evidence, Policy
 from cache.registry import policy_named
-from cache.storage import Workspace, at_once, gathered, rows_of
+from cache.storage import Workspace, at_once, gathered, part_of, rows_of
 
 ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's
 STORED = ("keys", "values", *ABOUT)
@@ -93,6 +94,7 @@ class KVCache:
         workspace.check_fits(layers, chunk, heads, head_dim)
         workspace.grow(budget + chunk)
         self._workspace = workspace
+        self._first_layer = 0  # of those in this object's hands; see ``alone``
         self._kept = [0] * layers
         self._written: set[int] | None = None  # layers stored since begin_chunk; None between chunks
         self.chunks = 0  # committed so far
@@ -275,6 +277,27 @@ class KVCache:
             self._move(slice(layer, layer + 1), self._kept[layer], (~each).nonzero().view(1, -1), fresh=False)
             self._kept[layer] = int((~each).sum())
 
+    @contextmanager
+    def alone(self, layer: int) -> Iterator[KVCache]:
+        """One layer as a cache of its own (its layer 0) in the same memory: several chunks are committed to it before
+        the next layer's turn comes. When the last layer has had its turn, this cache has committed them."""
+        self.settle()
+        self._written = self._workspace.user = None
+        some = slice(layer, layer + 1)
+        part = part_of(self, some)
+        part._keys, part._values = part_of(self._keys, some), part_of(self._values, some)
+        part._workspace = part_of(self._workspace, some)
+        part.layers, part._first_layer, part._kept = 1, layer, [self._kept[layer]]
+        try:
+            yield part
+        finally:
+            self._kept[layer] = part._kept[0]
+            self.evicted_tokens = part.evicted_tokens
+            if part.fell_back:
+                self._policy, self._fell_back = part._policy, True
+            if layer == self.layers - 1:
+                self.chunks = part.chunks
+
     def tokens(self, layer: int) -> int:
         """Committed tokens of a layer, at most the budget."""
         return self._kept[layer]
@@ -415,7 +438,7 @@ class KVCache:
             recent=self.recent,
             seed=self.seed,
             chunk=self.chunks,
-            layer=layer,
+            layer=self._first_layer + layer,
             fresh=self.chunk,
             **evidence.of_layer(layer),
         )

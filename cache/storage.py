@@ -7,6 +7,9 @@ serves every session of the same size.
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,14 @@ from cache.errors import CacheError
 MOST_TEMPORARY = 2**27  # bytes that a step over several layers may take at once: more layers are taken in turns
 SCALE = torch.bfloat16
 LEAST_SCALE = 1e-12  # of a group of zeros
+T = TypeVar("T")
+
+
+def part_of(stored: T, layers: slice) -> T:
+    """``stored``, whose tensors all begin with the layers, of some layers alone: another object in the same memory."""
+    part = copy.copy(stored)
+    vars(part).update({name: each[layers] for name, each in vars(stored).items() if isinstance(each, Tensor)})
+    return part
 
 
 class Workspace:

@@ -6,7 +6,7 @@ QK-normed, un-rotated queries and keys (B, S, H, D); it rotates them and decides
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -147,11 +147,43 @@ class Cached:
         return attend(q, keys, values)
 
 
+class Rewriting:
+    """Several chunks written to the cache in one pass: in each layer one after the other, and each sees what the policy
+    has left of those before. The slow twin is a pass for each chunk; ``positions`` are each chunk's (chunk, 3)."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        positions: Sequence[Tensor],
+        spec: ModelSpec,
+        head: SalienceHead | None,
+        rotate: Rotate = rope.apply,
+    ) -> None:
+        self._cache, self._positions, self._spec = cache, positions, spec
+        self._head, self._rotate = head, rotate
+        self._angles: list[Angles] = []  # of each chunk, the same in all layers
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        chunks = zip(*(each.split(self._cache.chunk, 1) for each in (q, k, v)), strict=True)
+        with self._cache.alone(layer) as alone:
+            return torch.cat([self._write(alone, layer, place, *chunk) for place, chunk in enumerate(chunks)], 1)
+
+    def _write(self, alone: KVCache, layer: int, place: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        alone.begin_chunk(self._positions[place], turn_by_time(self._spec))
+        if place == len(self._angles):
+            self._angles.append(Angles.of(alone.chunk_positions(), self._spec))
+        attention = Cached(alone, self._angles[place], self._rotate)
+        attention.watch = Watch(alone.needs, self._head, first_layer=layer)
+        seen = attention(0, q, k, v)
+        alone.commit(attention.watch.evidence())
+        return seen
+
+
 class Watch:
     """Gathers in one clean pass what the cache's policy asks for, layer by layer, and nothing else."""
 
-    def __init__(self, needs: frozenset[str], head: SalienceHead | None) -> None:
-        self._needs, self._head = needs, head
+    def __init__(self, needs: frozenset[str], head: SalienceHead | None, first_layer: int = 0) -> None:
+        self._needs, self._head, self._first_layer = needs, head, first_layer
         self._salience: list[Tensor] = []
         self._attention: list[Tensor] = []
         self._affinity: list[Tensor] = []
@@ -160,7 +192,7 @@ class Watch:
         """Once per layer, in order: the chunk's un-rotated keys and its values (chunk, H, D), its rotated queries, and
         all rotated keys (kept + chunk, H, D)."""
         if "salience" in self._needs and self._head is not None:
-            self._salience.append(self._head.score(layer, k, v))
+            self._salience.append(self._head.score(self._first_layer + layer, k, v))
         if "attention" in self._needs:
             self._attention.append(received_attention(q, keys))
         if "affinity" in self._needs:

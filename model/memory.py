@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -94,7 +95,8 @@ def plan(
         dit.to(dtype)
         codec.to(device="meta", dtype=dtype)
         cached = _OverFullCache(spec, cache, dtype, device)
-        passing = _peak(lambda: _one_pass(dit, spec, cached))
+        most = max(1, min(spec.recache_chunks, cached.slots // spec.tokens_per_chunk))  # that new words have rewritten
+        passing = max(_peak(partial(_one_pass, dit, spec, cached, chunks)) for chunks in (1, most))
         latents = torch.empty(1, *_latent_shape(spec), dtype=dtype)
         decode = cast("VideoCodec", codec).decode
         state = decode(latents, None)[1]  # the first chunk makes fewer pictures than the others
@@ -139,29 +141,33 @@ def _latent_shape(spec: ModelSpec) -> tuple[int, int, int, int]:
     return spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width
 
 
-def _one_pass(dit: CausalDiT, spec: ModelSpec, cached: _OverFullCache) -> None:
-    """Of a chunk over a full cache."""
-    frames = spec.chunk_latents
+def _one_pass(dit: CausalDiT, spec: ModelSpec, cached: _OverFullCache, chunks: int) -> None:
+    """Of a chunk over a full cache, or of several that are written again (model.attention.Rewriting)."""
+    frames, (_, *latent) = chunks * spec.chunk_latents, _latent_shape(spec)
     context = dit.encode_context(torch.empty(1, 1, spec.text_len, spec.text_dim))
     control = torch.empty(1, frames, spec.control_dim) if spec.control_dim else None
-    dit(torch.empty(1, *_latent_shape(spec)), torch.empty(1, frames), context, cached, control)
+    dit(torch.empty(1, frames, *latent), torch.empty(1, frames), context, cached, control)
 
 
 class _OverFullCache:
-    """The arithmetic of model.attention.Cached, without a cache."""
+    """The arithmetic of model.attention.Cached, without a cache; of several chunks, one after the other."""
 
     def __init__(self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str) -> None:
-        tokens = cache.budget_tokens(spec.tokens_per_latent) + spec.tokens_per_chunk
-        self._past = tokens - spec.tokens_per_chunk
+        self.slots = tokens = cache.budget_tokens(spec.tokens_per_latent) + spec.tokens_per_chunk
+        self._chunk = spec.tokens_per_chunk
         self._by_hand = device == "cpu" and dtype == torch.bfloat16  # see attend
         self._rotation = rope.angles(torch.empty(1, tokens, 3), spec.rope_split, spec.rope_theta)
         # slots of a cache, which is counted elsewhere
         self._slots = torch.empty(1, tokens, spec.num_heads, spec.head_dim, dtype=dtype)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen = [self._attend(each) for each in q.split(self._chunk, 1)]
+        return torch.cat(seen, 1) if len(seen) > 1 else seen[0]
+
+    def _attend(self, q: Tensor) -> Tensor:
         cos, sin = self._rotation
-        chunk = q.shape[1]
-        q, keys = rope.apply(q, cos[:, -chunk:], sin[:, -chunk:]), rope.apply(self._slots, cos, sin)
+        q = rope.apply(q, cos[:, -self._chunk :], sin[:, -self._chunk :])
+        keys = rope.apply(self._slots, cos, sin)
         if self._by_hand:
             q, keys, values = (each.transpose(1, 2) for each in (q, keys, self._slots))
             scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)

@@ -9,20 +9,24 @@ import dataclasses
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
+from rich.progress import track
 
 from cache.config import CacheConfig
-from model.spec import ModelSpec, spec_named
+from model.spec import ModelSpec, SpecError, spec_named
 from model.stream import VideoStream
 from model.weights import preferred_dtype, random_model
 
 GIB = 2**30
+USUAL = ("wan2.1-1.3b", "160x96")
 
 
-def run(spec: ModelSpec, chunks: int = 2) -> list[str]:
-    """Make ``chunks`` chunks; a line about the model and one about each."""
+def run(spec: ModelSpec, chunks: int = 2) -> Iterator[str]:
+    """Make ``chunks`` chunks; a line about the model and one about each, as they come."""
     spec, dtype = dataclasses.replace(spec, text_encoder="umt5-tiny"), preferred_dtype("cpu")
+    began = time.perf_counter()
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # weights are made as they are used: never a second copy of another width
     try:
@@ -30,19 +34,20 @@ def run(spec: ModelSpec, chunks: int = 2) -> list[str]:
     finally:
         torch.set_default_dtype(usual)
     parameters = sum(parameter.numel() for parameter in model.dit.parameters())
-    lines = [
+    yield (
         f"{spec.name} at {spec.width}x{spec.height}, {dtype}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}: {parameters:,} parameters, {_peak():.1f} GiB after loading"
-    ]
+        f"{torch.__version__}: {parameters:,} parameters made in {time.perf_counter() - began:.0f} s, {_peak():.1f} GiB"
+    )
     cache = CacheConfig.filled_in("sink_window", 6.0, None, None, spec.chunk_latents)
     stream = VideoStream(model, "a cat walks on the grass", 1, cache)
     for index in range(chunks):
         began = time.perf_counter()
-        chunk = stream.next_chunk()
+        passes = iter(track(range(len(spec.schedule(index)) + 1), f"passes of chunk {index}", transient=True))
+        chunk = stream.next_chunk(lambda passes=passes: next(passes))  # type: ignore[misc]
+        next(passes, None)
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in chunk.stats.seconds.items())
         took = f"{time.perf_counter() - began:.1f} s ({stages})"
-        lines.append(f"chunk {index}: {len(chunk.pictures)} pictures in {took}, {_peak():.1f} GiB at most")
-    return lines
+        yield f"chunk {index}: {len(chunk.pictures)} pictures in {took}, {_peak():.1f} GiB at most"
 
 
 def _peak() -> float:
@@ -51,9 +56,14 @@ def _peak() -> float:
 
 
 def main(arguments: list[str]) -> None:
-    name, size = (*arguments, *("wan2.1-1.3b", "256x128")[len(arguments) :])
-    width, height = (int(side) for side in size.split("x"))
-    print("\n".join(run(spec_named(name).at(width, height))))
+    name, size = (*arguments, *USUAL[len(arguments) :])
+    try:
+        width, height = (int(side) for side in size.split("x"))
+        spec = spec_named(name).at(width, height)
+    except (ValueError, SpecError) as error:
+        raise SystemExit(f"python -m model.one_chunk [MODEL] [WIDTHxHEIGHT]: {error}") from error
+    for line in run(spec):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

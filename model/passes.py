@@ -8,6 +8,7 @@ of one size share it. What cannot be captured runs as it is; that is said once, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.storage import Workspace
 from model import rope
-from model.attention import Angles, Cached, Rotate, Watch
+from model.attention import Angles, Cached, Rewriting, Rotate, Watch
 from model.dit import CausalDiT, Context
 from model.salience import SalienceHead
 from model.spec import ModelSpec
@@ -121,6 +122,16 @@ class Passes:
                 return self._captured[key].replay(latents, timesteps)
             self._seen.add(key)
         return self._plainly(cache, latents, timesteps, given, last)
+
+    def rewrite(
+        self, cache: KVCache, latents: Tensor, positions: Sequence[Tensor], context: Context, control: Tensor | None
+    ) -> None:
+        """One clean, block-causal pass over chunks that were made before, latents (1, chunks * F, C, h, w), which
+        commits them one after the other. ``positions`` are each chunk's (chunk, 3); ``cache`` has forgotten them."""
+        attention = Rewriting(cache, positions, self._spec, self._head, self._rotate)
+        timesteps = torch.zeros(latents.shape[:2], device=latents.device)
+        with torch.compiler.set_stance("force_eager"):  # a shape that comes once in a while: not worth its compilation
+            self._dit(latents, timesteps, context, attention, control)
 
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
         attention = Cached(cache, given.angles, self._rotate)

@@ -50,7 +50,7 @@ class ModelSpec:
     text_len: int
     eps: float
     rope_theta: float
-    recache_chunks: int  # so many newest chunks are written again when the prompt changes
+    recache_chunks: int  # so many newest chunks, at most, are written again when the prompt changes
     redraws: (
         bool  # words that name a thing anew have what is in sight drawn anew; needs the grammar of the built-in world
     )
@@ -275,6 +275,7 @@ FRAME_WISE = replace(
     WAN_1_3B,
     name="frame-wise-4-step",
     chunk_latents=1,
+    recache_chunks=12,
     cache_budget_latents=20.0,
     source=Source(repo="zhuhz22/Causal-Forcing", files=("framewise/causal_forcing.pt",), base=WAN_BASE),
 )

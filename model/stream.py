@@ -264,40 +264,55 @@ class VideoStream:
         if self._prompt != self._written_under:
             before, self._written_under = self._written_under, None
             self._recache(before_pass)
-            ahead = self._positions(self._path())
+            ahead = self._positions(self._path(), self._index)
             follow_words(self._cache, self._model.spec, before or "", self._prompt, ahead)
             self._written_under = self._prompt
 
     def _recache(self, before_pass: Callable[[], None] | None = None) -> None:
-        """Write the newest chunks once more: the keys that are attended to most then speak of what is wanted, and not
-        of what was. Source: KV-recache, LongLive (2509.22622)."""
-        if self._recent:
-            here = (self._index, self._camera)
-            self._cache.forget_from(self._recent[0].index * self._model.spec.tokens_per_chunk)
-            try:
-                for past in self._recent:
-                    self._write(past, before_pass)
-            finally:
-                self._index, self._camera = here
+        """Write the newest chunks once more, in one block-causal pass: the keys that are attended to most then speak
+        of what is wanted, and not of what was. Source: KV-recache, LongLive (2509.22622)."""
+        again, spec = self._written_again(), self._model.spec
+        if again:
+            self._cache.forget_from(again[0].index * spec.tokens_per_chunk)
+            if before_pass is not None:
+                before_pass()
+            paths = [CameraPath.of_chunk(spec, past.camera) for past in again]
+            controls = [control for path in paths if (control := path.control()) is not None]
+            self._model.passes.rewrite(
+                self._cache,
+                torch.cat([past.latents for past in again], 1).to(self._model.device),
+                [self._positions(path, past.index) for path, past in zip(paths, again, strict=True)],
+                self._encode_prompt(),
+                torch.cat(controls, 1).to(self._model.device) if controls else None,
+            )
 
-    def _write(self, past: PastChunk, before_pass: Callable[[], None] | None = None) -> CameraPath:
+    def _written_again(self) -> list[PastChunk]:
+        """What a new prompt has written again: as many chunks as the window holds, the open one's room included, and
+        when sinks from before them stay, so many fewer as these take of it."""
+        cache = self._cache
+        window = (cache.budget + cache.chunk) // cache.chunk
+        if self._index > window:
+            window = (cache.budget + cache.chunk - cache.sink) // cache.chunk
+        return list(self._recent)[-window:]
+
+    def _write(self, past: PastChunk) -> CameraPath:
         """The clean pass of a chunk that was made before, under the present prompt; its camera's way."""
         self._index, self._camera = past.index, past.camera
-        path, velocity = self._begin_chunk(self._encode_prompt(), before_pass)
+        path, velocity = self._begin_chunk(self._encode_prompt(), None)
         self._cache.commit(velocity.last(past.latents.to(self._model.device)))
         return path
 
     def _begin_chunk(self, context: Context, before_pass: Callable[[], None] | None) -> tuple[CameraPath, _Velocity]:
         """Open the chunk: the camera's way through it, and the model as its passes see it."""
         path = self._path()
-        self._cache.begin_chunk(self._positions(path), turn_by_time(self._model.spec))
+        self._cache.begin_chunk(self._positions(path, self._index), turn_by_time(self._model.spec))
         return path, _Velocity(self._model, context, self._cache, path.control(), before_pass)
 
     def _path(self) -> CameraPath:
         return CameraPath.of_chunk(self._model.spec, self._camera)
 
-    def _positions(self, path: CameraPath) -> Tensor:
-        return path.positions(self._index * self._model.spec.chunk_latents).to(self._model.device)
+    def _positions(self, path: CameraPath, chunk: int) -> Tensor:
+        return path.positions(chunk * self._model.spec.chunk_latents).to(self._model.device)
 
     def _encode_prompt(self) -> Context:
         if self._context is None:

@@ -51,7 +51,18 @@ def test_the_newest_chunks_are_remembered_as_if_made_under_the_new_words(model: 
     under = ["a red house", "a blue tree", "a blue tree", "a blue tree"]
     told = [dataclasses.replace(each, prompt=prompt) for each, prompt in zip(past, under, strict=True)]
     written.recall(told, 4, session.camera)
-    assert same_cache(session, written)
+    for layer in range(session.cache.layers):  # one pass over two chunks rounds otherwise than a pass over each
+        for ours, theirs in zip(session.cache.committed(layer), written.cache.committed(layer), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_all_of_them_are_written_in_one_pass(model: LoadedModel) -> None:
+    session, passes = stream(model), []
+    for _ in range(3):
+        session.next_chunk()
+    session.set_prompt("a blue tree")
+    session.next_chunk(lambda: passes.append(1))
+    assert len(passes) == 1 + len(model.spec.timesteps) + 1
 
 
 def test_without_it_they_stay_as_they_were(model: LoadedModel) -> None:
@@ -84,7 +95,7 @@ def test_a_recalled_stream_and_a_restored_one_go_on_bit_for_bit(model: LoadedMod
     assert torch.equal(following[0], following[1]) and torch.equal(following[0], following[2])
 
 
-@pytest.mark.parametrize("passes", range(AGAIN + 3))
+@pytest.mark.parametrize("passes", range(4))
 def test_a_chunk_that_is_given_up_leaves_nothing_half_written(model: LoadedModel, passes: int) -> None:
     session, undisturbed = stream(model), stream(model)
     left = passes
@@ -101,7 +112,7 @@ def test_a_chunk_that_is_given_up_leaves_nothing_half_written(model: LoadedModel
         each.set_prompt("a blue tree")
     with pytest.raises(InterruptedError):
         session.next_chunk(stop)
-    if passes < AGAIN:  # and what is asked for meanwhile is another thing
+    if passes < 1:  # and what is asked for meanwhile is another thing
         session.set_prompt("a red house")
         undisturbed.set_prompt("a red house")
         undisturbed._written_under = None  # it is written again, under what it was written under before
