@@ -1,4 +1,4 @@
-"""Make the files that follow from metrics and settings: ``python -m deploy.generate``; ``--check`` compares.
+"""Make the files that follow from metrics, settings and messages: ``python -m deploy.generate``; ``--check`` compares.
 
 What is made is committed, so that nobody needs Python to use it; a test holds it to what it follows from.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from deploy.board import board_json, queries
+from deploy.page_types import page_types
 from deploy.rules import ALERTS, RECORDINGS, alert_rules, recording_rules
 from deploy.settings import example_toml, settings_page
 from server.telemetry.metrics import BY_CONSTRUCTION, METRICS, OTHER, Metric
@@ -38,6 +39,7 @@ def files() -> dict[str, str]:
         f"{CHART}/pafu.json": board,  # a chart can only read files of its own
         f"{CHART}/recordings.yml": recordings,
         f"{CHART}/alerts.yml": alerts,
+        "clients/web/messages.d.ts": page_types(NOTE),
         "docs/metrics.md": metrics_page(),
         "docs/settings.md": settings_page(NOTE),
         "deploy/pafu.example.toml": example_toml(NOTE),

@@ -1,5 +1,7 @@
 // The room around the picture takes its colours from the picture.
 
+import { brush } from "./dom.js";
+
 const COLUMNS = 10;
 const ROWS = 7;
 const SOFTER = 12; // the small copy is enlarged smoothly this much before the page stretches it
@@ -15,6 +17,7 @@ export class Ambient {
   #timer = 0;
   #fresh = true;
 
+  /** @param {HTMLCanvasElement} canvas @param {HTMLVideoElement} video */
   constructor(canvas, video) {
     this.#tiny = sized(document.createElement("canvas"), COLUMNS, ROWS);
     this.#soft = sized(canvas, COLUMNS * SOFTER, ROWS * SOFTER);
@@ -42,7 +45,8 @@ export class Ambient {
   }
 }
 
+/** @param {HTMLCanvasElement} canvas @param {number} width @param {number} height */
 function sized(canvas, width, height) {
   Object.assign(canvas, { width, height });
-  return canvas.getContext("2d");
+  return brush(canvas);
 }

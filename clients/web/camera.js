@@ -1,5 +1,6 @@
 // What the viewer wants of the camera, turned into few interactions. No DOM.
 
+/** @type {Readonly<Record<string, number>>} */
 export const SPEEDS = { slow: 4, steady: 8, fast: 16 }; // pixels a picture
 const HOLD_PATIENCE_MS = 2500;
 
@@ -11,32 +12,41 @@ const HOLD_PATIENCE_MS = 2500;
  */
 export class CameraWish {
   #send;
+  /** @type {number | null} */
   #wanted = 0;
+  /** @type {number | null} */
   #sent = 0;
+  /** @type {string | null} */
   #moving = null; // event id of a move that the server has not applied yet
   #timer = 0;
 
+  /** @param {(speed: number) => string | null} send */
   constructor(send) {
     this.#send = send;
   }
 
-  /** Speed last asked for, pixels a picture, positive to the right. */
+  /** Speed last asked for, pixels a picture, positive to the right; null where the words of a prompt say it. */
   get speed() {
     return this.#wanted;
   }
 
-  /** A new stream begins, or a prompt set the camera: nothing is on its way, the camera moves at `speed`. */
+  /**
+   * A new stream begins, or a prompt set the camera: nothing is on its way, the camera moves at `speed`.
+   * @param {number | null} speed
+   */
   reset(speed = 0) {
     clearTimeout(this.#timer);
     this.#moving = null;
     this.#wanted = this.#sent = speed;
   }
 
+  /** @param {number} speed */
   want(speed) {
     this.#wanted = speed;
     if (speed !== 0 || !this.#moving) this.#flush();
   }
 
+  /** @param {string} eventId */
   applied(eventId) {
     if (eventId !== this.#moving) return;
     this.#moving = null;
@@ -44,7 +54,7 @@ export class CameraWish {
   }
 
   #flush() {
-    if (this.#wanted === this.#sent) return;
+    if (this.#wanted === null || this.#wanted === this.#sent) return;
     clearTimeout(this.#timer);
     const id = this.#send(this.#wanted);
     if (!id) return;

@@ -6,8 +6,9 @@ import { PromptHistory } from "./history.js";
 import { insertWord, join } from "./prompt.js";
 
 const SWIPE = 24; // pixels that a finger moves before the camera does
-const press = (buttons, chosen) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
-const typing = (target) => target.closest?.("textarea, input, select") !== null;
+const press = (/** @type {HTMLElement[]} */ buttons, /** @type {HTMLElement | undefined} */ chosen) =>
+  buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
+const typing = (/** @type {EventTarget | null} */ target) => !(target instanceof Element) || target.closest("textarea, input, select") !== null;
 
 /**
  * Camera buttons and keys. Calls `wish(speed)`: pixels a picture, positive to the right, 0 on release.
@@ -15,15 +16,17 @@ const typing = (target) => target.closest?.("textarea, input, select") !== null;
 export class CameraControls {
   #wish;
   #pace = "steady";
-  #held = new Map(); // what is held down -> direction; the newest decides
+  /** @type {Map<Element | string, {direction: number, hurry: boolean}>} what is held down; the newest decides */
+  #held = new Map();
   #paces = [...byId("speeds").querySelectorAll("button")];
   #keep = byId("keep");
 
+  /** @param {(speed: number) => void} wish */
   constructor(wish) {
     this.#wish = wish;
     this.#bindButton(byId("pan-left"), -1);
     this.#bindButton(byId("pan-right"), 1);
-    this.#paces.forEach((button) => button.addEventListener("click", () => this.#setPace(button.dataset.speed)));
+    this.#paces.forEach((button) => button.addEventListener("click", () => this.#setPace(button.dataset.speed ?? "steady")));
     this.#keep.addEventListener("click", () => this.#toggleKeep());
     byId("hold").addEventListener("click", () => this.#wish(0));
     this.#bindSwipe(byId("picture"));
@@ -32,18 +35,19 @@ export class CameraControls {
     addEventListener("blur", () => this.#releaseAll());
   }
 
-  /** Whether the model has a camera at all. */
+  /** Whether the model has a camera at all. @param {boolean} yes */
   set offered(yes) {
     /** @type {HTMLElement} */ (this.#keep.closest(".tool")).hidden = !yes;
     for (const id of ["pan-left", "pan-right"]) byId(id).hidden = !yes;
   }
 
-  /** Show where the camera really goes, pixels a picture. */
+  /** Show where the camera really goes, pixels a picture. @param {number} speed */
   show(speed) {
     byId("pan-left").classList.toggle("moving", speed < 0);
     byId("pan-right").classList.toggle("moving", speed > 0);
   }
 
+  /** @param {HTMLElement} button @param {number} direction */
   #bindButton(button, direction) {
     const let_go = () => this.#release(button);
     button.addEventListener("pointerdown", (event) => {
@@ -62,7 +66,9 @@ export class CameraControls {
   }
 
   // A finger that moves over the picture drags the world along: to the left means that the camera goes right.
+  /** @param {HTMLElement} picture */
   #bindSwipe(picture) {
+    /** @type {number | null} */
     let from = null;
     picture.addEventListener("pointerdown", ({ pointerType, clientX }) => (from = pointerType === "touch" ? clientX : null));
     picture.addEventListener("pointermove", ({ clientX, pointerId }) => {
@@ -72,7 +78,7 @@ export class CameraControls {
       if (this.#held.get(picture)?.direction !== direction) this.#hold(picture, direction);
       from = clientX + direction * SWIPE; // turning back takes as far again
     });
-    const end = (event) => {
+    const end = (/** @type {Event} */ event) => {
       from = null;
       if (!this.#held.has(picture)) return;
       if (event.type === "pointerup") picture.addEventListener("click", (click) => click.stopImmediatePropagation(), { once: true, capture: true });
@@ -81,23 +87,26 @@ export class CameraControls {
     for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) picture.addEventListener(type, end);
   }
 
+  /** @param {KeyboardEvent} event */
   #keyDown(event) {
     if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
       event.preventDefault();
       if (!event.repeat) this.#hold(event.key, event.key === "ArrowLeft" ? -1 : 1, event.shiftKey);
-    } else if ((event.key === "ArrowUp" || event.key === "ArrowDown") && event.target.id === "stage") {
+    } else if ((event.key === "ArrowUp" || event.key === "ArrowDown") && event.target === byId("stage")) {
       event.preventDefault();
       this.#stepPace(event.key === "ArrowUp" ? 1 : -1);
     }
   }
 
+  /** @param {Element | string} what @param {number} direction */
   #hold(what, direction, hurry = false) {
     this.#held.delete(what);
     this.#held.set(what, { direction, hurry });
     this.#steer();
   }
 
+  /** @param {Element | string} what */
   #release(what) {
     if (!this.#held.delete(what)) return;
     if (this.#held.size || this.#keep.getAttribute("aria-pressed") !== "true") this.#steer();
@@ -114,12 +123,14 @@ export class CameraControls {
     this.#wish(newest ? newest.direction * SPEEDS[newest.hurry ? "fast" : this.#pace] : 0);
   }
 
+  /** @param {number} step */
   #stepPace(step) {
     const names = Object.keys(SPEEDS);
     const index = names.indexOf(this.#pace) + step;
     this.#setPace(names[Math.max(0, Math.min(names.length - 1, index))]);
   }
 
+  /** @param {string} pace */
   #setPace(pace) {
     this.#pace = pace;
     press(this.#paces, this.#paces.find((button) => button.dataset.speed === pace));
@@ -139,6 +150,7 @@ export class PromptBox {
   #history = new PromptHistory();
   #changed;
 
+  /** @param {(text: string) => void} changed */
   constructor(changed) {
     this.#changed = changed;
     this.#box.addEventListener("input", () => changed(this.text));
@@ -151,12 +163,13 @@ export class PromptBox {
     });
   }
 
-  /** Remember a prompt that was sent: arrow up in the box brings it back. */
+  /** Remember a prompt that was sent: arrow up in the box brings it back. @param {string} text */
   remember(text) {
     this.#history.add(text);
   }
 
   // Only from the first line upwards and from the last one downwards: inside a text the arrows move the caret.
+  /** @param {KeyboardEvent} event */
   #leaf(event) {
     const { value, selectionStart: caret } = this.#box;
     const up = event.key === "ArrowUp";
@@ -182,22 +195,25 @@ export class PromptBox {
     this.#box.focus();
   }
 
+  /** @param {number} characters */
   set limit(characters) {
     this.#box.maxLength = characters;
   }
 
-  /** Offer `examples` (whole prompts) and `words` ({group: [phrase]}). */
+  /** Offer `examples` (whole prompts) and `words` by their group. @param {string[]} examples @param {Record<string, string[]>} words */
   offer(examples, words) {
     byId("examples").replaceChildren(...examples.map((text) => chip(text, () => this.#take(text))));
     byId("words").replaceChildren(...Object.entries(words).map(([group, list]) => this.#group(group, list)));
     byId("vocabulary").hidden = Object.keys(words).length === 0;
   }
 
+  /** @param {string} text */
   #take(text) {
     this.text = text;
     this.focus();
   }
 
+  /** @param {string} name @param {string[]} phrases */
   #group(name, phrases) {
     const row = document.createElement("div");
     row.className = "words";
@@ -209,11 +225,12 @@ export class PromptBox {
     return row;
   }
 
+  /** @param {string} phrase @param {string} group */
   #add(phrase, group) {
-    const sentence = group === "camera";
-    const edit = sentence ? { text: join(this.#box.value, phrase, ";") } : insertWord(this.#box.value, phrase, this.#box.selectionStart);
-    this.text = edit.text;
-    const caret = edit.caret ?? edit.text.length;
+    const { value, selectionStart } = this.#box;
+    const whole = join(value, phrase, ";"); // a sentence about the camera stands behind the others
+    const { text, caret } = group === "camera" ? { text: whole, caret: whole.length } : insertWord(value, phrase, selectionStart);
+    this.text = text;
     this.#box.setSelectionRange(caret, caret);
   }
 }
@@ -222,17 +239,24 @@ export class PromptBox {
 export class LightControls {
   #buttons = [...byId("lights").querySelectorAll("button")];
 
+  /** @param {(light: import("./prompt.js").Light) => void} choose */
   constructor(choose) {
-    this.#buttons.forEach((button) => button.addEventListener("click", () => choose(button.dataset.light)));
+    this.#buttons.forEach((button) => button.addEventListener("click", () => choose(/** @type {any} */ (button.dataset.light))));
   }
 
+  /** @param {import("./prompt.js").Light | null} light */
   show(light) {
     press(this.#buttons, this.#buttons.find((button) => button.dataset.light === light));
     if (light) document.body.dataset.light = light;
   }
 }
 
-/** Keys of the whole page that are not about the camera. */
+/** What a click on each of these elements does, by id. @param {Record<string, () => unknown>} actions */
+export function bindButtons(actions) {
+  for (const [id, action] of Object.entries(actions)) byId(id).addEventListener("click", () => action());
+}
+
+/** Keys of the whole page that are not about the camera. @param {Record<"toggle" | "stop" | "fullscreen" | "write" | "memory" | "keys", () => void>} _ */
 export function bindPageKeys({ toggle, stop, fullscreen, write, memory, keys }) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
@@ -245,11 +269,13 @@ export function bindPageKeys({ toggle, stop, fullscreen, write, memory, keys }) 
   });
 }
 
+/** @param {Event} event @param {() => void} action */
 function act(event, action) {
   event.preventDefault();
   action();
 }
 
+/** @param {string} text @param {() => void} click */
 function chip(text, click) {
   const button = document.createElement("button");
   button.type = "button";

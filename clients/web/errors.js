@@ -2,6 +2,7 @@
 
 const AGAIN = "Press play to begin again.";
 const SOON = "Press play in a few seconds.";
+/** @type {Record<string, [title: string, hint: string]>} */
 const TEXTS = {
   connection_lost: ["The connection was lost", `The server stopped or the network dropped. ${AGAIN}`],
   shutting_down: ["The server is shutting down", "Wait until it is back, then press play."],
@@ -38,7 +39,12 @@ const TEXTS = {
 const BAD_PROMPT = ["The prompt does not work", "Change the words and press Enter."];
 const UNKNOWN = ["Something went wrong", AGAIN];
 
-/** {title, hint, detail} for an error; `detail` is the server's own sentence. */
+/** @typedef {{code: string, message?: string, param?: string | null}} Trouble what went wrong, in the server's terms */
+
+/**
+ * {title, hint, detail} for an error; `detail` is the server's own sentence.
+ * @param {Trouble} trouble
+ */
 export function explain({ code, message, param }) {
   const [title, hint] = param?.endsWith("prompt") ? BAD_PROMPT : (TEXTS[code] ?? UNKNOWN);
   return { title, hint, detail: message ?? "" };

@@ -1,5 +1,15 @@
 // Drawing of the memory: tiles over a picture, and the filmstrip of moments. What to draw is decided elsewhere.
 
+import { brush } from "./dom.js";
+
+/**
+ * @typedef {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} Brush
+ * @typedef {{rows: number, columns: number}} Grid of the tokens of a picture
+ * @typedef {{x: number, y: number, width: number, height: number}} Area in pixels of the canvas
+ * @typedef {import("./moments.js").Moment} Moment
+ * @typedef {Area & import("./moments.js").Shown} Placed a moment with its place on the filmstrip
+ */
+
 export const LABEL = 18; // pixels under each picture, for when that was
 export const GAP = 8; // pixels between pictures
 const GOLD = "255 214 130";
@@ -7,6 +17,7 @@ const ROSE = "255 98 122";
 const INK = "12 14 24";
 const PAPER = "rgb(246 236 220 / 82%)";
 
+/** @param {string} colour @param {number} alpha */
 const ink = (colour, alpha) => `rgb(${colour} / ${(100 * Math.max(0, Math.min(1, alpha))).toFixed(1)}%)`;
 
 /** Canvas pixels for each pixel of the page. */
@@ -14,15 +25,25 @@ export function density() {
   return Math.min(2, devicePixelRatio || 1);
 }
 
-/** Make the canvas empty, and as sharp as `width` x `height` pixels of the page ask for. */
+/**
+ * Make the canvas empty, and as sharp as `width` x `height` pixels of the page ask for.
+ * @param {HTMLCanvasElement} canvas
+ * @param {number} width
+ * @param {number} height
+ */
 export function fit(canvas, width, height) {
   Object.assign(canvas, { width: Math.round(width * density()), height: Math.round(height * density()) });
 }
 
-/** Calls `draw(cell, x, y, width, height)` for every tile of `area`; whole pixels, so that no seams show between tiles. */
+/**
+ * Calls `draw(cell, x, y, width, height)` for every tile of the area; whole pixels, so that no seams show between tiles.
+ * @param {Area} area
+ * @param {Grid} grid
+ * @param {(cell: number, ...place: [x: number, y: number, width: number, height: number]) => void} draw
+ */
 function eachTile({ x, y, width, height }, { rows, columns }, draw) {
-  const across = (column) => Math.round(x + (width * column) / columns);
-  const down = (row) => Math.round(y + (height * row) / rows);
+  const across = (/** @type {number} */ column) => Math.round(x + (width * column) / columns);
+  const down = (/** @type {number} */ row) => Math.round(y + (height * row) / rows);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
       const [left, top] = [across(column), down(row)];
@@ -31,8 +52,13 @@ function eachTile({ x, y, width, height }, { rows, columns }, draw) {
   }
 }
 
-/** A golden edge, the brighter the stronger (0 to 1). */
-function edge(context, strength, x, y, width, height) {
+/**
+ * A golden edge, the brighter the stronger (0 to 1).
+ * @param {Brush} context
+ * @param {number} strength
+ * @param {[x: number, y: number, width: number, height: number]} place
+ */
+function edge(context, strength, ...[x, y, width, height]) {
   if (strength < 0.05) return;
   const line = Math.max(1, Math.min(2.5 * density(), Math.min(width, height) / 14));
   context.fillStyle = ink(GOLD, 0.12 * strength);
@@ -44,13 +70,19 @@ function edge(context, strength, x, y, width, height) {
   context.stroke();
 }
 
+/** @param {Moment} moment @param {number} cell */
 const strength = ({ kept, salience }, cell) => (salience ? (kept[cell] / 255) * (salience[cell] / 255) ** 2 : 0);
 
-/** Over the playing picture: golden edges where `moment` is salient, shade where it was dropped already. */
+/**
+ * Over the playing picture: golden edges where `moment` is salient, shade where it was dropped already.
+ * @param {HTMLCanvasElement} canvas
+ * @param {Moment | undefined} moment
+ * @param {Grid} grid
+ */
 export function drawVeil(canvas, moment, grid) {
   fit(canvas, canvas.clientWidth, canvas.clientHeight);
   if (!moment) return;
-  const context = canvas.getContext("2d");
+  const context = brush(canvas);
   eachTile({ x: 0, y: 0, width: canvas.width, height: canvas.height }, grid, (cell, ...place) => {
     context.fillStyle = ink(INK, 0.35 * (1 - moment.kept[cell] / 255));
     context.fillRect(...place);
@@ -58,7 +90,13 @@ export function drawVeil(canvas, moment, grid) {
   });
 }
 
-/** Grey and dark first, then the tiles that are kept with their colours. `thumb` may be null: made, but not shown yet. */
+/**
+ * Grey and dark first, then the tiles that are kept with their colours.
+ * @param {Brush} context
+ * @param {OffscreenCanvas | null} thumb null: made, but not shown yet
+ * @param {Placed} place
+ * @param {Grid} grid
+ */
 export function drawMoment(context, thumb, place, grid) {
   const { x, y, width, height } = place;
   context.save();
@@ -80,6 +118,7 @@ export function drawMoment(context, thumb, place, grid) {
   context.restore();
 }
 
+/** @param {Brush} context @param {OffscreenCanvas} thumb @param {Placed} place @param {Grid} grid */
 function drawKept(context, thumb, place, grid) {
   const { x, y, width, height, kept } = place;
   const [sx, sy] = [thumb.width / width, thumb.height / height];
@@ -92,7 +131,13 @@ function drawKept(context, thumb, place, grid) {
   });
 }
 
-/** Under a moment: `when` it was at the left, `much` of it that is kept at the right. */
+/**
+ * Under a moment: `when` it was at the left, `much` of it that is kept at the right.
+ * @param {Brush} context
+ * @param {Area} place
+ * @param {string} when
+ * @param {string} much
+ */
 export function drawLabel(context, { x, y, width, height }, when, much) {
   const scale = density();
   context.fillStyle = PAPER;
@@ -105,7 +150,14 @@ export function drawLabel(context, { x, y, width, height }, when, much) {
   context.fillText(much, x + width - 3 * scale, base);
 }
 
-/** What was just dropped glows; `left` falls from 1 to 0. */
+/**
+ * What was just dropped glows; `left` falls from 1 to 0.
+ * @param {Brush} context
+ * @param {Float32Array} cells share lost of each
+ * @param {number} left
+ * @param {Area} place
+ * @param {Grid} grid
+ */
 export function drawGlow(context, cells, left, place, grid) {
   eachTile(place, grid, (cell, ...tile) => {
     if (cells[cell] < 0.05) return;

@@ -8,7 +8,7 @@ export class PromptHistory {
   #at = this.#texts.length; // where the box stands; the length means: what is being written
   #draft = "";
 
-  /** Keep `text` as the newest; the same text twice is kept once. */
+  /** Keep `text` as the newest; the same text twice is kept once. @param {string} text */
   add(text) {
     this.#texts = [...this.#texts.filter((known) => known !== text), text].slice(-MOST);
     this.#at = this.#texts.length;
@@ -19,7 +19,7 @@ export class PromptHistory {
     }
   }
 
-  /** The one before, or null at the oldest; `draft` is what stands in the box now. */
+  /** The one before, or null at the oldest; `draft` is what stands in the box now. @param {string} draft */
   older(draft) {
     if (this.#at === this.#texts.length) this.#draft = draft;
     const before = this.#texts.slice(0, this.#at).findLastIndex((text) => text !== draft);
@@ -36,6 +36,7 @@ export class PromptHistory {
   }
 }
 
+/** @returns {string[]} */
 function stored() {
   try {
     const texts = JSON.parse(localStorage.getItem(NAME) ?? "[]");

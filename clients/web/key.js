@@ -4,6 +4,7 @@ import { byId } from "./dom.js";
 
 const NAME = "pafu-key";
 
+/** @returns {Record<string, string>} */
 export function keyHeaders() {
   const key = sessionStorage.getItem(NAME);
   return key ? { authorization: `Bearer ${key}` } : {};
@@ -16,6 +17,7 @@ export class KeyForm {
   #form = byId("key-form");
   #field = byId("key", HTMLInputElement);
 
+  /** @param {() => void} given */
   constructor(given) {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();

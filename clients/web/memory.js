@@ -5,6 +5,7 @@
 // flashes and is grey from then on. On demand the same edges lie over the picture that is playing. All of it comes from
 // `stats.memory` of the chunks and from the video itself.
 
+import { brush, offscreen, part } from "./dom.js";
 import { GAP, LABEL, density, drawGlow, drawLabel, drawMoment, drawVeil, fit } from "./film.js";
 import { endOf, inWords, latentAt, lostBetween, moments, readMemory, share, stillKnown } from "./moments.js";
 import { Thumbs } from "./thumbs.js";
@@ -26,28 +27,38 @@ export class MemoryView {
   #film;
   #thumbs;
   #on = false;
-  #config = null; // of the memory, as video.start says it
+  /** @type {import("./messages.js").MemoryShape | null} as video.start says it */
+  #config = null;
   #fps = 16;
   #grid = { rows: 0, columns: 0 };
+  /** @type {import("./moments.js").Memory} */
   #memory = new Map();
-  #dropped = new Map(); // latent -> {cells: Float32Array of what was lost, at: time of the loss}
+  /** @type {Map<number, {cells: Float32Array, at: number}>} what was lost of each latent, and when */
+  #dropped = new Map();
   #seen = -1; // newest latent that was made
-  #views = new Map(); // latent -> where the camera stood still; missing while it moved
-  #veiled = null; // what the veil shows now
-  #still = null; // the filmstrip without what glows
-  #stats = {};
-  #places = []; // of the moments on the filmstrip
-  #pointer = null; // where it stands over the filmstrip
+  /** @type {Map<number, string>} latent -> where the camera stood still; missing while it moved */
+  #views = new Map();
+  /** @type {number | null} latent that the veil shows now */
+  #veiled = null;
+  /** @type {OffscreenCanvas | null} the filmstrip without what glows */
+  #still = null;
+  /** @type {import("./messages.js").ServedStats | null} of the newest chunk */
+  #stats = null;
+  /** @type {import("./film.js").Placed[]} moments on the filmstrip */
+  #places = [];
+  /** @type {{offsetX: number, offsetY: number} | null} over the filmstrip */
+  #pointer = null;
   #timer = 0;
   #frame = 0;
   #calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+  /** @param {{button: HTMLButtonElement, section: HTMLElement, video: HTMLVideoElement, veil: HTMLCanvasElement}} _ */
   constructor({ button, section, video, veil }) {
     this.#button = button;
     this.#section = section;
     this.#video = video;
     this.#veil = veil;
-    this.#film = section.querySelector("canvas");
+    this.#film = /** @type {HTMLCanvasElement} */ (part(section, "canvas"));
     this.#thumbs = new Thumbs(video);
     button.addEventListener("click", () => this.toggle());
     this.#part("veil-toggle").addEventListener("click", () => this.#toggleVeil());
@@ -57,15 +68,16 @@ export class MemoryView {
     document.addEventListener("fullscreenchange", () => this.#redraw());
   }
 
+  /** @param {string} name */
   #part(name) {
-    return this.#section.querySelector(`.${name}`);
+    return part(this.#section, `.${name}`);
   }
 
-  /** A new stream: `config` is video.start's. Streams of servers without this feature have no `memory` there. */
-  begin(config = {}) {
+  /** A new stream: `config` is video.start's. @param {import("./messages.js").SessionConfig} config */
+  begin(config) {
     this.end();
     this.#config = config.memory ?? null;
-    this.#fps = config.fps ?? this.#fps;
+    this.#fps = config.fps;
     this.#memory = new Map();
     this.#dropped.clear();
     this.#thumbs.clear();
@@ -82,7 +94,7 @@ export class MemoryView {
     clearInterval(this.#timer);
   }
 
-  /** Statistics of a chunk. */
+  /** Statistics of a chunk. @param {import("./messages.js").ServedStats} stats */
   chunk(stats) {
     if (!stats.memory || !this.#config) return;
     const before = this.#memory;
@@ -112,9 +124,10 @@ export class MemoryView {
 
   // ---- what happened
 
+  /** @param {import("./messages.js").CameraView} camera */
   #noteMade(camera) {
     for (const latent of this.#memory.keys()) {
-      if (latent > this.#seen && camera?.speed === 0) this.#views.set(latent, `at ${camera.offset}`);
+      if (latent > this.#seen && camera.speed === 0) this.#views.set(latent, `at ${camera.offset}`);
     }
     this.#seen = Math.max(this.#seen, ...this.#memory.keys());
   }
@@ -129,9 +142,9 @@ export class MemoryView {
     return this.#config ? latentAt(this.#video.currentTime, this.#config, this.#fps) : -1;
   }
 
-  /** Seconds since the end of latent frame `latent` was on display. */
+  /** Seconds since the end of latent frame `latent` was on display. @param {number} latent */
   #age(latent) {
-    return this.#video.currentTime - endOf(latent, this.#config, this.#fps);
+    return this.#config ? this.#video.currentTime - endOf(latent, this.#config, this.#fps) : 0;
   }
 
   #capture() {
@@ -157,13 +170,14 @@ export class MemoryView {
   // Only what glows is drawn again and again, over the strip that stays as it is until the next chunk.
   #animate() {
     this.#forget();
-    const context = this.#film.getContext("2d");
+    const context = brush(this.#film);
     context.clearRect(0, 0, this.#film.width, this.#film.height);
-    if (this.#still.width && this.#still.height) context.drawImage(this.#still, 0, 0);
+    if (this.#still?.width && this.#still.height) context.drawImage(this.#still, 0, 0);
     if (this.#calm || !this.#dropped.size) return;
     for (const place of this.#places) {
-      for (const lost of place.latents.map((latent) => this.#dropped.get(latent)).filter(Boolean)) {
-        drawGlow(context, lost.cells, 1 - (performance.now() - lost.at) / FADE_MS, place, this.#grid);
+      for (const latent of place.latents) {
+        const lost = this.#dropped.get(latent);
+        if (lost) drawGlow(context, lost.cells, 1 - (performance.now() - lost.at) / FADE_MS, place, this.#grid);
       }
     }
     this.#frame = requestAnimationFrame(() => this.#animate());
@@ -171,18 +185,19 @@ export class MemoryView {
 
   #drawFilm() {
     this.#places = this.#layOut();
-    this.#still = new OffscreenCanvas(this.#film.width, this.#film.height);
-    const context = this.#still.getContext("2d");
+    const { canvas, context } = offscreen(this.#film.width, this.#film.height);
+    this.#still = canvas;
     for (const place of this.#places) {
       drawMoment(context, this.#thumbs.near(place.latent), place, this.#grid);
       drawLabel(context, place, this.#when(place), `${Math.round(100 * share(place))} %`);
     }
-    this.#film.dataset.moments = this.#places.length;
+    this.#film.dataset.moments = String(this.#places.length);
   }
 
+  /** @param {import("./film.js").Placed} place */
   #when({ latent }) {
     const seconds = this.#age(latent);
-    if (seconds < NOW && latent === this.#places.at(-1).latent) return "now";
+    if (seconds < NOW && latent === this.#places.at(-1)?.latent) return "now";
     return `${Math.max(0, seconds).toFixed(seconds < 9.95 ? 1 : 0)} s ago`;
   }
 
@@ -211,34 +226,36 @@ export class MemoryView {
   #describe() {
     if (!this.#on) return;
     const total = (this.#seen + 1) * (this.#config?.tokens_per_latent ?? 0);
-    if (!this.#places.length || !total) return this.#write(this.#nothingYet(), "", 0);
-    const { cache_tokens: kept = 0 } = this.#stats;
+    if (!this.#stats || !this.#places.length || !total) return this.#write(this.#nothingYet(), "", 0);
+    const kept = this.#stats.cache_tokens;
     const percent = Math.min(100, Math.round((100 * kept) / Math.max(kept, total)));
     const words = inWords(this.#memory, this.#grid.rows, this.#grid.columns, percent);
     this.#part("memory-legend").classList.toggle("scored", this.#places.some(({ salience }) => salience));
-    this.#write(words, this.#pointedAt() ?? this.#figures(kept, Math.max(kept, total), percent), percent);
+    this.#write(words, this.#pointedAt() ?? this.#figures(this.#stats, Math.max(kept, total), percent), percent);
   }
 
   #nothingYet() {
     return this.#config === null && this.#seen < 0 ? PRESS_PLAY : "Nothing to remember yet.";
   }
 
+  /** @param {string} words @param {string} detail @param {number} percent */
   #write(words, detail, percent) {
     this.#part("memory-words").textContent = words;
     this.#part("memory-detail").textContent = detail;
-    this.#part("memory-bar").firstElementChild.style.width = `${percent}%`;
+    /** @type {HTMLElement} */ (this.#part("memory-bar").firstElementChild).style.width = `${percent}%`;
     this.#film.setAttribute("aria-label", `${words} ${detail}`);
   }
 
-  #figures(kept, total, percent) {
+  /** @param {import("./messages.js").ServedStats} stats @param {number} total @param {number} percent */
+  #figures({ cache_tokens: kept, cache_policy: policy, cache_fell_back: fell }, total, percent) {
     const known = stillKnown(this.#memory).map(([latent]) => latent);
-    const { cache_policy: policy, cache_fell_back: fell } = this.#stats;
     const tokens = `Remembers ${kept.toLocaleString("en")} of the ${total.toLocaleString("en")} tokens it has seen (${percent}\u00a0%)`;
     const count = `${known.length} ${known.length === 1 ? "moment" : "moments"}`;
     const reach = `the oldest from ${Math.max(0, Math.round(this.#age(known[0])))} s ago`;
     return `${tokens}: ${count}, ${reach}. Policy ${policy}${fell ? ", fallen back to because scores were not numbers" : ""}.`;
   }
 
+  /** @param {{offsetX: number, offsetY: number} | null} pointer */
   #point(pointer) {
     this.#pointer = pointer;
     this.#describe();

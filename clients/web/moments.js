@@ -1,48 +1,63 @@
 // The memory as data: what a chunk says of the cache, which moments to show, and one plain sentence about it. No DOM.
 
+/**
+ * @typedef {{kept: Uint8Array, salience: Uint8Array | null}} Moment one latent frame: share of the layers that hold each
+ *   token, and its salience, both 0 to 255, rows x columns; no salience under a policy without scores
+ * @typedef {Map<number, Moment>} Memory of each latent
+ * @typedef {Moment & {latent: number, latents: number[], view: unknown}} Shown one or several neighbours of one view
+ * @typedef {import("./messages.js").MemoryShape} Timing
+ */
+
 const SHOWN_FROM = 0.02; // share of a moment's tokens below which it is as good as forgotten
 const CLEARLY = 1.3; // times the mean share: a part of the picture that was clearly kept, or clearly let go
 const BANDS = ["the sky", "what stands in the middle", "the ground"]; // of the picture, from top to bottom
 const EVERYTHING = 0.98; // share of all tokens from which nothing was let go
 
-/** Bytes of a base64 text. */
+/** Bytes of a base64 text. @param {string} text */
 export function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
 /**
- * One chunk's memory: a Map from latent index to {kept, salience}, both Uint8Array of rows x columns.
- * `salience` is null under a policy without scores.
+ * One chunk's memory.
+ * @param {import("./messages.js").KeptTokens} tokens
+ * @returns {Memory}
  */
 export function readMemory({ rows, columns, latents, kept, salience }) {
   const cells = rows * columns;
   const [all, scores] = [bytesOf(kept), bytesOf(salience)];
-  const part = (bytes, place) => (bytes.length ? bytes.subarray(place * cells, (place + 1) * cells) : null);
-  return new Map(latents.map((latent, place) => [latent, { kept: part(all, place), salience: part(scores, place) }]));
+  const part = (/** @type {Uint8Array} */ bytes, /** @type {number} */ place) => bytes.subarray(place * cells, (place + 1) * cells);
+  return new Map(
+    latents.map((latent, place) => [latent, { kept: part(all, place), salience: scores.length ? part(scores, place) : null }]),
+  );
 }
 
-/** Share of a moment's tokens that are kept. */
+/** Share of a moment's tokens that are kept. @param {Moment} moment */
 export function share(moment) {
   return moment.kept.reduce((sum, value) => sum + value, 0) / (255 * moment.kept.length);
 }
 
-/** [latent, moment] of those that are not as good as forgotten, in time order. */
+/** [latent, moment] of those that are not as good as forgotten, in time order. @param {Memory} memory */
 export function stillKnown(memory) {
   return [...memory].filter(([, moment]) => share(moment) >= SHOWN_FROM).sort(([a], [b]) => a - b);
 }
 
 /**
- * Moments to show, in time order: {latent, latents, kept, salience}. Where there are too many, neighbours of one view
+ * Moments to show, in time order. Where there are too many, neighbours of one view
  * (`viewOf(latent)`; a camera that stands still) become one, which holds what any of them holds. Of the moments those that
  * hold most, but as many of the older half as of the newer: what is long past and still known is what a memory is for.
+ * @param {Memory} memory
+ * @param {number} most
+ * @param {(latent: number) => unknown} [viewOf]
  */
 export function moments(memory, most, viewOf = (latent) => latent) {
+  /** @type {Shown[]} */
   const found = [];
   const known = stillKnown(memory);
   const crowd = Math.ceil(known.length / most);
   for (const [latent, moment] of known) {
     const last = found.at(-1);
-    if (last?.view === viewOf(latent) && last.latents.length < crowd) join(last, latent, moment);
+    if (last && last.view === viewOf(latent) && last.latents.length < crowd) join(last, latent, moment);
     else found.push({ latent, latents: [latent], view: viewOf(latent), kept: moment.kept, salience: moment.salience });
   }
   const middle = Math.floor(found.length / 2);
@@ -52,17 +67,24 @@ export function moments(memory, most, viewOf = (latent) => latent) {
   return found.filter((moment) => chosen.includes(moment));
 }
 
+/** @param {Shown[]} found */
 const best = (found) => found.sort((a, b) => share(b) - share(a));
 
+/** @param {Shown} into @param {number} latent @param {Moment} moment */
 function join(into, latent, { kept, salience }) {
-  const more = (place) => kept[place] > into.kept[place];
-  into.salience &&= into.salience.map((value, place) => (more(place) ? salience[place] : value));
+  const more = (/** @type {number} */ place) => kept[place] > into.kept[place];
+  into.salience &&= into.salience.map((value, place) => (salience && more(place) ? salience[place] : value));
   into.kept = into.kept.map((value, place) => (more(place) ? kept[place] : value));
   into.latents.push(latent);
   into.latent = latent;
 }
 
-/** What of each moment `after` no longer holds: a Map from latent to the share lost of each cell, only where it shows. */
+/**
+ * What of each moment `after` no longer holds: the share lost of each cell, by latent, only where it shows.
+ * @param {Memory} before
+ * @param {Memory} after
+ * @returns {Map<number, Float32Array>}
+ */
 export function lostBetween(before, after) {
   const lost = new Map();
   for (const [latent, old] of before) {
@@ -73,23 +95,29 @@ export function lostBetween(before, after) {
   return lost;
 }
 
-/** Seconds of media time at which latent frame `latent` ends. */
+/** Seconds of media time at which latent frame `latent` ends. @param {number} latent @param {Timing} timing @param {number} fps */
 export function endOf(latent, { pictures_per_latent: each, first_latent_pictures: first }, fps) {
   return (first + latent * each) / fps;
 }
 
-/** The latent frame that the picture at `seconds` of media time belongs to. */
+/** The latent frame that the picture at `seconds` of media time belongs to. @param {number} seconds @param {Timing} timing @param {number} fps */
 export function latentAt(seconds, { pictures_per_latent: each, first_latent_pictures: first }, fps) {
   const picture = Math.floor(seconds * fps + 0.01);
   return picture < first ? 0 : 1 + Math.floor((picture - first) / each);
 }
 
-/** One plain sentence: which parts of the picture the memory kept, and which it let go. */
+/**
+ * One plain sentence: which parts of the picture the memory kept, and which it let go.
+ * @param {Memory} memory
+ * @param {number} rows
+ * @param {number} columns
+ * @param {number} percent of all tokens that are kept
+ */
 export function inWords(memory, rows, columns, percent) {
   if (percent >= 100 * EVERYTHING) return "It remembers all that it has shown so far.";
   const shares = bandShares([...memory.values()], rows, columns);
   const mean = shares.reduce((sum, value) => sum + value, 0) / shares.length;
-  const where = (holds) => listed(BANDS.filter((_, place) => holds(shares[place])));
+  const where = (/** @type {(share: number) => boolean} */ holds) => listed(BANDS.filter((_, place) => holds(shares[place])));
   const kept = where((value) => value > mean * CLEARLY);
   const gone = where((value) => value * CLEARLY < mean);
   if (kept && gone) return `It kept ${kept} and let ${gone} go.`;
@@ -97,7 +125,7 @@ export function inWords(memory, rows, columns, percent) {
   return gone ? `It let ${gone} go and kept the rest.` : "It kept a little of everything.";
 }
 
-/** Share kept of each band of the picture, over all moments. */
+/** Share kept of each band of the picture, over all moments. @param {Moment[]} all @param {number} rows @param {number} columns */
 function bandShares(all, rows, columns) {
   const shares = BANDS.map(() => ({ kept: 0, cells: 0 }));
   for (const { kept } of all) {
@@ -110,6 +138,7 @@ function bandShares(all, rows, columns) {
   return shares.map(({ kept, cells }) => (cells ? kept / cells : 0));
 }
 
+/** @param {string[]} names */
 function listed(names) {
   return names.length < 2 ? (names[0] ?? "") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }

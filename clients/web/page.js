@@ -4,7 +4,10 @@ import { byId } from "./dom.js";
 import { explain } from "./errors.js";
 import { sentence } from "./state.js";
 
-/** Write `view(state)` into the document. What did not change is left alone, so that screen readers do not repeat it. */
+/**
+ * Write `view(state)` into the document. What did not change is left alone, so that screen readers do not repeat it.
+ * @param {ReturnType<typeof import("./state.js").view>} view
+ */
 export function paint(view) {
   document.body.dataset.phase = view.phase;
   document.body.classList.toggle("paused", view.paused);
@@ -24,12 +27,13 @@ export function paint(view) {
   byId("send", HTMLButtonElement).disabled = !view.canSend;
 }
 
+/** @param {string} id @param {string} text */
 function write(id, text) {
   const element = byId(id);
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Say what went wrong, and what to do. */
+/** Say what went wrong, and what to do. @param {import("./errors.js").Trouble} trouble */
 export function showTrouble(trouble) {
   const { title, hint, detail } = explain(trouble);
   write("trouble-title", `${title}.`);
@@ -42,11 +46,10 @@ export function hideTrouble() {
   byId("trouble").hidden = true;
 }
 
-/** The picture's label says what is shown: the words, and where the camera goes. */
+/** The picture's label says what is shown: the words, and where the camera goes. @param {import("./messages.js").ServedStats} stats */
 export function labelPicture({ prompt, camera }) {
-  const speed = camera?.speed ?? 0;
-  const moves = speed ? `the camera moves ${speed < 0 ? "left" : "right"}` : "the camera stands still";
-  const label = `The generated video: ${prompt ?? "no words"}; ${moves}`;
+  const moves = camera.speed ? `the camera moves ${camera.speed < 0 ? "left" : "right"}` : "the camera stands still";
+  const label = `The generated video: ${prompt || "no words"}; ${moves}`;
   if (byId("picture").getAttribute("aria-label") !== label) byId("picture").setAttribute("aria-label", label);
 }
 
@@ -58,7 +61,7 @@ export function showAspect({ width, height }) {
   if (width && height) document.documentElement.style.setProperty("--aspect", (width / height).toFixed(4));
 }
 
-/** Offer the models; calls `chosen(id)` when the viewer takes another one. */
+/** Offer the models; calls `chosen(id)` when the viewer takes another one. @param {string[]} ids @param {(id: string) => void} chosen */
 export function offerModels(ids, chosen) {
   const select = byId("model", HTMLSelectElement);
   select.replaceChildren(...ids.map((id) => new Option(id, id)));
@@ -66,11 +69,27 @@ export function offerModels(ids, chosen) {
   select.onchange = () => chosen(select.value);
 }
 
+/** Somebody else's picture is shown: its words are not to be changed here. */
+export function lookOn() {
+  document.body.classList.add("watching");
+  byId("prompt", HTMLTextAreaElement).readOnly = true;
+}
+
+/** Put `text` on the clipboard; whether the browser let us. @param {string} text */
+export async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** From the words to the picture, where the arrows are the camera's; a button that was pressed keeps the focus. */
 export function leaveWords() {
   const stage = byId("stage");
   const at = document.activeElement;
-  if (at !== document.body && !at.matches("#prompt, #send, #begin, #stage")) return;
+  if (at && at !== document.body && !at.matches("#prompt, #send, #begin, #stage")) return;
   stage.focus({ preventScroll: true });
   stage.scrollIntoView({ block: "nearest" });
 }
@@ -83,18 +102,18 @@ export function toggleFullscreen() {
 /** What the address says; "" for what it does not say. */
 export function readAddress() {
   const hash = new URLSearchParams(location.hash.slice(1));
-  const said = (name) => hash.get(name) ?? "";
+  const said = (/** @type {string} */ name) => hash.get(name) ?? "";
   return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), model: said("model"), log: said("log"), until: Number(said("until")) || 0 };
 }
 
-/** Offer the cache policies that a second stream may have beside the first. */
+/** Offer the cache policies that a second stream may have beside the first. @param {string[]} policies */
 export function offerRivals(policies) {
   const select = byId("rival-policy", HTMLSelectElement);
   select.replaceChildren(new Option("nothing", ""), ...policies.map((name) => new Option(name, name)));
   byId("rival-field").hidden = !policies.length;
 }
 
-/** The address leads back to this place: the same words, the same seed. */
+/** The address leads back to this place: the same words, the same seed. @param {{prompt: string, seed: string}} _ */
 export function writeAddress({ prompt, seed }) {
   history.replaceState(null, "", `#${new URLSearchParams({ prompt, seed })}`);
 }

@@ -1,30 +1,41 @@
 // Pure edits of the prompt text.
 
+/** @type {Light[]} */
 export const LIGHTS = ["morning", "day", "sunset", "night"];
 
+/** @typedef {"morning" | "day" | "sunset" | "night"} Light */
+
+/** @type {Record<Light, string>} */
 const PHRASES = { morning: "in the morning", day: "by day", sunset: "at sunset", night: "at night" };
+/** @type {Record<Light, string[]>} */
 const NAMES = {
   morning: ["morning", "dawn", "sunrise"],
   day: ["sunny day", "day", "daytime", "daylight", "noon", "midday", "afternoon", "sunny"],
   sunset: ["sunset", "dusk", "evening", "twilight"],
   night: ["starry night", "moonlit night", "dark night", "night", "nighttime", "midnight", "moonlit", "starry"],
 };
-const LIGHT_OF = new Map(LIGHTS.flatMap((light) => NAMES[light].map((name) => [name, light])));
+/** @type {Map<string, Light>} */
+const LIGHT_OF = new Map(LIGHTS.flatMap((light) => NAMES[light].map((name) => /** @type {const} */ ([name, light]))));
 const ALL_NAMES = [...LIGHT_OF.keys()].sort((a, b) => b.length - a.length).join("|");
 const LEADS = "(?:(?:early |late )?in the (?:early |late )?|at |by |during the |under the )";
 const LIGHT_PHRASE = new RegExp(`\\b(${LEADS})?(${ALL_NAMES})\\b`, "gi");
 
 // Words that stand before a noun ("a sunny meadow") must be replaced by a word that can stand there too.
 const ADJECTIVES = new Set(["sunny", "moonlit", "starry"]);
+/** @type {Record<Light, string>} */
 const AS_ADJECTIVE = { morning: "morning", day: "sunny", sunset: "sunset", night: "moonlit" };
 
-/** The last light that the prompt names, or null. */
+/** The last light that the prompt names, or null. @param {string} prompt */
 export function lightIn(prompt) {
   const found = [...prompt.matchAll(LIGHT_PHRASE)].at(-1);
-  return found ? LIGHT_OF.get(found[2].toLowerCase()) : null;
+  return (found && LIGHT_OF.get(found[2].toLowerCase())) ?? null;
 }
 
-/** The prompt with its light words changed to `light`; the light is appended when the prompt names none. */
+/**
+ * The prompt with its light words changed to `light`; the light is appended when the prompt names none.
+ * @param {string} prompt
+ * @param {Light} light
+ */
 export function withLight(prompt, light) {
   if (!lightIn(prompt)) return join(prompt, PHRASES[light]);
   return prompt.replace(LIGHT_PHRASE, (whole, lead, name, at) => {
@@ -34,7 +45,12 @@ export function withLight(prompt, light) {
   });
 }
 
-/** `phrase` put into `prompt` at the caret, with commas and spaces as a writer would set them. */
+/**
+ * `phrase` put into `prompt` at the caret, with commas and spaces as a writer would set them.
+ * @param {string} prompt
+ * @param {string} phrase
+ * @param {number} caret
+ */
 export function insertWord(prompt, phrase, caret) {
   const before = prompt.slice(0, caret).trimEnd();
   const after = prompt.slice(caret).trimStart();
@@ -43,16 +59,18 @@ export function insertWord(prompt, phrase, caret) {
   return { text: tight ? text + after : `${text} ${after}`, caret: text.length + (tight ? 0 : 1) };
 }
 
-/** `phrase` put behind the prompt as a part of its own. */
+/** `phrase` put behind the prompt as a part of its own. @param {string} prompt @param {string} phrase */
 export function join(prompt, phrase, mark = ",") {
   const head = prompt.trim().replace(/[,;.\s]+$/, "");
   return head ? `${head}${mark} ${phrase}` : phrase;
 }
 
+/** @param {string} prompt @param {number} at */
 function isNounAfterArticle(prompt, at) {
   return /\b(?:a|an|the|snowy|summer|winter|quiet|calm)\s+$/i.test(prompt.slice(0, at));
 }
 
+/** @param {string} model @param {string} text */
 function matchCase(model, text) {
   return /^[A-Z]/.test(model) ? text[0].toUpperCase() + text.slice(1) : text;
 }

@@ -11,6 +11,30 @@ const COME_BACK_WITHIN_MS = 600_000; // about as long as a server keeps a sessio
 const BROKEN = [1005, 1006, 1014]; // close codes of a connection that nobody ended on purpose
 const LEFT = [1001, 1012]; // the server went; another may have the session
 
+/**
+ * @typedef {import("./errors.js").Trouble & {retryable?: boolean}} Refusal
+ * @typedef {Record<string, any>} Request session.start without its type, or session.watch
+ * @typedef {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at_chunk?: number}} Interaction
+ * @typedef {() => Promise<string | null>} Pass gives the ticket that a server with keys wants for every socket
+ */
+
+/**
+ * What a session tells, by event.
+ * @typedef {object} LiveEvents
+ * @property {import("./messages.js").VideoStart} start
+ * @property {{metadata: import("./messages.js").ChunkMetadata, data: ArrayBuffer}} chunk
+ * @property {import("./messages.js").InteractionQueued} queued
+ * @property {import("./messages.js").InteractionApplied} applied
+ * @property {import("./messages.js").SessionQueued} waiting for a place
+ * @property {import("./messages.js").SessionInterrupted} interrupted
+ * @property {{attempt: number}} reconnecting
+ * @property {import("./messages.js").SessionDone} leaving the server is started again and keeps the session
+ * @property {import("./messages.js").VideoStart} resumed
+ * @property {import("./messages.js").SessionDone} done
+ * @property {Refusal & {fatal: boolean}} trouble
+ * @property {{clean: boolean}} closed
+ */
+
 /** The WebSocket address next to the page, so that the page also works behind a path prefix. */
 export function liveAddress(base = document.baseURI) {
   const url = new URL("v1/realtime/video", base);
@@ -21,29 +45,32 @@ export function liveAddress(base = document.baseURI) {
 
 /**
  * One live session over one socket after the other: a connection that breaks is made again, and the session goes on
- * behind the last chunk that came whole.
- *
- * Events (CustomEvent, `detail` in brackets): start [video.start], chunk [{metadata, data}], queued [message],
- * applied [message], waiting [session.queued], interrupted [session.interrupted], reconnecting [{attempt}],
- * leaving [session.done] (the server is started again and keeps the session), resumed [video.start], done [session.done],
- * trouble [{code, message, param, fatal}], closed [{clean}].
+ * behind the last chunk that came whole. Its events are CustomEvents, with what LiveEvents says as their detail.
  */
 export class LiveSession extends EventTarget {
+  /** @type {WebSocket | null} */
   #socket = null;
-  #position = null;
+  #position = () => 0;
+  /** @type {import("./messages.js").ChunkMetadata | null} of the binary message that comes next */
   #metadata = null;
+  /** @type {number[]} */
   #timers = [];
   #events = 0;
   #begun = false;
   #finished = false;
   #stopping = false;
   #paused = false;
+  /** @type {Refusal | null} */
   #lastTrouble = null;
+  /** @type {Pass} */
   #pass = async () => null;
-  #key = null; // {session_id, token} of a session that can be resumed
-  #watching = null; // the request of one who looks on
+  /** @type {{session_id: string, token: string} | null} of a session that can be resumed */
+  #key = null;
+  /** @type {Request | null} of one who looks on */
+  #watching = null;
   #lastChunk = -1; // index of the newest chunk that came whole
-  #unheard = new Map(); // event id -> change without an answer, told again over a new connection
+  /** @type {Map<string, object>} event id -> change without an answer, told again over a new connection */
+  #unheard = new Map();
   #lostAt = 0; // when the connection broke; 0 while there is one
   #attempts = 0;
 
@@ -52,6 +79,9 @@ export class LiveSession extends EventTarget {
    * (a promise of) the ticket that a server with keys wants for every socket. It goes as a subprotocol, since addresses
    * end up in logs; the server answers with the other. Rejects when there is no ticket. A request of the type
    * session.watch looks on at somebody's session.
+   * @param {Request} request
+   * @param {() => number} position
+   * @param {Pass} [pass]
    */
   async open(request, position, pass = async () => null) {
     this.#position = position;
@@ -60,6 +90,17 @@ export class LiveSession extends EventTarget {
     await this.#dial({ type: "session.start", ...request });
   }
 
+  /**
+   * Call `handle` with the detail of every event of this type.
+   * @template {keyof LiveEvents} T
+   * @param {T} type
+   * @param {(detail: LiveEvents[T]) => unknown} handle
+   */
+  on(type, handle) {
+    this.addEventListener(type, (event) => handle(/** @type {CustomEvent<LiveEvents[T]>} */ (event).detail));
+  }
+
+  /** @param {object} first message of the connection */
   async #dial(first) {
     const ticket = await this.#pass();
     if (this.#finished) return;
@@ -74,12 +115,11 @@ export class LiveSession extends EventTarget {
   /**
    * Steer the running stream, or, while the connection is away, as soon as it is back; the event's id, or null. The next
    * chunk shows it, or chunk `at_chunk`.
-   * @param {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at_chunk?: number}} change
+   * @param {Interaction} change
+   * @returns {string | null}
    */
   interact({ prompt, camera, at_chunk }) {
-    const event = {};
-    if (prompt !== undefined) event.prompt = prompt;
-    if (camera !== undefined) event.multi_modal_data = { camera };
+    const event = { ...(prompt === undefined ? {} : { prompt }), ...(camera === undefined ? {} : { multi_modal_data: { camera } }) };
     const event_id = `evt_${++this.#events}`;
     const when = at_chunk === undefined ? {} : { at_chunk };
     const message = { type: "session.interaction", interaction: { event_id, event, ...when } };
@@ -110,25 +150,28 @@ export class LiveSession extends EventTarget {
   abandon() {
     if (!this.#finished && !this.#stopping) this.#send({ type: "session.stop" });
     this.#finished = true;
-    const open = this.#socket && this.#socket.readyState !== WebSocket.CLOSED;
-    if (!open) return this.#closed({});
+    if (!this.#socket || this.#socket.readyState === WebSocket.CLOSED) return this.#closed({});
     this.#socket.close(1000);
   }
 
+  /** @param {object} first */
   #begin(first) {
     this.#send(first);
     this.#timers.push(setInterval(() => this.report(), PLAYBACK_EVERY_MS));
     this.#timers.push(setInterval(() => this.#send({ type: "session.ping" }), PING_EVERY_MS));
   }
 
+  /** @param {object} message @returns {boolean} whether it went out */
   #send(message) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
     return true;
   }
 
+  /** @param {string | ArrayBuffer} data */
   #receive(data) {
     if (typeof data !== "string") return this.#receiveChunk(data);
+    /** @type {import("./messages.js").ServerMessage} */
     const message = JSON.parse(data);
     switch (message.type) {
       case "video.start":
@@ -154,6 +197,7 @@ export class LiveSession extends EventTarget {
     }
   }
 
+  /** @param {import("./messages.js").VideoStart} message */
   #started(message) {
     const again = this.#begun;
     this.#begun = true;
@@ -167,6 +211,7 @@ export class LiveSession extends EventTarget {
     this.#unheard.forEach((change) => this.#send(change));
   }
 
+  /** @param {ArrayBuffer} data */
   #receiveChunk(data) {
     const metadata = this.#metadata;
     this.#metadata = null;
@@ -177,6 +222,7 @@ export class LiveSession extends EventTarget {
   }
 
   // Whether an error ends the session shows only when the socket closes: a refused interaction leaves it running.
+  /** @param {import("./messages.js").Error} message */
   #trouble({ code, message, param, retryable, event_id }) {
     if (event_id) this.#unheard.delete(event_id);
     if (code === "event_id_conflict") return; // told twice, heard once
@@ -203,6 +249,7 @@ export class LiveSession extends EventTarget {
   }
 
   // A browser keeps to itself what a refused handshake was answered with: ask again as an ordinary request.
+  /** @param {Refusal} closed */
   async #neverOpened(closed) {
     const why = closed.code === "connection_lost" ? await whyNoSocket() : null;
     this.#emit("trouble", { ...(why ?? closed), fatal: true });
@@ -211,10 +258,11 @@ export class LiveSession extends EventTarget {
 
   // ---- a connection that broke
 
+  /** @param {number} [code] */
   #mayComeBack(code) {
     if (this.#finished || this.#stopping || !(this.#key || (this.#watching && this.#begun))) return false;
     if (this.#lostAt) return performance.now() - this.#lostAt < COME_BACK_WITHIN_MS && (this.#lastTrouble?.retryable ?? true);
-    return BROKEN.includes(code) || (LEFT.includes(code) && !this.#lastTrouble);
+    return BROKEN.includes(code ?? 0) || (LEFT.includes(code ?? 0) && !this.#lastTrouble);
   }
 
   // The first try at once, then ever more seldom.
@@ -229,18 +277,26 @@ export class LiveSession extends EventTarget {
   async #resume() {
     try {
       await this.#dial(this.#watching ?? { type: "session.resume", ...this.#key, last_chunk_index: this.#lastChunk });
-    } catch (trouble) {
+    } catch (error) {
+      const trouble = /** @type {Refusal} */ (error);
       this.#lastTrouble = { ...trouble, retryable: !["invalid_key", "missing_key"].includes(trouble.code) };
       this.#closed({});
     }
   }
 
+  /**
+   * @template {keyof LiveEvents} T
+   * @param {T} type
+   * @param {LiveEvents[T]} detail
+   */
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
 
-function closeName(code) {
+/** @param {number} [code] */
+function closeName(code = 0) {
+  /** @type {Record<number, string>} */
   const names = { 1001: "shutting_down", 1011: "internal_error", 1012: "worker_failed", 1013: "session_rejected" };
   return names[code] ?? "connection_lost";
 }

@@ -1,15 +1,18 @@
 // What was watched, as a file: an MP4 of the fragments that came, with its words as chapters. No DOM.
 
-import { initSegment } from "./player.js";
+import { initSegment } from "./decoder.js";
 
 const ROOM = 256 * 2 ** 20; // bytes of a recording; the oldest pictures go first
 const MOST_CHAPTERS = 255;
 const TITLE_BYTES = 255;
 const TICKS = 10_000_000; // a second in chapter marks
 
+/** @typedef {{at: number, title: string}} Chapter */
+
 export class Reel {
   #init = new ArrayBuffer(0);
-  #fragments = []; // {data, seconds, prompt}
+  /** @type {{data: ArrayBuffer, seconds: number, prompt?: string}[]} */
+  #fragments = [];
   #bytes = 0;
   /** Seconds that no longer had room. */
   lost = 0;
@@ -20,19 +23,27 @@ export class Reel {
     this.#bytes = this.lost = 0;
   }
 
-  /** A fragment that came, the seconds of media in it and the words that it shows. */
+  /**
+   * A fragment that came, the seconds of media in it and the words that it shows.
+   * @param {ArrayBuffer} data
+   * @param {number} seconds
+   * @param {string} [prompt]
+   */
   add(data, seconds, prompt) {
     if (!this.#init.byteLength) this.#init = initSegment(data);
     const begins = this.#fragments.length || this.lost ? 0 : this.#init.byteLength;
     this.#fragments.push({ data: begins ? data.slice(begins) : data, seconds, prompt });
     this.#bytes += data.byteLength;
-    while (this.#bytes > ROOM) this.#drop();
+    this.#makeRoom();
   }
 
-  #drop() {
-    const { data, seconds } = this.#fragments.shift();
-    this.#bytes -= data.byteLength;
-    this.lost += seconds;
+  #makeRoom() {
+    while (this.#bytes > ROOM) {
+      const oldest = this.#fragments.shift();
+      if (!oldest) return;
+      this.#bytes -= oldest.data.byteLength;
+      this.lost += oldest.seconds;
+    }
   }
 
   /** Seconds of media in it. */
@@ -40,9 +51,10 @@ export class Reel {
     return this.#fragments.reduce((sum, { seconds }) => sum + seconds, 0);
   }
 
-  /** [{at, title}]: where new words begin, in seconds from the stream's beginning. */
+  /** Where new words begin, in seconds from the stream's beginning. */
   get chapters() {
     let at = this.lost;
+    /** @type {Chapter[]} */
     const found = [];
     for (const { seconds, prompt } of this.#fragments) {
       if (prompt && prompt !== found.at(-1)?.title) found.push({ at, title: prompt });
@@ -57,7 +69,11 @@ export class Reel {
   }
 }
 
-/** `init` (ftyp and moov) with chapter marks (Nero's `chpl`, which ffmpeg, VLC and mpv read) at the end of its moov. */
+/**
+ * `init` (ftyp and moov) with chapter marks (Nero's `chpl`, which ffmpeg, VLC and mpv read) at the end of its moov.
+ * @param {ArrayBuffer} init
+ * @param {Chapter[]} chapters
+ */
 export function withChapters(init, chapters) {
   const moov = boxAt(init, "moov");
   if (!moov || !chapters.length) return init;
@@ -72,6 +88,7 @@ export function withChapters(init, chapters) {
 }
 
 // Version 1: flags, four bytes of nothing, the count; then start, length and title of each.
+/** @param {Chapter[]} chapters */
 function chapterList(chapters) {
   const bytes = [1, 0, 0, 0, 0, 0, 0, 0, chapters.length];
   for (const { at, title } of chapters) {
@@ -83,6 +100,7 @@ function chapterList(chapters) {
   return Uint8Array.from(bytes);
 }
 
+/** @param {string} type @param {Uint8Array} body */
 function box(type, body) {
   const whole = new Uint8Array(8 + body.length);
   new DataView(whole.buffer).setUint32(0, whole.length);
@@ -91,6 +109,7 @@ function box(type, body) {
   return whole;
 }
 
+/** @param {ArrayBuffer} data @param {string} type */
 function boxAt(data, type) {
   const view = new DataView(data);
   const name = new DataView(new TextEncoder().encode(type).buffer).getUint32(0);

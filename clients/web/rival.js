@@ -13,12 +13,16 @@ export class Rival {
   #main;
   #player = new Player(byId("rival"));
   #failed;
+  /** @type {LiveSession | null} */
   #session = null;
   #next = 0; // index of its next chunk
   #fps = 16;
   #timer = 0;
 
-  /** @param {Player} main that of the first stream */
+  /**
+   * @param {Player} main that of the first stream
+   * @param {(trouble: import("./errors.js").Trouble) => void} failed
+   */
   constructor(main, failed) {
     this.#main = main;
     this.#failed = failed;
@@ -28,11 +32,17 @@ export class Rival {
     return this.#session !== null;
   }
 
-  /** Begin `request` (that of the first stream) under `policy`. `pass` as for LiveSession.open. */
+  /**
+   * Begin `request` (that of the first stream) under `policy`. `pass` as for LiveSession.open.
+   * @param {import("./protocol.js").Request} request
+   * @param {string} policy
+   * @param {import("./protocol.js").Pass} pass
+   */
   async start(request, policy, pass) {
     const session = (this.#session = new LiveSession());
     this.#next = 0;
-    const on = (type, handle) => session.addEventListener(type, (/** @type {any} */ { detail }) => this.#session === session && handle(detail));
+    /** @type {LiveSession["on"]} */
+    const on = (type, handle) => session.on(type, (detail) => this.#session === session && handle(detail));
     on("start", ({ mime, config }) => this.#begin(mime, config));
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
     on("waiting", () => this.#giveUp({ code: "no_second_place" }));
@@ -45,29 +55,33 @@ export class Rival {
       const extra_params = { cache: { policy } };
       await session.open({ ...request, memory: false, extra_params }, () => this.#player.playhead, pass);
     } catch (trouble) {
-      this.#giveUp(trouble);
+      this.#giveUp(/** @type {import("./errors.js").Trouble} */ (trouble));
     }
   }
 
+  /** @param {string} mime @param {import("./messages.js").SessionConfig} config */
   #begin(mime, config) {
     this.#fps = config.fps;
     this.#player.begin(mime);
   }
 
+  /** @param {import("./messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
   #chunk(metadata, data) {
     this.#next = metadata.transport_chunk_index + 1;
     if (data.byteLength) this.#player.append(data, metadata.num_frames / this.#fps);
   }
 
-  /** The chunk at which a change is in time for both, given the `next` chunk of the first stream. */
+  /** The chunk at which a change is in time for both, given the `next` chunk of the first stream. @param {number} next */
   chunkForBoth(next) {
     return Math.max(next, this.#next) + AHEAD;
   }
 
+  /** @param {import("./protocol.js").Interaction} change */
   interact(change) {
     this.#session?.interact(change);
   }
 
+  /** @param {boolean} paused */
   pause(paused) {
     if (!this.#session) return;
     if (paused) this.#player.pause();
@@ -85,6 +99,7 @@ export class Rival {
     document.body.classList.remove("comparing");
   }
 
+  /** @param {import("./errors.js").Trouble} trouble */
   #giveUp(trouble) {
     this.stop();
     this.#failed(trouble);

@@ -9,7 +9,9 @@ const MOST = 64; // changes that a server takes at the beginning
 
 /** What was changed in one stream, in the order in which it came into force. */
 export class SceneLog {
-  #told = new Map(); // event id -> the change, not in force yet
+  /** @type {Map<string, Omit<Change, "at">>} event id -> the change, not in force yet */
+  #told = new Map();
+  /** @type {Change[]} */
   #changes = [];
 
   clear() {
@@ -22,6 +24,7 @@ export class SceneLog {
     if (id) this.#told.set(id, { ...(prompt === undefined ? {} : { prompt }), ...camera });
   }
 
+  /** @param {string} id @param {number} chunk */
   applied(id, chunk) {
     const change = this.#told.get(id);
     this.#told.delete(id);
@@ -30,7 +33,7 @@ export class SceneLog {
 
   /** Known from the beginning: what a link said. @param {Change[]} changes */
   begin(changes) {
-    changes.forEach((change, place) => this.#told.set(`evt_start_${place}`, without(change, "at")));
+    changes.forEach(({ prompt, speed, cut_to }, place) => this.told(`evt_start_${place}`, { prompt, camera: cameraOf({ speed, cut_to }) }));
   }
 
   /** @returns {Change[]} */
@@ -39,33 +42,48 @@ export class SceneLog {
   }
 }
 
-function without(object, name) {
-  return Object.fromEntries(Object.entries(object).filter(([key]) => key !== name));
+/** What of the camera is said. @param {{speed?: number, cut_to?: number}} change */
+function cameraOf({ speed, cut_to }) {
+  return { ...(speed === undefined ? {} : { speed }), ...(cut_to === undefined ? {} : { cut_to }) };
 }
 
 /** The part of an address behind `#`. Null when there are too many changes for one. @param {Scene} scene */
 export function sceneHash({ prompt, seed, model, changes, until }) {
   if (changes.length > MOST) return null;
-  const fields = { prompt, seed, ...(model ? { model } : {}) };
-  const log = changes.length || until ? { log: JSON.stringify(changes), until: String(until) } : {};
-  return `#${new URLSearchParams({ ...fields, ...log })}`;
+  const fields = new URLSearchParams({ prompt, seed });
+  if (model) fields.set("model", model);
+  if (changes.length || until) {
+    fields.set("log", JSON.stringify(changes));
+    fields.set("until", String(until));
+  }
+  return `#${fields}`;
 }
 
-/** The changes of an address; throws for a text that says none. @returns {Change[]} */
+/** The changes of an address; throws for a text that says none. @param {string} text @returns {Change[]} */
 export function readLog(text) {
   const changes = JSON.parse(text || "[]");
-  const whole = (value) => value === undefined || Number.isInteger(value);
-  const fine = ({ at, prompt, speed, cut_to }) =>
+  const whole = (/** @type {unknown} */ value) => value === undefined || Number.isInteger(value);
+  const fine = (/** @type {any} */ { at, prompt, speed, cut_to }) =>
     Number.isInteger(at) && at >= 0 && ["undefined", "string"].includes(typeof prompt) && whole(speed) &&
     (cut_to === undefined || Number.isFinite(cut_to)) && (prompt ?? speed ?? cut_to) !== undefined;
   if (!Array.isArray(changes) || changes.length > MOST || !changes.every(fine)) throw new TypeError("no list of changes");
   return changes;
 }
 
+/**
+ * The changes that an address brings, if the words and the seed of `request` are still its own; throws as readLog.
+ * @param {{prompt: string, seed: string, log: string, until: number}} address
+ * @param {{prompt: string, seed: number}} request
+ */
+export function recalled({ prompt, seed, log, until }, request) {
+  const same = log && request.prompt === prompt && String(request.seed) === seed;
+  return same ? { changes: readLog(log), until } : null;
+}
+
 /** Changes as session.start takes them. @param {Change[]} changes */
 export function asInteractions(changes) {
   return changes.map(({ at, prompt, speed, cut_to }) => {
-    const camera = { ...(speed === undefined ? {} : { speed }), ...(cut_to === undefined ? {} : { cut_to }) };
+    const camera = cameraOf({ speed, cut_to });
     const event = { ...(prompt === undefined ? {} : { prompt }), ...(Object.keys(camera).length ? { multi_modal_data: { camera } } : {}) };
     return { at_chunk: at, event };
   });

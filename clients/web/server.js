@@ -3,7 +3,9 @@
 import { keyHeaders } from "./key.js";
 
 const PATIENCE_MS = 5_000;
+const READY_EVERY_MS = 1_000;
 
+/** @param {string} path @returns {Promise<{status: number, body: any}>} */
 async function ask(path, method = "GET") {
   const signal = AbortSignal.timeout(PATIENCE_MS);
   const response = await fetch(new URL(path, document.baseURI), { method, headers: keyHeaders(), cache: "no-store", signal });
@@ -11,7 +13,10 @@ async function ask(path, method = "GET") {
   return { status: response.status, body };
 }
 
-/** {state: "ready" | "warming" | "away", reason}: whether a stream would begin at once. */
+/**
+ * Whether a stream would begin at once.
+ * @returns {Promise<{state: "ready" | "warming" | "away", reason: string}>}
+ */
 export async function readiness() {
   try {
     const { status, body } = await ask("readyz");
@@ -22,7 +27,29 @@ export async function readiness() {
   }
 }
 
-/** The models that the server offers, [] when it does not say, null when it wants a key first. */
+/**
+ * Wait until a stream would begin at once; `told` hears each answer before that.
+ * @param {(server: {state: "warming" | "away", reason: string}) => void} told
+ */
+export async function untilReady(told) {
+  for (;;) {
+    const { state, reason } = await readiness();
+    if (state === "ready") return;
+    told({ state, reason });
+    await new Promise((resolve) => setTimeout(resolve, READY_EVERY_MS));
+  }
+}
+
+/**
+ * @typedef {{id: string, examples?: string[], words?: Record<string, string[]>, camera?: boolean, cache_policy?: string,
+ *   cache_policies?: string[], width?: number, height?: number,
+ *   limits?: {max_prompt_chars?: number, max_streaming_buffer_seconds?: number}}} Model as /v1/models describes it
+ */
+
+/**
+ * The models that the server offers, [] when it does not say, null when it wants a key first.
+ * @returns {Promise<Model[] | null>}
+ */
 export async function models() {
   try {
     const { status, body } = await ask("v1/models");
@@ -33,18 +60,21 @@ export async function models() {
   }
 }
 
-/** Order a video; the job, as /v1/videos tells it. Throws {code, message}. */
+/**
+ * Order a video; the job, as /v1/videos tells it. Throws {code, message}.
+ * @param {{prompt: string, seed: number, seconds: number}} order
+ */
 export async function makeJob(order) {
   const headers = { ...keyHeaders(), "content-type": "application/json" };
   return answered(await fetch(new URL("v1/videos", document.baseURI), { method: "POST", headers, body: JSON.stringify(order) }));
 }
 
-/** A job as it stands, or with part "content" its file. Throws {code, message}. */
+/** A job as it stands, or with part "content" its file. Throws {code, message}. @param {string} id */
 export async function videoOf(id, part = "") {
   return answered(await fetch(new URL(`v1/videos/${id}${part && `/${part}`}`, document.baseURI), { headers: keyHeaders(), cache: "no-store" }));
 }
 
-/** @returns {Promise<any>} */
+/** @param {Response} response @returns {Promise<any>} */
 async function answered(response) {
   const json = response.headers.get("content-type")?.includes("json");
   const body = json ? await response.json() : await response.blob();
@@ -52,14 +82,17 @@ async function answered(response) {
   return body;
 }
 
-/** A ticket for one live socket. Throws {code, message} when the server gives none. */
+/** A ticket for one live socket. Throws {code, message} when the server gives none. @returns {Promise<string>} */
 export async function ticket() {
   const { status, body } = await ask("v1/realtime/client_secrets", "POST").catch(() => ({ status: 0, body: {} }));
   if (status === 200) return body.value;
   throw { code: body.error?.code ?? "connection_lost", message: body.error?.message ?? "" };
 }
 
-/** Why no socket opens, as {code, message}: what the server answers to the same page over HTTP. Null when it is away. */
+/**
+ * Why no socket opens: what the server answers to the same page over HTTP. Null when it is away.
+ * @returns {Promise<import("./errors.js").Trouble | null>}
+ */
 export async function whyNoSocket() {
   const { status, body } = await ask("v1/realtime/client_secrets", "POST").catch(() => ({ status: 0, body: {} }));
   if (status === 0) return null;

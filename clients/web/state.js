@@ -3,6 +3,7 @@
 
 export const Phase = Object.freeze({ WAKING: "waking", READY: "ready", OPENING: "opening", LIVE: "live", STOPPING: "stopping" });
 
+/** @type {Record<PhaseName, string>} */
 const STATUS = {
   waking: "Warming up",
   ready: "Ready",
@@ -15,34 +16,51 @@ const STARVED = "The pictures come slower than they play; the next ones are bein
 const BY_ITSELF = "the stream goes on by itself.";
 
 /** @typedef {"waking" | "ready" | "opening" | "live" | "stopping"} PhaseName */
-/** @typedef {Omit<ReturnType<typeof opened>, "phase"> & {phase: PhaseName}} State */
 
-/** The state of a page that was just opened; `watching` is the session that it looks on at, "" for its own. */
+/**
+ * @typedef {object} State
+ * @property {PhaseName} phase
+ * @property {string} watching session that the page looks on at, "" for its own
+ * @property {{state: "ready" | "warming" | "away", reason: string}} server what /readyz said last
+ * @property {boolean} startWhenWarm
+ * @property {string} sessionId of the running stream
+ * @property {string} shown the prompt that the running stream has
+ * @property {Record<string, string>} pending event id -> prompt that is not in the picture yet
+ * @property {string[]} strangers words of the prompt that the model does not know
+ * @property {number} chunks of the running stream
+ * @property {boolean} paused by the viewer
+ * @property {boolean} blocked by the browser, until a gesture
+ * @property {boolean} starved nothing left to play
+ * @property {{title: string, text: string} | null} hitch why no pictures come just now
+ * @property {boolean} hasPicture a picture stands in the window
+ * @property {string} note
+ */
+
+const stream = { chunks: 0, paused: false, blocked: false, starved: false, hitch: null, pending: {} };
+
+/** The state of a page that was just opened. @returns {State} */
 export function opened(watching = "") {
   return {
     phase: Phase.WAKING,
     watching,
-    server: { state: "warming", reason: "" }, // what /readyz said last
+    server: { state: "warming", reason: "" },
     startWhenWarm: Boolean(watching),
-    sessionId: "", // of the running stream
-    shown: "", // the prompt that the running stream has
-    pending: {}, // event id -> prompt that is not in the picture yet
-    strangers: [], // words of the prompt that the model does not know
-    chunks: 0, // of the running stream
-    paused: false, // by the viewer
-    blocked: false, // by the browser, until a gesture
-    starved: false, // nothing left to play
-    hitch: null, // {title, text}: why no pictures come just now
-    hasPicture: false, // a picture stands in the window
+    sessionId: "",
+    strangers: [],
+    ...stream,
+    shown: "",
+    hasPicture: false,
     note: "",
   };
 }
 
-const stream = { chunks: 0, paused: false, blocked: false, starved: false, hitch: null, pending: {} };
+/** @param {string} title @param {string} text */
 const hitch = (title, text) => ({ hitch: { title, text }, note: text });
 const rested = () => ({ ...stream, phase: Phase.READY, note: "Press Enter to begin." });
-const running = ({ phase }) => phase === Phase.OPENING || phase === Phase.LIVE;
+/** Whether a stream begins or plays. @param {State} state */
+export const running = ({ phase }) => phase === Phase.OPENING || phase === Phase.LIVE;
 
+/** @type {Record<string, (state: State, event: any) => Partial<State>>} what each event changes */
 const HANDLERS = {
   // the server
   readiness: (state, { server }) => (state.phase === Phase.WAKING ? { server } : {}),
@@ -94,6 +112,7 @@ const HANDLERS = {
   note: (state, { text }) => ({ note: text }),
 };
 
+/** @param {State} state */
 function recovered(state) {
   return { hitch: null, note: state.phase === Phase.LIVE ? hint(state) : "" };
 }
@@ -133,8 +152,7 @@ export function view(state, prompt) {
   };
 }
 
-export { running };
-
+/** @param {State} state */
 function status(state) {
   if (state.hitch) return state.hitch.title;
   if (state.paused) return "Paused";
@@ -144,7 +162,7 @@ function status(state) {
   return state.phase === Phase.LIVE && state.watching ? "Looking on" : STATUS[state.phase];
 }
 
-/** What stands over the picture while nothing moves in it: why, or null. */
+/** What stands over the picture while nothing moves in it: why, or null. @param {State} state */
 function waitText(state) {
   if (state.phase === Phase.LIVE) return state.starved && !state.blocked ? (state.hitch?.text ?? STARVED) : null;
   if (state.phase !== Phase.WAKING && state.phase !== Phase.OPENING) return null;
@@ -153,23 +171,26 @@ function waitText(state) {
   return state.server.state === "away" ? "No answer yet; trying again" : sentence(state.server.reason) || WARMING;
 }
 
+/** @param {State} state */
 function hint({ watching, paused }) {
   if (watching) return "You look on at somebody's picture.";
   return paused ? "Nothing is painted meanwhile. Space goes on." : "Change the words and press Enter.";
 }
 
+/** @param {number} position @param {number} [seconds] */
 function placeInLine(position, seconds) {
   const place = position === 1 ? "You are next" : `You are number ${position} in line`;
   const soon = seconds === undefined ? "" : `: in about ${Math.max(1, Math.round(seconds))} s, by how long others waited`;
   return `All places are taken. ${place}${soon}.`;
 }
 
-/** What to say about words that the model does not know; "" when it knows them all. */
+/** What to say about words that the model does not know; "" when it knows them all. @param {string[]} words */
 function leftOut(words) {
   const named = words.slice(0, 4).map((word) => `“${word}”`).join(", ");
   return words.length ? `I do not know ${named}${words.length > 4 ? " and more" : ""}; the rest is in the picture.` : "";
 }
 
+/** @param {string} text */
 export function sentence(text) {
   return text ? text[0].toUpperCase() + text.slice(1) : "";
 }

@@ -1,7 +1,10 @@
 // The read-out under the picture.
 
+import { part } from "./dom.js";
+
 const HISTORY = 40; // chunks in the small curve
 
+/** @param {number} bytes */
 export function formatBytes(bytes) {
   if (bytes < 1024) return `${bytes} B`;
   const units = ["KiB", "MiB", "GiB"];
@@ -14,6 +17,7 @@ export function formatBytes(bytes) {
   return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
 }
 
+/** @param {number} seconds */
 export function formatSeconds(seconds) {
   return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
 }
@@ -22,12 +26,16 @@ export function formatSeconds(seconds) {
 export class ReadOut {
   #cells;
   #curve;
+  /** @type {number[]} seconds that it took to make a second of video, for the newest chunks */
   #chunks = [];
   #frames = { count: 0, at: 0 };
 
+  /** @param {HTMLElement} root */
   constructor(root) {
-    this.#cells = Object.fromEntries([...root.querySelectorAll("[data-stat]")].map((cell) => [cell.dataset.stat, cell]));
-    this.#curve = root.querySelector("[data-curve]");
+    /** @type {NodeListOf<HTMLElement>} */
+    const cells = root.querySelectorAll("[data-stat]");
+    this.#cells = Object.fromEntries([...cells].map((cell) => [cell.dataset.stat, cell]));
+    this.#curve = part(root, "[data-curve]");
   }
 
   clear() {
@@ -37,11 +45,12 @@ export class ReadOut {
     this.#curve.setAttribute("points", "");
   }
 
+  /** @param {number} seconds */
   firstPicture(seconds) {
     this.#set("first", formatSeconds(seconds));
   }
 
-  /** Once a second: pictures shown since the last call, and the lead in seconds. */
+  /** Once a second: pictures shown so far, and the lead in seconds. @param {number} framesShown @param {number} lead */
   tick(framesShown, lead) {
     const now = performance.now();
     const fps = ((framesShown - this.#frames.count) * 1000) / Math.max(1, now - this.#frames.at);
@@ -50,7 +59,11 @@ export class ReadOut {
     this.#set("lead", formatSeconds(lead));
   }
 
-  /** Statistics of one chunk; `period` is the seconds of video in it. */
+  /**
+   * Statistics of one chunk; `period` is the seconds of video in it.
+   * @param {Partial<import("./messages.js").ServedStats>} stats
+   * @param {number} period
+   */
   chunk(stats, period) {
     if (stats.cache_tokens !== undefined) this.#set("tokens", stats.cache_tokens.toLocaleString("en"));
     if (stats.cache_bytes !== undefined) this.#set("bytes", formatBytes(stats.cache_bytes));
@@ -66,6 +79,7 @@ export class ReadOut {
     this.#curve.setAttribute("points", points.join(" "));
   }
 
+  /** @param {string} name @param {string} text */
   #set(name, text) {
     const cell = this.#cells[name];
     if (cell && cell.textContent !== text) cell.textContent = text;

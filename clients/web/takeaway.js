@@ -1,6 +1,8 @@
 // Taking along: what was watched as a file, a still, a small window, links, and the same scene as a job.
 
-import { byId } from "./dom.js";
+import { bindButtons } from "./controls.js";
+import { brush, byId } from "./dom.js";
+import { copied } from "./page.js";
 import { makeJob, videoOf } from "./server.js";
 
 const JOB_SECONDS = 10;
@@ -17,19 +19,25 @@ export class TakeAlong {
   #say;
   #failed;
 
-  /** @param {import("./reel.js").Reel} reel */
+  /**
+   * @param {import("./reel.js").Reel} reel
+   * @param {{scene: () => {prompt: string, seed: string, link: string | null}, say: (text: string) => void,
+   *   failed: (trouble: import("./errors.js").Trouble) => void}} _
+   */
   constructor(reel, { scene, say, failed }) {
     this.#reel = reel;
     this.#scene = scene;
     this.#say = say;
     this.#failed = failed;
-    const on = (id, act) => byId(id).addEventListener("click", () => act());
-    on("take-video", () => this.#takeVideo());
-    on("take-still", () => this.#takeStill());
-    on("take-link", () => this.#copy(this.#scene().link, "The link is copied: it paints this scene again, as it is now."));
-    on("take-embed", () => this.#copy(embedCode(this.#scene().link), "The code is copied. The server must allow the other page: PAFU_ALLOWED_ORIGINS."));
-    on("take-job", () => this.#takeJob());
-    on("take-window", () => this.#smallWindow());
+    const link = () => this.#scene().link;
+    bindButtons({
+      "take-video": () => this.#takeVideo(),
+      "take-still": () => this.#takeStill(),
+      "take-link": () => this.#copy(link(), "The link is copied: it paints this scene again, as it is now."),
+      "take-embed": () => this.#copy(embedCode(link()), "The code is copied. The server must allow the other page: PAFU_ALLOWED_ORIGINS."),
+      "take-job": () => this.#takeJob(),
+      "take-window": () => this.#smallWindow(),
+    });
     byId("take-window").hidden = !document.pictureInPictureEnabled;
   }
 
@@ -42,7 +50,7 @@ export class TakeAlong {
   #takeStill() {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
-    canvas.getContext("2d").drawImage(this.#video, 0, 0);
+    brush(canvas).drawImage(this.#video, 0, 0);
     canvas.toBlob((picture) => picture && download(picture, this.#name("png")), "image/png");
   }
 
@@ -51,18 +59,14 @@ export class TakeAlong {
       if (document.pictureInPictureElement) await document.exitPictureInPicture();
       else await this.#video.requestPictureInPicture();
     } catch (error) {
-      this.#say(`This browser opens no small window: ${error.message}`);
+      this.#say(`This browser opens no small window: ${/** @type {Error} */ (error).message}`);
     }
   }
 
+  /** @param {string | null} text @param {string} done */
   async #copy(text, done) {
     if (text === null) return this.#say("More was changed than a link can hold. Begin anew to share a scene.");
-    try {
-      await navigator.clipboard.writeText(text);
-      this.#say(done);
-    } catch {
-      this.#say(text);
-    }
+    this.#say((await copied(text)) ? done : text);
   }
 
   async #takeJob() {
@@ -80,21 +84,23 @@ export class TakeAlong {
       download(await videoOf(job.id, "content"), `${job.id}.mp4`);
       this.#say(`Saved: ${JOB_SECONDS} seconds of the same words and seed.`);
     } catch (trouble) {
-      this.#failed(trouble);
+      this.#failed(/** @type {import("./errors.js").Trouble} */ (trouble));
     }
     button.disabled = false;
   }
 
+  /** @param {string} ending */
   #name(ending) {
     return `pafu-${this.#scene().seed || "video"}.${ending}`;
   }
 }
 
-/** A frame for other pages that plays this scene. */
+/** A frame for other pages that plays this scene. @param {string | null} link */
 export function embedCode(link) {
   return link && `<iframe src="${link.replaceAll("&", "&amp;")}" width="640" height="480" allow="fullscreen; picture-in-picture" title="Pafu"></iframe>`;
 }
 
+/** @param {Blob} blob @param {string} name */
 function download(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

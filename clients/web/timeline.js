@@ -1,6 +1,7 @@
 // Which chunk is where in media time: chunks come in order, each as long as its pictures. No DOM.
 
 export class Timeline {
+  /** @type {number[]} */
   #begins = []; // seconds at which each chunk begins
   #end = 0;
   #first = 0; // index of the first chunk that came
@@ -11,7 +12,7 @@ export class Timeline {
     this.#end = 0;
   }
 
-  /** A chunk came: its index, and the seconds of media in it. */
+  /** A chunk came: its index, and the seconds of media in it. @param {number} index @param {number} seconds */
   add(index, seconds) {
     if (!this.#begins.length) this.#first = index;
     this.#begins.push(this.#end);
@@ -24,7 +25,7 @@ export class Timeline {
     return this.#first + this.#begins.length;
   }
 
-  /** Index of the chunk that is on display at `seconds`; the next one behind the end. */
+  /** Index of the chunk that is on display at `seconds`; the next one behind the end. @param {number} seconds */
   chunkAt(seconds) {
     if (seconds >= this.#end) return this.next;
     return this.#first + this.#begins.findLastIndex((begin) => begin <= seconds);

@@ -4,6 +4,15 @@ const PACE = 8; // pixels a picture
 const SOON = 4; // chunks from now: the order before that is surely in time
 const LOOK = 2; // chunks at the place when it is back
 
+/**
+ * @typedef {{at: number, speed: number}} Order what the camera does from chunk `at` on
+ * @typedef {"before" | "farthest" | "after"} Picture
+ * @typedef {ReturnType<typeof planTour>} Plan
+ */
+
+/** @type {Picture[]} in the order in which they are kept */
+const PICTURES = ["before", "farthest", "after"];
+
 /** Seconds of a tour behind which the place is seen again, for those that are offered. */
 export const AWAY = [6, 20, 50];
 
@@ -12,6 +21,7 @@ export const AWAY = [6, 20, 50];
  * Both ways take equally many chunks, and between them the camera stands for one, so that it comes back to the pixel.
  *
  * {orders: [{at, speed}], before, farthest, after: chunks at whose end a picture is to be kept, all standing still}
+ * @param {{next: number, chunkSeconds: number, away: number}} _
  */
 export function planTour({ next, chunkSeconds, away }) {
   const way = Math.max(1, Math.round(away / 2 / chunkSeconds));
@@ -32,19 +42,28 @@ export function planTour({ next, chunkSeconds, away }) {
   };
 }
 
-/** Which picture of `plan` is due while chunk `playing` is on display, given those that are `kept`; null for none. */
+/**
+ * Which picture of `plan` is due while chunk `playing` is on display, given those that are `kept`; null for none.
+ * @param {Plan} plan
+ * @param {number} playing
+ * @param {Picture[]} kept
+ */
 export function pictureDue(plan, playing, kept) {
-  return ["before", "farthest", "after"].find((name) => playing >= plan[name] && !kept.includes(name)) ?? null;
+  return PICTURES.find((name) => playing >= plan[name] && !kept.includes(name)) ?? null;
 }
 
-/** What a viewer reads meanwhile. */
+/** What a viewer reads meanwhile. @param {Plan} plan @param {number} playing */
 export function tourWords(plan, playing) {
   if (playing < plan.before) return "Looking at the place once more.";
   if (playing < plan.farthest) return "Going away.";
   return playing < plan.after - LOOK + 1 ? "Coming back." : "Here again.";
 }
 
-/** Mean likeness of two pictures of the same size (RGBA bytes) as PSNR in dB; infinite when they are equal. */
+/**
+ * Mean likeness of two pictures of the same size (RGBA bytes) as PSNR in dB; infinite when they are equal.
+ * @param {Uint8ClampedArray} one
+ * @param {Uint8ClampedArray} other
+ */
 export function likeness(one, other) {
   let error = 0;
   for (let i = 0; i < one.length; i++) if (i % 4 !== 3) error += (one[i] - other[i]) ** 2;

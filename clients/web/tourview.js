@@ -1,6 +1,6 @@
 // The tour as it is seen: a button sends the camera away and back, and shows the place before and after, side by side.
 
-import { byId } from "./dom.js";
+import { brush, byId } from "./dom.js";
 import { AWAY, likeness, pictureDue, planTour, tourWords } from "./tour.js";
 
 const LOOK_MS = 40;
@@ -14,11 +14,17 @@ export class TourView {
   #timeline;
   #steer;
   #say;
+  /** @type {import("./tour.js").Plan | null} */
   #plan = null;
+  /** @type {import("./tour.js").Picture[]} */
   #kept = [];
   #timer = 0;
 
-  /** @param {import("./timeline.js").Timeline} timeline of the chunks that came */
+  /**
+   * @param {import("./timeline.js").Timeline} timeline of the chunks that came
+   * @param {(order: import("./tour.js").Order) => void} steer
+   * @param {(text: string) => void} say
+   */
   constructor(timeline, steer, say) {
     this.#timeline = timeline;
     this.#steer = steer;
@@ -28,7 +34,7 @@ export class TourView {
     byId("tour-close").addEventListener("click", () => (this.#section.hidden = true));
   }
 
-  /** Whether there is a stream to go on a tour with. */
+  /** Whether there is a stream to go on a tour with. @param {boolean} yes */
   set offered(yes) {
     this.#button.disabled = !yes || this.#plan !== null;
     if (!yes) this.#end();
@@ -36,12 +42,13 @@ export class TourView {
 
   #begin() {
     const { next, chunkSeconds } = this.#timeline;
-    this.#plan = planTour({ next, chunkSeconds, away: Number(this.#away.value) });
+    const plan = planTour({ next, chunkSeconds, away: Number(this.#away.value) });
+    this.#plan = plan;
     this.#kept = [];
     this.#section.hidden = true;
     this.#button.disabled = true;
-    this.#plan.orders.forEach((order) => this.#steer(order));
-    this.#timer = setInterval(() => this.#look(), LOOK_MS);
+    plan.orders.forEach((order) => this.#steer(order));
+    this.#timer = setInterval(() => this.#look(plan), LOOK_MS);
   }
 
   #end() {
@@ -49,26 +56,28 @@ export class TourView {
     this.#plan = null;
   }
 
-  #look() {
+  /** @param {import("./tour.js").Plan} plan */
+  #look(plan) {
     const playing = this.#timeline.chunkAt(this.#video.currentTime);
-    if (playing < this.#timeline.next) this.#say(tourWords(this.#plan, playing));
-    const due = pictureDue(this.#plan, playing, this.#kept);
+    if (playing < this.#timeline.next) this.#say(tourWords(plan, playing));
+    const due = pictureDue(plan, playing, this.#kept);
     if (!due || !this.#video.videoWidth) return;
     this.#keep(due);
     if (due === "after") this.#show();
   }
 
+  /** @param {import("./tour.js").Picture} name */
   #keep(name) {
     this.#kept.push(name);
     const canvas = byId(`tour-${name}`, HTMLCanvasElement);
     Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
-    canvas.getContext("2d", { willReadFrequently: true }).drawImage(this.#video, 0, 0);
+    brush(canvas, { willReadFrequently: true }).drawImage(this.#video, 0, 0);
   }
 
   #show() {
-    const pixels = (name) => {
+    const pixels = (/** @type {import("./tour.js").Picture} */ name) => {
       const canvas = byId(`tour-${name}`, HTMLCanvasElement);
-      return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return brush(canvas).getImageData(0, 0, canvas.width, canvas.height).data;
     };
     const alike = likeness(pixels("before"), pixels("after"));
     const shown = Number.isFinite(alike) ? `${alike.toFixed(1)} dB alike` : "the same picture";

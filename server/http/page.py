@@ -79,5 +79,5 @@ def page_headers(settings: Settings) -> dict[str, str]:
 
 
 def page_paths() -> set[str]:
-    """Every path under which a file of the page is served."""
-    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file()}
+    """Every path under which a file of the page is served; its type declarations are for tools only."""
+    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.suffix in MIME_TYPES}

@@ -97,7 +97,7 @@ async def test_the_page_and_what_the_operator_names_are_public(keyed_app) -> Non
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(keyed_app), base_url="http://localhost") as client:
         for file in PAGE.rglob("*"):
-            if file.is_file():
+            if file.is_file() and file.suffix != ".ts":
                 assert (await client.get("/" + file.relative_to(PAGE).as_posix())).status_code == 200
         assert (await client.get("/")).status_code == 200
         assert (await client.request("GET", "/v1/models")).status_code == 401

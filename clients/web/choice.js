@@ -1,0 +1,70 @@
+// Which model a stream is asked of, and with which seed and buffer.
+
+import { byId } from "./dom.js";
+import { offerModels, offerRivals, showAspect } from "./page.js";
+
+const BUFFER_SECONDS = 1.25; // how far the server may run ahead of the playhead
+
+/** The choices of the page; `offered(model)` is called with the one that is chosen. */
+export class Choice {
+  #offered;
+  #seed = byId("seed", HTMLInputElement);
+  #select = byId("model", HTMLSelectElement);
+  #bufferSeconds = BUFFER_SECONDS;
+
+  /** @param {(model: import("./server.js").Model) => void} offered */
+  constructor(offered) {
+    this.#offered = offered;
+  }
+
+  /** Name of the chosen model; "" before any was offered. */
+  get model() {
+    return this.#select.value;
+  }
+
+  /** @param {string} seed "" for a new one each time */
+  set seed(seed) {
+    this.#seed.value = seed;
+  }
+
+  /** The seed of a stream that runs. @param {number} seed */
+  show(seed) {
+    this.#seed.placeholder = String(seed);
+  }
+
+  throwDice() {
+    this.seed = String(randomSeed());
+  }
+
+  /** Offer these models, the first one chosen. @param {import("./server.js").Model[]} models */
+  offer(models) {
+    offerModels(models.map(({ id }) => id), (id) => this.#choose(models.find((model) => model.id === id) ?? models[0]));
+    this.#choose(models[0]);
+  }
+
+  /** @param {import("./server.js").Model} model */
+  #choose(model) {
+    const { limits = {}, cache_policy, cache_policies = [] } = model;
+    this.#bufferSeconds = Math.min(BUFFER_SECONDS, limits.max_streaming_buffer_seconds ?? BUFFER_SECONDS);
+    offerRivals(cache_policies.filter((name) => name !== cache_policy));
+    showAspect(model);
+    this.#offered(model);
+  }
+
+  /** session.start for these words, without its type. @param {string} prompt */
+  request(prompt) {
+    const seed = Number.parseInt(this.#seed.value, 10);
+    const request = {
+      prompt,
+      format: "m4s",
+      seed: seed >= 0 ? seed : randomSeed(),
+      streaming_buffer_seconds: this.#bufferSeconds,
+      memory: true,
+    };
+    return this.model ? { ...request, model: this.model } : request;
+  }
+}
+
+function randomSeed() {
+  return Math.floor(Math.random() * 2 ** 31);
+}

@@ -1,0 +1,76 @@
+// What shows a stream: the picture, the room around it, the read-out and the memory; and what was shown, as a recording.
+
+import { Ambient } from "./ambient.js";
+import { byId } from "./dom.js";
+import { MemoryView } from "./memory.js";
+import { labelPicture, showAspect } from "./page.js";
+import { Player } from "./player.js";
+import { Reel } from "./reel.js";
+import { ReadOut } from "./stats.js";
+import { Timeline } from "./timeline.js";
+
+export class Screen {
+  #video = byId("picture", HTMLVideoElement);
+  player = new Player(this.#video);
+  timeline = new Timeline();
+  reel = new Reel();
+  memory = new MemoryView({
+    button: byId("memory-toggle", HTMLButtonElement),
+    section: byId("memory"),
+    video: this.#video,
+    veil: byId("veil", HTMLCanvasElement),
+  });
+  #readout = new ReadOut(byId("readout"));
+  #ambient = new Ambient(byId("ambient", HTMLCanvasElement), this.#video);
+  #fps = 16;
+  #askedAt = 0;
+
+  /** A stream was asked for: nothing of the one before counts any more. */
+  clear() {
+    this.#askedAt = performance.now();
+    for (const part of [this.#readout, this.timeline, this.reel]) part.clear();
+  }
+
+  /** @param {string} mime @param {import("./messages.js").SessionConfig} config */
+  begin(mime, config) {
+    this.#fps = config.fps;
+    showAspect(config);
+    this.player.begin(mime);
+    this.memory.begin(config);
+  }
+
+  /** @param {import("./messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
+  chunk({ transport_chunk_index, num_frames, stats }, data) {
+    const seconds = num_frames / this.#fps;
+    this.timeline.add(transport_chunk_index, seconds);
+    if (data.byteLength) {
+      this.player.append(data, seconds);
+      this.reel.add(data, seconds, stats.prompt);
+    }
+    this.#readout.chunk(stats, this.timeline.chunkSeconds);
+    this.memory.chunk(stats);
+    labelPicture(stats);
+  }
+
+  firstPicture() {
+    this.#readout.firstPicture((performance.now() - this.#askedAt) / 1000);
+    this.#ambient.start();
+  }
+
+  /** Once a second, while it is live. */
+  tick() {
+    this.#readout.tick(this.player.framesShown, this.player.lead);
+  }
+
+  /** Index of the chunk that is on display. */
+  get playing() {
+    return this.timeline.chunkAt(this.player.position);
+  }
+
+  /** The stream is over: the last picture stays. */
+  end() {
+    this.#ambient.stop();
+    this.memory.end();
+    this.player.halt();
+  }
+}

@@ -1,0 +1,172 @@
+// One stream of the page: its session, what is changed in it, and the stream beside it that is compared with it.
+
+import { byId } from "./dom.js";
+import { hasKey } from "./key.js";
+import { canPlay } from "./decoder.js";
+import { LiveSession } from "./protocol.js";
+import { Rival } from "./rival.js";
+import { SceneLog, asInteractions, sceneHash } from "./scene.js";
+import { Screen } from "./screen.js";
+import { ticket } from "./server.js";
+
+/**
+ * What a stream tells the page.
+ * @typedef {object} Told
+ * @property {(type: string, event?: object) => void} dispatch an event of state.js
+ * @property {(config: import("./messages.js").SessionConfig) => void} accepted
+ * @property {(stats: import("./messages.js").ServedStats) => void} chunk
+ * @property {(id: string) => void} applied a change, by its event id
+ * @property {(trouble: import("./errors.js").Trouble) => void} refused a change; the stream goes on
+ * @property {(trouble: import("./errors.js").Trouble) => void} failed the stream, which is over
+ * @property {(trouble: import("./errors.js").Trouble) => void} rivalFailed the stream beside it, which is over; this one goes on
+ * @property {(reason: string) => void} done
+ * @property {() => void} closed
+ */
+
+export class Stream {
+  screen = new Screen();
+  #told;
+  #rival;
+  #log = new SceneLog();
+  /** @type {LiveSession | null} */
+  #session = null;
+  #begun = { prompt: "", seed: "" }; // what it began with
+  #hurry = -1; // up to this chunk the scene of a link is only brought back
+
+  /** @param {Told} told */
+  constructor(told) {
+    this.#told = told;
+    this.#rival = new Rival(this.screen.player, told.rivalFailed);
+    this.screen.player.addEventListener("progress", () => this.#session?.report());
+  }
+
+  /**
+   * Ask for a stream: with the `changes` of a link, which is only brought back `until` that chunk, and with a stream
+   * under `policy` beside it, where that is not "".
+   * @param {import("./protocol.js").Request} request
+   * @param {{changes?: import("./scene.js").Change[], until?: number, policy?: string}} [more]
+   */
+  start(request, { changes = [], until = -1, policy = "" } = {}) {
+    this.#begun = { prompt: request.prompt ?? "", seed: String(request.seed ?? "") };
+    this.#hurry = until;
+    this.screen.clear();
+    this.#log.clear();
+    this.#log.begin(changes);
+    const whole = changes.length ? { ...request, interactions: asInteractions(changes) } : request;
+    this.#open(whole);
+    if (policy) this.#rival.start(whole, policy, this.#pass);
+  }
+
+  /** @param {import("./protocol.js").Request} request */
+  #open(request) {
+    const { dispatch, refused, failed, closed } = this.#told;
+    const session = new LiveSession();
+    this.#session = session;
+    /** @type {LiveSession["on"]} */
+    const on = (type, handle) => session.on(type, (detail) => this.#session === session && handle(detail));
+    on("start", (message) => this.#accepted(session, message));
+    on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
+    on("queued", ({ event_id, unknown_words }) => dispatch("heard", { id: event_id, strangers: unknown_words }));
+    on("applied", ({ event_id, chunk_index }) => this.#applied(event_id, chunk_index));
+    on("waiting", ({ position, seconds }) => dispatch("inLine", { position, seconds }));
+    for (const type of /** @type {const} */ (["interrupted", "leaving", "reconnecting", "resumed"])) on(type, () => dispatch(type));
+    on("done", ({ reason }) => this.#done(reason));
+    on("trouble", (trouble) => (trouble.fatal ? failed(trouble) : refused(trouble)));
+    on("closed", closed);
+    this.#connect(session, request);
+  }
+
+  // A server with keys gives a ticket for each socket.
+  #pass = async () => (hasKey() ? ticket() : null);
+
+  /** @param {LiveSession} session @param {import("./protocol.js").Request} request */
+  async #connect(session, request) {
+    const { player, timeline } = this.screen;
+    // What is only brought back counts as played, so that the server does not wait for it.
+    const position = () => (timeline.next <= this.#hurry ? player.received : player.playhead);
+    try {
+      await session.open(request, position, this.#pass);
+    } catch (trouble) {
+      if (this.#session === session) this.#told.failed(/** @type {import("./errors.js").Trouble} */ (trouble));
+    }
+  }
+
+  /** @param {LiveSession} session @param {import("./messages.js").VideoStart} start */
+  #accepted(session, { mime, config, unknown_words, session_id }) {
+    this.#told.dispatch("accepted", { sessionId: session_id, strangers: unknown_words });
+    if (!canPlay(mime)) {
+      session.abandon();
+      return this.#told.failed({ code: "unsupported_video", message: mime });
+    }
+    this.screen.begin(mime, config);
+    this.#told.accepted(config);
+  }
+
+  /** @param {import("./messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
+  #chunk(metadata, data) {
+    this.#told.dispatch("chunk");
+    this.screen.chunk(metadata, data);
+    if (this.#rival.running) byId("own-name").textContent = metadata.stats.cache_policy;
+    this.#told.chunk(metadata.stats);
+  }
+
+  /** @param {string} id @param {number} chunk */
+  #applied(id, chunk) {
+    this.#log.applied(id, chunk);
+    this.#told.applied(id);
+    this.#told.dispatch("applied", { id });
+  }
+
+  /** @param {string} reason */
+  #done(reason) {
+    this.screen.player.finish();
+    this.#told.done(reason);
+  }
+
+  /**
+   * A change for this stream, and for the one beside it at the same chunk; the event's id, or null.
+   * @param {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at?: number}} change
+   */
+  tell({ at, ...change }) {
+    const at_chunk = at ?? (this.#rival.running ? this.#rival.chunkForBoth(this.screen.timeline.next) : undefined);
+    const id = this.#session?.interact({ ...change, at_chunk }) ?? null;
+    this.#log.told(id, change);
+    this.#rival.interact({ ...change, at_chunk });
+    return id;
+  }
+
+  /** The picture stands still or goes on; one who only looks on (`own` false) stops nobody's stream. @param {boolean} paused */
+  pause(paused, own = true) {
+    if (paused) this.screen.player.pause();
+    else this.screen.player.resume();
+    if (own) this.#session?.pause(paused);
+    this.#rival.pause(paused);
+  }
+
+  /** End after the current chunk. */
+  stop() {
+    this.screen.player.halt();
+    this.#session?.stop();
+  }
+
+  /** End at once, waiting for nothing. */
+  abandon() {
+    this.#session?.abandon();
+  }
+
+  /** It is over: the last picture stays. */
+  rest() {
+    this.#rival.stop();
+    this.screen.end();
+    this.#session = null;
+  }
+
+  /**
+   * What it began with, and its address for the same again; null when too much was changed for one.
+   * @param {string} model
+   */
+  scene(model) {
+    const hash = sceneHash({ ...this.#begun, model, changes: this.#log.changes, until: this.screen.playing });
+    return { seed: this.#begun.seed, link: hash && new URL(hash, location.href).href };
+  }
+}
