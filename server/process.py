@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -14,6 +17,22 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def module_command(name: str) -> tuple[str, ...]:
     """Run this module in a Python of its own, which (``-P``) imports nothing from the user's current folder."""
     return sys.executable, "-P", "-m", name
+
+
+async def answer_of(command: Sequence[str], data: bytes) -> tuple[int, bytes, bytes]:
+    """Exit status, standard output and error of a child that reads ``data``; it dies with whoever waits for it."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+    try:
+        answer, errors = await process.communicate(data)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode or 0, answer, errors
 
 
 def leave_signals_to_the_front() -> None:

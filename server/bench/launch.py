@@ -42,7 +42,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env={"PAFU_PORT": "0", **environ},
+            env={"PAFU_PORT": "0", "PAFU_GALLERY": "false", **environ},  # nothing paints beside what is measured
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

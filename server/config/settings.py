@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(default=False, description="write prompts to the log")
     traces: bool = Field(default=False, description="OpenTelemetry traces; needs the extra otel")
 
+    gallery: bool = Field(
+        default=True, description="paint a moving thumbnail of each starting point, once, while nobody watches"
+    )
+
     max_sessions: int | None = Field(
         default=None,
         ge=1,

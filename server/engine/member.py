@@ -13,7 +13,7 @@ from server.engine.interface import WorkerStatus
 from server.engine.line import Line
 from server.engine.placement import share_of
 from server.engine.supervisor import WorkerSupervisor
-from server.errors import PafuError
+from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import (
     Beat,
     CacheChoice,
@@ -207,6 +207,8 @@ class Member:
     def _preempt(self, session_id: str, reason: str) -> None:
         line = self.lines[session_id]
         self._forget(session_id)
+        if not line.opened.done():
+            return line.opened.set_exception(PafuError("session_rejected", reason, retry_after=RETRY_AFTER))
         line.put(Ended(session=session_id, chunks=0, reason="failed", code="preempted", message=reason))
 
     def _forget(self, session_id: str) -> bool:

@@ -15,6 +15,7 @@ from server.access.limits import caller_of
 from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
+from server.gallery import routes as gallery_routes
 from server.http import asyncapi, client_secrets, openapi, status, workers
 from server.http.cors import Cors
 from server.http.guard import Guard
@@ -44,6 +45,7 @@ class Front:
         self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits)
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
+        self.gallery = gallery_routes.GalleryService(settings, self.spec, engine)
         self.draining = False
 
     async def live(self, websocket: WebSocket) -> None:
@@ -58,6 +60,7 @@ class Front:
         except PafuError as full:
             self.engine.observer.error(full.kind.code)
             return await websocket.send_denial_response(error_reply(full))
+        self.gallery.make_way()
         with connection:
             observer = self.engine.observer
             viewer = ViewerConnection(websocket, caller, self.sessions, self.spec, self.settings, observer)
@@ -79,6 +82,7 @@ class Front:
     async def drain(self) -> None:
         """Accept no more sessions or jobs, and end the running ones in bounded time."""
         self.draining = True
+        await self.gallery.stop()
         within = self.settings.shutdown_timeout / 2
         await asyncio.gather(self.jobs.drain(within), self._drain_sessions(within))
 
@@ -114,6 +118,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     _add_status(app, front)
     _add_sessions(app, front)
     app.include_router(job_routes.routes(front.jobs))
+    app.include_router(gallery_routes.routes(front.gallery))
     app.include_router(workers.routes(engine))
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:

@@ -54,6 +54,7 @@ class Service(uvicorn.Server):
         self.front.access.operator.prepare()
         await self.front.engine.start()
         self.front.jobs.start()
+        self.front.gallery.start()
         lag = watch_lag(self.front.engine.observer.lag)
         self._watching = [asyncio.create_task(watch) for watch in (self.front.watch_keys(), lag)]
 

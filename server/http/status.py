@@ -110,6 +110,7 @@ class Model(BaseModel):
     camera: bool
     formats: list[str]
     weights: str | None
+    digest: str | None
     device: str | None
     max_prompt_chars: int
     limits: dict[str, int | float | None]
@@ -198,6 +199,7 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
         camera=spec.camera is not None,
         formats=list(VIDEO_FORMATS),
         weights=engine.ready[0].weights if engine.ready else None,
+        digest=engine.ready[0].digest if engine.ready else None,
         device=", ".join(dict.fromkeys(ready.device for ready in engine.ready)) or None,
         max_prompt_chars=spec.max_prompt_chars,
         limits={

@@ -228,6 +228,7 @@ class Ready(Message, frozen=True, tag="ready"):
     """The model is loaded and a warm-up chunk was made."""
 
     weights: str
+    digest: str  # tells sets of weights apart
     device: str
     load_seconds: float
     warm_up_seconds: float

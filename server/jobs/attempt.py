@@ -27,7 +27,7 @@ from server.jobs.errors import LeaseLost, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import DISK_FULL, AssemblyOrder, Job, Lease, Results
 from server.live.resume_point import ResumePoint
-from server.process import module_command
+from server.process import answer_of, module_command
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore
@@ -214,7 +214,7 @@ class Attempt:
         chunks = await self._database.run(lambda store: store.chunks(self.job.id))
         order = AssemblyOrder.of(self.job, self.lease, chunks, self._settings)
         for left in reversed(range(DISK_TRIES)):
-            status, answer, errors = await run_assembly(order)
+            status, answer, errors = await answer_of(ASSEMBLE_COMMAND, msgspec.json.encode(order))
             if status == 0:
                 return msgspec.json.decode(answer, type=Results)
             reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
@@ -277,19 +277,3 @@ class Attempt:
             self._engine.observer.job_over("failed")
             with contextlib.suppress(FilesUnavailable):  # then they go with the job's row
                 await self._database.file(lambda files: files.remove_folder(name))
-
-
-async def run_assembly(order: AssemblyOrder) -> tuple[int, bytes, bytes]:
-    """Exit status, standard output and error of an assembly process; it dies with whoever waits for it."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *ASSEMBLE_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
-    )
-    try:
-        answer, errors = await process.communicate(msgspec.json.encode(order))
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    return process.returncode or 0, answer, errors

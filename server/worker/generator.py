@@ -69,6 +69,7 @@ class Generator(Protocol):
 
     spec: ModelSpec
     weights: str
+    digest: str  # tells sets of weights apart
     device: str
     versions: dict[str, str]
     dtype: str  # of the caches
@@ -102,6 +103,7 @@ class ModelGenerator:
     def __init__(self, model: LoadedModel, weights: str, device: str, versions: dict[str, str]) -> None:
         self.spec: ModelSpec = model.spec
         self.weights = weights
+        self.digest = model.digest
         self.device = device
         self.versions = versions
         self.dtype = str(model.dtype).removeprefix("torch.")

@@ -338,6 +338,7 @@ def serve(channel: Channel, load: Loader) -> int:
         return START_FAILED
     ready = Ready(
         weights=generator.weights,
+        digest=generator.digest,
         device=generator.device,
         load_seconds=loaded,
         warm_up_seconds=warm,

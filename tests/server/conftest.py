@@ -30,8 +30,15 @@ from server.live.server_messages import SERVER_MESSAGES
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Path(__file__).with_name("pattern.py")
 # a session ends with its connection, so that a test can see that nothing is left; how many there may be is not left to
-# the speed of the machine
-KEEP_NOTHING = {"model": "test-tiny", "port": 0, "keep_on_device": 0, "keep_on_disk": 0, "max_sessions": 4}
+# the speed of the machine; nothing is painted of its own accord
+KEEP_NOTHING = {
+    "model": "test-tiny",
+    "port": 0,
+    "keep_on_device": 0,
+    "keep_on_disk": 0,
+    "max_sessions": 4,
+    "gallery": False,
+}
 PATIENT = {"ready_wait": 120.0, "start_timeout": 120.0}  # on a busy machine a worker starts slowly
 PATIENCE = 120.0  # a test that waits longer hangs; nothing is measured with it
 

@@ -126,6 +126,7 @@ class PatternStream:
 
 class PatternGenerator:
     weights = "a test pattern"
+    digest = "pattern"
     device = "cpu"
     versions: dict[str, str] = {}
     dtype = "float32"

@@ -24,6 +24,7 @@ CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_la
 def ready(chunk_seconds: float | None, room: int = 2**40) -> Ready:
     return Ready(
         weights="",
+        digest="",
         device="cpu",
         load_seconds=0.0,
         warm_up_seconds=0.0,

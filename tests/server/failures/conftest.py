@@ -27,7 +27,7 @@ from server.engine.slots import slots_for
 from server.http.service import build
 
 settings, port, pattern = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-settings = Settings(model="test-tiny", **settings)
+settings = Settings(model="test-tiny", gallery=False, **settings)
 service = build(settings, LocalEngine(settings, slots_for(settings), (sys.executable, pattern)))
 asyncio.run(service.serve(sockets=[listen("127.0.0.1", port)]))
 """

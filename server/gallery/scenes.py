@@ -1,0 +1,41 @@
+"""Starting points: words and a seed that a newcomer can begin with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from model.camera import camera_from_prompt
+from model.spec import ModelSpec
+from model.words import words_of
+
+SEED = 7
+SPEED = 4  # pixels a picture: where the words move no camera, a thumbnail would stand still
+OPEN_VOCABULARY = (
+    "a lighthouse on a cliff at sunset, waves breaking below, a slow aerial shot",
+    "a steam train crossing a stone viaduct in a snowy valley, seen from a hill",
+    "a fox walking through a misty pine forest in the morning, soft light",
+    "a busy night market in the rain, neon reflections on the street",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``speed`` of the camera, pixels a picture, where the words give it none."""
+
+    prompt: str
+    seed: int
+    speed: int
+
+    def name(self, spec: ModelSpec, digest: str) -> str:
+        """Of its thumbnail: another model, size or set of weights paints another one."""
+        about = f"{spec.name} {spec.width}x{spec.height} {digest} {self.seed} {self.speed} {self.prompt}"
+        return hashlib.sha256(about.encode()).hexdigest()[:24]
+
+
+def scenes_of(spec: ModelSpec) -> tuple[Scene, ...]:
+    """The starting points of a model: the examples of its vocabulary, or some for models that take any words."""
+    words = words_of(spec)
+    prompts = OPEN_VOCABULARY if words is None else words.examples
+    still = spec.camera is not None
+    return tuple(Scene(prompt, SEED, SPEED if still and not camera_from_prompt(prompt) else 0) for prompt in prompts)
