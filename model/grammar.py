@@ -7,10 +7,12 @@ by attention layers that would need far more training than drawing needs (docs/l
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from model.camera import without_camera
-from model.vocabulary import CANONICAL, COLOURS, GROUNDS, KINDS, LIGHTS, PLACES
+from model.lexicon import affirmed, is_number
+from model.vocabulary import CANONICAL, COLOURS, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES
+
+IN_SIGHT = ("left", "middle", "right")  # places of the first picture
 
 
 @dataclass
@@ -31,11 +33,25 @@ class Description:
 
 
 def describe(prompt: str) -> Description:
-    """Read a prompt clause by clause; words that the vocabulary lacks are ignored, a later light or ground wins."""
+    """Read a prompt clause by clause; unknown words and what is negated are left out, a later light or ground wins."""
     said, place = Description(), None
-    for clause in re.split(r"[,;.:!?]|\band\b", without_camera(prompt).lower()):
-        place = _read_clause([CANONICAL[w] for w in re.findall(r"[^\W\d_]+", clause) if w in CANONICAL], said, place)
+    for clause in re.split(r"[,;.:!?]|\band\b", affirmed(prompt)):
+        words = [CANONICAL.get(word, word) for word in re.findall(r"[^\W\d_]+|\d+", clause)]
+        place = _read_clause(words, said, place)
     return said
+
+
+def arranged(said: Description) -> Description:
+    """The same with a place for each of several things that have none, while there are free ones: things that may stand
+    anywhere would be drawn at one place, and one of them lost."""
+    free = [place for place in IN_SIGHT if all(thing.place != place for thing in said.things)]
+    homeless = [thing for thing in said.things if thing.place is None]
+    if len(said.things) < 2 or not 0 < len(homeless) <= len(free):
+        return said
+    picked = {1: free[:1], 2: [free[0], free[-1]]}.get(len(homeless), free)
+    homes = {id(thing): place for thing, place in zip(homeless, picked, strict=True)}
+    things = [replace(thing, place=thing.place or homes[id(thing)]) for thing in said.things]
+    return replace(said, things=things)
 
 
 def names_anew(before: str, after: str) -> bool:
@@ -58,33 +74,41 @@ def _read_clause(words: list[str], said: Description, place: str | None) -> str 
     A colour belongs to the thing or roof after it, at a clause's end to the thing before it; a place to the thing
     before it in the clause, else to the next one, else to the last one of an earlier clause.
     """
-    before = said.things[-1] if said.things else None
-    thing, colour, accent = None, None, None
+    group = said.things[-1:]  # what was named last, here or in an earlier clause: one thing, or several alike
+    own, colour, accent, count = False, None, None, 1
     for word in words:
         if word in COLOURS:
             colour = word
+        elif is_number(word):
+            count = LEXICON.count(word)
         elif word in KINDS:
-            thing = Thing(word, colour, accent, place)
-            said.things.append(thing)
-            colour = accent = place = None
+            group, own = [Thing(word, colour, accent, place if not number else None) for number in range(count)], True
+            said.things += group
+            colour, accent, place, count = None, None, None, 1
         elif word == "roofed":
             colour, accent = None, colour
         elif word == "roof":
-            if (owner := thing or before) and colour:
-                owner.accent = colour
+            for thing in group if colour else ():
+                thing.accent = colour
             colour = None
         elif word in PLACES:
-            if thing and not thing.place:
-                thing.place = word
-            else:
+            if not (own and _stands(group, word)):
                 place = word
         elif word in LIGHTS:
             said.light, colour = word, None
         elif word in GROUNDS:
             said.ground, colour = word, None
-    owner = thing or before
-    if owner and place and not owner.place:
-        owner.place, place = place, None
-    if owner and colour and not owner.colour:
-        owner.colour = colour
+    if place and _stands(group, place):
+        place = None
+    for thing in group:
+        thing.colour = thing.colour or colour
     return place
+
+
+def _stands(group: list[Thing], place: str) -> bool:
+    """Give the first of a group its place; ahead there is room for all. False where nobody takes it."""
+    if not group or group[0].place:
+        return False
+    for thing in group if place == "ahead" else group[:1]:
+        thing.place = place
+    return True

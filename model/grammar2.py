@@ -9,24 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from model.camera import without_camera
-from model.vocabulary2 import (
-    CANONICAL,
-    COLOURS,
-    DISTANCES,
-    GROUNDS,
-    KINDS,
-    LIGHTS,
-    MOST_ALIKE,
-    NEGATIONS,
-    NUMBERS,
-    PLACES,
-    TOO_MANY,
-    WEATHERS,
-    suggestion,
-    unknown_words,
-    words_of,
-)
+from model.lexicon import affirmed, is_number
+from model.vocabulary2 import CANONICAL, COLOURS, DISTANCES, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES, WEATHERS
 
 
 @dataclass
@@ -62,52 +46,16 @@ class _Pending:
     count: int = 1
 
 
-_NUMBER = re.compile(rf"\b(?:\d+|{'|'.join(sorted(TOO_MANY | NUMBERS.keys()))})\b")
 _BREAK = re.compile(r"[,;.:!?]|\band\b")
-_NEGATED = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b[^,;.:!?]*?(?=[,;.:!?]|\band\b|\bbut\b|$)")
 
 
 def describe(prompt: str) -> Description:
     """Read a prompt clause by clause; unknown words and what is negated are left out, a later light or ground wins."""
     said, waiting = Description(), _Pending()
-    text = _NEGATED.sub(" ", without_camera(prompt).lower())
-    for clause in _BREAK.split(text):
+    for clause in _BREAK.split(affirmed(prompt)):
         words = [CANONICAL.get(word, word) for word in re.findall(r"[^\W\d_]+|\d+", clause)]
         waiting = _read_clause(words, said, waiting)
     return said
-
-
-def complaints(prompt: str) -> list[str]:
-    """One sentence for all that the model will not do: unknown words with the known word meant, what is negated, more
-    things of a kind than it draws, and another language."""
-    text, unknown = without_camera(prompt).lower(), unknown_words(prompt)
-    if len(unknown) > 2 and len(unknown) > len(words_of(prompt)) / 2:
-        return [f"the model knows English words only, and none of: {', '.join(unknown)}"]
-    told = [_unknown(word) for word in unknown]
-    told += [
-        f"'{m.strip()}' is left out: only what is named can be drawn, not what is absent"
-        for m in _NEGATED.findall(text)
-    ]
-    told += [
-        f"'{m}' is too many: at most {MOST_ALIKE} of a kind are drawn" for m in _NUMBER.findall(text) if _beyond(m)
-    ]
-    return told
-
-
-def _unknown(word: str) -> str:
-    meant = suggestion(word)
-    return f"the model does not know '{word}'" + (f"; did you mean '{meant}'?" if meant else "")
-
-
-def _beyond(number: str) -> bool:
-    return number in TOO_MANY or (number.isdecimal() and int(number) > MOST_ALIKE)
-
-
-def _count(number: str) -> int:
-    """How many things a number asks for, as many as are drawn."""
-    if _beyond(number):
-        return MOST_ALIKE
-    return NUMBERS[number] if number in NUMBERS else max(1, int(number))
 
 
 def names_anew(before: str, after: str) -> bool:
@@ -139,8 +87,8 @@ def _read_clause(words: list[str], said: Description, carried: _Pending) -> _Pen
     for word in words:
         if word in COLOURS:
             waiting.colour = word
-        elif _NUMBER.fullmatch(word):
-            waiting.count = _count(word)
+        elif is_number(word):
+            waiting.count = LEXICON.count(word)
         elif word in KINDS:
             thing = Thing(word, waiting.colour, waiting.accent, waiting.place, waiting.distance)
             group, own, waiting = [thing, *(replace(thing) for _ in range(waiting.count - 1))], True, _Pending()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.grammar import Description, Thing, describe
+from model.grammar import Description, Thing, arranged, describe
 from model.spec import ModelSpec
 from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS, PLACES
 
@@ -20,7 +20,15 @@ SYMBOLS_PER_SLOT = 4
 def phrase_ids(prompt: str, slots: int) -> Tensor:
     """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light and ground in the first slot, then one thing per slot, in
     order; things beyond the last slot are left out."""
-    said = describe(prompt)
+    return _ids(describe(prompt), slots)
+
+
+def arranged_ids(prompt: str, slots: int) -> Tensor:
+    """The same as a stream is told it: several things without places get one each."""
+    return _ids(arranged(describe(prompt)), slots)
+
+
+def _ids(said: Description, slots: int) -> Tensor:
     rows = [_scene_symbols(said), *(_thing_symbols(thing) for thing in said.things)][:slots]
     ids = torch.zeros(slots, SYMBOLS_PER_SLOT, dtype=torch.long)
     ids[: len(rows)] = torch.tensor(rows)
@@ -43,7 +51,7 @@ class TextEncoder(nn.Module):
     """``symbols`` is how many there are without "not said", ``ids`` makes them of a prompt."""
 
     def __init__(
-        self, spec: ModelSpec, symbols: int = len(SYMBOLS), ids: Callable[[str, int], Tensor] = phrase_ids
+        self, spec: ModelSpec, symbols: int = len(SYMBOLS), ids: Callable[[str, int], Tensor] = arranged_ids
     ) -> None:
         super().__init__()
         width = spec.text_dim

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from model.camera import without_camera
+from model.lexicon import Lexicon, folded
 
 KINDS = ("house", "tree", "pine", "tower", "mill")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -41,22 +39,19 @@ SYNONYMS = {
     "roofed": (),
     "and": (),
 }
-CANONICAL = {word: token for token, words in SYNONYMS.items() for word in (token, *words)}
+CANONICAL = folded(SYNONYMS, (*KINDS, "roof"))
 _SILENT = frozenset(
-    "a an the with in on of at to is are there it its by from under over near side one some stands standing stand "
-    "landscape scene world view quiet calm camera picture slowly gently big tall small large little".split()
+    "a an the with in on of at to is are there it its by from under over side some stands standing stand this that but "
+    "s landscape scene world view quiet calm camera picture slowly gently we see while show draw add please".split()
 )
-
-
-def words_of(prompt: str) -> list[str]:
-    """Lower-case words of the prompt without its camera phrases."""
-    return re.findall(r"[^\W\d_]+", without_camera(prompt).lower())
-
-
-def unknown_words(prompt: str) -> list[str]:
-    """Words that the model does not know and that it will therefore ignore, each once."""
-    return list(dict.fromkeys(w for w in words_of(prompt) if w not in CANONICAL and w not in _SILENT))
-
+_DEPTH = "everything stands side by side; say left, middle, right or ahead"
+_SIZE = "sizes cannot be chosen"
+_REFUSED = {
+    **dict.fromkeys("behind front background foreground far near distance distant close nearby".split(), _DEPTH),
+    **dict.fromkeys("big tall small large little huge tiny".split(), _SIZE),
+}
+MOST_ALIKE = 3  # of a kind: as many as stand in the first picture
+LEXICON = Lexicon(CANONICAL, _SILENT, MOST_ALIKE, _REFUSED)
 
 SUGGESTIONS = {
     "things": KINDS,

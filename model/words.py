@@ -7,26 +7,59 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from model import grammar, grammar2, vocabulary, vocabulary2
+from model.camera import camera_from_prompt
+from model.lexicon import Lexicon
 from model.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Words:
-    """unknown: words of a prompt that are left out, each once. names_anew(before, after): whether the later prompt
-    names a thing as the earlier one does not. suggestions: known words by kind. examples: whole prompts."""
+    """lexicon: which words are drawn, and what is told of the others. describe: what a prompt says. names_anew(before,
+    after): whether the later prompt names a thing as the earlier one does not. suggestions: known words by kind.
+    examples: whole prompts."""
 
-    unknown: Callable[[str], list[str]]
+    lexicon: Lexicon
+    describe: Callable[[str], grammar.Description | grammar2.Description]
     names_anew: Callable[[str, str], bool]
     suggestions: Mapping[str, tuple[str, ...]]
     examples: tuple[str, ...]
 
 
 VOCABULARIES = {
-    "phrases": Words(vocabulary.unknown_words, grammar.names_anew, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES),
-    "phrases-2": Words(vocabulary2.unknown_words, grammar2.names_anew, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES),
+    "phrases": Words(
+        vocabulary.LEXICON, grammar.describe, grammar.names_anew, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES
+    ),
+    "phrases-2": Words(
+        vocabulary2.LEXICON, grammar2.describe, grammar2.names_anew, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES
+    ),
 }
 
 
 def words_of(spec: ModelSpec) -> Words | None:
     """The vocabulary of ``spec``; None where any words will do."""
     return VOCABULARIES.get(spec.text_encoder)
+
+
+def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
+    """Words that a model with a vocabulary of its own does not know and ignores; other models accept any words."""
+    words = words_of(spec)
+    return words.lexicon.unknown(prompt) if words is not None else []
+
+
+def warnings(prompt: str, spec: ModelSpec) -> list[str]:
+    """What of the prompt will not be in the picture, and why: a sentence each."""
+    words = words_of(spec)
+    return words.lexicon.warnings(prompt) if words is not None else []
+
+
+def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
+    """Why a new prompt does not change what is in sight: it names nothing anew, or a ground alone. A sentence, or none
+    where something changes."""
+    words = words_of(spec)
+    if words is None or words.names_anew(before, after) or camera_from_prompt(after):
+        return []
+    old, new = vars(words.describe(before)), vars(words.describe(after))
+    changed = {name for name, value in new.items() if name != "things" and value and value != old[name]}
+    if changed == {"ground"}:
+        return ["a new ground shows where nothing is remembered yet, or together with a thing that is named anew"]
+    return [] if changed else ["nothing is named anew: what is in sight stays as it is"]

@@ -8,6 +8,7 @@ export interface VideoStart {
   mime: string;
   config: SessionConfig;
   unknown_words: string[];
+  warnings: string[];
   resumed: boolean;
   next_chunk_index: number;
   resume_token?: string;
@@ -108,6 +109,7 @@ export interface InteractionQueued {
   type: "session.interaction.queued";
   event_id: string;
   unknown_words: string[];
+  warnings: string[];
 }
 
 export interface InteractionApplied {

@@ -13,6 +13,7 @@ const STATUS = {
 };
 const WARMING = "Warming up: the model draws its first pictures";
 const STARVED = "The pictures come slower than they play; the next ones are being painted.";
+const MOST_WARNINGS = 3;
 const BY_ITSELF = "the stream goes on by itself.";
 
 /** @typedef {"waking" | "ready" | "opening" | "live" | "stopping"} PhaseName */
@@ -26,7 +27,7 @@ const BY_ITSELF = "the stream goes on by itself.";
  * @property {string} sessionId of the running stream
  * @property {string} shown the prompt that the running stream has
  * @property {Record<string, string>} pending event id -> prompt that is not in the picture yet
- * @property {string[]} strangers words of the prompt that the model does not know
+ * @property {string[]} warnings sentences about words of the prompt that will not be in the picture
  * @property {number} chunks of the running stream
  * @property {boolean} paused by the viewer
  * @property {boolean} blocked by the browser, until a gesture
@@ -46,7 +47,7 @@ export function opened(watching = "") {
     server: { state: "warming", reason: "" },
     startWhenWarm: Boolean(watching),
     sessionId: "",
-    strangers: [],
+    warnings: [],
     ...stream,
     shown: "",
     hasPicture: false,
@@ -67,11 +68,11 @@ const HANDLERS = {
   warm: () => ({ phase: Phase.READY, note: "Press Enter to begin." }),
   wish: () => ({ startWhenWarm: true, note: "It begins as soon as the model is warm." }),
   // one stream
-  start: (state, { prompt }) => ({ ...stream, phase: Phase.OPENING, shown: prompt, strangers: [], startWhenWarm: false, note: "" }),
-  accepted: (state, { sessionId, strangers }) => ({ sessionId, strangers, hasPicture: false }),
+  start: (state, { prompt }) => ({ ...stream, phase: Phase.OPENING, shown: prompt, warnings: [], startWhenWarm: false, note: "" }),
+  accepted: (state, { sessionId, warnings }) => ({ sessionId, warnings, hasPicture: false }),
   chunk: (state) => ({ chunks: state.chunks + 1, ...(state.hitch ? recovered(state) : {}) }),
   firstPicture: (state) =>
-    state.phase === Phase.OPENING ? { phase: Phase.LIVE, hasPicture: true, note: leftOut(state.strangers) || hint({ ...state, paused: false }) } : {},
+    state.phase === Phase.OPENING ? { phase: Phase.LIVE, hasPicture: true, note: leftOut(state.warnings) || hint({ ...state, paused: false }) } : {},
   stop: () => ({ ...stream, phase: Phase.STOPPING, note: "" }),
   rest: rested,
   fail: (state) => (state.phase === Phase.STOPPING ? rested() : { ...rested(), phase: Phase.WAKING, note: "" }),
@@ -96,17 +97,17 @@ const HANDLERS = {
     pending: { ...state.pending, [id]: prompt },
     note: state.paused ? "It shows when you go on." : "On its way.",
   }),
-  heard: (state, { id, strangers }) => {
+  heard: (state, { id, warnings }) => {
     if (!(id in state.pending)) return {};
     const soon = state.paused ? "Heard. It shows when you go on." : "Heard. It shows with the next pictures.";
-    return { strangers, note: leftOut(strangers) || soon };
+    return { warnings, note: leftOut(warnings) || soon };
   },
   applied: (state, { id }) => {
     if (!(id in state.pending)) return {};
     const pending = { ...state.pending };
     delete pending[id];
     if (Object.keys(pending).length) return { pending };
-    return { pending, note: leftOut(state.strangers) || "The new words are in the picture." };
+    return { pending, note: leftOut(state.warnings) || "The new words are in the picture." };
   },
   refused: () => ({ pending: {}, note: "" }),
   note: (state, { text }) => ({ note: text }),
@@ -184,10 +185,13 @@ function placeInLine(position, seconds) {
   return `All places are taken. ${place}${soon}.`;
 }
 
-/** What to say about words that the model does not know; "" when it knows them all. @param {string[]} words */
-function leftOut(words) {
-  const named = words.slice(0, 4).map((word) => `“${word}”`).join(", ");
-  return words.length ? `I do not know ${named}${words.length > 4 ? " and more" : ""}; the rest is in the picture.` : "";
+/**
+ * What the server says of words that will not be in the picture; "" when it has nothing to say.
+ * @param {string[]} warnings
+ */
+function leftOut(warnings) {
+  const more = warnings.length > MOST_WARNINGS ? " And more." : "";
+  return warnings.slice(0, MOST_WARNINGS).map((each) => `${sentence(each)}.`).join(" ") + more;
 }
 
 /** @param {string} text */

@@ -31,13 +31,15 @@ export class Stream {
   /** @type {LiveSession | null} */
   #session = null;
   #begun = { prompt: "", seed: "" }; // what it began with
+  /** @type {{id: string, chunk: number}[]} */
+  #coming = []; // changes whose chunk is not on display yet
   #hurry = -1; // up to this chunk the scene of a link is only brought back
 
   /** @param {Told} told */
   constructor(told) {
     this.#told = told;
     this.#rival = new Rival(this.screen.player, told.rivalFailed);
-    this.screen.player.addEventListener("progress", () => this.#session?.report());
+    this.screen.player.addEventListener("progress", () => this.#progress());
   }
 
   /**
@@ -49,6 +51,7 @@ export class Stream {
   start(request, { changes = [], until = -1, policy = "" } = {}) {
     this.#begun = { prompt: request.prompt ?? "", seed: String(request.seed ?? "") };
     this.#hurry = until;
+    this.#coming = [];
     this.screen.clear();
     this.#log.clear();
     this.#log.begin(changes);
@@ -66,7 +69,7 @@ export class Stream {
     const on = (type, handle) => session.on(type, (detail) => this.#session === session && handle(detail));
     on("start", (message) => this.#accepted(session, message));
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
-    on("queued", ({ event_id, unknown_words }) => dispatch("heard", { id: event_id, strangers: unknown_words }));
+    on("queued", ({ event_id, warnings }) => dispatch("heard", { id: event_id, warnings }));
     on("applied", ({ event_id, chunk_index }) => this.#applied(event_id, chunk_index));
     on("waiting", ({ position, seconds }) => dispatch("inLine", { position, seconds }));
     for (const type of /** @type {const} */ (["interrupted", "leaving", "reconnecting", "resumed"])) on(type, () => dispatch(type));
@@ -92,8 +95,8 @@ export class Stream {
   }
 
   /** @param {LiveSession} session @param {import("./messages.js").VideoStart} start */
-  #accepted(session, { mime, config, unknown_words, session_id }) {
-    this.#told.dispatch("accepted", { sessionId: session_id, strangers: unknown_words });
+  #accepted(session, { mime, config, warnings, session_id }) {
+    this.#told.dispatch("accepted", { sessionId: session_id, warnings });
     if (!canPlay(mime)) {
       session.abandon();
       return this.#told.failed({ code: "unsupported_video", message: mime });
@@ -114,7 +117,16 @@ export class Stream {
   #applied(id, chunk) {
     this.#log.applied(id, chunk);
     this.#told.applied(id);
-    this.#told.dispatch("applied", { id });
+    this.#coming.push({ id, chunk });
+  }
+
+  // New words count as shown when their first chunk is on display.
+  #progress() {
+    this.#session?.report();
+    const shown = Math.min(this.screen.playing, this.screen.timeline.next - 1);
+    const arrived = this.#coming.filter(({ chunk }) => chunk <= shown);
+    this.#coming = this.#coming.filter(({ chunk }) => chunk > shown);
+    for (const { id } of arrived) this.#told.dispatch("applied", { id });
   }
 
   /** @param {string} reason */

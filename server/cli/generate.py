@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.spec import ModelSpec
+from model.words import warnings
 from server.config import ConfigError, Settings
 from server.engine.member import configure
 from server.engine.slots import slots_for
@@ -36,6 +37,8 @@ def write_video(
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)), image)
     if not path.parent.is_dir():
         raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
+    for told in warnings(prompt, spec):
+        console.print(f"note: {told}", markup=False, highlight=False)
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings)
     part = path.with_name(path.name + ".part")

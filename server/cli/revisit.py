@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.camera import DEFAULT_SPEED, CameraControl, CameraState, advance
 from model.spec import SPECS, ModelSpec
+from model.words import warnings
 from server.cli.console import console
 from server.cli.generate import load
 from server.config import Settings
@@ -95,6 +96,8 @@ def visits(
         able = ", ".join(other.name for other in SPECS.values() if other.camera)
         raise ValueError(f"{spec.name} has no camera to go away with; models that have one: {able}")
     prompt, trip = check_prompt(prompt, spec), plan(spec, away)
+    for told in warnings(prompt, spec):
+        console.print(f"note: {told}", markup=False, highlight=False)
     choices = [CacheChoice.of(settings.cache(policy, budget)) for policy in policies]
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings)

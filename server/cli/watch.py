@@ -61,6 +61,8 @@ def _write(
     """Whole chunks until there are so many pictures, or the stream ends."""
     written = 0
     with opening as stream, sink(output) as file, progress_bar(console) as progress:
+        for told in stream.init.warnings:
+            console.print(f"note: {told}", markup=False, highlight=False)
         task = progress.add_task("pictures", total=pictures)
         for chunk in stream:
             file.write(chunk.data)

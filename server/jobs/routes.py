@@ -16,6 +16,8 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
+from model.spec import SPECS
+from model.words import warnings
 from server.access.limits import caller_of
 from server.errors import PafuError
 from server.jobs.files import READ_SIZE
@@ -70,6 +72,7 @@ class Video(BaseModel):
     num_frames: int
     media_type: str
     inference_time_s: float
+    warnings: list[str]  # about words of the prompt that are not in the picture
     extra_params: dict[str, Any]
 
 
@@ -112,6 +115,7 @@ def video_object(job: Job) -> Video:
         num_frames=order.pictures,
         media_type=MEDIA_TYPES["video"],
         inference_time_s=round(job.work_seconds, 3),
+        warnings=warnings(order.prompt, spec) if (spec := SPECS.get(order.model)) else [],
         extra_params={"cache": cache},
     )
 
@@ -119,7 +123,6 @@ def video_object(job: Job) -> Video:
 def progress(job: Job) -> int:
     """Percent of the chunks that are made here (an extension begins with those of its source); the film itself is the
     last bit. 0 for a model of another Pafu."""
-    from model.spec import SPECS
     from server.jobs.chunks import chunks_of
 
     spec = SPECS.get(job.order.model)

@@ -16,7 +16,6 @@ from cache.config import PositionMode
 from cache.errors import PolicyError
 from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_RISE, MAX_SPEED, SPEED_STEP
 from model.spec import SPECS, ModelSpec
-from model.words import words_of
 from server.access.bounded_json import Bounds, read_object
 from server.config import Settings, budget_of_window
 from server.errors import PafuError, nearest
@@ -374,12 +373,6 @@ def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
     if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
         raise PafuError("invalid_message", "the prompt holds characters that are no text", param)
     return text
-
-
-def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
-    """Words that a model with a vocabulary of its own does not know and ignores; other models accept any words."""
-    words = words_of(spec)
-    return words.unknown(prompt) if words is not None else []
 
 
 def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, messages.Camera | None]:

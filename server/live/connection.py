@@ -16,6 +16,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.spec import ModelSpec
+from model.words import unknown_words, warnings
 from server import errors
 from server.access.limits import Caller
 from server.config import Settings
@@ -278,7 +279,8 @@ class ViewerConnection:
             session.order,
             self._spec,
             prompt=prompt,
-            unknown_words=client_messages.unknown_words(prompt, self._spec),
+            unknown_words=unknown_words(prompt, self._spec),
+            warnings=warnings(prompt, self._spec),
             num_frames=getattr(start, "num_frames", None),
             request_id=self._request_id,
             format=admitted.subscriber.format,

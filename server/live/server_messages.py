@@ -57,7 +57,8 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class VideoStart(ServerMessage, frozen=True, tag="video.start"):
-    """The session has begun or goes on; ``config`` holds the accepted values, ``mime`` is for a player.
+    """The session has begun or goes on; ``config`` holds the accepted values, ``mime`` is for a player. ``warnings``
+    are sentences about words of the prompt that will not be in the picture.
 
     ``resume_token`` is for the owner alone: with it session.resume takes the session up over another connection.
     """
@@ -68,6 +69,7 @@ class VideoStart(ServerMessage, frozen=True, tag="video.start"):
     mime: str
     config: SessionConfig
     unknown_words: list[str]
+    warnings: list[str]
     resumed: bool
     next_chunk_index: int
     resume_token: str | None = None
@@ -128,10 +130,12 @@ class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
 
 
 class InteractionQueued(ServerMessage, frozen=True, tag="session.interaction.queued"):
-    """The change waits for the next chunk; ``unknown_words`` of its prompt are left out by the model."""
+    """The change waits for the next chunk; ``unknown_words`` of its prompt are left out by the model, and ``warnings``
+    say what else will not be in the picture."""
 
     event_id: str
     unknown_words: list[str]
+    warnings: list[str]
 
 
 class InteractionApplied(ServerMessage, frozen=True, tag="session.interaction.applied"):

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 
 from model.spec import ModelSpec
+from model.words import not_in_sight, unknown_words, warnings
 from server.config import Settings
 from server.errors import PafuError
 from server.ipc.messages import Interact
@@ -117,9 +118,16 @@ class Steering:
             await self.reject(interaction.event_id, error)
             self._forgive(error)
             return await self._socket.send(Error.of(error, interaction.event_id))
-        unknown = client_messages.unknown_words(change.prompt or "", self._spec)
-        await self._socket.send(InteractionQueued(event_id=change.event_id, unknown_words=unknown))
+        unknown, told = self._words_left_out(change.prompt)
+        await self._socket.send(InteractionQueued(event_id=change.event_id, unknown_words=unknown, warnings=told))
         await self._session.hand_over_changes()
+
+    def _words_left_out(self, prompt: str | None) -> tuple[list[str], list[str]]:
+        """Unknown words of a new prompt, and a sentence for each thing that will not be in the picture."""
+        if prompt is None:
+            return [], []
+        told = warnings(prompt, self._spec)
+        return unknown_words(prompt, self._spec), told or not_in_sight(self._session.prompt, prompt, self._spec)
 
     def _change(self, interaction: client_messages.Interaction) -> Interact:
         unnamed = f"evt_{secrets.token_hex(4)}_{self._unnamed_events}"

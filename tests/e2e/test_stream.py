@@ -124,21 +124,25 @@ def test_watch_writes_a_playable_file(live_server, decode, tmp_path) -> None:
 
 
 def test_watch_pipes_a_playable_stream(live_server, decode) -> None:
-    command = [sys.executable, "-m", "server.cli", "watch", "a red house", "--seconds", "1", "--seed", "3", "-o", "-"]
+    command = [sys.executable, "-m", "server.cli", "watch", "a red huose", "--seconds", "1", "--seed", "3", "-o", "-"]
     run = subprocess.run([*command, "--url", live_server], check=True, capture_output=True)
     assert decode(run.stdout).pictures.shape[0] == 16
+    assert "note: the model does not know 'huose'; did you mean 'house'?" in " ".join(run.stderr.decode().split())
 
 
 async def test_generate_writes_the_video_that_a_live_viewer_with_this_seed_sees(live_server, decode, tmp_path) -> None:
     output = tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "server.cli", "generate", "a red house", "-o", str(output)]
-    await asyncio.to_thread(
+    prompt = "a red house, no trees"
+    command = [sys.executable, "-m", "server.cli", "generate", prompt, "-o", str(output)]
+    run = await asyncio.to_thread(
         subprocess.run,
         [*command, "--seconds", "2", "--seed", "7", "--model", "test-tiny"],
         check=True,
         capture_output=True,
+        text=True,
     )
-    live = await record(live_server, prompt="a red house", num_frames=32, seed=7)
+    assert "note: 'no trees' is left out" in " ".join((run.stdout + run.stderr).split())
+    live = await record(live_server, prompt=prompt, num_frames=32, seed=7)
     assert np.array_equal(decode(output.read_bytes()).pictures, decode(data(live)).pictures)
 
 

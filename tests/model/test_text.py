@@ -8,7 +8,7 @@ import torch
 from model.grammar import Description, Thing, describe
 from model.spec import PAFU_MINI
 from model.text import SYMBOLS, SYMBOLS_PER_SLOT, TextEncoder, phrase_ids
-from model.vocabulary import COLOURS, EXAMPLES, KINDS, PLACES, unknown_words
+from model.vocabulary import COLOURS, EXAMPLES, KINDS, LEXICON, PLACES
 
 HOUSE = Thing("house", "red", "blue", "left")
 
@@ -46,13 +46,13 @@ def test_a_colour_of_ground_or_light_is_nobody_elses():
 
 def test_a_prompt_may_say_nothing_that_is_known():
     assert describe("zeppelins!") == Description() == describe("")
-    assert unknown_words("a crimson zeppelin over a sandy beach") == ["zeppelin"]
+    assert LEXICON.unknown("a crimson zeppelin over a sandy beach") == ["zeppelin"]
 
 
 def test_every_example_is_understood_whole():
     for example in EXAMPLES:
         said = describe(example)
-        assert unknown_words(example) == [] and said.light and said.ground
+        assert LEXICON.unknown(example) == [] and said.light and said.ground
         assert all(thing.colour and thing.place for thing in said.things)
 
 

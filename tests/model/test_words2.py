@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.grammar2 import Thing, complaints, describe
-from model.vocabulary2 import CANONICAL, EXAMPLES, SYNONYMS, suggestion, unknown_words
+from model.grammar2 import Thing, describe
+from model.vocabulary2 import CANONICAL, EXAMPLES, LEXICON, SYNONYMS
 
 
 def test_no_word_means_two_things():
@@ -24,12 +24,12 @@ def test_no_word_means_two_things():
     ],
 )
 def test_a_slip_suggests_the_word_that_was_meant(slip, meant):
-    assert suggestion(slip) == meant
-    assert complaints(f"a {slip}") == [f"the model does not know '{slip}'; did you mean '{meant}'?"]
+    assert LEXICON.suggestion(slip) == meant
+    assert LEXICON.warnings(f"a {slip}") == [f"the model does not know '{slip}'; did you mean '{meant}'?"]
 
 
 def test_nothing_is_suggested_for_what_resembles_no_word():
-    assert complaints("a submarine") == ["the model does not know 'submarine'"]
+    assert LEXICON.warnings("a submarine") == ["the model does not know 'submarine'"]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_nothing_is_suggested_for_what_resembles_no_word():
 )
 def test_a_negation_is_left_out_and_told(prompt, left_out):
     assert describe(prompt).things == [Thing("house", "red")]
-    assert any(f"'{left_out}' is left out" in told for told in complaints(prompt))
+    assert any(f"'{left_out}' is left out" in told for told in LEXICON.warnings(prompt))
 
 
 def test_a_count_asks_for_as_many_phrases_up_to_the_most():
@@ -50,8 +50,8 @@ def test_a_count_asks_for_as_many_phrases_up_to_the_most():
     assert describe("3 sheep on the left").things[-1] == Thing("sheep", place="left")
     assert len(describe("3 sheep").things) == 3
     assert len(describe("nine sheep").things) == 4
-    assert complaints("nine sheep") == ["'nine' is too many: at most 4 of a kind are drawn"]
-    assert complaints("two red houses") == []
+    assert LEXICON.warnings("nine sheep") == ["'nine' is too many: at most 4 of a kind are drawn"]
+    assert LEXICON.warnings("two red houses") == []
 
 
 def test_behind_and_in_front_are_distances_of_the_thing_before():
@@ -66,15 +66,15 @@ def test_light_that_turns_is_read_as_now_and_later():
 
 @pytest.mark.parametrize("word", ["🏠", "赤い家", "дом", "हिन्दी"])
 def test_emoji_and_other_scripts_are_unknown_words(word):
-    assert unknown_words(f"a {word} and a red house") == [word]
+    assert LEXICON.unknown(f"a {word} and a red house") == [word]
 
 
 def test_another_language_is_told_so():
-    (told,) = complaints("ein rotes Haus auf einer Wiese")
+    (told,) = LEXICON.warnings("ein rotes Haus auf einer Wiese")
     assert "English" in told
 
 
 @pytest.mark.parametrize("prompt", EXAMPLES)
 def test_examples_raise_no_complaint(prompt):
-    assert complaints(prompt) == []
+    assert LEXICON.warnings(prompt) == []
     assert all(word in CANONICAL for word in ("houses", "churches", "ponies", "roofs"))

@@ -38,6 +38,11 @@ class VideoStart:
         return None if token is None else str(token)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about words of the prompt that will not be in the picture; none where the server tells none."""
+        return tuple(map(str, self.raw.get("warnings") or ()))
+
+    @property
     def fps(self) -> float:
         """Pictures a second of the stream."""
         return float(self.config.get("fps") or 16)

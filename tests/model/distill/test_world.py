@@ -16,7 +16,7 @@ from model.distill.world import GROUND_Y, RGB, TINT, WIDTH, Clip, Landmark, Scen
 from model.grammar import describe
 from model.spec import PAFU_MINI
 from model.text import phrase_ids
-from model.vocabulary import unknown_words
+from model.vocabulary import LEXICON
 
 
 def scene_of(*landmarks: Landmark, ground: str = "meadow") -> Scene:
@@ -70,7 +70,7 @@ def test_captions_name_only_what_the_clip_shows():
             assert {(t.kind, t.colour) for t in said.things if t.colour} <= true
             assert {t.kind for t in said.things} <= {kind for kind, _ in true}
             assert said.light in (segment.light, None) and said.ground in (clip.scene.ground, None)
-            assert unknown_words(segment.prompt) == []
+            assert LEXICON.unknown(segment.prompt) == []
 
 
 def test_places_are_thirds_of_the_picture():

@@ -15,7 +15,7 @@ from model.distill.world2.scene import Scene, Thing, random_scene
 from model.distill.world2.size import CHUNK_LATENTS, HIGHEST, LAYER, LAYERS, LOWEST, MAX_SPEED, REACH
 from model.grammar2 import describe
 from model.text2 import SYMBOLS, phrase_ids
-from model.vocabulary2 import COLOURS, EXAMPLES, KINDS, unknown_words
+from model.vocabulary2 import COLOURS, EXAMPLES, KINDS, LEXICON
 
 ORIGIN = np.zeros(2)
 
@@ -116,7 +116,7 @@ def test_captions_claim_only_what_is_there():
         there = {(t.kind, t.colour, t.accent) for t in clip.scene.things}
         for chunk, prompt in enumerate(prompts_by_chunk(np.random.default_rng(index), clip)):
             said = describe(prompt)
-            assert unknown_words(prompt) == []
+            assert LEXICON.unknown(prompt) == []
             assert said.ground in (clip.scene.ground, None) and said.weather in (clip.scene.weather, None)
             latent = chunk * CHUNK_LATENTS
             in_sight = {(s.thing.kind, s.thing.colour, s.place) for s in sights(clip, latent)}
@@ -170,4 +170,4 @@ def test_phrases_keep_things_apart():
 
 @pytest.mark.parametrize("prompt", EXAMPLES)
 def test_examples_are_known_words(prompt):
-    assert unknown_words(prompt) == []
+    assert LEXICON.unknown(prompt) == []

@@ -61,9 +61,15 @@ async def test_words_that_the_model_does_not_know_are_named_at_the_start_and_at_
         viewer = viewer_of(socket)
         started = await viewer.start(seed=1, prompt="a red zeppelin over a meadow")
         assert started["unknown_words"] == ["zeppelin"]
-        change = {"event": {"prompt": "a crimson hut at dusk"}}
-        await viewer.send({"type": "session.interaction", "interaction": change})
-        assert (await viewer.until("session.interaction.queued"))["unknown_words"] == []
+        assert started["warnings"] == ["the model does not know 'zeppelin'"]
+        told = []
+        for prompt in ("a crimson hut at dusk", "a crimson hut without a roof", "a crimson hut at dusk"):
+            await viewer.send({"type": "session.interaction", "interaction": {"event": {"prompt": prompt}}})
+            queued = await viewer.until("session.interaction.queued")
+            assert queued["unknown_words"] == []
+            told.append(queued["warnings"])
+            await viewer.until("session.interaction.applied")
+        assert told[0] == [] and told[1][0].startswith("'without a roof' is left out")
 
 
 async def test_a_change_is_queued_then_applied_at_a_chunk_and_shows_there(server, viewer_of) -> None:
