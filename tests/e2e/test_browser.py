@@ -201,6 +201,8 @@ async def test_page_plays_takes_new_words_and_camera_keys_and_stops(visit: Visit
     await page.press("#prompt", "Enter")
     await visit.chunk_where(lambda stats: stats["prompt"] == words)
     assert visit.said("session.interaction.queued") and visit.said("session.interaction.applied")
+    note = "document.querySelector('#prompt-note').textContent"
+    await page.wait_for_function(f"{note} === 'The new words are in the picture.'")
 
     await page.keyboard.down("ArrowRight")  # Enter has left the prompt: the arrows are the camera's
     await visit.chunk_where(lambda stats: stats["camera"]["speed"] > 0)
