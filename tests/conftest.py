@@ -18,13 +18,18 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# `quick` tests use none of these fixtures (a server, a worker, a database server) and stand in none of the slow places
+# `quick` tests use none of these fixtures (a server, a worker, another program) and stand in none of the slow places
 # (a model is trained or loaded, another program is run). `serial` ones watch a browser, scrape by the clock or kill
 # servers: they flake when something else takes the machine.
-SERVED = {"serve", "server", "live_server", "own_server", "server_process", "killable", "postgres", "prometheus", "url"}
+SERVED = {
+    *("serve", "server", "live_server", "own_server", "server_process", "killable", "start_local", "url"),
+    *("postgres", "prometheus", "promtool"),
+}
 SLOW = (
+    "tests/compat/",
     "tests/e2e/",
     "tests/model/",
+    "tests/server/bench/test_against.py",
     "tests/server/cli/test_cli.py",
     "tests/server/cli/test_doctor.py",
     "tests/server/cli/test_revisit.py",
@@ -122,6 +127,14 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
     yield start
     for server in running:
         server.stop()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What `-m quick` would leave out by its place need not be imported first, which takes longer than some tests."""
+    if config.option.markexpr != "quick" or not collection_path.is_relative_to(ROOT):
+        return None
+    path = collection_path.relative_to(ROOT).as_posix() + "/" * collection_path.is_dir()
+    return path.startswith(SLOW) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
