@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 
+# any machine is slow at times
+hypothesis.settings.register_profile("pafu", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("pafu")
 ROOT = Path(__file__).resolve().parents[1]
 # `quick` tests use none of these fixtures (a server, a worker, another program) and stand in none of the slow places
 # (a model is trained or loaded, another program is run). `serial` ones watch a browser, scrape by the clock or kill

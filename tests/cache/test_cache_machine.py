@@ -172,5 +172,5 @@ class CacheMachine(RuleBasedStateMachine):
                 assert time[-1] == self.range - 1
 
 
-CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestCacheMachine = CacheMachine.TestCase

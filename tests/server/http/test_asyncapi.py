@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import ERRORS, PafuError
@@ -108,7 +108,6 @@ BODIES = {
 
 
 @pytest.mark.parametrize("kind", list(protocol.CLIENT_MESSAGES))
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_the_document_allows_the_code_takes_and_nothing_else(kind, data) -> None:
     message = {"type": kind, **data.draw(BODIES.get(kind, objects({})))}

@@ -14,6 +14,7 @@ import time
 import httpx
 
 from server.http.lag import watch_lag
+from tests.conftest import ROOT
 from tests.server.socket_fuzz import HANDSHAKE
 
 
@@ -55,7 +56,7 @@ def test_a_low_soft_limit_of_files_is_raised_at_the_start() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     command = f"ulimit -Sn 64; exec {sys.executable} -c '{code}'"
     told = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert int(told.stdout) == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)), told.stderr
 

@@ -95,7 +95,7 @@ class Session(RuleBasedStateMachine):
 
 
 TestSession = Session.TestCase
-TestSession.settings = settings(deadline=None, max_examples=50)
+TestSession.settings = settings(max_examples=50)
 
 
 def test_what_was_sent_to_a_lost_worker_goes_first_to_the_next() -> None:
