@@ -22,10 +22,10 @@ const CAMERA_WORDS = /\b(left|right|hold|holds|still|camera|pan|pans|panning)\b/
 class App {
   #address = readAddress();
   #state = opened(this.#address.watch);
-  #choice = new Choice((model) => this.#offer(model));
+  #choice = new Choice((model) => this.#offer(model), { say: (text) => this.#dispatch("note", { text }), failed: showTrouble });
   #stream = new Stream({
     dispatch: (type, event) => this.#dispatch(type, event),
-    accepted: ({ seed }) => this.#choice.show(seed),
+    accepted: (config) => this.#choice.show(config),
     chunk: (stats) => this.#chunk(stats),
     applied: (id) => this.#camera.applied(id),
     refused: (trouble) => this.#refused(trouble),

@@ -1,20 +1,27 @@
-// Which model a stream is asked of, and with which seed and buffer.
+// What a stream is asked for beside its words: which model, which seed, how large a buffer, which picture to begin with.
 
 import { byId } from "./dom.js";
 import { offerModels, offerRivals, showAspect } from "./page.js";
+import { StartPicture } from "./start.js";
+import { cacheWords } from "./stats.js";
 
 const BUFFER_SECONDS = 1.25; // how far the server may run ahead of the playhead
 
-/** The choices of the page; `offered(model)` is called with the one that is chosen. */
+/** The choices of the page; `offered(model)` is called with the model that is chosen. */
 export class Choice {
   #offered;
   #seed = byId("seed", HTMLInputElement);
   #select = byId("model", HTMLSelectElement);
   #bufferSeconds = BUFFER_SECONDS;
+  #picture;
 
-  /** @param {(model: import("./server.js").Model) => void} offered */
-  constructor(offered) {
+  /**
+   * @param {(model: import("./server.js").Model) => void} offered
+   * @param {ConstructorParameters<typeof StartPicture>[0]} told of the picture to begin with
+   */
+  constructor(offered, told) {
     this.#offered = offered;
+    this.#picture = new StartPicture(told);
   }
 
   /** Name of the chosen model; "" before any was offered. */
@@ -27,9 +34,10 @@ export class Choice {
     this.#seed.value = seed;
   }
 
-  /** The seed of a stream that runs. @param {number} seed */
-  show(seed) {
-    this.#seed.placeholder = String(seed);
+  /** What a stream that runs was given. @param {import("./messages.js").SessionConfig} config */
+  show(config) {
+    this.#seed.placeholder = String(config.seed);
+    byId("cache-words").textContent = cacheWords(config);
   }
 
   throwDice() {
@@ -60,6 +68,7 @@ export class Choice {
       seed: seed >= 0 ? seed : randomSeed(),
       streaming_buffer_seconds: this.#bufferSeconds,
       memory: true,
+      ...(this.#picture.url && { image: this.#picture.url }),
     };
     return this.model ? { ...request, model: this.model } : request;
   }

@@ -1,6 +1,8 @@
 // Error codes in plain words: what happened, and what to do.
 
 const AGAIN = "Press play to begin again.";
+/** @type {[title: string, hint: string]} */
+const BAD_PICTURE = ["This picture does not work", "Drop another one: JPEG, PNG or WebP, at least 16 pixels on each side."];
 const SOON = "Press play in a few seconds.";
 /** @type {Record<string, [title: string, hint: string]>} */
 const TEXTS = {
@@ -34,6 +36,7 @@ const TEXTS = {
   no_second_place: ["There is no place for a second stream", "Comparing takes two places. The first one goes on; try again when somebody has left."],
   broken_link: ["This link is damaged", "Its words and seed are here; what was changed meanwhile is not."],
   other_model: ["This link was made with another model", "The same words may look different here."],
+  bad_picture: BAD_PICTURE,
   empty_prompt: ["Nothing to paint yet", "Write what should be seen, or choose one of the examples."],
 };
 const BAD_PROMPT = ["The prompt does not work", "Change the words and press Enter."];
@@ -46,6 +49,12 @@ const UNKNOWN = ["Something went wrong", AGAIN];
  * @param {Trouble} trouble
  */
 export function explain({ code, message, param }) {
-  const [title, hint] = param?.endsWith("prompt") ? BAD_PROMPT : (TEXTS[code] ?? UNKNOWN);
+  const [title, hint] = byParam(param) ?? TEXTS[code] ?? UNKNOWN;
   return { title, hint, detail: message ?? "" };
+}
+
+/** @param {string | null} [param] */
+function byParam(param) {
+  if (param?.endsWith("prompt")) return BAD_PROMPT;
+  return ["image", "input_reference"].includes(param ?? "") ? BAD_PICTURE : undefined;
 }

@@ -62,7 +62,7 @@ export async function models() {
 
 /**
  * Order a video; the job, as /v1/videos tells it. Throws {code, message}.
- * @param {{prompt: string, seed: number, seconds: number}} order
+ * @param {{prompt: string, seed: number, seconds: number, input_reference?: string}} order
  */
 export async function makeJob(order) {
   const headers = { ...keyHeaders(), "content-type": "application/json" };

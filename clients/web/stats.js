@@ -22,6 +22,13 @@ export function formatSeconds(seconds) {
   return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
 }
 
+/** What a stream remembers by, in words. @param {import("./messages.js").SessionConfig} config as video.start says it */
+export function cacheWords({ extra_params: { cache }, width, height }) {
+  const latents = (/** @type {number} */ count) => `${Number(count.toFixed(2))} latent frame${count === 1 ? "" : "s"}`;
+  const sinks = cache.sink_latents ? `, the first ${latents(cache.sink_latents)} always` : "";
+  return `This stream: ${width} x ${height} pixels; cache policy ${cache.policy} with ${latents(cache.budget_latents)}${sinks}; ${cache.position_mode ?? "relative"} positions.`;
+}
+
 /** Fills the elements [data-stat=...] under `root` and draws the curve of chunk times. */
 export class ReadOut {
   #cells;

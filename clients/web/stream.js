@@ -30,7 +30,7 @@ export class Stream {
   #log = new SceneLog();
   /** @type {LiveSession | null} */
   #session = null;
-  #begun = { prompt: "", seed: "" }; // what it began with
+  #begun = { prompt: "", seed: "", image: "" }; // what it began with
   /** @type {{id: string, chunk: number}[]} */
   #coming = []; // changes whose chunk is not on display yet
   #hurry = -1; // up to this chunk the scene of a link is only brought back
@@ -49,7 +49,7 @@ export class Stream {
    * @param {{changes?: import("./scene.js").Change[], until?: number, policy?: string}} [more]
    */
   start(request, { changes = [], until = -1, policy = "" } = {}) {
-    this.#begun = { prompt: request.prompt ?? "", seed: String(request.seed ?? "") };
+    this.#begun = { prompt: request.prompt ?? "", seed: String(request.seed ?? ""), image: String(request.image ?? "") };
     this.#hurry = until;
     this.#coming = [];
     this.screen.clear();
@@ -174,11 +174,12 @@ export class Stream {
   }
 
   /**
-   * What it began with, and its address for the same again; null when too much was changed for one.
+   * What it began with, and its address for the same again; null where one cannot hold that.
    * @param {string} model
    */
   scene(model) {
-    const hash = sceneHash({ ...this.#begun, model, changes: this.#log.changes, until: this.screen.playing });
-    return { seed: this.#begun.seed, link: hash && new URL(hash, location.href).href };
+    const { prompt, seed, image } = this.#begun;
+    const hash = image ? null : sceneHash({ prompt, seed, model, changes: this.#log.changes, until: this.screen.playing });
+    return { seed, image, link: hash && new URL(hash, location.href).href };
   }
 }

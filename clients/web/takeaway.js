@@ -9,7 +9,7 @@ const JOB_SECONDS = 10;
 const JOB_EVERY_MS = 2_000;
 
 /**
- * Buttons of the section `along`. `scene()` gives {prompt, seed, link} of what is on display; `say(text)` tells how it
+ * Buttons of the section `along`. `scene()` gives {prompt, seed, image, link} of what is on display; `say(text)` tells how it
  * goes, `failed(trouble)` what went wrong.
  */
 export class TakeAlong {
@@ -21,7 +21,7 @@ export class TakeAlong {
 
   /**
    * @param {import("./reel.js").Reel} reel
-   * @param {{scene: () => {prompt: string, seed: string, link: string | null}, say: (text: string) => void,
+   * @param {{scene: () => {prompt: string, seed: string, image: string, link: string | null}, say: (text: string) => void,
    *   failed: (trouble: import("./errors.js").Trouble) => void}} _
    */
   constructor(reel, { scene, say, failed }) {
@@ -65,16 +65,16 @@ export class TakeAlong {
 
   /** @param {string | null} text @param {string} done */
   async #copy(text, done) {
-    if (text === null) return this.#say("More was changed than a link can hold. Begin anew to share a scene.");
+    if (text === null) return this.#say("A link cannot hold this scene: it began with a picture, or too much was changed. Save the video instead.");
     this.#say((await copied(text)) ? done : text);
   }
 
   async #takeJob() {
-    const { prompt, seed } = this.#scene();
+    const { prompt, seed, image } = this.#scene();
     const button = byId("take-job", HTMLButtonElement);
     button.disabled = true;
     try {
-      let job = await makeJob({ prompt, seed: Number(seed), seconds: JOB_SECONDS });
+      let job = await makeJob({ prompt, seed: Number(seed), seconds: JOB_SECONDS, ...(image && { input_reference: image }) });
       while (["queued", "in_progress"].includes(job.status)) {
         this.#say(job.status === "queued" ? "The job waits for its turn." : `The job is at ${job.progress} %; live pictures go first.`);
         await new Promise((resolve) => setTimeout(resolve, JOB_EVERY_MS));

@@ -1,0 +1,98 @@
+// The picture that the next video begins with: dropped on the page or chosen, and made ready for the server here.
+
+import { byId } from "./dom.js";
+
+const MOST_BYTES = 40 * 2 ** 20; // of a file
+const LEAST_SIDE = 16; // pixels: the server takes no less
+const LONGEST_SIDE = 1600; // of what is sent; the server cuts it to the model's size
+const THUMB_HEIGHT = 28;
+
+/** @typedef {import("./errors.js").Trouble} Trouble */
+
+/** `say(text)` tells what will happen, `failed(trouble)` why a file was not taken. */
+export class StartPicture {
+  #button = byId("start-picture", HTMLButtonElement);
+  #file = byId("start-file", HTMLInputElement);
+  #thumb = byId("start-thumb", HTMLCanvasElement);
+  #say;
+  #failed;
+  #url = ""; // of the picture as it is sent; "" for none
+  #taken = 0; // files so far: the newest one counts
+
+  /** @param {{say: (text: string) => void, failed: (trouble: Trouble) => void}} told */
+  constructor({ say, failed }) {
+    this.#say = say;
+    this.#failed = failed;
+    this.#button.addEventListener("click", () => (this.#url ? this.#clear() : this.#file.click()));
+    this.#file.addEventListener("change", () => this.#take(this.#file.files?.[0]));
+    document.addEventListener("dragover", (event) => this.#over(event, true));
+    document.addEventListener("dragleave", (event) => event.relatedTarget || this.#over(event, false));
+    document.addEventListener("drop", (event) => {
+      this.#over(event, false);
+      this.#take(event.dataTransfer?.files[0]);
+    });
+  }
+
+  /** What session.start and POST /v1/videos take; "" for none. */
+  get url() {
+    return this.#url;
+  }
+
+  /** @param {DragEvent} event @param {boolean} over */
+  #over(event, over) {
+    event.preventDefault();
+    document.body.classList.toggle("dropping", over);
+  }
+
+  #clear() {
+    this.#url = this.#file.value = "";
+    this.#show();
+    this.#say("The next video begins with words alone.");
+  }
+
+  /** @param {File | undefined} file */
+  async #take(file) {
+    const turn = ++this.#taken;
+    try {
+      const picture = await read(file);
+      if (turn !== this.#taken) return;
+      this.#url = drawn(document.createElement("canvas"), picture, LONGEST_SIDE / Math.max(picture.width, picture.height)).toDataURL("image/jpeg", 0.92);
+      drawn(this.#thumb, picture, THUMB_HEIGHT / picture.height);
+      this.#show();
+      this.#say("The next video begins with this picture.");
+    } catch (trouble) {
+      this.#file.value = "";
+      this.#failed(/** @type {Trouble} */ (trouble));
+    }
+  }
+
+  #show() {
+    this.#button.setAttribute("aria-pressed", String(Boolean(this.#url)));
+    this.#thumb.hidden = !this.#url;
+    byId("start-label").textContent = this.#url ? "Begin without it" : "Begin with a picture";
+  }
+}
+
+/** @param {string} message @returns {Trouble} */
+const refused = (message) => ({ code: "bad_picture", message });
+
+/** @param {File | undefined} file @returns {Promise<ImageBitmap>} upright; throws {code, message}. */
+async function read(file) {
+  if (!file) throw refused("What was dropped is no file: save the picture first, then drop it.");
+  if (!file.type.startsWith("image/")) throw refused(`“${file.name}” is no picture.`);
+  if (file.size > MOST_BYTES) throw refused(`“${file.name}” has ${Math.round(file.size / 2 ** 20)} MiB; at most ${MOST_BYTES / 2 ** 20} are taken.`);
+  const picture = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
+    throw refused(`This browser cannot read “${file.name}”: it is damaged, too large, or of a kind that is not known.`);
+  });
+  const { width, height } = picture;
+  if (Math.min(width, height) < LEAST_SIDE) throw refused(`“${file.name}” has ${width}x${height} pixels; each side needs at least ${LEAST_SIDE}.`);
+  return picture;
+}
+
+/** At its own size, or smaller. @param {HTMLCanvasElement} canvas @param {ImageBitmap} picture @param {number} scale */
+function drawn(canvas, picture, scale) {
+  const factor = Math.min(1, scale);
+  Object.assign(canvas, { width: Math.max(1, Math.round(picture.width * factor)), height: Math.max(1, Math.round(picture.height * factor)) });
+  canvas.getContext("2d")?.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
