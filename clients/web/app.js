@@ -22,7 +22,7 @@ const CAMERA_WORDS = /\b(left|right|hold|holds|still|camera|pan|pans|panning)\b/
 class App {
   #address = readAddress();
   #state = opened(this.#address.watch);
-  #choice = new Choice((model) => this.#offer(model), { say: (text) => this.#dispatch("note", { text }), failed: showTrouble });
+  #choice = new Choice((model) => this.#offer(model), { say: (text) => this.#dispatch("note", { text }), failed: showTrouble, fine: hideTrouble });
   #stream = new Stream({
     dispatch: (type, event) => this.#dispatch(type, event),
     accepted: (config) => this.#choice.show(config),

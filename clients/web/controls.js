@@ -38,7 +38,8 @@ export class CameraControls {
   /** Whether the model has a camera at all. @param {boolean} yes */
   set offered(yes) {
     /** @type {HTMLElement} */ (this.#keep.closest(".tool")).hidden = !yes;
-    for (const id of ["pan-left", "pan-right"]) byId(id).hidden = !yes;
+    for (const id of ["pan-left", "pan-right", "tour"]) byId(id).hidden = !yes;
+    /** @type {HTMLElement} */ (byId("tour-away").parentElement).hidden = !yes;
   }
 
   /** Show where the camera really goes, pixels a picture. @param {number} speed */

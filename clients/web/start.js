@@ -9,19 +9,21 @@ const THUMB_HEIGHT = 28;
 
 /** @typedef {import("./errors.js").Trouble} Trouble */
 
-/** `say(text)` tells what will happen, `failed(trouble)` why a file was not taken. */
+/** `say(text)` tells what will happen, `failed(trouble)` why a file was not taken, `fine()` that one was. */
 export class StartPicture {
   #button = byId("start-picture", HTMLButtonElement);
   #file = byId("start-file", HTMLInputElement);
   #thumb = byId("start-thumb", HTMLCanvasElement);
   #say;
   #failed;
+  #fine;
   #url = ""; // of the picture as it is sent; "" for none
   #taken = 0; // files so far: the newest one counts
 
-  /** @param {{say: (text: string) => void, failed: (trouble: Trouble) => void}} told */
-  constructor({ say, failed }) {
+  /** @param {{say: (text: string) => void, failed: (trouble: Trouble) => void, fine: () => void}} told */
+  constructor({ say, failed, fine }) {
     this.#say = say;
+    this.#fine = fine;
     this.#failed = failed;
     this.#button.addEventListener("click", () => (this.#url ? this.#clear() : this.#file.click()));
     this.#file.addEventListener("change", () => this.#take(this.#file.files?.[0]));
@@ -59,6 +61,7 @@ export class StartPicture {
       this.#url = drawn(document.createElement("canvas"), picture, LONGEST_SIDE / Math.max(picture.width, picture.height)).toDataURL("image/jpeg", 0.92);
       drawn(this.#thumb, picture, THUMB_HEIGHT / picture.height);
       this.#show();
+      this.#fine();
       this.#say("The next video begins with this picture.");
     } catch (trouble) {
       this.#file.value = "";
