@@ -1,15 +1,18 @@
 # Two commands do everything: `make serve` and `make test`. Both set up what they need and re-run cheaply.
 # CONTRIBUTING.md says when to use the others. `make CONSTRAINTS= serve` takes the newest versions of all dependencies.
+# `make TORCH_INDEX=https://download.pytorch.org/whl/cpu serve`: torch's CPU build, for Linux without a GPU.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+TORCH_INDEX ?=
 BIN := .venv/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) \
+	$(addprefix --extra-index-url ,$(TORCH_INDEX))
 TOOLS := .venv/tools
 
 .PHONY: serve quick test lint page bench fuzz constraints licences sbom wheels clean
 
 serve: .venv/serve.ready
-	$(BIN)/pafu serve
+	@$(BIN)/pafu serve
 
 # under a minute: what neither trains a model nor starts a server
 quick: lint
@@ -63,14 +66,16 @@ $(TOOLS):
 
 # A marker per environment: it is as old as the last pyproject.toml that was installed.
 .venv/serve.ready: pyproject.toml clients/python/pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pafu needs Python 3.11 or newer; set PYTHON=python3.x")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pafu needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@test -x $(BIN)/python || { echo "making an environment in .venv"; $(PYTHON) -m venv .venv; }
+	@echo "installing torch and what else Pafu needs into .venv; the first time it takes some minutes"
 	$(INSTALL) -e clients/python -e .
-	touch $@
+	@touch $@
 
 .venv/test.ready: .venv/serve.ready
+	@echo "installing what the tests need into .venv"
 	$(INSTALL) -e clients/python -e ".[dev]"
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf .venv dist

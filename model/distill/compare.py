@@ -114,7 +114,7 @@ class Evaluation:
         """All cells; the figures, which are also in ``out``/eval.json."""
         self._keep_settings()
         cells = self._cells()
-        with Progress(console=console) as progress:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
             self._progress, self._task = progress, progress.add_task("evaluating", total=len(cells) * self._work())
             done = [self._cell(policy, budget) for policy, budget in cells]
         result = {"settings": asdict(self._settings), **self._about(), "cells": done, "summary": summary(done)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Stage:
             TextColumn("{task.completed}/{task.total} {task.fields[state]}"),
             TimeRemainingColumn(),
             refresh_per_second=1,
-            disable=not self.writes,
+            disable=not (self.writes and get_console().is_terminal),
         ) as bar:
             task = bar.add_task(self.name, total=self.steps, completed=start, state="-")
             for step in range(start, self.steps):

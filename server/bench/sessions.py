@@ -65,7 +65,7 @@ def best_of(levels: list[dict[str, Any]]) -> int:
 async def search(url: str, plan: Plan, console: Console) -> list[dict[str, Any]]:
     """The levels that were tried, by number of sessions."""
     levels: dict[int, dict[str, Any]] = {}
-    with Progress(console=console) as progress:
+    with Progress(console=console, disable=not console.is_terminal) as progress:
         count: int | None = 1
         while count is not None:
             task = progress.add_task(f"{count} at once", total=count * plan.pictures)

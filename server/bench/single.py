@@ -37,7 +37,7 @@ async def throughput(url: str, model: dict[str, Any], seconds: float, console: C
     arrivals, stats, sizes = [], [], []
     began = time.perf_counter()
     options: Any = {"num_frames": pictures, "streaming_buffer_seconds": lead, "realtime": False, "seed": 1}
-    with Progress(console=console) as progress:
+    with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("as fast as it goes", total=pictures)
         async with connect(url, prompt=PROMPT, **options) as stream:
             async for chunk in stream:

@@ -61,7 +61,7 @@ async def stream(
         asyncio.create_task(view(url, seen, seed=number + 1, **options)) for number, seen in enumerate(everybody)
     ]
     try:
-        with Progress(console=console) as progress:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
             lines = await _write_lines(url, everybody, 60 * minutes, every, table, progress)
     finally:
         for task in watching:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from server.cli.console import fail, settings_from
+from server.cli.console import Json, fail, print_json, settings_from
 from server.config import Settings
 
 app = typer.Typer(help="Measure: one stream, many sessions at once, an hour of streaming.")
 
 Url = Annotated[str | None, typer.Option(help="a running server; default: one of its own")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for all figures")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Plot = Annotated[Path | None, typer.Option(help="picture of the figures (.png, .svg); needs matplotlib")]
 Model = Annotated[str | None, typer.Option(help="model name  [PAFU_MODEL, default pafu-mini]")]
 Weights = Annotated[str | None, typer.Option(help="folder or file of safetensors, or an id of the hub  [PAFU_WEIGHTS]")]
@@ -47,7 +47,7 @@ def bench(
     if suite is not None:
         return _suite(suite, model, device, minutes, out)
     if against is not None:
-        return _against(against, _settings(model, weights, device, threads))
+        return _against(against, _settings(model, weights, device, threads), as_json)
     from server.bench import single
 
     run = lambda settings, console: single.bench(settings, url, seconds, console)  # noqa: E731
@@ -72,7 +72,7 @@ def _suite(name: str, model: str | None, device: str | None, minutes: float, out
     run(spec, decoder_of(spec), torch.device(wanted), out, minutes, WAYS)
 
 
-def _against(root: Path, settings: Settings) -> None:
+def _against(root: Path, settings: Settings, as_json: bool) -> None:
     import torch
 
     from model.weights import preferred_dtype
@@ -85,6 +85,8 @@ def _against(root: Path, settings: Settings) -> None:
         found = compare(root, settings.model, "pafu", 6.0, threads, dtype, chunks=20)
     except AgainstError as error:
         raise fail(str(error)) from None
+    if as_json:
+        return print_json({**asdict(found), "ratio": found.ratio, "model": settings.model, "threads": threads})
     print(
         f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found.ours:.1f} pictures a "
         f"second here, {found.theirs:.1f} there: {found.ratio:.2f} x ({found.chunks} chunks in turns)"
@@ -135,7 +137,7 @@ def soak(
 
     given = _settings(model, weights, device, threads)
     run = lambda settings, console: long.bench(settings, url, minutes, viewers, every, table, console)  # noqa: E731
-    report = _run(run, long.show, given, output, as_json)
+    report = _run(run, long.show, given, output, as_json, f"the lines until now stand in {table}")
     if plot is not None:
         title = f"{report['model']['id']}, {viewers} viewers, {report['machine']['processor']}"
         _draw(lambda: long.plot(table, plot, title))
@@ -152,8 +154,10 @@ def _run(
     settings: Settings,
     output: Path | None,
     as_json: bool,
+    kept: str = "nothing was written",
 ) -> Report:
-    """Measure with the progress on standard error, and the figures on standard output."""
+    """Measure with the progress on standard error, and the figures on standard output; ``kept``: what there is when
+    Ctrl-C ends it."""
     from server.bench.target import BenchError, as_text
 
     try:
@@ -162,8 +166,10 @@ def _run(
             output.write_text(as_text(report))
     except (BenchError, OSError) as error:
         raise fail(str(error)) from None
+    except KeyboardInterrupt:
+        raise fail(f"stopped before all was measured; {kept}", 130) from None
     if as_json:
-        typer.echo(as_text(report), nl=False)
+        print_json(report)
     else:
         show(report, Console(highlight=False))
     return report

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -43,6 +44,7 @@ KvDtype = Annotated[
     str | None, typer.Option("--kv-dtype", help="auto, bf16, int8, int4: how caches keep tokens  [PAFU_KV_DTYPE]")
 ]
 SalienceHead = Annotated[Path | None, typer.Option(help="default: the one beside the weights  [PAFU_SALIENCE_HEAD]")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output")]
 Threads = Annotated[int | None, typer.Option(help="torch threads of all workers; 0 uses all cores  [PAFU_THREADS]")]
 
 
@@ -52,6 +54,11 @@ def say(text: str) -> None:
         log.info("%s", text)
     else:
         console.print(f"[bold]pafu[/bold] {escape(text)}")
+
+
+def print_json(report: Any) -> None:
+    """For a program, on standard output."""
+    typer.echo(json.dumps(report, indent=2))
 
 
 def fail(message: str, status: int = 1) -> typer.Exit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -10,7 +11,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from rich.table import Table
 from cache.config import promised_bytes
 from model.spec import ModelSpec
 from server import __version__
+from server.cli.console import print_json
+from server.cli.neighbour import Running, running
 from server.config import ConfigError, Settings, check_data_dir
 from server.config.devices import Slot
 from server.engine.slots import slots_for
@@ -32,6 +35,10 @@ OLDEST_TORCH = "2.11"
 ROOT = Path(__file__).resolve().parents[2]
 NO_CUDA_BUILD = "; there is an NVIDIA GPU, but this torch cannot use it: install its CUDA build or update the driver"
 NEEDED_MODULES = ("fastapi", "uvicorn", "websockets", "msgspec", "av", "numpy", "safetensors", "torch")
+VERDICTS = {
+    True: "this machine can run pafu serve",
+    False: "pafu serve cannot work like this: see the rows above",
+}
 
 
 @dataclass(frozen=True)
@@ -43,56 +50,80 @@ class Finding:
     seen: str
 
 
-def examine(settings: Settings, console: Console) -> bool:
+def examine(settings: Settings, console: Console, as_json: bool = False) -> bool:
     """Print all findings; whether ``pafu serve`` can work here."""
     findings = list(examinations(settings))
+    rows: list[tuple[str, ...]] = []
+    if settings.spec.public:
+        from server.cli.memory import counted
+
+        rows, too_large = counted(settings)
+        findings.append(Finding("room", too_large is None, too_large or "the model fits"))
+    fine = all(finding.fine for finding in findings)
+    if as_json:
+        print_json({"fine": fine, "findings": [asdict(finding) for finding in findings], "memory": rows})
+    else:
+        _show(findings, rows, console)
+        console.print(VERDICTS[fine])
+    return fine
+
+
+def _show(findings: list[Finding], rows: list[tuple[str, ...]], console: Console) -> None:
     if not console.is_terminal:  # a row is a line for whoever reads it with a program
         console = Console(file=console.file, width=10_000, highlight=False)
     table = Table("", "looked at", "found", box=None, pad_edge=False)
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.fine else "[red]no[/red]", finding.name, finding.seen)
     console.print(table)
-    if settings.spec.public:
-        from server.cli.memory import counted, show
+    if rows:
+        from server.cli.memory import show
 
-        rows, too_large = counted(settings)
         show(rows, console)
-        findings.append(Finding("room", too_large is None, too_large or "the model fits"))
-    fine = all(finding.fine for finding in findings)
-    console.print("this machine can run pafu serve" if fine else "pafu serve cannot work like this: see the rows above")
-    return fine
 
 
 def examinations(settings: Settings) -> Iterator[Finding]:
     """All findings in the order in which things are needed."""
     spec = settings.spec
     held: list[object] = []  # the model, while it is counted how many sessions fit beside it
+    other = running(settings)
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
     missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
     yield Finding("packages", not missing, f"missing: {', '.join(missing)}; run make serve" if missing else "all here")
     old = outdated()
     yield Finding("versions", not old, f"{'; '.join(old)}: run make serve, or pip install -e ." if old else versions())
     yield Finding("cores", True, f"{usable_cores()} usable")
-    yield Finding("memory", True, memory())
-    found = workers(settings)
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("torch", lambda: torch_version(settings)),
-        ("encoder", lambda: encoder(spec)),
-        ("weights", lambda: weights(settings, held)),
-        *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found))) for slot in found),
-        ("sessions", lambda: sessions(settings, spec)),
-        ("speed", lambda: speed(settings, spec, held)),
-        ("data", lambda: data_folder(settings)),
-        ("jobs", lambda: check_jobs(settings)),
-        ("tracing", lambda: tracing(settings)),
-        ("port", lambda: port(settings)),
-        ("metrics", lambda: metrics_port(settings)),
-    ]
-    for name, check in checks:
+    yield Finding("memory", True, memory(other))
+    for name, check in checks(settings, spec, held, other):
         try:
             yield Finding(name, True, check())
         except Exception as error:  # whatever is wrong here is a finding, not a failure of the doctor
             yield Finding(name, False, str(error) or type(error).__name__)
+
+
+Check = tuple[str, Callable[[], str]]
+
+
+def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Running | None) -> list[Check]:
+    """What can fail, by name."""
+    found = workers(settings)
+    return [
+        ("torch", lambda: torch_version(settings)),
+        ("encoder", lambda: encoder(spec)),
+        ("weights", lambda: weights(settings, held)),
+        *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found))) for slot in found),
+        ("sessions", lambda: beside(other, sessions(settings, spec))),
+        ("speed", lambda: beside(other, speed(settings, spec, held))),
+        ("data", lambda: data_folder(settings)),
+        ("jobs", lambda: check_jobs(settings)),
+        ("tracing", lambda: tracing(settings)),
+        ("port", lambda: str(other) if other else port(settings)),
+        ("metrics", lambda: metrics_port(settings, other)),
+    ]
+
+
+def beside(other: Running | None, words: str) -> str:
+    """What was counted or measured while another Pafu has its part of the machine."""
+    return f"{words}, beside the Pafu that runs" if other else words
 
 
 def workers(settings: Settings) -> tuple[Slot, ...]:
@@ -144,9 +175,20 @@ def versions() -> str:
     return f"pafu {__version__}, " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in shown)
 
 
-def memory() -> str:
+def package_versions() -> dict[str, str]:
+    """Python's, and those of the installed packages that Pafu needs to serve."""
+    found = {"python": platform.python_version()}
+    for name in NEEDED_MODULES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def memory(other: Running | None = None) -> str:
+    """What is free, and what of the rest another Pafu has."""
     free = available_bytes()
-    return f"{free / GIB:.1f} GiB available" if free else "unknown on this system"
+    words = f"{free / GIB:.1f} GiB available" if free else "unknown on this system"
+    return f"{words}; the Pafu that runs has {other.bytes / GIB:.1f} GiB" if other and other.bytes else words
 
 
 @dataclass(frozen=True)
@@ -266,13 +308,18 @@ def tracing(settings: Settings) -> str:
     return "on"
 
 
-def metrics_port(settings: Settings) -> str:
-    """Try the port of /metrics. Raises ConfigError when it is taken."""
+def metrics_port(settings: Settings, other: Running | None = None) -> str:
+    """Try the port of /metrics. Raises ConfigError when it is taken by anybody but the Pafu that runs."""
     from server.http.listener import listen
 
     if settings.metrics_port is None:
         return f"on port {settings.port}, path /metrics"
-    listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True).close()
+    try:
+        listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True).close()
+    except ConfigError:
+        if other is None:
+            raise
+        return f"{settings.metrics_host}:{settings.metrics_port} is taken, as the Pafu that runs would have it"
     return f"{settings.metrics_host}:{settings.metrics_port} is free"
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.spec import ModelSpec
 from model.words import warnings
+from server.cli.ending import Interrupts, Written
 from server.config import ConfigError, Settings
 from server.engine.member import configure
 from server.engine.slots import slots_for
@@ -28,8 +29,9 @@ class GenerateError(RuntimeError):
 
 def write_video(
     settings: Settings, prompt: str, path: Path, seconds: float, seed: int, console: Console, image: Path | None = None
-) -> str:
-    """Generate ``seconds`` of video into ``path`` (whole or not at all); a line that sums it up.
+) -> Written:
+    """Generate ``seconds`` of video into ``path``. Ctrl-C ends it behind the chunk in hand, and the file has what was
+    made until then; an error leaves no file.
 
     Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
     """
@@ -44,15 +46,16 @@ def write_video(
     part = path.with_name(path.name + ".part")
     began = time.perf_counter()
     try:
-        pictures = _write(part, order, generator, console)
-        os.replace(part, path)
+        with Interrupts() as interrupts:
+            pictures = _write(part, order, generator, console, interrupts)
+            if pictures:
+                os.replace(part, path)
     except OSError as error:
         raise GenerateError(f"cannot write {path}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
     took = time.perf_counter() - began
-    rate = pictures / took
-    return f"{path}: {pictures} pictures, {pictures / spec.fps:.1f} s of video in {took:.1f} s ({rate:.1f} pictures/s)"
+    return Written(str(path), pictures, order.pictures, spec.fps, seed, took, interrupts.signal)
 
 
 def _order(settings: Settings, prompt: str, seed: int, pictures: int, image: Path | None) -> Open:
@@ -89,13 +92,15 @@ def load(settings: Settings) -> Generator:
         raise GenerateError(str(error)) from error
 
 
-def _write(path: Path, order: Open, generator: Generator, console: Console) -> int:
+def _write(path: Path, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:
+    """Chunk after chunk; the pictures that the file has."""
     session = WorkerSession(order, generator)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
-    with path.open("wb") as file, Progress(*columns, console=console) as progress:
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with path.open("wb") as file, bar as progress:
         task = progress.add_task("pictures", total=order.pictures)
-        while not session.complete:
+        while not (session.complete or interrupts.signal):
             fragment = session.encode(session.generate(session.apply_pending()[0]))
             file.write(fragment.data)
             written += fragment.pictures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from server.cli.console import (
     CacheWindow,
     Config,
     Device,
+    Json,
     KvDtype,
     Model,
     PositionMode,
@@ -31,19 +31,22 @@ from server.cli.console import (
     Weights,
     console,
     fail,
+    print_json,
     say,
     settings_from,
 )
+from server.cli.ending import Commands, Written
 from server.cli.simulate import simulate
 from server.cli.weights import fetched
 from server.config import ConfigError, Settings, check_data_dir, find_temporary_folder
+from server.config.addresses import page_address
 from server.errors import PafuError
 
 app = typer.Typer(
     name="pafu",
     help="Real-time streaming video generation. Every flag of serve is also a PAFU_* variable.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
 )
 app.add_typer(distill.app, name="distill")
@@ -123,7 +126,6 @@ def serve(
     failure = asyncio.run(run(settings, slots, sock, say, metrics_sock, traces))
     if failure is not None:
         raise fail(failure, START_FAILED)
-    say("stopped")
 
 
 def _tell_memory(settings: Settings) -> None:
@@ -140,12 +142,6 @@ def _tell_memory(settings: Settings) -> None:
     show(rows, console)
     if too_large:
         raise fail(too_large, START_FAILED)
-
-
-def page_address(host: str, port: int) -> str:
-    """Where a browser on this machine finds the page."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
 
 
 @app.command()
@@ -169,6 +165,7 @@ def generate(
     cache_window_latents: CacheWindow = None,
     cache_position_mode: PositionMode = None,
     kv_dtype: KvDtype = None,
+    as_json: Json = False,
 ) -> None:
     """Write a video to a file; needs no server."""
     settings = settings_from(
@@ -191,10 +188,10 @@ def generate(
     from server.cli.generate import GenerateError, write_video
 
     try:
-        summary = write_video(settings, prompt, output, seconds, seed, console, image)
+        written = write_video(settings, prompt, output, seconds, seed, console, image)
     except (GenerateError, PafuError) as error:
         raise fail(str(error)) from None
-    say(summary)
+    _tell(written, as_json)
 
 
 @app.command()
@@ -206,7 +203,8 @@ def watch(
     ] = "live.mp4",
     seconds: Annotated[float | None, typer.Option(min=0.05, help="length; default: until Ctrl-C")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="same seed, same video")] = None,
-    url: Annotated[str, typer.Option(help="address of the server")] = "http://127.0.0.1:8000",
+    url: Annotated[str | None, typer.Option(help="of the server; default: PAFU_HOST and PAFU_PORT here")] = None,
+    as_json: Json = False,
 ) -> None:
     """Save or pipe a live stream of a running server (pafu watch ... -o - | ffplay -).
 
@@ -214,14 +212,31 @@ def watch(
     """
     if (prompt is None) == (session is None) or (session and seed is not None):
         raise fail("say what to show, or with --session ID whose stream to watch (it has its own seed)", 2)
+    if as_json and output == "-":
+        raise fail("--json and -o - both want standard output; name a file with -o", 2)
     from server.cli.watch import WatchError
     from server.cli.watch import watch as watch_stream
 
     try:
-        summary = watch_stream(url, prompt, session, output, seconds, seed, console)
+        written = watch_stream(url or _own_address(), prompt, session, output, seconds, seed, console)
     except WatchError as error:
         raise fail(str(error)) from None
-    say(summary)
+    _tell(written, as_json)
+
+
+def _own_address() -> str:
+    """Where a pafu serve with the settings of this environment listens."""
+    settings = settings_from()
+    return page_address(settings.host, settings.port)
+
+
+def _tell(written: Written, as_json: bool) -> None:
+    """What there is now, and the exit status that goes with it."""
+    if as_json:
+        print_json(written.report())
+    else:
+        say(written.line())
+    raise typer.Exit(written.status)
 
 
 @app.command()
@@ -237,24 +252,44 @@ def doctor(
     cache_policy: CachePolicy = None,
     cache_budget_latents: CacheBudget = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
-    settings = settings_from(**locals())
+    given = locals()
+    del given["as_json"]
+    settings = settings_from(**given)
     from server.cli.doctor import examine
 
-    if not examine(settings, Console(highlight=False)):
+    if not examine(settings, Console(highlight=False), as_json):
         raise typer.Exit(1)
 
 
 @app.command()
-def version() -> None:
+def version(as_json: Json = False) -> None:
     """Print the version."""
-    typer.echo(__version__)
+    if as_json:
+        from server.cli.doctor import package_versions
+
+        print_json({"version": __version__, "versions": package_versions()})
+    else:
+        typer.echo(__version__)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pafu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def pafu(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Real-time streaming video generation. Every flag of serve is also a PAFU_* variable."""
 
 
 def main() -> None:
-    """Entry point; Ctrl-C ends with the usual status and no traceback."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point."""
+    app(prog_name="pafu")

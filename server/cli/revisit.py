@@ -102,7 +102,7 @@ def visits(
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for choice in choices:
             stream = generator.open(prompt, seed, choice)
             yield walk(stream, trip, choice.policy, progress)

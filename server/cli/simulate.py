@@ -44,7 +44,8 @@ def simulate(
         raise fail(f"{bench}: {error}" if isinstance(error, OSError) else str(error), 2) from None
     demand = Demand(per_hour=viewers_per_hour, stay=60 * stay_minutes, patience=patience)
     answers = []
-    for size in track(sizes, "a day for each size", console=Console(stderr=True)):
+    console = Console(stderr=True)
+    for size in track(sizes, "a day for each size", console=console, disable=not console.is_terminal):
         cluster = Cluster(
             gpus=size,
             places=places or report.places_of(service),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from server.cli.ending import Interrupts, Written
 
 if TYPE_CHECKING:
     from pafu_client.sync import VideoStream
@@ -27,11 +31,11 @@ def watch(
     seconds: float | None,
     seed: int | None,
     console: Console,
-) -> str:
+) -> Written:
     """Write the stream of ``prompt``, or of the running ``session``, to ``output`` ("-": standard output) as it comes.
 
-    A pipe is fed in real time, as a player wants it; a file as fast as the server makes it. A line that sums it up.
-    Raises WatchError.
+    A pipe is fed in real time, as a player wants it; a file as fast as the server makes it. Ctrl-C ends it behind a
+    whole chunk. Raises WatchError, and BrokenPipeError when whoever read standard output has gone.
     """
     try:
         import pafu_client.sync as client
@@ -52,26 +56,36 @@ def watch(
     except PafuError as error:
         raise WatchError(error.message) from None
     except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
         raise WatchError(f"cannot write {output}: {error.strerror}") from None
 
 
 def _write(
     opening: contextlib.AbstractContextManager[VideoStream], output: str, pictures: int | None, console: Console
-) -> str:
-    """Whole chunks until there are so many pictures, or the stream ends."""
-    written = 0
-    with opening as stream, sink(output) as file, progress_bar(console) as progress:
+) -> Written:
+    """Whole chunks until there are so many pictures, the stream ends, or Ctrl-C."""
+    written, began = 0, time.perf_counter()
+    with opening as stream, sink(output) as file, progress_bar(console) as progress, Interrupts() as interrupts:
         for told in stream.init.warnings:
             console.print(f"note: {told}", markup=False, highlight=False)
         task = progress.add_task("pictures", total=pictures)
-        for chunk in stream:
+        while pictures is None or written < pictures:
+            try:
+                with interrupts.waiting():
+                    chunk = stream.receive()
+            except KeyboardInterrupt:
+                break
+            if chunk is None:
+                break
             file.write(chunk.data)
             file.flush()
             written += chunk.metadata.num_frames
-            progress.update(task, advance=chunk.metadata.num_frames)
-            if pictures is not None and written >= pictures:
-                break
-    return f"{output}: {written} pictures, seed {stream.init.config.get('seed')}"
+            progress.update(task, completed=written)
+    if not written and output != "-":
+        Path(output).unlink(missing_ok=True)
+    took, fps, seed = time.perf_counter() - began, stream.init.fps, stream.init.config.get("seed")
+    return Written(output, written, pictures, fps, seed, took, interrupts.signal)
 
 
 @contextlib.contextmanager
@@ -86,4 +100,4 @@ def sink(output: str) -> Iterator[IO[bytes]]:
 
 def progress_bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, disable=not console.is_terminal)

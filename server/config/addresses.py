@@ -73,3 +73,9 @@ def is_localhost(name: str) -> bool:
 
 def is_loopback(name: str) -> bool:
     return is_localhost(name) or (is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+def page_address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"

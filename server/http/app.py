@@ -47,6 +47,7 @@ class Front:
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
         self.gallery = gallery_routes.GalleryService(settings, self.spec, engine)
         self.draining = False
+        self.kept_sessions = self.kept_jobs = 0  # that the next server goes on with, once drained
 
     async def live(self, websocket: WebSocket) -> None:
         """One viewer, from accept to close."""
@@ -85,6 +86,8 @@ class Front:
         await self.gallery.stop()
         within = self.settings.shutdown_timeout / 2
         await asyncio.gather(self.jobs.drain(within), self._drain_sessions(within))
+        self.kept_sessions = len(self.sessions) if self.settings.keep_on_disk else 0
+        self.kept_jobs = await self.jobs.unfinished()
 
     async def _drain_sessions(self, within: float) -> None:
         await self.sessions.drain(within)

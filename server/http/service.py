@@ -168,7 +168,7 @@ async def run(
     metrics_sock: socket.socket | None = None,
     traces: Traces | None = None,
 ) -> str | None:
-    """Serve until a signal; returns why the engine never became ready, or None."""
+    """Serve until a signal, and say how it ended; returns why the engine never became ready, or None."""
     engine = LocalEngine(settings, slots)
     engine.observer.traces = traces
     service = build(settings, engine)
@@ -179,8 +179,17 @@ async def run(
     if traces is not None:
         await asyncio.to_thread(traces.close)
     with contextlib.suppress(asyncio.CancelledError):
-        return await watcher
+        if (failure := await watcher) is not None:
+            return failure
+    say(ended(service.front))
     return None
+
+
+def ended(front: Front) -> str:
+    """That it stopped, and what is not lost by it."""
+    kept = {"live session": front.kept_sessions, "job": front.kept_jobs}
+    named = [f"{count} {name}{'s' * (count > 1)}" for name, count in kept.items() if count]
+    return f"stopped; the next pafu serve goes on with {' and '.join(named)}" if named else "stopped"
 
 
 def room(capacity: Capacity) -> str:

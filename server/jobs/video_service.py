@@ -65,6 +65,15 @@ class VideoService:
         unfinished = {state.value: counts[state] for state in (JobState.QUEUED, JobState.RUNNING)}
         self._observer.jobs(unfinished, 0.0 if since is None else max(0.0, time.time() - since))
 
+    async def unfinished(self) -> int:
+        """Jobs of all servers on this store that are not over; 0 when the store does not answer in time."""
+        try:
+            async with asyncio.timeout(FIGURES_WITHIN):
+                counts = await self._database.run(lambda store: store.counts())
+        except (RuntimeError, TimeoutError):
+            return 0
+        return counts[JobState.QUEUED] + counts[JobState.RUNNING]
+
     def start(self) -> None:
         self._runner.start()
         self._keeper.start()

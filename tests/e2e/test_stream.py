@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -189,3 +191,52 @@ async def test_watch_looks_on_at_a_session(live_server, decode, tmp_path) -> Non
             await stream.receive()
         await looking
     assert decode(output.read_bytes()).pictures.shape[0] >= 24
+
+
+def pafu(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "server.cli", *arguments]
+    return subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_ctrl_c_ends_watch_with_a_whole_file_and_a_line(live_server, decode, tmp_path) -> None:
+    output, port = tmp_path / "live.mp4", live_server.rpartition(":")[2]
+    for length, status in (((), 0), (("--seconds", "3000"), 130)):
+        process = pafu("watch", "a red house", "--seed", "4", "-o", str(output), *length, PAFU_PORT=port)
+        while not (output.exists() and output.stat().st_size):
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=120)
+        shown = decode(output.read_bytes()).pictures.shape[0]
+        assert (process.returncode, out) == (status, b"")
+        (line,) = error.decode().splitlines()
+        assert line.startswith(f"pafu stopped; {output}: {shown} ") and "seed 4" in line
+        output.unlink()
+
+
+def test_watch_ends_quietly_when_its_reader_has_gone(live_server) -> None:
+    process = pafu("watch", "a red house", "-o", "-", "--url", live_server)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(100)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(120) == 1
+
+
+def test_watch_tells_a_program_what_it_wrote(live_server, tmp_path) -> None:
+    output = str(tmp_path / "live.mp4")
+    process = pafu(
+        "watch", "a red house", "--seconds", "1", "--seed", "4", "-o", output, "--json", "--url", live_server
+    )
+    told = json.loads(process.communicate(timeout=120)[0])
+    assert (told["file"], told["pictures"], told["seed"], told["stopped"]) == (output, 16, 4, False)
+
+
+def test_the_doctor_knows_the_pafu_that_runs(server_process) -> None:
+    port = server_process.url().rpartition(":")[2]
+    process = pafu("doctor", "--json", PAFU_MODEL="test-tiny", PAFU_PORT=port)
+    told = json.loads(process.communicate(timeout=120)[0])
+    found = {finding["name"]: finding for finding in told["findings"]}
+    assert process.returncode == 0 and told["fine"]
+    assert all(words in found["port"]["seen"] for words in ("test-tiny", "ready", str(server_process.process.pid)))
+    assert "the Pafu that runs has 0." in found["memory"]["seen"]

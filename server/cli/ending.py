@@ -1,0 +1,97 @@
+"""How a command that takes long ends before its time: in order, and with a line that says what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any, Self
+
+from typer.core import TyperGroup
+
+from server.cli.console import say
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM while the block runs: the step in hand is finished, a wait ends at once, a second signal ends
+    everything. ``signal`` is the first of them, 0 until then."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._waiting = False
+
+    def __enter__(self) -> Self:
+        on_main = threading.current_thread() is threading.main_thread()
+        heard = [number for number in SIGNALS if on_main and signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        self._before = {number: signal.signal(number, self._asked) for number in heard}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For what may be left at any moment. Raises KeyboardInterrupt, also when the end was asked for before."""
+        self._waiting = True
+        try:
+            if self.signal:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._waiting = False
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        again, self.signal = self.signal, self.signal or number
+        if again or self._waiting:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Written:
+    """A video that was written, or the part of it that there is.
+
+    wanted: pictures that were asked for, None: as many as there are. ended_by: the signal that ended it, or 0.
+    """
+
+    file: str
+    pictures: int
+    wanted: int | None
+    fps: float
+    seed: int | None
+    took_seconds: float
+    ended_by: int
+
+    @property
+    def status(self) -> int:
+        """Exit status: ending a video that has no end of its own is no failure."""
+        return 128 + self.ended_by if self.ended_by and self.wanted is not None else 0
+
+    def line(self) -> str:
+        """What there is, for the person at the terminal."""
+        if not self.pictures:
+            return "stopped before the first picture: nothing was written"
+        of = f" of {self.wanted}" if self.wanted not in (None, self.pictures) else ""
+        rate = f"{self.pictures / self.fps:.1f} s of video in {self.took_seconds:.1f} s"
+        told = f"{self.file}: {self.pictures}{of} pictures, seed {self.seed}, {rate}"
+        return f"stopped; {told}" if self.ended_by else told
+
+    def report(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {**asdict(self), "seconds": self.pictures / self.fps, "stopped": bool(self.ended_by)}
+
+
+class Commands(TyperGroup):
+    """The command line: what nobody else has said a word about ends with one when Ctrl-C ends it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("stopped before it was done")
+            ctx.exit(128 + signal.SIGINT)
