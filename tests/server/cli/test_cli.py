@@ -60,11 +60,11 @@ def test_a_taken_port_is_one_clear_line() -> None:
         (["generate", "x", "--model", "no-such"], {}, "unknown model"),
         (["generate", "", "--model", "test-tiny"], {}, "prompt is empty"),
         (["generate", "x", "--model", "test-tiny", "-o", "/no/such/folder/x.mp4"], {}, "/no/such/folder"),
-        (["generate", "x", "--weights", "/no/such/folder"], {}, "/no/such/folder"),
+        (["generate", "a house", "--weights", "/no/such/folder"], {}, "/no/such/folder"),
         (["serve", "--cache-policy", "lru"], {}, "unknown cache policy 'lru'"),
         (["serve", "--cache-budget-latents", "0"], {}, "--cache-budget-latents: got 0.0"),
         (["serve"], {"PAFU_CACHE_BUDGET_LATENTS": "-1"}, "error: PAFU_CACHE_BUDGET_LATENTS: got '-1'"),
-        (["generate", "x", "--salience-head", "/no/such/head"], {}, "/no/such/head"),
+        (["generate", "a house", "--salience-head", "/no/such/head"], {}, "/no/such/head"),
         (
             ["generate", "x", "--model", "test-tiny", "--seconds", "4"],
             {"PAFU_CACHE_POLICY": "full", "PAFU_CACHE_BUDGET_LATENTS": "4"},
