@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.config import CacheConfig
+from cache.config import CacheConfig, PositionMode
 from model.dit import Context
 from model.spec import LONGLIVE, TEST_WAN
 from model.stream import SEED_PRIME, VideoStream
@@ -116,8 +116,9 @@ def theirs(model: LoadedModel, switch: int, chunks: int, masked: bool = True) ->
     return torch.cat(loop.made, 1)
 
 
-def ours(model: LoadedModel, switch: int, chunks: int) -> Tensor:
-    stream, made = VideoStream(model, BEFORE, SEED, CONFIG), []
+def ours(model: LoadedModel, switch: int, chunks: int, position_mode: PositionMode = "absolute") -> Tensor:
+    config = dataclasses.replace(CONFIG, position_mode=position_mode)
+    stream, made = VideoStream(model, BEFORE, SEED, config), []
     for index in range(chunks):
         stream.set_prompt(AFTER if index >= switch else BEFORE)
         made.append(stream.next_chunk().latents)
@@ -135,3 +136,12 @@ def test_its_published_code_lets_what_is_rewritten_see_what_came_later(model: Lo
     causal = ours(model, 5, 6)
     torch.testing.assert_close(causal[:, :15], as_published[:, :15], atol=1e-4, rtol=0)
     assert (causal[:, 15:] - as_published[:, 15:]).abs().max() > 1e-3
+
+
+def test_a_sink_older_than_the_trained_range_stands_where_the_reference_has_it(model: LoadedModel) -> None:
+    """In absolute mode; in relative mode nothing stands farther away than the model was trained for."""
+    chunks, never = model.spec.trained_latents // CHUNK + 3, 1000
+    reference = theirs(model, never, chunks)
+    torch.testing.assert_close(ours(model, never, chunks), reference, atol=1e-4, rtol=0)
+    far = (ours(model, never, chunks, "relative") - reference).abs().amax((0, 2, 3, 4))
+    assert far[: model.spec.trained_latents].max() < 1e-4 and far[model.spec.trained_latents :].min() > 1e-3
