@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -28,12 +28,19 @@ CARDS = (16, 24, 32, 48, 80)  # GB of cards that people have
 LEFT_FREE = 0.05  # of a card: the driver, fragments
 
 
+EASIER_BUDGETS = (6.0, 3.0)  # latent frames: what is tried where the usual one does not fit
+NO_SHARES: Any = {"sink_latents": 0.0, "recent_latents": 0.0}
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes. ``text`` counts where the text encoder is on the device."""
+    """Bytes on a kind of device, ``where``. ``text`` counts where the text encoder stays there; where it comes only to
+    encode, between two chunks, it is ``visit``."""
 
+    where: str
     transformer: int
     text: int
+    visit: int
     codec: int
     working: int
     workspace: int  # dense keys and values of whichever session has its turn
@@ -45,17 +52,33 @@ class MemoryPlan:
         return self.transformer + self.text + self.codec + self.workspace
 
     @property
+    def busy(self) -> int:
+        """The most that one thing takes at a time."""
+        return max(self.working, self.visit)
+
+    @property
     def session(self) -> int:
         return self.cache + self.codec_state
 
     def sessions(self, room: int) -> int:
         """How many fit into ``room`` bytes."""
-        return max(0, (room - self.resident - self.working) // self.session)
+        return max(0, (room - self.resident - self.busy) // self.session)
 
     @property
     def least(self) -> int:
         """Bytes with which one session runs."""
-        return self.resident + self.working + self.session
+        return self.resident + self.busy + self.session
+
+
+PARTS: tuple[tuple[str, Callable[[MemoryPlan], int]], ...] = (
+    ("transformer", lambda found: found.transformer),
+    ("text encoder", lambda found: found.text),
+    ("VAE", lambda found: found.codec),
+    ("working memory", lambda found: found.working),
+    ("workspace of all caches", lambda found: found.workspace),
+    ("cache of a session", lambda found: found.cache),
+    ("VAE's memory of a session", lambda found: found.codec_state),
+)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -87,7 +110,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def plan(
-    spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str = "cuda", text_on_device: bool = True
+    spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str = "cuda", text_placement: str = "device"
 ) -> MemoryPlan:
     """Of ``spec`` with sessions that have ``cache``, in ``dtype`` on a kind of device. Raises MissingExtra."""
     with torch.device("meta"), torch.inference_mode():
@@ -101,34 +124,46 @@ def plan(
         decode = cast("VideoCodec", codec).decode
         state = decode(latents, None)[1]  # the first chunk makes fewer pictures than the others
         decoding = _peak(lambda: decode(latents, state))
+    size, stays = _bytes(text, dtype), text_placement == "device" or device == "cpu"
     return MemoryPlan(
-        transformer=_bytes(dit),
-        text=_bytes(text.to(dtype)) if text_on_device else 0,
-        codec=_bytes(codec),
+        where=device,
+        transformer=_bytes(dit, dtype),
+        text=size if stays else 0,
+        visit=size if text_placement == "offload" and not stays else 0,
+        codec=_bytes(codec, dtype),
         working=max(passing, decoding),
-        workspace=workspace_bytes(
-            layers=spec.num_layers,
-            heads=spec.num_heads,
-            head_dim=spec.head_dim,
-            budget=cache.budget_tokens(spec.tokens_per_latent),
-            chunk=spec.tokens_per_chunk,
-            dtype=str(dtype).removeprefix("torch."),
-        ),
-        cache=cache.promised_bytes(
-            layers=spec.num_layers,
-            heads=spec.num_heads,
-            head_dim=spec.head_dim,
-            tokens_per_latent=spec.tokens_per_latent,
-            tokens_per_chunk=spec.tokens_per_chunk,
-            dtype=str(dtype).removeprefix("torch."),
-        ),
         codec_state=sum(tensor.nbytes for tensor in state),
+        **_cached(spec, cache, dtype),
     )
 
 
-def _bytes(module: nn.Module) -> int:
+def _cached(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Bytes of the workspace, and of a session's cache."""
+    name = str(dtype).removeprefix("torch.")
+    workspace = workspace_bytes(
+        layers=spec.num_layers,
+        heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        budget=cache.budget_tokens(spec.tokens_per_latent),
+        chunk=spec.tokens_per_chunk,
+        dtype=name,
+    )
+    promised = cache.promised_bytes(
+        layers=spec.num_layers,
+        heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        tokens_per_latent=spec.tokens_per_latent,
+        tokens_per_chunk=spec.tokens_per_chunk,
+        dtype=name,
+    )
+    return {"workspace": workspace, "cache": promised}
+
+
+def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
+    """Of its weights in ``dtype``, each counted once."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    sizes = (dtype.itemsize if tensor.is_floating_point() else tensor.element_size() for tensor in tensors.values())
+    return sum(tensor.numel() * size for tensor, size in zip(tensors.values(), sizes, strict=True))
 
 
 def _peak(work: Callable[[], object]) -> int:
@@ -175,20 +210,32 @@ class _OverFullCache:
         return torch.empty_like(q)  # fused kernels hold little more than what they give back
 
 
-def table(found: MemoryPlan, here: tuple[str, int] | None) -> list[tuple[str, ...]]:
-    """Rows of text: what is taken, and how many sessions fit on ``here`` (a name and its free bytes) and on cards."""
-    parts = [
-        ("transformer", found.transformer),
-        ("text encoder", found.text),
-        ("VAE", found.codec),
-        ("working memory", found.working),
-        ("workspace of all caches", found.workspace),
-        ("cache of a session", found.cache),
-        ("VAE's memory of a session", found.codec_state),
-    ]
-    rows: list[tuple[str, ...]] = [(name, f"{size / GIB:.2f} GiB") for name, size in parts]
-    rooms = [(f"{size} GB card", round(size * 1e9 * (1 - LEFT_FREE))) for size in CARDS]
-    for name, room in [*([here] if here else []), *rooms]:
-        fit = found.sessions(room)
-        rows.append((name, f"{fit} session{'' if fit == 1 else 's'}" if fit else "does not fit"))
-    return rows
+def table(plans: dict[str, MemoryPlan], fits: dict[str, str]) -> list[tuple[str, ...]]:
+    """Rows of text: what is taken, a column for each of ``plans`` by its name, and behind them what ``fits`` where."""
+    rows = [("", *plans)]
+    for name, size in PARTS:
+        rows.append((name, *(_gib(size(found)) for found in plans.values())))
+    visits = [_gib(found.visit) if found.visit else "" for found in plans.values()]
+    if any(visits):
+        rows.insert(3, ("text encoder, while it encodes", *visits))
+    return rows + list(fits.items())
+
+
+def fitting(found: MemoryPlan, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, room: int) -> str:
+    """How many sessions fit into ``room`` bytes, and if none does, with which settings one would."""
+    if fit := found.sessions(room):
+        return f"{fit} session{'' if fit == 1 else 's'}"
+    flags, easier = "", found
+    if found.visit or (found.text and found.where != "cpu"):
+        flags, easier = " --text-placement cpu", replace(found, visit=0, text=0)
+    for budget in (None, *(each for each in EASIER_BUDGETS if each < cache.budget_latents)):
+        if budget is not None:
+            easier = replace(easier, **_cached(spec, replace(cache, budget_latents=budget, **NO_SHARES), dtype))
+        more = flags if budget is None else f"{flags} --cache-budget-latents {budget:g}"
+        if more and (fit := easier.sessions(room)):
+            return f"does not fit; {fit} would with{more}"
+    return "does not fit"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"

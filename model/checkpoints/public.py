@@ -80,6 +80,7 @@ def _text(spec: ModelSpec, part: Part, beside: Beside, device: torch.device, dty
     module.placement = cast(Placement, beside.text_placement)
     where = device if beside.text_placement == "device" else torch.device("cpu")
     fill(module.encoder, tensors, where, dtype)
+    module.encoder.encoder.embed_tokens.weight = module.encoder.shared.weight  # one parameter, or each moves by itself
     _read_tokenizer(module, part)
     return settle(module, device, dtype)
 

@@ -55,10 +55,8 @@ def examine(settings: Settings, console: Console, as_json: bool = False) -> bool
     findings = list(examinations(settings))
     rows: list[tuple[str, ...]] = []
     if settings.spec.public:
-        from server.cli.memory import counted
-
-        rows, too_large = counted(settings)
-        findings.append(Finding("room", too_large is None, too_large or "the model fits"))
+        rows, room = room_of_model(settings)
+        findings.append(room)
     fine = all(finding.fine for finding in findings)
     if as_json:
         print_json({"fine": fine, "findings": [asdict(finding) for finding in findings], "memory": rows})
@@ -79,6 +77,18 @@ def _show(findings: list[Finding], rows: list[tuple[str, ...]], console: Console
         from server.cli.memory import show
 
         show(rows, console)
+
+
+def room_of_model(settings: Settings) -> tuple[list[tuple[str, ...]], Finding]:
+    """What a large model takes and where it fits, as a table, and whether it fits here."""
+    from model.parts import MissingExtra
+    from server.cli.memory import counted
+
+    try:
+        rows, too_large = counted(settings)
+    except (ConfigError, MissingExtra) as error:
+        return [], Finding("room", False, str(error))
+    return rows, Finding("room", too_large is None, too_large or "the model fits")
 
 
 def examinations(settings: Settings) -> Iterator[Finding]:
@@ -111,7 +121,7 @@ def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Runni
         ("encoder", lambda: encoder(spec)),
         ("weights", lambda: weights(settings, held)),
         *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found))) for slot in found),
-        ("sessions", lambda: beside(other, sessions(settings, spec))),
+        ("sessions", lambda: beside(other, sessions(settings, spec, bool(held)))),
         ("speed", lambda: beside(other, speed(settings, spec, held))),
         ("data", lambda: data_folder(settings)),
         ("jobs", lambda: check_jobs(settings)),
@@ -229,8 +239,10 @@ def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str
     return words
 
 
-def sessions(settings: Settings, spec: ModelSpec) -> str:
+def sessions(settings: Settings, spec: ModelSpec, loaded: bool = True) -> str:
     """How many sessions the server will admit beside what is loaded now. Raises Wrong below PAFU_MAX_SESSIONS."""
+    if spec.public and not loaded:
+        raise Wrong("not counted: the weights could not be loaded; the table below says how many fit beside them")
     found = slots_for(settings)
     rooms = [room_of(settings, spec, slot, len(found)) for slot in found]
     if not all(room.caches for room in rooms):

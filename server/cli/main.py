@@ -137,7 +137,7 @@ def _tell_memory(settings: Settings) -> None:
 
     try:
         rows, too_large = counted(settings)
-    except MissingExtra as error:
+    except (ConfigError, MissingExtra) as error:
         raise fail(str(error), START_FAILED) from None
     show(rows, console)
     if too_large:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cache.config import CacheConfig
-from model.memory import LiveBytes, MemoryPlan, plan, table
+from model.memory import LiveBytes, MemoryPlan, fitting, plan, table
 from model.spec import SPECS, TEST_WAN, WAN_1_3B, ModelSpec
 from model.stream import VideoStream
 from model.weights import random_model
@@ -46,15 +46,49 @@ def test_admission_counts_what_the_codec_remembers(spec: ModelSpec) -> None:
 
 
 def test_the_full_size_is_counted_without_memory() -> None:
-    counted = plan(WAN_1_3B, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, text_on_device=False)
+    counted = plan(WAN_1_3B, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, text_placement="cpu")
     assert counted.transformer == 2 * 1_418_996_800
     assert counted.cache / GIB == pytest.approx(1.616, abs=0.01)  # 6 latent frames of 1,560 tokens
 
 
+def test_each_weight_counts_once_and_a_text_encoder_that_visits_shares_the_working_memory() -> None:
+    counted = {place: plan(TEST_WAN, CONFIG, torch.bfloat16, text_placement=place) for place in ("device", "offload")}
+    text = random_model(TEST_WAN, seed=0, dtype=torch.bfloat16).text
+    size = sum(each.nbytes for each in {*text.parameters(), *text.buffers()})  # type: ignore[attr-defined]
+    assert counted["device"].text == counted["offload"].visit == size and counted["offload"].text == 0
+    assert plan(WAN_1_3B, CONFIG, torch.bfloat16).text == 2 * 5_680_910_336  # words and their embeddings are one tensor
+
+
+SMALL = MemoryPlan(
+    where="cuda",
+    transformer=6 * GIB,
+    text=0,
+    visit=8 * GIB,
+    codec=GIB,
+    working=2 * GIB,
+    workspace=0,
+    cache=3 * GIB,
+    codec_state=2 * GIB,
+)
+
+
 def test_the_table_says_where_it_fits() -> None:
-    small = MemoryPlan(
-        transformer=6 * GIB, text=0, codec=GIB, working=2 * GIB, workspace=0, cache=3 * GIB, codec_state=2 * GIB
-    )
-    rows = dict(table(small, ("here", 13 * GIB)))
-    assert rows["here"] == "does not fit" and rows["16 GB card"] == "1 session" and rows["80 GB card"] == "12 sessions"
-    assert small.sessions(14 * GIB) == 1 and small.least == 14 * GIB
+    assert SMALL.least == 20 * GIB and SMALL.sessions(20 * GIB) == 1 and SMALL.sessions(20 * GIB - 1) == 0
+    rows = table({"on a GPU": SMALL}, {"24 GB card": "1 session"})
+    assert rows[0] == ("", "on a GPU") and rows[-1] == ("24 GB card", "1 session")
+    assert ("text encoder, while it encodes", "8.00 GiB") in rows and ("cache of a session", "3.00 GiB") in rows
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (26, "2 sessions"),
+        (20, "1 session"),
+        (15, "does not fit; 1 would with --text-placement cpu"),
+        (11, "does not fit; 1 would with --text-placement cpu --cache-budget-latents 3"),
+        (9, "does not fit"),
+    ],
+)
+def test_where_it_does_not_fit_the_settings_are_named_with_which_it_would(room: int, said: str) -> None:
+    found = dataclasses.replace(SMALL, cache=4 * GIB, codec_state=GIB)
+    assert fitting(found, TEST_WAN, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, room * GIB) == said
