@@ -122,8 +122,9 @@ def load_model(
     else:
         model = _load_public(spec, folder, torch.device(device), dtype, beside or Beside())
     own_head = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
-    head = head or (own_head if own_head.is_file() else None)
-    return model if head is None else with_head(model, head)
+    if head is not None:
+        return with_head(model, head)
+    return with_head(model, own_head, "weights") if own_head.is_file() else model
 
 
 def _load_public(
@@ -148,12 +149,12 @@ def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: 
     return assemble(spec, parts, device, dtype, digest)
 
 
-def with_head(model: LoadedModel, path: Path) -> LoadedModel:
+def with_head(model: LoadedModel, path: Path, part: str = "salience_head") -> LoadedModel:
     """The model with the salience head in ``path``. Raises WeightsError when it is not this model's."""
     try:
         head = load_head(path, model.spec, model.digest)
     except SalienceError as error:
-        raise WeightsError(str(error)) from error
+        raise WeightsError(str(error), part) from error
     return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 

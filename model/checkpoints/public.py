@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.checkpoints.errors import WeightsError
+from model.checkpoints.errors import WeightsError, of_part
 from model.checkpoints.files import Contents, Part, Stored, fingerprint, survey
 from model.checkpoints.lora import Change, changes
 from model.dit import CausalDiT
@@ -43,17 +43,20 @@ def load_public(
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
     others = survey(around) if around != weights else contents
-    text = _beside(beside.text_encoder, others, beside.base, "text")
-    vae = _beside(beside.vae, others, beside.base, "vae", "tiny_vae")
-    if text is None:
-        raise _missing(spec, "text encoder", beside.text_encoder or around, others, "--text-encoder")
-    if vae is None:
-        raise _missing(spec, "VAE", beside.vae or around, others, "--vae")
-    parts = {
-        "dit": _dit(spec, dit, contents, device, dtype),
-        "text": _text(spec, text, beside, device, dtype),
-        "vae": _vae(spec, vae, device, dtype),
-    }
+    of_text, of_vae = "text_encoder" if beside.text_encoder else "weights", "vae" if beside.vae else "weights"
+    with of_part(of_text):
+        text = _beside(beside.text_encoder, others, beside.base, "text")
+        if text is None:
+            raise _missing(spec, "text encoder", beside.text_encoder or around, others, "--text-encoder")
+    with of_part(of_vae):
+        vae = _beside(beside.vae, others, beside.base, "vae", "tiny_vae")
+        if vae is None:
+            raise _missing(spec, "VAE", beside.vae or around, others, "--vae")
+    parts = {"dit": _dit(spec, dit, contents, device, dtype)}
+    with of_part(of_text):
+        parts["text"] = _text(spec, text, beside, device, dtype)
+    with of_part(of_vae):
+        parts["vae"] = _vae(spec, vae, device, dtype)
     files = [*dit.files, *text.files, *vae.files, *(lora.file for lora in contents.loras)]
     return parts, fingerprint(files)
 

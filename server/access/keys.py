@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from server.access.limits import Caller
-from server.config import ConfigError, Settings
+from server.config import ConfigError, Settings, about
 
 log = logging.getLogger("pafu.keys")
 
@@ -88,9 +88,11 @@ class Keyring:
         self._stamp: tuple[int, int, int] | None = None
         if self._path is not None:
             self._stamp = _stamp(self._path)
-            self._filed = self._from_file(self._path)
-            if not self._filed:
-                raise ConfigError(f"{self._path} holds no key; make one: pafu keys add NAME --keys-file {self._path}")
+            with about("keys_file"):
+                self._filed = self._from_file(self._path)
+                if not self._filed:
+                    make = f"pafu keys add NAME --keys-file {self._path}"
+                    raise ConfigError(f"{self._path} holds no key; make one: {make}")
 
     @property
     def required(self) -> bool:

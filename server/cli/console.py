@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server.config import ConfigError, Settings, load_settings
+from server.config import ConfigError, Settings, find_temporary_folder, load_settings
+from server.errors import sayable
 from server.telemetry import logs
 
 log = logging.getLogger("pafu")
@@ -62,7 +63,8 @@ def print_json(report: Any) -> None:
 
 
 def fail(message: str, status: int = 1) -> typer.Exit:
-    """Print one line that says what is wrong; raise the result."""
+    """Print one line that says what is wrong, whatever the message is made of; raise the result."""
+    message = " ".join(sayable(message).split())
     if logs.in_json():
         log.error("%s", message)
     else:
@@ -73,6 +75,8 @@ def fail(message: str, status: int = 1) -> typer.Exit:
 def settings_from(**flags: object) -> Settings:
     """Flags over PAFU_* variables over defaults; one line and status 2 when they cannot work."""
     try:
-        return load_settings(flags)
+        settings = load_settings(flags)
+        find_temporary_folder(settings.data_dir)  # torch wants one as soon as it is imported
+        return settings
     except ConfigError as error:
         raise fail(str(error), 2) from None

@@ -107,7 +107,7 @@ def examinations(settings: Settings) -> Iterator[Finding]:
         try:
             yield Finding(name, True, check())
         except Exception as error:  # whatever is wrong here is a finding, not a failure of the doctor
-            yield Finding(name, False, str(error) or type(error).__name__)
+            yield Finding(name, False, settings.explained(error) or type(error).__name__)
 
 
 Check = tuple[str, Callable[[], str]]
@@ -383,7 +383,7 @@ def weights(settings: Settings, held: list[object]) -> str:
     if free and size > free:
         reason = f"{given} holds {size / GIB:.1f} GiB, {free / GIB:.1f} GiB is free"
         raise Wrong(f"{reason}: free memory, or serve a smaller model")
-    model, words = load_model(settings.model, given, device, head, Parts.of(settings))
+    model, words = load_model(settings.model, given, device, head, Parts.of(settings), settings.names)
     held.append(model)
     return f"{settings.model}: {words}"
 

@@ -89,7 +89,7 @@ def load(settings: Settings) -> Generator:
         slot = slots_for(settings)[0]  # one video has no use for more
         return load_generator(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
     except (StartError, ConfigError) as error:
-        raise GenerateError(str(error)) from error
+        raise GenerateError(settings.explained(error)) from error
 
 
 def _write(path: Path, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:

@@ -38,7 +38,7 @@ from server.cli.console import (
 from server.cli.ending import Commands, Written
 from server.cli.simulate import simulate
 from server.cli.weights import fetched
-from server.config import ConfigError, Settings, check_data_dir, find_temporary_folder
+from server.config import ConfigError, Settings, check_data_dir
 from server.config.addresses import page_address
 from server.errors import PafuError
 
@@ -97,6 +97,7 @@ def serve(
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     fetched(settings)
     from server.access.keys import Keyring
+    from server.engine.admission import check_room
     from server.engine.slots import slots_for
     from server.http.doors import raise_file_limit
     from server.http.listener import listen
@@ -106,24 +107,27 @@ def serve(
     try:
         traces = traces_for(settings)
         check_data_dir(settings.data_dir)
-        find_temporary_folder(settings.data_dir)
         if settings.database is not None or settings.videos is not None:  # the default place costs no look
             from server.jobs.database import check
 
             check(settings)
         slots = slots_for(settings)
+        check_room(settings, len(slots))
         guarded = Keyring(settings).required or settings.allow_anonymous
         sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None
         if settings.metrics_port is not None:  # a host of its own is the operator's clear word
             metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True)
     except ConfigError as error:
-        raise fail(str(error)) from None
+        raise fail(settings.explained(error)) from None
     say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
     from server.http.service import run
 
     _tell_memory(settings)
-    failure = asyncio.run(run(settings, slots, sock, say, metrics_sock, traces))
+    try:
+        failure = asyncio.run(run(settings, slots, sock, say, metrics_sock, traces))
+    except ConfigError as error:
+        raise fail(settings.explained(error)) from None
     if failure is not None:
         raise fail(failure, START_FAILED)
 

@@ -55,7 +55,7 @@ def network(text: str) -> Network:
 def path(text: str) -> str:
     """The path of a route. Raises ValueError."""
     if not text.startswith("/"):
-        raise ValueError(f"{text!r} is no path: write '/{text}'")
+        raise ValueError(f"{text!r} is no path: write {'/' + text!r}")
     return text
 
 

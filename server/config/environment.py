@@ -17,7 +17,14 @@ SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message names the variable, its value and what is allowed."""
+    """A setting that cannot work; the message says what is wrong and what is allowed.
+
+    ``fields``: the settings at fault; ``Settings.explained`` calls them by the names under which the user set them.
+    """
+
+    def __init__(self, reason: str, *fields: str) -> None:
+        super().__init__(reason)
+        self.fields = fields
 
 
 def check_variables(environ: Mapping[str, str], settings: Collection[str], also: Collection[str]) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cache.config import CacheConfig, PositionMode, check_room
@@ -23,16 +22,25 @@ from cache.errors import PolicyError
 from model.checkpoints import hub
 from model.spec import SPECS, ModelSpec
 from server.config import addresses, devices
-from server.config.environment import PREFIX, ConfigError, check_variables, from_files
+from server.config.environment import PREFIX, ConfigError
 from server.errors import nearest
 
-__all__ = ["ConfigError", "Settings", "check_data_dir", "load_settings"]
-
-CONFIG_VARIABLE = "PAFU_CONFIG"
-SECRETS = ("api_keys",)  # fields whose values no message shows
 MIN_SECRET = 16  # characters
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 NAMES = ("allowed_hosts", "allowed_origins", "trusted_proxies", "api_keys", "public_paths")  # the fields of that kind
+LONGEST = 1e9  # seconds, 31 years
+LARGEST = 2**53  # of whole numbers: what JSON and every database carry
+MOST_PIXELS = 4096  # of a side
+CACHE = ("cache_policy", "cache_budget_latents", "cache_window_latents", "cache_sink_latents", "cache_recent_latents")
+
+
+@contextmanager
+def about(*fields: str) -> Iterator[None]:
+    """What is found wrong in this block is the fault of these settings. Raises ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error), *fields) from error
 
 
 def default_data_dir() -> Path:
@@ -47,6 +55,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
     )
+
+    _called: dict[str, str] = PrivateAttr(default_factory=dict)
 
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback it wants keys")
     port: int = Field(default=8000, ge=0, le=65535, description="0: any free one")
@@ -106,7 +116,7 @@ class Settings(BaseSettings):
     )
     max_queued_jobs: int = Field(default=100, ge=0, description="unfinished jobs of all callers")
     max_job_seconds: float = Field(default=600.0, gt=0, description="longest video of a job")
-    job_lease_seconds: float = Field(default=15.0, gt=0, description="a holder silent for so long loses its job")
+    job_lease_seconds: float = Field(default=15.0, ge=0.5, description="a holder silent for so long loses its job")
     job_max_failures: int = Field(default=10, ge=1, description="losses in a row without a finished chunk")
     job_keep_seconds: float = Field(default=7 * 86_400.0, gt=0, description="finished videos are kept for so long")
     job_keep_bytes: int = Field(default=20 * 2**30, ge=0, description="beyond it the oldest videos are deleted")
@@ -135,8 +145,8 @@ class Settings(BaseSettings):
     start_timeout: float = Field(default=10.0, gt=0, description="session.start must come within this time")
     ready_wait: float = Field(default=20.0, ge=0, description="how long a session waits for a worker that is starting")
     stall_timeout: float = Field(default=60.0, gt=0, description="a viewer who takes nothing for so long is let go")
-    load_timeout: float = Field(default=600.0, gt=0, description="a worker must have loaded its model within this time")
-    worker_timeout: float = Field(default=60.0, gt=0, description="a worker silent for so long is replaced")
+    load_timeout: float = Field(default=600.0, ge=5, description="a worker must have loaded its model within this time")
+    worker_timeout: float = Field(default=60.0, ge=2, description="a worker silent for so long is replaced")
     shutdown_timeout: float = Field(default=10.0, gt=0, description="after SIGTERM chunks end within this time")
     max_start_bytes: int = Field(default=4 * 2**20, ge=1024, description="largest picture in a session's first message")
     max_control_bytes: int = Field(
@@ -184,6 +194,21 @@ class Settings(BaseSettings):
             raise ValueError("it is empty; leave it out")
         return value
 
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: Any) -> Any:
+        most = LARGEST if isinstance(value, int) else LONGEST
+        if isinstance(value, int | float) and value > most:
+            raise ValueError(f"the most is {most:g}")
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _can_be_made(cls, value: str | None) -> str | None:
+        if value is not None and not all(0 < int(side) <= MOST_PIXELS for side in value.split("x")):
+            raise ValueError(f"each side may have 1 to {MOST_PIXELS} pixels")
+        return value
+
     @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", "public_paths")
     @classmethod
     def _can_match(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -215,17 +240,48 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.cache_budget_latents not in (None, self._usual_budget(self.spec)):
-            raise ValueError("cache_window_latents and cache_budget_latents contradict each other: give one of them")
-        self.check_budget(self.cache().budget_latents, self.spec)
+        with about("size", "model"):
+            spec = self.spec
+        with about(*CACHE):
+            if self.cache_budget_latents not in (None, self._usual_budget(spec)):
+                raise ValueError("they contradict each other: give one of them")
+            self.check_budget(self.cache().budget_latents, spec)
         if self.lead_seconds > self.max_lead_seconds:
-            raise ValueError(f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})")
-        if self.metrics_port and self.metrics_port == self.port:
-            raise ValueError(
-                f"metrics_port is the port of everything else ({self.port}): choose another, or leave it out to have "
-                "/metrics there"
+            raise ConfigError(
+                f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})",
+                "lead_seconds",
+                "max_lead_seconds",
             )
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ConfigError(
+                f"metrics_port is the port of everything else ({self.port}): choose another, or leave it out to have "
+                "/metrics there",
+                "metrics_port",
+            )
+        if self.metrics_port is None and "metrics_host" in self.model_fields_set:
+            raise ConfigError("it means nothing without a metrics_port", "metrics_host")
         return self
+
+    @classmethod
+    def under_names(cls, called: Mapping[str, str], **given: Any) -> Settings:
+        """Settings of which errors speak as the user does: ``called`` has the names of those that are no variable."""
+        settings = cls(**given)
+        settings._called.update(called)
+        return settings
+
+    def called(self, *fields: str) -> str:
+        """The names under which those of ``fields`` that are set were set; empty when none is."""
+        return names_of([field for field in fields if field in self.model_fields_set], self._called)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the user calls each setting that was set."""
+        return {field: self.called(field) for field in sorted(self.model_fields_set)}
+
+    def explained(self, error: Exception) -> str:
+        """What is wrong, behind the names of the settings at fault."""
+        called = self.called(*error.fields) if isinstance(error, ConfigError) else ""
+        return f"{called}: {error}" if called else str(error)
 
     @property
     def spec(self) -> ModelSpec:
@@ -286,6 +342,11 @@ class Settings(BaseSettings):
         return self.cache_budget_latents or spec.cache_budget_latents
 
 
+def names_of(fields: Iterable[str], called: Mapping[str, str]) -> str:
+    """What the user calls these settings: a flag or a line of a file, else a variable."""
+    return " and ".join(called.get(field, PREFIX + field.upper()) for field in fields)
+
+
 def place_of(name: str | None) -> str | None:
     """A whole path for a worker, which runs elsewhere; an id of the hub as it is."""
     return name if name is None or hub.is_hub_id(name) else str(Path(name).resolve())
@@ -308,85 +369,3 @@ def _hash_of_key(key: str) -> str:
     if len(key) < MIN_SECRET or not key.isascii() or not key.isprintable() or key.startswith("sha256:"):
         raise ValueError(f"a key needs at least {MIN_SECRET} ASCII characters, or sha256: and 64 hex digits")
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from a file (flag ``config`` or PAFU_CONFIG), over it the environment, over that the flags that are
-    not None. Raises ConfigError."""
-    environ = os.environ if environ is None else environ
-    fields = Settings.model_fields
-    check_variables(environ, fields, (CONFIG_VARIABLE,))
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    path = given.pop("config", None) or environ.get(CONFIG_VARIABLE)
-    where = {name: f"--{name.replace('_', '-')}" for name in given}
-    for name, (value, variable) in from_files(environ, fields).items():
-        if name not in given:
-            given[name], where[name] = value, variable
-    if path:
-        in_environment = {name.upper() for name in environ}
-        said = read_config(Path(path)).items()
-        in_file = {name: value for name, value in said if PREFIX + name.upper() not in in_environment}
-        where = {name: f"{name} in {path}" for name in in_file} | where
-        given = in_file | given
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, by field name. Raises ConfigError when it cannot be read or says unknown things."""
-    try:
-        with path.open("rb") as file:
-            settings = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {path} is not TOML: {error}") from None
-    for name in settings:
-        if name not in Settings.model_fields:
-            raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(name, list(Settings.model_fields))}")
-        if isinstance(settings[name], list) and (
-            name not in NAMES or not all(isinstance(v, str) for v in settings[name])
-        ):
-            raise ConfigError(f"{path}: {name} cannot be the list {settings[name]!r}")
-    return {name: ",".join(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
-def check_data_dir(folder: Path) -> None:
-    """Make the folder for what survives the server. Raises ConfigError when it cannot be written."""
-    if str(folder).startswith("~"):
-        raise ConfigError(f"{folder}: this user has no home folder here; name a data folder with PAFU_DATA_DIR")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no right to write there"
-    except FileExistsError:
-        why = "that is a file and no folder"
-    except OSError as error:
-        why = str(error.strerror)
-    if why:
-        raise ConfigError(f"the data folder {folder} cannot be used: {why}; name another with PAFU_DATA_DIR")
-
-
-def find_temporary_folder(data_dir: Path) -> None:
-    """Where the system has none (a read-only root), this process and its children use one in the data folder."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        folder = data_dir / "tmp"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"no folder for temporary files can be written: {error}; name one with TMPDIR") from None
-        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-
-
-def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
-    """What is wrong, with the name under which it was set: a flag or a line of a file, else a variable."""
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # settings that contradict each other
-        return reason
-    field = ".".join(str(part) for part in first["loc"])
-    shown = "" if field in SECRETS else f"got {first['input']!r}: "
-    return f"{where.get(field, PREFIX + field.upper())}: {shown}{reason}"

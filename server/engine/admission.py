@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.spec import ModelSpec
+from server.config import ConfigError, Settings
 from server.engine.placement import Load
 from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import CacheChoice, Open
 
 MIB = 2**20
+NARROWEST = "bfloat16"  # that a model may compute in
 SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower chunks
 
 
@@ -32,6 +34,16 @@ def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
 def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
     """Sessions sustainable in real time at this chunk time; at least 1."""
     return max(1, int(SPEED_MARGIN * spec.pictures_in_chunk(1) / spec.fps / chunk_seconds))
+
+
+def check_room(settings: Settings, workers: int) -> None:
+    """Raises ConfigError when the memory that the settings give to caches holds not one session of the usual kind."""
+    usual, each = CacheChoice.of(settings.cache()), settings.cache_room_bytes // workers
+    least = cache_bytes(settings.spec, usual, NARROWEST)
+    if settings.cache_room_bytes and each < least:
+        share = f"; {workers} workers share it" if workers > 1 else ""
+        reason = f"one session needs {least} bytes, so none would ever begin: give at least {least * workers}{share}"
+        raise ConfigError(reason, "cache_room_bytes")
 
 
 @dataclass(frozen=True)

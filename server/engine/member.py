@@ -236,4 +236,5 @@ def configure(settings: Settings, slot: Slot, workers: int, usual: CacheChoice) 
         salience_head=str(Path(settings.salience_head).resolve()) if settings.salience_head else None,
         parts=Parts.of(settings),
         usual=usual,
+        called=settings.names,
     )

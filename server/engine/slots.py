@@ -28,7 +28,7 @@ def slots_for(settings: Settings) -> tuple[Slot, ...]:
     try:
         return devices.slots(parts, count_gpus() if look else 0, settings.threads or usable_cores())
     except ValueError as error:
-        raise ConfigError(f"device: {error} (--device or PAFU_DEVICE)") from None
+        raise ConfigError(str(error), "device") from None
 
 
 def count_gpus() -> int:

@@ -72,7 +72,7 @@ class WorkerSupervisor:
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._heard = time.monotonic()
-        self._fell_silent = False
+        self._fell_silent = self._served = False
 
     @property
     def pid(self) -> int | None:
@@ -137,11 +137,13 @@ class WorkerSupervisor:
                 self._become(WorkerState.RESTARTING, f"{self._name} is restarting ({reason})")
             self._owner.lost("worker_failed", f"the worker was lost ({reason})")
             if given_up:
-                log.error(
-                    "no worker will be started any more in place of %s: %s; restart the server when its cause is gone",
-                    self._name,
-                    reason,
-                )
+                if self._served or not final:  # what ends a start is told by the start
+                    log.error(
+                        "no worker will be started any more in place of %s: %s; restart the server when its cause is "
+                        "gone",
+                        self._name,
+                        reason,
+                    )
                 return
             self.restarts += 1
             log.warning("%s was lost (%s); starting another in %.2g s", self._name, reason, delay)
@@ -197,7 +199,7 @@ class WorkerSupervisor:
             if isinstance(message, StartFailed):
                 return message
             if isinstance(message, Ready):
-                self.ready = message
+                self.ready, self._served = message, True
             self._owner.heard(message)
             if isinstance(message, Ready):
                 self._become(WorkerState.READY, "")

@@ -7,14 +7,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
 from starlette.responses import Response
+from starlette.routing import Route
 
 from model.spec import ModelSpec
 from server import __version__
 from server.access.gate import LIVE, Access
 from server.access.limits import caller_of
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.engine.interface import Engine
-from server.errors import PafuError
+from server.errors import PafuError, nearest
 from server.gallery import routes as gallery_routes
 from server.http import asyncapi, client_secrets, openapi, status, workers
 from server.http.cors import Cors
@@ -30,6 +31,7 @@ from server.live.connection import ViewerConnection
 from server.live.registry import SessionRegistry
 from server.telemetry.observer import Observer
 
+METRICS = "/metrics"
 KEY_SECONDS = 1.0  # seconds between looks at the list of keys
 
 
@@ -105,7 +107,7 @@ class Front:
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The ASGI application; whoever runs it starts and stops the engine (server.http.service)."""
+    """The ASGI application; whoever runs it starts and stops the engine (server.http.service). Raises ConfigError."""
     front = Front(settings, engine)
     replies = openapi.ERROR_REPLIES
     app = FastAPI(
@@ -126,9 +128,19 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)
+    check_public(app, settings)
     app.router.routes.append(Page(settings))
     app.router.add_websocket_route("/{path:path}", no_socket)
     return app
+
+
+def check_public(app: FastAPI, settings: Settings) -> None:
+    """Raises ConfigError for a path that is to be public and that no route has."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    for path in settings.public_paths:
+        if path != METRICS and not any(route.path_regex.match(path) for route in routes):
+            hint = nearest(path, [route.path for route in routes])
+            raise ConfigError(f"{path!r} is no path of this server; {hint}", "public_paths")
 
 
 def _add_status(app: FastAPI, front: Front) -> None:
@@ -216,7 +228,7 @@ def add_metrics_route(app: FastAPI, observer: Observer) -> None:
         "application/openmetrics-text": {"schema": {"type": "string"}},
     }
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": text}})
+    @app.get(METRICS, response_class=Response, responses={200: {"content": text}})
     async def metrics(request: Request) -> Response:
         await observer.gather()
         body, content_type = observer.scrape(request.headers.get("accept", ""))

@@ -20,10 +20,12 @@ def listen(host: str, port: int, setting: str = "port", guarded: bool = False) -
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if not guarded and not _is_loopback(address):
-            raise ConfigError(_open_door(host))
+            raise ConfigError(_open_door(host), setting.replace("port", "host"))
         sock = socket.socket(family, kind, proto)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
+        raise ConfigError(
+            f"cannot listen on {host}: {error.strerror or error}", setting.replace("port", "host")
+        ) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # accepted sockets inherit it
@@ -32,7 +34,7 @@ def listen(host: str, port: int, setting: str = "port", guarded: bool = False) -
         sock.listen(128)
     except OSError as error:
         sock.close()
-        raise ConfigError(_why_not(host, port, setting, error)) from None
+        raise _why_not(host, port, setting, error) from None
     return sock
 
 
@@ -48,10 +50,10 @@ def _open_door(host: str) -> str:
     )
 
 
-def _why_not(host: str, port: int, setting: str, error: OSError) -> str:
+def _why_not(host: str, port: int, setting: str, error: OSError) -> ConfigError:
     flag = f"--{setting.replace('_', '-')} or PAFU_{setting.upper()}"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken by another program; choose another with {flag}"
+        return ConfigError(f"port {port} on {host} is taken by another program; choose another with {flag}", setting)
     if error.errno == errno.EACCES:
-        return f"no right to listen on port {port}; choose one above 1023 with {flag}"
-    return f"cannot listen on {host}:{port}: {error.strerror}"
+        return ConfigError(f"no right to listen on port {port}; choose one above 1023 with {flag}", setting)
+    return ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", setting.replace("port", "host"))

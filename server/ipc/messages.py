@@ -96,6 +96,7 @@ class Configure(Message, frozen=True, tag="configure"):
     salience_head: str | None = None  # None: the one beside the weights, if there is one
     parts: Parts = Parts()
     usual: CacheChoice | None = None  # measure the time of a chunk with this cache
+    called: dict[str, str] = {}  # what the operator calls the settings that it made
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,9 +32,11 @@ def check(settings: Settings) -> str:
         open_files(settings.videos, settings.data_dir)
     except (StoreError, StoreUnavailable) as error:
         reason = " ".join(str(error).split())  # database drivers explain themselves in several lines
-        raise ConfigError(f"the job store cannot be reached: {reason}; see PAFU_DATABASE and PAFU_DATA_DIR") from None
+        raise ConfigError(
+            f"the job store cannot be reached: {reason}; see PAFU_DATABASE and PAFU_DATA_DIR", "database"
+        ) from None
     except (FilesError, FilesUnavailable) as error:
-        raise ConfigError(f"videos cannot be kept: {error}; see PAFU_VIDEOS and PAFU_DATA_DIR") from None
+        raise ConfigError(f"videos cannot be kept: {error}; see PAFU_VIDEOS and PAFU_DATA_DIR", "videos") from None
     return f"{make_url(url).render_as_string(hide_password=True)}; videos in {settings.videos or settings.data_dir}"
 
 

@@ -100,7 +100,7 @@ def traces_for(settings: Settings) -> Traces | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise ConfigError(MISSING) from None
+        raise ConfigError(MISSING, "traces") from None
     resource = Resource.create({"service.name": "pafu", "service.version": __version__})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

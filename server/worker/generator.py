@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from model.camera import CameraControl, CameraState
 from model.checkpoints import hub
+from model.checkpoints.errors import of_part
 from model.chunk_stats import ChunkStats, KeptTokens
 from model.spec import RANDOM_WEIGHTS as RANDOM_MODELS
 from model.spec import ModelSpec, spec_named
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 RANDOM_WEIGHTS = "random, for tests: the pictures mean nothing"
 WITH_WEIGHTS = Parts()
+NO_NAMES: Mapping[str, str] = {}
 SHIPPED_WEIGHTS = "shipped with pafu"
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -200,30 +202,46 @@ def device_bytes(device: str) -> dict[str, int]:
 
 
 def load_model(
-    name: str, weights: str | None, device: str, salience_head: str | None = None, parts: Parts = WITH_WEIGHTS
+    name: str,
+    weights: str | None,
+    device: str,
+    salience_head: str | None = None,
+    parts: Parts = WITH_WEIGHTS,
+    called: Mapping[str, str] = NO_NAMES,
 ) -> tuple[LoadedModel, str]:
-    """The model and a few words on its weights. Raises StartError naming the file that is missing or wrong."""
-    from model.weights import WeightsError, random_model
+    """The model and a few words on its weights. Raises StartError naming the file that is missing or wrong, and the
+    setting at fault as it is ``called``."""
+    from model.weights import WeightsError, random_model, with_head
     from model.weights import load_model as load
 
     spec = spec_named(name) if parts.size is None else spec_named(name).at(*parts.size)
+    for part in ("text_encoder", "vae"):
+        if getattr(parts, part) is not None and not spec.public:
+            at_fault = called.get(part, part)
+            raise StartError(f"{at_fault}: model {name!r} has its own and takes no other: leave it out")
     try:
         if name in RANDOM_MODELS and weights is None:
-            return random_model(spec, seed=0, device=device), RANDOM_WEIGHTS
+            random = random_model(spec, seed=0, device=device)
+            return with_head(random, Path(salience_head)) if salience_head else random, RANDOM_WEIGHTS
         head = Path(salience_head) if salience_head else None
         place = hub.locate(weights, spec) if weights else None
         return load(spec, place, device, head=head, beside=_beside(parts, spec)), weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
-        hint = "" if weights else " (--weights or PAFU_WEIGHTS)"
-        raise StartError(f"{error}{hint}") from error
+        at_fault = called.get(getattr(error, "part", "weights"))
+        raise StartError(f"{at_fault}: {error}" if at_fault else f"{error} (--weights or PAFU_WEIGHTS)") from error
 
 
 def _beside(parts: Parts, spec: ModelSpec) -> Beside:
     """Where the parts beside the transformer are, those of the hub already in its cache."""
     from model.checkpoints.public import Beside
 
-    text, vae = (hub.locate(place, spec) if place else None for place in (parts.text_encoder, parts.vae))
+    text, vae = _located(parts.text_encoder, "text_encoder", spec), _located(parts.vae, "vae", spec)
     return Beside(text_encoder=text, vae=vae, base=hub.base_of(spec), text_placement=parts.text_placement)
+
+
+def _located(place: str | None, part: str, spec: ModelSpec) -> Path | None:
+    with of_part(part):
+        return hub.locate(place, spec) if place else None
 
 
 def load_generator(configure: Configure) -> Generator:
@@ -237,5 +255,7 @@ def load_generator(configure: Configure) -> Generator:
     device = pick_device(configure.device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # what names no GPU is then for this one
-    model, weights = load_model(configure.model, configure.weights, device, configure.salience_head, configure.parts)
+    model, weights = load_model(
+        configure.model, configure.weights, device, configure.salience_head, configure.parts, configure.called
+    )
     return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

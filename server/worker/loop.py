@@ -297,6 +297,16 @@ def warm_up(generator: Generator) -> float:
     return time.perf_counter() - began
 
 
+def check_policy(generator: Generator, configure: Configure) -> None:
+    """Raises StartError when no session can have the cache policy that the operator chose."""
+    if configure.usual is None or "cache_policy" not in configure.called:
+        return
+    try:
+        generator.open("check", 0, configure.usual)
+    except ValueError as error:
+        raise StartError(f"{configure.called['cache_policy']}: {error}") from error
+
+
 def measure(generator: Generator, cache: CacheChoice) -> float | None:
     """Seconds from noise to encoded bytes that a chunk of a session takes, once its cache is full; None when such a
     session cannot be made here (who asks for it will be told why)."""
@@ -332,6 +342,7 @@ def serve(channel: Channel, load: Loader) -> int:
         generator = load(configure)
         loaded = time.perf_counter() - began
         warm = warm_up(generator)
+        check_policy(generator, configure)
         chunk_seconds = measure(generator, configure.usual) if configure.usual is not None else None
     except StartError as error:
         channel.send(StartFailed(message=str(error)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from server.config import ConfigError, Settings, check_data_dir, load_settings
+from server.config import ConfigError, Settings, check_data_dir, find_temporary_folder, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +75,16 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("TRUSTED_PROXIES", "nginx", "PAFU_TRUSTED_PROXIES.*10.0.0.0/8"),
         ("PORT", "tcp://10.96.0.10:8000", "Kubernetes.*enableServiceLinks"),
         ("METRICS_PORT", "tcp://10.96.0.10:8000", "Kubernetes.*enableServiceLinks"),
+        ("CACHE_SINK_LATENTS", "99", "^PAFU_CACHE_SINK_LATENTS: .*at least"),
+        ("CACHE_WINDOW_LATENTS", "1", "^PAFU_CACHE_WINDOW_LATENTS: .*more than 3"),
+        ("SIZE", "100x100", "^PAFU_SIZE: .*multiple of 32"),
+        ("SIZE", "0x0", "^PAFU_SIZE: got '0x0': each side may have 1 to 4096"),
+        ("SIZE", "large", "^PAFU_SIZE: got 'large': allowed is: of pictures, 832x480"),
+        ("BASE_PATH", "pafu", "^PAFU_BASE_PATH: .*as /pafu"),
+        ("METRICS_HOST", "0.0.0.0", "^PAFU_METRICS_HOST: .*metrics_port"),
+        ("WORKER_TIMEOUT", "0.1", "^PAFU_WORKER_TIMEOUT"),
+        ("CACHE_ROOM_BYTES", "1" * 40, "^PAFU_CACHE_ROOM_BYTES: .*the most is"),
+        ("KEEP_ON_DISK", "1e300", "^PAFU_KEEP_ON_DISK: .*the most is 1e.09"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(monkeypatch, name, value, told) -> None:
@@ -201,6 +214,65 @@ def test_an_error_about_a_secret_from_a_file_does_not_show_it(monkeypatch, tmp_p
     with pytest.raises(ConfigError, match="PAFU_API_KEYS_FILE.*16") as error:
         load_settings()
     assert "too-short" not in str(error.value)
+
+
+STRANGE = (" ", "x", "-1", "1e300", "inf", "nan", "9" * 40, "true", "\udcff", "a\nb", "[1]", "{}", "*", "/", "tcp://x")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_whatever_a_variable_holds_it_works_or_is_told_in_one_line_with_its_name(monkeypatch, name) -> None:
+    variable = f"PAFU_{name.upper()}"
+    for value in STRANGE:
+        monkeypatch.setenv(variable, value)
+        try:
+            load_settings()
+        except ConfigError as error:
+            assert variable in str(error) and "\n" not in str(error)
+
+
+def test_settings_that_contradict_each_other_are_all_named(monkeypatch, tmp_path) -> None:
+    file = tmp_path / "pafu.toml"
+    file.write_text("cache_window_latents = 9\n")
+    monkeypatch.setenv("PAFU_CACHE_RECENT_LATENTS", "1")
+    with pytest.raises(ConfigError) as error:
+        load_settings({"config": file, "cache_budget_latents": 4.0})
+    named = f"--cache-budget-latents and cache_window_latents in {file} and PAFU_CACHE_RECENT_LATENTS: they contradict"
+    assert str(error.value).startswith(named)
+
+
+def test_an_error_found_later_is_told_under_the_name_that_the_user_gave(monkeypatch, tmp_path) -> None:
+    (tmp_path / "weights").write_text("/nothing")
+    (tmp_path / "pafu.toml").write_text('host = "no.such.host"')
+    monkeypatch.setenv("PAFU_WEIGHTS_FILE", str(tmp_path / "weights"))
+    monkeypatch.setenv("PAFU_VIDEOS", "s3://bucket")
+    settings = load_settings({"config": tmp_path / "pafu.toml", "device": "cuda"})
+    for field, name in {
+        "device": "--device",
+        "weights": "PAFU_WEIGHTS_FILE",
+        "videos": "PAFU_VIDEOS",
+        "host": f"host in {tmp_path / 'pafu.toml'}",
+    }.items():
+        assert settings.explained(ConfigError("it is not there", field)) == f"{name}: it is not there"
+    assert settings.explained(ConfigError("it is taken", "port")) == "it is taken"  # nobody set it
+
+
+def test_where_the_system_has_no_temporary_folder_the_data_folder_has_one(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    find_temporary_folder(tmp_path)
+    child = subprocess.run(
+        [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"], capture_output=True, text=True
+    )
+    assert child.stdout.strip() == tempfile.gettempdir() == str(tmp_path / "tmp")
+
+
+def test_where_no_folder_takes_temporary_files_tmpdir_is_named(monkeypatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(ConfigError, match="TMPDIR"):
+        find_temporary_folder(Path("/proc/nothing"))
 
 
 def test_a_user_without_a_home_makes_no_folder_called_tilde(monkeypatch, tmp_path) -> None:

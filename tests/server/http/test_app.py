@@ -10,9 +10,12 @@ import httpx
 import pytest
 
 from server.access.gate import Access
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.engine import supervisor
+from server.engine.local import LocalEngine
+from server.engine.slots import slots_for
 from server.errors import PafuError
+from server.http.app import create_app
 from server.http.guard import Guard
 from server.http.page import MIME_TYPES, PAGE
 from server.states import EngineState
@@ -160,3 +163,13 @@ def verdict(settings: Settings, headers: dict[str, str], allowed: bool) -> None:
 async def test_a_foreign_host_is_refused_over_http(client) -> None:
     reply = await client.get("/v1/models", headers={"host": "evil.example"})
     assert reply.status_code == 403 and reply.json()["error"]["code"] == "host_not_allowed"
+
+
+def test_a_public_path_that_no_route_has_ends_the_start() -> None:
+    for path in ("/version", "/metrics", "/v1/models/test-tiny"):
+        settings = Settings(model="test-tiny", public_paths=path)
+        create_app(settings, LocalEngine(settings, slots_for(settings)))
+    settings = Settings(model="test-tiny", public_paths="/metricz")
+    with pytest.raises(ConfigError, match="'/metricz' is no path.*'/metrics'") as error:
+        create_app(settings, LocalEngine(settings, slots_for(settings)))
+    assert error.value.fields == ("public_paths",)

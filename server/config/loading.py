@@ -1,0 +1,78 @@
+"""Settings as they come: from a TOML file, over it variables, over them flags; with errors that name what was set."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from server.config.environment import PREFIX, ConfigError, check_variables, from_files
+from server.config.settings import NAMES, Settings, names_of
+from server.errors import nearest
+
+CONFIG_VARIABLE = "PAFU_CONFIG"
+SECRETS = ("api_keys", "database")  # fields whose values no message shows
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from a file (flag ``config`` or PAFU_CONFIG), over it the environment, over that the flags that are
+    not None. Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    fields = Settings.model_fields
+    check_variables(environ, fields, (CONFIG_VARIABLE,))
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    path = given.pop("config", None) or environ.get(CONFIG_VARIABLE)
+    where = {name: f"--{name.replace('_', '-')}" for name in given}
+    for name, (value, variable) in from_files(environ, fields).items():
+        if name not in given:
+            given[name], where[name] = value, variable
+    if path:
+        in_environment = {name.upper() for name in environ}
+        said = read_config(Path(path)).items()
+        in_file = {name: value for name, value in said if PREFIX + name.upper() not in in_environment}
+        where = {name: f"{name} in {path}" for name in in_file} | where
+        given = in_file | given
+    try:
+        return Settings.under_names(where, **given)
+    except ValidationError as error:
+        raise ConfigError(explained(error, where, environ)) from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, by field name. Raises ConfigError when it cannot be read or says unknown things."""
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {path} is not TOML: {error}") from None
+    for name in settings:
+        if name not in Settings.model_fields:
+            raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(name, list(Settings.model_fields))}")
+        if isinstance(settings[name], list) and (
+            name not in NAMES or not all(isinstance(v, str) for v in settings[name])
+        ):
+            raise ConfigError(f"{path}: {name} cannot be the list {settings[name]!r}")
+    return {name: ",".join(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def explained(error: ValidationError, called: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """The first thing that is wrong, behind the names of the settings at fault."""
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    cause = first.get("ctx", {}).get("error")
+    if not first["loc"]:  # settings that contradict each other
+        given = {name.upper() for name, value in environ.items() if value}
+        at_fault = cause.fields if isinstance(cause, ConfigError) else ()
+        names = names_of([name for name in at_fault if name in called or PREFIX + name.upper() in given], called)
+        return f"{names}: {reason}" if names else reason
+    field = str(first["loc"][0])
+    if first["type"] == "string_pattern_mismatch":
+        reason = f"allowed is: {Settings.model_fields[field].description}"
+    shown = "" if field in SECRETS else f"got {first['input']!r}: "
+    return f"{names_of([field], called)}: {shown}{reason}"
