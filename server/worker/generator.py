@@ -217,8 +217,7 @@ def load_model(
     spec = spec_named(name) if parts.size is None else spec_named(name).at(*parts.size)
     for part in ("text_encoder", "vae"):
         if getattr(parts, part) is not None and not spec.public:
-            at_fault = called.get(part, part)
-            raise StartError(f"{at_fault}: model {name!r} has its own and takes no other: leave it out")
+            raise StartError(f"{called.get(part, part)}: model {name!r} has its own and takes no other: leave it out")
     try:
         if name in RANDOM_MODELS and weights is None:
             random = random_model(spec, seed=0, device=device)
