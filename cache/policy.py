@@ -41,6 +41,20 @@ class Evidence:
         given = {name: getattr(self, name) for name in ("salience", "attention", "affinity", "future")}
         return {name: rows[layer] for name, rows in given.items() if rows is not None}
 
+    def check(self, policy: Policy, fresh: int, counts: list[int]) -> None:
+        """Raise CacheError unless this is of ``counts`` tokens by layer, ``fresh`` of them new, and ``policy`` finds
+        all that it needs."""
+        layers = len(counts)
+        if self.salience is not None and self.salience.shape != (layers, fresh):
+            raise CacheError(f"salience has shape {tuple(self.salience.shape)}, expected ({layers}, {fresh})")
+        for name in ("attention", "affinity", "future"):
+            rows = getattr(self, name)
+            if rows is not None and (lengths := [len(row) for row in rows]) != counts:
+                raise CacheError(f"evidence {name!r} has {lengths} tokens by layer, expected {counts}")
+        for name in policy.needs:
+            if getattr(self, name) is None:
+                raise CacheError(f"policy {policy.name!r} needs evidence {name!r}, but commit was not given any")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:

@@ -141,7 +141,7 @@ class CacheMachine(RuleBasedStateMachine):
     def move_house(self) -> None:
         """A snapshot put into a new cache is the same cache."""
         old, self.cache = self.cache, self.new_cache()
-        self.cache.load(old.save())
+        self.cache.restore(old.snapshot())
         self.open = False
         assert self.cache.evicted_tokens == old.evicted_tokens and self.cache.chunks == old.chunks
 

@@ -73,7 +73,7 @@ def full_cache(model: LoadedModel, policy: str, budget: float) -> KVCache:
         policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=1.5, position_mode="relative"
     )
     cache = new_cache(model, config, 0, shared=True)
-    cache._kept = [cache.budget] * SPEC.num_layers
+    cache._store.kept = [cache.budget] * SPEC.num_layers
     return cache
 
 
@@ -97,10 +97,10 @@ def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
 def test_a_chunk_over_a_full_cache_asks_the_device_nothing(model: LoadedModel, policy: str) -> None:
     cache = full_cache(model, policy, 6)
     context = model.dit.encode_context(torch.empty(1, 1, SPEC.text_len, SPEC.text_dim, device=META))
-    before = list(cache._kept)
+    before = list(cache._store.kept)
     with Tally() as tally:
         chunk(model, cache, context)
-    assert cache._kept == before, "the next chunk would have other shapes"
+    assert cache._store.kept == before, "the next chunk would have other shapes"
     print(f"{policy}: {tally.kernels} kernels, {tally.peak / 2**20:.0f} MiB of temporaries")
     if policy == "pafu":
         assert tally.kernels <= MOST_KERNELS

@@ -1,0 +1,168 @@
+"""A session's tokens by layer: keys, values, positions, numbers and scores, in slots that are allocated once.
+
+A layer's committed tokens stand first, oldest first; behind them come the positions, numbers and scores of the open
+chunk. Nothing here decides which tokens stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from cache.errors import CacheCorrupt, CacheError
+from cache.storage import Workspace, at_once, gathered, part_of, rows_of
+
+ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's
+
+
+class TokenStore:
+    """The tokens of one session. ``kept`` is how many of them each layer has committed, at most ``budget``."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        budget: int,
+        chunk: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        kv_dtype: str,
+    ) -> None:
+        self.layers, self.budget, self.chunk = layers, budget, chunk
+        self.keys = rows_of(kv_dtype, layers, budget, heads, head_dim, dtype, device)
+        self.values = rows_of(kv_dtype, layers, budget, heads, head_dim, dtype, device)
+        slots = (layers, budget + chunk)
+        self.positions = torch.zeros(*slots, 3, device=device)  # (t, h, w) as given
+        self.numbers = torch.zeros(slots, dtype=torch.int64, device=device)  # since the stream began
+        self.scores = torch.zeros(slots, device=device)
+        self.kept = [0] * layers
+        self._token_bytes = heads * head_dim * dtype.itemsize
+
+    def of_layer(self, layer: int) -> TokenStore:
+        """One layer as a store of its own, in the same memory; its ``kept`` is a copy."""
+        some = slice(layer, layer + 1)
+        part = part_of(self, some)
+        part.keys, part.values = part_of(self.keys, some), part_of(self.values, some)
+        part.layers, part.kept = 1, [self.kept[layer]]
+        return part
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is stored, by its name in a snapshot; each tensor begins with (layers, slots)."""
+        rows = {"keys": self.keys, "values": self.values}
+        held = {name + suffix: tensor for name, each in rows.items() for suffix, tensor in each.tensors.items()}
+        return held | {name: getattr(self, name) for name in ABOUT}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def runs(self, by_bytes: bool = False) -> Iterator[tuple[slice, int]]:
+        """Neighbouring layers that hold equally many tokens, and how many: usually all layers. ``by_bytes``: so few
+        at a time that their keys may be copied."""
+        start = 0
+        for kept, equal in groupby(self.kept):
+            end = start + len(list(equal))
+            step = at_once(self._token_bytes, kept + self.chunk, end - start) if by_bytes else end
+            for first in range(start, end, max(1, step)):
+                yield slice(first, min(first + step, end)), kept
+            start = end
+
+    def open(self, positions: Tensor) -> None:
+        """Write positions (chunk, 3), numbers and scores of an open chunk behind the committed tokens."""
+        # A token is numbered by its latent frame, so that a stream that lost chunks goes on with the right numbers.
+        first, last = positions[0, 0].round().long(), positions[-1, 0].round().long()
+        begin = (first * self.chunk).div(last - first + 1, rounding_mode="floor")
+        numbers = begin + torch.arange(self.chunk, device=self.numbers.device)
+        for some, kept in self.runs():
+            tail = slice(kept, kept + self.chunk)
+            self.positions[some, tail] = positions
+            self.numbers[some, tail] = numbers
+            self.scores[some, tail] = 0
+
+    def committed(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Copies of the committed tokens' keys, as they were stored, and values, each (kept, H, D)."""
+        some, kept = slice(layer, layer + 1), self.kept[layer]
+        return self.keys.read(some, kept)[0].clone(), self.values.read(some, kept)[0].clone()
+
+    def of_committed(self, about: Tensor) -> list[Tensor]:
+        """Per layer, a copy of the committed tokens' part of ``about`` (one of positions, numbers, scores)."""
+        return [about[layer, :kept].clone() for layer, kept in enumerate(self.kept)]
+
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """Drop the committed tokens that are True in ``gone``, (kept,) bool per layer."""
+        for layer, each in enumerate(gone):
+            some, kept = slice(layer, layer + 1), self.kept[layer]
+            stay = (~each).nonzero().view(1, -1)
+            self._move(some, kept, stay, self.keys.read(some, 0), self.values.read(some, 0))
+            self.kept[layer] = stay.shape[1]
+
+    def commit(self, indices: Sequence[Tensor], chunk: Workspace) -> int:
+        """Keep the tokens at ``indices``, (k,) per layer, in order: of the committed ones, and of the open ``chunk``
+        behind them. How many go, over all layers."""
+        counts = [len(each) for each in indices]
+        for some, kept in list(self.runs(by_bytes=True)):
+            end = kept + self.chunk
+            for count, equal in groupby(range(self.layers)[some], key=lambda layer: counts[layer]):
+                chosen = list(equal)
+                part = slice(chosen[0], chosen[-1] + 1)
+                keys, values = chunk.fresh[part], chunk.values[part, kept:end]
+                if count == end:  # nothing goes
+                    self.keys.append(part, kept, keys)
+                    self.values.append(part, kept, values)
+                else:
+                    self._move(part, kept, torch.stack([indices[layer] for layer in chosen]), keys, values)
+        gone = sum(kept + self.chunk - count for kept, count in zip(self.kept, counts, strict=True))
+        self.kept = counts
+        return gone
+
+    def _move(self, layers: slice, kept: int, indices: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Bring the tokens at ``indices`` (l, k) to the front: of the ``kept``, and of those with ``keys`` and
+        ``values`` (l, n, H, D) behind them."""
+        self.keys.keep(layers, kept, keys, indices)
+        self.values.keep(layers, kept, values, indices)
+        end = kept + keys.shape[1]
+        for about in (self.positions[layers], self.numbers[layers], self.scores[layers]):
+            about[:, : indices.shape[1]] = gathered(about[:, :end], indices)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of the committed tokens' tensors, on the host."""
+        longest = max(self.kept)
+        return {name: tensor[:, :longest].cpu().clone() for name, tensor in self.tensors.items()}
+
+    def restore(self, state: dict[str, Tensor], kept: list[int]) -> None:
+        """Take over a snapshot with ``kept`` tokens per layer. Raises CacheError, and changes nothing, if it does not
+        fit."""
+        self._check_fits(state, kept)
+        for name, tensor in self.tensors.items():
+            tensor.zero_()
+            tensor[:, : max(kept)] = state[name].to(tensor.device)
+        self.kept = kept
+
+    def _check_fits(self, state: dict[str, Tensor], kept: list[int]) -> None:
+        if not all(0 <= n <= self.budget for n in kept):
+            raise CacheError(f"the snapshot holds {max(kept)} tokens in a layer, this cache's budget is {self.budget}")
+        for name, tensor in self.tensors.items():
+            expected = (self.layers, max(kept), *tensor.shape[2:])
+            if state[name].shape != expected or state[name].dtype != tensor.dtype:
+                given = f"{state[name].dtype} {tuple(state[name].shape)}"
+                raise CacheError(f"snapshot tensor {name!r} is {given}, this cache needs {tensor.dtype} {expected}")
+
+    def check_integrity(self) -> None:
+        """Raise CacheCorrupt if the committed tokens break a promise: budget, order, finite numbers."""
+        for layer, kept in enumerate(self.kept):
+            if not 0 <= kept <= self.budget:
+                raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {self.budget}")
+            if bool((self.numbers[layer, :kept].diff() <= 0).any()):
+                raise CacheCorrupt(f"layer {layer}: tokens are not in the order in which they came")
+            keys, values = self.committed(layer)
+            held = {"keys": keys, "values": values}
+            held |= {"positions": self.positions[layer, :kept], "scores": self.scores[layer, :kept]}
+            for name, tensor in held.items():
+                if not bool(tensor.isfinite().all()):
+                    raise CacheCorrupt(f"layer {layer}: {name} hold a number that is not finite")
