@@ -17,6 +17,7 @@ SCORED = frozenset({"salience", "attention"})  # evidence that becomes the token
 QUANTILES = (0.1, 0.5, 0.9)
 MOST_CHUNKS = 4096  # that are told of: of a cache that remembers more, the oldest
 NOBODY = -1.0
+FLAGS = 2  # bools that come first: the latents are finite, the scores are numbers
 
 
 class StageClock:
@@ -53,17 +54,16 @@ class StageClock:
 class Figures:
     """``sound``: the scores were numbers. ``remembered``: chunks of which some layer holds a token."""
 
-    latents_finite: bool
-    pictures_finite: bool
+    finite: bool  # the latents
     sound: bool
     quantiles: dict[str, float]  # of the kept tokens' scores over all layers; empty without scores
     remembered: tuple[int, ...]
 
 
-def gather(cache: KVCache, spec: ModelSpec, latents_finite: Tensor, pictures_finite: Tensor, scored: bool) -> Tensor:
+def gather(cache: KVCache, spec: ModelSpec, finite: Tensor, scored: bool) -> Tensor:
     """All figures in one float32 tensor on the device, of a length that the cache's tokens alone decide."""
     sound = cache.report()
-    flags = torch.stack([latents_finite, pictures_finite, latents_finite if sound is None else sound]).float()
+    flags = torch.stack([finite, finite if sound is None else sound]).float()
     parts = [flags, _remembered(cache, spec.chunk_latents)]
     if scored:
         scores = torch.cat(cache.retained_scores()).sort().values
@@ -75,11 +75,11 @@ def gather(cache: KVCache, spec: ModelSpec, latents_finite: Tensor, pictures_fin
 def read(gathered: Tensor, scored: bool) -> Figures:
     """What ``gather`` has put together, once it is on the host."""
     numbers = gathered.tolist()
-    latents, pictures, sound = (bool(flag) for flag in numbers[:3])
-    end = 3 + (len(QUANTILES) if scored else 0)
+    finite, sound = (bool(flag) for flag in numbers[:FLAGS])
+    end = FLAGS + (len(QUANTILES) if scored else 0)
     chunks = tuple(int(number) for number in numbers[end:] if number != NOBODY)
-    quantiles = {f"{share:g}": value for share, value in zip(QUANTILES, numbers[3:end], strict=scored)}
-    return Figures(latents, pictures, sound, quantiles, chunks)
+    quantiles = {f"{share:g}": value for share, value in zip(QUANTILES, numbers[FLAGS:end], strict=scored)}
+    return Figures(finite, sound, quantiles, chunks)
 
 
 def _remembered(cache: KVCache, chunk_latents: int) -> Tensor:

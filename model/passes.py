@@ -155,7 +155,8 @@ class Passes:
                 self._pool = torch.cuda.graph_pool_handle()
             captured = Captured(self._buffers, latents, timesteps)
             torch.cuda.synchronize()
-            with torch.cuda.graph(captured.graph, pool=self._pool):
+            # Another thread may be decoding: only this one's calls are captured.
+            with torch.cuda.graph(captured.graph, pool=self._pool, capture_error_mode="thread_local"):
                 captured.result = self._plainly(cache, captured.latents, captured.timesteps, self._buffers, last)
         except RuntimeError as error:
             self.capturing, self.why_refused = False, str(error).splitlines()[0]

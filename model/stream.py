@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
@@ -64,6 +65,16 @@ class PastChunk:
     prompt: str
     camera: CameraState
     latents: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentChunk:
+    """A chunk that is denoised and remembered, and not yet decoded. ``path`` is the camera's way through it."""
+
+    past: PastChunk
+    path: CameraPath
+    remembered: tuple[int, ...]
+    stats: ChunkStats  # without the decoder's seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +156,14 @@ class VideoStream:
             raise StreamError(f"the camera of model {self._model.spec.name!r} pans, it cannot rise")
         self._camera = self._camera.steered(control, self._model.spec.width)
 
-    @torch.inference_mode()
     def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk:
-        """Generate the next chunk. A call that raises leaves the stream as it was, ready to try again.
+        """Generate the next chunk: ``next_latents``, decoded."""
+        return self.decode(self.next_latents(before_pass))
+
+    @torch.inference_mode()
+    def next_latents(self, before_pass: Callable[[], None] | None = None) -> LatentChunk:
+        """Denoise the next chunk and write it to the cache. A call that raises leaves the stream as it was, ready to
+        try again.
 
         ``before_pass`` is called before every pass of the transformer and may raise to give the chunk up.
         Raises NotFiniteError, or CacheFull from a policy that never evicts.
@@ -165,23 +181,39 @@ class VideoStream:
                 latents = denoise(velocity, self._noise(generator), spec.schedule(self._index), generator)
         with clock.stage("clean"):
             evidence = velocity.last(latents)
-        with clock.stage("decode"):
-            pictures, vae_state = self._decode(latents, path)
         with clock.stage("prune"):
             scored = bool(cache.needs & figures.SCORED)
             before = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
-            finite = (latents.isfinite().all(), pictures.isfinite().all())
-            cache.commit(evidence, finite[0] & finite[1])
-            gathered = figures.gather(cache, spec, *finite, scored)
-        shown, found = self._model.to_host(to_pictures(pictures)[0], gathered)  # the one wait of a chunk
-        known = figures.read(found, scored)
-        self._check_finite(known)
+            finite = latents.isfinite().all()
+            cache.commit(evidence, finite)
+            gathered = figures.gather(cache, spec, finite, scored)
+        known = figures.read(self._model.to_host(gathered)[0], scored)  # the one wait of a chunk's passes
+        if not known.finite:
+            cache.take_back()
+            raise NotFiniteError(f"{self._named(self._index)} is not finite: its latents")
         cache.settle(known.sound)
         evicted = max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
-        chunk = self._describe(shown.numpy(), latents, clock.seconds(), evicted, path.end, known)
-        self._camera, self._vae_state, self._index = path.end, vae_state, self._index + 1
-        self._recent.append(chunk.past)
-        return chunk
+        past = PastChunk(self._index, self._prompt, self._camera, latents)
+        stats = self._describe(clock.seconds(), evicted, path.end, known)
+        self._camera, self._index = path.end, self._index + 1
+        self._recent.append(past)
+        return LatentChunk(past, path, known.remembered, stats)
+
+    @torch.inference_mode()
+    def decode(self, chunk: LatentChunk) -> Chunk:
+        """The chunk's pictures. Chunks are decoded in order, each once; another thread may do it while the next one is
+        denoised. Raises NotFiniteError: the chunk has no pictures then, and the stream cannot go on."""
+        with self._model.decoding():
+            clock = StageClock(self._model.device)
+            with clock.stage("decode"):
+                pictures, vae_state = self._decode(chunk.past.latents, chunk.path)
+                made = to_pictures(pictures)[0], pictures.isfinite().all()
+            shown, finite = self._model.to_host(*made)
+        if not finite:  # as bytes, they would only be black
+            raise NotFiniteError(f"{self._named(chunk.past.index)} is not finite: its pictures")
+        self._vae_state = vae_state
+        stats = msgspec.structs.replace(chunk.stats, seconds=chunk.stats.seconds | clock.seconds())
+        return Chunk(chunk.past.index, shown.numpy(), chunk.past, chunk.path.end, chunk.remembered, stats)
 
     @torch.inference_mode()
     def recall(self, past: Sequence[PastChunk], index: int, camera: CameraState) -> None:
@@ -335,40 +367,23 @@ class VideoStream:
         """Pictures (1, T, 3, H, W) in [-1, 1] and what the codec remembers."""
         return self._model.vae.decode(latents.to(self._model.dtype), self._vae_state, path.motions())
 
-    def _check_finite(self, known: figures.Figures) -> None:
-        for finite, what in ((known.latents_finite, "its latents"), (known.pictures_finite, "its pictures")):
-            if not finite:  # as bytes, pictures would only be black
-                self._cache.take_back()
-                name = self._model.spec.name
-                raise NotFiniteError(f"chunk {self._index} of model {name!r} is not finite: {what}")
+    def _named(self, index: int) -> str:
+        return f"chunk {index} of model {self._model.spec.name!r}"
 
     def _describe(
-        self,
-        pictures: np.ndarray[Any, np.dtype[np.uint8]],
-        latents: Tensor,
-        seconds: dict[str, float],
-        evicted: int,
-        camera: CameraState,
-        known: figures.Figures,
-    ) -> Chunk:
+        self, seconds: dict[str, float], evicted: int, camera: CameraState, known: figures.Figures
+    ) -> ChunkStats:
         cache = self._cache
-        return Chunk(
-            index=self._index,
-            pictures=pictures,
-            past=PastChunk(self._index, self._prompt, self._camera, latents),
-            camera=camera,
-            remembered=known.remembered,
-            stats=ChunkStats(
-                seconds=seconds,
-                cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
-                cache_bytes=cache.nbytes,
-                evicted_tokens=evicted,
-                cache_policy=cache.policy,
-                cache_fell_back=cache.fell_back,
-                salience_quantiles=known.quantiles,
-                prompt=self._prompt,
-                camera=CameraView(offset=camera.offset, speed=camera.speed),
-            ),
+        return ChunkStats(
+            seconds=seconds,
+            cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
+            cache_bytes=cache.nbytes,
+            evicted_tokens=evicted,
+            cache_policy=cache.policy,
+            cache_fell_back=cache.fell_back,
+            salience_quantiles=known.quantiles,
+            prompt=self._prompt,
+            camera=CameraView(offset=camera.offset, speed=camera.speed),
         )
 
 

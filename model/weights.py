@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,14 @@ class LoadedModel:
     @property
     def noise_device(self) -> torch.device:
         return self.device if self.noise == "device" else torch.device("cpu")
+
+    @cached_property
+    def _decoding(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
+
+    def decoding(self) -> AbstractContextManager[Any]:
+        """Where chunks are decoded: on a GPU in a queue of its own, beside the passes of the next chunk."""
+        return torch.cuda.stream(self._decoding) if self.device.type == "cuda" else nullcontext()
 
     def to_host(self, *tensors: Tensor) -> list[Tensor]:
         """Copies on the host, asked for together: one wait for all that the device was told to do."""

@@ -64,6 +64,7 @@ def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int)
         now, busy = now + seconds, busy + seconds
         playout = playouts[chosen][1]
         playout.add_generated(service.media_seconds)
+        playout.add_sent(service.media_seconds)
         if made[chosen] * service.media_seconds > START_WITH:  # before, the player had not begun
             ran_dry = playout.delivered - playout.playhead(now) <= 0
             stall = now - last[chosen] - service.media_seconds if ran_dry else 0.0

@@ -6,6 +6,7 @@ import gc
 import io
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,8 @@ from server.ipc.messages import CacheChoice, Configure, Parts, Past, PastChunk
 from server.process import available_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     import model.stream
     from model.checkpoints.public import Beside
     from model.stream import VideoStream
@@ -39,7 +42,7 @@ class StartError(RuntimeError):
 
 
 class GeneratedChunk(Protocol):
-    """What one call of ``next_chunk`` brings: pictures (T, H, W, 3) uint8 and their figures (model.stream.Chunk)."""
+    """Pictures (T, H, W, 3) uint8 and their figures (model.stream.Chunk)."""
 
     @property
     def pictures(self) -> Pictures: ...
@@ -52,9 +55,13 @@ class GeneratedChunk(Protocol):
 
 
 class Stream(Protocol):
-    """One session's generation (model.stream.VideoStream, or a test's own); changes count from the next chunk."""
+    """One session's generation (model.stream.VideoStream, or a test's own); changes count from the next chunk.
 
-    def next_chunk(self, before_pass: Callable[[], None] | None = None) -> GeneratedChunk: ...
+    ``decode`` takes what ``next_latents`` made, in order, and may be called by another thread.
+    """
+
+    def next_latents(self, before_pass: Callable[[], None] | None = None) -> Any: ...
+    def decode(self, chunk: Any) -> GeneratedChunk: ...
     def set_prompt(self, text: str) -> None: ...
     def set_camera(self, control: CameraControl) -> None: ...
     def kept(self) -> KeptTokens: ...
@@ -82,6 +89,9 @@ class Generator(Protocol):
 
     def restore(self, snapshot: bytes) -> Stream:
         """The stream that the snapshot was taken of. Raises ValueError when it is not this model's."""
+
+    def decoding_thread(self) -> Executor:
+        """A thread beside the step loop, where chunks are decoded and encoded."""
 
     def free_bytes(self) -> int:
         """Device memory that nobody uses."""
@@ -118,6 +128,16 @@ class ModelGenerator:
         from model.stream import VideoStream
 
         return VideoStream.restore(self._model, snapshot)
+
+    def decoding_thread(self) -> Executor:
+        """As in the protocol. Torch uses one core in it, and in the calling thread as many as before."""
+        import torch
+
+        cores = torch.get_num_threads()
+        executor = ThreadPoolExecutor(1, "decode")
+        executor.submit(_use_one_core, self._model.device).result()
+        torch.set_num_threads(cores)
+        return executor
 
     def free_bytes(self) -> int:
         import torch
@@ -166,6 +186,17 @@ class ModelGenerator:
             raise ValueError(f"past chunk {chunk.index} has {len(chunk.latents)} bytes of latents, expected {shape}")
         latents = torch.frombuffer(bytearray(chunk.latents), dtype=torch.float32).reshape(shape)
         return Remembered(chunk.index, chunk.prompt, CameraState.of(chunk.camera), latents)
+
+
+def _use_one_core(device: torch.device) -> None:
+    """For the calling thread. A number that is set before torch has asked for one would be overwritten by that of the
+    process."""
+    import torch
+
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # each thread has a device of its own
 
 
 def pick_device(wanted: str) -> str:

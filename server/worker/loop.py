@@ -14,8 +14,8 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 from server.disk import write_whole
@@ -28,7 +28,6 @@ from server.ipc.messages import (
     Delivered,
     Ended,
     Finish,
-    Fragment,
     FrontMessage,
     Interact,
     Jpeg,
@@ -42,16 +41,19 @@ from server.ipc.messages import (
     Shutdown,
     StartFailed,
 )
+from server.media.encoder import EncoderError
 from server.process import leave_signals_to_the_front, rss_bytes
 from server.telemetry import logs
+from server.worker.finishing import MOST_WAITING, AtOnce, Finishing
 from server.worker.generator import Generator, StartError, device_bytes, load_generator
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
-from server.worker.session import UnencodedChunk, WorkerSession
+from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
 
 START_FAILED = 78  # exit status: do not start again (EX_CONFIG)
 DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
 CONFIGURE_WITHIN = 30.0
 DISK_POLL = 0.02
+FINISH_POLL = 0.002
 CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it, only this RuntimeError
 MEASURED = 3  # chunks with a full cache; the fastest counts, or a busy moment would lower the session limit
@@ -69,9 +71,11 @@ Loader = Callable[[Configure], Generator]
 
 
 class Worker:
-    """The step loop and the sessions that it serves, one generation at a time."""
+    """The step loop and the sessions that it serves, one generation at a time; ``executor`` decodes and encodes."""
 
-    def __init__(self, channel: Channel, generator: Generator, beat_seconds: float) -> None:
+    def __init__(
+        self, channel: Channel, generator: Generator, beat_seconds: float, executor: Executor | None = None
+    ) -> None:
         self._channel = channel
         self._generator = generator
         self._beat_seconds = beat_seconds
@@ -79,6 +83,7 @@ class Worker:
         self._sessions: dict[str, WorkerSession] = {}
         self._inbox: list[FrontMessage] = []
         self._stopping = False
+        self._finishing = Finishing(executor or AtOnce())
         self._disk = ThreadPoolExecutor(1, "disk")
         self._parking: dict[str, tuple[int, Future[None]]] = {}  # session -> its chunks, the writing of its state
 
@@ -86,25 +91,26 @@ class Worker:
         """Step until the front says shutdown. Raises ChannelClosed when the front is gone."""
         while not self._stopping:
             self.step()
+        self._emit(self._finishing.waited_for())
         self._disk.shutdown()
         self._tell_parked()
 
     def step(self) -> None:
-        """Handle messages; make at most one chunk, for the session that needs it most."""
+        """Handle messages; begin at most one chunk, for the session that needs it most; send what is finished."""
         self.receive()
-        session = self.schedule()
-        if session is None:
-            return
-        with logs.about(**session.ids), self._contained(session):
-            made = self.generate(session)
-            self.emit(session, session.encode(made))
+        if session := self.schedule():
+            self._emit(self._finishing.waited_for(MOST_WAITING))
+            with logs.about(**session.ids), self._contained(session):
+                self._finishing.add(session, self.generate(session))
+        self._emit(self._finishing.done())
 
     def receive(self) -> None:
         """Receive from the front, sleeping while nobody is due; send the heartbeat."""
         now = time.monotonic()
         self._beat(now)
         self._tell_parked()
-        longest = min(max(0.0, self._next_beat - now), DISK_POLL if self._parking else math.inf)
+        longest = max(0.0, self._next_beat - now)
+        longest = min(longest, DISK_POLL if self._parking else math.inf, FINISH_POLL if self._finishing else math.inf)
         if self._stopping or self._inbox or self.schedule():
             longest = 0.0
         due = seconds_until_due((session.playout for session in self._live()), now, longest)
@@ -122,14 +128,13 @@ class Worker:
 
     def _live(self) -> list[WorkerSession]:
         """Live sessions, longest unserved first, so that all that have run dry take turns."""
-        live = [session for session in self._sessions.values() if not session.background]
+        live = [session for session in self._sessions.values() if not session.background and not session.complete]
         return sorted(live, key=lambda session: session.last_served)
 
     def _background(self, now: float) -> WorkerSession | None:
         """The background session that waited longest, if its chunk cannot make a viewer wait."""
-        due = [
-            session for session in self._sessions.values() if session.background and session.playout.wait(now) == 0.0
-        ]
+        jobs = [session for session in self._sessions.values() if session.background and not session.complete]
+        due = [session for session in jobs if session.playout.wait(now) == 0.0]
         if not due:
             return None
         session = min(due, key=lambda session: session.last_served)
@@ -154,24 +159,38 @@ class Worker:
         )
 
     def _before_pass(self, session: WorkerSession) -> None:
-        """Between two passes of the model: beat, and stop at once when the session was closed."""
+        """Between two passes of the model: beat, send what is finished, and stop at once when the session is over."""
         self._beat(time.monotonic())
+        self._emit(self._finishing.done())
         self._inbox += self._channel.receive(0.0)
-        if any(isinstance(message, Close) and message.session == session.id for message in self._inbox):
+        if self._over(session) or any(
+            isinstance(message, Close) and message.session == session.id for message in self._inbox
+        ):
             raise Abandoned
 
-    def generate(self, session: WorkerSession) -> UnencodedChunk:
+    def _over(self, session: WorkerSession) -> bool:
+        return self._sessions.get(session.id) is not session
+
+    def generate(self, session: WorkerSession) -> BegunChunk:
         """The session's next chunk, with the changes that waited for it."""
         events, refused = session.apply_pending()
         for rejected in refused:
             self._channel.send(rejected)
-        return session.generate(events, lambda: self._before_pass(session))
+        try:
+            return session.generate(events, lambda: self._before_pass(session))
+        except Exception:
+            self._emit(self._finishing.waited_for())  # what was begun before is whole
+            raise
 
-    def emit(self, session: WorkerSession, fragment: Fragment) -> None:
-        """Hand the chunk to the front; a video that has all its pictures is over."""
-        self._channel.send(fragment)
-        if session.complete:
-            self._end(session, "complete")
+    def _emit(self, finished: Iterable[tuple[WorkerSession, Future[EncodedChunk]]]) -> None:
+        """Hand finished chunks to the front; a video that has all its pictures is over."""
+        for session, made in finished:
+            if self._over(session):
+                continue
+            with logs.about(**session.ids), self._contained(session):
+                self._channel.send(session.deliver(made.result()))
+                if session.complete and session.sent:
+                    self._end(session, "complete")
 
     @contextlib.contextmanager
     def _contained(self, session: WorkerSession) -> Iterator[None]:
@@ -181,7 +200,7 @@ class Worker:
             return
         except ChannelClosed:
             raise
-        except Abandoned:  # its Close is in the inbox
+        except Abandoned:  # it is over, or its Close is in the inbox
             return
         except Exception as error:
             if device_suspect(error):
@@ -224,10 +243,8 @@ class Worker:
                 session.playout.joined(now)
             case Jpeg():
                 session.jpeg = message.wanted
-            case Park():
-                self._park(session, Path(message.path))
-            case Finish():
-                self._end(session, "stopped")
+            case Park() | Finish():
+                self._leave(session, message)
             case Close():
                 del self._sessions[session.id]
 
@@ -245,6 +262,16 @@ class Worker:
             return
         self._generator.release_memory()
         self._channel.send(failed)
+
+    def _leave(self, session: WorkerSession, message: Park | Finish) -> None:
+        """Behind the chunks that are begun."""
+        self._emit(self._finishing.waited_for())
+        if self._over(session):
+            return
+        if isinstance(message, Park):
+            self._park(session, Path(message.path))
+        else:
+            self._end(session, "stopped")
 
     def _park(self, session: WorkerSession, path: Path) -> None:
         """Leave the session to a thread that takes its state and writes it: no viewer waits for that, or for the disk.
@@ -287,13 +314,12 @@ def failure_code(error: Exception) -> str:
 def warm_up(generator: Generator) -> float:
     """Make one chunk through model, encoder and muxer; seconds it took."""
     began = time.perf_counter()
-    spec = generator.spec
     order = Open(session="", prompt="warm up", seed=0, lead_seconds=1.0, cache=WARM_UP, pictures=None)
     session = WorkerSession(order, generator)
-    made = session.generate(session.apply_pending()[0])
-    if made.pictures.shape[1:] != (spec.height, spec.width, 3):
-        raise StartError(f"the model makes pictures of {made.pictures.shape}, its spec says {spec.width}x{spec.height}")
-    session.encode(made)
+    try:
+        session.encode(session.generate(session.apply_pending()[0]))
+    except EncoderError as error:
+        raise StartError(f"the model does not make the pictures that its spec promises: {error}") from error
     return time.perf_counter() - began
 
 
@@ -308,7 +334,7 @@ def check_policy(generator: Generator, configure: Configure) -> None:
 
 
 def measure(generator: Generator, cache: CacheChoice) -> float | None:
-    """Seconds from noise to encoded bytes that a chunk of a session takes, once its cache is full; None when such a
+    """Seconds between two chunks of one session, as fast as they are made, once its cache is full; None when such a
     session cannot be made here (who asks for it will be told why)."""
     order = Open(session="", prompt="measure", seed=0, lead_seconds=1.0, cache=cache, pictures=None)
     until, taken = time.perf_counter() + MEASURE_WITHIN, list[float]()
@@ -317,10 +343,14 @@ def measure(generator: Generator, cache: CacheChoice) -> float | None:
         chunks = max(1, math.floor(cache.budget_latents / generator.spec.chunk_latents))
     try:
         session = WorkerSession(order, generator)
-        while len(taken) < chunks and (not taken or time.perf_counter() < until):
-            began = time.perf_counter()
-            session.encode(session.generate(session.apply_pending()[0]))
-            taken.append(time.perf_counter() - began)
+        with generator.decoding_thread() as executor:
+            finishing = Finishing(executor)
+            while len(taken) < chunks and (not taken or time.perf_counter() < until):
+                began = time.perf_counter()
+                finishing.add(session, session.generate(session.apply_pending()[0]))
+                for _, made in finishing.waited_for(MOST_WAITING):
+                    made.result()
+                taken.append(time.perf_counter() - began)
     except Exception as error:
         if device_suspect(error):
             raise
@@ -360,7 +390,7 @@ def serve(channel: Channel, load: Loader) -> int:
         chunk_seconds=chunk_seconds,
     )
     channel.send(ready)
-    worker = Worker(channel, generator, configure.beat_seconds)
+    worker = Worker(channel, generator, configure.beat_seconds, generator.decoding_thread())
     for message in received[1:]:
         worker.handle(message)
     worker.run()

@@ -28,25 +28,30 @@ class Playout:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.paused = False
-        self.generated = 0.0
+        self.generated = 0.0  # begun
+        self.sent = 0.0
         self.delivered = 0.0
         self._reported: float | None = None
         self._clock = 0.0  # where a viewer in real time would be; stands still while nothing is left to play
         self._clock_read: float | None = None
 
     def add_generated(self, seconds: float) -> None:
-        """A chunk of so much media was made."""
+        """A chunk of so much media is begun."""
         self.generated += seconds
+
+    def add_sent(self, seconds: float) -> None:
+        """A chunk of so much media is on its way to the viewer."""
+        self.sent += seconds
 
     def add_delivered(self, seconds: float, now: float) -> None:
         """A chunk of so much media has left for the viewer."""
         self._advance(now)
         self._clock_read = now
-        self.delivered = min(self.generated, self.delivered + seconds)
+        self.delivered = min(self.sent, self.delivered + seconds)
 
     def go_on(self, seconds: float) -> None:
         """So much media was made and delivered before this clock began."""
-        self.generated = self.delivered = self._clock = seconds
+        self.generated = self.sent = self.delivered = self._clock = seconds
 
     def joined(self, now: float) -> None:
         """A viewer comes, or goes on: it plays from where the last report was, until it reports itself."""
@@ -72,7 +77,7 @@ class Playout:
 
     def wait(self, now: float) -> float:
         """Seconds until the next chunk may begin: 0 when due, infinite when only a message can change that."""
-        if self.paused or self.generated - self.delivered > UNDELIVERED:
+        if self.paused or self.sent - self.delivered > UNDELIVERED:
             return math.inf
         excess = self.lead(now) - self.limit
         if excess < 0:

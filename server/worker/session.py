@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from model.camera import CameraControl, camera_from_prompt
+from model.chunk_stats import KeptTokens
 from model.spec import ModelSpec
 from server.ipc.messages import Fragment, Interact, Open, Past, Rejected, ServedStats
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer
 from server.media.jpeg import JpegEncoder
-from server.worker.generator import GeneratedChunk, Generator, Pictures, Stream
+from server.worker.generator import GeneratedChunk, Generator, Stream
 from server.worker.scheduler import Playout
 
 
@@ -28,18 +30,31 @@ class Events:
     completed: list[str] = field(default_factory=list)
 
 
-@dataclass
-class UnencodedChunk:
-    """A chunk that the model made, with the changes that it shows; ``began``: when (perf_counter)."""
+@dataclass(frozen=True)
+class BegunChunk:
+    """A chunk that is denoised, with the changes that it shows; ``began``: when (perf_counter)."""
 
-    pictures: Pictures
-    chunk: GeneratedChunk
+    index: int
+    latents: Any  # what the stream decodes
+    pictures: int  # that are wanted of it
     events: Events
+    memory: KeptTokens | None
     began: float
 
 
+@dataclass(frozen=True)
+class EncodedChunk:
+    """A chunk as it can be sent; ``seconds``: of its encoder."""
+
+    begun: BegunChunk
+    chunk: GeneratedChunk
+    data: bytes
+    jpegs: list[bytes]
+    seconds: float
+
+
 class WorkerSession:
-    """Every method is called from the step loop."""
+    """Every method but ``encode`` is called from the step loop; ``encode`` by one thread, chunk after chunk."""
 
     def __init__(self, order: Open, generator: Generator) -> None:
         spec = generator.spec
@@ -52,7 +67,7 @@ class WorkerSession:
         self.spec: ModelSpec = spec
         self.playout = Playout(order.lead_seconds)
         self.pending: list[Interact] = []
-        self.chunks = 0
+        self.begun = self.chunks = 0  # chunks that are denoised, and that are sent
         self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
         self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
         self._remaining = order.pictures
@@ -82,7 +97,7 @@ class WorkerSession:
 
     def _go_on(self, past: Past) -> None:
         """The stream's earlier part was made elsewhere: same index, same timestamps."""
-        self.chunks = past.next_index
+        self.begun = self.chunks = past.next_index
         self._muxer.go_on(past.next_index, past.pictures)
         self.playout.go_on(past.pictures / self.spec.fps)
         if self._remaining is not None:
@@ -103,14 +118,19 @@ class WorkerSession:
 
     @property
     def complete(self) -> bool:
-        """The video has all the pictures that were asked for."""
+        """All the pictures that were asked for are begun."""
         return self._remaining == 0
+
+    @property
+    def sent(self) -> bool:
+        """All that was begun is sent."""
+        return self.chunks == self.begun
 
     def apply_pending(self) -> tuple[Events, list[Rejected]]:
         """Hand the changes that are due to the stream, in order; the chunk made next shows them."""
         events, refused = Events(), []
-        due = [change for change in self.pending if change.at_chunk <= self.chunks]
-        self.pending = [change for change in self.pending if change.at_chunk > self.chunks]
+        due = [change for change in self.pending if change.at_chunk <= self.begun]
+        self.pending = [change for change in self.pending if change.at_chunk > self.begun]
         for change in due:
             try:
                 self._apply(change)
@@ -132,52 +152,62 @@ class WorkerSession:
         if control is not None:
             self._stream.set_camera(control)
 
-    def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> UnencodedChunk:
-        """The next chunk, cut to the pictures that are still wanted; ``before_pass`` may raise to give it up."""
+    def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> BegunChunk:
+        """Denoise the next chunk; ``before_pass`` may raise to give it up. The playout clock takes it in."""
         began = time.perf_counter()
-        chunk = self._stream.next_chunk(before_pass)
-        pictures = chunk.pictures if self._remaining is None else chunk.pictures[: self._remaining]
+        latents = self._stream.next_latents(before_pass)
+        index, pictures = self.begun, self.spec.pictures_in_chunk(self.begun)
         if self._remaining is not None:
-            self._remaining -= len(pictures)
+            pictures = min(pictures, self._remaining)
+            self._remaining -= pictures
         events.active = list(self._in_force)
         self._in_force = {name: left - 1 for name, left in self._in_force.items()}
         events.completed = [name for name, left in self._in_force.items() if left <= 0]
         self._in_force = {name: left for name, left in self._in_force.items() if left > 0}
-        return UnencodedChunk(pictures, chunk, events, began)
+        self.begun += 1
+        self.playout.add_generated(pictures / self.spec.fps)
+        self.last_served = time.perf_counter()
+        memory = self._stream.kept() if self._memory else None
+        return BegunChunk(index, latents, pictures, events, memory, began)
 
-    def encode(self, made: UnencodedChunk) -> Fragment:
-        """The chunk as the message for the front; the playout clock takes it in."""
+    def encode(self, begun: BegunChunk) -> EncodedChunk:
+        """The chunk's pictures as bytes."""
+        chunk = self._stream.decode(begun.latents)
         began = time.perf_counter()
-        samples = self._encoder.encode(made.pictures)
-        data = self._muxer.fragment(samples)
-        if self.chunks == 0:
+        pictures = chunk.pictures[: begun.pictures]
+        data = self._muxer.fragment(self._encoder.encode(pictures))
+        if begun.index == 0:
             data = self._muxer.init_segment + data
-        now = time.perf_counter()
-        index, media = self.chunks, len(made.pictures) / self.spec.fps
+        jpegs = self._jpeg.encode(pictures) if self.jpeg else []
+        return EncodedChunk(begun, chunk, data, jpegs, time.perf_counter() - began)
+
+    def deliver(self, made: EncodedChunk) -> Fragment:
+        """The chunk as the message for the front, which is about to be sent."""
+        begun, chunk = made.begun, made.chunk
+        media = begun.pictures / self.spec.fps
         self.chunks += 1
-        self.playout.add_generated(media)
-        self._undelivered[index] = media
-        chunk = made.chunk
+        self.playout.add_sent(media)
+        self._undelivered[begun.index] = media
         self.cache_tokens, self.cache_bytes = chunk.stats.cache_tokens, chunk.stats.cache_bytes
-        self.last_served, self.last_seconds = now, now - made.began
+        self.last_seconds = time.perf_counter() - begun.began
         return Fragment(
             session=self.id,
-            index=index,
-            pictures=len(made.pictures),
-            data=data,
-            started=made.events.started,
-            active=made.events.active,
-            completed=made.events.completed,
+            index=begun.index,
+            pictures=begun.pictures,
+            data=made.data,
+            started=begun.events.started,
+            active=begun.events.active,
+            completed=begun.events.completed,
             stats=ServedStats.of(
                 chunk.stats,
-                seconds={**chunk.stats.seconds, "encode": now - began, "total": now - made.began},
+                seconds={**chunk.stats.seconds, "encode": made.seconds, "total": self.last_seconds},
                 lead_seconds=self.playout.lead(time.monotonic()),
-                memory=self._stream.kept() if self._memory else None,
+                memory=begun.memory,
             ),
             past=self._generator.keep(chunk),
             camera=chunk.camera.numbers,
             remembered=list(chunk.remembered),
-            jpegs=self._jpeg.encode(made.pictures) if self.jpeg else [],
+            jpegs=made.jpegs,
         )
 
     def delivered(self, index: int, now: float) -> None:

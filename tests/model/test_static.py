@@ -88,7 +88,7 @@ def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
         velocity(latents, timestep)
     finite = latents.isfinite().all()
     cache.commit(velocity.last(latents), finite)
-    figures.gather(cache, spec, finite, finite, scored=True)
+    figures.gather(cache, spec, finite, scored=True)
     cache.settle(sound=True)
 
 

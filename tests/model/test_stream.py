@@ -218,7 +218,7 @@ def test_a_chunk_that_failed_can_be_made_again(
 def test_pictures_that_are_not_finite_are_no_pictures(
     model: LoadedModel, stream: Callable[..., VideoStream], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    session, undisturbed = stream(), stream()
+    session = stream()
     decode = model.vae.decode
 
     def one_wrong(*given: object) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -230,7 +230,6 @@ def test_pictures_that_are_not_finite_are_no_pictures(
         broken.setattr(model.vae, "decode", one_wrong)
         with pytest.raises(NotFiniteError, match="chunk 0 of model 'test-tiny' is not finite: its pictures"):
             session.next_chunk()
-    assert same(session.next_chunk(), undisturbed.next_chunk())
 
 
 @pytest.mark.parametrize("policy", ["attention", "redundancy", "salience", "pafu"])

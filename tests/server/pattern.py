@@ -14,6 +14,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +80,7 @@ class PatternStream:
         if control.speed is not None:
             self._speed = control.speed
 
-    def next_chunk(self, before_pass: Callable[[], None] | None = None) -> PatternChunk:
+    def next_latents(self, before_pass: Callable[[], None] | None = None) -> PatternChunk:
         for _ in range(PASSES):
             (before_pass or bool)()
             self._fault()
@@ -96,6 +97,9 @@ class PatternStream:
         self._chunk += 1
         now = CameraState(self._offset, self._speed)
         return PatternChunk(pictures, self._chunk - 1, self._prompt, began, now, (0, self._chunk - 1))
+
+    def decode(self, chunk: PatternChunk) -> PatternChunk:
+        return chunk
 
     def recall(self, past: Past) -> None:
         """Checks that what comes back is what was kept."""
@@ -145,6 +149,9 @@ class PatternGenerator:
         stream = self.open(state.pop("_prompt"), state.pop("_seed"), None)
         vars(stream).update(state)
         return stream
+
+    def decoding_thread(self) -> Executor:
+        return ThreadPoolExecutor(1, "decode")
 
     def free_bytes(self) -> int:
         return 2**30

@@ -116,13 +116,13 @@ class Clock:
 
     def open(self, *order):
         stream = self.pattern.open(*order)
-        make = stream.next_chunk
+        make = stream.next_latents
 
-        def next_chunk(*given):
+        def next_latents(*given):
             self.now += self.taking.pop(0)
             return make(*given)
 
-        stream.next_chunk = next_chunk
+        stream.next_latents = next_latents
         return stream
 
     def __getattr__(self, name: str):

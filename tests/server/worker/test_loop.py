@@ -17,42 +17,12 @@ from server.ipc import messages
 from server.live.resume_point import ResumePoint
 from server.worker.generator import StartError
 from server.worker.loop import DEVICE_SUSPECT, START_FAILED, Worker, device_suspect, serve
-from server.worker.session import UnencodedChunk, WorkerSession
+from server.worker.session import BegunChunk, WorkerSession
+from tests.server.worker.line import CACHE, Line, film, order, steps
 
-CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
 CONFIGURE = messages.Configure(
     model="test-tiny", weights=None, device="cpu", threads=1, cache_room_bytes=0, beat_seconds=1e9
 )
-
-
-class Line:
-    """The channel's other end in the same thread: an inbox to fill, an outbox to look into."""
-
-    def __init__(self, delivers: bool = True) -> None:
-        self.delivers = delivers
-        self.inbox: list[messages.FrontMessage] = []
-        self.sent: list[messages.Message] = []
-        self.waits: list[float] = []
-
-    def send(self, message: messages.Message) -> None:
-        self.sent.append(message)
-        if self.delivers and isinstance(message, messages.Fragment):
-            self.inbox.append(messages.Delivered(session=message.session, index=message.index))
-
-    def receive(self, wait: float) -> list[messages.FrontMessage]:
-        self.waits.append(wait)
-        received, self.inbox = self.inbox, []
-        return received
-
-    def of(self, session: str, kind: type) -> list:
-        return [m for m in self.sent if isinstance(m, kind) and getattr(m, "session", "") == session]
-
-
-def order(
-    session: str, prompt: str = "a bar", seed: int = 1, lead: float = 1e9, pictures: int | None = None, **more: object
-):
-    fields = {"session": session, "prompt": prompt, "seed": seed, "lead_seconds": lead, "pictures": pictures}
-    return messages.Open(cache=CACHE, **fields, **more)
 
 
 @pytest.fixture
@@ -73,15 +43,6 @@ def clock(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr("server.worker.loop.time", clock)
     monkeypatch.setattr("server.worker.session.time", clock)
     return clock
-
-
-def steps(worker: Worker, count: int) -> None:
-    for _ in range(count):
-        worker.step()
-
-
-def film(line: Line, session: str) -> bytes:
-    return b"".join(fragment.data for fragment in line.of(session, messages.Fragment))
 
 
 def test_a_session_is_opened_generated_and_ended(worker, line) -> None:
@@ -114,7 +75,7 @@ def test_with_more_viewers_than_fit_in_real_time_each_gets_as_much_as_any_other(
 ) -> None:
     generate = worker.generate
 
-    def slowly(session: WorkerSession) -> UnencodedChunk:
+    def slowly(session: WorkerSession) -> BegunChunk:
         clock.now += 0.3  # 0.75 s of video: 2 of the 6 viewers could be played to in real time
         return generate(session)
 
@@ -297,8 +258,8 @@ def test_a_model_that_can_never_load_has_an_exit_status_of_its_own(line) -> None
 
 def test_pictures_of_another_size_than_the_spec_are_found_at_the_start(line, pattern) -> None:
     class Wrong(pattern.PatternStream):
-        def next_chunk(self, before_pass):
-            chunk = super().next_chunk(before_pass)
+        def next_latents(self, before_pass):
+            chunk = super().next_latents(before_pass)
             chunk.pictures = np.zeros((12, 8, 8, 3), np.uint8)
             return chunk
 

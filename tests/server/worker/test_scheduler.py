@@ -13,11 +13,16 @@ from server.worker.scheduler import Playout, choose, leaves_room, seconds_until_
 CHUNK = 0.75
 
 
+def begin_and_send(playout: Playout) -> None:
+    playout.add_generated(CHUNK)
+    playout.add_sent(CHUNK)
+
+
 def clock(chunks: int, limit: float = 1.25, at: float = 0.0) -> Playout:
     """A session that had so many chunks made and delivered at time ``at``."""
     playout = Playout(limit)
     for _ in range(chunks):
-        playout.add_generated(CHUNK)
+        begin_and_send(playout)
         playout.add_delivered(CHUNK, at)
     return playout
 
@@ -33,7 +38,7 @@ def test_without_reports_the_viewer_plays_in_real_time_from_the_first_delivery()
 
 def test_time_without_anything_to_play_is_a_stall_and_not_progress() -> None:
     playout = clock(1, at=0.0)
-    playout.add_generated(CHUNK)
+    begin_and_send(playout)
     playout.add_delivered(CHUNK, 10.0)  # the viewer ran dry at 0.75 and waited
     assert playout.playhead(10.25) == pytest.approx(1.0)
 
@@ -54,7 +59,7 @@ def test_a_reported_playhead_counts_instead_of_the_clock() -> None:
 
 def test_a_viewer_cannot_have_played_what_was_not_delivered() -> None:
     playout = clock(1)
-    playout.add_generated(CHUNK)
+    begin_and_send(playout)
     playout.report(1e9)
     assert playout.playhead(0.0) == CHUNK
 
@@ -62,7 +67,7 @@ def test_a_viewer_cannot_have_played_what_was_not_delivered() -> None:
 def test_undelivered_media_counts_as_lead_so_a_viewer_who_does_not_read_is_not_generated_for() -> None:
     playout = Playout(10.0)
     while playout.wait(0.0) == 0.0:
-        playout.add_generated(CHUNK)
+        begin_and_send(playout)
     assert playout.generated == CHUNK <= 1.0 and playout.wait(1e6) == math.inf
     playout.add_delivered(CHUNK, 0.0)
     assert playout.wait(0.0) == 0.0
@@ -109,7 +114,7 @@ def test_whatever_happens_the_playhead_stays_inside_what_was_delivered(steps) ->
     playout, now, undelivered = Playout(1.25), 0.0, 0
     for kind, amount in steps:
         if kind == "make" and playout.wait(now) == 0.0:
-            playout.add_generated(CHUNK)
+            begin_and_send(playout)
             undelivered += 1
         elif kind == "deliver" and undelivered:
             playout.add_delivered(CHUNK, now)
@@ -120,3 +125,12 @@ def test_whatever_happens_the_playhead_stays_inside_what_was_delivered(steps) ->
         assert 0.0 <= playout.playhead(now) <= playout.delivered <= playout.generated + 1e-9
         assert playout.lead(now) < playout.limit + CHUNK or playout.wait(now) > 0
         assert playout.slack(now) >= playout.lead(now) - 1e-9
+
+
+def test_a_chunk_that_is_begun_counts_as_ahead_though_it_is_not_sent() -> None:
+    """While one chunk is decoded the next may begin, but never one more than the viewer may be ahead."""
+    playout = Playout(1.25)
+    playout.add_generated(CHUNK)
+    assert playout.wait(0.0) == 0.0, "the next chunk waits for the decoder"
+    playout.add_generated(CHUNK)
+    assert playout.lead(0.0) == 2 * CHUNK and playout.wait(0.0) == math.inf
