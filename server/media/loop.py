@@ -12,7 +12,6 @@ import sys
 from itertools import islice
 from typing import Any
 
-import av
 from PIL import Image
 
 from server.process import leave_signals_to_the_front, module_command
@@ -40,6 +39,8 @@ def loop_of(video: bytes, seconds: float = SECONDS) -> bytes:
 
 def _pictures(video: bytes, seconds: float) -> list[Image.Image]:
     """Pictures of the beginning, ``RATE`` a second, at most ``WIDEST`` across."""
+    import av  # the front imports this module for its names
+
     with av.open(io.BytesIO(video), "r") as container:
         fps = float(container.streams.video[0].average_rate or RATE)
         step = max(1, round(fps / RATE))
