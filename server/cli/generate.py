@@ -19,6 +19,7 @@ from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Open
 from server.live.client_messages import check_held, check_prompt
 from server.media.picture import PictureError, fitted
+from server.worker.finishing import fragments
 from server.worker.generator import Generator, StartError, load_generator
 from server.worker.session import WorkerSession
 
@@ -98,10 +99,9 @@ def _write(path: Path, order: Open, generator: Generator, console: Console, inte
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    with path.open("wb") as file, bar as progress:
+    with path.open("wb") as file, bar as progress, generator.decoding_thread() as executor:
         task = progress.add_task("pictures", total=order.pictures)
-        while not (session.complete or interrupts.signal):
-            fragment = session.encode(session.generate(session.apply_pending()[0]))
+        for fragment in fragments(session, executor, stopped=lambda: interrupts.signal):
             file.write(fragment.data)
             written += fragment.pictures
             progress.update(task, completed=written)

@@ -114,7 +114,7 @@ def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
     cache_bytes = 0
     for index, control in enumerate(progress.track(trip.controls, description=policy)):
         stream.set_camera(control)
-        chunk = stream.next_chunk()
+        chunk = stream.decode(stream.next_latents())
         cache_bytes = chunk.stats.cache_bytes
         if index in (trip.before, trip.away, trip.after):
             shown[index] = chunk.pictures[-1]

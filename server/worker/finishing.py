@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from server.ipc.messages import Fragment
 from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
 
 MOST_WAITING = 1  # chunks that may be unfinished when another is begun
@@ -48,3 +49,14 @@ class Finishing:
             self._waiting[0][1].exception()  # waits, and raises nothing
             yield self._waiting.popleft()
         yield from self.done()
+
+
+def fragments(session: WorkerSession, executor: Executor, stopped: Callable[[], object]) -> Iterator[Fragment]:
+    """A session's chunks until it is complete or ``stopped``; what is begun then still comes."""
+    finishing = Finishing(executor)
+    while not (session.complete or stopped()):
+        finishing.add(session, session.generate(session.apply_pending()[0]))
+        for _, made in finishing.waited_for(MOST_WAITING):
+            yield session.deliver(made.result())
+    for _, made in finishing.waited_for():
+        yield session.deliver(made.result())
