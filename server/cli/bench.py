@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from server.cli.console import Json, fail, print_json, settings_from
+from server.cli.output import FIGURES, STDOUT, OutputError, check
 from server.config import Settings
 
 app = typer.Typer(help="Measure: one stream, many sessions at once, an hour of streaming.")
 
 Url = Annotated[str | None, typer.Option(help="a running server; default: one of its own")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for all figures")]
+Output = Annotated[str | None, typer.Option("-o", "--output", help="JSON file for all figures, - for standard output")]
 Plot = Annotated[Path | None, typer.Option(help="picture of the figures (.png, .svg); needs matplotlib")]
 Model = Annotated[str | None, typer.Option(help="model name  [PAFU_MODEL, default pafu-mini]")]
 Weights = Annotated[str | None, typer.Option(help="folder or file of safetensors, or an id of the hub  [PAFU_WEIGHTS]")]
@@ -152,7 +153,7 @@ def _run(
     measure: Callable[[Settings, Console], Report],
     show: Callable[[Report, Console], None],
     settings: Settings,
-    output: Path | None,
+    output: str | None,
     as_json: bool,
     kept: str = "nothing was written",
 ) -> Report:
@@ -161,14 +162,16 @@ def _run(
     from server.bench.target import BenchError, as_text
 
     try:
-        report = measure(settings, Console(stderr=True, highlight=False))
         if output is not None:
-            output.write_text(as_text(report))
-    except (BenchError, OSError) as error:
+            check(output, FIGURES)
+        report = measure(settings, Console(stderr=True, highlight=False))
+        if output is not None and output != STDOUT:
+            Path(output).write_text(as_text(report))
+    except (BenchError, OutputError, OSError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
         raise fail(f"stopped before all was measured; {kept}", 130) from None
-    if as_json:
+    if as_json or output == STDOUT:
         print_json(report)
     else:
         show(report, Console(highlight=False))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from server.cli.console import Device, Model, SalienceHead, Threads, Weights, fail, say, settings_from
+from server.cli.output import PICTURE, check, opened
 from server.errors import PafuError
 
 app = typer.Typer(help="See what the memory is good for.", no_args_is_help=True)
@@ -18,7 +18,9 @@ PROMPT = "a meadow by day, a red house with a blue roof on the left and a white 
 @app.command()
 def memory(
     prompt: Annotated[str, typer.Argument(help="what stands at the place")] = PROMPT,
-    output: Annotated[Path, typer.Option("-o", "--output", help="PNG file to write")] = Path("memory.png"),
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="PNG file to write, - for standard output")
+    ] = "memory.png",
     policies: Annotated[str, typer.Option(help="cache policies to compare, with commas")] = "pafu,sink_window",
     budget: Annotated[float | None, typer.Option(help="latent frames; default: the model's own")] = None,
     away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera is back")] = 50.0,
@@ -35,11 +37,11 @@ def memory(
     from server.cli.generate import GenerateError
     from server.cli.revisit import save_rows, visits
 
-    if not output.parent.is_dir():
-        raise fail(f"cannot write {output}: there is no folder {output.parent}")
     try:
+        check(output, PICTURE)
         seen = list(visits(settings, prompt, names, budget, away, seed))
-        save_rows(seen, output)
+        with opened(output) as file:
+            save_rows(seen, file)
     except (PafuError, GenerateError, ValueError, OSError) as error:
         raise fail(str(error)) from None
     for visit in seen:

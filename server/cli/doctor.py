@@ -87,7 +87,7 @@ def room_of_model(settings: Settings) -> tuple[list[tuple[str, ...]], Finding]:
     try:
         rows, too_large = counted(settings)
     except (ConfigError, MissingExtra) as error:
-        return [], Finding("room", False, str(error))
+        return [], Finding("room", False, settings.explained(error))
     return rows, Finding("room", too_large is None, too_large or "the model fits")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import math
-import os
 import time
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.spec import ModelSpec
 from model.words import warnings
+from server.cli import output
 from server.cli.ending import Interrupts, Written
 from server.config import ConfigError, Settings
 from server.engine.member import configure
 from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Open
 from server.live.client_messages import check_held, check_prompt
+from server.media import faststart
 from server.media.picture import PictureError, fitted
 from server.worker.finishing import fragments
 from server.worker.generator import Generator, StartError, load_generator
@@ -29,34 +31,45 @@ class GenerateError(RuntimeError):
 
 
 def write_video(
-    settings: Settings, prompt: str, path: Path, seconds: float, seed: int, console: Console, image: Path | None = None
+    settings: Settings, prompt: str, target: str, seconds: float, seed: int, console: Console, image: Path | None = None
 ) -> Written:
-    """Generate ``seconds`` of video into ``path``. Ctrl-C ends it behind the chunk in hand, and the file has what was
-    made until then; an error leaves no file.
+    """Generate ``seconds`` of video into the file ``target``, or as it comes into a pipe ("-": standard output). Ctrl-C
+    ends it behind the chunk in hand, and the file has what was made until then; an error leaves no file.
 
-    Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache.
+    Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache, and
+    BrokenPipeError when whoever read the pipe has gone.
     """
     spec = settings.spec
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)), image)
-    if not path.parent.is_dir():
-        raise GenerateError(f"cannot write {path}: the folder {path.parent} does not exist")
+    _check(target)
     for told in warnings(prompt, spec):
         console.print(f"note: {told}", markup=False, highlight=False)
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings)
-    part = path.with_name(path.name + ".part")
+    piped = output.is_pipe(target)
+    part = target if piped else f"{target}.part"
     began = time.perf_counter()
     try:
         with Interrupts() as interrupts:
             pictures = _write(part, order, generator, console, interrupts)
-            if pictures:
-                os.replace(part, path)
+            if pictures and not piped:
+                faststart.finish(Path(part), Path(target), spec.fps)
     except OSError as error:
-        raise GenerateError(f"cannot write {path}: {error.strerror}") from error
+        if error.errno == errno.EPIPE:
+            raise
+        raise GenerateError(f"cannot write {target}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if not piped:
+            Path(part).unlink(missing_ok=True)
     took = time.perf_counter() - began
-    return Written(str(path), pictures, order.pictures, spec.fps, seed, took, interrupts.signal)
+    return Written(target, pictures, order.pictures, spec.fps, seed, took, interrupts.signal)
+
+
+def _check(target: str) -> None:
+    try:
+        output.check(target)
+    except output.OutputError as error:
+        raise GenerateError(str(error)) from None
 
 
 def _order(settings: Settings, prompt: str, seed: int, pictures: int, image: Path | None) -> Open:
@@ -93,13 +106,13 @@ def load(settings: Settings) -> Generator:
         raise GenerateError(settings.explained(error)) from error
 
 
-def _write(path: Path, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:
+def _write(place: str, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:
     """Chunk after chunk; the pictures that the file has."""
     session = WorkerSession(order, generator)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    with path.open("wb") as file, bar as progress, generator.decoding_thread() as executor:
+    with output.opened(place) as file, bar as progress, generator.decoding_thread() as executor:
         task = progress.add_task("pictures", total=order.pictures)
         for fragment in fragments(session, executor, stopped=lambda: interrupts.signal):
             file.write(fragment.data)

@@ -142,7 +142,7 @@ def _tell_memory(settings: Settings) -> None:
     try:
         rows, too_large = counted(settings)
     except (ConfigError, MissingExtra) as error:
-        raise fail(str(error), START_FAILED) from None
+        raise fail(settings.explained(error), START_FAILED) from None
     show(rows, console)
     if too_large:
         raise fail(too_large, START_FAILED)
@@ -151,7 +151,7 @@ def _tell_memory(settings: Settings) -> None:
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="what to show")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="MP4 file to write")] = Path("out.mp4"),
+    output: Annotated[str, typer.Option("-o", "--output", help="MP4 file to write, - for standard output")] = "out.mp4",
     seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="length of the video")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
     image: Annotated[Path | None, typer.Option(help="picture to begin with: JPEG, PNG or WebP")] = None,
@@ -172,6 +172,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write a video to a file; needs no server."""
+    if as_json and output == "-":
+        raise fail("--json and -o - both want standard output; name a file with -o", 2)
     settings = settings_from(
         model=model,
         weights=weights,

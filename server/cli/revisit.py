@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -121,7 +121,7 @@ def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
     return Visit(policy, shown[trip.before], shown[trip.away], shown[trip.after], cache_bytes)
 
 
-def save_rows(visits: Sequence[Visit], path: Path) -> None:
+def save_rows(visits: Sequence[Visit], file: IO[bytes]) -> None:
     """Write one PNG with a row of three pictures for each visit."""
     height, width = visits[0].before.shape[:2]
     font = ImageFont.load_default(14)
@@ -136,4 +136,4 @@ def save_rows(visits: Sequence[Visit], path: Path) -> None:
             left = GAP + column * (width + GAP)
             draw.text((left, top + 2), caption, fill=INK, font=font)
             sheet.paste(Image.fromarray(picture), (left, top + HEAD))
-    sheet.save(path, format="PNG")
+    sheet.save(file, format="PNG")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.cli.ending import Interrupts, Written
+from server.cli.output import OutputError, check, is_pipe, opened
+from server.media import faststart
 
 if TYPE_CHECKING:
     from pafu_client.sync import VideoStream
@@ -34,9 +35,14 @@ def watch(
 ) -> Written:
     """Write the stream of ``prompt``, or of the running ``session``, to ``output`` ("-": standard output) as it comes.
 
-    A pipe is fed in real time, as a player wants it; a file as fast as the server makes it. Ctrl-C ends it behind a
-    whole chunk. Raises WatchError, and BrokenPipeError when whoever read standard output has gone.
+    A pipe is fed in real time, as a player wants it; a file as fast as the server makes it, and whatever ends it, its
+    index is written last. Ctrl-C ends it behind a whole chunk. Raises WatchError, and BrokenPipeError when whoever read
+    standard output has gone.
     """
+    try:
+        check(output)
+    except OutputError as error:
+        raise WatchError(str(error)) from None
     try:
         import pafu_client.sync as client
         from pafu_client import Options, PafuError
@@ -47,7 +53,7 @@ def watch(
         pictures = None if seconds is None else max(1, round(seconds * model["fps"]))
         if session is not None:
             return _write(client.watch(url, session), output, pictures, console)
-        options: Options = {"prompt": prompt or "", "realtime": output == "-"}
+        options: Options = {"prompt": prompt or "", "realtime": is_pipe(output)}
         if pictures is not None:
             options["num_frames"] = pictures
         if seed is not None:
@@ -66,7 +72,12 @@ def _write(
 ) -> Written:
     """Whole chunks until there are so many pictures, the stream ends, or Ctrl-C."""
     written, began = 0, time.perf_counter()
-    with opening as stream, sink(output) as file, progress_bar(console) as progress, Interrupts() as interrupts:
+    with (
+        opening as stream,
+        recorded(output, round(stream.init.fps), pictures) as file,
+        progress_bar(console) as progress,
+        Interrupts() as interrupts,
+    ):
         for told in stream.init.warnings:
             console.print(f"note: {told}", markup=False, highlight=False)
         task = progress.add_task("pictures", total=pictures)
@@ -82,20 +93,22 @@ def _write(
             file.flush()
             written += chunk.metadata.num_frames
             progress.update(task, completed=written)
-    if not written and output != "-":
-        Path(output).unlink(missing_ok=True)
     took, fps, seed = time.perf_counter() - began, stream.init.fps, stream.init.config.get("seed")
     return Written(output, written, pictures, fps, seed, took, interrupts.signal)
 
 
 @contextlib.contextmanager
-def sink(output: str) -> Iterator[IO[bytes]]:
-    """The file to write, or standard output."""
-    if output == "-":
-        yield sys.stdout.buffer
-        return
-    with Path(output).open("wb") as file:
-        yield file
+def recorded(output: str, fps: int, pictures: int | None) -> Iterator[IO[bytes]]:
+    """The pipe or the file to write; a file can be played while it grows, and in the end gets its index."""
+    try:
+        with opened(output) as file:
+            yield file
+    finally:
+        if (path := Path(output)).is_file() and not is_pipe(output):
+            if path.stat().st_size:
+                faststart.finish(path, path, fps, pictures)
+            else:
+                path.unlink()
 
 
 def progress_bar(console: Console) -> Progress:

@@ -1,8 +1,7 @@
 """Assembles a job's chunks: an MP4 that any player can seek in, a thumbnail, a sheet of pictures.
 
 A process of its own (``python -m server.jobs.assemble``), because the front imports no codec: an order comes as JSON on
-standard input, the answer leaves as JSON on standard output. Nothing is encoded again: the packets are cut to the
-wanted length (there are no B-frames, so any picture may be the last) and get one index at the start.
+standard input, the answer leaves as JSON on standard output.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import numpy as np
 
 from server.jobs.files import FilesUnavailable, open_files
 from server.jobs.job import DISK_FULL, AssemblyOrder, Results
+from server.media import faststart
 from server.process import leave_signals_to_the_front
 
 SHEET_PICTURES, SHEET_COLUMNS = 16, 4
@@ -51,32 +51,10 @@ def cut(fragments: bytes, pictures: int, fps: int, title: str) -> bytes:
     """The first ``pictures`` pictures of fragmented MP4 as a plain MP4 with its index in front, under this title."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "video.mp4")
-        number = _copy(fragments, path, pictures, fps, title)
+        number = faststart.copy(io.BytesIO(fragments), path, fps, pictures, title)
         if number < pictures:
             raise ValueError(f"the chunks hold {number} pictures, {pictures} are wanted")
         return path.read_bytes()
-
-
-def _copy(fragments: bytes, path: Path, pictures: int, fps: int, title: str) -> int:
-    """Packets written to ``path``, at most ``pictures``; a file, since the muxer reads it again to move the index."""
-    number, tick = 0, Fraction(1, fps)
-    with (
-        av.open(io.BytesIO(fragments), "r") as source,
-        av.open(str(path), "w", "mp4", options={"movflags": "faststart"}) as target,
-    ):
-        track = source.streams.video[0]
-        copy = target.add_stream_from_template(track)
-        copy.time_base = tick
-        target.metadata["title"] = title
-        for packet in source.demux(track):
-            if packet.size == 0 or number >= pictures:
-                continue
-            packet.time_base, packet.duration = tick, 1
-            packet.pts = packet.dts = number
-            packet.stream = copy
-            target.mux(packet)
-            number += 1
-    return number
 
 
 def sample(video: bytes, pictures: int) -> list[Picture]:
