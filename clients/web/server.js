@@ -20,7 +20,7 @@ async function ask(path, method = "GET") {
 export async function readiness() {
   try {
     const { status, body } = await ask("readyz");
-    if (status === 503) return { state: "warming", reason: body.message ?? body.error?.message ?? "" };
+    if (status === 503) return { state: "warming", reason: body.reason ?? body.error?.message ?? "" };
     return { state: "ready", reason: "" };
   } catch {
     return { state: "away", reason: "" };

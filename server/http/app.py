@@ -20,6 +20,7 @@ from server.gallery import routes as gallery_routes
 from server.http import asyncapi, client_secrets, openapi, status, workers
 from server.http.cors import Cors
 from server.http.guard import Guard
+from server.http.mistakes import Mistakes
 from server.http.page import Page, page_paths
 from server.http.proxies import Proxies
 from server.http.replies import add_error_handlers, error_reply
@@ -117,6 +118,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.front = front
     app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Cors, origins=settings.allowed_origins)
+    app.add_middleware(Mistakes, count=engine.observer.error)
     app.add_middleware(Timed, observer=engine.observer, access_log=settings.access_log)
     app.add_middleware(Proxies, settings=settings)
     add_error_handlers(app, engine.observer.error)
@@ -218,6 +220,8 @@ async def no_socket(websocket: WebSocket) -> None:
 def metrics_app(observer: Observer) -> FastAPI:
     """An application with /metrics only, for a port of its own."""
     app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Mistakes, count=observer.error)
+    add_error_handlers(app, observer.error)
     add_metrics_route(app, observer)
     return app
 

@@ -14,14 +14,18 @@ import asyncio
 import fcntl
 import sys
 import time
+from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
 from websockets.frames import Frame
+from websockets.http11 import Request, Response
 
 from server.access.limits import Bucket
 from server.http.doors import Doors, address_of
+from server.http.replies import early
 from server.http.small_reads import SmallReads
 
 UNSENT_SHARE = 4  # of a chunk of 0.75 s; with the next one queued after it, less than a second of video
@@ -55,6 +59,11 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
         for timer in (self._cut, self._calm):
             if timer is not None:
                 timer.cancel()
+
+    def handle_connect(self, event: Request) -> None:
+        """As uvicorn's; a handshake that is none is refused in the shape of every other error."""
+        self.conn.reject = rejected  # type: ignore[method-assign]
+        super().handle_connect(event)
 
     # ---- frames that are no message
 
@@ -133,6 +142,12 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
         """The peer does not answer, so it will not read what is left for it, nor a close frame after that."""
         super().keepalive_timeout()
         self.transport.abort()
+
+
+def rejected(status: int, text: str) -> Response:
+    """The answer to a handshake that cannot be accepted."""
+    headers, body = early(int(status), text)
+    return Response(int(status), HTTPStatus(status).phrase, Headers(headers), body)
 
 
 def unsent_bytes(transport: asyncio.BaseTransport) -> int:

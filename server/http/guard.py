@@ -9,7 +9,6 @@ WebSockets.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from server.access.limits import Bucket
 from server.config import Settings
 from server.config.addresses import is_address, is_localhost, is_loopback
 from server.errors import POLICY, PafuError
+from server.http.mistakes import answer
 
 log = logging.getLogger("pafu.guard")
 
@@ -190,9 +190,4 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -
         await receive()  # websocket.connect
         if "websocket.http.response" not in scope.get("extensions", {}):
             return await send({"type": "websocket.close", "code": POLICY, "reason": error.kind.code})
-    prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
-    body = json.dumps(error.http_body()).encode()
-    named = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
-    headers = [(name.encode(), value.encode()) for name, value in named.items()]
-    await send({"type": f"{prefix}.start", "status": error.kind.status, "headers": headers})
-    await send({"type": f"{prefix}.body", "body": body})
+    await answer(scope, send, error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI, Request
@@ -16,7 +18,13 @@ from server.errors import PafuError
 
 CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection
 # Errors that the framework raises under its own names.
-CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "body_too_large"}
+CODES = {
+    426: "upgrade_required",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_timeout",
+    413: "body_too_large",
+}
 
 
 class ErrorDetail(BaseModel):
@@ -38,6 +46,18 @@ def error_reply(error: PafuError) -> JSONResponse:
     return JSONResponse(error.http_body(), error.kind.status, error.headers())
 
 
+def early(status: int, message: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of an error that is found before there is a request: what comes is no HTTP, or no handshake."""
+    error = PafuError(CODES.get(status, "internal_error" if status >= 500 else "invalid_message"), message)
+    body = json.dumps(error.http_body()).encode()
+    named = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    return named | error.headers() | {"x-request-id": new_request_id()}, body
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(8)}"
+
+
 def allowed(request: Request) -> str:
     """Methods of the path that was asked for, over all its routes: Starlette names those of the first only."""
     path = getattr(request.scope.get("route"), "path", "")
@@ -45,7 +65,7 @@ def allowed(request: Request) -> str:
 
 
 def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
-    """Answer everything that a route can raise, an unforeseen exception included; ``count`` hears its code."""
+    """Answer everything that a route raises on purpose (the rest: server.http.mistakes); ``count`` hears its code."""
 
     def reply(error: PafuError, status: int | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
         count(error.kind.code)
@@ -72,7 +92,3 @@ def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
     @app.exception_handler(PafuError)
     async def named_error(_: Request, error: PafuError) -> JSONResponse:
         return reply(error)
-
-    @app.exception_handler(Exception)  # Starlette raises it again after the reply, so it is logged
-    async def mistake(_: Request, error: Exception) -> JSONResponse:
-        return reply(PafuError("internal_error", "the server made a mistake; it is in its log"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http.replies import new_request_id
 from server.telemetry import logs
 from server.telemetry.observer import Observer
+
+ANSWERS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
 access = logging.getLogger("pafu.access")
 
@@ -18,9 +20,20 @@ access = logging.getLogger("pafu.access")
 def request_id_of(scope: Scope) -> str:
     """What the caller calls its request, or a name of ours; it is kept in ``scope["state"]`` for the routes."""
     given = Headers(scope=scope).get("x-request-id", "")
-    name = given[:128] if given.isascii() and given.isprintable() and given else f"req_{secrets.token_hex(8)}"
+    name = given[:128] if given.isascii() and given.isprintable() and given else new_request_id()
     scope.setdefault("state", {})["request_id"] = name
     return name
+
+
+def naming(request_id: str, send: Send) -> Send:
+    """Puts the request's name on its answer, be it that of a handshake."""
+
+    async def send_named(message: Message) -> None:
+        if message["type"] in ANSWERS:
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id.encode())]}
+        await send(message)
+
+    return send_named
 
 
 class Timed:
@@ -35,16 +48,16 @@ class Timed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = request_id_of(scope)
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            with logs.about(request_id=request_id):
+                await self._app(scope, receive, naming(request_id, send))
             return self._count_error(scope)
-        began, status = time.perf_counter(), 500
+        began, status, named = time.perf_counter(), 500, naming(request_id, send)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
-            await send(message)
+            await named(message)
 
         with logs.about(request_id=request_id):
             try:

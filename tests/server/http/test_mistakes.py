@@ -1,0 +1,111 @@
+"""Promise: whatever goes wrong is answered in the one shape of errors, with the request's id, and logged once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+
+import httpx
+import pytest
+import websockets
+
+from server.http.app import metrics_app
+from server.telemetry import logs
+from server.telemetry.metrics import Metrics
+
+UPGRADE = b"GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+@pytest.fixture
+def logged():
+    """What a log in JSON would hold."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.Json(""))
+    logging.getLogger().addHandler(handler)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logging.getLogger().removeHandler(handler)
+
+
+def is_error(body: bytes, code: str) -> str:
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "code", "param"} and error["code"] == code
+    return error["message"]
+
+
+def broken(*_: object) -> None:
+    raise LookupError("nobody foresaw this")
+
+
+async def test_a_mistake_is_an_error_like_any_other_and_is_logged_once(serve, monkeypatch, logged) -> None:
+    server = await serve()
+    monkeypatch.setattr(server.front, "health", broken)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
+        reply = await client.get("/health", headers={"x-request-id": "mine-1"})
+        metrics = (await client.get("/metrics")).text
+    assert reply.status_code == 500 and reply.headers["x-request-id"] == "mine-1"
+    assert "mine-1" in is_error(reply.content, "internal_error")
+    (line,) = [line for line in logged() if "nobody foresaw this" in json.dumps(line)]
+    assert line["request_id"] == "mine-1" and "Traceback" in line["error"] and "/health" in line["message"]
+    assert 'pafu_errors_total{code="internal_error"' in metrics and 'status="500"' in metrics
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_a_mistake_at_a_socket_is_told_to_it(serve, monkeypatch, logged, accepts) -> None:
+    server = await serve()
+
+    async def live(websocket) -> None:
+        if accepts:
+            await websocket.accept()
+        broken()
+
+    monkeypatch.setattr(server.front, "live", live)
+    ask = websockets.connect(
+        f"ws://127.0.0.1:{server.port}/v1/realtime/video", proxy=None, additional_headers={"x-request-id": "mine-2"}
+    )
+    if accepts:
+        async with ask as socket:
+            assert socket.response.headers["x-request-id"] == "mine-2"
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await socket.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+    else:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await ask
+        assert refused.value.response.headers["x-request-id"] == "mine-2"
+        assert "mine-2" in is_error(refused.value.response.body, "internal_error")
+    (line,) = [line for line in logged() if "nobody foresaw this" in json.dumps(line)]
+    assert line["request_id"] == "mine-2"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "invalid_message"),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "invalid_message"),
+        (UPGRADE + b"\r\n", 400, "invalid_message"),
+        (UPGRADE + b"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 7\r\n\r\n", 400, "invalid_message"),
+        (b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "not_found"),
+        (b"PUT /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "method_not_allowed"),
+    ],
+)
+async def test_what_reaches_no_route_is_answered_in_the_same_shape(server, said, status, code) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(said)
+    head = await reader.readuntil(b"\r\n\r\n")
+    (length,) = [int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length")]
+    body = await reader.readexactly(length)
+    writer.close()
+    assert head.split()[1] == str(status).encode() and b"x-request-id: req_" in head
+    assert b"content-type: application/json" in head
+    is_error(body, code)
+
+
+async def test_the_port_of_metrics_alone_answers_like_the_other(server, monkeypatch) -> None:
+    monkeypatch.setattr(Metrics, "render", broken)
+    app = metrics_app(server.engine.observer)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        is_error((await client.get("/metrics")).content, "internal_error")
+        is_error((await client.get("/none")).content, "not_found")
