@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        out = scores.softmax(dim=-1) @ v
+        out: Tensor = scores.softmax(dim=-1) @ v
     elif mask is None and (kernel := FUSED.get(q.device.type)) is not None:
         with sdpa_kernel(kernel):
             out = F.scaled_dot_product_attention(q, k, v)

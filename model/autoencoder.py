@@ -72,7 +72,8 @@ class ViewAutoencoder(nn.Module):
         with torch.no_grad():
             self.mean.lerp_(mean.view_as(self.mean), MOMENTUM)
             self.scale.lerp_(scale.view_as(self.scale), MOMENTUM)
-        return (raw - mean[:, None, None]) / scale[:, None, None]
+        normal: Tensor = (raw - mean[:, None, None]) / scale[:, None, None]
+        return normal
 
     def view(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, C, h, w) to the pictures that they describe (B, 3, H, W) in about [-1, 1] and the parallax of

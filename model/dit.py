@@ -93,7 +93,8 @@ class SelfAttention(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SelfAttention:
         self._together = ()  # parameters that move are no views any more
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, dim) -> q, k, v (B, S, H, D); q and k are normed, not rotated."""
@@ -141,7 +142,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (B, F, N, dim), time (B, F, 6, dim) -> (B, F, N, dim)."""
         before, after = self.halves
-        return after(self, x, attention(layer, *before(self, x, time)), time, *context)
+        out: Tensor = after(self, x, attention(layer, *before(self, x, time)), time, *context)
+        return out
 
     def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, F, N, dim), time (B, F, 6, dim) -> q, k, v (B, F * N, H, D) of self-attention, not rotated."""

@@ -85,8 +85,9 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that were made while it is on and are still held; ``peak`` is the most."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.peak = 0
         self._held: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -167,7 +168,8 @@ def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
 
 
 def _peak(work: Callable[[], object]) -> int:
-    with LiveBytes() as counted:
+    counted = LiveBytes()
+    with counted:
         work()
     return counted.peak
 
@@ -206,7 +208,8 @@ class _OverFullCache:
         if self._by_hand:
             q, keys, values = (each.transpose(1, 2) for each in (q, keys, self._slots))
             scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-            return (scores.softmax(dim=-1) @ values).transpose(1, 2)
+            seen: Tensor = scores.softmax(dim=-1) @ values
+            return seen.transpose(1, 2)
         return torch.empty_like(q)  # fused kernels hold little more than what they give back
 
 

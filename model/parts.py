@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from model.spec import ModelSpec
 
+M = TypeVar("M", bound=nn.Module)
 State = list[Tensor]  # what a codec remembers between two chunks
 Motion = tuple[float, float]  # pixels (right, down) that the camera has moved since the latent frame before
 
@@ -75,8 +76,8 @@ def build(name: str, spec: ModelSpec) -> nn.Module:
         ) from error
 
 
-def settle(part: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+def settle(part: M, device: torch.device, dtype: torch.dtype) -> M:
     """Move and freeze a part; one that says itself where it stays (``settle``) does it itself."""
     own = getattr(part, "settle", None)
-    moved = own(device, dtype) if own else part.to(device=device, dtype=dtype)
+    moved: M = own(device, dtype) if own else part.to(device=device, dtype=dtype)
     return moved.eval().requires_grad_(False)

@@ -35,7 +35,8 @@ class Stored:
 
     def read(self) -> Tensor:
         with safe_open(self.file, "pt") as file:
-            return file.get_tensor(self.name)
+            tensor: Tensor = file.get_tensor(self.name)
+            return tensor
 
 
 @dataclass(frozen=True)

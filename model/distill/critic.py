@@ -35,4 +35,5 @@ def critic_weight(pixels: Tensor, opinion: Tensor, last: Tensor) -> Tensor:
     the decoder's ``last`` weights, as in VQGAN (2012.09841)."""
     ours = torch.autograd.grad(pixels, last, retain_graph=True)[0].norm()
     theirs = torch.autograd.grad(opinion, last, retain_graph=True)[0].norm()
-    return (CRITIC_WEIGHT * ours / (theirs + 1e-6)).clamp(max=10).detach()
+    weight: Tensor = CRITIC_WEIGHT * ours / (theirs + 1e-6)
+    return weight.clamp(max=10).detach()

@@ -381,7 +381,8 @@ def spearman(score: Tensor, target: Tensor) -> Tensor:
     """Rank correlation by row: (layers, n) twice -> (layers,)."""
     a, b = _ranks(score), _ranks(target)
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-9)
+    alike: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-9)
+    return alike
 
 
 def _ranks(x: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ class Umt5(nn.Module):
         try:
             self.encoder.to(where)
             states: Tensor = self.encoder(ids.to(where), attention_mask=mask.to(where)).last_hidden_state[0]
-            return (states * mask[0].to(where).unsqueeze(-1)).cpu()
+            known: Tensor = states * mask[0].to(where).unsqueeze(-1)
+            return known.cpu()
         finally:
             if self.placement == "offload":
                 self.encoder.to("cpu")

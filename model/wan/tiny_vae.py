@@ -44,7 +44,8 @@ class TinyVAE(nn.Module):
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
         """See VideoCodec."""
-        still = ((picture + 1) / 2).to(self.encoder[0].weight.dtype).expand(frames * _shrink(self.encoder), -1, -1, -1)
+        dtype = next(self.encoder.parameters()).dtype
+        still = ((picture + 1) / 2).to(dtype).expand(frames * _shrink(self.encoder), -1, -1, -1)
         return _run(self.encoder, still, None)[0][None].float()
 
 
@@ -72,7 +73,8 @@ class Grow(nn.Module):
         self.conv = nn.Conv2d(channels, channels * times, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).reshape(-1, *x.shape[1:])
+        wider: Tensor = self.conv(x)
+        return wider.reshape(-1, *x.shape[1:])
 
 
 class Pool(nn.Module):
@@ -84,7 +86,8 @@ class Pool(nn.Module):
         self.conv = nn.Conv2d(channels * times, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.reshape(-1, self.times * x.shape[1], *x.shape[2:]))
+        narrower: Tensor = self.conv(x.reshape(-1, self.times * x.shape[1], *x.shape[2:]))
+        return narrower
 
 
 class SoftLimit(nn.Module):

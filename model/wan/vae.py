@@ -30,6 +30,9 @@ def wan_vae_tiny(spec: ModelSpec) -> WanVAE:
 
 
 class WanVAE(nn.Module):
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, spec: ModelSpec, **config: Any) -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan

@@ -114,7 +114,7 @@ def probe(pool: ClipPool, scale: Scale, out: Path, compiled: bool) -> None:
     _time_steps(out, "eager", lessons, student)
     if compiled:
         for block in student.dit.blocks:
-            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+            block.forward = torch.compile(block.forward)
         _time_steps(out, "compiled", lessons, student)
 
 

@@ -62,7 +62,8 @@ class Painting:
 
     def __init__(self, vae: ViewAutoencoder, scale: Scale) -> None:
         self._vae, self._scale = vae, scale
-        self.critic = Critic().to(scale.device).to(memory_format=torch.channels_last)
+        self.critic = Critic().to(scale.device)
+        self.critic.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its types
         self._optimizer = torch.optim.AdamW(self.critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.9))
 
     def learn(self, latents: Tensor, pictures: Tensor, parallax: Tensor, critic: bool) -> Losses:
@@ -107,7 +108,8 @@ class AutoencoderStage:
         self.vae = ViewAutoencoder(scale.spec)
         if saved := load_sharded(folder, "ae"):
             self.vae.load_state_dict(saved)
-        self.vae.to(scale.device).to(memory_format=torch.channels_last)
+        self.vae.to(scale.device)
+        self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its types
         self.average = Average(self.vae, 0.998)
         self.painting = Painting(self.vae, scale)
 

@@ -15,7 +15,7 @@ from model.text2 import phrase_ids
 def draw_clip(rng: np.random.Generator, chunks: int) -> DrawnClip:
     clip = random_clip(rng, chunks)
     drawn = render_views(clip)
-    parallax = np.round(np.float32(drawn["parallax"]) * 100).astype(np.uint8)
+    parallax: np.ndarray = np.round(drawn["parallax"].astype(np.float32) * 100).astype(np.uint8)
     return DrawnClip(drawn["views"], parallax, words_of_clip(rng, clip))
 
 
@@ -26,7 +26,7 @@ def words_of_clip(rng: np.random.Generator, clip: Clip) -> dict[str, np.ndarray]
     prompts = prompts_by_chunk(rng, clip)
     ids = torch.stack([phrase_ids(prompt, PAFU_MINI_2.text_len) for prompt in prompts])
     lights = [clip.light_at(chunk * PICTURES_PER_CHUNK)[:2] for chunk in range(clip.chunks)]
-    offsets, speeds = np.float32(clip.offsets), np.float32(clip.speeds)
+    offsets, speeds = clip.offsets.astype(np.float32), clip.speeds.astype(np.float32)
     expected = offsets[:-1] + PICTURES_PER_LATENT * speeds[1:]
     jumps = np.zeros(len(offsets), np.float32)
     jumps[1:] = (np.abs(offsets[1:] - expected) > 1).any(-1)

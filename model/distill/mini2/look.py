@@ -47,7 +47,7 @@ def roll_out(student: Student, batch: Batch, spec: ModelSpec, seed: int) -> Tens
         ) -> Tensor:
             times = torch.zeros(len(x_t), frames, device=x_t.device)
             times[:, -per_chunk:] = t
-            out = student.dit(torch.cat([past, x_t], 1), times, known, attention, batch.control[:, :frames])
+            out: Tensor = student.dit(torch.cat([past, x_t], 1), times, known, attention, batch.control[:, :frames])
             return out[:, -per_chunk:]
 
         shape = (len(past), per_chunk, *batch.latents.shape[2:])

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 Losses = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
 SHARD_BYTES = 14 * 2**20
 LOG_SECONDS = 10.0
 WARMUP_STEPS = 30
@@ -42,11 +44,11 @@ class Twin:
                 twin.grad = None
 
 
-class Average:
+class Average(Generic[M]):
     """An exponential average of a module's parameters and buffers."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+    def __init__(self, module: M, decay: float) -> None:
+        self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
         self._pairs = [
             (mine, theirs)
             for mine, theirs in zip(self.module.state_dict().values(), module.state_dict().values(), strict=True)

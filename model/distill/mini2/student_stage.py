@@ -49,7 +49,7 @@ class StudentStage:
         student = Student.of(twin.module)
         if compiled:
             for block in student.dit.blocks:
-                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+                block.forward = torch.compile(block.forward)
         lessons = Lessons(clips, scale, SEED)
 
         def step(number: int, progress: float) -> Losses:

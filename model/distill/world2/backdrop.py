@@ -55,7 +55,7 @@ def sky(light: str, weather: str) -> Image.Image:
         ]
         rng = np.random.default_rng(5)
         for _ in range(90):
-            sx, sy = int(rng.integers(0, WIDTH)), int(rng.integers(0, HORIZON * 0.95))
+            sx, sy = int(rng.integers(0, WIDTH)), int(rng.integers(0, int(HORIZON * 0.95)))
             picture[sy, sx] += 170 * veil * float(rng.uniform(0.25, 1))
     picture += (np.array(colour, np.float32) - picture) * np.clip(glow, 0, 1) * veil
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
@@ -154,7 +154,9 @@ def mountains(ground: str, light: str, weather: str, variant: int) -> tuple[Imag
             (15 + 9 * np.sin(xs / (7 * SCALE)) + 5 * np.sin(xs / (3.1 * SCALE))) * SCALE * np.clip(ridge + 0.9, 0, 1.5)
         )
         cap = np.clip((line - below) / 2, 0, 1)[..., None] * 0.9
-        rgb = rgb * (1 - cap) + np.float32((250, 252, 255)) * cap * (1 - 0.12 * np.clip(facet, 0, 1)[..., None])
+        rgb = rgb * (1 - cap) + np.array((250, 252, 255), np.float32) * cap * (
+            1 - 0.12 * np.clip(facet, 0, 1)[..., None]
+        )
     image = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)).point(curve("mountain", light, weather))
     return _twice(image), _twice(Image.fromarray((mask * 255).astype(np.uint8)))
 
@@ -183,12 +185,12 @@ def _raw_ground(ground: str, layer: str, variant: int) -> Image.Image:
 
 def _grass(draw: ImageDraw.ImageDraw, rng: np.random.Generator, k: float, image: Image.Image) -> None:
     for _ in range(round(1500 / (k / SCALE))):
-        x, y = int(rng.integers(0, TILE)), int(rng.integers(14 * SCALE, GROUND_ROWS))
+        x, y = int(rng.integers(0, TILE)), int(rng.integers(int(14 * SCALE), GROUND_ROWS))
         colour = shade(image.getpixel((x, y)), float(rng.choice((0.86, 0.92, 1.08, 1.14))))  # type: ignore[arg-type]
         for blade in (-2, 0, 2):
             draw.line((x + blade * k, y, x + blade * 1.6 * k, y - float(rng.uniform(2, 5)) * k), colour)
     for _ in range(150):
-        x, y = int(rng.integers(0, TILE)), int(rng.integers(18 * SCALE, GROUND_ROWS))
+        x, y = int(rng.integers(0, TILE)), int(rng.integers(int(18 * SCALE), GROUND_ROWS))
         colour = ((250, 240, 240), (250, 216, 110), (232, 128, 132), (190, 160, 226))[int(rng.integers(4))]
         draw.ellipse((x - k, y - k, x + k, y + k), colour)
 

@@ -197,5 +197,5 @@ def _modelled(rgba: np.ndarray, snowy: bool) -> Image.Image:
         above = np.zeros_like(alpha)
         above[depth:] = alpha[:-depth]
         cap = np.clip(alpha - above, 0, 1)[..., None] * 0.9
-        rgb = rgb * (1 - cap) + np.float32((248, 250, 255)) * cap
+        rgb = rgb * (1 - cap) + np.array((248, 250, 255), np.float32) * cap
     return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))

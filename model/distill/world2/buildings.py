@@ -28,13 +28,13 @@ def house(b: Brush, frame: int) -> None:
 
 def tower(b: Brush, frame: int) -> None:
     b.poly([(-18, 0), (18, 0), (14, 88), (-14, 88)], b.colour)
-    for row, y in enumerate(np.arange(3, 84, 5)):
+    for row, y in enumerate(range(3, 84, 5)):
         half = 18 - 4 * y / 88
-        for x in np.arange(-half + 1 + 4 * (row % 2), half - 7, 8):
+        for x in np.arange(-half + 1 + 4 * (row % 2), half - 7, 8).tolist():
             if b.rng.random() < 0.35:
                 b.rect(x, y, x + 6.6, y + 3.6, shade(b.colour, float(b.rng.choice((0.84, 0.91, 1.05)))))
     b.bricks(-20, 84, 20, 96, shade(b.colour, 0.96), 0.4)
-    for x in np.arange(-20, 20, 8.3):
+    for x in np.arange(-20, 20, 8.3).tolist():
         b.rect(x, 95, x + 5, 101, shade(b.colour, 0.96))
     b.tiles([(-17, 97), (17, 97), (0.6, 124), (-0.6, 124)], b.accent)
     b.window(0, 60, 8, 14)
@@ -44,11 +44,11 @@ def tower(b: Brush, frame: int) -> None:
 
 def mill(b: Brush, frame: int) -> None:
     b.poly([(-27, 0), (27, 0), (17, 62), (-17, 62)], b.colour)
-    for y in np.arange(6, 60, 6):
+    for y in np.arange(6, 60, 6).tolist():
         half = 27 - 10 * y / 62
         b.line([(-half, y), (half, y)], 0.9, shade(b.colour, 0.86))
     b.rect(-29, 26, 29, 29, DARK_WOOD)
-    for x in np.arange(-28, 29, 7):
+    for x in np.arange(-28, 29, 7).tolist():
         b.rect(x, 29, x + 1.2, 36, DARK_WOOD)
     b.rect(-29, 35, 29, 36.5, WOOD)
     b.arc(0, 60, 20, 180, 360, b.accent)
@@ -79,9 +79,9 @@ def church(b: Brush, frame: int) -> None:
 def barn(b: Brush, frame: int) -> None:
     b.planks(-42, 0, 42, 38, b.colour, 5.5)
     b.poly([(-42, 38), (42, 38), (28, 60), (0, 72), (-28, 60)], shade(b.colour, 0.97))
-    for x in np.arange(-33, 34, 5.5):
+    for x in np.arange(-33, 34, 5.5).tolist():
         b.line([(x, 38), (x, 68 - abs(x) * 0.6)], 0.9, shade(b.colour, 0.82))
-    edge = [(-48, 34), (-31, 62), (0, 75), (31, 62), (48, 34)]
+    edge = [(-48.0, 34.0), (-31.0, 62.0), (0.0, 75.0), (31.0, 62.0), (48.0, 34.0)]
     b.line(edge, 6.5, b.accent)
     b.line([(x, y - 3.4) for x, y in edge], 1.2, shade(b.accent, 0.62))
     b.rect(-15, 0, 15, 29, CREAM)
@@ -119,10 +119,10 @@ def lighthouse(b: Brush, frame: int) -> None:
 
 def castle(b: Brush, frame: int) -> None:
     b.bricks(-40, 0, 40, 52, shade(b.colour, 0.94), 0.3)
-    for x in np.arange(-40, 38, 10):
+    for x in np.arange(-40, 38, 10).tolist():
         b.rect(x, 52, x + 6, 58, shade(b.colour, 0.94))
     b.bricks(-17, 30, 17, 80, b.colour, 0.25)
-    for x in np.arange(-17, 15, 7.2):
+    for x in np.arange(-17, 15, 7.2).tolist():
         b.rect(x, 80, x + 4.6, 85, b.colour)
     b.tiles([(-15, 82), (15, 82), (0.5, 106), (-0.5, 106)], b.accent)
     for side in (-1, 1):
@@ -142,8 +142,8 @@ def castle(b: Brush, frame: int) -> None:
 
 def bridge(b: Brush, frame: int) -> None:
     b.poly([(-66, 0), (-66, 20), (-30, 34), (30, 34), (66, 20), (66, 0)], b.colour)
-    for row, y in enumerate(np.arange(2, 30, 5)):
-        for x in np.arange(-62 + 5 * (row % 2), 56, 10):
+    for row, y in enumerate(range(2, 30, 5)):
+        for x in np.arange(-62 + 5 * (row % 2), 56, 10).tolist():
             if b.rng.random() < 0.4 and y + 5 < 34 - max(0, abs(x + 4) - 28) * 0.4:
                 b.rect(x, y, x + 8, y + 4, shade(b.colour, float(b.rng.choice((0.84, 0.92, 1.05)))))
     for x, r in ((-36, 13), (0, 19), (36, 13)):
@@ -151,9 +151,9 @@ def bridge(b: Brush, frame: int) -> None:
         b.arc(x, 0, r, 180, 360, (74, 104, 128))
         b.arc(x, 0, r * 0.98, 250, 360, (88, 122, 148))
     b.line([(-67, 22), (-30, 36), (30, 36), (67, 22)], 4, shade(b.colour, 0.86))
-    for x in np.arange(-60, 61, 12):
-        y = 37 - max(0, abs(x) - 30) * 0.38
-        b.rect(x - 1.5, y - 1, x + 1.5, y + 9, shade(b.colour, 0.94))
+    for x in range(-60, 61, 12):
+        foot = 37 - max(0, abs(x) - 30) * 0.38
+        b.rect(x - 1.5, foot - 1, x + 1.5, foot + 9, shade(b.colour, 0.94))
     b.line([(-66, 31), (-30, 46), (30, 46), (66, 31)], 2.4, b.colour)
 
 

@@ -43,7 +43,7 @@ def pine(b: Brush, frame: int) -> None:
 
 
 def palm(b: Brush, frame: int) -> None:
-    xs = [(0, 0), (3, 22), (8, 46), (15, 74)]
+    xs = [(0.0, 0.0), (3.0, 22.0), (8.0, 46.0), (15.0, 74.0)]
     b.line(xs, 6.5, (158, 122, 84))
     for i in range(12):
         part = i / 12 * 3
@@ -78,7 +78,7 @@ def cactus(b: Brush, frame: int) -> None:
     limb([(-2, 26), (-14, 27), (-15, 44)], 8, 0.86)
     limb([(2, 20), (14, 22), (15, 36)], 7.5, 0.82)
     limb([(0, 3), (0, 56)], 13, 1.0)
-    for x in (-4, 4):
+    for x in (-4.0, 4.0):
         b.line([(x, 2), (x, 55)], 0.8, shade(b.colour, 0.76))
     for _ in range(14):
         x, y = float(b.rng.uniform(-5, 5)), float(b.rng.uniform(4, 56))

@@ -39,7 +39,8 @@ def sky_colours(light: str, weather: str) -> np.ndarray:
     grey = WEATHER[weather][0]
     colours = np.array(SKY[light], np.float32)
     veil = np.array(GREY[light], np.float32) * np.array([[0.86], [0.97], [1.05]])
-    return colours * (1 - grey) + veil * grey
+    mixed: np.ndarray = colours * (1 - grey) + veil * grey
+    return mixed
 
 
 @lru_cache(maxsize=256)
@@ -55,7 +56,8 @@ def curve(plane: str, light: str, weather: str) -> list[int]:
     bands = [
         (steps * tint * strength) * (1 - share) + haze * share for tint, haze in zip(TINT[light], horizon, strict=True)
     ]
-    return np.clip(np.concatenate(bands), 0, 255).round().astype(int).tolist()
+    entries: list[int] = np.clip(np.concatenate(bands), 0, 255).round().astype(int).tolist()
+    return entries
 
 
 assert set(LAYER) < set(HAZE)

@@ -48,7 +48,8 @@ class Clip:
     def camera_at(self, picture: int) -> np.ndarray:
         """Camera (x, y) of a picture of the clip."""
         latent, part = divmod(picture, PICTURES_PER_LATENT)
-        return self.offsets[latent] - (PICTURES_PER_LATENT - 1 - part) * self.speeds[latent]
+        at: np.ndarray = self.offsets[latent] - (PICTURES_PER_LATENT - 1 - part) * self.speeds[latent]
+        return at
 
     def light_at(self, picture: int) -> tuple[str, str, float]:
         """(light before, light, how far the change has gone, 0 to 1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -254,8 +255,8 @@ class Painter:
 def _bob(thing: Thing, time: int) -> int:
     """Boats and balloons rise and sink, pixels."""
     if thing.kind == AFLOAT:
-        return round(1.6 * thing.size * np.sin(time / 7 + thing.seed))
-    return round(4 * thing.size * np.sin(time / 19 + thing.seed)) if thing.kind == ALOFT else 0
+        return int(round(1.6 * thing.size * math.sin(time / 7 + thing.seed)))
+    return round(4 * thing.size * math.sin(time / 19 + thing.seed)) if thing.kind == ALOFT else 0
 
 
 def render_views(clip: Clip) -> dict[str, np.ndarray]:

@@ -88,14 +88,17 @@ def skyline(scene: Scene, layer: Layer, xs: np.ndarray) -> np.ndarray:
     if scene.water(layer.name):
         return np.full(len(xs), layer.ground_y)
     turn = layer.parallax * 9.1  # every layer undulates in its own way
-    rise = sum(a * np.sin(2 * np.pi * xs / (SCALE * length) + phase + turn) for a, length, phase in scene.waves)
+    rise = np.zeros(len(xs))
+    for high, length, phase in scene.waves:
+        rise += high * np.sin(2 * np.pi * xs / (SCALE * length) + phase + turn)
     return layer.ground_y - layer.waviness * SCALE * rise
 
 
 def _things_on(rng: np.random.Generator, layer: Layer, ground: str, first: int) -> list[Thing]:
     left, right = layer_range(layer)
     low, high = (gap * (AFLOAT_GAP if layer.name in WATER_GROUNDS.get(ground, ()) else 1) for gap in GAPS[layer.name])
-    things, x = [], left + rng.uniform(0, high) * SCALE * layer.scale
+    things: list[Thing] = []
+    x = left + rng.uniform(0, high) * SCALE * layer.scale
     while x < right:
         thing = _random_thing(rng, layer, ground, first + len(things), x)
         things.append(thing)
