@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attention, attend
 from model.sampler import FULL_NOISE
@@ -199,6 +200,7 @@ class CausalDiT(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.recomputes = False  # for gradients a block is run again: one block's graph is held at a time
         dim = spec.dim
         self.patch_embedding = nn.Conv3d(spec.latent_channels, dim, kernel_size=spec.patch, stride=spec.patch)
         self.text_embedding = nn.Sequential(
@@ -267,7 +269,10 @@ class CausalDiT(nn.Module):
         time = self._embed_time(timesteps, control)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):
-            x = block(layer, x, modulation, context[layer], attention)
+            if self.recomputes and torch.is_grad_enabled():
+                x = checkpoint(block, layer, x, modulation, context[layer], attention, use_reentrant=False)
+            else:
+                x = block(layer, x, modulation, context[layer], attention)
         out = self._unpatchify(self.head(x, time)).to(latents.dtype)
         return out if self.spec.predicts == "velocity" else velocity_from_clean(latents, out, timesteps)
 

@@ -118,27 +118,27 @@ def plan(
         dit, text, codec = CausalDiT(spec), build(spec.text_encoder, spec), build(spec.video_codec, spec)
         dit.to(dtype)
         codec.to(device="meta", dtype=dtype)
-        cached = _OverFullCache(spec, cache, dtype, device)
+        cached = OverFullCache(spec, cache, dtype, device)
         most = max(1, min(spec.recache_chunks, cached.slots // spec.tokens_per_chunk))  # that new words have rewritten
-        passing = max(_peak(partial(_one_pass, dit, spec, cached, chunks)) for chunks in (1, most))
+        passing = max(peak_of(partial(one_pass, dit, spec, cached, chunks)) for chunks in (1, most))
         latents = torch.empty(1, *_latent_shape(spec), dtype=dtype)
         decode = cast("VideoCodec", codec).decode
         state = decode(latents, None)[1]  # the first chunk makes fewer pictures than the others
-        decoding = _peak(lambda: decode(latents, state))
-    size, stays = _bytes(text, dtype), text_placement == "device" or device == "cpu"
+        decoding = peak_of(lambda: decode(latents, state))
+    size, stays = weight_bytes(text, dtype), text_placement == "device" or device == "cpu"
     return MemoryPlan(
         where=device,
-        transformer=_bytes(dit, dtype),
+        transformer=weight_bytes(dit, dtype),
         text=size if stays else 0,
         visit=size if text_placement == "offload" and not stays else 0,
-        codec=_bytes(codec, dtype),
+        codec=weight_bytes(codec, dtype),
         working=max(passing, decoding),
         codec_state=sum(tensor.nbytes for tensor in state),
-        **_cached(spec, cache, dtype),
+        **cache_bytes(spec, cache, dtype),
     )
 
 
-def _cached(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict[str, Any]:
+def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Bytes of the workspace, and of a session's cache."""
     name = str(dtype).removeprefix("torch.")
     workspace = workspace_bytes(
@@ -160,14 +160,14 @@ def _cached(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict[str
     return {"workspace": workspace, "cache": promised}
 
 
-def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
+def weight_bytes(module: nn.Module, dtype: torch.dtype) -> int:
     """Of its weights in ``dtype``, each counted once."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     sizes = (dtype.itemsize if tensor.is_floating_point() else tensor.element_size() for tensor in tensors.values())
     return sum(tensor.numel() * size for tensor, size in zip(tensors.values(), sizes, strict=True))
 
 
-def _peak(work: Callable[[], object]) -> int:
+def peak_of(work: Callable[[], object]) -> int:
     counted = LiveBytes()
     with counted:
         work()
@@ -178,7 +178,7 @@ def _latent_shape(spec: ModelSpec) -> tuple[int, int, int, int]:
     return spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width
 
 
-def _one_pass(dit: CausalDiT, spec: ModelSpec, cached: _OverFullCache, chunks: int) -> None:
+def one_pass(dit: CausalDiT, spec: ModelSpec, cached: OverFullCache, chunks: int) -> None:
     """Of a chunk over a full cache, or of several that are written again (model.attention.Rewriting)."""
     frames, (_, *latent) = chunks * spec.chunk_latents, _latent_shape(spec)
     context = dit.encode_context(torch.empty(1, 1, spec.text_len, spec.text_dim))
@@ -186,7 +186,7 @@ def _one_pass(dit: CausalDiT, spec: ModelSpec, cached: _OverFullCache, chunks: i
     dit(torch.empty(1, frames, *latent), torch.empty(1, frames), context, cached, control)
 
 
-class _OverFullCache:
+class OverFullCache:
     """The arithmetic of model.attention.Cached, without a cache; of several chunks, one after the other."""
 
     def __init__(self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str) -> None:
@@ -233,7 +233,7 @@ def fitting(found: MemoryPlan, spec: ModelSpec, cache: CacheConfig, dtype: torch
         flags, easier = " --text-placement cpu", replace(found, visit=0, text=0)
     for budget in (None, *(each for each in EASIER_BUDGETS if each < cache.budget_latents)):
         if budget is not None:
-            easier = replace(easier, **_cached(spec, replace(cache, budget_latents=budget, **NO_SHARES), dtype))
+            easier = replace(easier, **cache_bytes(spec, replace(cache, budget_latents=budget, **NO_SHARES), dtype))
         more = flags if budget is None else f"{flags} --cache-budget-latents {budget:g}"
         if more and (fit := easier.sessions(room)):
             return f"does not fit; {fit} would with{more}"

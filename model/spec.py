@@ -92,8 +92,11 @@ class ModelSpec:
         self._require(self.dim % self.num_heads == 0, "dim", f"{self.dim} is not a multiple of {self.num_heads} heads")
         self._require(self.head_dim % 2 == 0, "head_dim", f"{self.head_dim} is odd, rotary pairs need an even size")
         stride_h, stride_w = self.spatial_stride * self.patch[1], self.spatial_stride * self.patch[2]
-        self._require(self.height % stride_h == 0, "height", f"{self.height} is not a multiple of {stride_h}")
-        self._require(self.width % stride_w == 0, "width", f"{self.width} is not a multiple of {stride_w}")
+        for field, size, stride in (("height", self.height, stride_h), ("width", self.width, stride_w)):
+            below = size // stride * stride
+            nearest = " or ".join(str(each) for each in (below, below + stride) if each)
+            fits = size > 0 and size % stride == 0
+            self._require(fits, field, f"{size} is not a multiple of {stride} (VAE and patch); nearest are {nearest}")
         self._require(self.predicts in ("velocity", "clean"), "predicts", f"{self.predicts!r} is not velocity or clean")
         self._require(self.patch[0] == 1, "patch", f"{self.patch} spans several latent frames")
         self._require(self.trained_latents >= 2 * self.chunk_latents, "trained_latents", "is shorter than two chunks")

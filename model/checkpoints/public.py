@@ -193,6 +193,7 @@ def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
             f"{unknown[0].where} is a checkpoint of another family (it holds {unknown[0].layout.name}): "
             f"Pafu serves the Wan2.1 family; {_fetch(spec)}"
         )
+    others += ["a LoRA"] if contents.loras else []
     holds = f"only {' and '.join(others)}" if others else "no safetensors file"
     raise WeightsError(f"{path} holds {holds} and no transformer of {spec.name!r}; {_fetch(spec)}")
 

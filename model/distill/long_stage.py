@@ -25,6 +25,7 @@ from model.distill.salience_stage import DistillError, keep_settings
 from model.distill.training import Losses, Stage, plot_curve, trained_weights
 from model.salience import HEAD_FILE, save_head
 from model.sampler import FULL_NOISE, add_noise
+from model.spec import ModelSpec
 from model.weights import LoadedModel, load_model, save_model
 
 STAGE = "long"
@@ -36,7 +37,8 @@ LEADERS = ("former", "own")
 @dataclass(frozen=True)
 class LongSettings:
     """``chunks`` of a roll-out, ``streams`` side by side; one training step is one roll-out. leader: whose pictures the
-    past is made of, the "former" self's or the student's "own"."""
+    past is made of, the "former" self's or the student's "own". remembered: latent frames that the former self has, its
+    first and its newest; None is everything, which takes memory by the chunk."""
 
     cache: CacheConfig
     chunks: int = 24
@@ -44,6 +46,7 @@ class LongSettings:
     steps: int = 60
     rate: float = 1e-4
     leader: str = "former"
+    remembered: float | None = None
 
     def __post_init__(self) -> None:
         if self.leader not in LEADERS:
@@ -51,6 +54,20 @@ class LongSettings:
         for name in ("chunks", "streams", "steps"):
             if getattr(self, name) < 1:
                 raise DistillError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+def everything_of(settings: LongSettings, spec: ModelSpec) -> CacheConfig:
+    """The cache of the former self."""
+    if settings.remembered is not None and settings.remembered < settings.chunks * spec.chunk_latents:
+        mode = settings.cache.position_mode
+        return CacheConfig.filled_in("sink_window", settings.remembered, None, None, spec.chunk_latents, mode)
+    return CacheConfig(
+        policy="full",
+        budget_latents=settings.chunks * spec.chunk_latents,
+        sink_latents=0,
+        recent_latents=0,
+        position_mode=settings.cache.position_mode,
+    )
 
 
 class LongTuning:
@@ -64,16 +81,13 @@ class LongTuning:
         processes: int = 1,
     ) -> None:
         self._settings, self._out, self._rank, self._processes = settings, out, rank, processes
-        self._former = dataclasses.replace(student, dit=copy.deepcopy(student.dit))
+        # a GPU's former self only predicts: half the width will do
+        dtype = torch.bfloat16 if student.device.type == "cuda" else student.dtype
+        self._former = dataclasses.replace(student, dit=copy.deepcopy(student.dit).to(dtype), dtype=dtype)
         self._student = student
+        student.dit.recomputes = student.device.type == "cuda"
         self._script = dreams.scripts(student.spec, prompts, settings.chunks, SEED)
-        self._everything = CacheConfig(
-            policy="full",
-            budget_latents=settings.chunks * student.spec.chunk_latents,
-            sink_latents=0,
-            recent_latents=0,
-            position_mode=settings.cache.position_mode,
-        )
+        self._everything = everything_of(settings, student.spec)
         told = {"student": student.digest, "prompts": dreams.digest(prompts)}
         keep_settings(out / SETTINGS_FILE, {**asdict(settings), **told}, writes=rank == 0)
 

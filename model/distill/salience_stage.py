@@ -20,6 +20,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cache.config import CacheConfig
@@ -39,7 +41,7 @@ from model.weights import LoadedModel, WeightsError, load_model
 STAGE = "salience"
 SETTINGS_FILE = "salience.settings.json"
 REPORT_FILE = "salience.report.json"
-KEEP_BYTES = 2**30  # of lessons in memory; the others are made anew when their turn comes
+KEEP_BYTES = 2**33  # of lessons in main memory; the others are made anew when their turn comes
 SEED = 5005
 QUALITY = ("spearman", "recall")
 TOP = 0.125  # share of a clip's tokens that a tight budget could keep: recall is measured there
@@ -57,7 +59,8 @@ class SalienceSettings:
     of the teacher's deeper half, "own" each layer that of the teacher's layer at the same relative depth. weights: of
     low, diag and up. gap: a query counts as low from so many chunks after the key on. signal: "teacher" is the
     bidirectional teacher, "student" the student's own future attention in a roll-out (an ablation). source: "teacher"
-    dreams the clips, "world" paints the built-in world's.
+    dreams the clips, "world" paints the built-in world's. tokens: the head learns of so many of a clip, at random;
+    all of them count in the target.
     """
 
     clips: int = 128
@@ -77,6 +80,7 @@ class SalienceSettings:
     source: str = "teacher"
     dream_steps: int = 20
     guidance: float = 1.0
+    tokens: int = 2048
 
     def __post_init__(self) -> None:
         allowed = {
@@ -95,14 +99,22 @@ class SalienceSettings:
             raise DistillError(f"noise_level is {self.noise_level}; allowed is more than 0 and up to 1")
         if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights) or not any(self.weights):
             raise DistillError(f"weights are {self.weights}; give numbers of 0 or more for low, diag, up, not all 0")
-        for name, least in (("clips", 1), ("held_out", 1), ("steps", 1), ("batch", 1), ("gap", 1), ("dream_steps", 1)):
+        for name, least in (
+            ("clips", 1),
+            ("held_out", 1),
+            ("steps", 1),
+            ("batch", 1),
+            ("gap", 1),
+            ("dream_steps", 1),
+            ("tokens", 2),
+        ):
             if getattr(self, name) < least:
                 raise DistillError(f"{name} is {getattr(self, name)}; it must be {least} or more")
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One clip for the head: keys and values (layers, n, H, D) and target (layers, n) in [0, 1]."""
+    """A clip's tokens for the head, in main memory: keys and values (layers, n, H, D), target (layers, n) in [0, 1]."""
 
     keys: Tensor
     values: Tensor
@@ -111,6 +123,9 @@ class Lesson:
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes + self.target.nbytes
+
+    def on(self, device: torch.device) -> Lesson:
+        return Lesson(*(each.to(device) for each in (self.keys, self.values, self.target)))
 
 
 class SalienceRecorder:
@@ -123,11 +138,15 @@ class SalienceRecorder:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = rope.apply(q, *self._rotation), rope.apply(k, *self._rotation)
+        self.record(q, k, v)
+        return attend(q, k, v)
+
+    def record(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """A layer's parts, of rotated queries and keys."""
         queries, keys, values = (each[0].transpose(0, 1) for each in (q, k, v))
         counted = values if self._settings.measure == "effect" else None
         reduce, gap = self._settings.reduce, self._settings.gap
         self.parts.append(salience_parts(queries, keys, self._block, v=counted, reduce=reduce, gap=gap))
-        return attend(q, k, v)
 
 
 @torch.no_grad()
@@ -293,12 +312,37 @@ class SalienceDistillation:
 
     @torch.no_grad()
     def _lesson(self, n: int) -> Lesson:
-        script, latents, settings = self._script(n), load_clip(self._out / "dreams", n), self._settings
-        spec = self._student.spec
-        own = settings.signal == "student"
+        script, latents, spec = self._script(n), load_clip(self._out / "dreams", n), self._student.spec
+        own = self._settings.signal == "student"
         table = Foresight(spec.num_layers, script.chunks, spec.tokens_per_chunk) if own else None
-        rollout = student_rollout(self._student, script, latents, table)
-        state = rollout.caches[0].snapshot()
+        target = None if own else self._target(n, script, latents, None)  # before the student's cache is made
+        cache = student_rollout(self._student, script, latents, table).caches[0]
+        if target is None:
+            target = self._target(n, script, latents, table)
+        chosen = sampled(cache.tokens(0), self._settings.tokens, SEED + n).to(self._student.device)
+        keys, values = [], []
+        for layer, positions in enumerate(cache.retained_positions()):
+            held = [each[chosen][None] for each in cache.committed(layer)]
+            unturned = rope.undo_place(held[0], positions[chosen][None], spec.rope_split, spec.rope_theta)
+            keys.append(unturned[0].cpu())
+            values.append(held[1][0].cpu())
+        return Lesson(torch.stack(keys), torch.stack(values), target[:, chosen.cpu()].expand(spec.num_layers, -1))
+
+    def _target(self, n: int, script: Script, latents: Tensor, table: Foresight | None) -> Tensor:
+        """(layers or 1, tokens), in main memory: made once, and kept in a file."""
+        path = self._out / "targets" / f"{n:05d}.safetensors"
+        if not path.exists():
+            made = self._made_target(n, script, latents, table).cpu().contiguous()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"target": made}, aside := path.with_suffix(f".part{self._rank}"))
+            aside.replace(path)
+        try:
+            return load_file(path)["target"]
+        except (SafetensorError, KeyError) as error:
+            raise WeightsError(f"{path} is damaged ({error}): remove it, and the same command makes it anew") from error
+
+    def _made_target(self, n: int, script: Script, latents: Tensor, table: Foresight | None) -> Tensor:
+        settings, spec = self._settings, self._student.spec
         if table is not None:
             seen = table.target(settings.gap, spec.tokens_per_chunk)
             nothing = torch.zeros_like(seen[0])
@@ -308,27 +352,26 @@ class SalienceDistillation:
             )
         else:
             target = teacher_salience(self._teacher, script, latents, settings, SEED + n)
-        target = self._for_layers(target)
-        device = self._student.device
-        keys = rope.undo_place(state["keys"], state["positions"], spec.rope_split, spec.rope_theta)
-        return Lesson(keys.to(device), state["values"].to(device), target.to(device))
+        return self._for_layers(target)
 
     def _for_layers(self, target: Tensor) -> Tensor:
-        """The target's rows, one for each layer of the student."""
+        """The target's rows: one for each layer of the student, or one for all."""
         layers = self._student.spec.num_layers
         if self._settings.layers == "own":
             return layers_like(target, layers)
-        shared = shared_salience(target, self._student.spec.tokens_per_chunk, self._settings.scale)
-        return shared.expand(layers, -1)
+        return shared_salience(target, self._student.spec.tokens_per_chunk, self._settings.scale)[None]
 
     def _loss(self, step: int) -> Losses:
-        settings, losses = self._settings, []
+        """A clip after the other, each with its gradient: only one clip's graph is held at a time."""
+        settings, total = self._settings, torch.zeros(())
         for place in range(step * settings.batch, (step + 1) * settings.batch):
-            lesson = self._lessons[self._clip_at(place)]
+            lesson = self._lessons[self._clip_at(place)].on(self._student.device)
             logits = self.head.logits(lesson.keys, lesson.values)
-            losses.append(head_loss(logits, lesson.target, settings.loss, step)["loss"])
+            loss = head_loss(logits, lesson.target, settings.loss, step)["loss"] / settings.batch
+            loss.backward()
+            total += loss.detach().cpu()
         # Ranks cost more than the step itself: one clip's show the way.
-        return {"loss": torch.stack(losses).mean()} | quality(logits, lesson.target)
+        return {"loss": total} | quality(logits.detach(), lesson.target)
 
     def _clip_at(self, place: int) -> int:
         """Every process has clips of its own, in the same order: sharded weights want all at work at the same time."""
@@ -341,13 +384,20 @@ class SalienceDistillation:
         """Held-out Spearman and top-k recall per layer, and the heat map of the first held-out clip."""
         rows: dict[str, list[Tensor]] = {"spearman": [], "recall": []}
         for n in range(self._settings.clips, self._settings.clips + self._settings.held_out):
-            lesson = self._lessons[n]
+            lesson = self._lessons[n].on(self._student.device)
             score = self.head(lesson.keys, lesson.values)
             rows["spearman"].append(spearman(score, lesson.target))
             rows["recall"].append(top_recall(score, lesson.target))
             if n == self._settings.clips and self._rank == 0:
                 plot_heat(self._out / "salience.heat.png", lesson.target, score, self._student.spec)
         return {name: torch.stack(values).mean(0).tolist() for name, values in rows.items()}
+
+
+def sampled(count: int, most: int, seed: int) -> Tensor:
+    """Places of at most ``most`` of ``count`` tokens, ascending."""
+    if count <= most:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def head_loss(logits: Tensor, target: Tensor, kind: str, step: int) -> Losses:
@@ -410,7 +460,8 @@ def plot_heat(path: Path, target: Tensor, score: Tensor, spec: ModelSpec) -> Non
     for axis, rows, title in zip(axes, (target, score), ("teacher", "head"), strict=True):
         image = axis.imshow(rows.cpu().numpy(), aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="magma")
         axis.set(title=title, ylabel="layer")
-        for edge in range(spec.tokens_per_chunk, rows.shape[1], spec.tokens_per_chunk):
+        whole = rows.shape[1] == spec.trained_latents * spec.tokens_per_latent  # else they are drawn from all chunks
+        for edge in range(spec.tokens_per_chunk, rows.shape[1] if whole else 0, spec.tokens_per_chunk):
             axis.axvline(edge - 0.5, color="white", linewidth=0.5, alpha=0.5)
     axes[1].set_xlabel(f"token (chunks of {spec.tokens_per_chunk})")
     figure.colorbar(image, ax=axes, label="salience")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from server.cli.console import fail, say
 if TYPE_CHECKING:
     import torch
 
+    from model.spec import ModelSpec
     from model.weights import LoadedModel
 
 app = typer.Typer(help="Train models and judge them, offline.", no_args_is_help=True)
@@ -118,7 +119,7 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
 # settings of the salience stage that are options of the same name
 SALIENCE = (
     *("clips", "held_out", "steps", "batch", "source", "signal", "measure", "layers", "reduce", "scale", "gap"),
-    *("noise_level", "loss", "dream_steps", "guidance"),
+    *("noise_level", "loss", "dream_steps", "guidance", "tokens"),
 )
 
 
@@ -152,6 +153,7 @@ def salience(
     loss: Annotated[str, typer.Option(help="regression or ranking")] = "regression",
     dream_steps: Annotated[int, typer.Option(min=1, help="steps of the teacher's sampler")] = 20,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance of the teacher; 1 is none")] = 1.0,
+    tokens: Annotated[int, typer.Option(min=2, help="of a clip, drawn at random, that the head learns from")] = 2048,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
@@ -160,6 +162,9 @@ def salience(
     with _stage(out, threads, device) as (rank, processes, own):
         from typing import Any, cast
 
+        import torch
+
+        from model.distill.needs import salience_bytes
         from model.distill.salience_stage import DistillError, SalienceDistillation, SalienceSettings, load_teacher
 
         try:
@@ -167,7 +172,8 @@ def salience(
         except ValueError:
             raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
         settings = SalienceSettings(**cast(Any, given), weights=(low, diag, up))
-        ours = load_for_work(model, student, own)
+        check_room(own, lambda: salience_bytes(known(teacher_model or model), known(model), settings), "--tokens")
+        ours = load_for_work(model, student, own, dtype=torch.bfloat16 if own.type == "cuda" else torch.float32)
         theirs = load_teacher(teacher, teacher_model or model, ours)
         report = SalienceDistillation(theirs, ours, out, settings, prompts, rank, processes).run()
         if rank == 0:
@@ -191,6 +197,9 @@ def long(
     steps: Annotated[int, typer.Option(min=1, help="roll-outs to learn from")] = 60,
     rate: Annotated[float, typer.Option(help="learning rate")] = 1e-4,
     leader: Annotated[str, typer.Option(help="whose pictures fill the past: former (self), or own")] = "former",
+    remembered: Annotated[
+        float | None, typer.Option(min=1, help="latent frames that the former self has; default: everything")
+    ] = None,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
@@ -198,27 +207,65 @@ def long(
     with _stage(out, threads, device) as (rank, processes, own):
         from cache.config import CacheConfig
         from model.distill.long_stage import LongSettings, LongTuning
+        from model.distill.needs import long_bytes
 
         cache = CacheConfig(
             policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
         )
-        settings = LongSettings(cache=cache, chunks=chunks, streams=streams, steps=steps, rate=rate, leader=leader)
+        settings = LongSettings(
+            cache=cache,
+            chunks=chunks,
+            streams=streams,
+            steps=steps,
+            rate=rate,
+            leader=leader,
+            remembered=remembered,
+        )
+        check_room(own, lambda: long_bytes(known(model), settings), "--remembered, --streams or --budget")
         LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
         if rank == 0:
             say(f"the tuned student is in {out / 'student'}")
 
 
-def load_for_work(name: str, folder: Path | None, device: torch.device, head: Path | None = None) -> LoadedModel:
-    """float32: what trains must. test-tiny without a folder has random weights."""
-    import torch
-
+def known(name: str) -> ModelSpec:
+    """Raises WeightsError for a model that is not known."""
     from model.spec import SpecError, spec_named
-    from model.weights import WeightsError, load_model, random_model
+    from model.weights import WeightsError
 
     try:
-        spec = spec_named(name)
+        return spec_named(name)
     except SpecError as error:
         raise WeightsError(str(error)) from None
-    if name == "test-tiny" and folder is None:
-        return random_model(spec, 0, device, torch.float32)
-    return load_model(spec, folder, device, torch.float32, head)
+
+
+def check_room(device: torch.device, count: Callable[[], dict[str, int]], lower: str) -> None:
+    """Say what a GPU will be asked for. Raises DistillError where it has not that much; ``lower`` names what helps."""
+    import torch
+
+    from model.distill.salience_stage import DistillError
+
+    if device.type != "cuda":
+        return
+    needs = {name: size / 2**30 for name, size in count().items()}
+    told, free = ", ".join(f"{name} {size:.1f}" for name, size in needs.items()), torch.cuda.mem_get_info(device)[0]
+    if needs["at most"] * 2**30 > free:
+        raise DistillError(f"{free / 2**30:.1f} GiB are free on {device}, needed are (GiB): {told}; lower {lower}")
+    say(f"memory in GiB: {told}")
+
+
+def load_for_work(
+    name: str, folder: Path | None, device: torch.device, head: Path | None = None, dtype: torch.dtype | None = None
+) -> LoadedModel:
+    """In float32 unless another ``dtype`` is said: what trains must. Models of random weights need no folder."""
+    import torch
+
+    from model.checkpoints import hub
+    from model.checkpoints.public import Beside
+    from model.spec import RANDOM_WEIGHTS
+    from model.weights import load_model, random_model
+
+    spec, dtype = known(name), dtype or torch.float32
+    if name in RANDOM_WEIGHTS and folder is None:
+        return random_model(spec, 0, device, dtype)
+    place = hub.locate(str(folder), spec) if folder else None
+    return load_model(spec, place, device, dtype, head, Beside(base=hub.base_of(spec)))

@@ -1,4 +1,5 @@
-"""``pafu eval``: compare cache policies at equal budgets; the command line around ``model.distill.compare``."""
+"""``pafu eval``: compare cache policies at equal budgets; the command line around ``model.distill.compare`` and, for
+models without a camera, ``model.distill.films``."""
 
 from __future__ import annotations
 
@@ -55,17 +56,30 @@ def evaluate(
     together: Annotated[int | None, typer.Option(min=1, help="streams in one batch")] = None,
     split: Annotated[str, typer.Option(help="tune, choose or report; choices and figures never share one")] = "report",
     seed: Annotated[int, typer.Option(min=0, help="other tours of that split")] = 0,
+    prompts: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="for a model without a camera: one prompt a line")
+    ] = None,
+    minutes: Annotated[str | None, typer.Option(help="its films' lengths, comma-separated; default 1")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="its films of each prompt")] = 1,
+    text_encoder: Annotated[Path | None, typer.Option(help="if it is not beside the weights")] = None,
+    vae: Annotated[Path | None, typer.Option(help="if it is not beside the weights")] = None,
+    size: Annotated[str | None, typer.Option(help="of its films, 832x480; default: the model's own")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one budget, few streams: minutes on two cores")] = False,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Compare all cache policies at equal budgets on held-out scenes."""
+    """Compare cache policies at equal budgets: on held-out scenes, or on films where a model has no camera."""
     given = {name: value for name, value in locals().items() if name in PLAIN and value is not None}
     if policies is not None:
         given["policies"] = tuple(part.strip() for part in policies.split(",") if part.strip())
     if budgets is not None:
         given["budgets"] = numbers(budgets)
     prepare(device, threads)
+    if not has_camera(model):
+        parts = (weights, head, text_encoder, vae, size)
+        return _films(model, parts, device, out, prompts, numbers(minutes or "1", "minutes"), samples, given)
+    if prompts or minutes:
+        raise fail(f"--prompts and --minutes are for models without a camera; {model} is judged on tours", 2)
     result = _evaluation(model, weights, head, device, out, probe, quick, given)
     _publish(result, out)
 
@@ -108,9 +122,71 @@ def _publish(result: dict[str, Any], out: Path) -> None:
     say(f"table, JSON and plots are in {out}")
 
 
-def numbers(text: str) -> tuple[float, ...]:
+def has_camera(model: str) -> bool:
+    """Whether tours can be taken. A name that is not known ends the command in one line."""
+    from model.spec import SpecError, spec_named
 
+    try:
+        return spec_named(model).camera is not None
+    except SpecError as error:
+        raise fail(str(error)) from None
+
+
+Parts = tuple[Path | None, Path | None, Path | None, Path | None, str | None]  # weights, head, text encoder, VAE, size
+
+
+def _films(
+    model: str,
+    parts: Parts,
+    device: str,
+    out: Path,
+    prompts: Path | None,
+    minutes: tuple[float, ...],
+    samples: int,
+    given: dict[str, Any],
+) -> None:
+    """Make what is missing in ``out``, and tell what was measured."""
+    from cache.errors import CacheError
+    from model.distill.compare import EvalError
+    from model.distill.films import Films, FilmSettings
+    from model.distill.films_report import markdown, notes, table
+    from model.spec import SpecError, spec_named
+    from model.weights import WeightsError
+    from server.ipc.messages import Parts as Beside
+    from server.worker.generator import StartError, load_model
+
+    weights, head, text_encoder, vae, size = (None if part is None else str(part) for part in parts)
+    try:
+        width_height = None if size is None else tuple(int(side) for side in size.split("x"))
+        spec = spec_named(model) if width_height is None else spec_named(model).at(*width_height)
+        settings = FilmSettings(
+            prompts=tuple(line.strip() for line in prompts.read_text().splitlines() if line.strip()) if prompts else (),
+            policies=given.get("policies", (spec.cache_policy, "window")),
+            budgets=given.get("budgets", (spec.cache_budget_latents,)),
+            minutes=minutes,
+            samples=samples,
+            seed=given["seed"],
+        )
+        beside = Beside(text_encoder=text_encoder, vae=vae, size=width_height)  # type: ignore[arg-type]
+        loaded, _ = load_model(model, weights, device, head, beside)
+        result = Films(loaded, out, settings).run(Console(stderr=True))
+    except (EvalError, WeightsError, CacheError, SpecError, StartError) as error:
+        raise fail(str(error)) from None
+    except (TypeError, ValueError):
+        raise fail(f"size is {size!r}; give WIDTHxHEIGHT like 832x480", 2) from None
+    except KeyboardInterrupt:
+        raise fail(f"stopped; the same command goes on with the films that are missing in {out}", 130) from None
+    (out / "eval.md").write_text(markdown(result))
+    console = Console(highlight=False)
+    console.print(table(result))
+    for note in notes(result):
+        say(note)
+    say(f"films, table and JSON are in {out}")
+
+
+def numbers(text: str, what: str = "budgets") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise fail(f"budgets is {text!r}; give latent frames like 1,1.5,2", 2) from None
+        unit = "minutes like 0.5,1" if what == "minutes" else "latent frames like 1,1.5,2"
+        raise fail(f"{what} is {text!r}; give {unit}", 2) from None

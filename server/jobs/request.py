@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-from model.spec import ModelSpec
+from model.spec import SPECS, ModelSpec
 from server.access.bounded_json import Bounds, read_object
 from server.config import Settings
 from server.errors import PafuError, nearest
+from server.ipc import messages
 from server.jobs import form
 from server.jobs.job import Order
 from server.live import client_messages as protocol
@@ -157,6 +158,35 @@ def _image(asked: VideoRequest, spec: ModelSpec) -> bytes:
         if (reference := getattr(asked, name)) not in (None, "", {}):
             return protocol.check_image(reference, spec, name)
     return b""
+
+
+# What two models must have in common for one to go on from the other's latents; the family's models share one VAE.
+LATENTS = ("video_codec", "latent_channels", "chunk_latents", "spatial_stride", "temporal_stride", "fps")
+
+
+def goes_on(source: Order, spec: ModelSpec, settings: Settings) -> Order:
+    """The source's order as one of this server's model: as it is, or, made by another model of public weights with the
+    same latents, with this model's own cache. Raises PafuError where its latents mean nothing here."""
+    if source.model == spec.name:
+        return source
+    theirs = SPECS.get(source.model)
+    there, here = f"{source.width}x{source.height}", f"{spec.width}x{spec.height}"
+    if theirs is None or not (theirs.public and spec.public):
+        reason = f"{source.model!r} keeps other latents than {spec.name!r}, which this server has"
+    elif differing := [name for name in LATENTS if getattr(theirs, name) != getattr(spec, name)]:
+        name = differing[0]
+        reason = f"its {name} is {getattr(theirs, name)} and that of {spec.name!r}, here, {getattr(spec, name)}"
+    elif there != here:
+        reason = f"its pictures are {there}, those of {spec.name!r} here {here}"
+    else:
+        cache = messages.CacheChoice.of(settings.cache())
+        return msgspec.structs.replace(source, model=spec.name, cache=cache)
+    raise PafuError(
+        "unsupported",
+        f"a video of {source.model!r} cannot be gone on with: {reason}; for a new video that begins where it ends, "
+        "send its last picture as input_reference",
+        "video",
+    )
 
 
 def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSpec, settings: Settings) -> Order:

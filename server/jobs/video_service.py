@@ -104,24 +104,24 @@ class VideoService:
         """The source's video once more, under other words."""
         asked = request.parse(request.RemixRequest, fields)
         source = await self.get(source_id, caller)
-        self._check_model(source, "video_id")
+        self._check_model(source)
         order = request.remixed_order(source.order, asked, self._spec)
         return await self._queue(order, caller, key, (f"remix {source_id}", fields), remixed_from=source_id)
 
     async def extend(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
-        """The source's video and more of it: its stream goes on from its last chunk, its pictures come first."""
+        """The source's video and more of it: its stream goes on from its last latents, its pictures come first."""
         asked = request.parse(request.ExtendRequest, fields)
         source = await self._completed(asked.video.id, caller)
-        self._check_model(source, "video")
+        own = request.goes_on(source.order, self._spec, self._settings)
         chunks = await self._ask(lambda store: store.chunks(source.id))
-        order = request.longer_order(source.order, asked, len(chunks), self._spec, self._settings)
+        order = request.longer_order(own, asked, len(chunks), self._spec, self._settings)
         return await self._queue(order, caller, key, ("extend", fields), given=chunks)
 
-    def _check_model(self, source: Job, param: str) -> None:
+    def _check_model(self, source: Job) -> None:
         """A store may hold other servers' videos, or those of a model that was here before."""
         if source.order.model != self._spec.name:
             reason = f"{source.id} was made by {source.order.model!r}; this server has {self._spec.name!r}"
-            raise PafuError("unsupported", reason, param)
+            raise PafuError("unsupported", reason, "video_id")
 
     async def _queue(
         self,

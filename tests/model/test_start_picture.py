@@ -74,3 +74,16 @@ def test_a_late_picture_and_one_of_another_size_are_refused() -> None:
     stream.next_chunk()
     with pytest.raises(StreamError, match="has begun"):
         stream.begin_with(torch.zeros(64, 96, 3, dtype=torch.uint8))
+
+
+def test_another_model_of_the_family_goes_on_from_the_last_latents() -> None:
+    one, other = (random_model(TEST_WAN, seed=seed, dtype=torch.float32) for seed in (0, 1))
+    other = dataclasses.replace(other, vae=one.vae)  # the family has one VAE
+    stream, longer, unlike = (VideoStream(model, "a cat", 1, CONFIG) for model in (one, other, other))
+    past = [stream.next_chunk().past for _ in range(2)]
+    longer.recall(past, 2, stream.camera)
+    chunk = longer.next_chunk()
+    assert chunk.index == 2 and len(chunk.pictures) == 12
+    for _ in range(2):
+        unlike.next_chunk()
+    assert not torch.equal(chunk.latents, unlike.next_chunk().latents), "it has seen what came before"

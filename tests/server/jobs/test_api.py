@@ -480,3 +480,29 @@ async def test_a_video_begins_with_the_picture_that_was_sent_as_a_file_or_as_a_d
     assert by_form.status_code == by_json.status_code == 200, (by_form.text, by_json.text)
     bad = await http.post("/v1/videos", json={"prompt": "a", "input_reference": "https://example.org/a.png"})
     assert bad.status_code == 400 and "addresses are not fetched" in bad.json()["error"]["message"]
+
+
+def test_a_model_of_the_same_latents_goes_on_with_anothers_video(order) -> None:
+    settings = Settings(model="longlive", size="96x64", device="cpu")
+    theirs = order(model="self-forcing", width=96, height=64)
+    ours = request.goes_on(theirs, settings.spec, settings)
+    assert (ours.model, ours.prompt, ours.seed) == ("longlive", theirs.prompt, theirs.seed)
+    assert (ours.cache.budget_latents, ours.cache.position_mode) == (9, "absolute"), "the cache that this model wants"
+    asked = request.ExtendRequest(prompt="b", seconds=1.0, video={"id": "video_a"})
+    assert request.longer_order(ours, asked, 3, settings.spec, settings).given_chunks == 3
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"model": "pafu-mini", "width": 96, "height": 64}, "'pafu-mini' keeps other latents than 'longlive'"),
+        ({"model": "frame-wise-1-step", "width": 96, "height": 64}, "its chunk_latents is 1 and that of 'longlive'"),
+        ({"model": "self-forcing", "width": 832, "height": 480}, "its pictures are 832x480, those of .* here 96x64"),
+        ({"model": "a model of a later Pafu"}, "keeps other latents"),
+    ],
+    ids=["family", "chunk", "size", "unknown"],
+)
+def test_other_latents_are_named_with_the_way_by_the_last_picture(order, theirs, said) -> None:
+    settings = Settings(model="longlive", size="96x64", device="cpu")
+    with pytest.raises(PafuError, match=f"{said}.*send its last picture as input_reference"):
+        request.goes_on(order(**theirs), settings.spec, settings)
