@@ -48,6 +48,24 @@ def test_what_is_transparent_is_black() -> None:
     assert not pixels(fitted(encoded(Image.new("RGBA", (32, 32), (255, 0, 0, 0))), 16, 16)).any()
 
 
+def test_16_bits_of_grey_keep_their_shades() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    found = pixels(fitted(encoded(Image.fromarray(ramp)), 64, 64)).astype(int)
+    assert found[0, 0, 0] == 0 and found[-1, -1, 0] == 255 and abs(found[32, 0, 0] - 128) < 3
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "YCbCr"])
+def test_whatever_a_jpeg_is_made_of_it_is_read_as_colours(mode: str) -> None:
+    found = pixels(fitted(encoded(Image.new("RGB", (32, 32), "white").convert(mode), "JPEG"), 16, 16))
+    assert found.shape == (16, 16, 3) and found.min() > 250
+
+
+def test_of_an_animation_the_first_picture_counts() -> None:
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (32, 32), "blue")]}
+    found = pixels(fitted(encoded(Image.new("RGB", (32, 32), "red"), "WEBP", **frames), 16, 16))
+    assert found[8, 8, 0] > 240 and found[8, 8, 2] < 15
+
+
 def bomb() -> bytes:
     """A PNG of 30,000 x 30,000 pixels in a few bytes."""
 
@@ -62,13 +80,15 @@ def bomb() -> bytes:
     ("data", "said"),
     [
         (b"hello", "5 bytes are no picture that is known here: send JPEG, PNG, WEBP"),
-        (encoded(halves(), "GIF"), "no picture that is known"),
+        (encoded(halves(), "GIF"), "a GIF is not taken: send JPEG, PNG, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG is not taken"),
+        (b"\0\0\0\x18ftypheic", "a HEIC is not taken"),
         (encoded(halves(), "JPEG")[:400], "the picture is damaged"),
         (bomb(), "larger than 40,000,000 pixels"),
         (encoded(Image.new("1", (8000, 8000))), "the picture has 8000x8000 pixels, at most 40,000,000"),
         (encoded(Image.new("RGB", (8, 80))), "each side needs at least 16"),
     ],
-    ids=["text", "kind", "torn", "bomb", "large", "small"],
+    ids=["text", "gif", "svg", "heic", "torn", "bomb", "large", "small"],
 )
 def test_what_is_no_picture_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(PictureError, match=said):
@@ -77,6 +97,8 @@ def test_what_is_no_picture_is_refused(data: bytes, said: str) -> None:
 
 def test_a_reference_is_a_data_url_an_object_with_one_or_a_file() -> None:
     url = "data:image/png;base64," + base64.b64encode(b"abc").decode()
+    wrapped = "DATA:image/png;charset=utf-8;base64,\n" + base64.encodebytes(b"abc").decode()
+    assert data_of(wrapped) == b"abc"
     assert (
         data_of(url) == data_of({"image_url": url}) == data_of({"image_url": {"url": url}}) == data_of(b"abc") == b"abc"
     )
@@ -88,6 +110,7 @@ def test_a_reference_is_a_data_url_an_object_with_one_or_a_file() -> None:
         ("https://example.org/a.png", "addresses are not fetched"),
         ("cat.png", "it is no data URL"),
         ("data:image/png;base64,a", "not base64"),
+        ("data:image/png;base64,é", "not base64"),
         (7, "is no picture"),
         ({"file_id": "x"}, "is no picture"),
     ],
