@@ -38,6 +38,8 @@ SLOW = (
     "tests/server/cli/test_doctor.py",
     "tests/server/cli/test_revisit.py",
     "tests/server/engine/test_capacity.py",
+    "tests/server/engine/test_cluster.py",
+    "tests/server/engine/test_conformance.py",
     "tests/server/failures/",
 )
 SERIAL = ("tests/e2e/", "tests/server/failures/", "tests/deploy/test_rules.py")

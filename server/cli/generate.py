@@ -15,7 +15,7 @@ from model.words import warnings
 from server.cli import output
 from server.cli.ending import Interrupts, Written
 from server.config import ConfigError, Settings
-from server.engine.member import configure
+from server.engine.assignment import configure
 from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Open
 from server.live.client_messages import check_held, check_prompt

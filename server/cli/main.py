@@ -71,6 +71,9 @@ def serve(
     text_placement: TextPlacement = None,
     vae: Vae = None,
     size: Size = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray with its cluster  [PAFU_ENGINE]")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="host:port of the cluster  [PAFU_RAY_ADDRESS]")] = None,
+    ray_namespace: Annotated[str | None, typer.Option(help="whose workers to share  [PAFU_RAY_NAMESPACE]")] = None,
     device: Device = None,
     threads: Threads = None,
     salience_head: SalienceHead = None,
@@ -97,8 +100,7 @@ def serve(
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     fetched(settings)
     from server.access.keys import Keyring
-    from server.engine.admission import check_room
-    from server.engine.slots import slots_for
+    from server.engine.choice import engine_for
     from server.http.doors import raise_file_limit
     from server.http.listener import listen
     from server.telemetry.traces import traces_for
@@ -111,8 +113,7 @@ def serve(
             from server.jobs.database import check
 
             check(settings)
-        slots = slots_for(settings)
-        check_room(settings, len(slots))
+        chosen = engine_for(settings)
         guarded = Keyring(settings).required or settings.allow_anonymous
         sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None
@@ -125,7 +126,7 @@ def serve(
 
     _tell_memory(settings)
     try:
-        failure = asyncio.run(run(settings, slots, sock, say, metrics_sock, traces))
+        failure = asyncio.run(run(settings, chosen, sock, say, metrics_sock, traces))
     except ConfigError as error:
         raise fail(settings.explained(error)) from None
     if failure is not None:
@@ -134,7 +135,7 @@ def serve(
 
 def _tell_memory(settings: Settings) -> None:
     """What a large model will take, before it is loaded; ends the start when it cannot fit."""
-    if not settings.spec.public:
+    if not settings.spec.public or settings.engine != "local":
         return
     from model.parts import MissingExtra
     from server.cli.memory import counted, show

@@ -75,6 +75,13 @@ class Settings(BaseSettings):
         default=None, pattern=r"^\d{1,5}x\d{1,5}$", description="of pictures, 832x480; default: the model's own"
     )
     salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="where workers live: here, or on the machines of a Ray cluster (extra ray)"
+    )
+    ray_address: str = Field(default="auto", description="host:port of the cluster; auto: the one of this machine")
+    ray_namespace: str = Field(
+        default="pafu", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="servers of one namespace share its workers"
+    )
     device: str = Field(default="auto", description=f"one worker each: {devices.ALLOWED}")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of all workers; 0: all usable cores")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")

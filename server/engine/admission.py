@@ -5,7 +5,7 @@ A live session may take the place of a background one (a job goes on later), nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.spec import ModelSpec
@@ -16,6 +16,7 @@ from server.ipc.messages import CacheChoice, Open
 
 MIB = 2**20
 NARROWEST = "bfloat16"  # that a model may compute in
+WIDEST = "float32"  # what a cache is taken to hold before the worker has said
 SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower chunks
 
 
@@ -97,13 +98,21 @@ class Held:
 class Account:
     """The cache memory of one worker: ``room`` bytes for at most ``most`` sessions."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, room: int = 0, held: Mapping[str, Held] | None = None) -> None:
         self.most = most
-        self.room = 0
-        self._held: dict[str, Held] = {}
+        self.room = room
+        self._held = dict(held or {})
+
+    def __contains__(self, session: str) -> bool:
+        return session in self._held
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """What each session holds, in the order in which they came."""
+        return dict(self._held)
 
     @property
     def held_bytes(self) -> int:

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import time
 
-from server.engine.member import Member
-from server.engine.pool import Pool
+from server.engine.pool import Pool, PoolMember
 from server.engine.pulse import Pulse
 from server.errors import PafuError
 from server.states import WorkerState
@@ -16,7 +15,6 @@ log = logging.getLogger("pafu.engine")
 
 POLL_SECONDS = 0.5  # room elsewhere that became free unheard of is found after so long
 MOVE_WITHIN = 2.0  # a session that was asked to move and is not open elsewhere by then is not waited for
-STOP_WITHIN = 5.0
 
 
 class Drains:
@@ -25,9 +23,9 @@ class Drains:
     def __init__(self, pool: Pool, changed: Pulse) -> None:
         self.opened = Pulse()
         self._pool, self._changed = pool, changed
-        self._tasks: dict[Member, asyncio.Task[None]] = {}
+        self._tasks: dict[PoolMember, asyncio.Task[None]] = {}
 
-    def begin(self, name: str) -> Member:
+    def begin(self, name: str) -> PoolMember:
         """Give the worker no more sessions, move those that it has as others have room for them, and end it behind
         the last. Raises PafuError not_found, or last_worker when nobody would be left to serve."""
         member = self._pool.named(name)
@@ -36,22 +34,29 @@ class Drains:
         if not any(other.serving for other in self._pool.members if other is not member):
             reason = f"worker {member.slot.worker} is the only one that serves; stop the server instead"
             raise PafuError("last_worker", reason, "worker")
-        member.draining = True
-        member.became(member.supervisor.state)
-        self._tasks[member] = asyncio.create_task(self._drain(member), name=f"drain of worker {member.slot.worker}")
+        member.drain()
+        self._start(member)
         return member
 
-    async def undo(self, name: str) -> Member:
+    def follow(self, member: PoolMember) -> None:
+        """The worker drains by another server's word: move this one's sessions."""
+        task = self._tasks.get(member)
+        if member.lines and (task is None or task.done()):
+            self._start(member)
+
+    def _start(self, member: PoolMember) -> None:
+        self._tasks[member] = asyncio.create_task(self._drain(member), name=f"drain of worker {member.slot.worker}")
+
+    async def undo(self, name: str) -> PoolMember:
         """Let the worker take sessions again; one that has ended is started. Raises PafuError not_found."""
         member = self._pool.named(name)
-        if task := self._tasks.pop(member, None):
-            if member.supervisor.state is not WorkerState.STOPPED:
+        if not member.draining:
+            return member
+        if (task := self._tasks.pop(member, None)) is not None:
+            if member.state is not WorkerState.DRAINED:
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)  # one that ends is heard out
-            member.draining = False
-            if member.supervisor.state is WorkerState.STOPPED:
-                member.supervisor.start()
-            member.became(member.supervisor.state)
+        await member.undrain()
         return member
 
     def cancel(self) -> None:
@@ -59,11 +64,11 @@ class Drains:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _drain(self, member: Member) -> None:
+    async def _drain(self, member: PoolMember) -> None:
         """One session after the other, so that the others take them in without a hurry."""
         log.warning("worker %s is being drained", member.slot.worker)
         asked: set[str] = set()
-        while member.lines:
+        while member.lines and member.draining:
             left = (name for name in member.lines if name not in asked and self._has_room_for(name, member))
             if (name := next(left, None)) is None:
                 asked.clear()
@@ -72,14 +77,14 @@ class Drains:
             asked.add(name)
             await member.move(name)
             await self._reopened(name, member)
-        await member.supervisor.stop(STOP_WITHIN, "it was drained")
+        await member.leave()
         log.warning("worker %s is drained", member.slot.worker)
 
-    def _has_room_for(self, session_id: str, member: Member) -> bool:
+    def _has_room_for(self, session_id: str, member: PoolMember) -> bool:
         line, others = member.lines[session_id], [other for other in self._pool.ready if other is not member]
         return self._pool.choose(others, line.cache, line.background, one_leaves=True) is not None
 
-    async def _reopened(self, session_id: str, before: Member) -> None:
+    async def _reopened(self, session_id: str, before: PoolMember) -> None:
         """Return when the session is open elsewhere, or when that takes too long: nobody may be looking at it."""
         until = time.monotonic() + MOVE_WITHIN
         others = [member for member in self._pool.members if member is not before]

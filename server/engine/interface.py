@@ -129,6 +129,12 @@ class Engine(Protocol):
         """End the workers: politely, after ``within`` seconds by force. May be called again."""
 
     def status(self) -> EngineStatus: ...
+    async def settled(self) -> None:
+        """Return when the engine is ready, or has failed or stopped for good."""
+
+    def each_settled(self) -> AsyncIterator[WorkerStatus]:
+        """Every worker as it has become ready, or is given up, for the first time."""
+
     async def wait_ready(self, timeout: float) -> None:
         """Return when sessions can be opened. Raises PafuError not_ready or worker_failed."""
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from model.spec import ModelSpec
-from server.config import Settings
-from server.config.devices import Slot
-from server.engine.admission import Account, Capacity, cache_bytes, in_real_time
+from server.engine.admission import WIDEST, Account, Capacity, cache_bytes, in_real_time
+from server.engine.assignment import Assignment
 from server.engine.interface import WorkerStatus
 from server.engine.line import Line
-from server.engine.placement import share_of
 from server.engine.supervisor import WorkerSupervisor
 from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import (
     Beat,
     CacheChoice,
     Close,
-    Configure,
     Ended,
     Finish,
     Fragment,
     Message,
     Open,
     Opened,
-    Parts,
     Ready,
     Rejected,
     WorkerMessage,
@@ -33,41 +27,32 @@ from server.ipc.messages import (
 from server.states import WorkerState
 from server.telemetry.observer import Observer
 
-BEAT_SECONDS = 0.5
-WIDEST = "float32"  # what a cache is taken to hold before the worker has said
+STOP_WITHIN = 5.0  # seconds for a drained worker to exit
 SERVING = (WorkerState.STARTING, WorkerState.READY, WorkerState.RESTARTING)
 
 
 class Member:
     """See the module. ``changed`` is called when its state or its room is another."""
 
-    def __init__(
-        self,
-        slot: Slot,
-        settings: Settings,
-        workers: int,
-        command: Sequence[str],
-        observer: Observer,
-        changed: Callable[[], None],
-    ) -> None:
-        self.slot = slot
+    def __init__(self, assignment: Assignment, observer: Observer, changed: Callable[[], None]) -> None:
+        self.slot = assignment.slot
         self.lines: dict[str, Line] = {}
         self.draining = False
-        self._setting = None if settings.max_sessions is None else share_of(settings.max_sessions, workers)
+        self.last_beat: Beat | None = None
+        self.last_death = ""  # one of server.telemetry.metrics.DEATHS
+        self._setting = assignment.most
         self.account = Account(self._setting or 1)
-        self._spec: ModelSpec = settings.spec
-        self._usual = CacheChoice.of(settings.cache())  # the cache of a session that asks for nothing
+        self._spec, self._usual = assignment.spec, assignment.configure.usual
         self._by_speed: int | None = None  # the most that any of its processes found
         self._observer, self._changed = observer, changed
         self._moving: set[str] = set()
-        self._rss = 0
         self.supervisor = WorkerSupervisor(
-            f"worker {slot.worker} ({slot.device})" if workers > 1 else "the worker",
-            configure(settings, slot, workers, self._usual),
-            command,
+            assignment.name,
+            assignment.configure,
+            assignment.command,
             self,
-            settings.load_timeout,
-            settings.worker_timeout,
+            assignment.load_within,
+            assignment.silent_within,
         )
 
     # ---- what the engine asks
@@ -93,7 +78,7 @@ class Member:
         ready, room = self.supervisor.ready, self.account.room
         return Capacity(
             by_speed=self._by_speed,
-            by_memory=room // self.cache_bytes(self._usual) if room else None,
+            by_memory=room // self.cache_bytes(self._usual) if room and self._usual else None,
             setting=self._setting,
             chunk_seconds=ready.chunk_seconds if ready else None,
         )
@@ -107,7 +92,7 @@ class Member:
             sessions=len(self.lines),
             restarts=self.supervisor.restarts,
             pid=self.supervisor.pid,
-            rss_bytes=self._rss,
+            rss_bytes=self.last_beat.rss_bytes if self.last_beat else 0,
             ready=self.supervisor.ready,
             silent_seconds=self.silent_seconds,
             cache_held_bytes=self.account.held_bytes,
@@ -136,6 +121,28 @@ class Member:
             raise
         return line
 
+    def start(self) -> None:
+        self.supervisor.start()
+
+    async def stop(self, within: float, reason: str) -> None:
+        await self.supervisor.stop(within, reason)
+
+    def drain(self) -> None:
+        """Take no more sessions, until ``undrain``."""
+        self.draining = True
+        self.became(self.supervisor.state)
+
+    async def leave(self) -> None:
+        """End the process: the drain is through."""
+        await self.stop(STOP_WITHIN, "it was drained")
+
+    async def undrain(self) -> None:
+        """Take sessions again, in a new process if the old one has ended."""
+        self.draining = False
+        if self.supervisor.state is WorkerState.STOPPED:
+            self.supervisor.start()
+        self.became(self.supervisor.state)
+
     async def move(self, session_id: str) -> None:
         """Let the session go on elsewhere, behind the chunk in hand: its events end with the code "preempted"."""
         self._moving.add(session_id)
@@ -157,7 +164,7 @@ class Member:
                 self._make_room(message)
                 self._observer.worker_ready(self.slot.worker, message)
             case Beat():
-                self._rss = message.rss_bytes
+                self.last_beat = message
                 self._observer.beat(self.slot.worker, message)
             case Opened() | Fragment() | Rejected() | Ended():
                 if isinstance(message, Fragment):
@@ -166,10 +173,11 @@ class Member:
                     self._hand_on(line, message)
 
     def died(self, how: str | None) -> None:
-        self._rss = 0
+        self.last_beat = None
         if how is None:
             self._observer.worker_gone(self.slot.worker)
         else:
+            self.last_death = how
             self._observer.worker_lost(self.slot.worker, how)
 
     def became(self, state: WorkerState) -> None:
@@ -218,23 +226,3 @@ class Member:
         known = self.lines.pop(session_id, None) is not None
         self._changed()
         return known
-
-
-def configure(settings: Settings, slot: Slot, workers: int, usual: CacheChoice) -> Configure:
-    """What the worker is told first; a room that was set is for all workers together."""
-    room = settings.cache_room_bytes
-    return Configure(
-        model=settings.model,
-        weights=settings.weights_place,
-        device=slot.device,
-        threads=slot.threads,
-        cache_room_bytes=room and max(1, room // workers),
-        memory_share=slot.memory_share,
-        beat_seconds=BEAT_SECONDS,
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-        salience_head=str(Path(settings.salience_head).resolve()) if settings.salience_head else None,
-        parts=Parts.of(settings),
-        usual=usual,
-        called=settings.names,
-    )

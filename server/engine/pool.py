@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
-from server.engine.admission import Capacity, no_place, together
-from server.engine.member import Member
+from server.config.devices import Slot
+from server.engine.admission import Account, Capacity, no_place, together
+from server.engine.interface import WorkerStatus
+from server.engine.line import Line
 from server.engine.placement import least_loaded
 from server.errors import PafuError
 from server.ipc.messages import CacheChoice, Open
 from server.states import WorkerState
 
 
+class PoolMember(Protocol):
+    """A worker, near or far."""
+
+    slot: Slot
+
+    @property
+    def lines(self) -> Mapping[str, Line]:
+        """Of this server's sessions there."""
+
+    @property
+    def account(self) -> Account: ...
+    @property
+    def state(self) -> WorkerState: ...
+    @property
+    def serving(self) -> bool:
+        """It takes sessions, or will again by itself."""
+
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def capacity(self) -> Capacity: ...
+    def status(self) -> WorkerStatus: ...
+    def cache_bytes(self, cache: CacheChoice) -> int:
+        """What a session with this cache holds of its memory."""
+
+    async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
+        """Take a session that fits once the ``displaced`` have gone. Raises PafuError when it is refused."""
+
+    async def move(self, session_id: str) -> None:
+        """Let the session go on elsewhere, behind the chunk in hand: its events end with the code "preempted"."""
+
+    def drain(self) -> None:
+        """Take no more sessions, until ``undrain``."""
+
+    async def leave(self) -> None:
+        """The drain is through."""
+
+    async def undrain(self) -> None:
+        """Take sessions again."""
+
+
 class Pool:
     """``most``: sessions on all ``members`` at once that the operator allows; None: as many as they can take."""
 
-    def __init__(self, members: Sequence[Member], most: int | None) -> None:
-        self.members = list(members)
+    def __init__(self, members: Sequence[PoolMember], most: int | None) -> None:
+        self.members: list[PoolMember] = list(members)
         self.most = most
 
     @property
-    def ready(self) -> list[Member]:
+    def ready(self) -> list[PoolMember]:
         return [member for member in self.members if member.state is WorkerState.READY]
 
     @property
@@ -37,7 +81,7 @@ class Pool:
         taken = [sessions for sessions in known if sessions is not None]
         return sum(taken) if taken else None
 
-    def place(self, order: Open) -> tuple[Member, list[str]]:
+    def place(self, order: Open) -> tuple[PoolMember, list[str]]:
         """The worker for a session, and the background sessions that must leave it first. Raises PafuError."""
         if choice := self.choose(self.ready, order.cache, order.background, one_leaves=False):
             return choice
@@ -45,8 +89,8 @@ class Pool:
         raise no_place(min(m.cache_bytes(order.cache) for m in self.members), [m.account for m in serving], self.most)
 
     def choose(
-        self, among: Iterable[Member], cache: CacheChoice, background: bool, one_leaves: bool
-    ) -> tuple[Member, list[str]] | None:
+        self, among: Iterable[PoolMember], cache: CacheChoice, background: bool, one_leaves: bool
+    ) -> tuple[PoolMember, list[str]] | None:
         """As ``place``, of some of the workers; None when there is no room. ``one_leaves``: the session is here
         already, on another worker."""
         full = self.most is not None and sum(len(m.account) for m in self.members) - one_leaves >= self.most
@@ -63,7 +107,7 @@ class Pool:
         member = min(leaving, key=lambda member: len(leaving[member]))
         return member, leaving[member]
 
-    def named(self, name: str) -> Member:
+    def named(self, name: str) -> PoolMember:
         """The worker of this number, or on this device when it is the only one there. Raises PafuError not_found."""
         found = [member for member in self.members if name == member.slot.worker]
         found = found or [member for member in self.members if name == member.slot.device]

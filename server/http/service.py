@@ -9,17 +9,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from server.config import Settings, addresses
-from server.config.devices import Slot
 from server.engine.admission import Capacity
 from server.engine.interface import Engine
-from server.engine.local import LocalEngine
 from server.http.app import Front, create_app, metrics_app
 from server.http.backpressure import HonestProtocol
 from server.http.doors import Doors, file_limit
@@ -162,14 +160,13 @@ async def metrics_served(observer: Observer, sock: socket.socket | None) -> Asyn
 
 async def run(
     settings: Settings,
-    slots: Sequence[Slot],
+    engine: Engine,
     sock: socket.socket,
     say: Callable[[str], Any],
     metrics_sock: socket.socket | None = None,
     traces: Traces | None = None,
 ) -> str | None:
     """Serve until a signal, and say how it ended; returns why the engine never became ready, or None."""
-    engine = LocalEngine(settings, slots)
     engine.observer.traces = traces
     service = build(settings, engine)
     watcher = asyncio.create_task(_watch(service, engine, say))
@@ -203,7 +200,7 @@ def room(capacity: Capacity) -> str:
     )
 
 
-async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> str | None:
+async def _watch(service: Service, engine: Engine, say: Callable[[str], Any]) -> str | None:
     """Tell how each worker came up; end the service when none ever can."""
     telling = asyncio.create_task(_tell(service, engine, say), name="tell")
     await engine.settled()
@@ -216,9 +213,9 @@ async def _watch(service: Service, engine: LocalEngine, say: Callable[[str], Any
     return None
 
 
-async def _tell(service: Service, engine: LocalEngine, say: Callable[[str], Any]) -> None:
-    several = len(engine.status().workers) > 1
+async def _tell(service: Service, engine: Engine, say: Callable[[str], Any]) -> None:
     async for worker in engine.each_settled():
+        several = len(engine.status().workers) > 1 or service.front.settings.engine != "local"
         which = f"worker {worker.worker} " if several else ""
         if worker.state is WorkerState.FAILED and several:
             say(f"{which}cannot start on {worker.device}, the server goes on without it: {worker.message}")

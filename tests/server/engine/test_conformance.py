@@ -1,4 +1,4 @@
-"""Promise: whatever engine is behind the front, with one worker or several, it keeps one contract."""
+"""Promise: whatever engine is behind the front, with one worker, several or a cluster's, it keeps one contract."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from server.live.resume_point import ResumePoint
 from server.states import EngineState, WorkerState
 from tests.server.engine.engines import CACHE, PATIENCE, order, rest, take
 
-ENGINES = {"one worker": {"device": "cpu"}, "several": {"device": "cpu:2"}}
+ENGINES = {
+    "one worker": ("start_local", {"device": "cpu"}),
+    "several": ("start_local", {"device": "cpu:2"}),
+    "Ray": ("start_ray", {"device": "cpu"}),  # a worker on each of two nodes
+}
 
 
 @pytest.fixture(params=list(ENGINES))
-async def start(request, start_local):
+def start(request):
     """Start the engine under test with these settings; it is ready."""
+    how, usual = ENGINES[request.param]
+    start_engine = request.getfixturevalue(how)
 
     async def begin(**settings):
-        engine = await start_local(**{**ENGINES[request.param], **settings})
+        engine = await start_engine(**{**usual, **settings})
         await engine.wait_ready(PATIENCE)
         return engine
 

@@ -1,0 +1,194 @@
+"""The engine over Ray: a named actor for each device of each node, shared by all fronts.
+
+Every front looks which nodes there are and makes the actors that are missing; the first one makes an actor, the others
+find it by its name. Ray keeps it on its node, gives it its device and starts it again when it dies. Actors outlive the
+fronts. A node that joins adds places; what a node held that is gone costs its sessions a move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from msgspec import structs
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from server import __version__
+from server.config import Settings, devices
+from server.config.devices import Slot
+from server.engine.admission import WIDEST, cache_bytes
+from server.engine.assignment import Assignment, assign
+from server.engine.cluster.host import Host
+from server.engine.cluster.join import first_line
+from server.engine.cluster.messages import Hello, encode
+from server.engine.cluster.nodes import workers
+from server.engine.cluster.remote import HostLost, RemoteMember
+from server.engine.interface import EngineSession
+from server.engine.pool import Pool
+from server.engine.pooled import SHUT_DOWN, PooledEngine
+from server.engine.supervisor import WORKER_COMMAND
+from server.errors import PafuError
+from server.ipc.messages import CacheChoice, Open
+from server.states import EngineState
+
+log = logging.getLogger("pafu.engine")
+
+LOOK_SECONDS = 1.0  # how often the nodes of the cluster are looked at
+MOST_CALLS = 1000  # of fronts at once on one actor
+
+
+class Actor(Host):
+    """The host as Ray starts it."""
+
+    def __init__(self, assignment: bytes) -> None:
+        super().__init__(assignment, self._end)
+
+    def _end(self) -> None:
+        ray.kill(ray.get_runtime_context().current_actor)
+
+
+class RayLink:
+    """A host's calls, over Ray. The actor is found, or made, at the first."""
+
+    def __init__(self, assignment: Assignment, node: str) -> None:
+        self._assignment, self._node = assignment, node
+        self._actor: Any = None
+
+    async def about(self) -> bytes:
+        return bytes(await self._call("about"))
+
+    async def hello(self, hello: bytes) -> bytes:
+        if self._actor is None:
+            self._actor = await asyncio.to_thread(self._made)
+        return bytes(await self._call("hello", hello))
+
+    async def tell(self, front: str, told: bytes) -> None:
+        await self._call("tell", front, told)
+
+    async def hear(self, front: str) -> bytes:
+        return bytes(await self._call("hear", front))
+
+    async def bye(self, front: str) -> None:
+        await self._call("bye", front)
+
+    async def _call(self, method: str, *given: Any) -> Any:
+        try:
+            return await getattr(self._actor, method).remote(*given)
+        except RayError as error:
+            raise HostLost(first_line(error)) from None
+
+    def _made(self) -> Any:
+        slot = self._assignment.slot
+        gpu = slot.device.startswith("cuda")
+        options = {
+            "name": f"worker {slot.worker}",
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "num_gpus": 1 if gpu else 0,
+            "num_cpus": 0 if gpu else 1,
+            "max_restarts": -1,
+            "max_concurrency": MOST_CALLS,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
+        }
+        return ray.remote(Actor).options(**options).remote(encode(self._assignment))
+
+
+class ClusterEngine(PooledEngine):
+    """See the module; the cluster is joined before (server.engine.cluster.join). ``stores`` says where this front
+    keeps sessions and jobs, which must be where the others do."""
+
+    grows = True
+
+    def __init__(self, settings: Settings, command: Sequence[str] = WORKER_COMMAND, stores: str = "") -> None:
+        super().__init__(settings.spec, Pool([], settings.max_sessions))
+        self._settings, self._command = settings, tuple(command)
+        self._parts = devices.parse(settings.device)
+        self._hello = Hello(front=f"front_{secrets.token_hex(8)}", version=__version__, stores=stores)
+        self._members: dict[str, RemoteMember] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._trouble = "no node of the Ray cluster has a device for a worker"
+        self._note_change()
+
+    async def start(self) -> None:
+        await self._look()
+        self._looking = asyncio.create_task(self._keep_looking(), name="nodes")
+
+    async def stop(self, within: float) -> None:
+        """Leave the workers to the other fronts; the sessions of this one are over."""
+        self._stopped = True
+        self._drains.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        leaving = [member.stop(max(within, 1.0), "shutting_down", SHUT_DOWN) for member in self._members.values()]
+        self._members.clear()
+        await asyncio.gather(*leaving)
+        self.pool.members.clear()
+        self._note_change()
+
+    @property
+    def state(self) -> EngineState:
+        return super().state if self._stopped or self.pool.members else EngineState.STARTING
+
+    def _message(self) -> str:
+        return super()._message() if self._stopped or self.pool.members else self._trouble
+
+    def _note_change(self) -> None:
+        for member in self.pool.members:
+            if member.draining:
+                self._drains.follow(member)
+        super()._note_change()
+
+    def cache_bytes(self, cache: CacheChoice) -> int:
+        usual = cache_bytes(self._settings.spec, cache, WIDEST)
+        return super().cache_bytes(cache) if self.pool.members else usual
+
+    async def open(self, order: Open) -> EngineSession:
+        """As every engine; what a dead front had of this session goes, and where another front was faster the next
+        worker is asked."""
+        for member in self._members.values():
+            if order.session in member.account and order.session not in member.lines:
+                member.evict(order.session)
+        tries = len(self._members)
+        while True:
+            try:
+                return await super().open(order)
+            except PafuError as error:
+                tries -= 1
+                if error.kind.code != "session_rejected" or tries <= 0:
+                    raise
+
+    # ---- the nodes
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look()
+            except Exception as error:  # the cluster's own trouble; sessions go on meanwhile
+                self._trouble = f"the Ray cluster does not answer: {first_line(error)}"
+                log.warning("%s", self._trouble)
+
+    async def _look(self) -> None:
+        """A member for each worker of each node that is alive."""
+        wanted = workers(await asyncio.to_thread(ray.nodes), self._parts, self._settings.threads)
+        for name in [name for name in self._members if name not in wanted]:
+            member = self._members.pop(name)
+            self.pool.members.remove(member)
+            log.warning("worker %s is gone with its node", name)
+            await member.stop(0.0, "worker_failed", "the worker was lost (its node is gone)")
+        for name in [name for name in wanted if name not in self._members]:
+            self._add(*wanted[name])
+        self._note_change()
+
+    def _add(self, node: str, slot: Slot) -> None:
+        alone = assign(self._settings, slot, 1, self._command)  # max_sessions holds for all workers together
+        assignment = structs.replace(alone, name=f"worker {slot.worker} ({slot.device})", most=None)
+        member = RemoteMember(assignment, RayLink(assignment, node), self._hello, self.observer, self._note_change)
+        self._members[slot.worker] = member
+        self.pool.members.append(member)
+        member.start()

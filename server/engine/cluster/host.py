@@ -1,0 +1,221 @@
+"""What runs on a node of the cluster: an actor with one worker, which any front may ask for a place.
+
+The worker is a process as on a single machine, under the same supervisor, so a fault of the device ends that process
+and not the actor. The account of its memory is here, once for all fronts. Of a front that falls silent the sessions go:
+their viewers have left for another front, which opens them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from server import __version__
+from server.engine.assignment import Assignment
+from server.engine.cluster.messages import (
+    About,
+    Admit,
+    Drain,
+    Heard,
+    Hello,
+    Move,
+    Refused,
+    Report,
+    Said,
+    Told,
+    Undrain,
+    decode,
+    encode,
+)
+from server.engine.member import Member
+from server.engine.pool import Pool
+from server.errors import PafuError
+from server.ipc.messages import Close, Ended, Message, Opened
+from server.states import WorkerState
+from server.telemetry.observer import Observer
+
+REPORT_SECONDS = 0.5  # a front that asks is answered at least so often
+FRONT_SILENT = 10.0
+ALONE_SECONDS = 600.0  # without a front for so long, the actor gives its device back
+LOOK_SECONDS = 1.0
+
+
+class Front:
+    """What waits for one front to ask."""
+
+    def __init__(self, stores: str) -> None:
+        self.stores = stores
+        self.said: list[Said] = []
+        self.news = asyncio.Event()
+        self.asked = time.monotonic()
+        self.listening = 0
+
+    def put(self, said: Said) -> None:
+        self.said.append(said)
+        self.news.set()
+
+    @property
+    def silent(self) -> bool:
+        return not self.listening and time.monotonic() - self.asked > FRONT_SILENT
+
+
+class Host:
+    """The actor. Fronts call ``about``, ``hello``, ``tell``, ``hear`` and ``bye``; bytes are messages."""
+
+    def __init__(self, assignment: bytes, leave: Callable[[], None]) -> None:
+        """``leave`` ends the actor for good."""
+        self._assignment = assignment
+        decoded = decode(assignment, Assignment)
+        self._member = Member(decoded, Observer(decoded.spec), self._changed)
+        self._pool = Pool([self._member], None)
+        self._fronts: dict[str, Front] = {}
+        self._sessions: dict[str, tuple[Front, asyncio.Task[None]]] = {}
+        self._leave = leave
+        self._watching: asyncio.Task[None] | None = None
+        self._alone_since = time.monotonic()
+
+    async def about(self) -> bytes:
+        """What it is, for a front that has not yet decided."""
+        living = [front.stores for front in self._fronts.values() if not front.silent]
+        return encode(
+            About(
+                version=__version__,
+                assignment=msgspec.Raw(self._assignment),
+                stores=living[0] if living else None,
+            )
+        )
+
+    async def hello(self, hello: bytes) -> bytes:
+        """A front begins, or begins again: what it had here is over. The first one starts the worker."""
+        who = decode(hello, Hello)
+        about = await self.about()
+        await self.bye(who.front)
+        self._fronts[who.front] = Front(who.stores)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="fronts")
+            self._member.start()
+        return about
+
+    async def tell(self, front: str, told: bytes) -> None:
+        """Messages of a front, in order."""
+        teller = self._front(front)
+        for message in decode(told, list[Told]):
+            match message:
+                case Admit():
+                    await self._admit(teller, message)
+                case Close():
+                    await self._let_go(message.session, teller)
+                case Move():
+                    if message.session in self._member.lines:
+                        await self._member.move(message.session)
+                case Drain():
+                    self._member.drain()
+                case Undrain():
+                    await self._member.undrain()
+                case Message():
+                    await self._member.send(message)
+
+    async def hear(self, name: str) -> bytes:
+        """What there is to say, waiting a little for it."""
+        front = self._front(name)
+        front.listening += 1
+        try:
+            async with asyncio.timeout(REPORT_SECONDS):
+                await front.news.wait()
+        except TimeoutError:
+            pass
+        finally:
+            front.listening -= 1
+            front.asked = time.monotonic()
+        front.news.clear()
+        said, front.said = front.said, []
+        return encode(Heard(said, self._report()))
+
+    async def bye(self, name: str) -> None:
+        """The front is gone, and its sessions with it."""
+        if (front := self._fronts.pop(name, None)) is not None:
+            for session in [session for session, (whose, _) in self._sessions.items() if whose is front]:
+                await self._let_go(session, front)
+
+    def _front(self, name: str) -> Front:
+        if name not in self._fronts:
+            raise LookupError("this server was silent for too long and begins again")
+        return self._fronts[name]
+
+    # ---- sessions
+
+    async def _admit(self, front: Front, admit: Admit) -> None:
+        """Begin a session. One that another front has here is taken over: who asks now has the viewer."""
+        session = admit.order.session
+        if session in self._sessions:
+            await self._let_go(session, front)
+        task = asyncio.create_task(self._serve(front, admit), name=session)
+        self._sessions[session] = front, task
+
+    async def _serve(self, front: Front, admit: Admit) -> None:
+        """Open the session and hand on all that the worker says of it."""
+        session = admit.order.session
+        try:
+            line = await self._member.open(admit.order, self._displaced(admit))
+        except PafuError as error:
+            self._sessions.pop(session, None)
+            return front.put(Refused.of(session, error))
+        self._changed()  # the others learn of it at once
+        front.put(Opened(session=session, mime=line.mime, init=line.init))
+        async for event in line.events():
+            if isinstance(event, Ended):
+                self._sessions.pop(session, None)
+            front.put(event)
+
+    def _displaced(self, admit: Admit) -> list[str]:
+        """The background sessions that leave. Raises PafuError when there is no room, whatever a front believed."""
+        if self._member.state is not WorkerState.READY:
+            raise PafuError("not_ready", f"the worker is {self._member.state.value}")
+        _, here = self._pool.place(admit.order)
+        held = self._member.account.held
+        asked = [name for name in admit.displaced if name in held and held[name].background]
+        return list(dict.fromkeys([*here, *asked]))
+
+    async def _let_go(self, session: str, by: Front) -> None:
+        """End a session; a front that has not asked for it hears that another one has."""
+        whose, task = self._sessions.pop(session, (by, None))
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._member.release(session)
+        if whose is not by:
+            reason = "another server goes on with the session"
+            whose.put(Ended(session=session, chunks=0, reason="failed", code="session_elsewhere", message=reason))
+
+    # ---- how it stands
+
+    def _changed(self) -> None:
+        for front in self._fronts.values():
+            front.news.set()
+
+    def _report(self) -> Report:
+        member = self._member
+        return Report(
+            status=member.status(),
+            most=member.account.most,
+            held=member.account.held,
+            beat=member.last_beat,
+            last_death=member.last_death,
+        )
+
+    async def _watch(self) -> None:
+        """Let go what nobody comes for any more, and end a drained worker behind its last session."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for name in [name for name, front in self._fronts.items() if front.silent]:
+                await self.bye(name)
+            if self._member.state is WorkerState.DRAINING and not self._member.lines:
+                await self._member.leave()
+            if self._fronts:
+                self._alone_since = time.monotonic()
+            elif time.monotonic() - self._alone_since > ALONE_SECONDS:
+                await self._member.stop(0.0, "no front came for it")
+                self._leave()

@@ -1,0 +1,61 @@
+"""Joining the Ray cluster, and what can be wrong about that."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import ray
+
+from server.config import ConfigError, Settings
+
+REACH_WITHIN = 5.0
+
+
+def join(settings: Settings) -> None:
+    """Become a member of the cluster. Raises ConfigError: nothing there, another version of Ray or Python, or a
+    machine that is not of the cluster."""
+    address = settings.ray_address
+    if address != "auto":
+        _reach(address)
+    try:
+        ray.init(
+            address=address,
+            namespace=settings.ray_namespace,
+            log_to_driver=False,
+            configure_logging=False,
+            _node_ip_address=_on_loopback(address),
+        )
+    except Exception as error:  # Ray's own, of many kinds
+        raise ConfigError(
+            f"the Ray cluster at {address!r} cannot be joined: {first_line(error)}", "ray_address"
+        ) from None
+
+
+def _on_loopback(address: str) -> str | None:
+    """The address of this machine's node in a cluster that is on the loopback interface alone; None: Ray finds it."""
+    try:
+        host = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return None
+    return str(host) if host.is_loopback else None
+
+
+def _reach(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        reason = f"{address!r} is no address of a Ray cluster: give host:port, like 10.0.0.5:6379"
+        raise ConfigError(reason, "ray_address")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_WITHIN).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"there is no Ray cluster at {address!r}: {why}", "ray_address") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What Ray says, which goes on for pages."""
+    said = getattr(error, "cause", None) or error  # what an actor raised, without its traceback
+    lines = (line.strip() for line in str(said).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -1,0 +1,352 @@
+"""One worker of the cluster as a front sees it: a mirror of its account, and the lines of the front's own sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from server.engine.admission import WIDEST, Account, Capacity, cache_bytes
+from server.engine.assignment import Assignment
+from server.engine.cluster.messages import (
+    About,
+    Admit,
+    Drain,
+    Heard,
+    Hello,
+    Move,
+    Refused,
+    Report,
+    Said,
+    Told,
+    Undrain,
+    decode,
+    encode,
+)
+from server.engine.interface import WorkerStatus
+from server.engine.line import Line
+from server.errors import PafuError
+from server.ipc.messages import CacheChoice, Close, Ended, Fragment, Message, Open, Opened, Ready
+from server.states import WorkerState
+from server.telemetry.observer import Observer
+
+log = logging.getLogger("pafu.engine")
+
+SILENT = 10.0  # seconds; a host answers twice a second
+AGAIN = 0.5  # seconds between two tries to reach a host
+AGAIN_REFUSED = 10.0
+
+
+class HostLost(Exception):
+    """The actor is gone, unreachable, or not of our kind; the message says it in one line."""
+
+
+class HostMismatch(HostLost):
+    """It can be reached, but this front cannot use it."""
+
+
+class Link(Protocol):
+    """The calls of a host (server.engine.cluster.host), from afar. Raise HostLost."""
+
+    def about(self) -> Awaitable[bytes]: ...
+    def hello(self, hello: bytes) -> Awaitable[bytes]: ...
+    def tell(self, front: str, told: bytes) -> Awaitable[None]: ...
+    def hear(self, front: str) -> Awaitable[bytes]: ...
+    def bye(self, front: str) -> Awaitable[None]: ...
+
+
+class RemoteMember:
+    """See the module. ``changed`` is called when its state or its room is another."""
+
+    def __init__(
+        self, assignment: Assignment, link: Link, front: Hello, observer: Observer, changed: Callable[[], None]
+    ) -> None:
+        self.slot = assignment.slot
+        self.lines: dict[str, Line] = {}
+        self.account = Account(0)
+        self.state = WorkerState.STARTING
+        self._message = f"{assignment.name} is starting"
+        self._assignment, self._link, self._front = assignment, link, front
+        self._observer, self._changed = observer, changed
+        self._report: Report | None = None
+        self._gone: set[str] = set()  # sessions that are over, though the last report still had them
+        self._outbox: list[Told] = []
+        self._written = asyncio.Event()
+        self._heard = time.monotonic()
+        self._following: asyncio.Task[None] | None = None
+
+    # ---- what the engine asks
+
+    @property
+    def draining(self) -> bool:
+        return self.state in (WorkerState.DRAINING, WorkerState.DRAINED)
+
+    @property
+    def serving(self) -> bool:
+        return self.state in (WorkerState.STARTING, WorkerState.READY, WorkerState.RESTARTING)
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since its last sign of life: the worker's silence, and then the host's."""
+        worker = self._report.status.silent_seconds if self._report is not None else 0.0
+        return worker + time.monotonic() - self._heard
+
+    @property
+    def capacity(self) -> Capacity:
+        return self._report.status.capacity if self._report is not None else Capacity()
+
+    def status(self) -> WorkerStatus:
+        known = self._report.status if self._report is not None else self._unknown()
+        return WorkerStatus(
+            worker=self.slot.worker,
+            device=self.slot.device,
+            state=self.state,
+            message=self._message,
+            sessions=len(self.account),
+            restarts=known.restarts,
+            pid=known.pid,
+            rss_bytes=known.rss_bytes,
+            ready=known.ready,
+            silent_seconds=self.silent_seconds,
+            cache_held_bytes=self.account.held_bytes,
+            cache_room_bytes=self.account.room,
+            capacity=known.capacity,
+        )
+
+    def cache_bytes(self, cache: CacheChoice) -> int:
+        ready = self._report.status.ready if self._report is not None else None
+        return cache_bytes(self._assignment.spec, cache, ready.dtype if ready else WIDEST)
+
+    async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
+        self._gone.discard(order.session)
+        for name in displaced:
+            self._free(name)
+        self.account.hold(order, self.cache_bytes(order.cache))
+        line = self.lines[order.session] = Line(self, order)
+        self._tell(Admit(order=order, displaced=list(displaced)))
+        try:
+            await line.opened
+        except BaseException:
+            await self.release(line.id)
+            raise
+        return line
+
+    async def move(self, session_id: str) -> None:
+        self._tell(Move(session=session_id))
+
+    async def release(self, session_id: str) -> None:
+        """Forget a session here and there; harmless when it is already over."""
+        if self.lines.pop(session_id, None) is not None:
+            self.evict(session_id)
+
+    def evict(self, session_id: str) -> None:
+        """End a session there, whosever it was."""
+        self._tell(Close(session=session_id))
+        self._free(session_id)
+        self._changed()
+
+    async def send(self, message: Message) -> None:
+        if getattr(message, "session", None) in self.lines:
+            self._tell(message)
+
+    def drain(self) -> None:
+        self._tell(Drain())
+        self._become(WorkerState.DRAINING, "")
+
+    async def leave(self) -> None:
+        """Its host ends it, when the sessions of all fronts have gone."""
+
+    async def undrain(self) -> None:
+        self._tell(Undrain())
+        self._become(WorkerState.STARTING if self.state is WorkerState.DRAINED else WorkerState.READY, "")
+
+    # ---- the conversation
+
+    def start(self) -> None:
+        self._following = asyncio.create_task(self._follow(), name=f"{self._assignment.name}")
+
+    async def stop(self, within: float, code: str, reason: str) -> None:
+        """Say good-bye, waiting at most ``within`` seconds for it; the sessions of this front are over."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        self._lose(code, reason)
+        if within > 0 and self._report is not None:
+            with contextlib.suppress(HostLost, TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._link.bye(self._front.front)
+        self._observer.worker_gone(self.slot.worker)
+
+    def _tell(self, message: Told | Message) -> None:
+        self._outbox.append(message)  # type: ignore[arg-type]
+        self._written.set()
+
+    async def _follow(self) -> None:
+        while True:
+            patience = AGAIN
+            try:
+                await self._greet()
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._listen())
+                    both.create_task(self._speak())
+            except* HostMismatch as refused:
+                self._broke(WorkerState.FAILED, str(refused.exceptions[0]))
+                patience = AGAIN_REFUSED
+            except* HostLost as lost:
+                self._broke(WorkerState.RESTARTING, f"{self._assignment.name} was lost ({lost.exceptions[0]})")
+            except* Exception:
+                log.exception("%s cannot be followed", self._assignment.name)
+                self._broke(WorkerState.RESTARTING, "this server made a mistake; its error is in the log")
+            await asyncio.sleep(patience)
+
+    async def _greet(self) -> None:
+        about = decoded_about(await self._within(self._assignment.load_within, self._link.hello(encode(self._front))))
+        if why := mismatch(about, self._front, self._assignment):
+            await self._link.bye(self._front.front)
+            raise HostMismatch(why)
+        self._outbox.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            heard = decode(await self._within(SILENT, self._link.hear(self._front.front)), Heard)
+            self._heard = time.monotonic()
+            for said in heard.said:
+                self._take(said)
+            self._mirror(heard.report)
+
+    async def _speak(self) -> None:
+        while True:
+            await self._written.wait()
+            self._written.clear()
+            told, self._outbox = self._outbox, []
+            await self._within(SILENT, self._link.tell(self._front.front, encode(told)))
+
+    async def _within(self, seconds: float, call: Awaitable[bytes | None]) -> bytes:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call or b""
+        except TimeoutError:
+            raise HostLost(f"no answer for {seconds:g} s") from None
+
+    # ---- what it hears
+
+    def _take(self, said: Said) -> None:
+        line = self.lines.get(said.session)
+        if line is None:
+            return
+        match said:
+            case Opened():
+                line.mime, line.init = said.mime, said.init
+                if not line.opened.done():
+                    line.opened.set_result(None)
+                return
+            case Refused():
+                self._forget(line)
+                return line.opened.set_exception(said.error())
+            case Ended():
+                self._forget(line)
+                if not line.opened.done():
+                    return line.opened.set_exception(PafuError(said.code or "internal_error", said.message))
+            case Fragment():
+                self._observer.made(self.slot.worker, said)
+        line.put(said)
+
+    def _mirror(self, report: Report) -> None:
+        """Become what the host says, but for what is on its way there."""
+        before, self._report = self._report, report
+        own = {name: held for name, held in self.account.held.items() if name in self.lines}
+        self._gone &= report.held.keys()
+        held = {name: held for name, held in report.held.items() if name not in self._gone}
+        self.account = Account(report.most, report.status.cache_room_bytes, held | own)
+        self._observe(before, report)
+        if (self.state, self._message) != (report.status.state, report.status.message) or before != report:
+            self._become(report.status.state, report.status.message)
+
+    def _observe(self, before: Report | None, now: Report) -> None:
+        worker, was = self.slot.worker, before.status if before is not None else None
+        if was is not None and now.status.restarts > was.restarts:
+            self._observer.worker_lost(worker, now.last_death)
+        ready: Ready | None = now.status.ready
+        if ready is not None and (was is None or was.ready != ready):
+            self._observer.worker_ready(worker, ready)
+        if now.beat is not None and (before is None or before.beat != now.beat):
+            self._observer.beat(worker, now.beat)
+
+    def _broke(self, state: WorkerState, message: str) -> None:
+        """The host is not there, so that nothing is known of its worker."""
+        if self._report is not None:
+            log.warning("%s", message)
+            self._observer.worker_gone(self.slot.worker)
+        self._report = None
+        self.account = Account(0)
+        self._lose("worker_failed", message)
+        self._become(state, message)
+
+    def _lose(self, code: str, reason: str) -> None:
+        for name in list(self.lines):
+            self._take(Ended(session=name, chunks=0, reason="failed", code=code, message=reason))
+
+    def _forget(self, line: Line) -> None:
+        self.lines.pop(line.id, None)
+        self._free(line.id)
+        self._changed()
+
+    def _free(self, session: str) -> None:
+        self.account.free(session)
+        self._gone.add(session)
+
+    def _become(self, state: WorkerState, message: str) -> None:
+        self.state, self._message = state, message
+        self._observer.worker_state(self.slot.worker, self.slot.device, state)
+        self._changed()
+
+    def _unknown(self) -> WorkerStatus:
+        return WorkerStatus(
+            worker=self.slot.worker,
+            device=self.slot.device,
+            state=self.state,
+            message=self._message,
+            sessions=0,
+            restarts=0,
+            pid=None,
+            rss_bytes=0,
+            ready=None,
+            silent_seconds=0.0,
+            cache_held_bytes=0,
+            cache_room_bytes=0,
+            capacity=Capacity(),
+        )
+
+
+def decoded_about(data: bytes) -> About:
+    """Raises HostMismatch for what another version says."""
+    try:
+        return decode(data, About)
+    except msgspec.MsgspecError as error:
+        raise HostMismatch(f"the cluster's workers are of another version of Pafu ({error})") from None
+
+
+def mismatch(about: About, front: Hello, assignment: Assignment) -> str:
+    """Why this front cannot use the worker; empty when it can."""
+    other = "give this server another --ray-namespace, or stop the others"
+    if about.version != front.version:
+        return f"the cluster's workers run Pafu {about.version}, this server {front.version}: {other}"
+    try:
+        theirs, ours = decode(bytes(about.assignment), Assignment).configure, assignment.configure
+    except msgspec.MsgspecError as error:
+        return f"the cluster's workers have another Pafu of version {about.version} ({error}): {other}"
+    for name in ("model", "weights", "salience_head", "parts"):
+        if getattr(theirs, name) != getattr(ours, name):
+            said = f"{getattr(theirs, name)!r}, this server was told {getattr(ours, name)!r}"
+            return f"the cluster's workers have the {name.replace('_', ' ')} {said}: {other}"
+    if about.stores not in (None, front.stores):
+        return (
+            f"the cluster's other servers keep sessions and jobs elsewhere ({about.stores}) than this one "
+            f"({front.stores}); give all of them one PAFU_DATABASE and one PAFU_SESSIONS that every machine reaches"
+        )
+    return ""

@@ -1,0 +1,234 @@
+"""Promise: workers of a cluster are shared by all servers; a node, a server or an actor that goes costs a move, a node
+that comes adds places, and what does not fit together is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from server.config import ConfigError, Settings
+from server.config.devices import Slot
+from server.engine.assignment import assign
+from server.engine.cluster import host
+from server.engine.cluster.messages import Admit, Heard, Hello, Told, decode, encode
+from server.engine.cluster.nodes import workers
+from server.ipc.messages import Fragment
+from server.live.resume_point import ResumePoint
+from server.states import WorkerState
+from tests.server.engine.engines import CACHE, PATIENCE, PATTERN, ROOT, order, rest, take
+
+STANDING = {"pictures": 72, "lead_seconds": 0.1}
+
+
+async def until(engine, holds) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await engine.room_changed(0.05)
+
+
+def states(engine) -> list[str]:
+    return [worker.state.value for worker in engine.status().workers]
+
+
+def held(engine) -> list[int]:
+    return [worker.sessions for worker in engine.status().workers]
+
+
+async def two_fronts(start_ray, **settings):
+    """Two servers that know both workers."""
+    fronts = [await start_ray(**settings) for _ in range(2)]
+    for front in fronts:
+        await until(front, lambda front=front: states(front) == ["ready", "ready"])
+    return fronts
+
+
+async def begun(front, name: str):
+    """A session behind its first chunk, whose viewer stands still, and what is needed to go on with it."""
+    line = await front.open(order(name, **STANDING))
+    await line.playhead(0.0)
+    memory = ResumePoint(front.observer.spec, CACHE)
+    memory.add((await take(line, 1))[0])
+    return line, memory
+
+
+async def goes_on(front, name: str, memory) -> None:
+    line = await front.open(order(name, pictures=72, past=memory.past()))
+    assert [event.index for event in await rest(line) if isinstance(event, Fragment)] == [1, 2, 3, 4, 5]
+
+
+async def ending(line):
+    """How a session ends whose viewer stands still."""
+    async with asyncio.timeout(PATIENCE):
+        async for event in line.events():
+            last = event
+    return last
+
+
+async def test_two_servers_see_one_account_and_one_takes_over_what_the_other_had(start_ray) -> None:
+    one, two = await two_fronts(start_ray, max_sessions=2)
+    line, memory = await begun(one, "sess_1")
+    await until(two, lambda: sum(held(two)) == 1)
+    other, _ = await begun(two, "sess_2")
+    await until(one, lambda: sum(held(one)) == 2)
+    assert one.status().cache_held_bytes == 2 * one.cache_bytes(CACHE)
+    await goes_on(two, "sess_1", memory)  # its viewer came to this one
+    assert (await ending(line)).code == "session_elsewhere"
+    assert not one.pool.members[0].lines and not one.pool.members[1].lines
+    await other.close()
+    await until(one, lambda: held(one) == [0, 0])
+
+
+async def test_of_a_server_that_falls_silent_nothing_stays_and_an_actor_that_nobody_needs_ends(monkeypatch) -> None:
+    monkeypatch.setattr(host, "LOOK_SECONDS", 0.05)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    settings, over = Settings(model="test-tiny", device="cpu"), asyncio.Event()
+    assignment = assign(settings, Slot("0", "cpu", 1, 1.0), 1, (sys.executable, str(PATTERN)))
+    hosted = host.Host(encode(assignment), over.set)
+    for front in ("dead", "alive"):
+        await hosted.hello(encode(Hello(front=front, version="1", stores="")))
+    for front in ("dead", "alive"):
+        while decode(await hosted.hear(front), Heard).report.status.state is not WorkerState.READY:
+            pass
+        await hosted.tell(front, encode([Admit(order=order(f"of_{front}", pictures=None), displaced=[])]))
+    monkeypatch.setattr(host, "FRONT_SILENT", 0.2)
+    async with asyncio.timeout(PATIENCE):
+        while set(decode(await hosted.hear("alive"), Heard).report.held) != {"of_alive"}:
+            pass
+        monkeypatch.setattr(host, "ALONE_SECONDS", 0.2)
+        await over.wait()
+    assert hosted._member.state is WorkerState.STOPPED and not hosted._member.lines
+
+
+async def test_a_drain_moves_the_sessions_of_every_server_and_is_taken_back_by_any(start_ray) -> None:
+    one, two = await two_fronts(start_ray)
+    mine, _ = await begun(one, "sess_1")
+    (holder,) = [worker.worker for worker in one.status().workers if worker.sessions]
+    await until(two, lambda: sum(held(two)) == 1)
+    assert two.drain(holder).state is WorkerState.DRAINING
+    ended = await ending(mine)
+    assert (ended.code, "being drained" in ended.message) == ("preempted", True)
+    await until(one, lambda: sorted(states(one)) == ["drained", "ready"])
+    await one.undrain(holder)
+    await until(two, lambda: states(two) == ["ready", "ready"])
+
+
+async def test_a_killed_actor_comes_back_and_its_session_goes_on(start_ray) -> None:
+    (front, _) = await two_fronts(start_ray)
+    line, memory = await begun(front, "sess_1")
+    (holder,) = [worker for worker in front.status().workers if worker.sessions]
+    actor = int(Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(actor, signal.SIGKILL)
+    ended = await ending(line)
+    assert ended.code == "worker_failed" and holder.worker in ended.message
+    await goes_on(front, "sess_1", memory)
+    await until(front, lambda: states(front) == ["ready", "ready"])
+    with pytest.raises(ProcessLookupError):
+        os.kill(holder.pid, 0)  # the worker went with its actor
+
+
+async def test_a_node_that_comes_adds_places_and_one_that_is_killed_costs_a_move(start_ray, ray_cluster) -> None:
+    front = await start_ray(max_sessions=32)
+    await until(front, lambda: states(front) == ["ready", "ready"])
+    first = {worker.worker for worker in front.status().workers}
+    node = ray_cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, node_ip_address="127.0.0.4")
+    await until(front, lambda: states(front) == ["ready"] * 3)
+    (there,) = [member for member in front.pool.members if member.slot.worker not in first]
+    lines = []
+    while not there.lines:
+        lines.append(await begun(front, f"sess_{len(lines)}"))
+    (moved,) = there.lines
+    ray_cluster.remove_node(node, allow_graceful=False)
+    for line, memory in lines:
+        if line.id == moved:
+            assert (await ending(line)).code == "worker_failed"
+            await goes_on(front, line.id, memory)
+        else:
+            *chunks, ended = await rest(line)
+            assert [chunk.index for chunk in chunks] == [1, 2, 3, 4, 5] and ended.reason == "complete"
+    await until(front, lambda: states(front) == ["ready", "ready"])
+
+
+async def test_a_server_of_another_kind_is_told_so_and_disturbs_nobody(start_ray, monkeypatch) -> None:
+    front = await start_ray()
+    await until(front, lambda: states(front) == ["ready", "ready"])
+    others = {
+        "run Pafu 0.1.0, this server 9.9": {"__version__": "9.9"},
+        "have the weights None, this server was told": {"weights": "/srv/other"},
+    }
+    for said, difference in others.items():
+        with monkeypatch.context() as patch:
+            if "__version__" in difference:
+                patch.setattr("server.engine.cluster.engine.__version__", difference.pop("__version__"))
+            stranger = await start_ray(**difference)
+        await until(stranger, lambda stranger=stranger: states(stranger) == ["failed", "failed"])
+        assert said in stranger.status().message and "--ray-namespace" in stranger.status().message
+        await stranger.stop(0.0)
+    *chunks, ended = await rest(await front.open(order()))
+    assert ended.reason == "complete" and len(chunks) == 3
+
+
+async def test_a_node_without_weights_is_named(start_ray) -> None:
+    front = await start_ray(weights="/srv/nowhere")
+    await front.settled()
+    assert states(front) == ["failed", "failed"]
+    assert "/srv/nowhere: dit.safetensors is missing" in front.status().message
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nowhere", "'nowhere' is no address of a Ray cluster"),
+        ("10.0.0.1:port", "give host:port"),
+        ("free", "there is no Ray cluster at"),
+    ],
+)
+def test_an_address_without_a_cluster_is_named(tmp_path, address, said) -> None:
+    pytest.importorskip("ray")
+    from server.engine.cluster.join import join
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}" if address == "free" else address
+    with pytest.raises(ConfigError, match=said) as refused:
+        join(Settings(model="test-tiny", engine="ray", ray_address=address, data_dir=tmp_path))
+    assert refused.value.fields == ("ray_address",) and "\n" not in str(refused.value)
+
+
+# ---- which workers a cluster has
+
+
+def node(name: str, alive: bool = True, **resources: float):
+    return {"NodeID": name * 32, "Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("device", "found"),
+    [
+        ("auto", {"aaaaaaaa-0": "cuda:0", "aaaaaaaa-1": "cuda:0"}),
+        ("cuda", {"aaaaaaaa-0": "cuda:0", "aaaaaaaa-1": "cuda:0"}),
+        ("cpu", {"aaaaaaaa-0": "cpu", "bbbbbbbb-0": "cpu"}),
+        ("cuda:3", {}),
+    ],
+)
+def test_each_device_of_each_living_node_has_a_worker(device, found) -> None:
+    nodes = [node("a", GPU=2.0, CPU=8.0), node("b", CPU=4.0), node("c", alive=False, GPU=8.0, CPU=8.0), node("d")]
+    wanted = workers(nodes, (device,), 0)
+    assert {name: slot.device for name, (_, slot) in wanted.items()} == found
+
+
+def test_where_no_node_has_a_gpu_auto_means_the_cpu() -> None:
+    assert workers([node("b", CPU=4.0), node("d")], ("auto",), 0) == {
+        "bbbbbbbb-0": ("b" * 32, Slot("bbbbbbbb-0", "cpu", 4, 1.0))
+    }
+
+
+def test_what_crosses_is_bytes_of_known_structs() -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        decode(encode([{"type": "configure"}]), list[Told])
