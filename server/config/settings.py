@@ -114,6 +114,10 @@ class Settings(BaseSettings):
     database: str | None = Field(
         default=None, description="jobs: postgresql://... or sqlite:////path; default: jobs.sqlite in the data folder"
     )
+    sessions: str | None = Field(
+        default=None,
+        description="live sessions, where several servers go on with them: a folder or an fsspec URL; default: here",
+    )
     videos: str | None = Field(
         default=None,
         description="finished videos: a folder or an fsspec URL (s3://bucket/videos); default: data folder",

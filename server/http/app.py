@@ -26,6 +26,7 @@ from server.http.proxies import Proxies
 from server.http.replies import add_error_handlers, error_reply
 from server.http.timed import Timed
 from server.jobs import routes as job_routes
+from server.jobs.database import shelf_for
 from server.jobs.video_service import VideoService
 from server.live import session_info
 from server.live.connection import ViewerConnection
@@ -45,7 +46,7 @@ class Front:
         self.engine = engine
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = settings.spec
-        self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits)
+        self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits, shelf_for(settings))
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
         self.gallery = gallery_routes.GalleryService(settings, self.spec, engine)
@@ -191,11 +192,11 @@ def _add_sessions(app: FastAPI, front: Front) -> None:
 
     @app.get("/v1/sessions/{session_id}")
     async def inspect_session(request: Request, session_id: str) -> session_info.Session:
-        return front.sessions.describe(front.sessions.find(session_id, caller_of(request)))
+        return front.sessions.describe(await front.sessions.find(session_id, caller_of(request)))
 
     @app.delete("/v1/sessions/{session_id}")
     async def stop_session(request: Request, session_id: str) -> session_info.SessionDeleted:
-        await front.sessions.find(session_id, caller_of(request)).stop()
+        await (await front.sessions.find(session_id, caller_of(request))).stop()
         return session_info.SessionDeleted(id=session_id)
 
     @app.get(LIVE, include_in_schema=False)

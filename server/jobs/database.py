@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from server.config import ConfigError, Settings
 from server.jobs.errors import StoreError, StoreUnavailable
 from server.jobs.files import Files, FilesError, FilesUnavailable, open_files
+from server.live.shared import Shelf
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore
@@ -38,6 +39,17 @@ def check(settings: Settings) -> str:
     except (FilesError, FilesUnavailable) as error:
         raise ConfigError(f"videos cannot be kept: {error}; see PAFU_VIDEOS and PAFU_DATA_DIR", "videos") from None
     return f"{make_url(url).render_as_string(hide_password=True)}; videos in {settings.videos or settings.data_dir}"
+
+
+def shelf_for(settings: Settings) -> Shelf | None:
+    """Where live sessions are kept for all servers, if the settings name a place. Opened at first use."""
+    if settings.sessions is None:
+        return None
+    from server.jobs.claims import Claims
+    from server.jobs.connections import Connections, database_url
+
+    files = open_files(settings.sessions, settings.data_dir, "sessions")
+    return Shelf(files, Claims(lambda: Connections(database_url(settings.database, settings.data_dir))))
 
 
 class Database:

@@ -6,6 +6,7 @@ uses a temporary name, flushes to disk, renames, and only then returns. Object s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -43,6 +44,12 @@ class Files(Protocol):
         """The bytes from ``start`` up to ``stop``, piece by piece."""
 
     def size(self, name: str) -> int: ...
+    def names(self, folder: str) -> list[str]:
+        """What lies in the folder, without its name; nothing there is no error."""
+
+    def remove(self, name: str) -> None:
+        """Nothing there is no error."""
+
     def copy(self, source: str, target: str) -> None: ...
     def remove_folder(self, folder: str) -> None:
         """Everything of one job; nothing there is no error."""
@@ -54,17 +61,17 @@ class Files(Protocol):
         """Folders that nobody has written to for so many seconds, as far as the store can tell."""
 
 
-def open_files(url: str | None, data_dir: Path) -> Files:
+def open_files(url: str | None, data_dir: Path, what: str = "videos") -> Files:
     """The store that a setting names. Raises FilesError or FilesUnavailable."""
     if not url:
-        return LocalFiles(data_dir / "videos")
+        return LocalFiles(data_dir / what)
     if any(part == "memory" or part.startswith("memory:") for part in url.split("::")):
-        raise FilesError(f"videos cannot be kept at {url}: memory ends with its process; give a folder or a store")
+        raise FilesError(f"{what} cannot be kept at {url}: memory ends with its process; give a folder or a store")
     parts = urlsplit(url)
     if "::" in url or parts.scheme not in ("", "file"):
         return RemoteFiles(url)
     if parts.scheme and (parts.netloc not in ("", "localhost") or not parts.path):
-        raise FilesError(f"videos cannot be kept at {url}: a folder's URL has three slashes, as in file:///srv/videos")
+        raise FilesError(f"{what} cannot be kept at {url}: a folder's URL has three slashes, as in file:///srv/videos")
     return LocalFiles(Path(parts.path if parts.scheme else url))
 
 
@@ -103,6 +110,21 @@ class LocalFiles:
     def size(self, name: str) -> int:
         with _named(f"{name} cannot be read"):
             return self.path(name).stat().st_size
+
+    def names(self, folder: str) -> list[str]:
+        with _named(f"{folder} cannot be listed"):
+            try:
+                return os.listdir(self.path(folder))
+            except FileNotFoundError:
+                return []
+
+    def remove(self, name: str) -> None:
+        path = self.path(name)
+        with _named(f"{name} cannot be removed"):
+            path.unlink(missing_ok=True)
+            if path.parent != self._root:
+                with contextlib.suppress(OSError):  # not empty
+                    path.parent.rmdir()
 
     def copy(self, source: str, target: str) -> None:
         self.write(target, self.read(source))
@@ -161,6 +183,18 @@ class RemoteFiles:
     def size(self, name: str) -> int:
         with _named(f"{name} cannot be read"):
             return int(self._fs.info(self._path(name))["size"])
+
+    def names(self, folder: str) -> list[str]:
+        with _named(f"{folder} cannot be listed"):
+            try:
+                self._fs.invalidate_cache(self._path(folder))  # another server may have written meanwhile
+                return [path.rpartition("/")[2] for path in self._fs.ls(self._path(folder), detail=False)]
+            except FileNotFoundError:
+                return []
+
+    def remove(self, name: str) -> None:
+        with _named(f"{name} cannot be removed"), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
 
     def copy(self, source: str, target: str) -> None:
         self.write(target, self.read(source))

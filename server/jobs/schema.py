@@ -33,7 +33,9 @@ from server.jobs.errors import StoreError
 
 log = logging.getLogger("pafu.jobs")
 FIRST = 1  # the schema that MIGRATIONS begin with
-MIGRATIONS: Sequence[Sequence[str]] = ()  # for each step the statements of it, in order
+MIGRATIONS: Sequence[Sequence[str]] = (  # for each step the statements of it, in order
+    ("CREATE TABLE pafu_sessions (id VARCHAR(64) PRIMARY KEY, fence INTEGER NOT NULL, used_at FLOAT NOT NULL)",),
+)
 
 Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
 metadata = MetaData()
@@ -72,6 +74,13 @@ chunks = Table(
     Column("media", Text, nullable=False),
     Column("past", Text, nullable=False),
     PrimaryKeyConstraint("job", "number"),
+)
+sessions = Table(
+    "pafu_sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("fence", Integer, nullable=False),
+    Column("used_at", Float, nullable=False),
 )
 
 

@@ -1,4 +1,5 @@
-"""Sessions on disk: each one's journal (server.live.journal) and, of a parked one, the worker's snapshot.
+"""Sessions on disk: each one's journal (server.live.journal, or server.live.shared where all servers of several reach
+it) and, of a parked one, the worker's snapshot.
 
 They survive the server, so that a viewer can resume after a restart or a kill. Paths are built from
 ids that the server made, never from what a client sends.
@@ -11,6 +12,7 @@ import hashlib
 import logging
 import re
 import time
+import zlib
 from collections.abc import Callable, Container
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +21,15 @@ import msgspec
 
 from server.access.limits import ANONYMOUS
 from server.ipc.messages import Fragment, Interact, Open, Past
-from server.live.journal import Entry, Journal, JournalFile, SessionInUse
+from server.live.journal import Entry, Journal, JournalFile, JournalStore, SessionInUse
+from server.live.shared import Shelf
 from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu.archive")
 
 SESSION_ID = re.compile(r"sess_[0-9a-f]{16}")
 FORMAT = 3
+SHARED_WRITERS = 16  # an object store takes its time for each, so sessions do not wait for one another
 QUIET = 30.0  # seconds without a failure after which the folder counts as good again
 
 
@@ -51,25 +55,32 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     caller: str = ANONYMOUS.name  # whose session it is
 
 
+class JournalUnavailable(Exception):
+    """Whether the session exists cannot be said now."""
+
+
 class Left(msgspec.Struct, frozen=True):
     """What a server left of a session: its record, the log after it, and the file, which is now locked by us."""
 
     record: Record
     entries: list[Entry]
-    file: JournalFile
+    file: JournalStore
 
 
 class Archive:
-    """The folder of sessions that may outlive this server. If it cannot be written, streams go on without it."""
+    """The sessions that may outlive this server, in a folder or on a shelf that other servers reach; snapshots are in
+    the folder. If it cannot be written, streams go on without it."""
 
-    def __init__(self, folder: Path, keep: float, observer: Observer) -> None:
+    def __init__(self, folder: Path, keep: float, observer: Observer, shelf: Shelf | None = None) -> None:
         self._folder = folder
+        self.shelf = shelf
         self._keep = keep
         self._observer = observer
         self._record = msgspec.msgpack.Decoder(Record)
         self._entry: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
         self._failed_at: float | None = None  # monotonic; None while all is well
-        self.writer: Executor = ThreadPoolExecutor(1, "journal")
+        threads = 1 if shelf is None else SHARED_WRITERS
+        self._writers: list[Executor] = [ThreadPoolExecutor(1, f"journal-{number}") for number in range(threads)]
 
     def prepare(self, in_use: Container[str]) -> None:
         """Make the folder, readable by its owner only, and delete the files of sessions that have expired.
@@ -86,34 +97,58 @@ class Archive:
         except OSError as error:
             self.failed(error)
 
+    def sweep(self, in_use: Container[str]) -> None:
+        """Remove from the shelf what has expired. May take long."""
+        try:
+            if self.shelf is not None:
+                self.shelf.sweep(self._keep, in_use)
+        except OSError as error:
+            self.failed(error)
+
     def snapshot(self, session: str) -> Path:
         """Where the worker writes the session's state."""
         return self._path(session, "safetensors")
 
-    def journal(self, session: str, record: Callable[[], Record], file: JournalFile | None = None) -> Journal:
+    def journal(self, session: str, record: Callable[[], Record], file: JournalStore | None = None) -> Journal:
         """The session's journal: in the ``file`` that it was found in, or in a new one."""
         if self._keep:
-            file = file or JournalFile(self._path(session, "session"))
-        return Journal(file, self, record)
+            file = file or self._file(session)
+        writer = self._writers[zlib.crc32(session.encode()) % len(self._writers)]
+        return Journal(file, self, writer, record)
 
-    def load(self, session: str) -> Left | None:
-        """What an earlier server left of the session, now locked by us; None when there is nothing readable. Raises
-        SessionInUse."""
+    def load(self, session: str, may: Callable[[Record], None]) -> Left | None:
+        """What an earlier server left of the session, now ours; None when there is nothing readable.
+
+        ``may`` raises what speaks against that. Raises SessionInUse, and JournalUnavailable when the shelf does not
+        answer.
+        """
         if not SESSION_ID.fullmatch(session):
             return None
-        path = self._path(session, "session")
-        file = JournalFile(path)
+        file = self._file(session)
         try:
-            if self._is_old(path):
+            used = file.used()
+            if used is None or time.time() - used > self._keep or (record := self._readable(file.peek())) is None:
                 return None
+            may(record)
             parts = file.claim()
-            if parts and (record := self._record.decode(parts[0])).format == FORMAT:
+            if parts and (record := self._readable(parts[0])) is not None:
                 return Left(record, [self._entry.decode(part) for part in parts[1:]], file)
+        except FileNotFoundError:
+            pass
         except (OSError, msgspec.MsgspecError) as error:
-            if not isinstance(error, FileNotFoundError):
-                log.warning("the record of %s cannot be read: %s", session, error)
+            if self.shelf is not None and isinstance(error, OSError):
+                raise JournalUnavailable(str(error)) from error
+            log.warning("the record of %s cannot be read: %s", session, error)
         file.close()
         return None
+
+    def _file(self, session: str) -> JournalStore:
+        return JournalFile(self._path(session, "session")) if self.shelf is None else self.shelf.journal(session)
+
+    def _readable(self, body: bytes | None) -> Record | None:
+        """None for one of another format."""
+        record = None if body is None else self._record.decode(body)
+        return record if record is not None and record.format == FORMAT else None
 
     def drop_snapshot(self, session: str) -> None:
         """Delete the snapshot: it is older than the record."""

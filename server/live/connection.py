@@ -155,11 +155,11 @@ class ViewerConnection:
                 return Admitted(session, await session.own(first.format), token, first)
             case client_messages.SessionResume():
                 name, token, last = client_messages.check_resume(first)
-                session = self._sessions.resume(name, token, self.caller)
+                session = await self._sessions.resume(name, token, self.caller)
                 format = client_messages.check_format(first.format or "m4s")
                 return Admitted(session, await session.own(format, last), token, first)
             case client_messages.SessionWatch():
-                session = self._sessions.find(first.session_id, self.caller)
+                session = await self._sessions.find(first.session_id, self.caller)
                 return Admitted(session, await session.watch(client_messages.check_format(first.format)), None, first)
 
     def _known_changes(self, start: client_messages.SessionStart) -> list[Interact]:

@@ -55,8 +55,28 @@ def parts_of(data: bytes) -> Iterator[tuple[bytes, int]]:
         yield body, begin
 
 
+class JournalStore(Protocol):
+    """What a journal is written to: a file here, or objects that other servers reach (server.live.shared)."""
+
+    @property
+    def good(self) -> bool: ...
+    @property
+    def long(self) -> bool: ...
+    @property
+    def ours(self) -> bool: ...
+    def begin(self, record: msgspec.Struct) -> None: ...
+    def append(self, entry: Entry) -> None: ...
+    def sync(self) -> None: ...
+    def peek(self) -> bytes | None: ...
+    def claim(self) -> list[bytes]: ...
+    def used(self) -> float | None: ...
+    def close(self) -> None: ...
+    def drop(self) -> None: ...
+    def touch(self) -> None: ...
+
+
 class JournalFile:
-    """The file itself. Blocking; used by one thread at a time. All methods raise OSError."""
+    """A file. Blocking; used by one thread at a time. All methods raise OSError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,6 +88,8 @@ class JournalFile:
     def good(self) -> bool:
         """It is open, and all that was appended is in it."""
         return self._handle is not None
+
+    ours = True  # while we hold its lock
 
     @property
     def long(self) -> bool:
@@ -102,6 +124,17 @@ class JournalFile:
         """Flush to disk what was appended."""
         if self._handle is not None:
             os.fdatasync(self._handle)
+
+    def used(self) -> float | None:
+        """When it was written to last (wall clock); None when there is no file."""
+        try:
+            return self._path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def peek(self) -> bytes | None:
+        """The record, whoever has the file."""
+        return next((body for body, _ in parts_of(self._path.read_bytes())), None)
 
     def claim(self) -> list[bytes]:
         """Lock the file that an earlier server left; its whole parts. Raises SessionInUse, or FileNotFoundError."""
@@ -142,9 +175,7 @@ class JournalFile:
 
 
 class JournalHost(Protocol):
-    """Where journals are kept: the thread that writes them, and who is told of success and failure."""
-
-    writer: Executor
+    """Who is told of success and failure."""
 
     def wrote(self) -> None: ...
     def failed(self, error: BaseException) -> None: ...
@@ -155,12 +186,18 @@ class Journal:
     the session loses its journal and nothing else.
     """
 
-    def __init__(self, file: JournalFile | None, host: JournalHost, record: Callable[[], msgspec.Struct]) -> None:
-        """Without a ``file`` nothing is written. ``record`` returns the session as it stands."""
-        self._file, self._host, self._record = file, host, record
+    def __init__(
+        self, file: JournalStore | None, host: JournalHost, writer: Executor, record: Callable[[], msgspec.Struct]
+    ) -> None:
+        """Without a ``file`` nothing is written. ``writer`` has one thread; ``record`` returns the session as it is."""
+        self._file, self._host, self._writer, self._record = file, host, writer, record
         self._begun = file is not None and file.good
         self._owed: set[asyncio.Future[None]] = set()
         self._try_again = 0.0  # monotonic
+
+    def taken_over(self) -> bool:
+        """Whether another server has the session. Blocking. Raises OSError."""
+        return self._file is not None and not self._file.ours
 
     async def begin(self) -> None:
         """Write a new record."""
@@ -196,7 +233,7 @@ class Journal:
         if file is not None:
             await _wait(self._submit(file.close if keep else file.drop))
 
-    def _ready(self, file: JournalFile) -> bool:
+    def _ready(self, file: JournalStore) -> bool:
         """Whether there is a file to append to; after a failure, a new one is begun once TRY_AGAIN has passed."""
         if len(self._owed) > MOST_OWED and self._begun:
             self._submit(file.drop)
@@ -205,12 +242,12 @@ class Journal:
             self._begin(file)
         return self._begun
 
-    def _begin(self, file: JournalFile) -> asyncio.Future[None]:
+    def _begin(self, file: JournalStore) -> asyncio.Future[None]:
         self._begun = True
         return self._submit(file.begin, self._record())
 
     def _submit(self, work: Callable[..., None], *given: Any) -> asyncio.Future[None]:
-        future = asyncio.get_running_loop().run_in_executor(self._host.writer, work, *given)
+        future = asyncio.get_running_loop().run_in_executor(self._writer, work, *given)
         self._owed.add(future)
         future.add_done_callback(self._done)
         return future

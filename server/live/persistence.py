@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from server.live.archive import Archive, Record
-from server.live.journal import Entry, JournalFile
+from server.live.journal import Entry, JournalStore
 
 
 class Persistence:
     """One session's files."""
 
     def __init__(
-        self, session_id: str, archive: Archive, record: Callable[[bool], Record], file: JournalFile | None = None
+        self, session_id: str, archive: Archive, record: Callable[[bool], Record], file: JournalStore | None = None
     ) -> None:
         """``record(parked)`` gives the session as it stands; ``file``: the journal that it was found in."""
         self._id, self._archive = session_id, archive
@@ -34,6 +35,12 @@ class Persistence:
         """The session goes on from its state: what is on disk is of the past."""
         self.snapshot = None
         self._archive.drop_snapshot(self._id)
+
+    def taken_over(self) -> bool:
+        """Whether another server goes on with the session, as far as can be said. Blocking."""
+        with contextlib.suppress(OSError):
+            return self._journal.taken_over()
+        return False
 
     async def begin(self) -> None:
         """Write down the session as it stands."""

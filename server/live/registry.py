@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from model.spec import ModelSpec
 from server.access.limits import Caller, Hold, Limits
@@ -16,11 +17,12 @@ from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
 from server.ipc.messages import Open
-from server.live.archive import Archive, hashed
+from server.live.archive import Archive, JournalUnavailable, Record, hashed
 from server.live.journal import SessionInUse
-from server.live.session import LiveSession, new_token
+from server.live.session import LiveSession, check_token, new_token
 from server.live.session_info import Session, describe
 from server.live.session_state import SessionState
+from server.live.shared import Shelf
 from server.live.waiting_room import WaitingRoom
 from server.states import SessionStatus
 
@@ -28,9 +30,13 @@ from server.states import SessionStatus
 class SessionRegistry:
     """The live sessions by id."""
 
-    def __init__(self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits, shelf: Shelf | None = None
+    ) -> None:
+        """``shelf``: where other servers reach the sessions too."""
         self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
-        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer)
+        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer, shelf)
+        self._finding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._next_sweep = 0.0  # monotonic
         self._live: dict[str, LiveSession] = {}
         self.waiting_room = WaitingRoom(engine, settings, self._make_room)
@@ -55,34 +61,52 @@ class SessionRegistry:
         """The caller's own."""
         return [session for session in self if session.caller == caller.name]
 
-    def find(self, session_id: str, caller: Caller) -> LiveSession:
+    async def find(self, session_id: str, caller: Caller) -> LiveSession:
         """The caller's session with this id, if need be as an earlier server left it on disk.
 
-        Raises PafuError unknown_session, for another's as for none; session_elsewhere; session_limit.
+        Raises PafuError unknown_session, for another's as for none; session_elsewhere; session_limit;
+        storage_unavailable.
         """
-        found = self._live.get(session_id) or self._left_behind(session_id, caller)
-        if found is not None and found.caller == caller.name:
-            return found
-        reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
-        raise PafuError("unknown_session", reason, "session_id")
+        return await self._found(session_id, caller, None)
 
-    def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
+    async def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
         """A session whose owner comes back. Raises PafuError as ``find``, and wrong_token."""
-        session = self.find(session_id, caller)
+        session = await self._found(session_id, caller, token)
         session.check_token(token)
         return session
 
-    def _left_behind(self, session_id: str, caller: Caller) -> LiveSession | None:
+    async def _found(self, session_id: str, caller: Caller, token: str | None) -> LiveSession:
+        lock = self._finding.setdefault(session_id, asyncio.Lock())
+        async with lock:
+            found = self._live.get(session_id)
+            if found is not None and token is not None and await asyncio.to_thread(found.taken_over):
+                found.expire()  # its viewer was with another server meanwhile
+                found = None
+            found = found or await self._left_behind(session_id, caller, token)
+        if found is not None and found.caller == caller.name:
+            return found
+        raise unknown(session_id)
+
+    async def _left_behind(self, session_id: str, caller: Caller, token: str | None) -> LiveSession | None:
         """The caller's session as an earlier server left it; from now on it waits here for its viewer."""
+
+        def may(record: Record) -> None:
+            if record.caller != caller.name:
+                raise unknown(session_id)
+            if token is not None:
+                check_token(token, record.token)
+            elif self._archive.shelf is not None:  # only who has its token knows that no other server streams it
+                raise PafuError("session_elsewhere", "the session is with another server; resume it", "session_id")
+
         try:
-            left = self._archive.load(session_id)
+            left = await asyncio.to_thread(self._archive.load, session_id, may)
         except SessionInUse:
             reason = "another server on this data folder has the session; come again when it has let it go"
             raise PafuError("session_elsewhere", reason, "session_id", retry_after=1.0) from None
+        except JournalUnavailable as error:
+            reason = f"sessions cannot be looked up now ({error}); try again"
+            raise PafuError("storage_unavailable", reason, "session_id", retry_after=1.0) from None
         if left is None:
-            return None
-        if left.record.caller != caller.name:
-            left.file.close()
             return None
         try:
             counted = self._limits.hold_session(caller)
@@ -128,6 +152,8 @@ class SessionRegistry:
         if keep and now >= self._next_sweep:
             self._next_sweep = now + keep
             self._archive.prepare(in_use=self._live)
+            if self._archive.shelf is not None:
+                asyncio.get_running_loop().run_in_executor(None, self._archive.sweep, self._live)
 
     def _begin(self, session: LiveSession, counted: Hold) -> None:
         self._live[session.id] = session
@@ -164,3 +190,9 @@ class SessionRegistry:
         longest = min(idle, key=lambda session: session.idle_since)
         await (longest.park() if to_disk else longest.stop())
         return not longest.on_device
+
+
+def unknown(session_id: str) -> PafuError:
+    """For another's session as for none."""
+    reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
+    return PafuError("unknown_session", reason, "session_id")

@@ -17,7 +17,7 @@ from server.errors import PafuError
 from server.ipc.messages import Fragment, Interact, Open
 from server.live.archive import Archive, Left, hashed
 from server.live.audience import Notice, Subscriber
-from server.live.journal import JournalFile
+from server.live.journal import JournalStore
 from server.live.life import Life, Phase
 from server.live.persistence import Persistence
 from server.live.session_state import SessionState
@@ -37,7 +37,7 @@ class LiveSession:
         waiting_room: WaitingRoom,
         archive: Archive,
         settings: Settings,
-        file: JournalFile | None = None,
+        file: JournalStore | None = None,
     ) -> None:
         """``file``: the journal that the session was found in."""
         self._state, self._audience, self._settings = state, state.audience, settings
@@ -164,8 +164,11 @@ class LiveSession:
 
     def check_token(self, token: str) -> None:
         """Raises PafuError wrong_token."""
-        if not hmac.compare_digest(hashed(token), self._state.token):
-            raise PafuError("wrong_token", "this is not the session's resume token", "token")
+        check_token(token, self._state.token)
+
+    def taken_over(self) -> bool:
+        """Whether another server goes on with it. Blocking."""
+        return self._files.taken_over()
 
     # ---- what viewers do
 
@@ -254,6 +257,12 @@ class LiveSession:
     async def outlive(self) -> None:
         """The server stops: leave the session on disk so that it can be resumed from another, and end it here."""
         await self._life.outlive()
+
+
+def check_token(token: str, hash: bytes) -> None:
+    """Raises PafuError wrong_token."""
+    if not hmac.compare_digest(hashed(token), hash):
+        raise PafuError("wrong_token", "this is not the session's resume token", "token")
 
 
 def new_token() -> str:

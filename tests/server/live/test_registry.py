@@ -218,7 +218,8 @@ async def test_a_snapshot_without_its_record_is_not_mistaken_for_it(serve, viewe
     (session,) = server.front.sessions
     await status_becomes(server, "suspended")
     record = (tmp_path / "data" / "sessions" / f"{session.id}.session").read_bytes()
-    await server.front.sessions.resume(session.id, resume_message(first)["token"], ANONYMOUS).own("m4s", 1)
+    again = await server.front.sessions.resume(session.id, resume_message(first)["token"], ANONYMOUS)
+    await again.own("m4s", 1)
     async with asyncio.timeout(PATIENCE):
         while session.next_index < 4:
             await asyncio.sleep(0.01)
