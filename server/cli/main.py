@@ -103,17 +103,18 @@ def serve(
     from server.engine.choice import engine_for
     from server.http.doors import raise_file_limit
     from server.http.listener import listen
+    from server.jobs.database import stores
     from server.telemetry.traces import traces_for
 
     raise_file_limit()
     try:
         traces = traces_for(settings)
         check_data_dir(settings.data_dir)
-        if settings.database is not None or settings.videos is not None:  # the default place costs no look
+        if any((settings.database, settings.videos, settings.sessions)):  # the default place costs no look
             from server.jobs.database import check
 
             check(settings)
-        chosen = engine_for(settings)
+        chosen = engine_for(settings, lambda: stores(settings))
         guarded = Keyring(settings).required or settings.allow_anonymous
         sock = listen(settings.host, settings.port, guarded=guarded)
         metrics_sock = None

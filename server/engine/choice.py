@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 from server.config import ConfigError, Settings
 from server.engine.admission import check_room
@@ -11,8 +12,9 @@ from server.engine.local import LocalEngine
 from server.engine.slots import slots_for
 
 
-def engine_for(settings: Settings) -> Engine:
-    """The engine, not yet started; a cluster is joined. Raises ConfigError: no such device here, no such cluster."""
+def engine_for(settings: Settings, stores: Callable[[], dict[str, tuple[str, str]]]) -> Engine:
+    """The engine, not yet started; a cluster is joined. ``stores`` tells where this server keeps jobs and sessions.
+    Raises ConfigError: no such device here, no such cluster, or one whose servers keep them elsewhere."""
     if settings.engine == "local":
         slots = slots_for(settings)
         check_room(settings, len(slots))
@@ -23,4 +25,6 @@ def engine_for(settings: Settings) -> Engine:
     from server.engine.cluster.join import join
 
     join(settings)
-    return ClusterEngine(settings)
+    engine = ClusterEngine(settings, stores=stores())
+    engine.check_others()
+    return engine

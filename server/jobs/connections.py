@@ -51,10 +51,16 @@ class Connections:
             with connection.execution_options(pafu_writes=True).begin():
                 yield connection
 
-    def _create_tables(self) -> None:
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A transaction beside which no other server has one of this kind. Raises StoreUnavailable."""
         with self.write() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+            yield connection
+
+    def _create_tables(self) -> None:
+        with self.alone() as connection:
             schema.prepare(connection)
 
 

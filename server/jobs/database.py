@@ -30,15 +30,26 @@ def check(settings: Settings) -> str:
     url = database_url(settings.database, settings.data_dir)
     try:
         JobStore(url).close()
-        open_files(settings.videos, settings.data_dir)
     except (StoreError, StoreUnavailable) as error:
         reason = " ".join(str(error).split())  # database drivers explain themselves in several lines
         raise ConfigError(
             f"the job store cannot be reached: {reason}; see PAFU_DATABASE and PAFU_DATA_DIR", "database"
         ) from None
-    except (FilesError, FilesUnavailable) as error:
-        raise ConfigError(f"videos cannot be kept: {error}; see PAFU_VIDEOS and PAFU_DATA_DIR", "videos") from None
+    for what, given in (("videos", settings.videos), ("sessions", settings.sessions)):
+        try:
+            open_files(given, settings.data_dir, what)
+        except (FilesError, FilesUnavailable) as error:
+            reason = f"{what} cannot be kept: {error}; see PAFU_{what.upper()} and PAFU_DATA_DIR"
+            raise ConfigError(reason, what) from None
     return f"{make_url(url).render_as_string(hide_password=True)}; videos in {settings.videos or settings.data_dir}"
+
+
+def stores(settings: Settings) -> dict[str, tuple[str, str]]:
+    """By the setting's name: the id of a store, and where it is. Raises ConfigError."""
+    from server.jobs import identity
+
+    check(settings)
+    return identity.stores(settings)
 
 
 def shelf_for(settings: Settings) -> Shelf | None:

@@ -33,6 +33,10 @@ class FilesUnavailable(OSError):
         self.full = full
 
 
+class FileMissing(FilesUnavailable, FileNotFoundError):
+    """There is no file of this name."""
+
+
 class Files(Protocol):
     """Durable files by name. Everything blocks and is called from threads; failures are FilesUnavailable."""
 
@@ -227,6 +231,8 @@ class _named:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise FileMissing(f"{self._what}: there is no such file") from error
         if isinstance(error, OSError) and not isinstance(error, FilesUnavailable):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise FilesUnavailable(f"{self._what}: {error.strerror or error}", full) from error

@@ -8,6 +8,7 @@ fronts. A node that joins adds places; what a node held that is gone costs its s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -19,15 +20,15 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from server import __version__
-from server.config import Settings, devices
+from server.config import ConfigError, Settings, devices
 from server.config.devices import Slot
 from server.engine.admission import WIDEST, cache_bytes
 from server.engine.assignment import Assignment, assign
 from server.engine.cluster.host import Host
 from server.engine.cluster.join import first_line
-from server.engine.cluster.messages import Hello, encode
+from server.engine.cluster.messages import Hello, Stores, encode
 from server.engine.cluster.nodes import workers
-from server.engine.cluster.remote import HostLost, RemoteMember
+from server.engine.cluster.remote import HostLost, RemoteMember, decoded_about, mismatch
 from server.engine.interface import EngineSession
 from server.engine.pool import Pool
 from server.engine.pooled import SHUT_DOWN, PooledEngine
@@ -39,6 +40,7 @@ from server.states import EngineState
 log = logging.getLogger("pafu.engine")
 
 LOOK_SECONDS = 1.0  # how often the nodes of the cluster are looked at
+ABOUT_WITHIN = 20.0
 MOST_CALLS = 1000  # of fronts at once on one actor
 
 
@@ -104,15 +106,29 @@ class ClusterEngine(PooledEngine):
 
     grows = True
 
-    def __init__(self, settings: Settings, command: Sequence[str] = WORKER_COMMAND, stores: str = "") -> None:
+    def __init__(
+        self, settings: Settings, command: Sequence[str] = WORKER_COMMAND, stores: Stores | None = None
+    ) -> None:
         super().__init__(settings.spec, Pool([], settings.max_sessions))
         self._settings, self._command = settings, tuple(command)
         self._parts = devices.parse(settings.device)
-        self._hello = Hello(front=f"front_{secrets.token_hex(8)}", version=__version__, stores=stores)
+        self._hello = Hello(front=f"front_{secrets.token_hex(8)}", version=__version__, stores=stores or {})
         self._members: dict[str, RemoteMember] = {}
         self._looking: asyncio.Task[None] | None = None
         self._trouble = "no node of the Ray cluster has a device for a worker"
         self._note_change()
+
+    def check_others(self) -> None:
+        """Raises ConfigError when workers are there already, of servers that this one does not go with."""
+        ours = assign(self._settings, Slot("", "cpu", 1, 1.0), 1, self._command)
+        named = ray.util.list_named_actors(all_namespaces=True)
+        names = [actor["name"] for actor in named if actor["namespace"] == self._settings.ray_namespace]
+        asked = [ray.get_actor(name, self._settings.ray_namespace).about.remote() for name in names]
+        told, _ = ray.wait(asked, num_returns=len(asked), timeout=ABOUT_WITHIN) if asked else ([], [])
+        for about in told:
+            with contextlib.suppress(RayError):  # one that ends just now
+                if why := mismatch(decoded_about(ray.get(about)), self._hello, ours):
+                    raise ConfigError(why, "engine")
 
     async def start(self) -> None:
         await self._look()

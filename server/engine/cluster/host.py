@@ -25,6 +25,7 @@ from server.engine.cluster.messages import (
     Refused,
     Report,
     Said,
+    Stores,
     Told,
     Undrain,
     decode,
@@ -46,7 +47,7 @@ LOOK_SECONDS = 1.0
 class Front:
     """What waits for one front to ask."""
 
-    def __init__(self, stores: str) -> None:
+    def __init__(self, stores: Stores) -> None:
         self.stores = stores
         self.said: list[Said] = []
         self.news = asyncio.Event()

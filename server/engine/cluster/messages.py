@@ -32,6 +32,7 @@ from server.ipc.messages import (
 )
 
 T = TypeVar("T")
+Stores = dict[str, tuple[str, str]]  # by the name of the setting: a store's id, and where it is
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -39,7 +40,7 @@ class Hello(Message, frozen=True, tag="hello"):
 
     front: str
     version: str
-    stores: str
+    stores: Stores
 
 
 class About(Message, frozen=True, tag="about"):
@@ -47,7 +48,7 @@ class About(Message, frozen=True, tag="about"):
 
     version: str
     assignment: msgspec.Raw
-    stores: str | None
+    stores: Stores | None
 
 
 class Admit(Message, frozen=True, tag="admit"):

@@ -344,9 +344,10 @@ def mismatch(about: About, front: Hello, assignment: Assignment) -> str:
         if getattr(theirs, name) != getattr(ours, name):
             said = f"{getattr(theirs, name)!r}, this server was told {getattr(ours, name)!r}"
             return f"the cluster's workers have the {name.replace('_', ' ')} {said}: {other}"
-    if about.stores not in (None, front.stores):
-        return (
-            f"the cluster's other servers keep sessions and jobs elsewhere ({about.stores}) than this one "
-            f"({front.stores}); give all of them one PAFU_DATABASE and one PAFU_SESSIONS that every machine reaches"
-        )
+    for name, (theirs_id, theirs_place) in (about.stores or {}).items():
+        ours_id, ours_place = front.stores.get(name, ("", "its own"))
+        if theirs_id != ours_id:
+            said = f"PAFU_{name.upper()}: this server's is {ours_place}, the others' {theirs_place}"
+            alike = ", which only one machine reaches under this name" if ours_place == theirs_place else ""
+            return f"{said}{alike}; give all servers of a cluster one that every machine reaches"
     return ""

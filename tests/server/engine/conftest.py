@@ -68,12 +68,12 @@ async def start_ray(ray_cluster, tmp_path) -> AsyncIterator[Start]:
     running: list[ClusterEngine] = []
     namespace = f"test-{secrets.token_hex(4)}"
 
-    async def start(**settings: Any) -> ClusterEngine:
+    async def start(stores: Any = None, **settings: Any) -> ClusterEngine:
         given = {"model": "test-tiny", "device": "cpu", "data_dir": tmp_path, "max_sessions": 4, **settings}
         chosen = Settings(**given, engine="ray", ray_address=ray_cluster.address, ray_namespace=namespace)
         if not running:
             join(chosen)
-        running.append(ClusterEngine(chosen, (sys.executable, str(PATTERN))))
+        running.append(ClusterEngine(chosen, (sys.executable, str(PATTERN)), stores))
         await running[-1].start()
         return running[-1]
 

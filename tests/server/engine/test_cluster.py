@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from server import __version__
 from server.config import ConfigError, Settings
 from server.config.devices import Slot
 from server.engine.assignment import assign
@@ -92,7 +94,7 @@ async def test_of_a_server_that_falls_silent_nothing_stays_and_an_actor_that_nob
     assignment = assign(settings, Slot("0", "cpu", 1, 1.0), 1, (sys.executable, str(PATTERN)))
     hosted = host.Host(encode(assignment), over.set)
     for front in ("dead", "alive"):
-        await hosted.hello(encode(Hello(front=front, version="1", stores="")))
+        await hosted.hello(encode(Hello(front=front, version="1", stores={})))
     for front in ("dead", "alive"):
         while decode(await hosted.hear(front), Heard).report.status.state is not WorkerState.READY:
             pass
@@ -156,19 +158,23 @@ async def test_a_node_that_comes_adds_places_and_one_that_is_killed_costs_a_move
 
 
 async def test_a_server_of_another_kind_is_told_so_and_disturbs_nobody(start_ray, monkeypatch) -> None:
-    front = await start_ray()
+    front = await start_ray(stores={"sessions": ("one", "/srv/x")})
     await until(front, lambda: states(front) == ["ready", "ready"])
     others = {
-        "run Pafu 0.1.0, this server 9.9": {"__version__": "9.9"},
-        "have the weights None, this server was told": {"weights": "/srv/other"},
+        "run Pafu 0.1.0, this server 9.9: give this server another --ray-namespace": {"version": "9.9"},
+        "have the weights None, this server was told '/srv/other'": {"weights": "/srv/other"},
+        "PAFU_SESSIONS: this server's is /srv/x, the others' /srv/x, which only one machine reaches": {
+            "stores": {"sessions": ("another", "/srv/x")}
+        },
     }
     for said, difference in others.items():
         with monkeypatch.context() as patch:
-            if "__version__" in difference:
-                patch.setattr("server.engine.cluster.engine.__version__", difference.pop("__version__"))
+            patch.setattr("server.engine.cluster.engine.__version__", difference.pop("version", __version__))
             stranger = await start_ray(**difference)
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            stranger.check_others()
         await until(stranger, lambda stranger=stranger: states(stranger) == ["failed", "failed"])
-        assert said in stranger.status().message and "--ray-namespace" in stranger.status().message
+        assert said in stranger.status().message
         await stranger.stop(0.0)
     *chunks, ended = await rest(await front.open(order()))
     assert ended.reason == "complete" and len(chunks) == 3
