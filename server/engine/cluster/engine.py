@@ -8,7 +8,6 @@ fronts. A node that joins adds places; what a node held that is gone costs its s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from server.engine.cluster.host import Host
 from server.engine.cluster.join import first_line
 from server.engine.cluster.messages import Hello, Stores, encode
 from server.engine.cluster.nodes import workers
-from server.engine.cluster.remote import HostLost, RemoteMember, decoded_about, mismatch
+from server.engine.cluster.remote import HostLost, HostMismatch, RemoteMember, decoded_about, mismatch
 from server.engine.interface import EngineSession
 from server.engine.pool import Pool
 from server.engine.pooled import SHUT_DOWN, PooledEngine
@@ -126,9 +125,14 @@ class ClusterEngine(PooledEngine):
         asked = [ray.get_actor(name, self._settings.ray_namespace).about.remote() for name in names]
         told, _ = ray.wait(asked, num_returns=len(asked), timeout=ABOUT_WITHIN) if asked else ([], [])
         for about in told:
-            with contextlib.suppress(RayError):  # one that ends just now
-                if why := mismatch(decoded_about(ray.get(about)), self._hello, ours):
-                    raise ConfigError(why, "engine")
+            try:
+                why = mismatch(decoded_about(ray.get(about)), self._hello, ours)
+            except HostMismatch as stranger:
+                why = str(stranger)
+            except RayError:  # it ends just now
+                continue
+            if why:
+                raise ConfigError(why, "engine")
 
     async def start(self) -> None:
         await self._look()
