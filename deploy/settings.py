@@ -33,6 +33,7 @@ EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
     "data_dir": "/var/lib/pafu",
     "database": "postgresql://pafu@127.0.0.1/pafu",
     "videos": "s3://bucket/videos",
+    "sessions": "s3://bucket/sessions",
     "jobs_at_once": 2,
     "cache_policy": "pafu",
     "cache_budget_latents": 6.0,
