@@ -307,8 +307,9 @@ class Run:
 
 
 @contextmanager
-def ray_nodes() -> Iterator[Any]:
-    """A cluster of two nodes with a place for a CPU worker each, on loopback. For the main thread."""
+def ray_nodes(nodes: int = 2) -> Iterator[Any]:
+    """A cluster of nodes with a place for a CPU worker each, on loopback. For the main thread."""
+    import ray
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -316,9 +317,11 @@ def ray_nodes() -> Iterator[Any]:
     head = {**NODE, "node_ip_address": "127.0.0.2", "include_dashboard": False}  # Ray takes 127.0.0.1 for no address
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        cluster.add_node(**NODE, node_ip_address="127.0.0.3")
+        for number in range(1, nodes):
+            cluster.add_node(**NODE, node_ip_address=f"127.0.0.{2 + number}")
         yield cluster
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 
