@@ -34,7 +34,10 @@ from server.jobs.errors import StoreError
 log = logging.getLogger("pafu.jobs")
 FIRST = 1  # the schema that MIGRATIONS begin with
 MIGRATIONS: Sequence[Sequence[str]] = (  # for each step the statements of it, in order
-    ("CREATE TABLE pafu_sessions (id VARCHAR(64) NOT NULL PRIMARY KEY, fence INTEGER NOT NULL, used_at FLOAT NOT NULL)",),
+    (
+        "CREATE TABLE pafu_sessions "
+        "(id VARCHAR(64) NOT NULL PRIMARY KEY, fence INTEGER NOT NULL, used_at FLOAT NOT NULL)",
+    ),
 )
 
 Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
