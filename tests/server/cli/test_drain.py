@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
+import stat
 import sys
 
 import pytest
@@ -53,11 +55,15 @@ def test_a_file_that_holds_no_secret_opens_nothing(tmp_path, text: str) -> None:
     assert operator.read() is None and not operator.known_by(text)
 
 
-def test_a_secret_is_made_once_for_its_owner_and_a_new_one_counts_at_once(tmp_path) -> None:
+def test_a_secret_is_made_once_for_its_owner_and_a_new_one_counts_at_once(tmp_path, monkeypatch) -> None:
+    compared, compare = [], hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
     operator = Operator(tmp_path)
     operator.prepare()
+    assert stat.S_IMODE(operator.path.stat().st_mode) == 0o600
     secret = operator.read()
     operator.prepare()
     assert operator.read() == secret and operator.known_by(secret) and not operator.known_by(secret + "x")
     operator.path.write_text("another-secret-of-24-chars")
     assert not operator.known_by(secret)
+    assert len(compared) == 3, "in constant time"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import random
 import re
 import resource
@@ -243,6 +244,29 @@ async def test_a_journal_stays_short_and_goes_with_its_session(serve, viewer_of,
         await viewer.until("session.done")
     await server.empties()
     assert not path.exists()
+
+
+async def test_what_a_viewer_sees_is_forced_to_disk(serve, viewer_of, tmp_path, monkeypatch) -> None:
+    """Handing it to the kernel is enough for a killed server, and not for a power cut."""
+    safe, sync = [0], os.fdatasync
+
+    def note(handle: int) -> None:
+        size = os.fstat(handle).st_size
+        sync(handle)
+        safe.append(size)
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    server = await serve(**KEEP)
+    async with server.connect() as socket, asyncio.timeout(PATIENCE):
+        viewer = viewer_of(socket)
+        start = await viewer.start(**WISH)
+        await viewer.send({"type": "session.playback", "position_seconds": 0})
+        while len(viewer.fragments) < 2:  # no more is made before the playhead moves
+            await viewer.send({"type": "session.ping"})
+            await viewer.until("session.pong")
+        path = tmp_path / "sessions" / f"{start['session_id']}.session"
+        while safe[-1] < path.stat().st_size:
+            await asyncio.sleep(0.01)
 
 
 async def test_without_a_disk_to_keep_sessions_nothing_is_written(serve, viewer_of, tmp_path) -> None:

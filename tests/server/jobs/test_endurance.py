@@ -14,13 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.engine.line import Line
 from server.jobs import attempt as attempt_module
 from server.jobs import files as files_module
 from server.jobs import keeper as keeper_module
 from server.jobs import runner as runner_module
 from server.jobs.connections import database_url
 from server.jobs.database import Database
-from server.jobs.job import Lease
+from server.jobs.job import Lease, StoredChunk
 from server.jobs.keeper import Keeper, too_many_bytes
 from server.jobs.lease_monitor import LeaseMonitor
 from server.jobs.store import JobStore
@@ -83,6 +84,40 @@ def made(data_dir: Path, video_id: str) -> list[tuple[int, int]]:
     """(chunk, claim under which it was made) of every file there is: a chunk made twice would be there twice."""
     names = [path.stem.split("-") for path in (data_dir / "videos" / video_id).glob("*.m4s")]
     return sorted((int(number), int(fence)) for number, fence in names)
+
+
+async def test_a_chunk_counts_when_its_files_are_safe_and_only_then_the_next_may_begin(
+    serve, caller_of, tmp_path, monkeypatch
+) -> None:
+    """Or a death in between leaves a chunk that the store promises and nobody has, or two that are made at once."""
+    add_chunk, delivered = JobStore.add_chunk, Line.delivered
+    safe, counted = [], []
+
+    def add(store: JobStore, lease: Lease, chunk: StoredChunk, seconds: float) -> None:
+        safe.append([(tmp_path / "videos" / name).is_file() for name in (chunk.media, chunk.past)])
+        add_chunk(store, lease, chunk, seconds)
+
+    async def may_begin(line: Line, index: int) -> None:
+        counted.append((index, as_it_is(tmp_path, video_id).chunks))
+        await delivered(line, index)
+
+    monkeypatch.setattr(JobStore, "add_chunk", add)
+    monkeypatch.setattr(Line, "delivered", may_begin)
+    caller = caller_of(await serve(data_dir=tmp_path))
+    video_id = await caller.order(prompt="a bar", num_frames=30)
+    assert (await caller.over(video_id))["status"] == "completed"
+    assert safe == [[True, True]] * 3
+    assert counted == [(0, 1), (1, 2), (2, 3)]
+
+
+async def test_a_film_keeps_nothing_of_holders_who_were_given_up(serve, caller_of, tmp_path) -> None:
+    caller = caller_of(await serve(data_dir=tmp_path))
+    video_id = await caller.order(**SLOW)
+    await caller.begun(video_id)
+    lost = tmp_path / "videos" / video_id / "000005-0.m4s"  # a chunk that the store was never told of
+    lost.write_bytes(b"of another claim")
+    assert (await caller.over(video_id))["status"] == "completed"
+    assert made(tmp_path, video_id) == [(number, 1) for number in range(6)]
 
 
 async def test_kill_9_of_the_worker_costs_the_chunk_in_hand_and_nothing_else(serve, caller_of, tmp_path) -> None:

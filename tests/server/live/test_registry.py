@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import io
 import json
 import os
@@ -158,6 +159,9 @@ async def test_a_session_survives_a_restart_of_the_server(serve, viewer_of, tmp_
         assert (done["reason"], done["resumable"]) == ("server_shutdown", True)
         assert await viewer.closed() == 1012
         await stopping
+    files = [path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    token = viewer.messages[0]["resume_token"].encode()
+    assert files and not any(token in file for file in files), "who can read the disk cannot take the session"
     other = await serve(**KEEP, data_dir=tmp_path / "data")
     second = await rest(other, viewer_of, resume_message(viewer))
     assert same(whole_film(viewer, second), undisturbed.pictures())
@@ -279,9 +283,13 @@ async def test_a_full_disk_costs_exactness_and_no_picture(serve, viewer_of) -> N
     assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
 
 
-async def test_nobody_takes_up_a_session_without_its_token_or_behind_what_is_kept(serve, viewer_of) -> None:
+async def test_nobody_takes_up_a_session_without_its_token_or_behind_what_is_kept(
+    serve, viewer_of, monkeypatch
+) -> None:
     server = await serve(**KEEP)
     first = await begun(server, viewer_of)
+    compared, compare = [], hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
     for more, code in [
         ({"token": "guessed"}, "wrong_token"),
         ({"session_id": "sess_0123456789abcdef"}, "unknown_session"),
@@ -297,6 +305,8 @@ async def test_nobody_takes_up_a_session_without_its_token_or_behind_what_is_kep
             assert (await viewer.next())["code"] == code
             assert await viewer.closed() == 1008
     await rest(server, viewer_of, resume_message(first))
+    assert {one == other for one, other in compared} == {True, False}, "guesses are compared in constant time"
+    assert all(len(side) == 32 for pair in compared for side in pair), "hashes, not tokens"
 
 
 async def test_a_second_connection_takes_the_session_over_from_a_dead_one(serve, viewer_of) -> None:
