@@ -18,7 +18,7 @@ serve: .venv/serve.ready
 quick: lint
 	$(BIN)/pytest -q -n 2 -m quick
 
-# all; what shares ports, a browser or the clock with nobody runs alone, behind the rest
+# all; what watches a page in a browser runs alone, behind the rest
 test: lint page
 	$(BIN)/pytest -q -n 2 -m "not serial"
 	$(BIN)/pytest -q -m serial

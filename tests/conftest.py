@@ -23,11 +23,11 @@ hypothesis.settings.register_profile("pafu", deadline=None, suppress_health_chec
 hypothesis.settings.load_profile("pafu")
 ROOT = Path(__file__).resolve().parents[1]
 # `quick` tests use none of these fixtures (a server, a worker, another program) and stand in none of the slow places
-# (a model is trained or loaded, another program is run). `serial` ones watch a browser, scrape by the clock or kill
-# servers: they flake when something else takes the machine.
+# (a model is trained or loaded, another program is run). `serial` ones watch a page play in a browser, which draws
+# without a GPU: two at once take each other's cores.
 SERVED = {
     *("serve", "server", "live_server", "own_server", "server_process", "killable", "start_local", "url"),
-    *("postgres", "prometheus", "promtool"),
+    *("postgres", "prometheus", "promtool", "helm"),
 }
 SLOW = (
     "tests/compat/",
@@ -42,7 +42,9 @@ SLOW = (
     "tests/server/engine/test_conformance.py",
     "tests/server/failures/",
 )
-SERIAL = ("tests/e2e/", "tests/server/failures/", "tests/deploy/test_rules.py")
+SERIAL = tuple(
+    f"tests/e2e/test_{name}.py" for name in ("browser", "keys", "memory_view", "proxies", "restart", "taking_along")
+)
 PATIENCE = 300.0  # a test that waits longer hangs; nothing is measured with it
 ASK_SECONDS = 0.5
 

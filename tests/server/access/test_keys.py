@@ -127,6 +127,7 @@ def test_a_key_ends_when_its_time_is_over(tmp_path) -> None:
     caller = ring.caller(long)
     assert ring.caller(short) is None and caller is not None
     assert ring.stands(caller) and ring.has_key("long") and not ring.has_key("short")
+    assert not ring.stands(Caller("short", key=keys.digest(short).hex())), "what it opened ends with it"
 
 
 def test_a_name_that_is_taken_says_how_one_key_replaces_another(tmp_path) -> None:
