@@ -93,6 +93,20 @@ def test_a_sign_of_life_prevents_the_take_over(store, order) -> None:
     assert store.take_over(lease, seen + 1) is not None
 
 
+def test_a_job_that_is_admitted_gives_a_sign_of_life_and_began_when_it_first_was(stores, order) -> None:
+    now = 1e9
+    store = stores(wall_clock=lambda: now)
+    add(store, order, "a")
+    _, lease = store.claim("test-tiny")
+    seen = store.held("test-tiny")[lease]
+    store.admitted(lease)
+    assert store.held("test-tiny")[lease] > seen and store.get("a").started_at == now
+    store.release(lease, failed=False)
+    now += 60
+    store.admitted(store.claim("test-tiny")[1])
+    assert store.get("a").started_at == now - 60
+
+
 def test_of_two_who_take_over_at_once_one_wins(stores, order) -> None:
     one, two = stores(), stores()
     add(one, order, "a")
