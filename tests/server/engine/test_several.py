@@ -58,7 +58,9 @@ def chunks(viewer) -> list[int]:
 async def test_sessions_are_spread_and_stay_where_they_are(start_local) -> None:
     engine = await start_local(**TWO)
     await both_ready(engine)
-    lines = [await engine.open(order(f"sess_{number}", pictures=None)) for number in range(4)]
+    lines = [await engine.open(order(f"sess_{number}", pictures=None)) for number in range(2)]
+    assert held(engine) == [1, 1]
+    lines += [await engine.open(order(f"sess_{number}", pictures=None)) for number in range(2, 4)]
     assert held(engine) == [2, 2]
     homes = [list(member.lines) for member in engine.pool.members]
     await lines[0].close()

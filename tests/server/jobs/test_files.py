@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,14 @@ def test_what_was_written_is_read_copied_measured_and_removed(files, tmp_path) -
     with pytest.raises(FilesUnavailable):
         files.read("a/2.m4s")
     assert files.read("b/1.m4s") == b"two" * 1000
+
+
+def test_only_the_server_s_user_looks_into_the_folders(tmp_path) -> None:
+    files = LocalFiles(tmp_path / "videos")
+    files.write("a/1.m4s", b"")
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (tmp_path / "videos", tmp_path / "videos" / "a")} == {
+        0o700
+    }
 
 
 def test_the_two_are_what_they_seem(tmp_path) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import signal
+import stat
 import time
 import types
 import urllib.error
@@ -594,6 +595,11 @@ def test_the_price_of_a_session_is_what_its_cache_allocates() -> None:
     generator = ModelGenerator(model, weights, "cpu", {})
     stream = generator.open("a house", 1, CACHE)
     assert stream.next_chunk().stats.cache_bytes == cache_bytes(TEST_TINY, CACHE, generator.dtype)
+
+
+def test_only_the_server_s_user_looks_into_the_folder_of_sessions(tmp_path) -> None:
+    Archive(tmp_path / "sessions", keep=60.0, observer=Observer(TEST_TINY)).prepare(in_use={})
+    assert stat.S_IMODE((tmp_path / "sessions").stat().st_mode) == 0o700
 
 
 def test_old_files_of_sessions_are_swept_but_not_those_in_use_whatever_the_clock_says(tmp_path) -> None:
