@@ -34,6 +34,14 @@ def test_a_bucket_never_gives_more_than_its_burst_and_its_rate(rate, burst, gaps
         assert 0 <= wait <= 1 / rate + 1e-9
 
 
+def test_who_spent_on_credit_waits_until_it_is_paid_however_long_it_was_quiet_before() -> None:
+    bucket = Bucket(rate=10, burst=5, now=0.0)
+    assert bucket.spend(5, 1000.0) == 0.0, "the burst, and no more"
+    assert bucket.spend(20, 1000.0) == pytest.approx(2.0)
+    assert bucket.spend(0, 1001.5) == pytest.approx(0.5)
+    assert bucket.spend(0, 1002.0) == 0.0
+
+
 def test_who_waits_as_long_as_was_said_is_let_through() -> None:
     clock = Clock()
     limits, caller = Limits(clock), Caller("alice", requests_per_minute=60)

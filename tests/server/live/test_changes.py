@@ -118,5 +118,8 @@ def test_an_id_is_free_again_when_its_change_has_been_shown() -> None:
         changes.check("b", most=1)
     assert many.value.kind.code == "too_many_interactions"
     changes.take()
+    for sent in ("a", "b"):
+        with pytest.raises(PafuError):
+            changes.check(sent, most=1)
     changes.absorb(chunk(["a"]))
     changes.check("a", most=1)
