@@ -588,6 +588,21 @@ def test_the_account_counts_bytes_and_sessions() -> None:
     assert account.held_bytes == 0
 
 
+def test_the_newest_jobs_make_room_for_a_viewer_and_no_more_of_them_than_must() -> None:
+    account = Account(most=4)
+    account.room = 100
+    for name, size in (("old", 30), ("viewer", 30), ("new", 30)):
+        background = name != "viewer"
+        account.hold(Open(name, "", 0, 1, CACHE, None, background=background), size)
+    assert account.to_displace(10) == []
+    assert account.to_displace(40) == ["new"]
+    assert account.to_displace(41) == ["new", "old"]
+    assert account.to_displace(71) is None, "no viewer makes room for another"
+    account.most = 3
+    assert account.to_displace(10) == ["new"], "it has the bytes, and no place"
+    assert account.to_displace(10, least=2) == ["new", "old"]
+
+
 def test_the_price_of_a_session_is_what_its_cache_allocates() -> None:
     from server.worker.generator import ModelGenerator, load_model
 
