@@ -42,9 +42,7 @@ SLOW = (
     "tests/server/engine/test_conformance.py",
     "tests/server/failures/",
 )
-SERIAL = tuple(
-    f"tests/e2e/test_{name}.py" for name in ("browser", "keys", "memory_view", "proxies", "restart", "taking_along")
-)
+BROWSER = {"async_playwright", "chromium", "Visit", "visit"}  # names in a test file that has to do with one
 PATIENCE = 300.0  # a test that waits longer hangs; nothing is measured with it
 ASK_SECONDS = 0.5
 
@@ -149,7 +147,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its marks, by where it stands and what it uses: see the top of this file."""
     for item in items:
         path = item.path.relative_to(ROOT).as_posix()
-        if path.startswith(SERIAL):
+        if BROWSER & vars(getattr(item, "module", item)).keys():
             item.add_marker(pytest.mark.serial)
         if not path.startswith(SLOW) and not SERVED & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.quick)
