@@ -1,0 +1,101 @@
+"""Promise: who waits for a place is served in turn, sessions that have begun first; nobody overtakes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from server.config import Settings
+from server.errors import PafuError
+from server.ipc.messages import CacheChoice, Open
+from server.live.waiting_room import WaitingRoom
+
+CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
+
+
+class Places:
+    """An engine with so many places; a place that becomes free is not announced before ``look``."""
+
+    def __init__(self, free: int) -> None:
+        self.free, self.served = free, list[str]()
+        self._news = asyncio.Event()
+
+    async def wait_ready(self, within: float) -> None:
+        pass
+
+    async def open(self, order: Open) -> str:
+        if not self.free:
+            raise PafuError("session_rejected", "no place is free")
+        self.free -= 1
+        self.served.append(order.session)
+        return order.session
+
+    async def room_changed(self, within: float) -> None:
+        await self._news.wait()
+
+    async def look(self) -> None:
+        """Announce, and let everybody look who waits."""
+        self._news.set()
+        self._news = asyncio.Event()
+        await step()
+
+
+async def step() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def no_room() -> bool:
+    return False
+
+
+@pytest.fixture
+def places() -> Places:
+    return Places(free=0)
+
+
+@pytest.fixture
+async def come(places: Places):
+    """Somebody comes, and looks for a place."""
+    room = WaitingRoom(places, Settings(model="test-tiny", max_waiting=2, queue_timeout=600.0), no_room)  # type: ignore[arg-type]
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def comes(name: str, started: bool = False) -> asyncio.Task[Any]:
+        order = Open(session=name, prompt="", seed=0, lead_seconds=1.0, cache=CACHE, pictures=None)
+        tasks.append(asyncio.create_task(room.open(order, started, lambda position, depth, seconds: None)))
+        await step()
+        return tasks[-1]
+
+    yield comes
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_first_come_first_served_but_sessions_that_have_begun_go_first(places: Places, come) -> None:
+    for name, started in (("a", False), ("b", False), ("begun", True), ("begun later", True)):
+        await come(name, started)
+    for _ in range(4):
+        places.free = 1
+        await places.look()
+    assert places.served == ["begun", "begun later", "a", "b"]
+
+
+async def test_a_place_that_is_free_is_theirs_who_wait_and_not_a_newcomer_s(places: Places, come) -> None:
+    await come("waits")
+    places.free = 1
+    await come("newcomer")
+    assert places.served == []
+    await places.look()
+    assert places.served == ["waits"]
+
+
+async def test_so_many_may_wait_and_those_who_have_begun_are_not_counted(places: Places, come) -> None:
+    for name, started in (("a", False), ("begun", True), ("b", False)):
+        assert not (await come(name, started)).done()
+    with pytest.raises(PafuError) as refused:
+        await (await come("c"))
+    assert refused.value.kind.code == "session_rejected"
+    assert not (await come("begun later", True)).done()
