@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server.config import ConfigError, Settings, find_temporary_folder, load_settings
+from server.config import ConfigError, Settings, find_temporary_folder, load_settings, wants_json
 from server.errors import sayable
 from server.telemetry import logs
 
@@ -79,4 +79,6 @@ def settings_from(**flags: object) -> Settings:
         find_temporary_folder(settings.data_dir)  # torch wants one as soon as it is imported
         return settings
     except ConfigError as error:
+        if wants_json(flags):
+            logs.configure("info", "json")
         raise fail(str(error), 2) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -300,4 +301,5 @@ def pafu(
 
 def main() -> None:
     """Entry point."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child imports what lies in the current folder
     app(prog_name="pafu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -12,8 +13,10 @@ from server.config import Settings
 from server.config.devices import Slot
 from server.engine.slots import slots_for
 from server.process import available_bytes
+from server.telemetry import logs
 
 GIB = 2**30
+log = logging.getLogger("pafu")
 Rows = list[tuple[str, ...]]
 
 
@@ -26,7 +29,11 @@ def counted(settings: Settings) -> tuple[Rows, str | None]:
 
 
 def show(rows: Rows, console: Console) -> None:
-    """Print the table; a line for each row where a program reads."""
+    """Print the table; a line for each row where a program reads, lines of the log where that is JSON."""
+    if logs.in_json():
+        for row in rows:
+            log.info("memory: %s", " | ".join(row))
+        return
     if not console.is_terminal:
         console = Console(file=console.file, width=10_000, highlight=False)
     table = Table("memory", *rows[0][1:], box=None, pad_edge=False)

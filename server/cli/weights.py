@@ -13,6 +13,8 @@ from model.checkpoints import hub
 from model.checkpoints.errors import WeightsError
 from server.cli.console import fail, say
 from server.config import Settings
+from server.process import module_command
+from server.telemetry import logs
 
 GIB = 2**30
 Dtype = Literal["as-stored", "bfloat16", "float16", "float32"]
@@ -74,6 +76,12 @@ def fetched(settings: Settings) -> None:
     try:
         hub.locate(settings.weights, settings.spec)
     except WeightsError:
-        said = subprocess.run([sys.executable, "-m", "server.cli", "pull", settings.weights], check=False)
-        if said.returncode:
-            raise typer.Exit(said.returncode) from None
+        pulling = subprocess.Popen(
+            (*module_command("server.cli"), "pull", settings.weights),
+            stdout=subprocess.PIPE if logs.in_json() else None,
+            stderr=subprocess.STDOUT if logs.in_json() else None,
+        )
+        for line in pulling.stdout or ():
+            sys.stderr.write(logs.enveloped(line, "pull").decode())
+        if pulling.wait():
+            raise typer.Exit(pulling.returncode) from None

@@ -3,7 +3,7 @@
 
 from server.config.environment import PREFIX, ConfigError
 from server.config.folders import check_data_dir, find_temporary_folder
-from server.config.loading import load_settings
+from server.config.loading import load_settings, wants_json
 from server.config.settings import Settings, about, budget_of_window, place_of
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "find_temporary_folder",
     "load_settings",
     "place_of",
+    "wants_json",
 ]

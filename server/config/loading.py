@@ -42,6 +42,16 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
         raise ConfigError(explained(error, where, environ)) from None
 
 
+def wants_json(flags: Mapping[str, Any]) -> bool:
+    """Whether the log is to be JSON, as far as can be told of settings of which others are wrong."""
+    path = flags.get("config") or os.environ.get(CONFIG_VARIABLE)
+    try:
+        said = read_config(Path(path)) if path else {}
+    except ConfigError:
+        said = {}
+    return "json" == (flags.get("log_format") or os.environ.get(f"{PREFIX}LOG_FORMAT") or said.get("log_format"))
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, by field name. Raises ConfigError when it cannot be read or says unknown things."""
     try:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.http.replies import new_request_id
 from server.telemetry import logs
 from server.telemetry.observer import Observer
+from server.telemetry.traces import trace_id_of
 
 ANSWERS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
@@ -23,6 +24,12 @@ def request_id_of(scope: Scope) -> str:
     name = given[:128] if given.isascii() and given.isprintable() and given else new_request_id()
     scope.setdefault("state", {})["request_id"] = name
     return name
+
+
+def ids_of(scope: Scope) -> dict[str, str]:
+    """The ids that every log line about a request carries."""
+    trace = trace_id_of(Headers(scope=scope).get("traceparent", ""))
+    return {"request_id": request_id_of(scope), **({"trace_id": trace} if trace else {})}
 
 
 def naming(request_id: str, send: Send) -> Send:
@@ -46,9 +53,10 @@ class Timed:
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = request_id_of(scope)
+        ids = ids_of(scope)
+        request_id = ids["request_id"]
         if scope["type"] != "http":
-            with logs.about(request_id=request_id):
+            with logs.about(**ids):
                 await self._app(scope, receive, naming(request_id, send))
             return self._count_error(scope)
         began, status, named = time.perf_counter(), 500, naming(request_id, send)
@@ -59,7 +67,7 @@ class Timed:
                 status = message["status"]
             await named(message)
 
-        with logs.about(request_id=request_id):
+        with logs.about(**ids):
             try:
                 await self._app(scope, receive, watched)
             finally:

@@ -150,6 +150,7 @@ class Open(Message, frozen=True, tag="open"):
     jpeg: bool = False
     in_force: dict[str, int] = {}  # events already shown, with the number of chunks for which they stay active
     request: str = ""  # id of the request that began it, for the worker's log
+    trace: str = ""  # and of the trace that it belongs to
     image: bytes = b""  # PNG of the model's size that the video begins with
 
 

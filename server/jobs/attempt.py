@@ -28,6 +28,8 @@ from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import DISK_FULL, AssemblyOrder, Job, Lease, Results
 from server.live.resume_point import ResumePoint
 from server.process import answer_of, module_command
+from server.telemetry import logs
+from server.telemetry.traces import SessionTrace, trace_id_of
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore
@@ -37,6 +39,7 @@ log = logging.getLogger("pafu.jobs")
 T = TypeVar("T")
 RETRY_SECONDS = 0.5
 DISK_TRIES = 5
+GIVEN_BACK = "given_back"
 ASSEMBLE_COMMAND = module_command("server.jobs.assemble")
 
 
@@ -63,7 +66,14 @@ class Attempt:
         self.finishing = False  # it begins no more chunks
         self._settings, self._spec, self._engine, self._database = settings, spec, engine, database
         self._safe_at = time.monotonic()  # when the store last confirmed the lease
+        self._outcome = GIVEN_BACK
+        self._trace = self._begin_trace()
         self.task = asyncio.create_task(self._run(), name=job.id)
+
+    def _begin_trace(self) -> SessionTrace | None:
+        traces = self._engine.observer.traces
+        ids = {"job_id": self.job.id, "request_id": self.job.order.request, "fence": str(self.lease.fence)}
+        return None if traces is None else traces.attempt(ids, self.job.order.traceparent, self._spec.name)
 
     def cancel(self) -> None:
         """Leave the chunk in hand, and give the job back if it still exists."""
@@ -82,6 +92,21 @@ class Attempt:
             await self.line.finish()
 
     async def _run(self) -> None:
+        with logs.about(**self.ids):
+            try:
+                await self._attempt()
+            finally:
+                if self._trace is not None:
+                    self._trace.over(self._outcome, failed=self._outcome not in ("completed", GIVEN_BACK))
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What every log line about it carries."""
+        order = self.job.order
+        ids = {"job_id": self.job.id, "request_id": order.request, "trace_id": trace_id_of(order.traceparent)}
+        return {name: value for name, value in ids.items() if value}
+
+    async def _attempt(self) -> None:
         heart = asyncio.create_task(self._beat(), name=f"{self.job.id}-heart")
         try:
             await self._make()
@@ -113,6 +138,7 @@ class Attempt:
         keep = self._settings.job_keep_seconds
         await self._ask_again(lambda store: store.finish(self.lease, results, keep))
         self._engine.observer.job_over("completed")
+        self._outcome = "completed"
         log.info("%s: completed", self.job.id)
 
     # ---- chunks
@@ -129,7 +155,10 @@ class Attempt:
         await self._ask_again(lambda store: store.admitted(self.lease))
         async for event in line.events():
             if isinstance(event, Fragment):
+                began = time.monotonic()
                 await self._keep(event, resume_point)
+                if self._trace is not None:
+                    self._trace.sent(event, time.monotonic() - began, stage="keep")
                 await line.delivered(event.index)
             elif isinstance(event, Ended):
                 return self._ended(event)
@@ -165,6 +194,8 @@ class Attempt:
             background=True,
             past=past,
             image=order.image,
+            request=order.request,
+            trace=trace_id_of(order.traceparent),
         )
         while not self.finishing:
             try:
@@ -270,6 +301,7 @@ class Attempt:
 
     async def _fail(self, code: str, message: str) -> None:
         """The job is over without a video; the chunks that it has are of no use to anybody."""
+        self._outcome = code
         name, keep = self.lease.job_id, self._settings.job_keep_seconds
         log.warning("%s: %s", name, message)
         with contextlib.suppress(LeaseLost):

@@ -26,6 +26,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheChoice
     given_chunks: int = 0
     image: bytes = b""  # PNG of the model's size that the video begins with
+    request: str = ""  # id of the request that ordered it
+    traceparent: str = ""  # W3C: the span below which the work is traced, wherever it is done
 
     @property
     def seconds(self) -> float:

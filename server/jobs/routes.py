@@ -23,7 +23,7 @@ from server.errors import PafuError
 from server.jobs.files import READ_SIZE
 from server.jobs.job import Job
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
-from server.jobs.video_service import VideoService
+from server.jobs.video_service import Sender, VideoService
 from server.states import JobState
 
 MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
@@ -147,6 +147,12 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
+def sender_of(request: Request) -> Sender:
+    """Who orders, and under which names the request goes. Raises PafuError."""
+    traceparent = request.headers.get("traceparent", "")
+    return Sender(caller_of(request), idempotency_key(request), request.state.request_id, traceparent)
+
+
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """How a request body looks in the OpenAPI document: the same fields as JSON and as a form."""
     schema = kind.model_json_schema()
@@ -179,14 +185,15 @@ def _add_orders(router: APIRouter, videos: VideoService) -> None:
     @router.post("", response_model=Video, openapi_extra=body_of(VideoRequest))
     async def create(request: Request) -> Response:
         """Order a video."""
-        return reply(await videos.create(await read_fields(request), caller_of(request), idempotency_key(request)))
+        return reply(await videos.create(await read_fields(request), sender_of(request)))
 
     @router.post("/sync", response_class=Response, responses=VIDEO_BYTES, openapi_extra=body_of(VideoRequest))
     async def create_sync(request: Request) -> Response:
         """Order a video and wait for its bytes; a caller who hangs up wants it no longer, unless a key of idempotency
         says that it will ask again."""
-        caller, key = caller_of(request), idempotency_key(request)
-        job = await videos.create(await read_fields(request), caller, key)
+        sender = sender_of(request)
+        caller, key = sender.caller, sender.key
+        job = await videos.create(await read_fields(request), sender)
         waiting = asyncio.create_task(videos.over(job.id, caller))
         try:
             while not waiting.done():
@@ -203,13 +210,12 @@ def _add_orders(router: APIRouter, videos: VideoService) -> None:
     @router.post("/extensions", response_model=Video, openapi_extra=body_of(ExtendRequest))
     async def extend(request: Request) -> Response:
         """Go on with a completed video."""
-        return reply(await videos.extend(await read_fields(request), caller_of(request), idempotency_key(request)))
+        return reply(await videos.extend(await read_fields(request), sender_of(request)))
 
     @router.post("/{video_id}/remix", response_model=Video, openapi_extra=body_of(RemixRequest))
     async def remix(request: Request, video_id: str) -> Response:
         """The same video under other words."""
-        fields, key = await read_fields(request), idempotency_key(request)
-        return reply(await videos.remix(video_id, fields, caller_of(request), key))
+        return reply(await videos.remix(video_id, await read_fields(request), sender_of(request)))
 
 
 def _add_not_offered(router: APIRouter) -> None:

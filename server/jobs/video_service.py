@@ -9,7 +9,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from model.spec import ModelSpec
 from server.access.limits import Caller, Limits
@@ -24,6 +27,7 @@ from server.jobs.job import Job, Order, Results, StoredChunk
 from server.jobs.keeper import Keeper
 from server.jobs.runner import Runner
 from server.states import JobState
+from server.telemetry.traces import trace_id_of
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore
@@ -35,6 +39,16 @@ NUL = "\0"  # in no id of ours, and PostgreSQL refuses it in text
 VARIANTS = ("video", "thumbnail", "spritesheet")
 
 log = logging.getLogger("pafu.jobs")
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who orders a video: the caller, its key of idempotency, and the names of the request."""
+
+    caller: Caller
+    key: str | None
+    request: str
+    traceparent: str
 
 
 class VideoService:
@@ -93,29 +107,29 @@ class VideoService:
 
     # ---- orders
 
-    async def create(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
+    async def create(self, fields: dict[str, Any], sender: Sender) -> Job:
         """A new job from a request's fields; with an idempotency key that was used before, that job."""
         asked = request.parse(request.VideoRequest, fields)
         # beside the event loop: a picture of a few bytes may have millions of pixels
         order = await asyncio.to_thread(request.new_order, asked, self._spec, self._settings)
-        return await self._queue(order, caller, key, ("create", fields))
+        return await self._queue(order, sender, ("create", fields))
 
-    async def remix(self, source_id: str, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
+    async def remix(self, source_id: str, fields: dict[str, Any], sender: Sender) -> Job:
         """The source's video once more, under other words."""
         asked = request.parse(request.RemixRequest, fields)
-        source = await self.get(source_id, caller)
+        source = await self.get(source_id, sender.caller)
         self._check_model(source)
         order = request.remixed_order(source.order, asked, self._spec)
-        return await self._queue(order, caller, key, (f"remix {source_id}", fields), remixed_from=source_id)
+        return await self._queue(order, sender, (f"remix {source_id}", fields), remixed_from=source_id)
 
-    async def extend(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Job:
+    async def extend(self, fields: dict[str, Any], sender: Sender) -> Job:
         """The source's video and more of it: its stream goes on from its last latents, its pictures come first."""
         asked = request.parse(request.ExtendRequest, fields)
-        source = await self._completed(asked.video.id, caller)
+        source = await self._completed(asked.video.id, sender.caller)
         own = request.goes_on(source.order, self._spec, self._settings)
         chunks = await self._ask(lambda store: store.chunks(source.id))
         order = request.longer_order(own, asked, len(chunks), self._spec, self._settings)
-        return await self._queue(order, caller, key, ("extend", fields), given=chunks)
+        return await self._queue(order, sender, ("extend", fields), given=chunks)
 
     def _check_model(self, source: Job) -> None:
         """A store may hold other servers' videos, or those of a model that was here before."""
@@ -126,15 +140,15 @@ class VideoService:
     async def _queue(
         self,
         order: Order,
-        caller: Caller,
-        key: str | None,
+        sender: Sender,
         asked: tuple[str, dict[str, Any]],
         remixed_from: str | None = None,
         given: list[StoredChunk] | None = None,
     ) -> Job:
         if self._draining:
             raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
-        job_id = f"video_{secrets.token_hex(12)}"
+        job_id, caller, key = f"video_{secrets.token_hex(12)}", sender.caller, sender.key
+        order = msgspec.structs.replace(order, request=sender.request, traceparent=self._traced(job_id, sender))
         await self._check_room(caller, key)
         chunks = await self._adopt(job_id, given or [])
         idempotency = None if key is None else (key, request.digest(*asked))
@@ -154,6 +168,13 @@ class VideoService:
                 await self._remove_files(job_id)
         self._runner.wake()
         return job
+
+    def _traced(self, job_id: str, sender: Sender) -> str:
+        """The span below which the work on a new job is traced: the caller's own, where this server makes none."""
+        if self._observer.traces is None:
+            return sender.traceparent if trace_id_of(sender.traceparent) else ""
+        ids = {"job_id": job_id, "request_id": sender.request}
+        return self._observer.traces.ordered(ids, {"traceparent": sender.traceparent}, self._spec.name)
 
     async def _check_room(self, caller: Caller, key: str | None) -> None:
         """Whether one more job fits; an order that was made before, under this idempotency key, always does."""

@@ -107,7 +107,7 @@ class ViewerConnection:
             self.id = self._admitted.session.id
             begins = isinstance(first, client_messages.SessionStart)
             self._metrics.asked(self.id, begins=begins, owner=self._admitted.subscriber.owner)
-            logs.rename(session_id=self.id)
+            logs.rename(session_id=self.id, **({"trace_id": trace} if (trace := self._metrics.trace_id) else {}))
             await self._serve(self._admitted)
         except PafuError as error:
             await self._fail(error)
@@ -178,7 +178,9 @@ class ViewerConnection:
     def _order(self, start: client_messages.SessionStart) -> Open:
         order = client_messages.check_start(start, self._spec, self._settings)
         seed = secrets.randbelow(2**31) if start.seed is None else start.seed
-        return msgspec.structs.replace(order, session=self.id, seed=seed, request=self._request_id)
+        return msgspec.structs.replace(
+            order, session=self.id, seed=seed, request=self._request_id, trace=self._metrics.trace_id
+        )
 
     async def _serve(self, admitted: Admitted) -> None:
         """Stream and listen at once; whichever ends first ends the other."""

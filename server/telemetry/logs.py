@@ -11,13 +11,15 @@ import json
 import logging
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import Any
 
 FORMATS = ("text", "json")
-IDS = ("session_id", "request_id")
+IDS = ("session_id", "request_id", "job_id", "trace_id")
 _bound: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("pafu_log_ids", default={})  # noqa: B039
 _prompts = False
 _json = False
@@ -74,8 +76,32 @@ def configure(level: str, format: str, prompts: bool = False, process: str = "")
     handler.setFormatter(Json(process) if format == "json" else Text(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(_json)
+    logging.raiseExceptions = not _json  # it would be told in plain text
+    if _json:
+        _log_uncaught()
     for chatty in ("uvicorn", "httpx", "opentelemetry"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _log_uncaught() -> None:
+    """Let what ends the process or a thread, and what nobody could catch, be lines of the log too."""
+    uncaught = logging.getLogger("pafu")
+
+    def crashed(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        uncaught.critical("the process cannot go on", exc_info=(kind, error, traceback))
+
+    def thread_crashed(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
+            name = args.thread.name if args.thread else "?"
+            about_it = (args.exc_type, args.exc_value, args.exc_traceback)
+            uncaught.error("thread %s cannot go on", name, exc_info=about_it)
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        if args.exc_value is not None:
+            about_it = (args.exc_type, args.exc_value, args.exc_traceback)
+            uncaught.error("%s %.200r", args.err_msg or "ignored in", args.object, exc_info=about_it)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = crashed, thread_crashed, unraisable
 
 
 def in_json() -> bool:

@@ -17,7 +17,7 @@ from server.errors import ERRORS
 from server.ipc.messages import Beat, Fragment, Ready
 from server.states import EngineState, WorkerState
 from server.telemetry.metrics import DEATHS, MEASURES, PLACES, ROLES, Metrics
-from server.telemetry.traces import SessionTrace, Traces
+from server.telemetry.traces import SessionTrace, Traces, trace_id_of
 
 STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
 Clock = Callable[[], float]
@@ -310,6 +310,7 @@ class ViewerMetrics:
         self._observer = observer
         self._request_id = request_id
         self._headers = headers
+        self.trace_id = trace_id_of(headers.get("traceparent", ""))  # empty where nobody traces
         self._trace: SessionTrace | None = None
         self._metrics = observer.metrics
         self._stage = ""
@@ -327,6 +328,7 @@ class ViewerMetrics:
         if self._observer.traces is not None:
             ids = {"session_id": session_id, "request_id": self._request_id}
             self._trace = self._observer.traces.session(ids, self._headers, self._observer.spec.name)
+            self.trace_id = trace_id_of(self._trace.traceparent)
 
     def opened(self) -> None:
         """The viewer's session is on a worker."""

@@ -1,12 +1,14 @@
 """OpenTelemetry traces: a span per session, a span per chunk below it, and below that one per stage.
 
-An extra (``pip install "pafu[otel]"``) and off by default. A viewer's ``traceparent`` goes on in its session.
+An extra (``pip install "pafu[otel]"``) and off by default. A caller's ``traceparent`` goes on in its session, or in the
+order of its video: below that is a span per attempt at the job, on whichever server, with the same spans of chunks.
 Stages come as durations, so their spans are laid end to end, the last ending when the front received the chunk. Where
 the spans go is set by the standard ``OTEL_EXPORTER_OTLP_*`` variables. No span holds a prompt.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,14 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 NANO = 1_000_000_000
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 MISSING = 'PAFU_TRACES is on, but OpenTelemetry is not installed: pip install "pafu[otel]", or turn it off'
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace's id in a W3C ``traceparent``; empty for what is none."""
+    found = TRACEPARENT.fullmatch(traceparent[:256])
+    return found[1] if found else ""
 
 
 class Traces:
@@ -33,11 +42,24 @@ class Traces:
 
     def session(self, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
         """The trace of a new session; it continues the caller's if its headers name one."""
+        return self._begin("session", ids, headers, model)
+
+    def ordered(self, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> str:
+        """A video was ordered: the ``traceparent`` of a span of its own, which continues the caller's."""
+        span = self._begin("order", ids, headers, model)
+        span.over("queued", failed=False)
+        return span.traceparent
+
+    def attempt(self, ids: Mapping[str, str], traceparent: str, model: str) -> SessionTrace:
+        """The trace of one attempt at a job."""
+        return self._begin("attempt", ids, {"traceparent": traceparent}, model)
+
+    def _begin(self, name: str, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         context = TraceContextTextMapPropagator().extract(dict(headers))
-        attributes = {"session.id": ids["session_id"], "request.id": ids["request_id"], "pafu.model": model}
-        return SessionTrace(self._tracer, self._tracer.start_span("session", context, attributes=attributes))
+        attributes = {name.replace("_", "."): value for name, value in ids.items()} | {"pafu.model": model}
+        return SessionTrace(self._tracer, self._tracer.start_span(name, context, attributes=attributes))
 
     def close(self) -> None:
         """Export the spans that are left."""
@@ -51,8 +73,14 @@ class SessionTrace:
         self._tracer = tracer
         self._span = span
 
-    def sent(self, fragment: Fragment, waited: float) -> None:
-        """A chunk has left after waiting ``waited`` seconds for the viewer's connection."""
+    @property
+    def traceparent(self) -> str:
+        """The span, as W3C writes it."""
+        context = self._span.get_span_context()
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def sent(self, fragment: Fragment, waited: float, stage: str = "send") -> None:
+        """A chunk has left after waiting ``waited`` seconds for the viewer's connection (``stage``: for what else)."""
         from opentelemetry.trace import set_span_in_context
 
         now = time.time_ns()
@@ -63,10 +91,10 @@ class SessionTrace:
         stages = {name: seconds for name, seconds in fragment.stats.seconds.items() if name != "total"}
         at = received - int(sum(stages.values()) * NANO)
         below = set_span_in_context(chunk)
-        for name, seconds in {**stages, "send": waited}.items():
-            stage = self._tracer.start_span(name, below, start_time=at)
+        for name, seconds in {**stages, stage: waited}.items():
+            part = self._tracer.start_span(name, below, start_time=at)
             at += int(seconds * NANO)
-            stage.end(at)
+            part.end(at)
         chunk.end(now)
 
     def over(self, reason: str, failed: bool) -> None:

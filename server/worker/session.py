@@ -59,7 +59,8 @@ class WorkerSession:
     def __init__(self, order: Open, generator: Generator) -> None:
         spec = generator.spec
         self.id = order.session
-        self.ids = {"session_id": order.session, **({"request_id": order.request} if order.request else {})}
+        ids = {"session_id": order.session, "request_id": order.request, "trace_id": order.trace}
+        self.ids = {name: value for name, value in ids.items() if value}
         self.background = order.background
         self.last_seconds = 0.0  # what its newest chunk took
         self.last_served = 0.0

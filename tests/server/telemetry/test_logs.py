@@ -6,7 +6,11 @@ import asyncio
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +94,45 @@ def test_what_else_is_said_is_json_too_where_the_log_is(written) -> None:
     with warnings.catch_warnings(action="always"):
         warnings.warn("this will change", FutureWarning, stacklevel=1)
     assert [line["level"] for line in lines(stream)] == ["info", "error", "warning"]
+
+
+CRASHES = {
+    "an exception": "raise ValueError('no\\nway')",
+    "an exception in a thread": "import threading; t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()",
+    "an exception nobody can catch": "type('Odd', (), {'__del__': lambda self: 1 / 0})()",
+    "an exception of a task": "import asyncio\nasync def f(): asyncio.ensure_future(g()); await asyncio.sleep(0.01)\n"
+    "async def g(): 1 / 0\nasyncio.run(f())",
+    "a warning": "import warnings; warnings.warn('old', DeprecationWarning)",
+    "a line that cannot be made": "import logging; logging.getLogger().error('%d', 'x')",
+}
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_process_says_nothing_but_json_also_when_it_crashes(crash) -> None:
+    code = f"from server.telemetry import logs\nlogs.configure('info', 'json')\n{CRASHES[crash]}"
+    root = str(Path(__file__).resolve().parents[3])
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], env={**os.environ, "PYTHONPATH": root}, capture_output=True
+    )
+    said = [json.loads(line) for line in run.stderr.splitlines()]
+    assert said or crash == "a line that cannot be made"
+    assert all({"time", "level", "process", "message"} <= set(line) for line in said)
+
+
+def test_a_start_that_fails_says_so_in_json(tmp_path) -> None:
+    file = tmp_path / "pafu.toml"
+    file.write_text("log_format = 'json'\n")
+    root = str(Path(__file__).resolve().parents[3])
+    for arguments, variables in (
+        (["--log-format", "json"], {}),
+        ([], {"PAFU_LOG_FORMAT": "json"}),
+        (["--config", str(file)], {}),
+    ):
+        environ = {**os.environ, "PYTHONPATH": root, "PAFU_SIZE": "0x0", **variables}
+        command = [sys.executable, "-m", "server.cli", "serve", *arguments]
+        run = subprocess.run(command, env=environ, capture_output=True)
+        (line,) = [json.loads(line) for line in run.stderr.splitlines()]
+        assert run.returncode == 2 and line["level"] == "error" and "PAFU_SIZE" in line["message"]
 
 
 async def test_a_worker_s_plain_lines_become_json(capfd) -> None:
