@@ -5,8 +5,11 @@ A live session may take the place of a background one (a job goes on later), nev
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from model.spec import ModelSpec
 from server.config import ConfigError, Settings
@@ -17,6 +20,7 @@ from server.ipc.messages import CacheChoice, Open
 MIB = 2**20
 NARROWEST = "bfloat16"  # that a model may compute in
 WIDEST = "float32"  # what a cache is taken to hold before the worker has said
+COUNTED = 16  # chunks in a row, whose median counts
 SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower chunks
 
 
@@ -85,6 +89,37 @@ def together(capacities: Iterable[Capacity], setting: int | None) -> Capacity:
         setting=setting,
         chunk_seconds=max(taking, default=None),
     )
+
+
+class Speed:
+    """What a chunk of a session of the usual kind takes on one worker, at its best: as measured at its start, or less,
+    as real chunks take. So a start in a busy moment does not keep the server small, and a busy moment later takes no
+    place away."""
+
+    def __init__(self, spec: ModelSpec, usual: CacheChoice | None) -> None:
+        self.chunk_seconds: float | None = None  # None: not known yet
+        self._spec, self._usual = spec, usual
+        budget = usual.budget_latents if usual else 0.0
+        self._filled_by = math.ceil(budget / spec.chunk_latents)  # the chunk that finds a full cache
+        self._taken = deque[float](maxlen=COUNTED)
+
+    @property
+    def sessions(self) -> int | None:
+        return None if self.chunk_seconds is None else in_real_time(self._spec, self.chunk_seconds)
+
+    def measured(self, seconds: float) -> None:
+        """A worker says what a chunk takes."""
+        self.chunk_seconds = min(seconds, self.chunk_seconds or math.inf)
+
+    def made(self, cache: CacheChoice, index: int, seconds: float) -> bool:
+        """A chunk of a session with this cache took so long; whether more sessions can be played to than was known."""
+        if cache != self._usual or index < self._filled_by or self.chunk_seconds is None:
+            return False
+        self._taken.append(seconds)
+        before = self.sessions
+        if len(self._taken) == COUNTED:
+            self.measured(median(self._taken))
+        return self.sessions != before
 
 
 @dataclass(frozen=True)

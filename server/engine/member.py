@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
-from server.engine.admission import WIDEST, Account, Capacity, cache_bytes, in_real_time
+from server.engine.admission import WIDEST, Account, Capacity, Speed, cache_bytes
 from server.engine.assignment import Assignment
 from server.engine.interface import WorkerStatus
 from server.engine.line import Line
@@ -27,6 +28,8 @@ from server.ipc.messages import (
 from server.states import WorkerState
 from server.telemetry.observer import Observer
 
+log = logging.getLogger("pafu.engine")
+
 STOP_WITHIN = 5.0  # seconds for a drained worker to exit
 SERVING = (WorkerState.STARTING, WorkerState.READY, WorkerState.RESTARTING)
 
@@ -43,7 +46,7 @@ class Member:
         self._setting = assignment.most
         self.account = Account(self._setting or 1)
         self._spec, self._usual = assignment.spec, assignment.configure.usual
-        self._by_speed: int | None = None  # the most that any of its processes found
+        self._speed = Speed(self._spec, self._usual)  # of all its processes
         self._observer, self._changed = observer, changed
         self._moving: set[str] = set()
         self.supervisor = WorkerSupervisor(
@@ -75,12 +78,12 @@ class Member:
 
     @property
     def capacity(self) -> Capacity:
-        ready, room = self.supervisor.ready, self.account.room
+        room = self.account.room
         return Capacity(
-            by_speed=self._by_speed,
+            by_speed=self._speed.sessions,
             by_memory=room // self.cache_bytes(self._usual) if room and self._usual else None,
             setting=self._setting,
-            chunk_seconds=ready.chunk_seconds if ready else None,
+            chunk_seconds=self._speed.chunk_seconds,
         )
 
     def status(self) -> WorkerStatus:
@@ -170,6 +173,8 @@ class Member:
                 if isinstance(message, Fragment):
                     self._observer.made(self.slot.worker, message)
                 if line := self.lines.get(message.session):
+                    if isinstance(message, Fragment):
+                        self._note_speed(line, message)
                     self._hand_on(line, message)
 
     def died(self, how: str | None) -> None:
@@ -191,11 +196,21 @@ class Member:
     # ---- its own affairs
 
     def _make_room(self, ready: Ready) -> None:
-        """As many sessions as fit from now on; a process that starts while the machine is busy takes no place away."""
+        """As many sessions as fit from now on."""
         self.account.room = ready.cache_room_bytes
         if ready.chunk_seconds is not None:
-            self._by_speed = max(self._by_speed or 1, in_real_time(self._spec, ready.chunk_seconds))
-        self.account.most = self._setting or self._by_speed or 1
+            self._speed.measured(ready.chunk_seconds)
+        self.account.most = self._setting or self._speed.sessions or 1
+
+    def _note_speed(self, line: Line, fragment: Fragment) -> None:
+        """Chunks tell how fast the worker really is."""
+        if self._speed.made(line.cache, fragment.index, fragment.stats.chunk_seconds):
+            self.account.most = self._setting or self._speed.sessions or 1
+            log.info(
+                "%s: a chunk takes %.3f s, so %d sessions are played to in real time",
+                *(self.supervisor.name, self._speed.chunk_seconds, self._speed.sessions),
+            )
+            self._changed()
 
     def _hand_on(self, line: Line, message: Opened | Fragment | Rejected | Ended) -> None:
         if isinstance(message, Opened):

@@ -65,7 +65,7 @@ class WorkerSupervisor:
         self.ready: Ready | None = None
         self.restarts = 0
         self.command = tuple(command)
-        self._name, self._configure, self._owner = name, configure, owner
+        self.name, self._configure, self._owner = name, configure, owner
         self._load_within, self._silent_within = load_within, silent
         self._process: asyncio.subprocess.Process | None = None
         self._last_words: LastWords | None = None
@@ -87,8 +87,8 @@ class WorkerSupervisor:
     def start(self) -> None:
         """Start the process and watch it; also after ``stop``."""
         self.state = WorkerState.STARTING
-        self._become(WorkerState.STARTING, f"{self._name} is starting")
-        self._task = asyncio.create_task(self._supervise_or_fail(), name=f"supervisor of {self._name}")
+        self._become(WorkerState.STARTING, f"{self.name} is starting")
+        self._task = asyncio.create_task(self._supervise_or_fail(), name=f"supervisor of {self.name}")
 
     async def stop(self, within: float, reason: str) -> None:
         """Ask the worker to go, wait a little, then insist. May be called again."""
@@ -118,7 +118,7 @@ class WorkerSupervisor:
         try:
             await self._supervise()
         except Exception:
-            log.exception("the supervisor of %s failed", self._name)
+            log.exception("the supervisor of %s failed", self.name)
             self._become(WorkerState.FAILED, "the supervisor failed; its error is in the log")
             self._owner.lost("internal_error", self.message)
 
@@ -134,19 +134,19 @@ class WorkerSupervisor:
             if given_up:
                 self._become(WorkerState.FAILED, reason)
             else:
-                self._become(WorkerState.RESTARTING, f"{self._name} is restarting ({reason})")
+                self._become(WorkerState.RESTARTING, f"{self.name} is restarting ({reason})")
             self._owner.lost("worker_failed", f"the worker was lost ({reason})")
             if given_up:
                 if self._served or not final:  # what ends a start is told by the start
                     log.error(
                         "no worker will be started any more in place of %s: %s; restart the server when its cause is "
                         "gone",
-                        self._name,
+                        self.name,
                         reason,
                     )
                 return
             self.restarts += 1
-            log.warning("%s was lost (%s); starting another in %.2g s", self._name, reason, delay)
+            log.warning("%s was lost (%s); starting another in %.2g s", self.name, reason, delay)
             await asyncio.sleep(delay)
 
     async def _one_life(self) -> tuple[bool, str, bool]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import httpx
+import msgspec
 import pytest
 
 from model.spec import TEST_TINY
 from server.cli import doctor
 from server.config import Settings
-from server.engine.admission import Capacity, cache_bytes, in_real_time
+from server.engine.admission import COUNTED, Capacity, Speed, cache_bytes, in_real_time
+from server.engine.line import Line
 from server.engine.local import LocalEngine
 from server.engine.member import Member
 from server.engine.slots import slots_for
-from server.ipc.messages import CacheChoice, Ready
+from server.ipc.messages import CacheChoice, Fragment, Open, Ready
 from server.worker import loop as worker
 from server.worker.generator import ModelGenerator, load_model
+from server.worker.session import WorkerSession
 
 CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
 
@@ -33,6 +37,20 @@ def ready(chunk_seconds: float | None, room: int = 2**40) -> Ready:
         versions={},
         chunk_seconds=chunk_seconds,
     )
+
+
+@pytest.fixture
+def fragment(pattern):
+    """A chunk that took so long."""
+    order = Open(session="a", prompt="", seed=1, lead_seconds=1, cache=CACHE, pictures=None)
+    session = WorkerSession(order, pattern.PatternGenerator("test-tiny"))
+    made = session.deliver(session.encode(session.generate(session.apply_pending()[0])))
+
+    def taking(session_id: str, index: int, seconds: float) -> Fragment:
+        stats = msgspec.structs.replace(made.stats, chunk_seconds=seconds)
+        return msgspec.structs.replace(made, session=session_id, index=index, stats=stats)
+
+    return taking
 
 
 def one_worker(settings: Settings) -> tuple[LocalEngine, Member]:
@@ -77,6 +95,34 @@ async def test_a_worker_that_starts_at_a_busy_moment_takes_no_place_away(tmp_pat
         places.append((engine.status().capacity.sessions, worker.account.most))
     assert places == [(3, 3), (3, 3), (3, 3), (6, 6)]
     assert engine.observer.metrics.read("pafu_sessions_limit") == 6
+
+
+async def test_a_start_in_a_busy_moment_is_made_good_by_what_chunks_really_take(tmp_path, fragment) -> None:
+    engine, worker = one_worker(Settings(model="test-tiny", device="cpu", data_dir=tmp_path))
+    says(worker, ready(chunk_seconds=2.0))
+    assert engine.status().capacity.sessions == worker.account.most == 1
+    usual = CacheChoice.of(Settings(model="test-tiny").cache())
+    order = Open(session="a", prompt="", seed=1, lead_seconds=1, cache=usual, pictures=None)
+    worker.lines["a"] = Line(worker, order)
+    full = math.ceil(usual.budget_latents / TEST_TINY.chunk_latents)
+    for index in range(full + COUNTED - 1):
+        worker.heard(fragment("a", index, 0.12 if index % 3 else 1.0))  # a disturbance now and then
+    assert worker.account.most == 1, "too few to believe them"
+    worker.heard(fragment("a", full + COUNTED, 0.12))
+    assert engine.status().capacity.sessions == worker.account.most == in_real_time(TEST_TINY, 0.12) > 1
+    assert engine.pool.max_sessions == worker.account.most and engine.status().capacity.chunk_seconds == 0.12
+    for index in range(40):
+        worker.heard(fragment("a", full + index, 5.0))
+    assert engine.status().capacity.sessions == in_real_time(TEST_TINY, 0.12), "nor does a busy moment later take any"
+
+
+def test_chunks_of_another_cache_or_of_one_that_still_fills_tell_nothing() -> None:
+    usual = CacheChoice.of(Settings(model="test-tiny").cache())
+    speed = Speed(TEST_TINY, usual)
+    speed.measured(2.0)
+    for _ in range(2 * COUNTED):
+        assert not speed.made(CACHE, 100, 0.01) and not speed.made(usual, 0, 0.01)
+    assert speed.sessions == 1
 
 
 async def test_memory_counts_with_the_cache_that_sessions_usually_have(tmp_path) -> None:
