@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ LORAS = ("generator_lora", "lora")  # where training dumps keep one
 CONTAINERS = (*TRAINED, *LORAS, "state_dict", "model_state_dict", "module", "params")
 BLOCK = 2**22
 ABOUT = "pafu"
+UNSAFE = re.compile(r"(?:GLOBAL|global:? (?:GLOBAL )?|class:?) ?([\w.]+)")  # in torch's refusal: what it would have run
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None 
     }
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(ready, part, {ABOUT: json.dumps(note), "format": "pt"})
+    save_file(ready, part, {ABOUT: json.dumps(note)})  # one key: of several the order would be any, and so the checksum
     checksum = sha256(part)
     note_file(target).write_text(json.dumps({**note, "sha256": checksum}, indent=2) + "\n")
     part.replace(target)  # the last step: a file of this name is whole
@@ -86,15 +88,14 @@ def _unpickled(source: Path) -> Any:
                 raise
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"{source} holds more than tensors, and Pafu runs no code from files: {reason}"
-            if "Unsupported" in str(error) or "GLOBAL" in str(error)
-            else f"{source} is damaged, half-downloaded or no checkpoint: {reason}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: {reason}") from error
+        if foreign := UNSAFE.search(str(error)):
+            reason = f"{source} holds more than tensors ({foreign[1]}), and Pafu runs no code from files"
+            raise WeightsError(f"{reason}: take a checkpoint that holds tensors only") from error
+        raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: download it again") from error
+    except OSError as error:
+        raise WeightsError(f"{source} cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: download it again") from error
 
 
 def _chosen(loaded: Any) -> tuple[str, dict[str, Tensor]]:
