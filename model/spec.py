@@ -236,10 +236,11 @@ WAN_14B = replace(
 )
 
 # What differs between public checkpoints of this family. Self-Forcing's own configuration is the base: 4 warped steps
-# at shift 5, chunks of 3 latent frames, a window of 21 (18 of them past).
+# at shift 5, chunks of 3 latent frames, a window of 21 (18 of them past) and no sink, which others found to harm it.
 SELF_FORCING = replace(
     WAN_1_3B,
     name="self-forcing",
+    cache_policy="window",
     source=Source(repo="gdhe17/Self-Forcing", files=("checkpoints/self_forcing_dmd.pt",), base=WAN_BASE),
 )
 SELF_FORCING_SID = replace(
@@ -250,6 +251,7 @@ SELF_FORCING_SID = replace(
 CAUSVID = replace(
     WAN_1_3B,
     name="causvid",
+    cache_policy="window",
     denoising_steps=(1000, 757, 522),  # its list ends in 0, which is the clean pass
     warped=False,
     shift=8.0,
@@ -277,6 +279,7 @@ KREA_14B = replace(
 FRAME_WISE = replace(
     WAN_1_3B,
     name="frame-wise-4-step",
+    cache_policy="window",
     chunk_latents=1,
     recache_chunks=12,
     cache_budget_latents=20.0,
