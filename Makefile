@@ -33,8 +33,8 @@ lint: .venv/test.ready
 page:
 	@if node -e 'process.exit(+(parseInt(process.versions.node) < 18))' 2>/dev/null && command -v npm >/dev/null; \
 	then cd tests/web && npm ci --silent && npm run --silent check; \
-	elif [ "$(PAFU_TEST_REQUIRE_NODE)" = 1 ]; then echo "node 18 and npm are needed to check clients/web" >&2; exit 1; \
-	else echo "no node 18 with npm: clients/web is not checked"; fi
+	elif [ "$(PAFU_TEST_REQUIRE_NODE)" = 1 ]; then echo "node 18 and npm are needed to check clients/web and clients/js" >&2; exit 1; \
+	else echo "no node 18 with npm: clients/web and clients/js are not checked"; fi
 
 bench: .venv/serve.ready
 	$(BIN)/pafu bench

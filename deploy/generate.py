@@ -39,7 +39,7 @@ def files() -> dict[str, str]:
         f"{CHART}/pafu.json": board,  # a chart can only read files of its own
         f"{CHART}/recordings.yml": recordings,
         f"{CHART}/alerts.yml": alerts,
-        "clients/web/messages.d.ts": page_types(NOTE),
+        "clients/js/client/messages.d.ts": page_types(NOTE),
         "docs/metrics.md": metrics_page(),
         "docs/settings.md": settings_page(NOTE),
         "deploy/pafu.example.toml": example_toml(NOTE),

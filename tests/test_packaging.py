@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_every_package_and_the_page_are_installed() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {p.parent for top in ("server", "model", "cache") for p in (ROOT / top).rglob("*.py")}
-    wanted = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"clients.web"}
+    wanted = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"clients.web", "clients.js.client"}
     assert set(setuptools["packages"]) == wanted
     assert setuptools["package-data"]["clients.web"] == ["*"]
+    assert setuptools["package-data"]["clients.js.client"] == ["*.js"]
 
 
 def test_server_and_client_have_one_version() -> None:

@@ -180,7 +180,7 @@ class App {
     return { prompt: this.#state.shown, ...this.#stream.scene(this.#choice.model) };
   }
 
-  /** @param {import("./messages.js").ServedStats} stats */
+  /** @param {import("./client/messages.js").ServedStats} stats */
   #chunk({ prompt, camera }) {
     if (this.#state.watching && prompt) this.#prompt.text = prompt;
     this.#cameraControls.show(camera.speed);

@@ -34,7 +34,7 @@ export class Choice {
     this.#seed.value = seed;
   }
 
-  /** What a stream that runs was given. @param {import("./messages.js").SessionConfig} config */
+  /** What a stream that runs was given. @param {import("./client/messages.js").SessionConfig} config */
   show(config) {
     this.#seed.placeholder = String(config.seed);
     byId("cache-words").textContent = cacheWords(config);

@@ -27,7 +27,7 @@ export class MemoryView {
   #film;
   #thumbs;
   #on = false;
-  /** @type {import("./messages.js").MemoryShape | null} as video.start says it */
+  /** @type {import("./client/messages.js").MemoryShape | null} as video.start says it */
   #config = null;
   #fps = 16;
   #grid = { rows: 0, columns: 0 };
@@ -42,7 +42,7 @@ export class MemoryView {
   #veiled = null;
   /** @type {OffscreenCanvas | null} the filmstrip without what glows */
   #still = null;
-  /** @type {import("./messages.js").ServedStats | null} of the newest chunk */
+  /** @type {import("./client/messages.js").ServedStats | null} of the newest chunk */
   #stats = null;
   /** @type {import("./film.js").Placed[]} moments on the filmstrip */
   #places = [];
@@ -73,7 +73,7 @@ export class MemoryView {
     return part(this.#section, `.${name}`);
   }
 
-  /** A new stream: `config` is video.start's. @param {import("./messages.js").SessionConfig} config */
+  /** A new stream: `config` is video.start's. @param {import("./client/messages.js").SessionConfig} config */
   begin(config) {
     this.end();
     this.#config = config.memory ?? null;
@@ -94,7 +94,7 @@ export class MemoryView {
     clearInterval(this.#timer);
   }
 
-  /** Statistics of a chunk. @param {import("./messages.js").ServedStats} stats */
+  /** Statistics of a chunk. @param {import("./client/messages.js").ServedStats} stats */
   chunk(stats) {
     if (!stats.memory || !this.#config) return;
     const before = this.#memory;
@@ -124,7 +124,7 @@ export class MemoryView {
 
   // ---- what happened
 
-  /** @param {import("./messages.js").CameraView} camera */
+  /** @param {import("./client/messages.js").CameraView} camera */
   #noteMade(camera) {
     for (const latent of this.#memory.keys()) {
       if (latent > this.#seen && camera.speed === 0) this.#views.set(latent, `at ${camera.offset}`);
@@ -246,7 +246,7 @@ export class MemoryView {
     this.#film.setAttribute("aria-label", `${words} ${detail}`);
   }
 
-  /** @param {import("./messages.js").ServedStats} stats @param {number} total @param {number} percent */
+  /** @param {import("./client/messages.js").ServedStats} stats @param {number} total @param {number} percent */
   #figures({ cache_tokens: kept, cache_policy: policy, cache_fell_back: fell }, total, percent) {
     const known = stillKnown(this.#memory).map(([latent]) => latent);
     const tokens = `Remembers ${kept.toLocaleString("en")} of the ${total.toLocaleString("en")} tokens it has seen (${percent}\u00a0%)`;

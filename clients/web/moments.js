@@ -5,7 +5,7 @@
  *   token, and its salience, both 0 to 255, rows x columns; no salience under a policy without scores
  * @typedef {Map<number, Moment>} Memory of each latent
  * @typedef {Moment & {latent: number, latents: number[], view: unknown}} Shown one or several neighbours of one view
- * @typedef {import("./messages.js").MemoryShape} Timing
+ * @typedef {import("./client/messages.js").MemoryShape} Timing
  */
 
 const SHOWN_FROM = 0.02; // share of a moment's tokens below which it is as good as forgotten
@@ -20,7 +20,7 @@ export function bytesOf(text) {
 
 /**
  * One chunk's memory.
- * @param {import("./messages.js").KeptTokens} tokens
+ * @param {import("./client/messages.js").KeptTokens} tokens
  * @returns {Memory}
  */
 export function readMemory({ rows, columns, latents, kept, salience }) {

@@ -46,7 +46,7 @@ export function hideTrouble() {
   byId("trouble").hidden = true;
 }
 
-/** The picture's label says what is shown: the words, and where the camera goes. @param {import("./messages.js").ServedStats} stats */
+/** The picture's label says what is shown: the words, and where the camera goes. @param {import("./client/messages.js").ServedStats} stats */
 export function labelPicture({ prompt, camera }) {
   const moves = camera.speed ? `the camera moves ${camera.speed < 0 ? "left" : "right"}` : "the camera stands still";
   const label = `The generated video: ${prompt || "no words"}; ${moves}`;

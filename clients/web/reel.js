@@ -1,6 +1,6 @@
 // What was watched, as a file: an MP4 of the fragments that came, with its words as chapters. No DOM.
 
-import { initSegment } from "./decoder.js";
+import { initSegment } from "./client/boxes.js";
 
 const ROOM = 256 * 2 ** 20; // bytes of a recording; the oldest pictures go first
 const MOST_CHAPTERS = 255;

@@ -1,8 +1,8 @@
 // A second stream beside the first: the same seed, words and camera under another cache policy, played in step with it.
 
 import { byId } from "./dom.js";
-import { Player } from "./player.js";
-import { LiveSession } from "./protocol.js";
+import { PafuPlayer } from "./client/player-element.js";
+import { whyNoSocket } from "./server.js";
 
 const AHEAD = 3; // chunks from now at which a change surely is in time for both
 const IN_STEP = 0.25; // seconds that the two playheads may be apart
@@ -11,16 +11,16 @@ const EVERY_MS = 200;
 /** `failed(trouble)` is called when the second stream ends by itself; the first one goes on. */
 export class Rival {
   #main;
-  #player = new Player(byId("rival"));
+  #element = byId("rival-player", PafuPlayer);
+  #player = this.#element.player;
   #failed;
-  /** @type {LiveSession | null} */
+  /** @type {import("./client/protocol.js").LiveSession | null} */
   #session = null;
   #next = 0; // index of its next chunk
-  #fps = 16;
   #timer = 0;
 
   /**
-   * @param {Player} main that of the first stream
+   * @param {import("./client/player.js").Player} main that of the first stream
    * @param {(trouble: import("./errors.js").Trouble) => void} failed
    */
   constructor(main, failed) {
@@ -34,41 +34,22 @@ export class Rival {
 
   /**
    * Begin `request` (that of the first stream) under `policy`. `pass` as for LiveSession.open.
-   * @param {import("./protocol.js").Request} request
+   * @param {import("./client/protocol.js").Request} request
    * @param {string} policy
-   * @param {import("./protocol.js").Pass} pass
+   * @param {import("./client/protocol.js").Pass} pass
    */
-  async start(request, policy, pass) {
-    const session = (this.#session = new LiveSession());
+  start(request, policy, pass) {
+    const asked = { ...request, memory: false, extra_params: { cache: { policy } } };
+    const session = (this.#session = this.#element.start(asked, { pass, why: whyNoSocket }));
     this.#next = 0;
-    /** @type {LiveSession["on"]} */
+    /** @type {import("./client/protocol.js").LiveSession["on"]} */
     const on = (type, handle) => session.on(type, (detail) => this.#session === session && handle(detail));
-    on("start", ({ mime, config }) => this.#begin(mime, config));
-    on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
+    on("chunk", ({ metadata }) => (this.#next = metadata.transport_chunk_index + 1));
     on("waiting", () => this.#giveUp({ code: "no_second_place" }));
     on("trouble", (trouble) => trouble.fatal && this.#giveUp(trouble.code === "session_rejected" ? { code: "no_second_place" } : trouble));
-    on("done", () => this.#player.finish());
     this.#timer = setInterval(() => this.#keepStep(), EVERY_MS);
     document.body.classList.add("comparing");
     byId("rival-name").textContent = policy;
-    try {
-      const extra_params = { cache: { policy } };
-      await session.open({ ...request, memory: false, extra_params }, () => this.#player.playhead, pass);
-    } catch (trouble) {
-      this.#giveUp(/** @type {import("./errors.js").Trouble} */ (trouble));
-    }
-  }
-
-  /** @param {string} mime @param {import("./messages.js").SessionConfig} config */
-  #begin(mime, config) {
-    this.#fps = config.fps;
-    this.#player.begin(mime);
-  }
-
-  /** @param {import("./messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
-  #chunk(metadata, data) {
-    this.#next = metadata.transport_chunk_index + 1;
-    if (data.byteLength) this.#player.append(data, metadata.num_frames / this.#fps);
   }
 
   /** The chunk at which a change is in time for both, given the `next` chunk of the first stream. @param {number} next */
@@ -76,7 +57,7 @@ export class Rival {
     return Math.max(next, this.#next) + AHEAD;
   }
 
-  /** @param {import("./protocol.js").Interaction} change */
+  /** @param {import("./client/protocol.js").Interaction} change */
   interact(change) {
     this.#session?.interact(change);
   }

@@ -4,14 +4,15 @@ import { Ambient } from "./ambient.js";
 import { byId } from "./dom.js";
 import { MemoryView } from "./memory.js";
 import { labelPicture, showAspect } from "./page.js";
-import { Player } from "./player.js";
+import { PafuPlayer } from "./client/player-element.js";
 import { Reel } from "./reel.js";
 import { ReadOut } from "./stats.js";
 import { Timeline } from "./timeline.js";
 
 export class Screen {
   #video = byId("picture", HTMLVideoElement);
-  player = new Player(this.#video);
+  element = byId("player", PafuPlayer);
+  player = this.element.player;
   timeline = new Timeline();
   reel = new Reel();
   memory = new MemoryView({
@@ -31,20 +32,18 @@ export class Screen {
     for (const part of [this.#readout, this.timeline, this.reel]) part.clear();
   }
 
-  /** @param {string} mime @param {import("./messages.js").SessionConfig} config */
-  begin(mime, config) {
+  /** @param {import("./client/messages.js").SessionConfig} config */
+  begin(config) {
     this.#fps = config.fps;
     showAspect(config);
-    this.player.begin(mime);
     this.memory.begin(config);
   }
 
-  /** @param {import("./messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
+  /** @param {import("./client/messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
   chunk({ transport_chunk_index, num_frames, stats }, data) {
     const seconds = num_frames / this.#fps;
     this.timeline.add(transport_chunk_index, seconds);
     if (data.byteLength) {
-      this.player.append(data, seconds);
       this.reel.add(data, seconds, stats.prompt);
     }
     this.#readout.chunk(stats, this.timeline.chunkSeconds);

@@ -2,19 +2,17 @@
 
 import { byId } from "./dom.js";
 import { hasKey } from "./key.js";
-import { canPlay } from "./decoder.js";
-import { LiveSession } from "./protocol.js";
 import { Rival } from "./rival.js";
 import { SceneLog, asInteractions, sceneHash } from "./scene.js";
 import { Screen } from "./screen.js";
-import { ticket } from "./server.js";
+import { ticket, whyNoSocket } from "./server.js";
 
 /**
  * What a stream tells the page.
  * @typedef {object} Told
  * @property {(type: string, event?: object) => void} dispatch an event of state.js
- * @property {(config: import("./messages.js").SessionConfig) => void} accepted
- * @property {(stats: import("./messages.js").ServedStats) => void} chunk
+ * @property {(config: import("./client/messages.js").SessionConfig) => void} accepted
+ * @property {(stats: import("./client/messages.js").ServedStats) => void} chunk
  * @property {(id: string) => void} applied a change, by its event id
  * @property {(trouble: import("./errors.js").Trouble) => void} refused a change; the stream goes on
  * @property {(trouble: import("./errors.js").Trouble) => void} failed the stream, which is over
@@ -28,7 +26,7 @@ export class Stream {
   #told;
   #rival;
   #log = new SceneLog();
-  /** @type {LiveSession | null} */
+  /** @type {import("./client/protocol.js").LiveSession | null} */
   #session = null;
   #begun = { prompt: "", seed: "", image: "" }; // what it began with
   /** @type {{id: string, chunk: number}[]} */
@@ -45,7 +43,7 @@ export class Stream {
   /**
    * Ask for a stream: with the `changes` of a link, which is only brought back `until` that chunk, and with a stream
    * under `policy` beside it, where that is not "".
-   * @param {import("./protocol.js").Request} request
+   * @param {import("./client/protocol.js").Request} request
    * @param {{changes?: import("./scene.js").Change[], until?: number, policy?: string}} [more]
    */
   start(request, { changes = [], until = -1, policy = "" } = {}) {
@@ -60,52 +58,38 @@ export class Stream {
     if (policy) this.#rival.start(whole, policy, this.#pass);
   }
 
-  /** @param {import("./protocol.js").Request} request */
+  /** @param {import("./client/protocol.js").Request} request */
   #open(request) {
     const { dispatch, refused, failed, closed } = this.#told;
-    const session = new LiveSession();
+    const { player, timeline } = this.screen;
+    // What is only brought back counts as played, so that the server does not wait for it.
+    const position = () => (timeline.next <= this.#hurry ? player.received : player.playhead);
+    const session = this.screen.element.start(request, { position, pass: this.#pass, why: whyNoSocket });
     this.#session = session;
-    /** @type {LiveSession["on"]} */
+    /** @type {import("./client/protocol.js").LiveSession["on"]} */
     const on = (type, handle) => session.on(type, (detail) => this.#session === session && handle(detail));
-    on("start", (message) => this.#accepted(session, message));
+    on("start", (message) => this.#accepted(message));
     on("chunk", ({ metadata, data }) => this.#chunk(metadata, data));
     on("queued", ({ event_id, warnings }) => dispatch("heard", { id: event_id, warnings }));
     on("applied", ({ event_id, chunk_index }) => this.#applied(event_id, chunk_index));
-    on("waiting", ({ position, seconds }) => dispatch("inLine", { position, seconds }));
+    on("waiting", ({ position: place, seconds }) => dispatch("inLine", { position: place, seconds }));
     for (const type of /** @type {const} */ (["interrupted", "leaving", "reconnecting", "resumed"])) on(type, () => dispatch(type));
     on("done", ({ reason }) => this.#done(reason));
     on("trouble", (trouble) => (trouble.fatal ? failed(trouble) : refused(trouble)));
     on("closed", closed);
-    this.#connect(session, request);
   }
 
   // A server with keys gives a ticket for each socket.
   #pass = async () => (hasKey() ? ticket() : null);
 
-  /** @param {LiveSession} session @param {import("./protocol.js").Request} request */
-  async #connect(session, request) {
-    const { player, timeline } = this.screen;
-    // What is only brought back counts as played, so that the server does not wait for it.
-    const position = () => (timeline.next <= this.#hurry ? player.received : player.playhead);
-    try {
-      await session.open(request, position, this.#pass);
-    } catch (trouble) {
-      if (this.#session === session) this.#told.failed(/** @type {import("./errors.js").Trouble} */ (trouble));
-    }
-  }
-
-  /** @param {LiveSession} session @param {import("./messages.js").VideoStart} start */
-  #accepted(session, { mime, config, warnings, session_id }) {
+  /** @param {import("./client/messages.js").VideoStart} start */
+  #accepted({ config, warnings, session_id }) {
     this.#told.dispatch("accepted", { sessionId: session_id, warnings });
-    if (!canPlay(mime)) {
-      session.abandon();
-      return this.#told.failed({ code: "unsupported_video", message: mime });
-    }
-    this.screen.begin(mime, config);
+    this.screen.begin(config);
     this.#told.accepted(config);
   }
 
-  /** @param {import("./messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
+  /** @param {import("./client/messages.js").ChunkMetadata} metadata @param {ArrayBuffer} data */
   #chunk(metadata, data) {
     this.#told.dispatch("chunk");
     this.screen.chunk(metadata, data);
@@ -131,7 +115,6 @@ export class Stream {
 
   /** @param {string} reason */
   #done(reason) {
-    this.screen.player.finish();
     this.#told.done(reason);
   }
 

@@ -24,7 +24,7 @@ export class Thumbs {
   /**
    * Take the picture on display, which belongs to `latent`, if it is the first one of it or its last.
    * @param {number} latent
-   * @param {import("./messages.js").MemoryShape} timing
+   * @param {import("./client/messages.js").MemoryShape} timing
    * @param {number} fps
    */
   take(latent, timing, fps) {

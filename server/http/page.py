@@ -11,7 +11,9 @@ from starlette.types import Scope
 
 from server.config import Settings
 
-PAGE = Path(__file__).resolve().parents[2] / "clients" / "web"
+CLIENTS = Path(__file__).resolve().parents[2] / "clients"
+PAGE = CLIENTS / "web"
+PACKAGE = CLIENTS / "js"  # the JavaScript package, whose scripts (in ``client``) are the page's too
 # Not from the operating system's registry, which may be wrong: a wrong type keeps a browser from running a module.
 MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -33,6 +35,7 @@ class PageFiles(StaticFiles):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(directory=PAGE, html=True, check_dir=False)
+        self.all_directories = [*self.all_directories, PACKAGE]
         self._headers = page_headers(settings)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
@@ -80,4 +83,6 @@ def page_headers(settings: Settings) -> dict[str, str]:
 
 def page_paths() -> set[str]:
     """Every path under which a file of the page is served; its type declarations are for tools only."""
-    return {"/"} | {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.suffix in MIME_TYPES}
+    scripts = (PACKAGE / "client").glob("*.js")
+    paths = [file.relative_to(PAGE) for file in PAGE.rglob("*")] + [file.relative_to(PACKAGE) for file in scripts]
+    return {"/"} | {f"/{path.as_posix()}" for path in paths if path.suffix in MIME_TYPES}

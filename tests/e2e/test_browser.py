@@ -42,7 +42,7 @@ NOTE_CHUNKS = """
 window.chunks = []; // what the page's session gave to its player, in order
 const dispatch = EventTarget.prototype.dispatchEvent;
 EventTarget.prototype.dispatchEvent = function (event) {
-  if (event.type === "chunk") chunks.push(event.detail.metadata);
+  if (event.type === "chunk" && !(this instanceof HTMLElement)) chunks.push(event.detail.metadata);
   return dispatch.call(this, event);
 };"""
 FPS = 16

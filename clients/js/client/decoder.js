@@ -1,5 +1,7 @@
 // One Media Source decoder after the other for one stream: append, evict, and begin again with what was not shown.
 
+import { initSegment } from "./boxes.js";
+
 const KEEP_BEHIND = 12; // seconds of past kept for the decoder; older ranges are evicted
 const REBUILDS = 5; // attempts between two healthy stretches
 const REBUILD_AFTER_MS = 100;
@@ -13,21 +15,6 @@ const Source = /** @type {any} */ (globalThis).ManagedMediaSource ?? globalThis.
 /** Whether this browser can play `mime` at all. @param {string} mime */
 export function canPlay(mime) {
   return Boolean(Source?.isTypeSupported(mime));
-}
-
-/**
- * Bytes before the first `moof` box: what a fresh SourceBuffer needs before any fragment. Empty if there is none.
- * @param {ArrayBuffer} data
- */
-export function initSegment(data) {
-  const view = new DataView(data);
-  for (let at = 0; at + 8 <= view.byteLength; ) {
-    const size = view.getUint32(at);
-    if (view.getUint32(at + 4) === 0x6d6f6f66) return data.slice(0, at);
-    if (size < 8) break;
-    at += size;
-  }
-  return new ArrayBuffer(0);
 }
 
 /**

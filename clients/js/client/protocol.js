@@ -1,7 +1,5 @@
 // The live protocol, WS /v1/realtime/video: JSON control, and one binary frame after each video.chunk_metadata.
 
-import { whyNoSocket } from "./server.js";
-
 export const PLAYBACK_EVERY_MS = 100;
 export const PING_EVERY_MS = 20_000;
 const STOP_PATIENCE_MS = 10_000;
@@ -12,10 +10,13 @@ const BROKEN = [1005, 1006, 1014]; // close codes of a connection that nobody en
 const LEFT = [1001, 1012]; // the server went; another may have the session
 
 /**
- * @typedef {import("./errors.js").Trouble & {retryable?: boolean}} Refusal
+ * @typedef {{code: string, message?: string, param?: string | null, retryable?: boolean}} Refusal
  * @typedef {Record<string, any>} Request session.start without its type, or session.watch
  * @typedef {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at_chunk?: number}} Interaction
  * @typedef {() => Promise<string | null>} Pass gives the ticket that a server with keys wants for every socket
+ * @typedef {object} Place
+ * @property {string} [server] address of the server; left out: that of the page
+ * @property {() => Promise<Refusal | null>} [why] asks over plain HTTP why no socket opens, which browsers do not tell
  */
 
 /**
@@ -35,12 +36,18 @@ const LEFT = [1001, 1012]; // the server went; another may have the session
  * @property {{clean: boolean}} closed
  */
 
-/** The WebSocket address next to the page, so that the page also works behind a path prefix. */
-export function liveAddress(base = document.baseURI) {
-  const url = new URL("v1/realtime/video", base);
+/** The WebSocket address next to the page, or at a server, so that both also work behind a path prefix. @param {string} [server] */
+export function liveAddress(server) {
+  const url = new URL("v1/realtime/video", baseOf(server));
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   url.search = url.hash = "";
   return url.href;
+}
+
+/** What the paths of a server are relative to. @param {string} [server] */
+export function baseOf(server) {
+  if (server === undefined) return document.baseURI;
+  return new URL(server.endsWith("/") ? server : `${server}/`, globalThis.document?.baseURI).href;
 }
 
 /**
@@ -48,6 +55,8 @@ export function liveAddress(base = document.baseURI) {
  * behind the last chunk that came whole. Its events are CustomEvents, with what LiveEvents says as their detail.
  */
 export class LiveSession extends EventTarget {
+  #address;
+  #why;
   /** @type {WebSocket | null} */
   #socket = null;
   #position = () => 0;
@@ -74,11 +83,18 @@ export class LiveSession extends EventTarget {
   #lostAt = 0; // when the connection broke; 0 while there is one
   #attempts = 0;
 
+  /** @param {Place} [place] */
+  constructor({ server, why = async () => null } = {}) {
+    super();
+    this.#address = liveAddress(server);
+    this.#why = why;
+  }
+
   /**
    * Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called; `pass` gives
    * (a promise of) the ticket that a server with keys wants for every socket. It goes as a subprotocol, since addresses
-   * end up in logs; the server answers with the other. Rejects when there is no ticket. A request of the type
-   * session.watch looks on at somebody's session.
+   * end up in logs; the server answers with the other. A ticket that is not to be had is a fatal trouble. A request of
+   * the type session.watch looks on at somebody's session.
    * @param {Request} request
    * @param {() => number} position
    * @param {Pass} [pass]
@@ -87,7 +103,12 @@ export class LiveSession extends EventTarget {
     this.#position = position;
     this.#pass = pass;
     this.#watching = request.type === "session.watch" ? request : null;
-    await this.#dial({ type: "session.start", ...request });
+    try {
+      await this.#dial({ type: "session.start", ...request });
+    } catch (error) {
+      const { code, message, param } = /** @type {Refusal} */ (error);
+      this.fail({ code, message, param });
+    }
   }
 
   /**
@@ -104,7 +125,7 @@ export class LiveSession extends EventTarget {
   async #dial(first) {
     const ticket = await this.#pass();
     if (this.#finished) return;
-    const socket = new WebSocket(liveAddress(), ticket ? ["pafu", `pafu-ticket.${ticket}`] : []);
+    const socket = new WebSocket(this.#address, ticket ? ["pafu", `pafu-ticket.${ticket}`] : []);
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.addEventListener("open", () => this.#begin(first));
@@ -152,6 +173,12 @@ export class LiveSession extends EventTarget {
     this.#finished = true;
     if (!this.#socket || this.#socket.readyState === WebSocket.CLOSED) return this.#closed({});
     this.#socket.close(1000);
+  }
+
+  /** End it because of something on this side. @param {Refusal} trouble */
+  fail(trouble) {
+    this.#emit("trouble", { ...trouble, fatal: true });
+    this.abandon();
   }
 
   /** @param {object} first */
@@ -251,7 +278,7 @@ export class LiveSession extends EventTarget {
   // A browser keeps to itself what a refused handshake was answered with: ask again as an ordinary request.
   /** @param {Refusal} closed */
   async #neverOpened(closed) {
-    const why = closed.code === "connection_lost" ? await whyNoSocket() : null;
+    const why = closed.code === "connection_lost" ? await this.#why() : null;
     this.#emit("trouble", { ...(why ?? closed), fatal: true });
     this.#emit("closed", { clean: false });
   }

@@ -175,4 +175,66 @@ export interface Error {
   event_id?: string;
 }
 
+export interface SessionStart {
+  type: "session.start";
+  model?: string;
+  prompt: string;
+  format?: string;
+  width?: number;
+  height?: number;
+  fps?: number;
+  num_frames?: number;
+  seed?: number;
+  extra_params?: { cache?: { policy?: string; budget_latents?: number; budget_tokens?: number; window_latents?: number; sink_latents?: number; recent_latents?: number; position_mode?: "relative" | "absolute"; kv_dtype?: "auto" | "bf16" | "int8" | "int4" } };
+  /** picture that the video begins with, as a data URL */
+  image?: unknown;
+  /** the same under another server's name */
+  image_reference?: unknown;
+  size?: string;
+  seconds?: number | string;
+  num_inference_steps?: number;
+  streaming_buffer_seconds?: number;
+  memory?: boolean;
+  interactions?: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity"; data?: { translation: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number }[];
+}
+
+export interface SessionInteraction {
+  type: "session.interaction";
+  /** ``at_chunk``: the chunk that shows it first; left out, or a chunk that is made already, means the next one. */
+  interaction: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity"; data?: { translation: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number };
+}
+
+export interface SessionPlayback {
+  type: "session.playback";
+  position_seconds: number;
+}
+
+export interface SessionPing {
+  type: "session.ping";
+}
+
+export interface SessionStop {
+  type: "session.stop";
+}
+
+export interface SessionPause {
+  type: "session.pause";
+}
+
+export interface SessionResume {
+  type: "session.resume";
+  session_id?: string;
+  token?: string;
+  last_chunk_index?: number;
+  format?: string;
+}
+
+export interface SessionWatch {
+  type: "session.watch";
+  session_id: string;
+  format?: string;
+}
+
 export type ServerMessage = VideoStart | ChunkMetadata | InteractionQueued | InteractionApplied | InteractionRejected | SessionQueued | SessionInterrupted | SessionPaused | SessionResumed | SessionPong | SessionDone | Error;
+
+export type ClientMessage = SessionStart | SessionInteraction | SessionPlayback | SessionPing | SessionStop | SessionPause | SessionResume | SessionWatch;

@@ -1,0 +1,237 @@
+// <pafu-player>: a live stream as an element. Our own page plays through it too, with a <video> of its own inside.
+
+import { canPlay } from "./decoder.js";
+import { Player } from "./player.js";
+import { LiveSession } from "./protocol.js";
+
+const SPEED = 4; // pixels per picture while a camera button is held
+const STYLE = `
+  :host { display: block; position: relative; background: #000; color: #fff; font: 1rem/1.4 system-ui, sans-serif; }
+  :host([hidden]) { display: none; }
+  .own { display: block; width: 100%; height: 100%; object-fit: contain; }
+  .said { position: absolute; inset: auto 0 50% 0; margin: 0 auto; max-width: 30em; padding: .5em 1em; background: #000b; text-align: center; }
+  .said:empty { display: none; }
+  .bar { position: absolute; inset: auto 0 0 0; display: flex; gap: .25em; padding: .25em; background: #0009; }
+  .bar button, .bar input { min-width: 44px; min-height: 44px; border: 0; border-radius: 6px; background: #fff2; color: inherit; font: inherit; }
+  .bar input { flex: 1; padding: 0 .75em; min-width: 4em; }
+  .bar button:focus-visible, .bar input:focus-visible { outline: 2px solid #fff; }
+`;
+const BAR = `
+  <form class="bar">
+    <button type="button" data-do="toggle" aria-label="Play">▶</button>
+    <button type="button" data-speed="-1" aria-label="Move the camera left while held">◀</button>
+    <button type="button" data-speed="1" aria-label="Move the camera right while held">▶︎</button>
+    <input name="prompt" aria-label="What you see" maxlength="400" autocomplete="off">
+    <button type="button" data-do="fullscreen" aria-label="Full screen">⛶</button>
+  </form>
+`;
+
+/**
+ * @typedef {object} Ways
+ * @property {() => number} [position] the playhead that the server hears of; default: the player's
+ * @property {import("./protocol.js").Pass} [pass] gives the ticket that a server with keys wants for every socket
+ * @property {import("./protocol.js").Place["why"]} [why]
+ */
+
+/**
+ * Attributes: src (address of the server; default: the page's), prompt (changed while it plays, it changes the video),
+ * seed, model, policy, session (look on at that one), autoplay, controls, muted. For servers with keys set `pass`, a
+ * function that gives a ticket. A <video> inside the element is used instead of its own.
+ *
+ * Events: those of LiveSession and of Player, each a CustomEvent with the same detail; they do not bubble.
+ */
+export class PafuPlayer extends HTMLElement {
+  static observedAttributes = ["prompt", "muted", "controls"];
+  /** @type {import("./protocol.js").Pass | undefined} */
+  pass;
+  /** @type {LiveSession | null} the running one */
+  session = null;
+  #paused = false;
+  #shadow = this.attachShadow({ mode: "open" });
+  /** @type {HTMLVideoElement} */
+  video;
+  /** @type {Player} */
+  player;
+
+  constructor() {
+    super();
+    const given = this.querySelector("video");
+    const screen = given ? "<slot></slot>" : `<video class="own" part="video" playsinline></video>`;
+    this.#shadow.innerHTML = `${screen}<p class="said" part="message" role="status"></p>`;
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(STYLE);
+    this.#shadow.adoptedStyleSheets = [sheet];
+    this.video = given ?? /** @type {HTMLVideoElement} */ (this.#shadow.querySelector("video"));
+    this.player = new Player(this.video);
+    for (const type of ["firstpicture", "playing", "waiting", "ended", "blocked", "failed"]) {
+      this.player.addEventListener(type, (event) => this.#tell(`player-${type}`, /** @type {CustomEvent} */ (event).detail));
+    }
+    this.player.addEventListener("blocked", () => this.#say("Press play"));
+    this.player.addEventListener("firstpicture", () => this.#say(""));
+    this.player.addEventListener("progress", () => this.session?.report());
+    this.player.addEventListener("ended", () => this.#rest());
+    this.player.addEventListener("failed", () => this.session?.abandon());
+  }
+
+  connectedCallback() {
+    this.#showControls();
+    this.video.muted ||= this.hasAttribute("muted");
+    const asked = this.hasAttribute("prompt") || this.hasAttribute("session");
+    if (this.hasAttribute("autoplay") && asked && !this.session) this.play();
+  }
+
+  disconnectedCallback() {
+    queueMicrotask(() => this.isConnected || this.stop()); // it may only have been moved
+  }
+
+  /** @param {string} name @param {string | null} old @param {string | null} value */
+  attributeChangedCallback(name, old, value) {
+    if (old === value) return;
+    if (name === "muted") this.video.muted = value !== null;
+    if (name === "controls" && this.isConnected) this.#showControls();
+    if (name === "prompt" && value !== null) {
+      this.session?.interact({ prompt: value });
+      const field = /** @type {HTMLInputElement | null} */ (this.#shadow.querySelector("input"));
+      if (field) field.value = value;
+    }
+  }
+
+  /** Begin what the attributes say, or go on after `pause`. */
+  play() {
+    if (!this.session) return void this.start(this.#request(), { pass: this.pass });
+    this.#paused = false;
+    this.player.resume();
+    if (!this.hasAttribute("session")) this.session.pause(false);
+    this.#label();
+  }
+
+  /** Stand still, and let the server make nothing more. */
+  pause() {
+    this.#paused = true;
+    this.player.pause();
+    if (!this.hasAttribute("session")) this.session?.pause();
+    this.#label();
+  }
+
+  get paused() {
+    return this.#paused || !this.session;
+  }
+
+  /** End the stream; the last picture stays. */
+  stop() {
+    this.session?.stop();
+    this.#rest();
+  }
+
+  /** Change words or camera; the change's id, or null. @param {import("./protocol.js").Interaction} change */
+  interact(change) {
+    return this.session?.interact(change) ?? null;
+  }
+
+  /**
+   * Play the answer to `request` (session.start or session.watch); what the session tells is also told by the element.
+   * @param {import("./protocol.js").Request} request
+   * @param {Ways} [ways]
+   */
+  start(request, { position = () => this.player.playhead, pass, why } = {}) {
+    this.session?.abandon();
+    const session = new LiveSession({ server: this.getAttribute("src") ?? undefined, why });
+    this.session = session;
+    this.#paused = false;
+    let fps = 16;
+    /** @type {LiveSession["on"]} */
+    const on = (type, handle) =>
+      session.on(type, (detail) => {
+        if (this.session !== session) return;
+        handle(detail);
+        this.#tell(type, detail);
+      });
+    on("start", ({ mime, config }) => {
+      fps = config.fps;
+      if (canPlay(mime)) return this.player.begin(mime);
+      session.fail({ code: "unsupported_video", message: mime });
+    });
+    on("chunk", ({ metadata, data }) => data.byteLength && this.player.append(data, metadata.num_frames / fps));
+    on("waiting", ({ position: place }) => this.#say(`Waiting for a place: number ${place}`));
+    on("reconnecting", () => this.#say("The connection is made again"));
+    on("resumed", () => this.#say(""));
+    on("done", () => this.player.finish());
+    on("trouble", ({ message, code, fatal }) => fatal && this.#say(message || code));
+    on("closed", () => {
+      if (!this.player.received) this.#rest();
+    });
+    for (const type of /** @type {const} */ (["queued", "applied", "interrupted", "leaving"])) on(type, () => {});
+    void session.open(request, position, pass);
+    this.#label();
+    return session;
+  }
+
+  #request() {
+    const words = this.getAttribute("session");
+    if (words) return { type: "session.watch", session_id: words, format: "m4s" };
+    const given = { prompt: this.getAttribute("prompt") ?? "", model: this.getAttribute("model") ?? undefined };
+    const [seed, policy] = [this.getAttribute("seed"), this.getAttribute("policy")];
+    return { ...given, ...(seed ? { seed: Number(seed) } : {}), ...(policy ? { extra_params: { cache: { policy } } } : {}) };
+  }
+
+  #rest() {
+    this.player.halt();
+    this.session = null;
+    this.#label();
+  }
+
+  // ---- its own controls
+
+  #showControls() {
+    const bar = /** @type {HTMLFormElement | null} */ (this.#shadow.querySelector(".bar"));
+    if (!this.hasAttribute("controls")) return bar?.remove();
+    if (bar) return;
+    const template = document.createElement("template");
+    template.innerHTML = BAR;
+    this.#shadow.append(template.content);
+    this.#bind(/** @type {HTMLFormElement} */ (this.#shadow.querySelector(".bar")));
+    this.#label();
+  }
+
+  /** @param {HTMLFormElement} bar */
+  #bind(bar) {
+    const field = /** @type {HTMLInputElement} */ (bar.querySelector("input"));
+    field.value = this.getAttribute("prompt") ?? "";
+    bar.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.setAttribute("prompt", field.value);
+      if (!this.session) this.play();
+    });
+    bar.addEventListener("click", ({ target }) => {
+      const what = /** @type {HTMLElement} */ (target).dataset.do;
+      if (what === "toggle") return this.paused ? this.play() : this.pause();
+      if (what === "fullscreen") void (document.fullscreenElement ? document.exitFullscreen() : this.requestFullscreen());
+    });
+    for (const button of /** @type {NodeListOf<HTMLElement>} */ (bar.querySelectorAll("[data-speed]"))) {
+      const move = (/** @type {number} */ speed) => this.interact({ camera: { speed } });
+      button.addEventListener("pointerdown", () => move(SPEED * Number(button.dataset.speed)));
+      for (const end of ["pointerup", "pointerleave", "pointercancel"]) button.addEventListener(end, (event) => event.type === "pointerup" && move(0));
+    }
+  }
+
+  #label() {
+    const button = this.#shadow.querySelector("[data-do=toggle]");
+    if (!button) return;
+    button.textContent = this.paused ? "▶" : "❚❚";
+    button.setAttribute("aria-label", this.paused ? "Play" : "Pause");
+  }
+
+  // Who brings a <video> says it in a place of his own.
+  /** @param {string} text */
+  #say(text) {
+    const said = /** @type {HTMLElement} */ (this.#shadow.querySelector(".said"));
+    said.textContent = this.querySelector("video") ? "" : text;
+  }
+
+  /** @param {string} type @param {unknown} detail */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+if (!customElements.get("pafu-player")) customElements.define("pafu-player", PafuPlayer);
