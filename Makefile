@@ -9,7 +9,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(add
 	$(addprefix --extra-index-url ,$(TORCH_INDEX))
 TOOLS := .venv/tools
 
-.PHONY: serve quick test lint page bench fuzz constraints licences sbom wheels clean
+.PHONY: serve quick test lint page docs bench fuzz constraints licences sbom wheels clean
 
 serve: .venv/serve.ready
 	@$(BIN)/pafu serve
@@ -19,7 +19,7 @@ quick: lint
 	$(BIN)/pytest -q -n 2 -m quick
 
 # all; what watches a page in a browser runs alone, behind the rest
-test: lint page
+test: lint page docs
 	$(BIN)/pytest -q -n 2 -m "not serial"
 	$(BIN)/pytest -q -m serial
 
@@ -35,6 +35,10 @@ page:
 	then cd tests/web && npm ci --silent && npm run --silent check; \
 	elif [ "$(PAFU_TEST_REQUIRE_NODE)" = 1 ]; then echo "node 18 and npm are needed to check clients/web and clients/js" >&2; exit 1; \
 	else echo "no node 18 with npm: clients/web and clients/js are not checked"; fi
+
+# The documentation as a site in site/, made without a network; a link that leads nowhere fails it.
+docs: .venv/test.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/serve.ready
 	$(BIN)/pafu bench

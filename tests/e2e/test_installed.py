@@ -17,7 +17,7 @@ import pytest
 from server.bench.launch import ServerProcess, get_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "server", "model", "cache", "clients")
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "server", "model", "cache", "clients")
 NAMES = (
     "server",
     "model",
@@ -140,5 +140,6 @@ def test_no_file_belongs_to_both(wheels) -> None:
     server, client = (set(zipfile.ZipFile(wheels[name]).namelist()) for name in ("pafu", "pafu_client"))
     assert not server & client
     assert "pafu_client/py.typed" in client and "clients/web/index.html" in server
+    assert "clients/js/client/player-element.js" in server
     assert any(name.startswith("model/weights_mini/") and name.endswith(".safetensors") for name in server)
     assert not any(name.endswith((".pyc", "package.json")) for name in server)
