@@ -27,7 +27,7 @@ def drain(
     operator = Operator(settings_from(config=config).data_dir)
     if (secret := operator.read()) is None:
         raise fail(f"{operator.path} cannot be read; run this as the user of the server, with its PAFU_DATA_DIR")
-    ask = httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"}, timeout=ASK_WITHIN)
+    ask = httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"}, timeout=ASK_WITHIN, trust_env=False)
     with ask:
         found = _asked(ask, "DELETE" if undo else "POST", worker)
         _tell(found)

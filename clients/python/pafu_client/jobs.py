@@ -16,6 +16,7 @@ import httpx
 from pafu_client.errors import PafuError
 from pafu_client.opening import delays
 from pafu_client.options import VideoOptions, http_address, key_headers, video_order
+from pafu_client.proxies import http_client
 
 POLL_SECONDS = 1.0  # where the server does not say when to ask again
 TIMEOUT = 60.0
@@ -71,7 +72,7 @@ class Jobs:
 
     def __init__(self, url: str, *, api_key: str | None = None, patience: float = 60.0) -> None:
         self._patience = patience
-        self._http = httpx.AsyncClient(base_url=http_address(url), timeout=TIMEOUT, headers=key_headers(api_key))
+        self._http = http_client(http_address(url), timeout=TIMEOUT, headers=key_headers(api_key))
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,10 +12,11 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
 
 from pafu_client.errors import ConnectionLost, PafuError
 from pafu_client.messages import Event, Reconnecting, SessionQueued, VideoStart
+from pafu_client.proxies import blamed, is_here
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 FIRST_DELAY = 0.25  # seconds before the second try to come back; doubled with each
@@ -67,12 +68,20 @@ class Door:
                 open_timeout=self.timeout,
                 close_timeout=2,
                 max_size=MAX_MESSAGE_BYTES,
+                proxy=None if is_here(self.address) else True,
             )
         except InvalidStatus as error:
             raise PafuError.from_http(error.response.status_code, error.response.body or b"") from None
-        except (OSError, TimeoutError, InvalidHandshake) as error:
-            reason = str(error) or type(error).__name__
-            message = f"no stream from {self.address}: {reason}; is the server running? (pafu serve)"
+        except (
+            OSError,
+            TimeoutError,
+            InvalidHandshake,
+            InvalidProxy,
+            ImportError,
+        ) as error:  # websockets wants python-socks
+            message = (
+                f"no stream from {self.address}: {blamed(self.address, error)}; is the server running? (pafu serve)"
+            )
             raise PafuError("connect_failed", message, retryable=True) from None
 
     async def _start(self, socket: ClientConnection, first: Mapping[str, Any], tell: Tell) -> VideoStart:
