@@ -80,7 +80,9 @@ class Settings(BaseSettings):
     )
     ray_address: str = Field(default="auto", description="host:port of the cluster; auto: the one of this machine")
     ray_namespace: str = Field(
-        default="pafu", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="servers of one namespace share its workers"
+        default="pafu",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="letters, digits, . _ and -; servers of one share workers",
     )
     device: str = Field(default="auto", description=f"one worker each: {devices.ALLOWED}")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of all workers; 0: all usable cores")

@@ -231,9 +231,11 @@ class _named:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
+        if isinstance(error, FilesUnavailable):
+            return
         if isinstance(error, FileNotFoundError):
-            raise FileMissing(f"{self._what}: there is no such file") from error
-        if isinstance(error, OSError) and not isinstance(error, FilesUnavailable):
+            raise FileMissing(f"{self._what}: {error.strerror or error}") from error
+        if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise FilesUnavailable(f"{self._what}: {error.strerror or error}", full) from error
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 
 import ray
+from ray._private.utils import read_ray_address
 
 from server.config import ConfigError, Settings
 
 REACH_WITHIN = 5.0
+MOST_SAID = 300  # characters
 
 
 def join(settings: Settings) -> None:
     """Become a member of the cluster. Raises ConfigError: nothing there, another version of Ray or Python, or a
     machine that is not of the cluster."""
-    address = settings.ray_address
-    if address != "auto":
-        _reach(address)
+    address = _running_here() if settings.ray_address == "auto" else settings.ray_address
+    _reach(address)
     try:
         ray.init(
             address=address,
@@ -30,6 +32,14 @@ def join(settings: Settings) -> None:
         raise ConfigError(
             f"the Ray cluster at {address!r} cannot be joined: {first_line(error)}", "ray_address"
         ) from None
+
+
+def _running_here() -> str:
+    """The address of this machine's cluster, as ``ray start`` has left it. Raises ConfigError."""
+    if address := os.environ.get("RAY_ADDRESS") or read_ray_address():
+        return address
+    reason = "no Ray cluster runs on this machine: run `ray start`, or give host:port of one with --ray-address"
+    raise ConfigError(reason, "ray_address")
 
 
 def _on_loopback(address: str) -> str | None:
@@ -57,5 +67,5 @@ def _reach(address: str) -> None:
 def first_line(error: BaseException) -> str:
     """What Ray says, which goes on for pages."""
     said = getattr(error, "cause", None) or error  # what an actor raised, without its traceback
-    lines = (line.strip() for line in str(said).splitlines())
-    return next(filter(None, lines), type(error).__name__)
+    first = next(filter(None, (line.strip() for line in str(said).splitlines())), type(error).__name__)
+    return " ".join(str(said).split())[:MOST_SAID] if first.endswith(":") else first  # a list follows

@@ -180,6 +180,18 @@ async def test_a_server_of_another_kind_is_told_so_and_disturbs_nobody(start_ray
     assert ended.reason == "complete" and len(chunks) == 3
 
 
+def test_another_version_of_ray_is_named(ray_cluster, tmp_path, monkeypatch) -> None:
+    import ray
+
+    from server.engine.cluster.join import join
+
+    monkeypatch.setattr(ray, "__version__", "1.2.3")
+    settings = Settings(model="test-tiny", engine="ray", ray_address=ray_cluster.address, data_dir=tmp_path)
+    with pytest.raises(ConfigError, match="Version mismatch.*started with: Ray: .*Ray: 1.2.3") as refused:
+        join(settings)
+    assert "\n" not in str(refused.value) and not ray.is_initialized()
+
+
 async def test_a_node_without_weights_is_named(start_ray) -> None:
     front = await start_ray(weights="/srv/nowhere")
     await front.settled()
