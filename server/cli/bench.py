@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.console import Json, fail, print_json, settings_from
+from server.cli.console import fail, print_json
+from server.cli.options import Json, takes_settings
 from server.cli.output import FIGURES, STDOUT, OutputError, check
 from server.config import Settings
 
@@ -19,24 +20,19 @@ app = typer.Typer(help="Measure: one stream, many sessions at once, an hour of s
 Url = Annotated[str | None, typer.Option(help="a running server; default: one of its own")]
 Output = Annotated[str | None, typer.Option("-o", "--output", help="JSON file for all figures, - for standard output")]
 Plot = Annotated[Path | None, typer.Option(help="picture of the figures (.png, .svg); needs matplotlib")]
-Model = Annotated[str | None, typer.Option(help="model name  [PAFU_MODEL, default pafu-mini]")]
-Weights = Annotated[str | None, typer.Option(help="folder or file of safetensors, or an id of the hub  [PAFU_WEIGHTS]")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda  [PAFU_DEVICE]")]
-Threads = Annotated[int | None, typer.Option(help="torch threads; 0 uses all cores  [PAFU_THREADS]")]
+SERVER = ("model", "weights", "device", "threads")  # settings of a server of its own
 Report = dict[str, Any]
 
 
 @app.callback(invoke_without_command=True)
+@takes_settings(*SERVER)
 def bench(
+    settings: Settings,
     context: typer.Context,
     url: Url = None,
     seconds: Annotated[float, typer.Option(min=1, help="video to take as fast as it is made")] = 30.0,
     output: Output = None,
     as_json: Json = False,
-    model: Model = None,
-    weights: Weights = None,
-    device: Device = None,
-    threads: Threads = None,
     suite: Annotated[str | None, typer.Option(help="gpu: policies x budgets x ways to run, random weights")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="a suite ends after so long")] = 6.0,
     out: Annotated[Path, typer.Option(help="folder for a suite's JSON, picture and profiles")] = Path("bench"),
@@ -46,16 +42,16 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if suite is not None:
-        return _suite(suite, model, device, minutes, out)
+        return _suite(suite, settings, minutes, out)
     if against is not None:
-        return _against(against, _settings(model, weights, device, threads), as_json)
+        return _against(against, settings, as_json)
     from server.bench import single
 
-    run = lambda settings, console: single.bench(settings, url, seconds, console)  # noqa: E731
-    _run(run, single.show, _settings(model, weights, device, threads), output, as_json)
+    run = lambda given, console: single.bench(given, url, seconds, console)  # noqa: E731
+    _run(run, single.show, settings, output, as_json)
 
 
-def _suite(name: str, model: str | None, device: str | None, minutes: float, out: Path) -> None:
+def _suite(name: str, settings: Settings, minutes: float, out: Path) -> None:
     if name != "gpu":
         raise fail(f"there is no suite {name!r}; known: gpu", 2)
     import torch
@@ -63,11 +59,11 @@ def _suite(name: str, model: str | None, device: str | None, minutes: float, out
     from model.spec import SpecError, spec_named
     from model.speed import WAYS, decoder_of, run
 
-    wanted = device if device not in (None, "auto") else "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise fail("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu or auto")
     try:
-        spec = spec_named(model or "self-forcing")
+        spec = spec_named(settings.model if "model" in settings.model_fields_set else "self-forcing")
     except SpecError as error:
         raise fail(str(error), 2) from None
     run(spec, decoder_of(spec), torch.device(wanted), out, minutes, WAYS)
@@ -95,7 +91,9 @@ def _against(root: Path, settings: Settings, as_json: bool) -> None:
 
 
 @app.command()
+@takes_settings(*SERVER)
 def sessions(
+    settings: Settings,
     url: Url = None,
     seconds: Annotated[float, typer.Option(min=2, help="how long each viewer plays")] = 20.0,
     change_every: Annotated[float, typer.Option(min=0, help="seconds between a viewer's prompts; 0: never")] = 4.0,
@@ -103,23 +101,20 @@ def sessions(
     output: Output = None,
     as_json: Json = False,
     plot: Plot = None,
-    model: Model = None,
-    weights: Weights = None,
-    device: Device = None,
-    threads: Threads = None,
 ) -> None:
     """How many viewers at once are played to in real time, and what each of them waits for."""
     from server.bench import sessions as many
 
-    given = _settings(model, weights, device, threads)
-    run = lambda settings, console: many.bench(settings, url, seconds, change_every, most, console)  # noqa: E731
-    report = _run(run, many.show, given, output, as_json)
+    run = lambda given, console: many.bench(given, url, seconds, change_every, most, console)  # noqa: E731
+    report = _run(run, many.show, settings, output, as_json)
     if plot is not None:
         _draw(lambda: many.plot(report, plot))
 
 
 @app.command()
+@takes_settings(*SERVER)
 def soak(
+    settings: Settings,
     url: Url = None,
     minutes: Annotated[float, typer.Option(min=0.05, help="how long to stream")] = 60.0,
     viewers: Annotated[int, typer.Option(min=1, help="viewers at once")] = 1,
@@ -128,25 +123,15 @@ def soak(
     output: Output = None,
     as_json: Json = False,
     plot: Plot = None,
-    model: Model = None,
-    weights: Weights = None,
-    device: Device = None,
-    threads: Threads = None,
 ) -> None:
     """Stream for long; memory, open files and chunk time of both processes as CSV and a picture."""
     from server.bench import soak as long
 
-    given = _settings(model, weights, device, threads)
-    run = lambda settings, console: long.bench(settings, url, minutes, viewers, every, table, console)  # noqa: E731
-    report = _run(run, long.show, given, output, as_json, f"the lines until now stand in {table}")
+    run = lambda given, console: long.bench(given, url, minutes, viewers, every, table, console)  # noqa: E731
+    report = _run(run, long.show, settings, output, as_json, f"the lines until now stand in {table}")
     if plot is not None:
         title = f"{report['model']['id']}, {viewers} viewers, {report['machine']['processor']}"
         _draw(lambda: long.plot(table, plot, title))
-
-
-def _settings(model: str | None, weights: str | None, device: str | None, threads: int | None) -> Settings:
-
-    return settings_from(model=model, weights=weights, device=device, threads=threads)
 
 
 def _run(

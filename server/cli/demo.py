@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from server.cli.console import Device, Model, SalienceHead, Threads, Weights, fail, say, settings_from
+from server.cli.console import fail, say
+from server.cli.options import takes_settings
 from server.cli.output import PICTURE, check, opened
+from server.config import Settings
 from server.errors import PafuError
 
 app = typer.Typer(help="See what the memory is good for.", no_args_is_help=True)
@@ -16,7 +18,9 @@ PROMPT = "a meadow by day, a red house with a blue roof on the left and a white 
 
 
 @app.command()
+@takes_settings("model", "weights", "device", "threads", "salience_head")
 def memory(
+    settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what stands at the place")] = PROMPT,
     output: Annotated[
         str, typer.Option("-o", "--output", help="PNG file to write, - for standard output")
@@ -25,14 +29,8 @@ def memory(
     budget: Annotated[float | None, typer.Option(help="latent frames; default: the model's own")] = None,
     away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera is back")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same place")] = 1,
-    model: Model = None,
-    weights: Weights = None,
-    device: Device = None,
-    threads: Threads = None,
-    salience_head: SalienceHead = None,
 ) -> None:
     """Look at a place, go away, come back: the place before and after, a row for each policy."""
-    settings = settings_from(model=model, weights=weights, device=device, threads=threads, salience_head=salience_head)
     names = [name.strip() for name in policies.split(",") if name.strip()]
     from server.cli.generate import GenerateError
     from server.cli.revisit import save_rows, visits

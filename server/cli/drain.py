@@ -9,22 +9,25 @@ import httpx
 import typer
 
 from server.access.operator import Operator
-from server.cli.console import Config, console, fail, say, settings_from
+from server.cli.console import console, fail, say
+from server.cli.options import takes_settings
+from server.config import Settings
 from server.states import WorkerState
 
 ASK_WITHIN = 30.0
 POLL_SECONDS = 0.5
 
 
+@takes_settings("config")
 def drain(
+    settings: Settings,
     worker: Annotated[str, typer.Argument(help="its number or its device, as /health lists them: 1, cuda:1")],
     undo: Annotated[bool, typer.Option("--undo", help="take it back; one that was given up is started again")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="return when its process has ended")] = False,
     url: Annotated[str, typer.Option(help="address of the server")] = "http://127.0.0.1:8000",
-    config: Config = None,
 ) -> None:
     """Give a worker no more sessions, move those that it has to the others, and end it behind the last."""
-    operator = Operator(settings_from(config=config).data_dir)
+    operator = Operator(settings.data_dir)
     if (secret := operator.read()) is None:
         raise fail(f"{operator.path} cannot be read; run this as the user of the server, with its PAFU_DATA_DIR")
     ask = httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"}, timeout=ASK_WITHIN, trust_env=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,33 +12,12 @@ from rich.console import Console
 from server import __version__
 from server.cli import bench, demo, distill, drain, evaluate, keys
 from server.cli import weights as weights_cli
-from server.cli.console import (
-    CacheBudget,
-    CachePolicy,
-    CacheWindow,
-    Config,
-    Device,
-    Json,
-    KvDtype,
-    Model,
-    PositionMode,
-    SalienceHead,
-    Size,
-    TextPart,
-    TextPlacement,
-    Threads,
-    Vae,
-    Weights,
-    console,
-    fail,
-    print_json,
-    say,
-    settings_from,
-)
+from server.cli.console import console, fail, print_json, say, settings_from
 from server.cli.ending import Commands, Written
+from server.cli.options import CACHE, MODEL, Json, takes_settings
 from server.cli.simulate import simulate
 from server.cli.weights import fetched
-from server.config import ConfigError, Settings, check_data_dir
+from server.config import Settings
 from server.config.addresses import page_address
 from server.errors import PafuError
 
@@ -59,140 +37,34 @@ app.add_typer(bench.app, name="bench")
 app.command("pull")(weights_cli.pull)
 app.command("convert")(weights_cli.convert)
 app.add_typer(demo.app, name="demo")
-START_FAILED = 3  # exit status of pafu serve when its worker can never start
 
 
 @app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="address to listen on  [PAFU_HOST, default 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="port, 0 picks a free one  [PAFU_PORT, default 8000]")] = None,
-    model: Model = None,
-    weights: Weights = None,
-    text_encoder: TextPart = None,
-    text_placement: TextPlacement = None,
-    vae: Vae = None,
-    size: Size = None,
-    engine: Annotated[str | None, typer.Option(help="local, or ray with its cluster  [PAFU_ENGINE]")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="host:port of the cluster  [PAFU_RAY_ADDRESS]")] = None,
-    ray_namespace: Annotated[str | None, typer.Option(help="whose workers to share  [PAFU_RAY_NAMESPACE]")] = None,
-    device: Device = None,
-    threads: Threads = None,
-    salience_head: SalienceHead = None,
-    cache_policy: CachePolicy = None,
-    cache_budget_latents: CacheBudget = None,
-    cache_window_latents: CacheWindow = None,
-    cache_position_mode: PositionMode = None,
-    kv_dtype: KvDtype = None,
-    metrics_port: Annotated[int | None, typer.Option(help="a port for /metrics alone  [PAFU_METRICS_PORT]")] = None,
-    max_sessions: Annotated[int | None, typer.Option(help="sessions at once  [PAFU_MAX_SESSIONS]")] = None,
-    lead_seconds: Annotated[float | None, typer.Option(help="media ahead of a viewer  [PAFU_LEAD_SECONDS]")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error  [PAFU_LOG_LEVEL]")] = None,
-    log_format: Annotated[str | None, typer.Option(help="text or json  [PAFU_LOG_FORMAT]")] = None,
-    config: Config = None,
-    keys_file: Annotated[Path | None, typer.Option(help="API keys, see pafu keys  [PAFU_KEYS_FILE]")] = None,
-    allow_anonymous: Annotated[
-        bool | None, typer.Option("--allow-anonymous", help="no keys beyond loopback  [PAFU_ALLOW_ANONYMOUS]")
-    ] = None,
-) -> None:
+@takes_settings(
+    *("host", "port", "engine", "ray_address", "ray_namespace", *MODEL, *CACHE, "metrics_port", "max_sessions", "lead_seconds", "log_level", "log_format"),
+    *("config", "keys_file", "allow_anonymous"),
+)
+def serve(settings: Settings) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""
-    settings = settings_from(**locals())
-    from server.telemetry import logs
+    from server.cli.serve import serve as serve_until_ended
 
-    logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
-    fetched(settings)
-    from server.access.keys import Keyring
-    from server.engine.choice import engine_for
-    from server.http.doors import raise_file_limit
-    from server.http.listener import listen
-    from server.jobs.database import stores
-    from server.telemetry.traces import traces_for
-
-    raise_file_limit()
-    try:
-        traces = traces_for(settings)
-        check_data_dir(settings.data_dir)
-        if any((settings.database, settings.videos, settings.sessions)):  # the default place costs no look
-            from server.jobs.database import check
-
-            check(settings)
-        chosen = engine_for(settings, lambda: stores(settings))
-        guarded = Keyring(settings).required or settings.allow_anonymous
-        sock = listen(settings.host, settings.port, guarded=guarded)
-        metrics_sock = None
-        if settings.metrics_port is not None:  # a host of its own is the operator's clear word
-            metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True)
-    except ConfigError as error:
-        raise fail(settings.explained(error)) from None
-    say(f"{__version__}: open {page_address(settings.host, sock.getsockname()[1])}  (loading {settings.model} ...)")
-    from server.http.service import run
-
-    _tell_memory(settings)
-    try:
-        failure = asyncio.run(run(settings, chosen, sock, say, metrics_sock, traces))
-    except ConfigError as error:
-        raise fail(settings.explained(error)) from None
-    if failure is not None:
-        raise fail(failure, START_FAILED)
-
-
-def _tell_memory(settings: Settings) -> None:
-    """What a large model will take, before it is loaded; ends the start when it cannot fit."""
-    if not settings.spec.public or settings.engine != "local":
-        return
-    from model.parts import MissingExtra
-    from server.cli.memory import counted, show
-
-    try:
-        rows, too_large = counted(settings)
-    except (ConfigError, MissingExtra) as error:
-        raise fail(settings.explained(error), START_FAILED) from None
-    show(rows, console)
-    if too_large:
-        raise fail(too_large, START_FAILED)
+    serve_until_ended(settings)
 
 
 @app.command()
+@takes_settings(*MODEL, *CACHE)
 def generate(
+    settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what to show")],
     output: Annotated[str, typer.Option("-o", "--output", help="MP4 file to write, - for standard output")] = "out.mp4",
     seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="length of the video")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
     image: Annotated[Path | None, typer.Option(help="picture to begin with: JPEG, PNG or WebP")] = None,
-    model: Model = None,
-    weights: Weights = None,
-    text_encoder: TextPart = None,
-    text_placement: TextPlacement = None,
-    vae: Vae = None,
-    size: Size = None,
-    device: Device = None,
-    threads: Threads = None,
-    salience_head: SalienceHead = None,
-    cache_policy: CachePolicy = None,
-    cache_budget_latents: CacheBudget = None,
-    cache_window_latents: CacheWindow = None,
-    cache_position_mode: PositionMode = None,
-    kv_dtype: KvDtype = None,
     as_json: Json = False,
 ) -> None:
     """Write a video to a file; needs no server."""
     if as_json and output == "-":
         raise fail("--json and -o - both want standard output; name a file with -o", 2)
-    settings = settings_from(
-        model=model,
-        weights=weights,
-        text_encoder=text_encoder,
-        text_placement=text_placement,
-        vae=vae,
-        size=size,
-        device=device,
-        threads=threads,
-        salience_head=salience_head,
-        cache_policy=cache_policy,
-        cache_budget_latents=cache_budget_latents,
-        cache_window_latents=cache_window_latents,
-        cache_position_mode=cache_position_mode,
-        kv_dtype=kv_dtype,
-    )
     fetched(settings)
     from server.cli.generate import GenerateError, write_video
 
@@ -249,24 +121,9 @@ def _tell(written: Written, as_json: bool) -> None:
 
 
 @app.command()
-def doctor(
-    port: Annotated[int | None, typer.Option(help="port to try  [PAFU_PORT]")] = None,
-    model: Model = None,
-    weights: Weights = None,
-    text_encoder: TextPart = None,
-    text_placement: TextPlacement = None,
-    vae: Vae = None,
-    size: Size = None,
-    device: Device = None,
-    cache_policy: CachePolicy = None,
-    cache_budget_latents: CacheBudget = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
+@takes_settings("port", *MODEL, "cache_policy", "cache_budget_latents", "config")
+def doctor(settings: Settings, as_json: Json = False) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
-    given = locals()
-    del given["as_json"]
-    settings = settings_from(**given)
     from server.cli.doctor import examine
 
     if not examine(settings, Console(highlight=False), as_json):

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         default=None, gt=0, description="instead of the budget, as public configurations count: with the open chunk"
     )
     cache_position_mode: PositionMode | None = Field(
-        default=None, description="relative or absolute; default: the model's own"
+        default=None, description="how cached tokens stand in time; default: the model's own"
     )
     cache_sink_latents: float | None = Field(
         default=None, ge=0, description="default: a quarter of the budget, at most a chunk, for sink_window; else 0"

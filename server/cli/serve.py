@@ -1,0 +1,87 @@
+"""What ``pafu serve`` does: look whether all that a server needs is there, then serve until somebody ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import NamedTuple
+
+from server import __version__
+from server.access.keys import Keyring
+from server.cli.console import console, fail, say
+from server.cli.weights import fetched
+from server.config import ConfigError, Settings, check_data_dir
+from server.config.addresses import page_address
+from server.engine.choice import engine_for
+from server.engine.interface import Engine
+from server.http.doors import raise_file_limit
+from server.http.listener import listen
+from server.jobs.database import stores
+from server.telemetry import logs
+from server.telemetry.traces import Traces, traces_for
+
+START_FAILED = 3  # exit status when no worker can ever start
+
+
+class Ground(NamedTuple):
+    """What a server stands on, checked and open before its model is loaded."""
+
+    engine: Engine
+    traces: Traces | None
+    sock: socket.socket
+    metrics_sock: socket.socket | None
+
+
+def serve(settings: Settings) -> None:
+    """Serve; what keeps it from that ends the process in one line."""
+    logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
+    fetched(settings)
+    raise_file_limit()
+    try:
+        ground = _ground(settings)
+    except ConfigError as error:
+        raise fail(settings.explained(error)) from None
+    address = page_address(settings.host, ground.sock.getsockname()[1])
+    say(f"{__version__}: open {address}  (loading {settings.model} ...)")
+    from server.http.service import run
+
+    _tell_memory(settings)
+    try:
+        failure = asyncio.run(run(settings, ground.engine, ground.sock, say, ground.metrics_sock, ground.traces))
+    except ConfigError as error:
+        raise fail(settings.explained(error)) from None
+    if failure is not None:
+        raise fail(failure, START_FAILED)
+
+
+def _ground(settings: Settings) -> Ground:
+    """Raises ConfigError for the first thing that is missing."""
+    traces = traces_for(settings)
+    check_data_dir(settings.data_dir)
+    if any((settings.database, settings.videos, settings.sessions)):  # the default place costs no look
+        from server.jobs.database import check
+
+        check(settings)
+    engine = engine_for(settings, lambda: stores(settings))
+    guarded = Keyring(settings).required or settings.allow_anonymous
+    sock = listen(settings.host, settings.port, guarded=guarded)
+    metrics_sock = None
+    if settings.metrics_port is not None:  # a host of its own is the operator's clear word
+        metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True)
+    return Ground(engine, traces, sock, metrics_sock)
+
+
+def _tell_memory(settings: Settings) -> None:
+    """What a large model will take, before it is loaded; ends the start when it cannot fit."""
+    if not settings.spec.public or settings.engine != "local":
+        return
+    from model.parts import MissingExtra
+    from server.cli.memory import counted, show
+
+    try:
+        rows, too_large = counted(settings)
+    except (ConfigError, MissingExtra) as error:
+        raise fail(settings.explained(error), START_FAILED) from None
+    show(rows, console)
+    if too_large:
+        raise fail(too_large, START_FAILED)
