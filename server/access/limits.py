@@ -64,8 +64,8 @@ class Bucket:
         return max(0.0, -self._tokens / self._rate)
 
 
-class Hold:
-    """One counted place. Released once, however often it is asked; also a context manager."""
+class Permit:
+    """One counted use of a limit. Released once, however often it is asked; also a context manager."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release: Callable[[], None] | None = release
@@ -75,7 +75,7 @@ class Hold:
         if release is not None:
             release()
 
-    def __enter__(self) -> Hold:
+    def __enter__(self) -> Permit:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -104,7 +104,7 @@ class Limits:
             message = f"key {caller.name!r} may make {rate} requests a minute; wait {wait:.1f} s"
             raise PafuError("rate_limited", message, retry_after=wait)
 
-    def hold_session(self, caller: Caller) -> Hold:
+    def acquire_session(self, caller: Caller) -> Permit:
         """A place for one session, held from its start to its end. Raises PafuError session_limit."""
         most = caller.max_sessions
         if most is not None and self._sessions[caller.name] >= most:
@@ -113,9 +113,9 @@ class Limits:
             )
             message = f"key {caller.name!r} has {most} of {most} sessions; {todo}"
             raise PafuError("session_limit", message, retry_after=RETRY_AFTER)
-        return _held(self._sessions, caller.name)
+        return _permit(self._sessions, caller.name)
 
-    def hold_connection(self, caller: Caller) -> Hold:
+    def acquire_connection(self, caller: Caller) -> Permit:
         """A place for one live connection, whatever it will ask for. Raises PafuError session_limit."""
         if caller.max_sessions is not None:
             most = max(1, caller.max_sessions) * CONNECTIONS_PER_SESSION
@@ -124,7 +124,7 @@ class Limits:
                     f"key {caller.name!r} has {most} of {most} connections; close one, or ask the operator for more"
                 )
                 raise PafuError("session_limit", message, retry_after=RETRY_AFTER)
-        return _held(self._connections, caller.name)
+        return _permit(self._connections, caller.name)
 
     def sessions(self, caller: Caller) -> int:
         """Sessions that the caller holds now."""
@@ -138,7 +138,7 @@ class Limits:
             raise PafuError("job_limit", message, retry_after=RETRY_AFTER)
 
 
-def _held(counts: Counter[str], name: str) -> Hold:
+def _permit(counts: Counter[str], name: str) -> Permit:
     counts[name] += 1
 
     def free() -> None:
@@ -146,4 +146,4 @@ def _held(counts: Counter[str], name: str) -> Hold:
         if not counts[name]:
             del counts[name]
 
-    return Hold(free)
+    return Permit(free)

@@ -41,8 +41,8 @@ app.add_typer(demo.app, name="demo")
 
 @app.command()
 @takes_settings(
-    *("host", "port", "engine", "ray_address", "ray_namespace", *MODEL, *CACHE, "metrics_port", "max_sessions", "lead_seconds", "log_level", "log_format"),
-    *("config", "keys_file", "allow_anonymous"),
+    *("host", "port", "engine", "ray_address", "ray_namespace", *MODEL, *CACHE, "metrics_port", "max_sessions"),
+    *("lead_seconds", "log_level", "log_format", "config", "keys_file", "allow_anonymous"),
 )
 def serve(settings: Settings) -> None:
     """Serve live video: a page for browsers, a WebSocket for programs."""

@@ -123,8 +123,8 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What one session on the device holds."""
+class Reservation:
+    """What one session on the device has reserved."""
 
     bytes: int
     background: bool
@@ -133,7 +133,7 @@ class Held:
 class Account:
     """The cache memory of one worker: ``room`` bytes for at most ``most`` sessions."""
 
-    def __init__(self, most: int, room: int = 0, held: Mapping[str, Held] | None = None) -> None:
+    def __init__(self, most: int, room: int = 0, held: Mapping[str, Reservation] | None = None) -> None:
         self.most = most
         self.room = room
         self._held = dict(held or {})
@@ -145,7 +145,7 @@ class Account:
         return len(self._held)
 
     @property
-    def held(self) -> dict[str, Held]:
+    def held(self) -> dict[str, Reservation]:
         """What each session holds, in the order in which they came."""
         return dict(self._held)
 
@@ -176,7 +176,7 @@ class Account:
 
     def hold(self, order: Open, needed: int) -> None:
         """Book a session that fits."""
-        self._held[order.session] = Held(needed, order.background)
+        self._held[order.session] = Reservation(needed, order.background)
 
     def free(self, session: str) -> None:
         """The session's memory is free again; harmless when it was before."""

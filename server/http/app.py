@@ -61,7 +61,7 @@ class Front:
             return await websocket.send_denial_response(error_reply(refusal))
         caller = caller_of(websocket)
         try:
-            connection = self.access.limits.hold_connection(caller)
+            connection = self.access.limits.acquire_connection(caller)
         except PafuError as full:
             self.engine.observer.error(full.kind.code)
             return await websocket.send_denial_response(error_reply(full))

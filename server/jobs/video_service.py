@@ -1,4 +1,4 @@
-"""Orders, look-ups, downloads and deletions of videos: what the routes call. Owns the runner and the keeper."""
+"""Orders, look-ups, downloads and deletions of videos: what the routes call. Owns the runner and the sweeper."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from server.jobs.database import Database
 from server.jobs.errors import IdempotencyConflict, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import Job, Order, Results, StoredChunk
-from server.jobs.keeper import Keeper
 from server.jobs.runner import Runner
+from server.jobs.sweeper import Sweeper
 from server.states import JobState
 from server.telemetry.traces import trace_id_of
 
@@ -60,7 +60,7 @@ class VideoService:
         self._limits = limits
         self._database = Database(settings)
         self._runner = Runner(settings, spec, engine, self._database)
-        self._keeper = Keeper(settings, self._database)
+        self._sweeper = Sweeper(settings, self._database)
         self._draining = False
         self._ordering = asyncio.Lock()
         self._observer = engine.observer
@@ -90,12 +90,12 @@ class VideoService:
 
     def start(self) -> None:
         self._runner.start()
-        self._keeper.start()
+        self._sweeper.start()
 
     async def drain(self, within: float) -> None:
         """Take no more orders; keep what the running jobs have, and give them back."""
         self._draining = True
-        await self._keeper.stop()
+        await self._sweeper.stop()
         await self._runner.drain(within)
 
     async def give_back(self, within: float) -> None:
@@ -231,7 +231,7 @@ class VideoService:
 
     async def _remove_files(self, job_id: str) -> None:
         try:
-            await self._keeper.remove_files(job_id)
+            await self._sweeper.remove_files(job_id)
         except FilesUnavailable as error:
             log.warning("%s: its files go with a later sweep: %s", job_id, error)
 

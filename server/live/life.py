@@ -13,7 +13,7 @@ from enum import Enum
 
 import msgspec
 
-from server.access.limits import Hold
+from server.access.limits import Permit
 from server.config import Settings
 from server.engine.interface import EngineSession
 from server.errors import PafuError
@@ -89,9 +89,9 @@ class Life:
         self._losses = WorkerLosses()
         self._running: asyncio.Task[None] | None = None
         self._metrics: SessionMetrics | None = None
-        self._counted: Hold | None = None  # its share of its caller's limit, until it ends
+        self._counted: Permit | None = None  # its share of its caller's limit, until it ends
 
-    def begin(self, counted: Hold, metrics: SessionMetrics, done: Callable[[], None]) -> None:
+    def begin(self, counted: Permit, metrics: SessionMetrics, done: Callable[[], None]) -> None:
         """Start; ``counted`` is released at the end, and ``done`` is called after that."""
         self._counted, self._metrics = counted, metrics
         self._running = asyncio.create_task(self._run(), name=self._id)

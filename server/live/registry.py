@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from model.spec import ModelSpec
-from server.access.limits import Caller, Hold, Limits
+from server.access.limits import Caller, Limits, Permit
 from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
@@ -50,7 +50,7 @@ class SessionRegistry:
 
     def create(self, order: Open, caller: Caller) -> tuple[LiveSession, str]:
         """A new session, begun as soon as it has an owner, and its resume token. Raises PafuError session_limit."""
-        counted = self._limits.hold_session(caller)
+        counted = self._limits.acquire_session(caller)
         token = new_token()
         state = SessionState(order, hashed(token), caller.name, self._spec)
         made = LiveSession(state, self.waiting_room, self._archive, self._settings)
@@ -109,7 +109,7 @@ class SessionRegistry:
         if left is None:
             return None
         try:
-            counted = self._limits.hold_session(caller)
+            counted = self._limits.acquire_session(caller)
         except PafuError:
             left.file.close()
             raise
@@ -155,7 +155,7 @@ class SessionRegistry:
             if self._archive.shelf is not None:
                 asyncio.get_running_loop().run_in_executor(None, self._archive.sweep, self._live)
 
-    def _begin(self, session: LiveSession, counted: Hold) -> None:
+    def _begin(self, session: LiveSession, counted: Permit) -> None:
         self._live[session.id] = session
         self._prepare()
         session.begin(counted, self._engine.observer.session(), self._forget)

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 
 from model.spec import ModelSpec
-from server.access.limits import Hold
+from server.access.limits import Permit
 from server.config import Settings
 from server.errors import PafuError
 from server.ipc.messages import Fragment, Interact, Open
@@ -57,7 +57,7 @@ class LiveSession:
         session._unjournalled_end = state.next_index + MOST_UNJOURNALLED
         return session
 
-    def begin(self, counted: Hold, metrics: SessionMetrics, done: Callable[[LiveSession], None]) -> None:
+    def begin(self, counted: Permit, metrics: SessionMetrics, done: Callable[[LiveSession], None]) -> None:
         """Start its life; ``counted`` is released at its end, and ``done`` is called after that."""
         self._life.begin(counted, metrics, lambda: done(self))
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from server.engine.admission import Held
+from server.engine.admission import Reservation
 from server.engine.interface import WorkerStatus
 from server.errors import PafuError
 from server.ipc.messages import (
@@ -101,7 +101,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     status: WorkerStatus
     most: int
-    held: dict[str, Held]
+    held: dict[str, Reservation]
     beat: Beat | None
     last_death: str  # of its process, one of server.telemetry.metrics.DEATHS
 

@@ -68,30 +68,30 @@ def test_a_changed_rate_holds_from_the_next_request_on() -> None:
 
 def test_sessions_are_counted_by_key_and_freed_once() -> None:
     limits, alice, bob = Limits(), Caller("alice", max_sessions=2), Caller("bob", max_sessions=1)
-    first, second = limits.hold_session(alice), limits.hold_session(alice)
+    first, second = limits.acquire_session(alice), limits.acquire_session(alice)
     with pytest.raises(PafuError, match="2 of 2 sessions") as refused:
-        limits.hold_session(alice)
+        limits.acquire_session(alice)
     assert refused.value.kind.code == "session_limit" and refused.value.headers()["retry-after"]
-    with limits.hold_session(bob):
+    with limits.acquire_session(bob):
         assert limits.sessions(bob) == 1
     assert limits.sessions(bob) == 0
     first.release()
     first.release()
     assert limits.sessions(alice) == 1
-    limits.hold_session(alice)
+    limits.acquire_session(alice)
     second.release()
 
 
 def test_connections_are_counted_beside_sessions_and_some_go_with_each() -> None:
     limits, alice = Limits(), Caller("alice", max_sessions=1)
-    session = limits.hold_session(alice)
-    held = [limits.hold_connection(alice) for _ in range(CONNECTIONS_PER_SESSION)]
+    session = limits.acquire_session(alice)
+    held = [limits.acquire_connection(alice) for _ in range(CONNECTIONS_PER_SESSION)]
     with pytest.raises(PafuError, match="4 of 4 connections") as refused:
-        limits.hold_connection(alice)
+        limits.acquire_connection(alice)
     assert refused.value.kind.code == "session_limit" and refused.value.headers()["retry-after"]
-    limits.hold_connection(Caller("bob", max_sessions=0))
+    limits.acquire_connection(Caller("bob", max_sessions=0))
     held[0].release()
-    limits.hold_connection(alice)
+    limits.acquire_connection(alice)
     assert limits.sessions(alice) == 1
     session.release()
 

@@ -17,14 +17,14 @@ import pytest
 from server.engine.line import Line
 from server.jobs import attempt as attempt_module
 from server.jobs import files as files_module
-from server.jobs import keeper as keeper_module
 from server.jobs import runner as runner_module
+from server.jobs import sweeper as sweeper_module
 from server.jobs.connections import database_url
 from server.jobs.database import Database
 from server.jobs.job import Lease, StoredChunk
-from server.jobs.keeper import Keeper, too_many_bytes
 from server.jobs.lease_monitor import LeaseMonitor
 from server.jobs.store import JobStore
+from server.jobs.sweeper import Sweeper, too_many_bytes
 from server.states import JobState
 
 SLOW = {"prompt": "sleep", "num_frames": 70, "seed": 1}  # six chunks of 0.3 s
@@ -387,7 +387,7 @@ class Clocks:
 
 @pytest.fixture
 async def kept(tmp_path, order, monkeypatch):
-    """A keeper over three finished videos of 100 bytes each, by clocks of one's own."""
+    """A sweeper over three finished videos of 100 bytes each, by clocks of one's own."""
     from server.config import Settings
     from server.jobs.job import Results
 
@@ -403,36 +403,36 @@ async def kept(tmp_path, order, monkeypatch):
         results = Results(video=f"{name}/video.mp4", thumbnail="", spritesheet="", nbytes=100)
         store.finish(lease, results, settings.job_keep_seconds)
         clocks.pass_by(1)
-    keeper = Keeper(settings, database, lambda: clocks.wall, lambda: clocks.steady)
+    sweeper = Sweeper(settings, database, lambda: clocks.wall, lambda: clocks.steady)
 
     def left() -> str:
         return "".join(sorted(path.name for path in (tmp_path / "videos").iterdir()))
 
-    yield clocks, keeper, store, left
+    yield clocks, sweeper, store, left
     store.close()
     await database.close()
 
 
 async def test_results_go_when_they_are_too_old(kept) -> None:
-    clocks, keeper, store, left = kept
+    clocks, sweeper, store, left = kept
     clocks.pass_by(98)
-    await keeper.sweep()
+    await sweeper.sweep()
     assert left() == "bc" and store.get("a") is None and store.get("b") is not None
-    clocks.pass_by(keeper_module.REMEMBER_SECONDS + 1)
-    await keeper.sweep()
-    clocks.pass_by(keeper_module.REMEMBER_SECONDS + 1)
-    await keeper.sweep()
+    clocks.pass_by(sweeper_module.REMEMBER_SECONDS + 1)
+    await sweeper.sweep()
+    clocks.pass_by(sweeper_module.REMEMBER_SECONDS + 1)
+    await sweeper.sweep()
     assert left() == "" and store.deleted() == []
 
 
 async def test_a_clock_that_jumps_forward_and_back_removes_nothing(kept) -> None:
-    clocks, keeper, _, left = kept
+    clocks, sweeper, _, left = kept
     clocks.wall += 10 * 365 * 86_400
-    await keeper.sweep()
+    await sweeper.sweep()
     clocks.wall -= 10 * 365 * 86_400
-    await keeper.sweep()
+    await sweeper.sweep()
     clocks.pass_by(10)
-    await keeper.sweep()
+    await sweeper.sweep()
     assert left() == "abc"
 
 
@@ -442,17 +442,17 @@ def test_the_oldest_go_until_the_others_fit(kept) -> None:
 
 
 async def test_results_go_when_they_are_too_many(kept) -> None:
-    _, keeper, store, left = kept
-    keeper._settings = keeper._settings.model_copy(update={"job_keep_bytes": 250})
-    await keeper.sweep()
+    _, sweeper, store, left = kept
+    sweeper._settings = sweeper._settings.model_copy(update={"job_keep_bytes": 250})
+    await sweeper.sweep()
     assert left() == "bc" and store.get("a") is None
 
 
 async def test_folders_that_nobody_knows_are_swept_after_a_while_and_not_before(kept, tmp_path) -> None:
-    clocks, keeper, _, left = kept
-    for name, age in (("old", keeper_module.ORPHAN_SECONDS + 60), ("new", 0)):
+    clocks, sweeper, _, left = kept
+    for name, age in (("old", sweeper_module.ORPHAN_SECONDS + 60), ("new", 0)):
         folder = tmp_path / "videos" / name
         folder.mkdir()
         os.utime(folder, (folder.stat().st_atime, folder.stat().st_mtime - age))
-    await keeper.sweep()
+    await sweeper.sweep()
     assert left() == "abcnew"

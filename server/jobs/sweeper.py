@@ -35,7 +35,7 @@ def too_many_bytes(finished: list[Job], most: int) -> list[str]:
     return gone
 
 
-class Keeper:
+class Sweeper:
     """Sweeps now and then. Age is read from the wall clock, which may jump: a sweep that sees it jump removes nothing
     by age; if the new time stays, the next sweep believes it."""
 
@@ -49,7 +49,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._sweep_for_ever(), name="jobs-keeper")
+        self._task = asyncio.create_task(self._sweep_for_ever(), name="jobs-sweeper")
 
     async def stop(self) -> None:
         if self._task is not None:
