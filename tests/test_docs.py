@@ -75,3 +75,14 @@ def test_links_of_the_readme_work_from_a_package_index_or_are_words() -> None:
     assert relative.search((ROOT / "README.md").read_text()) and not relative.search(
         absolute((ROOT / "README.md").read_text())
     )
+
+
+def test_the_moving_picture_stands_in_the_first_screen_and_is_small() -> None:
+    from PIL import Image
+
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert any("docs/pictures/page.webp" in line for line in lines[:12])
+    path = ROOT / "docs" / "pictures" / "page.webp"
+    assert path.stat().st_size < 2_000_000
+    with Image.open(path) as picture:
+        assert picture.n_frames > 20
