@@ -23,6 +23,7 @@ import websockets
 from model.spec import TEST_TINY, spec_named
 from server.access.limits import ANONYMOUS
 from server.engine.admission import Account, cache_bytes, no_place
+from server.engine.line import Line
 from server.ipc.messages import CacheChoice, Open
 from server.live.archive import Archive
 from server.telemetry.observer import Observer
@@ -393,6 +394,25 @@ async def test_who_looks_on_and_stops_leaves_alone_and_hears_nothing_of_the_owne
         assert (await owner.until("session.interaction.rejected"))["event_id"] == "evt_1"
         assert (await stays.until("session.done"))["reason"] == "stopped"
     assert not [m for m in guest.messages + stays.messages if m["type"].startswith("session.interaction")]
+
+
+async def test_what_one_who_looks_on_was_sent_paces_nothing(server, monkeypatch) -> None:
+    sent, delivered = [], Line.delivered
+
+    async def note(line: Line, index: int) -> None:
+        sent.append(index)
+        await delivered(line, index)
+
+    monkeypatch.setattr(Line, "delivered", note)
+    order = Open("sess_0123456789abcdef", "x", 1, 1.0, CACHE, None)
+    session, _ = server.front.sessions.create(order, ANONYMOUS)
+    owner, guest = await session.own("m4s"), await session.watch("m4s")
+    async with asyncio.timeout(PATIENCE):
+        for viewer, counts in ((guest, []), (owner, [0])):
+            await session.next(viewer)
+            await session.delivered(viewer, await session.next(viewer))
+            assert sent == counts
+    await session.stop()
 
 
 async def test_a_session_that_stands_paused_for_long_gives_up_its_memory_and_goes_on(serve, viewer_of) -> None:
