@@ -418,6 +418,9 @@ async def test_results_go_when_they_are_too_old(kept) -> None:
     clocks.pass_by(98)
     await sweeper.sweep()
     assert left() == "bc" and store.get("a") is None and store.get("b") is not None
+    clocks.pass_by(0.5)
+    await sweeper.sweep()
+    assert "a" in store.deleted(), "holders may still write to it"
     clocks.pass_by(sweeper_module.REMEMBER_SECONDS + 1)
     await sweeper.sweep()
     clocks.pass_by(sweeper_module.REMEMBER_SECONDS + 1)
