@@ -129,6 +129,19 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     chunks: list[PastChunk]
 
 
+class Interact(Message, frozen=True, tag="interact"):
+    """Change a running session from its next chunk on, or from chunk ``at_chunk`` on where that is later; the event
+    counts as active for ``chunks`` chunks.
+    """
+
+    session: str
+    event_id: str
+    prompt: str | None
+    camera: Camera | None
+    chunks: int
+    at_chunk: int = 0
+
+
 class Open(Message, frozen=True, tag="open"):
     """Begin a session. ``pictures`` is the length of the whole video, None for no end.
 
@@ -152,19 +165,7 @@ class Open(Message, frozen=True, tag="open"):
     request: str = ""  # id of the request that began it, for the worker's log
     trace: str = ""  # and of the trace that it belongs to
     image: bytes = b""  # PNG of the model's size that the video begins with
-
-
-class Interact(Message, frozen=True, tag="interact"):
-    """Change a running session from its next chunk on, or from chunk ``at_chunk`` on where that is later; the event
-    counts as active for ``chunks`` chunks.
-    """
-
-    session: str
-    event_id: str
-    prompt: str | None
-    camera: Camera | None
-    chunks: int
-    at_chunk: int = 0
+    changes: list[Interact] = []  # known from the beginning
 
 
 class Playhead(Message, frozen=True, tag="playhead"):

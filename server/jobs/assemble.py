@@ -1,4 +1,4 @@
-"""Assembles a job's chunks: an MP4 that any player can seek in, a thumbnail, a sheet of pictures.
+"""Assembles a job's chunks: an MP4 that any player can seek in, a thumbnail, a sheet of pictures, a short loop.
 
 A process of its own (``python -m server.jobs.assemble``), because the front imports no codec: an order comes as JSON on
 standard input, the answer leaves as JSON on standard output.
@@ -22,6 +22,7 @@ import numpy as np
 from server.jobs.files import FilesUnavailable, open_files
 from server.jobs.job import DISK_FULL, AssemblyOrder, Results
 from server.media import faststart
+from server.media.loop import loop_of
 from server.process import leave_signals_to_the_front
 
 SHEET_PICTURES, SHEET_COLUMNS = 16, 4
@@ -38,6 +39,7 @@ def assemble(order: AssemblyOrder) -> Results:
         "video": (f"{order.prefix}video.mp4", video),
         "thumbnail": (f"{order.prefix}thumbnail.webp", still(pictures[0], "libwebp", "yuv420p")),
         "spritesheet": (f"{order.prefix}spritesheet.jpg", still(sheet(pictures), "mjpeg", "yuvj420p")),
+        "loop": (f"{order.prefix}loop.webp", loop_of(video)),
     }
     for name, data in made.values():
         files.write(name, data)

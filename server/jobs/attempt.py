@@ -20,7 +20,7 @@ from model.spec import ModelSpec
 from server.config import Settings
 from server.engine.interface import Engine, EngineSession
 from server.errors import PafuError
-from server.ipc.messages import Ended, Fragment, Open, Past
+from server.ipc.messages import Ended, Fragment, Open, Past, Rejected
 from server.jobs.chunks import ChunkState, chunks_of, names_of, pictures_in, read_past
 from server.jobs.database import Database
 from server.jobs.errors import LeaseLost, StoreUnavailable
@@ -160,6 +160,8 @@ class Attempt:
                 if self._trace is not None:
                     self._trace.sent(event, time.monotonic() - began, stage="keep")
                 await line.delivered(event.index)
+            elif isinstance(event, Rejected):
+                raise JobFailed("interaction_failed", event.message)
             elif isinstance(event, Ended):
                 return self._ended(event)
         raise AttemptLost("the worker's events ended without a word")
@@ -186,7 +188,7 @@ class Attempt:
         order = self.job.order
         session = Open(
             session=f"{self.lease.job_id}-{self.lease.fence}",
-            prompt=order.prompt,
+            prompt=order.prompt_at(self.job.chunks),
             seed=order.seed,
             lead_seconds=math.inf,
             cache=order.cache,
@@ -196,6 +198,7 @@ class Attempt:
             image=order.image,
             request=order.request,
             trace=trace_id_of(order.traceparent),
+            changes=order.changes_from(self.job.chunks),
         )
         while not self.finishing:
             try:

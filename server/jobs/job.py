@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from server.config import Settings
-from server.ipc.messages import CacheChoice
+from server.ipc.messages import CacheChoice, Interact
 from server.states import JobState
 
 DISK_FULL = 75  # exit status of the assembly process: no space left (EX_TEMPFAIL)
@@ -28,10 +28,20 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     image: bytes = b""  # PNG of the model's size that the video begins with
     request: str = ""  # id of the request that ordered it
     traceparent: str = ""  # W3C: the span below which the work is traced, wherever it is done
+    changes: list[Interact] = []  # of words and camera, each at its chunk
 
     @property
     def seconds(self) -> float:
         return self.pictures / self.fps
+
+    def prompt_at(self, chunk: int) -> str:
+        """The words that a worker begins with which makes this chunk first."""
+        due = [change for change in self.changes if change.prompt is not None and change.at_chunk < chunk]
+        return max(due, key=lambda change: change.at_chunk).prompt or "" if due else self.prompt
+
+    def changes_from(self, chunk: int) -> list[Interact]:
+        """Those that this chunk or a later one shows first."""
+        return [change for change in self.changes if change.at_chunk >= chunk]
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +51,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     thumbnail: str
     spritesheet: str
     nbytes: int
+    loop: str | None = None  # videos of earlier versions have none
 
 
 class StoredChunk(msgspec.Struct, frozen=True, kw_only=True):

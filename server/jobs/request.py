@@ -18,7 +18,9 @@ from server.access.bounded_json import Bounds, read_object
 from server.config import Settings
 from server.errors import PafuError, nearest
 from server.ipc import messages
+from server.ipc.messages import Interact
 from server.jobs import form
+from server.jobs.chunks import chunks_of
 from server.jobs.job import Order
 from server.live import client_messages as protocol
 from server.live import foreign
@@ -62,6 +64,11 @@ class VideoRequest(Asked):
     input_reference: Any = None  # the picture that the video begins with: a file, a data URL, or an object with one
     image_reference: Any = None  # the same under another server's name
     extra_params: dict[str, Any] | None = None
+    interactions: list[protocol.Interaction] = Field(
+        default=[],
+        max_length=protocol.MAX_KNOWN_CHANGES,
+        description="changes as in session.start, each at its at_chunk: the same seed and changes, the same pictures",
+    )
 
 
 class RemixRequest(Asked):
@@ -140,7 +147,7 @@ def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order
     checked = protocol.check_start(session, spec, settings)
     pictures = _pictures(asked, spec, settings)
     protocol.check_held(checked.cache, pictures, spec, settings)
-    return Order(
+    order = Order(
         model=spec.name,
         prompt=checked.prompt,
         seed=seed,
@@ -151,6 +158,19 @@ def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order
         cache=checked.cache,
         image=_image(asked, spec),
     )
+    return msgspec.structs.replace(order, changes=_changes(asked, chunks_of(order, spec) - 1, spec))
+
+
+def _changes(asked: VideoRequest, last: int, spec: ModelSpec) -> list[Interact]:
+    changes = [
+        protocol.change_of(interaction, "", f"evt_start_{place}", spec)
+        for place, interaction in enumerate(asked.interactions)
+    ]
+    for place, change in enumerate(changes):
+        if change.at_chunk > last:
+            reason = f"at_chunk {change.at_chunk} is behind the video's last chunk, {last}"
+            raise PafuError("invalid_message", reason, f"interactions.{place}.at_chunk")
+    return changes
 
 
 def _image(asked: VideoRequest, spec: ModelSpec) -> bytes:
@@ -195,12 +215,15 @@ def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSp
     check_length(pictures, spec, settings, "seconds")
     protocol.check_held(source.cache, pictures, spec, settings, "seconds")
     prompt = protocol.check_prompt(asked.prompt, spec)
-    return msgspec.structs.replace(source, prompt=prompt, pictures=pictures, given_chunks=chunks)
+    return msgspec.structs.replace(source, prompt=prompt, pictures=pictures, given_chunks=chunks, changes=[])
 
 
 def remixed_order(source: Order, asked: RemixRequest, spec: ModelSpec) -> Order:
-    """The source's order under new words: same noise, so what the words leave open stays similar. Raises PafuError."""
-    return msgspec.structs.replace(source, prompt=protocol.check_prompt(asked.prompt, spec), given_chunks=0)
+    """The source's order under new words: same noise, so what the words leave open stays similar, and the same moves of
+    the camera. Raises PafuError."""
+    moves = [msgspec.structs.replace(change, prompt=None) for change in source.changes if change.camera is not None]
+    prompt = protocol.check_prompt(asked.prompt, spec)
+    return msgspec.structs.replace(source, prompt=prompt, given_chunks=0, changes=moves)
 
 
 def check_length(pictures: int, spec: ModelSpec, settings: Settings, param: str) -> None:

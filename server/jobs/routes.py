@@ -26,8 +26,8 @@ from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_
 from server.jobs.video_service import Sender, VideoService
 from server.states import JobState
 
-MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
-SUFFIXES = {"video": "mp4", "thumbnail": "webp", "spritesheet": "jpg"}
+MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg", "loop": "image/webp"}
+SUFFIXES = {"video": "mp4", "thumbnail": "webp", "spritesheet": "jpg", "loop": "webp"}
 FASTEST_POLL, SLOWEST_POLL = 0.25, 5.0  # seconds
 POLLS_PER_VIDEO = 10
 DISCONNECT_SECONDS = 0.25
@@ -156,12 +156,20 @@ def sender_of(request: Request) -> Sender:
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """How a request body looks in the OpenAPI document: the same fields as JSON and as a form."""
     schema = kind.model_json_schema()
-    parts = schema.pop("$defs", {})  # the document has no $defs here: inline them
-    for name, field in schema["properties"].items():
-        if "$ref" in field:
-            schema["properties"][name] = parts[field["$ref"].rpartition("/")[2]]
+    schema = inlined(schema, schema.pop("$defs", {}))  # the document has no $defs here
     content = {kind: {"schema": schema} for kind in ("application/json", "multipart/form-data")}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    """The schema with its references replaced by what they name."""
+    if isinstance(schema, list):
+        return [inlined(each, parts) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+    return {name: inlined(each, parts) for name, each in schema.items()}
 
 
 BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -260,9 +268,9 @@ def _add_videos(router: APIRouter, videos: VideoService) -> None:
     @router.head("/{video_id}/content", include_in_schema=False)  # players and download tools look before they read
     @router.get("/{video_id}/content", response_class=Response, responses=RESULT_BYTES)
     async def content(
-        request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+        request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet", "loop"] = "video"
     ) -> Response:
-        """The bytes of a completed video, its thumbnail or its sheet of pictures; ranges are served."""
+        """The bytes of a completed video, its thumbnail, its sheet of pictures or a short loop; ranges are served."""
         return await download(videos, request, video_id, variant)
 
 

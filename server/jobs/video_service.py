@@ -36,7 +36,7 @@ T = TypeVar("T")
 FIGURES_WITHIN = 2.0
 WATCH_SECONDS = 1.0  # how often a job that runs on another server is looked up for a waiting caller
 NUL = "\0"  # in no id of ours, and PostgreSQL refuses it in text
-VARIANTS = ("video", "thumbnail", "spritesheet")
+VARIANTS = ("video", "thumbnail", "spritesheet", "loop")
 
 log = logging.getLogger("pafu.jobs")
 
@@ -243,7 +243,10 @@ class VideoService:
             )
         results = (await self._completed(job_id, caller)).results
         assert isinstance(results, Results)
-        name: str = getattr(results, variant)
+        name: str | None = getattr(results, variant)
+        if name is None:
+            reason = f"{job_id} was made by a Pafu that made no {variant}; a remix of it has one"
+            raise PafuError("not_found", reason, "variant")
         return name, await self._file(lambda files: files.size(name))
 
     async def piece(self, name: str, start: int, stop: int) -> bytes:

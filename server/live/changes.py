@@ -3,7 +3,7 @@
 =========  ==================================================  ==========================================
 state      meaning                                             leaves it
 =========  ==================================================  ==========================================
-WAITING    accepted; no worker has it                          ``take`` (to SENT), ``reject``
+WAITING    accepted; no worker has it                          ``take``, ``handed_over`` (to SENT), ``reject``
 SENT       the present worker has it; no chunk has shown it    ``absorb`` (to IN_FORCE), ``reject``,
                                                                ``worker_lost`` (back to WAITING)
 IN_FORCE   a chunk has shown it; active for some chunks more   ``absorb`` of the last of these chunks
@@ -56,6 +56,12 @@ class Changes:
         event_id = next(iter(self._waiting))
         change = self._sent[event_id] = self._waiting.pop(event_id)
         return change
+
+    def handed_over(self, changes: Iterable[Interact]) -> None:
+        """The worker got these when it got the session."""
+        for change in changes:
+            if (known := self._waiting.pop(change.event_id, None)) is not None:
+                self._sent[change.event_id] = known
 
     def worker_lost(self) -> None:
         """The next worker has none of them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
+
 from server.engine.interface import EngineSession
 from server.errors import PafuError
 from server.live.audience import Queued
@@ -34,8 +36,11 @@ class PlaceRequest:
             return await self._wait()
 
     async def _wait(self) -> EngineSession:
-        order = self._state.order_to_go_on(self._files.snapshot)
-        return await self._waiting_room.open(order, self._state.started, self._tell)
+        changes = self._state.changes
+        order = msgspec.structs.replace(self._state.order_to_go_on(self._files.snapshot), changes=changes.pending)
+        line = await self._waiting_room.open(order, self._state.started, self._tell)
+        changes.handed_over(order.changes)  # with the session itself, or its first chunk could come before them
+        return line
 
     def _tell(self, position: int, depth: int, seconds: float | None) -> None:
         """Tell the viewers where the session stands in the queue, when that changes."""

@@ -67,7 +67,7 @@ class WorkerSession:
         self._generator = generator
         self.spec: ModelSpec = spec
         self.playout = Playout(order.lead_seconds)
-        self.pending: list[Interact] = []
+        self.pending: list[Interact] = list(order.changes)
         self.begun = self.chunks = 0  # chunks that are denoised, and that are sent
         self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
         self.cache_tokens = self.cache_bytes = 0  # after the newest chunk

@@ -20,7 +20,7 @@ from pafu_client.proxies import http_client
 
 POLL_SECONDS = 1.0  # where the server does not say when to ask again
 TIMEOUT = 60.0
-Variant = Literal["video", "thumbnail", "spritesheet"]
+Variant = Literal["video", "thumbnail", "spritesheet", "loop"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class Jobs:
             await asyncio.sleep(float(reply.headers.get("openai-poll-after-ms", 1000 * POLL_SECONDS)) / 1000)
 
     async def content(self, video: Video | str, variant: Variant = "video") -> bytes:
-        """The bytes of a completed video (MP4), its thumbnail (WebP) or its sheet of pictures (JPEG)."""
+        """The bytes of a completed video (MP4), its thumbnail (WebP), its sheet of pictures (JPEG) or a short
+        loop (animated WebP)."""
         return b"".join([piece async for piece in self._pieces(video, variant)])
 
     async def download(self, video: Video | str, path: str | os.PathLike[str], variant: Variant = "video") -> Path:

@@ -166,7 +166,7 @@ class Jobs:
         return _wait(self._loop, self._jobs.wait(video, on_progress=on_progress, timeout=timeout))
 
     def content(self, video: Video | str, variant: Variant = "video") -> bytes:
-        """The bytes of a completed video, its thumbnail or its sheet of pictures."""
+        """The bytes of a completed video, its thumbnail, its sheet of pictures or a short loop."""
         return _wait(self._loop, self._jobs.content(video, variant))
 
     def download(self, video: Video | str, path: str | PathLike[str], variant: Variant = "video") -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
+import signal
 
 import av
 import httpx
@@ -64,7 +66,7 @@ async def until(holds) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_create_and_poll_then_download_everything(client) -> None:
+async def test_create_and_poll_then_download_everything(client, http) -> None:
     extra = {
         "seed": 7,
         "num_frames": 20,
@@ -83,6 +85,10 @@ async def test_create_and_poll_then_download_everything(client) -> None:
     assert video.extra_params["cache"]["budget_latents"] == 9 and video.expires_at > video.completed_at
     pictures = decode(await film(client, video.id))
     assert pictures.shape == (20, 128, 128, 3)
+    loop = await http.get(f"/v1/videos/{video.id}/content", params={"variant": "loop"})
+    assert loop.headers["content-type"] == "image/webp" and loop.headers["content-disposition"].endswith('.webp"')
+    with Image.open(io.BytesIO(loop.content)) as moving:
+        assert moving.n_frames == 2 * 10 - 2 and moving.info["loop"] == 0, "every second picture, there and back"
     thumbnail, sheet = await film(client, video.id, "thumbnail"), await film(client, video.id, "spritesheet")
     assert thumbnail[8:12] == b"WEBP" and decode(sheet).shape == (1, 4 * 128, 4 * 128, 3)
     first = decode(thumbnail)[0].astype(int)
@@ -111,6 +117,36 @@ async def test_json_and_form_give_the_same_video(client, http) -> None:
     assert by_json.extra_params == by_form.extra_params and by_json.num_frames == by_form.num_frames == 13
     one, two = [decode(await film(client, video.id)) for video in (by_form, by_json)]
     assert np.array_equal(one, two)
+
+
+def change(at: int, prompt: str | None = None, speed: int | None = None) -> dict:
+    camera = {} if speed is None else {"multi_modal_data": {"camera": {"speed": speed}}}
+    return {"at_chunk": at, "event": {**({} if prompt is None else {"prompt": prompt}), **camera}}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_job_makes_the_same_pictures_as_a_live_scene_with_the_same_changes(server, http, killed) -> None:
+    """Also when its worker dies between two of them."""
+    words = "a bar that may sleep" if killed else "a bar"  # slow enough to be hit
+    changes = [change(0, speed=4), change(2, prompt=f"{words} again"), change(3, speed=-8), change(5, prompt="last")]
+    scene = {"prompt": words, "seed": 5, "num_frames": 84, "interactions": changes}
+    live = (await server.watch(**scene)).pictures()
+    video = (await http.post("/v1/videos", json=scene)).json()
+    if killed:
+
+        async def in_the_middle() -> bool:
+            return (await http.get(f"/v1/videos/{video['id']}")).json()["progress"] > 50
+
+        await until(in_the_middle)
+        os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
+
+    async def over() -> bool:
+        return (await http.get(f"/v1/videos/{video['id']}")).json()["status"] == "completed"
+
+    await until(over)
+    made = decode((await http.get(f"/v1/videos/{video['id']}/content")).content)
+    assert made.shape == (84, 128, 128, 3)
+    assert alike(made, live) if killed else np.array_equal(made, live)
 
 
 async def test_a_waiting_caller_is_told_when_to_ask_again(http) -> None:
@@ -234,6 +270,9 @@ BAD = [
     ({"prompt": "a", "size": "1280x720"}, "unsupported", "size"),
     ({"prompt": "a", "size": "128x128", "width": 64}, "invalid_message", "size"),
     ({"prompt": "a", "fps": 24}, "unsupported", "fps"),
+    ({"prompt": "a", "interactions": [{"at_chunk": 1, "event": {}}]}, "invalid_message", "interaction.event"),
+    ({"prompt": "a", "interactions": [change(99, "b")]}, "invalid_message", "interactions.0.at_chunk"),
+    ({"prompt": "a", "interactions": [{"at": 1}]}, "missing_field", "interactions.0.event"),
     ({"prompt": "a", "seed": -1}, "invalid_message", "seed"),
     ({"prompt": "a", "seed": 2**63}, "invalid_message", "seed"),
     ({"prompt": "a", "seed": True}, "invalid_message", "seed"),
