@@ -4,11 +4,12 @@ import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindButtons, bindPageKeys } from "./controls.js";
 import { Choice } from "./choice.js";
 import { byId } from "./dom.js";
+import { Gallery } from "./gallery.js";
 import { KeyForm } from "./key.js";
 import { copied, hideTrouble, leaveWords, lookOn, paint, readAddress, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
 import { lightIn, withLight } from "./prompt.js";
-import { recalled } from "./scene.js";
-import { models, untilReady } from "./server.js";
+import { madeElsewhere, recalled } from "./scene.js";
+import { models, untilReady, version } from "./server.js";
 import { Phase, opened, reduce, running, view } from "./state.js";
 import { Stream } from "./stream.js";
 import { TakeAlong } from "./takeaway.js";
@@ -36,6 +37,8 @@ class App {
   });
   #lights = new LightControls((light) => this.#chooseLight(light));
   #prompt = new PromptBox((text) => this.#promptChanged(text));
+  #gallery = new Gallery((point) => this.#begin(point));
+  #version = ""; // of the server
   #camera = new CameraWish((speed) => this.#stream.tell({ camera: { speed } }));
   #tour = new TourView(this.#stream.screen.timeline, (order) => this.#tourOrder(order), (text) => this.#dispatch("note", { text }));
   #cameraControls = new CameraControls((speed) => this.#steer(speed));
@@ -44,12 +47,13 @@ class App {
   run() {
     document.body.classList.toggle("embedded", self !== top);
     const say = (/** @type {string} */ text) => void (byId("along-note").textContent = text);
-    new TakeAlong(this.#stream.screen.reel, { scene: () => this.#scene(), say, failed: showTrouble });
+    new TakeAlong(this.#stream.screen.reel, { scene: (more) => this.#stream.scene(this.#maker, more), say, failed: showTrouble });
     this.#bindPage();
     this.#bindPlayer();
-    this.#prompt.offer(FALLBACK_EXAMPLES, {});
+    this.#gallery.offer(FALLBACK_EXAMPLES);
     if (this.#address.prompt) this.#prompt.text = this.#address.prompt;
     if (this.#address.seed) this.#choice.seed = this.#address.seed;
+    else this.#choice.throwDice();
     if (this.#state.watching) lookOn();
     this.#show();
     setInterval(() => this.#live && this.#stream.screen.tick(), 1000);
@@ -123,14 +127,18 @@ class App {
     const list = await models();
     if (list === null) return this.#keyForm.ask();
     if (!list.length) return;
-    if (this.#address.model && !list.some(({ id }) => id === this.#address.model)) showTrouble({ code: "other_model" });
     this.#choice.offer(list);
+    this.#version = await version();
+    const other = madeElsewhere(this.#address.maker, this.#maker);
+    if (other) showTrouble(other);
+    this.#gallery.look();
   }
 
   /** @param {import("./server.js").Model} model */
   #offer({ examples, words = {}, limits = {}, camera = true }) {
     const prompts = examples?.length ? examples : FALLBACK_EXAMPLES;
-    this.#prompt.offer(prompts, words);
+    this.#gallery.offer(prompts);
+    this.#prompt.offer(words);
     if (limits.max_prompt_chars) this.#prompt.limit = limits.max_prompt_chars;
     this.#cameraControls.offered = camera;
     if (!this.#prompt.text) this.#prompt.text = prompts[0];
@@ -175,9 +183,15 @@ class App {
     }
   }
 
-  /** What is on display, to be painted again. */
-  #scene() {
-    return { prompt: this.#state.shown, ...this.#stream.scene(this.#choice.model) };
+  get #maker() {
+    return this.#choice.maker(this.#version);
+  }
+
+  /** A starting point was chosen. @param {import("./gallery.js").StartingPoint} point */
+  #begin({ prompt, seed }) {
+    this.#prompt.text = prompt;
+    if (seed !== undefined) this.#choice.seed = String(seed);
+    this.#prompt.focus();
   }
 
   /** @param {import("./client/messages.js").ServedStats} stats */

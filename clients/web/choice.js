@@ -12,6 +12,8 @@ export class Choice {
   #offered;
   #seed = byId("seed", HTMLInputElement);
   #select = byId("model", HTMLSelectElement);
+  /** @type {import("./server.js").Model[]} */
+  #models = [];
   #bufferSeconds = BUFFER_SECONDS;
   #picture;
 
@@ -34,6 +36,12 @@ export class Choice {
     this.#seed.value = seed;
   }
 
+  /** Who paints. @param {string} pafu version of the server @returns {import("./scene.js").Maker} */
+  maker(pafu) {
+    const { digest } = this.#models.find(({ id }) => id === this.model) ?? {};
+    return { model: this.model, by: (digest ?? "").slice(0, 12), pafu };
+  }
+
   /** What a stream that runs was given. @param {import("./client/messages.js").SessionConfig} config */
   show(config) {
     this.#seed.placeholder = String(config.seed);
@@ -46,6 +54,7 @@ export class Choice {
 
   /** Offer these models, the first one chosen. @param {import("./server.js").Model[]} models */
   offer(models) {
+    this.#models = models;
     offerModels(models.map(({ id }) => id), (id) => this.#choose(models.find((model) => model.id === id) ?? models[0]));
     this.#choose(models[0]);
   }

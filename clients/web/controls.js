@@ -145,7 +145,7 @@ export class CameraControls {
   }
 }
 
-/** The prompt box with its examples and words. Calls `changed(text)` whenever the text changes. */
+/** The prompt box with its words. Calls `changed(text)` whenever the text changes. */
 export class PromptBox {
   #box = byId("prompt", HTMLTextAreaElement);
   #history = new PromptHistory();
@@ -201,17 +201,10 @@ export class PromptBox {
     this.#box.maxLength = characters;
   }
 
-  /** Offer `examples` (whole prompts) and `words` by their group. @param {string[]} examples @param {Record<string, string[]>} words */
-  offer(examples, words) {
-    byId("examples").replaceChildren(...examples.map((text) => chip(text, () => this.#take(text))));
+  /** Offer these words, by their group. @param {Record<string, string[]>} words */
+  offer(words) {
     byId("words").replaceChildren(...Object.entries(words).map(([group, list]) => this.#group(group, list)));
     byId("vocabulary").hidden = Object.keys(words).length === 0;
-  }
-
-  /** @param {string} text */
-  #take(text) {
-    this.text = text;
-    this.focus();
   }
 
   /** @param {string} name @param {string[]} phrases */

@@ -20,7 +20,7 @@ const TEXTS = {
   expired: ["The stream is over", `Nobody watched it for too long. ${AGAIN}`],
   chunk_gone: ["The stream cannot go on", `Pictures were lost with the connection. ${AGAIN}`],
   session_taken: ["The stream goes on elsewhere", "Another connection has taken it over."],
-  unknown_model: ["This model is not here", "Choose another one under “Seed and model”."],
+  unknown_model: ["This model is not here", "Choose another one under “Model and memory”."],
   too_many_interactions: ["Too many changes at once", "Let the picture catch up, then go on."],
   interaction_failed: ["That change was not taken", "The stream goes on as it was. Change the words and try again."],
   origin_not_allowed: ["This page may not use the server", "Open the page from the server's own address."],
@@ -37,6 +37,9 @@ const TEXTS = {
   broken_link: ["This link is damaged", "Its words and seed are here; what was changed meanwhile is not."],
   other_model: ["This link was made with another model", "The same words may look different here."],
   bad_picture: BAD_PICTURE,
+  other_weights: ["This link was made with other weights of the model", "The same words may look different here."],
+  other_version: ["This link was made with another version of Pafu", "The same words may look different here."],
+  no_webp: ["This browser writes no WebP pictures", "Save the video instead, or use a recent Chrome, Edge or Firefox."],
   empty_prompt: ["Nothing to paint yet", "Write what should be seen, or choose one of the examples."],
 };
 const BAD_PROMPT = ["The prompt does not work", "Change the words and press Enter."];

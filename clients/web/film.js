@@ -12,10 +12,13 @@ import { brush } from "./dom.js";
 
 export const LABEL = 18; // pixels under each picture, for when that was
 export const GAP = 8; // pixels between pictures
+const NARROWEST = 76; // pixels of a picture, also on a phone
+const FEW = 6; // moments: where there is room for more in full size, more
+const MOST = 12;
+const ROOM_FOR_BOTH = 110; // pixels: narrower pictures tell only when they were
 const GOLD = "255 214 130";
 const ROSE = "255 98 122";
 const INK = "12 14 24";
-const PAPER = "rgb(246 236 220 / 82%)";
 
 /** @param {string} colour @param {number} alpha */
 const ink = (colour, alpha) => `rgb(${colour} / ${(100 * Math.max(0, Math.min(1, alpha))).toFixed(1)}%)`;
@@ -23,6 +26,18 @@ const ink = (colour, alpha) => `rgb(${colour} / ${(100 * Math.max(0, Math.min(1,
 /** Canvas pixels for each pixel of the page. */
 export function density() {
   return Math.min(2, devicePixelRatio || 1);
+}
+
+/**
+ * How many moments stand side by side in `room` pixels, and how wide each is: as wide as it may be (`widest`), but where
+ * that makes few of them rather smaller and more.
+ * @param {number} room
+ * @param {number} widest
+ */
+export function tiles(room, widest) {
+  const count = (/** @type {number} */ wide) => Math.max(1, Math.floor((room + GAP) / (wide + GAP)));
+  const across = Math.min(MOST, Math.max(count(widest), Math.min(FEW, count(NARROWEST))));
+  return { across, wide: Math.max(1, Math.min(widest, (room - GAP * (across - 1)) / across)) };
 }
 
 /**
@@ -102,7 +117,7 @@ export function drawMoment(context, thumb, place, grid) {
   context.save();
   context.beginPath();
   context.roundRect(x, y, width, height, height * 0.08);
-  context.fillStyle = "rgb(255 255 255 / 6%)";
+  context.fillStyle = "rgb(128 128 128 / 16%)";
   context.fill();
   context.clip();
   if (thumb) {
@@ -137,15 +152,17 @@ function drawKept(context, thumb, place, grid) {
  * @param {Area} place
  * @param {string} when
  * @param {string} much
+ * @param {string} colour
  */
-export function drawLabel(context, { x, y, width, height }, when, much) {
+export function drawLabel(context, { x, y, width, height }, when, much, colour) {
   const scale = density();
-  context.fillStyle = PAPER;
+  context.fillStyle = colour;
   context.font = `${11 * scale}px ui-rounded, system-ui, sans-serif`;
   context.textBaseline = "bottom";
   const base = y + height + (LABEL - 3) * scale;
   context.textAlign = "left";
   context.fillText(when, x + 3 * scale, base);
+  if (width < ROOM_FOR_BOTH * scale) return;
   context.textAlign = "right";
   context.fillText(much, x + width - 3 * scale, base);
 }

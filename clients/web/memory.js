@@ -6,13 +6,11 @@
 // `stats.memory` of the chunks and from the video itself.
 
 import { brush, offscreen, part } from "./dom.js";
-import { GAP, LABEL, density, drawGlow, drawLabel, drawMoment, drawVeil, fit } from "./film.js";
+import { GAP, LABEL, density, drawGlow, drawLabel, drawMoment, drawVeil, fit, tiles } from "./film.js";
 import { endOf, inWords, latentAt, lostBetween, moments, readMemory, share, stillKnown } from "./moments.js";
 import { Thumbs } from "./thumbs.js";
 
 const TILE_HEIGHT = 84; // pixels of a moment on the filmstrip
-const FEWEST = 3; // moments side by side, also on a phone
-const MOST = 12;
 const NOW = 0.3; // seconds: the newest moment is what is on display
 const FADE_MS = 1200; // how long a dropped token glows before it is grey
 const CAPTURE_MS = 40;
@@ -187,9 +185,10 @@ export class MemoryView {
     this.#places = this.#layOut();
     const { canvas, context } = offscreen(this.#film.width, this.#film.height);
     this.#still = canvas;
+    const { color: colour } = getComputedStyle(this.#film);
     for (const place of this.#places) {
       drawMoment(context, this.#thumbs.near(place.latent), place, this.#grid);
-      drawLabel(context, place, this.#when(place), `${Math.round(100 * share(place))} %`);
+      drawLabel(context, place, this.#when(place), `${Math.round(100 * share(place))} %`, colour);
     }
     this.#film.dataset.moments = String(this.#places.length);
   }
@@ -205,9 +204,7 @@ export class MemoryView {
   #layOut() {
     const { clientWidth } = this.#film;
     const aspect = this.#video.videoWidth / this.#video.videoHeight || 2;
-    const widest = (clientWidth - GAP * (FEWEST - 1)) / FEWEST;
-    const wide = Math.max(1, Math.min(TILE_HEIGHT * aspect, widest)); // it may be out of sight
-    const across = Math.max(FEWEST, Math.min(MOST, Math.floor((clientWidth + GAP) / (wide + GAP))));
+    const { across, wide } = tiles(clientWidth, TILE_HEIGHT * aspect);
     const seen = new Map([...this.#memory].filter(([latent]) => latent <= this.#playing()));
     const shown = moments(seen, across, (latent) => this.#views.get(latent) ?? latent);
     const high = wide / aspect + LABEL;

@@ -103,7 +103,8 @@ export function toggleFullscreen() {
 export function readAddress() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const said = (/** @type {string} */ name) => hash.get(name) ?? "";
-  return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), model: said("model"), log: said("log"), until: Number(said("until")) || 0 };
+  const maker = { model: said("model"), by: said("by"), pafu: said("pafu") };
+  return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), maker, log: said("log"), until: Number(said("until")) || 0 };
 }
 
 /** Offer the cache policies that a second stream may have beside the first. @param {string[]} policies */

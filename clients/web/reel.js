@@ -14,8 +14,14 @@ export class Reel {
   /** @type {{data: ArrayBuffer, seconds: number, prompt?: string}[]} */
   #fragments = [];
   #bytes = 0;
+  #room;
   /** Seconds that no longer had room. */
   lost = 0;
+
+  /** @param {number} [room] bytes */
+  constructor(room = ROOM) {
+    this.#room = room;
+  }
 
   clear() {
     this.#init = new ArrayBuffer(0);
@@ -38,7 +44,7 @@ export class Reel {
   }
 
   #makeRoom() {
-    while (this.#bytes > ROOM) {
+    while (this.#bytes > this.#room) {
       const oldest = this.#fragments.shift();
       if (!oldest) return;
       this.#bytes -= oldest.data.byteLength;
@@ -61,6 +67,14 @@ export class Reel {
       at += seconds;
     }
     return found;
+  }
+
+  /** Init segment and the newest fragments that hold at least so many seconds. @param {number} seconds */
+  newest(seconds) {
+    let first = this.#fragments.length;
+    for (let held = 0; first > 0 && held < seconds; ) held += this.#fragments[--first].seconds;
+    const fragments = this.#fragments.slice(first).map(({ data }) => data);
+    return [this.#init, ...fragments];
   }
 
   mp4() {

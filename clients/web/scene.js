@@ -4,7 +4,10 @@ const MOST = 64; // changes that a server takes at the beginning
 
 /**
  * @typedef {{at: number, prompt?: string, speed?: number, cut_to?: number}} Change
- * @typedef {{prompt: string, seed: string, model: string, changes: Change[], until: number}} Scene
+ * @typedef {{model: string, by: string, pafu: string}} Maker a model, the checksum of its weights, the version of Pafu
+ * @typedef {{prompt: string, seed: string, maker: Maker, changes: Change[], until: number}} Scene
+ * @typedef {{prompt: string, seed: number, seconds: number, model?: string, input_reference?: string,
+ *   interactions: ReturnType<typeof asInteractions>}} JobOrder as POST /v1/videos takes it
  */
 
 /** What was changed in one stream, in the order in which it came into force. */
@@ -48,15 +51,27 @@ function cameraOf({ speed, cut_to }) {
 }
 
 /** The part of an address behind `#`. Null when there are too many changes for one. @param {Scene} scene */
-export function sceneHash({ prompt, seed, model, changes, until }) {
+export function sceneHash({ prompt, seed, maker, changes, until }) {
   if (changes.length > MOST) return null;
-  const fields = new URLSearchParams({ prompt, seed });
-  if (model) fields.set("model", model);
+  const said = Object.entries(maker).filter(([, value]) => value);
+  const fields = new URLSearchParams([["prompt", prompt], ["seed", seed], ...said]);
   if (changes.length || until) {
     fields.set("log", JSON.stringify(changes));
     fields.set("until", String(until));
   }
   return `#${fields}`;
+}
+
+/**
+ * What is another than when a link was made, as the code of a trouble; null when it paints the same pictures.
+ * @param {Maker} made what the link says, "" for what it does not say
+ * @param {Maker} here
+ */
+export function madeElsewhere(made, here) {
+  if (made.model && made.model !== here.model) return { code: "other_model", message: `the link says ${made.model}, this server has ${here.model}` };
+  if (made.by && here.by && made.by !== here.by) return { code: "other_weights", message: `the link says ${made.by}, this server has ${here.by}` };
+  if (made.pafu && here.pafu && made.pafu !== here.pafu) return { code: "other_version", message: `the link says ${made.pafu}, this server is ${here.pafu}` };
+  return null;
 }
 
 /** The changes of an address; throws for a text that says none. @param {string} text @returns {Change[]} */

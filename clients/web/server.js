@@ -41,7 +41,7 @@ export async function untilReady(told) {
 }
 
 /**
- * @typedef {{id: string, examples?: string[], words?: Record<string, string[]>, camera?: boolean, cache_policy?: string,
+ * @typedef {{id: string, digest?: string | null, examples?: string[], words?: Record<string, string[]>, camera?: boolean, cache_policy?: string,
  *   cache_policies?: string[], width?: number, height?: number,
  *   limits?: {max_prompt_chars?: number, max_streaming_buffer_seconds?: number}}} Model as /v1/models describes it
  */
@@ -60,9 +60,26 @@ export async function models() {
   }
 }
 
+/** The starting points of the server's gallery; [] when it has none. @returns {Promise<import("./gallery.js").StartingPoint[]>} */
+export async function gallery() {
+  const { body } = await ask("v1/gallery").catch(() => ({ body: {} }));
+  return Array.isArray(body.data) ? body.data : [];
+}
+
+/** A picture that the server named by its path. @param {string} path @returns {Promise<Blob>} */
+export async function picture(path) {
+  return answered(await fetch(new URL(path.replace(/^\//, ""), document.baseURI), { headers: keyHeaders() }));
+}
+
+/** Version of the server; "" when it does not say. @returns {Promise<string>} */
+export async function version() {
+  const { body } = await ask("version").catch(() => ({ body: {} }));
+  return body.version ?? "";
+}
+
 /**
  * Order a video; the job, as /v1/videos tells it. Throws {code, message}.
- * @param {{prompt: string, seed: number, seconds: number, input_reference?: string}} order
+ * @param {import("./scene.js").JobOrder} order
  */
 export async function makeJob(order) {
   const headers = { ...keyHeaders(), "content-type": "application/json" };

@@ -12,7 +12,7 @@ const STATUS = {
   stopping: "Stopping",
 };
 const WARMING = "Warming up: the model draws its first pictures";
-const STARVED = "The pictures come slower than they play; the next ones are being painted.";
+const STARVED = "Slower than it plays: the next pictures are being painted.";
 const MOST_WARNINGS = 3;
 const BY_ITSELF = "the stream goes on by itself.";
 

@@ -31,6 +31,7 @@ export class Stream {
   #begun = { prompt: "", seed: "", image: "" }; // what it began with
   /** @type {{id: string, chunk: number}[]} */
   #coming = []; // changes whose chunk is not on display yet
+  #mime = "";
   #hurry = -1; // up to this chunk the scene of a link is only brought back
 
   /** @param {Told} told */
@@ -83,8 +84,9 @@ export class Stream {
   #pass = async () => (hasKey() ? ticket() : null);
 
   /** @param {import("./client/messages.js").VideoStart} start */
-  #accepted({ config, warnings, session_id }) {
+  #accepted({ mime, config, warnings, session_id }) {
     this.#told.dispatch("accepted", { sessionId: session_id, warnings });
+    this.#mime = mime;
     this.screen.begin(config);
     this.#told.accepted(config);
   }
@@ -157,12 +159,19 @@ export class Stream {
   }
 
   /**
-   * What it began with, and its address for the same again; null where one cannot hold that.
-   * @param {string} model
+   * What it began with; its address for the same again, null where one cannot hold that; and the order of a job that makes
+   * it once more and goes on for so many seconds.
+   * @param {import("./scene.js").Maker} maker
+   * @param {number} more seconds
    */
-  scene(model) {
+  scene(maker, more) {
     const { prompt, seed, image } = this.#begun;
-    const hash = image ? null : sceneHash({ prompt, seed, model, changes: this.#log.changes, until: this.screen.playing });
-    return { seed, image, link: hash && new URL(hash, location.href).href };
+    const { changes } = this.#log;
+    const hash = image ? null : sceneHash({ prompt, seed, maker, changes, until: this.screen.playing });
+    /** @type {import("./scene.js").JobOrder} */
+    const job = { prompt, seed: Number(seed), seconds: Math.round(this.screen.player.position + more), interactions: asInteractions(changes) };
+    if (maker.model) job.model = maker.model;
+    if (image) job.input_reference = image;
+    return { seed, link: hash && new URL(hash, location.href).href, job, mime: this.#mime };
   }
 }

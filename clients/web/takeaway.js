@@ -2,6 +2,7 @@
 
 import { bindButtons } from "./controls.js";
 import { brush, byId } from "./dom.js";
+import { LOOP_SECONDS, loopOf } from "./loop.js";
 import { copied } from "./page.js";
 import { makeJob, videoOf } from "./server.js";
 
@@ -9,8 +10,8 @@ const JOB_SECONDS = 10;
 const JOB_EVERY_MS = 2_000;
 
 /**
- * Buttons of the section `along`. `scene()` gives {prompt, seed, image, link} of what is on display; `say(text)` tells how it
- * goes, `failed(trouble)` what went wrong.
+ * Buttons of the section `along`. `scene(more)` gives what is on display (Stream.scene); `say(text)` tells how it goes,
+ * `failed(trouble)` what went wrong.
  */
 export class TakeAlong {
   #video = byId("picture", HTMLVideoElement);
@@ -21,7 +22,7 @@ export class TakeAlong {
 
   /**
    * @param {import("./reel.js").Reel} reel
-   * @param {{scene: () => {prompt: string, seed: string, image: string, link: string | null}, say: (text: string) => void,
+   * @param {{scene: (more: number) => ReturnType<import("./stream.js").Stream["scene"]>, say: (text: string) => void,
    *   failed: (trouble: import("./errors.js").Trouble) => void}} _
    */
   constructor(reel, { scene, say, failed }) {
@@ -29,13 +30,14 @@ export class TakeAlong {
     this.#scene = scene;
     this.#say = say;
     this.#failed = failed;
-    const link = () => this.#scene().link;
+    const link = () => this.#scene(0).link;
     bindButtons({
       "take-video": () => this.#takeVideo(),
       "take-still": () => this.#takeStill(),
+      "take-loop": () => this.#busy("take-loop", () => this.#takeLoop()),
       "take-link": () => this.#copy(link(), "The link is copied: it paints this scene again, as it is now."),
       "take-embed": () => this.#copy(embedCode(link()), "The code is copied. The server must allow the other page: PAFU_ALLOWED_ORIGINS."),
-      "take-job": () => this.#takeJob(),
+      "take-job": () => this.#busy("take-job", () => this.#takeJob()),
       "take-window": () => this.#smallWindow(),
     });
     byId("take-window").hidden = !document.pictureInPictureEnabled;
@@ -69,29 +71,39 @@ export class TakeAlong {
     this.#say((await copied(text)) ? done : text);
   }
 
+  async #takeLoop() {
+    this.#say("The loop is being made.");
+    download(await loopOf(this.#reel.newest(LOOP_SECONDS), this.#scene(0).mime), this.#name("webp"));
+    this.#say("Saved: the last seconds, as a picture that moves.");
+  }
+
   async #takeJob() {
-    const { prompt, seed, image } = this.#scene();
-    const button = byId("take-job", HTMLButtonElement);
-    button.disabled = true;
-    try {
-      let job = await makeJob({ prompt, seed: Number(seed), seconds: JOB_SECONDS, ...(image && { input_reference: image }) });
-      while (["queued", "in_progress"].includes(job.status)) {
-        this.#say(job.status === "queued" ? "The job waits for its turn." : `The job is at ${job.progress} %; live pictures go first.`);
-        await new Promise((resolve) => setTimeout(resolve, JOB_EVERY_MS));
-        job = await videoOf(job.id);
-      }
-      if (job.status !== "completed") throw job.error ?? { code: "job_failed", message: job.status };
-      download(await videoOf(job.id, "content"), `${job.id}.mp4`);
-      this.#say(`Saved: ${JOB_SECONDS} seconds of the same words and seed.`);
-    } catch (trouble) {
-      this.#failed(/** @type {import("./errors.js").Trouble} */ (trouble));
+    const { job: order } = this.#scene(JOB_SECONDS);
+    let job = await makeJob(order);
+    while (["queued", "in_progress"].includes(job.status)) {
+      this.#say(job.status === "queued" ? "The job waits for its turn." : `The job is at ${job.progress} %; live pictures go first.`);
+      await new Promise((resolve) => setTimeout(resolve, JOB_EVERY_MS));
+      job = await videoOf(job.id);
     }
+    if (job.status !== "completed") throw job.error ?? { code: "job_failed", message: job.status };
+    download(await videoOf(job.id, "content"), `${job.id}.mp4`);
+    this.#say(`Saved: this scene from its beginning, and ${JOB_SECONDS} seconds more.`);
+  }
+
+  /** One at a time; what goes wrong is told. @param {string} id of the button @param {() => Promise<void>} work */
+  async #busy(id, work) {
+    const button = byId(id, HTMLButtonElement);
+    button.disabled = true;
+    await work().catch((trouble) => {
+      this.#say("");
+      this.#failed(trouble.code ? trouble : { code: "internal_error", message: String(trouble) });
+    });
     button.disabled = false;
   }
 
   /** @param {string} ending */
   #name(ending) {
-    return `pafu-${this.#scene().seed || "video"}.${ending}`;
+    return `pafu-${this.#scene(0).seed || "video"}.${ending}`;
   }
 }
 

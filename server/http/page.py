@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 from pathlib import Path
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
@@ -14,6 +17,7 @@ from server.config import Settings
 CLIENTS = Path(__file__).resolve().parents[2] / "clients"
 PAGE = CLIENTS / "web"
 PACKAGE = CLIENTS / "js"  # the JavaScript package, whose scripts (in ``client``) are the page's too
+POSTER = "poster.jpg"
 # Not from the operating system's registry, which may be wrong: a wrong type keeps a browser from running a module.
 MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -39,13 +43,26 @@ class PageFiles(StaticFiles):
         self._headers = page_headers(settings)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
         name = "index.html" if path in (".", "") else path
+        reads = scope["method"] in ("GET", "HEAD")
+        response = index(scope) if reads and name == "index.html" else await super().get_response(path, scope)
         if response.status_code == 200 and (mime := MIME_TYPES.get(Path(name).suffix)):
             response.headers["content-type"] = mime
         response.headers["cache-control"] = "no-cache"
         response.headers.update(self._headers)
         return response
+
+
+def index(scope: Scope) -> Response:
+    """The page itself, its poster under a whole address: who makes previews of links resolves no other."""
+    request = Request(scope)
+    poster = html.escape(f"{request.base_url}{POSTER}", quote=True)
+    text = (PAGE / "index.html").read_text(encoding="utf-8").replace(f'content="{POSTER}"', f'content="{poster}"')
+    body = text.encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(None, 304, {"etag": etag})
+    return Response(body, 200, {"etag": etag})
 
 
 class Page(Mount):

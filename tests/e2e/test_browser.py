@@ -611,7 +611,7 @@ async def test_the_page_is_driven_by_its_state_alone(visit: Visit) -> None:
     live = await visit.page.evaluate(shown, begin)
     assert live == {"status": "Live", "note": "Change the words and press Enter.", "wait": None, "trouble": False}
     starved = await visit.page.evaluate(shown, [*begin, {"type": "starved"}])
-    assert starved["status"] == "Waiting for pictures" and "slower than they play" in starved["wait"]
+    assert starved["status"] == "Waiting for pictures" and "Slower than it plays" in starved["wait"]
     lost = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "starved"}])
     assert lost["trouble"] and "connection broke" in lost["wait"]
     back = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "chunk"}, {"type": "playing"}])

@@ -68,7 +68,7 @@ async def test_chunks_of_9_12_12_pictures_play_without_a_gap_and_a_dropped_pictu
     assert [chunk["num_frames"] for chunk in visit.said("video.chunk_metadata")][:3] == [9, 12, 12]
     await visit.has_every_picture()
     await page.wait_for_function("picture.currentTime > 25 / 16")  # into the third chunk: no hole has stopped it
-    await page.click("text=Seed and model")
+    await page.click("text=Model and memory")
     assert "sink_window with 6 latent frames" in await page.inner_text("#cache-words")
     assert "relative positions" in await page.inner_text("#cache-words")
     await visit.picture("wan_playing")

@@ -7,8 +7,8 @@ const REBUILDS = 5; // attempts between two healthy stretches
 const REBUILD_AFTER_MS = 100;
 const DECODED_AHEAD = 0.5; // seconds that a decoder may be ahead of the playhead when it fails
 
-/** @type {typeof MediaSource | undefined} */
-const Source = /** @type {any} */ (globalThis).ManagedMediaSource ?? globalThis.MediaSource;
+/** What a <video> is fed from; undefined in a browser without it. @type {typeof MediaSource | undefined} */
+export const Source = /** @type {any} */ (globalThis).ManagedMediaSource ?? globalThis.MediaSource;
 
 /** @typedef {{data: ArrayBuffer, end: number}} Part a fragment, and the seconds at which it ends once a decoder has it */
 
