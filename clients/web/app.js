@@ -3,6 +3,7 @@
 import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindButtons, bindPageKeys } from "./controls.js";
 import { Choice } from "./choice.js";
+import { Source } from "./client/decoder.js";
 import { byId } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { KeyForm } from "./key.js";
@@ -57,6 +58,7 @@ class App {
     if (this.#state.watching) lookOn();
     this.#show();
     setInterval(() => this.#live && this.#stream.screen.tick(), 1000);
+    if (!Source) showTrouble({ code: "unsupported_video", message: "" });
     this.#loadModels();
     this.#awaitServer();
   }
@@ -106,6 +108,7 @@ class App {
     player.addEventListener("playing", () => this.#dispatch("playing"));
     player.addEventListener("waiting", () => this.#dispatch("starved"));
     player.addEventListener("ended", () => this.#rest());
+    player.addEventListener("pace", (event) => this.#dispatch("pace", { pace: /** @type {CustomEvent<number>} */ (event).detail }));
     player.addEventListener("blocked", () => this.#dispatch("blocked"));
     player.addEventListener("failed", (event) => {
       this.#stream.abandon();

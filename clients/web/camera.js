@@ -2,7 +2,7 @@
 
 /** @type {Readonly<Record<string, number>>} */
 export const SPEEDS = { slow: 4, steady: 8, fast: 16 }; // pixels a picture
-const HOLD_PATIENCE_MS = 2500;
+const HOLD_PATIENCE_MS = 30_000; // a chunk of a slow machine takes seconds
 
 /**
  * The camera's wishes. `send(speed)` must send one interaction and return its event id (or null).

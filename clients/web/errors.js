@@ -31,7 +31,7 @@ const TEXTS = {
   rate_limited: ["Too many requests for this key", "Wait a little, then press play."],
   session_limit: ["All places of this key are taken", "End another stream, or wait until one is over."],
   ticket_limit: ["Too many streams at once", "Wait a minute, then press play."],
-  unsupported_video: ["This browser cannot play the stream", "It lacks H.264 in Media Source Extensions. Use a recent Chrome, Edge, Firefox or Safari."],
+  unsupported_video: ["This browser cannot play the stream", "It lacks Media Source Extensions with H.264. Use a recent Chrome, Edge, Firefox or Safari; pafu watch plays it too."],
   decoder: ["The browser stopped decoding", `${AGAIN} If it comes back, reload the page.`],
   no_second_place: ["There is no place for a second stream", "Comparing takes two places. The first one goes on; try again when somebody has left."],
   broken_link: ["This link is damaged", "Its words and seed are here; what was changed meanwhile is not."],

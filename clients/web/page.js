@@ -14,6 +14,8 @@ export function paint(view) {
   document.body.classList.toggle("stumbling", view.trouble);
   byId("stage").classList.toggle("kept", view.kept);
   write("status", view.status);
+  write("slow", view.slow);
+  byId("slow").hidden = !view.slow;
   write("prompt-note", view.note);
   byId("wait").hidden = view.wait === null;
   if (view.wait !== null) write("wait-text", view.wait);

@@ -116,3 +116,12 @@ export async function whyNoSocket() {
   if (status !== 200) return body.error ? { code: body.error.code, message: body.error.message } : null;
   return { code: "no_websocket", message: "the server answers, but its WebSocket does not open" };
 }
+
+/** What keeps a live connection from being made again: offline, server, proxy, origin, or key. */
+export async function whyAway() {
+  if (!navigator.onLine) return "offline";
+  const trouble = await whyNoSocket();
+  if (trouble === null) return "server";
+  if (trouble.code === "no_websocket") return "proxy";
+  return trouble.code.endsWith("_not_allowed") ? "origin" : "key";
+}

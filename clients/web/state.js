@@ -15,6 +15,14 @@ const WARMING = "Warming up: the model draws its first pictures";
 const STARVED = "Slower than it plays: the next pictures are being painted.";
 const MOST_WARNINGS = 3;
 const BY_ITSELF = "the stream goes on by itself.";
+/** @type {Record<string, string>} */
+const CAUSES = {
+  offline: "This device is offline",
+  server: "The server does not answer",
+  proxy: "The server answers, but a proxy before it does not pass the live connection",
+  origin: "The server does not take this page any more",
+  key: "The server does not take this key any more",
+};
 
 /** @typedef {"waking" | "ready" | "opening" | "live" | "stopping"} PhaseName */
 
@@ -32,12 +40,13 @@ const BY_ITSELF = "the stream goes on by itself.";
  * @property {boolean} paused by the viewer
  * @property {boolean} blocked by the browser, until a gesture
  * @property {boolean} starved nothing left to play
+ * @property {number} pace of the normal one, in tenths
  * @property {{title: string, text: string} | null} hitch why no pictures come just now
  * @property {boolean} hasPicture a picture stands in the window
  * @property {string} note
  */
 
-const stream = { chunks: 0, paused: false, blocked: false, starved: false, hitch: null, pending: {} };
+const stream = { chunks: 0, paused: false, blocked: false, starved: false, pace: 1, hitch: null, pending: {} };
 
 /** The state of a page that was just opened. @returns {State} */
 export function opened(watching = "") {
@@ -81,11 +90,13 @@ const HANDLERS = {
   interrupted: () => hitch("A moment, please", `The model was lost and is started again; ${BY_ITSELF}`),
   leaving: () => hitch("Reconnecting", `The server is started again; ${BY_ITSELF}`),
   reconnecting: (state) => (state.hitch?.title === "Reconnecting" ? {} : hitch("Reconnecting", `The connection broke; ${BY_ITSELF}`)),
+  cause: (state, { code }) => (state.hitch?.title === "Reconnecting" ? hitch("Reconnecting", `${CAUSES[code]}; as soon as that is over ${BY_ITSELF}`) : {}),
   // While it is paused no picture comes to say that all is well.
   resumed: (state) =>
     state.paused ? recovered(state) : hitch("Back again", "Connected again; the next pictures are on their way."),
   starved: (state) => ({ starved: state.phase === Phase.LIVE && !state.paused }),
   playing: () => ({ blocked: false, starved: false }),
+  pace: (state, { pace }) => ({ pace: Math.round(10 * pace) / 10 }),
   blocked: () => ({ blocked: true }),
   paused: (state, { paused }) => {
     const next = { ...state, paused, starved: false };
@@ -141,6 +152,7 @@ export function view(state, prompt) {
     status: status(state),
     note: state.note,
     wait: waitText(state),
+    slow: live && !paused && state.pace < 1 ? `In slow motion: ${Math.round(100 * state.pace)} %` : "", // chunks come slower than they play
     paused,
     kept: state.hasPicture,
     begin: paused || phase === Phase.READY,

@@ -5,7 +5,7 @@ import { hasKey } from "./key.js";
 import { Rival } from "./rival.js";
 import { SceneLog, asInteractions, sceneHash } from "./scene.js";
 import { Screen } from "./screen.js";
-import { ticket, whyNoSocket } from "./server.js";
+import { ticket, whyAway, whyNoSocket } from "./server.js";
 
 /**
  * What a stream tells the page.
@@ -74,10 +74,18 @@ export class Stream {
     on("queued", ({ event_id, warnings }) => dispatch("heard", { id: event_id, warnings }));
     on("applied", ({ event_id, chunk_index }) => this.#applied(event_id, chunk_index));
     on("waiting", ({ position: place, seconds }) => dispatch("inLine", { position: place, seconds }));
-    for (const type of /** @type {const} */ (["interrupted", "leaving", "reconnecting", "resumed"])) on(type, () => dispatch(type));
+    for (const type of /** @type {const} */ (["interrupted", "leaving", "resumed"])) on(type, () => dispatch(type));
+    on("reconnecting", ({ attempt }) => this.#lost(attempt));
     on("done", ({ reason }) => this.#done(reason));
     on("trouble", (trouble) => (trouble.fatal ? failed(trouble) : refused(trouble)));
     on("closed", closed);
+  }
+
+  // One try may fail for any reason; from the second on the cause is looked for.
+  /** @param {number} attempt */
+  async #lost(attempt) {
+    this.#told.dispatch("reconnecting");
+    if (attempt === 2) this.#told.dispatch("cause", { code: await whyAway() });
   }
 
   // A server with keys gives a ticket for each socket.

@@ -155,9 +155,6 @@ async def test_a_damaged_link_is_named_and_waiting_is_told_in_seconds(visit: Vis
         == f"{line}: in about 42 s, by how long others waited."
     )
     assert await page.evaluate(waits, {"position": 3}) == f"{line}."
-    pace = "async (lead) => (await import('./client/player.js')).paceAt(lead)"
-    paces = [await page.evaluate(pace, lead) for lead in (0, 0.2, 0.4, 3)]
-    assert paces == [pytest.approx(value) for value in (0.8, 0.9, 1, 1)], "slower where it runs out, never faster"
     await page.press("#prompt", "Enter")
     await page.wait_for_selector("#trouble >> text=This link is damaged")
     await visit.frames(12)

@@ -30,8 +30,9 @@ const PATIENCE_MS = 60_000;
  * @property {string} [model]
  * @property {string} [input_reference] picture to begin with, as a data URL
  * @property {object} [extra_params]
+ * @property {object[]} [interactions] changes as session.start takes them
  *
- * @typedef {"video" | "thumbnail" | "spritesheet"} Variant
+ * @typedef {"video" | "thumbnail" | "spritesheet" | "loop"} Variant
  */
 
 /** One server. Every method rejects with a PafuError. */

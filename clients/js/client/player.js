@@ -1,6 +1,7 @@
 // When a stream plays, and how fast: start, keep up, ease off, step over gaps.
 
 import { Decoder } from "./decoder.js";
+import { Pace } from "./pace.js";
 
 const START_WITH = 1.0; // seconds buffered before the first play; the first picture shows before that
 const START_ANYWAY_MS = 1500; // play whatever is there after this long
@@ -9,22 +10,17 @@ const LAND_AT = 1.0; // seconds of lead after a jump forward
 const GAP = 0.12; // seconds; a smaller hole is stepped over by the browser itself
 const STUCK_MS = 1200; // playhead still with pictures ahead
 const TICK_MS = 200;
-const SLOWEST = 0.8; // of the normal pace: slower looks like slow motion
-const EASE_BELOW = 0.4; // seconds of lead below which it plays slower, so that it need not stop
+const KEEPING_STEP = 0.8; // slowest pace of one that waits for another
 const NOTHING_AHEAD = 0.05; // seconds of lead that are no picture any more
 
-/** The pace for so many seconds of lead: 1 while there is enough, ever slower down to SLOWEST where it runs out. @param {number} lead */
-export function paceAt(lead) {
-  return Math.max(SLOWEST, Math.min(1, 1 - (1 - SLOWEST) * (1 - lead / EASE_BELOW)));
-}
-
 /**
- * Plays one stream in a <video>. Events: firstpicture, playing, progress, waiting, ended, blocked (the browser wants a
- * gesture), failed [message]. Positions and leads are in seconds of media time.
+ * Plays one stream in a <video>. Events: firstpicture, playing, progress, waiting, pace [number], ended, blocked (the browser
+ * wants a gesture), failed [message]. Positions and leads are in seconds of media time.
  */
 export class Player extends EventTarget {
   #video;
   #decoder;
+  #pace = new Pace();
   #received = 0; // seconds of media that came, whatever became of them
   #begunAt = 0;
   #running = false;
@@ -81,6 +77,7 @@ export class Player extends EventTarget {
   begin(mime) {
     this.halt();
     this.#decoder.open(mime);
+    this.#pace.begin();
     this.#received = 0;
     this.#playing = this.#held = false;
     this.#running = true;
@@ -92,6 +89,8 @@ export class Player extends EventTarget {
   append(data, seconds) {
     if (!this.#running) return;
     this.#received += seconds;
+    if (this.#held) this.#pace.stand();
+    else this.#pace.came(performance.now() / 1000, seconds, this.lead);
     this.#decoder.append(data);
   }
 
@@ -111,12 +110,14 @@ export class Player extends EventTarget {
   /** Stand still until `resume`; what comes meanwhile is kept. */
   pause() {
     this.#held = true;
+    this.#pace.stand();
     this.#video.pause();
   }
 
   /** Go on: after `pause`, or after a gesture when the browser refused to start on its own. */
   resume() {
     this.#held = false;
+    this.#pace.stand();
     if (this.#running) this.#play();
   }
 
@@ -158,8 +159,11 @@ export class Player extends EventTarget {
 
   // Slower rather than stop and go where chunks come slower than they play, and where the other one is behind.
   #ease() {
-    const pace = Math.min(paceAt(this.#decoder.finishing ? Infinity : this.lead), Math.max(SLOWEST, 1 - this.ahead / 2));
-    if (Math.abs(this.#video.playbackRate - pace) > 0.01) this.#video.playbackRate = pace;
+    const alone = this.#pace.tick(this.#decoder.finishing ? Infinity : this.lead);
+    const pace = Math.min(alone, Math.max(KEEPING_STEP, 1 - this.ahead / 2));
+    if (Math.abs(this.#video.playbackRate - pace) < 0.01) return;
+    this.#video.playbackRate = pace;
+    this.#emit("pace", alone);
   }
 
   #catchUp() {
