@@ -58,6 +58,9 @@ class Lora:
     tensors: dict[str, Stored]
 
 
+PART_FOLDERS = ("text_encoder", "vae")  # as diffusers names them
+
+
 @dataclass(frozen=True)
 class Contents:
     """What there is in a folder or a file: parts by kind, and LoRAs."""
@@ -79,6 +82,17 @@ def survey(path: Path) -> Contents:
         _sort_in(group, contents)
     if path.is_dir() and (torn := [each for each in path.rglob("*") if each.suffix in HALF_DOWNLOADED]):
         raise WeightsError(f"{torn[0]} is half-downloaded: run the download again, it goes on where it stopped")
+    return contents
+
+
+def survey_beside(file: Path) -> Contents:
+    """Look for other parts beside ``file``: in its folder, and there in folders that are named after parts; what else
+    lies around is nobody's business. Raises WeightsError."""
+    folders = (file.parent, *(file.parent / name for name in PART_FOLDERS))
+    found = sorted(each for folder in folders for each in folder.glob("*.safetensors") if each.name != HEAD_FILE)
+    contents = Contents(defaultdict(list), [], [each for each in _pickled(file.parent) if each.parent in folders])
+    for group in _grouped(each for each in found if each != file):
+        _sort_in(group, contents)
     return contents
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.errors import WeightsError, of_part
-from model.checkpoints.files import Contents, Part, Stored, fingerprint, survey
+from model.checkpoints.files import Contents, Part, Stored, fingerprint, survey, survey_beside
 from model.checkpoints.lora import Change, changes
 from model.dit import CausalDiT
 from model.parts import build, settle
@@ -42,7 +42,8 @@ def load_public(
     around = weights if weights.is_dir() else weights.parent
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
-    others = survey(around) if around != weights else contents
+    named = beside.text_encoder and beside.vae  # then nobody has to look around
+    others = contents if weights.is_dir() or named else survey_beside(weights)
     of_text, of_vae = "text_encoder" if beside.text_encoder else "weights", "vae" if beside.vae else "weights"
     with of_part(of_text):
         text = _beside(beside.text_encoder, others, beside.base, "text")

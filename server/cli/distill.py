@@ -164,6 +164,7 @@ def salience(
 
         import torch
 
+        from model.distill import dreams
         from model.distill.needs import salience_bytes
         from model.distill.salience_stage import DistillError, SalienceDistillation, SalienceSettings, load_teacher
 
@@ -172,6 +173,7 @@ def salience(
         except ValueError:
             raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
         settings = SalienceSettings(**cast(Any, given), weights=(low, diag, up))
+        dreams.scripts(known(model), prompts, 1)  # missing prompts are told before anything is loaded
         check_room(own, lambda: salience_bytes(known(teacher_model or model), known(model), settings), "--tokens")
         ours = load_for_work(model, student, own, dtype=torch.bfloat16 if own.type == "cuda" else torch.float32)
         theirs = load_teacher(teacher, teacher_model or model, ours)
@@ -206,6 +208,7 @@ def long(
     """Tune a student on long roll-outs with the pruned cache in the loop."""
     with _stage(out, threads, device) as (rank, processes, own):
         from cache.config import CacheConfig
+        from model.distill import dreams
         from model.distill.long_stage import LongSettings, LongTuning
         from model.distill.needs import long_bytes
 
@@ -221,6 +224,7 @@ def long(
             leader=leader,
             remembered=remembered,
         )
+        dreams.scripts(known(model), prompts, 1)  # missing prompts are told before anything is loaded
         check_room(own, lambda: long_bytes(known(model), settings), "--remembered, --streams or --budget")
         LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
         if rank == 0:

@@ -120,7 +120,11 @@ def test_parts_may_be_elsewhere(small: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="text encoder of 'test-wan' is missing.*--text-encoder"):
         load_model(TEST_WAN, student)
     beside = Beside(text_encoder=base / "text_encoder", vae=base / "vae")
+    (student.parent / "of_somebody_else").mkdir()
+    (student.parent / "of_somebody_else" / "torn.safetensors").write_bytes(b"half")
     assert public.same_parts(load_model(TEST_WAN, student, dtype=torch.float32, beside=beside), small)
+    public.write(student.parent, small, transformer={"another.weight": torch.zeros(1)})
+    assert public.same_parts(load_model(TEST_WAN, student, dtype=torch.float32), small), "parts that stand beside it"
 
 
 def lora(model: LoadedModel, name: Callable[[str], str], rank: int = 4) -> tuple[Tensors, Tensors]:
