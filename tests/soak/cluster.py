@@ -300,8 +300,8 @@ class Run:
         for viewer in self.viewers:
             viewer.position()
             pairs = zip(viewer.arrivals, viewer.arrivals[1:], strict=False)
-            waits.append(max((b - a for a, b in pairs if b > at and a < until), default=0.0))
-            starved.append(sum(b - a for a, b in viewer.starved if b > at and a < until))
+            waits.append(max((b - a for a, b in pairs if at < b <= until), default=0.0))
+            starved.append(sum(b - a for a, b in viewer.starved if at < b <= until))
         rounded = {"wait_between_chunks": waits, "without_a_picture": starved}
         return {"event": name, **{key: [round(value, 2) for value in values] for key, values in rounded.items()}}
 
