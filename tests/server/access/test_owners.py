@@ -131,6 +131,9 @@ async def test_a_session_stays_its_keys_over_a_restart_of_the_server(serve, peop
     await first.stop()
     second = await serve(**KEEP, keys_file=path, data_dir=tmp_path / "data")
     assert (await bob.refused(second, resume_message(viewer)))["code"] == "unknown_session"
+    assert len(second.front.sessions) == 0, "what is another's is not even taken from the disk"
+    assert (await alice.refused(second, {**resume_message(viewer), "last_chunk_index": 99}))["code"] == "chunk_gone"
+    assert dict(second.front.access.limits._sessions) == {"alice": 1}
     assert (await alice.resumed(second, resume_message(viewer))).messages[-1]["reason"] == "complete"
     await second.empties()
     assert not second.front.access.limits._sessions
