@@ -12,10 +12,13 @@ from typing import Literal, get_args
 from cache.errors import PolicyError
 
 PositionMode = Literal["relative", "absolute"]
-RULES = ("attention", "h2o", "tova", "recent_query", "keydiff", "density", "rkv", "redundancy", "value_novelty")
-SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu")
+RULES = (
+    *("attention", "h2o", "tova", "recent_query", "keydiff", "density", "rkv", "redundancy"),
+    *("value_novelty", "text_topk", "fov"),
+)
+SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle knows the future: only an evaluation can offer that
-LEARNED_POLICIES = ("salience", "pafu")  # they need a salience head
+HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies, and the head they need
 PROTECTED_SHARE = 0.25
 WHOLE_SINKS_FROM = 1.5  # latent frames of budget
 FALLBACK_POLICY = "sink_window"  # of a session whose scores turned out not to be numbers
@@ -49,7 +52,14 @@ def check_kv_dtype(kv_dtype: str, dtype: str) -> None:
 
 
 def promised_bytes(
-    *, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str, kv_dtype: str = "auto"
+    *,
+    layers: int,
+    heads: int,
+    head_dim: int,
+    budget: int,
+    chunk: int,
+    dtype: str,
+    kv_dtype: str = "auto",
 ) -> int:
     """Bytes that a session's cache allocates, once and for its whole life: keys and values of ``budget`` tokens per
     layer, scales included, and what is known about those and the open chunk's."""
@@ -139,7 +149,14 @@ class CacheConfig:
         return round(self.budget_latents * tokens_per_latent)
 
     def promised_bytes(
-        self, *, layers: int, heads: int, head_dim: int, tokens_per_latent: int, tokens_per_chunk: int, dtype: str
+        self,
+        *,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        tokens_per_latent: int,
+        tokens_per_chunk: int,
+        dtype: str,
     ) -> int:
         """Bytes of one session's cache; admission control counts with this number before anything is allocated."""
         budget = self.budget_tokens(tokens_per_latent)

@@ -57,6 +57,7 @@ class KVCache:
         seed: int = 0,
         kv_dtype: str = "auto",
         workspace: Workspace | None = None,
+        unplaced: Turn | None = None,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
         if min(layers, heads, head_dim, chunk) < 1:
@@ -73,6 +74,7 @@ class KVCache:
         self._workspace = workspace or Workspace(**size, slots=budget + chunk, dtype=dtype, device=device)
         self._workspace.check_fits(**size)
         self._workspace.grow(budget + chunk)
+        self._unplaced = unplaced
         self._first_layer = 0  # of those in this object's hands; see ``alone``
         self._written: set[int] | None = None  # layers stored since begin_chunk; None between chunks
         self._before: tuple[list[int], int] = ([0] * layers, 0)  # tokens of each layer and evictions, a commit ago
@@ -306,13 +308,12 @@ class KVCache:
         return self._store.kept[layer] + (self.chunk if self._written is not None else 0)
 
     def _candidates(self, layer: int, evidence: Evidence) -> Candidates:
-        store, end, some = self._store, self._filled(layer), slice(layer, layer + 1)
-        kept = store.kept[layer]
+        store, end = self._store, self._filled(layer)
         return Candidates(
             positions=store.positions[layer, :end],
             numbers=store.numbers[layer, :end],
             scores=store.scores[layer, :end],
-            read_keys=lambda: torch.cat((store.keys.read(some, kept)[0], self._workspace.fresh[layer])),
+            read_keys=lambda: self._shown_keys(layer),
             read_values=lambda: self._workspace.values[layer, :end],
             budget=self.budget,
             sink=self.sink,
@@ -323,3 +324,10 @@ class KVCache:
             fresh=self.chunk,
             **evidence.of_layer(layer),
         )
+
+    def _shown_keys(self, layer: int) -> Tensor:
+        """The candidates' keys as policies see them (n, H, D)."""
+        kept, some = self._store.kept[layer], slice(layer, layer + 1)
+        keys = torch.cat((self._store.keys.read(some, kept)[0], self._workspace.fresh[layer]))
+        positions = self._store.positions[layer, : self._filled(layer)]
+        return keys if self._unplaced is None else self._unplaced(keys, positions)

@@ -24,6 +24,8 @@ SEED_LIMIT = 2**62
 SPLITMIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))  # (shift, factor) of splitmix64, signed
 NOTHING: frozenset[str] = frozenset()
 SHARPNESS = 2  # of salience against novelty: chosen by measurement (docs/method.md)
+VALUE_POWER = 4  # of a value's distance, chosen on clips that no table reports
+WISH = 4  # how much more a token is worth that a prompt has surely named
 SURE = 1e-4  # a score this close to 0 or 1 is taken for no surer than that
 
 
@@ -34,12 +36,13 @@ class Evidence:
     salience: Tensor | None = None  # (layers, chunk), the head's score of the new tokens, in [0, 1]
     attention: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of the attention received
     affinity: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of q k / sqrt(D), rotated
+    asked: Sequence[Tensor] | None = None  # per layer (n,): how surely the prompt names what it shows, in [0, 1]
+    told: Sequence[Tensor] | None = None  # per layer (n,): as affinity, of the prompt's words
     future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token is still going to receive
 
     def of_layer(self, layer: int) -> dict[str, Tensor]:
         """What was given, of one layer."""
-        given = {name: getattr(self, name) for name in ("salience", "attention", "affinity", "future")}
-        return {name: rows[layer] for name, rows in given.items() if rows is not None}
+        return {name: rows[layer] for name, rows in vars(self).items() if rows is not None}
 
     def check(self, policy: Policy, fresh: int, counts: list[int]) -> None:
         """Raise CacheError unless this is of ``counts`` tokens by layer, ``fresh`` of them new, and ``policy`` finds
@@ -47,7 +50,7 @@ class Evidence:
         layers = len(counts)
         if self.salience is not None and self.salience.shape != (layers, fresh):
             raise CacheError(f"salience has shape {tuple(self.salience.shape)}, expected ({layers}, {fresh})")
-        for name in ("attention", "affinity", "future"):
+        for name in ("attention", "affinity", "asked", "told", "future"):
             rows = getattr(self, name)
             if rows is not None and (lengths := [len(row) for row in rows]) != counts:
                 raise CacheError(f"evidence {name!r} has {lengths} tokens by layer, expected {counts}")
@@ -75,6 +78,8 @@ class Candidates:
     salience: Tensor | None = None  # (fresh,); this and the following: evidence of this pass, where it is needed
     attention: Tensor | None = None  # (n,)
     affinity: Tensor | None = None  # (n,)
+    asked: Tensor | None = None  # (n,)
+    told: Tensor | None = None  # (n,)
     future: Tensor | None = None  # (n,)
 
     @property
@@ -251,6 +256,25 @@ class Pafu(Competing):
         return (score / (1 - score)) ** SHARPNESS * novelty(candidates)
 
 
+class Asked(Competing):
+    """What the words ask for, beside what is plain to see: values far from the mean, more so the surer the asking head
+    is that a prompt has named them, unless a newer token that is worth as much repeats them.
+
+    The prompt is asked at every commit about all tokens, so that it may name what was seen long ago; a token keeps the
+    highest answer that it ever got.
+    """
+
+    name = "asked"
+    needs = frozenset({"asked"})
+
+    def update(self, candidates: Candidates) -> Tensor:
+        return torch.maximum(candidates.scores, given(candidates.asked, "asked"))
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        wish = 1 + WISH * candidates.scores
+        return distinctness(candidates) ** VALUE_POWER * wish * novelty(candidates, wish)
+
+
 class Oracle(Competing):
     """True future attention x novelty: a ceiling for orientation, in evaluations only."""
 
@@ -266,9 +290,18 @@ def everything(candidates: Candidates) -> Choice:
     return Choice(torch.arange(candidates.count, device=candidates.numbers.device))
 
 
-def novelty(candidates: Candidates) -> Tensor:
-    """1 - redundancy against newer tokens (n,): the same thing at the same place is a copy, whenever it was seen."""
-    return 1 - redundancy(candidates.keys, candidates.latents)
+def novelty(candidates: Candidates, wish: Tensor | None = None) -> Tensor:
+    """1 - redundancy against newer tokens (n,): the same thing at the same place is a copy, whenever it was seen. A
+    copy that is wished for less (``wish``, (n,)) stands in for a token by as much less."""
+    return 1 - redundancy(candidates.keys, candidates.latents, wish)
+
+
+def distinctness(candidates: Candidates) -> Tensor:
+    """Distance of each value from the mean value, by the mean distance: (n,)."""
+    values = candidates.values.flatten(1).float()
+    distance = (values - values.mean(0)).norm(dim=-1)
+    relative: Tensor = distance / distance.mean()
+    return relative
 
 
 def given(evidence: Tensor | None, name: str) -> Tensor:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from cache.config import POLICY_NAMES
 from cache.errors import PolicyError
-from cache.policy import Attention, Full, Oracle, Pafu, Policy, Random, Redundancy, Salience, SinkWindow, Window
-from cache.rules import RKV, Density, HeavyHitters, KeyDifference, RecentQuery, Tova, ValueNovelty
+from cache.policy import Asked, Attention, Full, Oracle, Pafu, Policy, Random, Redundancy, Salience, SinkWindow, Window
+from cache.rules import (
+    RKV,
+    Density,
+    FieldOfView,
+    HeavyHitters,
+    KeyDifference,
+    RecentQuery,
+    TextTopK,
+    Tova,
+    ValueNovelty,
+)
 
 _ALL: tuple[Policy, ...] = (
     Full(),
@@ -21,8 +31,11 @@ _ALL: tuple[Policy, ...] = (
     RKV(),
     Redundancy(),
     ValueNovelty(),
+    TextTopK(),
+    FieldOfView(),
     Salience(),
     Pafu(),
+    Asked(),
     Oracle(),
 )
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cache.policy import Candidates, Competing, given, novelty
+from cache.policy import VALUE_POWER, Candidates, Competing, distinctness, given, novelty
 from cache.scoring import kernel_densities
 
 HALF_LIFE = 0.9  # of the attention received, from chunk to chunk
 RKV_LAMBDA = 0.1  # weight of attention against redundancy, as R-KV has it (2505.24133)
-VALUE_POWER = 4  # of a value's distance, chosen on clips that no table reports
+MOST_VIEWS = 24  # latent frames that fov ranks; more are taken by age
+AGEING = 0.2  # of a whole stream's age against a whole view
 CROWDED = 2.0  # times the density at insertion: a token that others stand in for
 DROPPED = 1e6  # worth of a new token that density does not let in, below everything else
 
@@ -41,6 +42,43 @@ class Tova(Competing):
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.attention, "attention")
+
+
+class TextTopK(Competing):
+    """MemFlow: whole latent frames by the mean product of the prompt's keys with theirs."""
+
+    name = "text_topk"
+    needs = frozenset({"told"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        together = candidates.latents[:, None] == candidates.latents
+        told = given(candidates.told, "told")
+        return together.float() @ told / together.sum(1)
+
+
+class FieldOfView(Competing):
+    """WorldMem, HY-WorldPlay, Matrix-Game 3: one latent frame after the other, by how much of the coming view it shows
+    that none before it does, minus .2 of its age. The coming view is the newest chunk's: nobody knows more at commit.
+    """
+
+    name = "fov"
+    ranks_scores = False
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        latents, columns = candidates.latents, candidates.positions[:, 2]
+        together = latents[:, None] == latents
+        left = torch.where(together, columns, torch.inf).amin(1)
+        right = torch.where(together, columns, -torch.inf).amax(1)
+        coming = columns[-candidates.fresh :]  # of the newest chunk: one view, or a pan
+        shows = (left[:, None] <= coming) & (coming <= right[:, None])
+        age = (latents[-1] - latents) / latents[-1].clamp(min=1)
+        worth, hidden = -age, torch.ones_like(coming, dtype=torch.bool)
+        for place in range(MOST_VIEWS):
+            gain = (shows & hidden).float().mean(1) - AGEING * age - worth.clamp(min=0)
+            best = gain.argmax(0, keepdim=True)  # a tensor: nobody waits for the device
+            worth = torch.where(latents == latents.gather(0, best), float(MOST_VIEWS - place), worth)
+            hidden = hidden & ~shows.index_select(0, best)[0]
+        return worth
 
 
 class RecentQuery(Competing):
@@ -70,10 +108,7 @@ class ValueNovelty(Competing):
     name = "value_novelty"
 
     def worth(self, candidates: Candidates) -> Tensor:
-        values = candidates.values.flatten(1).float()
-        distance = (values - values.mean(0)).norm(dim=-1)
-        relative: Tensor = distance / distance.mean()
-        return relative**VALUE_POWER * novelty(candidates)
+        return distinctness(candidates) ** VALUE_POWER * novelty(candidates)
 
 
 class RKV(Competing):

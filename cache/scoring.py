@@ -36,25 +36,31 @@ def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: i
     return total.mean(0)
 
 
-def redundancy(keys: Tensor, latents: Tensor) -> Tensor:
+def redundancy(keys: Tensor, latents: Tensor, wish: Tensor | None = None) -> Tensor:
     """How well a newer token repeats each token: the highest cosine of its key with one of a later latent frame, all
     heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one. Products run
-    in the keys' dtype; a fused kernel does them where there is one."""
+    in the keys' dtype; a fused kernel does them where there is one. With ``wish`` (n,), above 0, a newer token that is
+    wished for less counts by as much less."""
     directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1).to(keys.dtype)
+    if wish is not None:
+        return highest_cosines(directions, latents, wish=wish).clamp(0, 1)
     fused = fused_cosines() if keys.device.type == "cuda" else None
     return (fused or highest_cosines)(directions, latents).clamp(0, 1)
 
 
-def highest_cosines(directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK) -> Tensor:
-    """For each direction (n, width), the highest product with one of a later latent frame, at least 0: (n,) float32.
+def highest_cosines(directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK, wish: Tensor | None = None) -> Tensor:
+    """For each direction (n, width), the highest product with one of a later latent frame, at least 0: (n,) float32;
+    ``wish`` as in ``redundancy``.
 
     A block of rows looks at all tokens from its own first one on: no shape depends on what the latents are.
     """
     highest = []
     for start in range(0, len(directions), rows):
         similar = directions[start : start + rows] @ directions[start:].T
+        if wish is not None:
+            similar = similar * (wish[start:] / wish[start : start + rows].unsqueeze(1)).clamp(max=1)
         older = latents[start:] <= latents[start : start + rows].unsqueeze(1)
-        highest.append(similar.masked_fill_(older, 0).amax(1))
+        highest.append(similar.masked_fill(older, 0).amax(1))
     return torch.cat(highest).float().clamp(min=0)
 
 

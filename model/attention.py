@@ -19,7 +19,7 @@ from cache.kv_cache import KVCache, Turn
 from cache.policy import Evidence
 from cache.scoring import mean_affinity, received_attention
 from model import rope
-from model.salience import SalienceHead
+from model.asking import Heads
 from model.spec import ModelSpec
 
 
@@ -51,6 +51,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return out.transpose(1, 2)
 
 
+Told = Sequence[Tensor]  # per layer, the prompt's keys of cross-attention (slots, H, D)
+NOBODY = Heads()
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]  # rope.apply, or a twin of it
 FUSED: dict[str, SDPBackend] = {}  # the kernel that ``choose_kernel`` found fastest, by type of device
 CANDIDATES = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
@@ -143,7 +145,7 @@ class Cached:
         keys, values = self._cache.extend(layer, turned, v)
         if self.watch is not None:
             self._cache.store(layer, self._rotate(k, *self._angles.place))
-            self.watch.see(layer, k[0], v[0], q[0], keys[0])
+            self.watch.see(layer, k[0], q[0], keys[0], values[0])
         return attend(q, keys, values)
 
 
@@ -156,11 +158,12 @@ class Rewriting:
         cache: KVCache,
         positions: Sequence[Tensor],
         spec: ModelSpec,
-        head: SalienceHead | None,
+        heads: Heads,
+        told: Told,
         rotate: Rotate = rope.apply,
     ) -> None:
         self._cache, self._positions, self._spec = cache, positions, spec
-        self._head, self._rotate = head, rotate
+        self._heads, self._told, self._rotate = heads, told, rotate
         self._angles: list[Angles] = []  # of each chunk, the same in all layers
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -173,35 +176,44 @@ class Rewriting:
         if place == len(self._angles):
             self._angles.append(Angles.of(alone.chunk_positions(), self._spec))
         attention = Cached(alone, self._angles[place], self._rotate)
-        attention.watch = Watch(alone.needs, self._head, first_layer=layer)
+        attention.watch = Watch(alone.needs, self._heads, self._told, first_layer=layer)
         seen = attention(0, q, k, v)
         alone.commit(attention.watch.evidence())
         return seen
 
 
+def told_by(context: Sequence[tuple[Tensor, Tensor]], row: int = 0) -> list[Tensor]:
+    """What a prompt says to each layer: its keys of cross-attention, of the ``row``-th stream (slots, H, D)."""
+    return [keys[row, 0] for keys, _ in context]
+
+
 class Watch:
     """Gathers in one clean pass what the cache's policy asks for, layer by layer, and nothing else."""
 
-    def __init__(self, needs: frozenset[str], head: SalienceHead | None, first_layer: int = 0) -> None:
-        self._needs, self._head, self._first_layer = needs, head, first_layer
-        self._salience: list[Tensor] = []
-        self._attention: list[Tensor] = []
-        self._affinity: list[Tensor] = []
+    def __init__(self, needs: frozenset[str], heads: Heads = NOBODY, told: Told = (), first_layer: int = 0) -> None:
+        self._needs, self._heads, self._told, self._first_layer = needs, heads, told, first_layer
+        self._seen: dict[str, list[Tensor]] = {}
 
-    def see(self, layer: int, k: Tensor, v: Tensor, q: Tensor, keys: Tensor) -> None:
-        """Once per layer, in order: the chunk's un-rotated keys and its values (chunk, H, D), its rotated queries, and
-        all rotated keys (kept + chunk, H, D)."""
-        if "salience" in self._needs and self._head is not None:
-            self._salience.append(self._head.score(self._first_layer + layer, k, v))
+    def see(self, layer: int, k: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Once per layer, in order: the chunk's un-rotated keys and its rotated queries (chunk, H, D), and all rotated
+        keys and all values (kept + chunk, H, D)."""
+        heads, own = self._heads, self._first_layer + layer
+        if "salience" in self._needs and heads.salience is not None:
+            self._note("salience", heads.salience.score(own, k, values[-len(k) :]))
+        if "asked" in self._needs and heads.asking is not None:
+            self._note("asked", heads.asking.asked(own, values, self._told[own]))
         if "attention" in self._needs:
-            self._attention.append(received_attention(q, keys))
+            self._note("attention", received_attention(q, keys))
         if "affinity" in self._needs:
-            self._affinity.append(mean_affinity(q, keys))
+            self._note("affinity", mean_affinity(q, keys))
+        if "told" in self._needs:
+            self._note("told", mean_affinity(self._told[own], keys))
+
+    def _note(self, name: str, row: Tensor) -> None:
+        self._seen.setdefault(name, []).append(row)
 
     def evidence(self) -> Evidence:
         """What ``cache.commit`` wants, after the pass."""
-        return Evidence(
-            salience=torch.stack(self._salience) if self._salience else None,
-            attention=self._attention or None,
-            affinity=self._affinity or None,
-        )
+        salience = self._seen.get("salience")
+        others = {name: rows for name, rows in self._seen.items() if name != "salience"}
+        return Evidence(salience=torch.stack(salience) if salience else None, **others)

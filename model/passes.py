@@ -19,9 +19,9 @@ from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.storage import Workspace
 from model import rope
-from model.attention import Angles, Cached, Rewriting, Rotate, Watch
+from model.asking import Heads
+from model.attention import Angles, Cached, Rewriting, Rotate, Watch, told_by
 from model.dit import CausalDiT, Context
-from model.salience import SalienceHead
 from model.spec import ModelSpec
 
 log = logging.getLogger("pafu.model")
@@ -74,8 +74,8 @@ class Captured:
 class Passes:
     """The passes of one model; its sessions' chunks are made one after the other."""
 
-    def __init__(self, dit: CausalDiT, head: SalienceHead | None, spec: ModelSpec, device: torch.device) -> None:
-        self._dit, self._head, self._spec = dit, head, spec
+    def __init__(self, dit: CausalDiT, heads: Heads, spec: ModelSpec, device: torch.device) -> None:
+        self._dit, self._heads, self._spec = dit, heads, spec
         self._rotate: Rotate = rope.apply
         if not any(parameter.requires_grad for parameter in dit.parameters()):
             dit.fuse()
@@ -128,14 +128,14 @@ class Passes:
     ) -> None:
         """One clean, block-causal pass over chunks that were made before, latents (1, chunks * F, C, h, w), which
         commits them one after the other. ``positions`` are each chunk's (chunk, 3); ``cache`` has forgotten them."""
-        attention = Rewriting(cache, positions, self._spec, self._head, self._rotate)
+        attention = Rewriting(cache, positions, self._spec, self._heads, told_by(context), self._rotate)
         timesteps = torch.zeros(latents.shape[:2], device=latents.device)
         with torch.compiler.set_stance("force_eager"):  # a shape that comes once in a while: not worth its compilation
             self._dit(latents, timesteps, context, attention, control)
 
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
         attention = Cached(cache, given.angles, self._rotate)
-        attention.watch = Watch(cache.needs, self._head) if last else None
+        attention.watch = Watch(cache.needs, self._heads, told_by(given.context)) if last else None
         velocity = self._dit(latents, timesteps, given.context, attention, given.control)
         return Result(velocity, attention.watch.evidence() if attention.watch else None)
 

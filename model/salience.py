@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,16 @@ class SalienceError(ValueError):
     """A head that is missing, damaged, or of another student; the message names the file and the difference."""
 
 
-class SalienceHead(nn.Module):
+class Named(nn.Module):
+    """A head: it knows the model that it belongs to."""
+
+    model: str
+
+
+H = TypeVar("H", bound="Named")
+
+
+class SalienceHead(Named):
     """Keys and values (layers, n, H, D) to scores (layers, n) in (0, 1), every layer with weights of its own."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -60,7 +71,7 @@ class SalienceHead(nn.Module):
         return self.logits(keys, values).sigmoid()
 
 
-def save_head(path: Path, head: SalienceHead, digest: str, trained_steps: int) -> None:
+def save_head(path: Path, head: Named, digest: str, trained_steps: int) -> None:
     """Write the head of the student whose weights have ``digest`` (LoadedModel.digest)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}
@@ -69,8 +80,9 @@ def save_head(path: Path, head: SalienceHead, digest: str, trained_steps: int) -
     save_file(tensors, path, {ABOUT: json.dumps(about)})
 
 
-def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
-    """The head in ``path``, float32. Raises SalienceError unless it was distilled for this very student."""
+def load_head(path: Path, spec: ModelSpec, digest: str, make: Callable[[ModelSpec], H] = SalienceHead) -> H:  # type: ignore[assignment]
+    """The head in ``path``, float32, of the kind that ``make`` makes. Raises SalienceError unless it was distilled for
+    this very student."""
     about, tensors = _read(path)
     for name, wanted in (("format", FORMAT), ("model", spec.name), ("student", digest)):
         if about.get(name) != wanted:
@@ -80,7 +92,7 @@ def load_head(path: Path, spec: ModelSpec, digest: str) -> SalienceHead:
             )
     if about.get("sha256", found := tensors_digest(tensors)) != found:  # heads of earlier versions have none
         raise SalienceError(f"{path} does not match its own sha256: the file is damaged")
-    head = SalienceHead(spec)
+    head = make(spec)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != expected:

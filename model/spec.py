@@ -329,7 +329,7 @@ PAFU_MINI = ModelSpec(
     shift=5.0,
     trained_latents=24,
     max_prompt_chars=400,
-    cache_policy="pafu",
+    cache_policy="value_novelty",
     cache_budget_latents=6.0,
 )
 

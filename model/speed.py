@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from cache import scoring
 from cache.config import CacheConfig
 from model import attention
+from model.asking import AskingHead
 from model.dit import Block, CausalDiT, open_gates
 from model.fp8 import use_fp8, why_not
 from model.parts import build, settle
@@ -105,14 +106,14 @@ def random_parts(spec: ModelSpec, codec: str, device: torch.device, dtype: torch
     """A model of random weights, made on the device itself."""
     torch.manual_seed(0)
     with torch.device(device):
-        dit, head, vae = CausalDiT(spec), SalienceHead(spec), build(codec, spec)
+        dit, vae = CausalDiT(spec), build(codec, spec)
+        salience, asking = SalienceHead(spec), AskingHead(spec)
         open_gates(dit)
         text = RandomText(spec)
     parts = {"dit": dit, "text": text, "vae": vae}
     settled: dict[str, Any] = {name: settle(part, device, dtype) for name, part in parts.items()}
-    return LoadedModel(
-        spec, **settled, device=device, dtype=dtype, digest="random", salience=settle(head, device, dtype)
-    )
+    heads: dict[str, Any] = {"salience": settle(salience, device, dtype), "asking": settle(asking, device, dtype)}
+    return LoadedModel(spec, **settled, **heads, device=device, dtype=dtype, digest="random")
 
 
 class Clock:

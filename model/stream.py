@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,11 +21,11 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from cache.config import CacheConfig
+from cache.config import HEAD_OF, CacheConfig
 from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.registry import policy_named
-from model import figures
+from model import figures, rope
 from model.attention import Angles, turn_by_time
 from model.camera import CameraControl, CameraState
 from model.camera_path import CameraPath
@@ -426,16 +427,23 @@ def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, posit
 
 
 def new_cache(
-    model: LoadedModel, config: CacheConfig, seed: int, foresight: bool = False, shared: bool = False
+    model: LoadedModel,
+    config: CacheConfig,
+    seed: int,
+    foresight: bool = False,
+    shared: bool = False,
+    pose: bool = True,
 ) -> KVCache:
     """A session's cache; in the model's ``shared`` workspace, if chunks are made one after the other. Raises
-    StreamError when nobody can bring what the policy needs; only an evaluation has ``foresight``."""
+    StreamError when nobody can bring what the policy needs; only an evaluation has ``foresight``, or
+    hides the ``pose``: its policies see keys that no place has turned."""
     spec = model.spec
     needs = policy_named(config.policy).needs
-    if "salience" in needs and model.salience is None:
+    head = HEAD_OF.get(config.policy)
+    if head is not None and getattr(model, head) is None:
         raise StreamError(
-            f"cache policy {config.policy!r} needs a salience head, and these weights of {spec.name!r} have none: "
-            "train one with `pafu distill salience`, or choose a policy without one, for example 'redundancy'"
+            f"cache policy {config.policy!r} needs a head for {head}, and these weights of {spec.name!r} have none: "
+            f"train one with `pafu distill {head}`, or choose a policy without one, for example 'value_novelty'"
         )
     if "future" in needs and not foresight:
         raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
@@ -453,8 +461,14 @@ def new_cache(
         position_range=spec.trained_latents if config.position_mode == "relative" else None,
         seed=seed,
         kv_dtype=config.kv_dtype,
+        unplaced=None if pose else partial(_unplaced, spec),
         workspace=model.passes.workspace(model.dtype, model.device) if shared else None,
     )
+
+
+def _unplaced(spec: ModelSpec, keys: Tensor, positions: Tensor) -> Tensor:
+    """Keys (n, H, D) as they were before row and column of positions (n, 3) turned them."""
+    return rope.undo_place(keys[None], positions[None], spec.rope_split, spec.rope_theta)[0]
 
 
 def _check_origin(model: LoadedModel, state: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +21,13 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from model.asking import ASKING_FILE, AskingHead, Heads
 from model.checkpoints.errors import WeightsError as WeightsError  # raised by most of what is here
 from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
 from model.passes import Passes
-from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head
+from model.salience import HEAD_FILE, H, SalienceError, SalienceHead, load_head
 from model.spec import ModelSpec, spec_named
 
 FORMAT = 1
@@ -39,7 +41,7 @@ SHIPPED = {"pafu-mini": Path(__file__).parent / "weights_mini"}
 class LoadedModel:
     """A model ready to stream, its parts in ``dtype`` on ``device``; ``digest`` tells sets of weights apart.
 
-    ``salience`` is the head that the learned cache policies need, None where none was distilled.
+    ``salience`` and ``asking`` are the heads that the learned cache policies need, None where there is none.
     """
 
     spec: ModelSpec
@@ -50,12 +52,17 @@ class LoadedModel:
     dtype: torch.dtype
     digest: str
     salience: SalienceHead | None = None
+    asking: AskingHead | None = None
     noise: str = "device"  # who draws it: the model's device, or the "cpu", for the same noise on every machine
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(self.salience, self.asking)
 
     @cached_property
     def passes(self) -> Passes:
         """How this model's passes run; its sessions share them."""
-        return Passes(self.dit, self.salience, self.spec, self.device)
+        return Passes(self.dit, self.heads, self.spec, self.device)
 
     @property
     def noise_device(self) -> torch.device:
@@ -132,8 +139,11 @@ def load_model(
         model = _load_public(spec, folder, torch.device(device), dtype, beside or Beside())
     own_head = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
     if head is not None:
-        return with_head(model, head)
-    return with_head(model, own_head, "weights") if own_head.is_file() else model
+        model = with_head(model, head)
+    elif own_head.is_file():
+        model = with_head(model, own_head, "weights")
+    asking = own_head.with_name(ASKING_FILE)
+    return with_asking(model, asking) if asking.is_file() else model
 
 
 def _load_public(
@@ -160,11 +170,21 @@ def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: 
 
 def with_head(model: LoadedModel, path: Path, part: str = "salience_head") -> LoadedModel:
     """The model with the salience head in ``path``. Raises WeightsError when it is not this model's."""
+    head = _head(model, path, SalienceHead, part)
+    return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
+
+
+def with_asking(model: LoadedModel, path: Path) -> LoadedModel:
+    """The model with the asking head in ``path``. Raises WeightsError when it is not this model's."""
+    head = _head(model, path, AskingHead, "weights")
+    return dataclasses.replace(model, asking=head.to(device=model.device, dtype=model.dtype))
+
+
+def _head(model: LoadedModel, path: Path, make: Callable[[ModelSpec], H], part: str) -> H:
     try:
-        head = load_head(path, model.spec, model.digest)
+        return load_head(path, model.spec, model.digest, make)
     except SalienceError as error:
         raise WeightsError(str(error), part) from error
-    return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 
 def random_model(
@@ -179,9 +199,11 @@ def random_model(
         open_gates(
             cast(CausalDiT, parts["dit"])
         )  # nearly shut, they would hide what attention sees from every test and measurement
-        head = SalienceHead(spec).eval().requires_grad_(False)
+        salience, asking = SalienceHead(spec), AskingHead(spec)
     model = assemble(spec, parts, device, dtype, f"random-{seed}")
-    return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
+    for head in (salience, asking):
+        settle(head, model.device, model.dtype)
+    return dataclasses.replace(model, salience=salience, asking=asking)
 
 
 def _build_parts(spec: ModelSpec) -> dict[str, nn.Module]:

@@ -6,6 +6,7 @@ same noise; the full cache comes first, because fidelity is measured against it 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -20,14 +21,29 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from cache.config import LEARNED_POLICIES, POLICY_NAMES, CacheConfig
+from cache.config import HEAD_OF, POLICY_NAMES, CacheConfig
+from model.attention import told_by
 from model.camera import CameraControl, CameraState, advance
 from model.distill import measures
 from model.distill.judge import Claims, adherence, judge_prompts, landmarks_in_world, same_again
 from model.distill.probe import Probe
+from model.distill.revisits import SIMILARITIES, gains, mirrored, pairs_of
 from model.distill.rollout import Foresight, Rollout
 from model.distill.script import Script
-from model.distill.tours import SPANS, SPLITS, Tour, announced_tour_clip, compare, shown, tour, tour_clip, tour_seed
+from model.distill.tours import (
+    SPANS,
+    SPLITS,
+    Tour,
+    announced_tour_clip,
+    called_tour_clip,
+    compare,
+    long_asked,
+    long_error,
+    shown,
+    tour,
+    tour_clip,
+    tour_seed,
+)
 from model.stream import VideoStream
 from model.vae import to_pictures
 from model.weights import LoadedModel
@@ -35,8 +51,12 @@ from model.weights import LoadedModel
 FULL = "full"
 SETTINGS_FILE = "eval.settings.json"
 SEED = 7001
-TOURS = {"tour": tour_clip, "announced": announced_tour_clip}
+TOURS = {"tour": tour_clip, "announced": announced_tour_clip, "called": called_tour_clip}
 LOOK_CHUNKS = 2  # of a long video at its start, and again at its end
+MIRROR_SPEED = 16
+# pixels a picture, chunk by chunk: away, back by the same way, and on to the other side
+MIRRORED = (0, *(MIRROR_SPEED,) * 5, *(-MIRROR_SPEED,) * 5, 0, *(-MIRROR_SPEED,) * 4)
+SAME_VIEW = 8.0  # pixels
 ABSENCE = (0, 0, 3, 3, -3, -3, 3, 3, 0, 0)  # screens from the start, chunk by chunk
 
 
@@ -46,21 +66,26 @@ class EvalError(ValueError):
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Budgets are latent frames; chunks and streams are per cell. ``announced`` tours are as long as the open ones."""
+    """Budgets are latent frames; chunks and streams are per cell. ``announced`` and ``called`` tours are as long as the
+    open ones."""
 
     policies: tuple[str, ...] = tuple(POLICY_NAMES)
     budgets: tuple[float, ...] = (1, 1.5, 2, 3, 4, 6)
     tours: int = 64
     tour_chunks: int = 24
     announced: int = 64
+    called: int = 64
     absences: int = 16
     changes: int = 16
     change_chunks: int = 16
+    mirrors: int = 8
     drifts: int = 2
     drift_chunks: int = 160
     together: int = 8
     split: str = "report"  # tune, choose or report: what was chosen on one is reported on another
     seed: int = 0  # other tours of the same split, and other noise
+    pose: bool = True  # False: policies see keys that are not turned by place, as of a model without a camera
+    kv_dtype: str = "auto"  # what the pruned caches keep: "int8" and "int4" hold more tokens in as many bytes
 
     def __post_init__(self) -> None:
         for policy in self.policies:
@@ -81,21 +106,23 @@ QUICK = EvalSettings(
     tours=3,
     tour_chunks=16,
     announced=3,
+    called=3,
     absences=2,
     changes=2,
     change_chunks=8,
+    mirrors=2,
     drifts=1,
     drift_chunks=16,
     together=3,
 )
 
 
-def cell_config(policy: str, budget: float, chunks: int, chunk_latents: int) -> CacheConfig:
+def cell_config(policy: str, budget: float, chunks: int, chunk_latents: int, kv_dtype: str = "auto") -> CacheConfig:
     """The cache of a cell: a quarter for recent tokens (at most a latent frame), as much for the sinks of the policy
     that is named so."""
     if policy == FULL:
         return CacheConfig.filled_in(policy, chunks * chunk_latents, 0.0, 0.0, most=0.0)
-    return CacheConfig.filled_in(policy, budget, None, None, most=1.0)
+    return CacheConfig.filled_in(policy, budget, None, None, most=1.0, kv_dtype=kv_dtype)
 
 
 class Evaluation:
@@ -124,15 +151,17 @@ class Evaluation:
     def _cells(self) -> list[tuple[str, float]]:
         """The full cache first, then budget by budget; learned policies only with a head, and said so."""
         everything = float(self._settings.tour_chunks * self._model.spec.chunk_latents)
-        headless = self._model.salience is None
-        pruning = [p for p in self._settings.policies if p != FULL and not (p in LEARNED_POLICIES and headless)]
+        pruning = [policy for policy in self._settings.policies if policy != FULL and self._has_head(policy)]
         return [(FULL, everything)] + [(policy, budget) for budget in self._settings.budgets for policy in pruning]
+
+    def _has_head(self, policy: str) -> bool:
+        return policy not in HEAD_OF or getattr(self._model, HEAD_OF[policy]) is not None
 
     def _about(self) -> dict[str, Any]:
         return {
             "model": self._model.spec.name,
             "digest": self._model.digest,
-            "head": self._model.salience is not None,
+            "head": None not in self._model.heads,
             "probe": self._probe is not None,
             "device": str(self._model.device),
             "dtype": str(self._model.dtype),
@@ -149,7 +178,8 @@ class Evaluation:
     def _work(self) -> int:
         """Chunks of one cell, over all its streams."""
         s = self._settings
-        told = (s.tours + s.announced) * s.tour_chunks
+        told = (s.tours + s.announced + s.called) * s.tour_chunks
+        told += s.mirrors * len(MIRRORED)
         return told + s.absences * len(ABSENCE) + s.changes * s.change_chunks + s.drifts * s.drift_chunks
 
     def _advance(self, chunks: int) -> None:
@@ -168,8 +198,10 @@ class Evaluation:
             "budget": budget,
             "tour": self._tour_cell("tour", policy, budget),
             "announced": self._tour_cell("announced", policy, budget),
+            "called": self._tour_cell("called", policy, budget),
             "absence": self._absence_cell(policy, budget),
             "change": self._change_cell(policy, budget),
+            "mirror": self._mirror_cell(policy, budget),
             "drift": self._drift_cell(policy, budget),
             "cost": self._cost(policy, budget),
         }
@@ -182,33 +214,42 @@ class Evaluation:
         return all((self._out / "cells" / f"{policy}-{budget:g}.json").exists() for policy, budget in self._cells())
 
     def _tour_cell(self, kind: str, policy: str, budget: float) -> dict[str, Any]:
-        """Counts per tour and span, tours in batches; kind "tour" or "announced"."""
+        """Counts per tour and span, tours in batches; kind is one of TOURS."""
         settings, counts = self._settings, []
         if kind not in self._tours:
-            make, number = TOURS[kind], {"tour": settings.tours, "announced": settings.announced}[kind]
+            numbers = {"tour": settings.tours, "announced": settings.announced, "called": settings.called}
+            make, number = TOURS[kind], numbers[kind]
             seed = tour_seed(settings.split, settings.seed)
             self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks, seed)) for n in range(number)]
             self._foresight[kind] = [self._table(settings.tour_chunks) for _ in range(number)]
         tours, foresight = self._tours[kind], self._foresight[kind]
-        config = cell_config(policy, budget, settings.tour_chunks, self._model.spec.chunk_latents)
+        config = self._config(policy, budget, settings.tour_chunks)
         for first in range(0, len(tours), settings.together):
             batch = slice(first, first + settings.together)
-            counts += self._tour_batch(tours[batch], foresight[batch], config, first)
-        return {name: [c[name] for c in counts] for name in SPANS}
+            counts += self._tour_batch(kind, tours[batch], foresight[batch], config, first)
+        return {name: [c[name] for c in counts] for name in (*SPANS, "lcm")}
+
+    def _config(self, policy: str, budget: float, chunks: int) -> CacheConfig:
+        return cell_config(policy, budget, chunks, self._model.spec.chunk_latents, self._settings.kv_dtype)
 
     def _tour_batch(
-        self, tours: Sequence[Tour], foresight: Sequence[Foresight], config: CacheConfig, first: int
-    ) -> list[dict[str, list[int]]]:
-        frames = self._model.spec.chunk_latents
-        seeds = [SEED * (1 + self._settings.seed) + first + i for i in range(len(tours))]
-        note = config.policy == FULL
-        rollout = Rollout(self._model, [t.script for t in tours], seeds, config, foresight, note)
-        sums = [{name: [0, 0, 0, 0] for name in SPANS} for _ in tours]
+        self, kind: str, tours: Sequence[Tour], foresight: Sequence[Foresight], config: CacheConfig, first: int
+    ) -> list[dict[str, list[float]]]:
+        """Chunks are drawn where something long unseen is in sight; of all, where the oracle will want to know."""
+        settings, frames = self._settings, self._model.spec.chunk_latents
+        seeds = [SEED * (1 + settings.seed) + first + i for i in range(len(tours))]
+        note = config.policy == FULL and "oracle" in settings.policies
+        scripts = [each.script for each in tours]
+        rollout = Rollout(told(self._model, kind), scripts, seeds, config, foresight, note, settings.pose)
+        sizes = dict.fromkeys(SPANS, 4) | {"lcm": 2}
+        sums: list[dict[str, list[float]]] = [{name: [0.0] * size for name, size in sizes.items()} for _ in tours]
         for chunk in range(tours[0].script.chunks):
             where = slice(chunk * frames, (chunk + 1) * frames)
-            drawn = rollout.draw()
-            for row, each in enumerate(tours):
-                for name, counts in compare(shown(self._model, drawn[row]), each, where).items():
+            rows = [row for row, each in enumerate(tours) if note or long_asked(each, where)]
+            for row, drawn in zip(rows, rollout.draw(rows) if rows else (), strict=True):
+                pictures = shown(self._model, drawn)
+                seen = compare(pictures, tours[row], where) | {"lcm": long_error(pictures, tours[row], where)}
+                for name, counts in seen.items():
                     sums[row][name] = [a + b for a, b in zip(sums[row][name], counts, strict=True)]
             rollout.commit(torch.stack([each.truth[where] for each in tours]))
             self._advance(len(tours))
@@ -237,17 +278,36 @@ class Evaluation:
         pairs = list(zip(*(iter(judge_prompts(2 * self._settings.changes)),) * 2, strict=True))
         scripts = [change_script(before, after, chunks, self._model.spec.width) for before, after in pairs]
         videos = self._free("change", scripts, policy, budget, chunks)
-        out: dict[str, Any] = {"psnr": [], "distance": [], "motion": [], "adherence": []}
-        for claims, script, latents, full in zip(pairs, scripts, videos, self._references["change"], strict=True):
+        out: dict[str, Any] = {"psnr": [], "distance": [], "motion": [], "adherence": [], "chance": []}
+        played = [self._played(latents, script) for latents, script in zip(videos, scripts, strict=True)]
+        for number, (claims, latents, full) in enumerate(zip(pairs, videos, self._references["change"], strict=True)):
             views, reference = self._pictures(latents), self._pictures(full)
             out["psnr"].append(over_chunks(measures.psnr, views, reference, chunks))
             out["distance"].append((latents - full).square().mean((1, 2, 3)).sqrt().view(chunks, -1).mean(1).tolist())
-            pictures = self._played(latents, script)
+            pictures, others = played[number], played[(number + 1) % len(played)]
             out["motion"].append(measures.motion(pictures))
             if self._probe is not None:
                 (before, after), half = claims, len(pictures) // 2
                 held = (adherence(before, pictures[:half], self._probe), adherence(after, pictures[half:], self._probe))
                 out["adherence"].append([held_share(each) for each in held])
+                out["chance"].append(held_share(adherence(before, others[:half], self._probe)))
+        return out
+
+    def _mirror_cell(self, policy: str, budget: float) -> dict[str, list[Any]]:
+        """Free videos that go back as they came, and on to places that are seen once: memory in the field's terms."""
+        claims, width = judge_prompts(self._settings.mirrors), self._model.spec.width
+        scripts = [mirror_script(each, width) for each in claims]
+        out: dict[str, list[Any]] = {"flicker": [], "drift": []} | {
+            f"{kind}_{name}": [] for kind in ("gain", "mirrored") for name in SIMILARITIES
+        }
+        half = 2 * MIRRORED.index(-MIRROR_SPEED) * self._model.spec.chunk_latents
+        for latents, script in zip(self._free("mirror", scripts, policy, budget, len(MIRRORED)), scripts, strict=True):
+            pictures, views = self._pictures(latents), [float(view) for view in script.views(self._model.spec)]
+            for name, similarity in SIMILARITIES.items():
+                out[f"gain_{name}"].append(gains(pictures, pairs_of(views, SAME_VIEW), similarity))
+                out[f"mirrored_{name}"].append(mirrored(pictures[:half], similarity))
+            out["flicker"].append(measures.flicker(self._played(latents, script)))
+            out["drift"].append(measures.ends_apart(pictures, lambda part: float(measures.colour(part)[:3].mean())))
         return out
 
     def _drift_cell(self, policy: str, budget: float) -> dict[str, Any]:
@@ -273,7 +333,7 @@ class Evaluation:
 
     def _free(self, kind: str, scripts: list[Script], policy: str, budget: float, chunks: int) -> list[Tensor]:
         """Latents (F, C, h, w) of free videos; those of the full cache are kept as reference and give the foresight."""
-        config = cell_config(policy, budget, chunks, self._model.spec.chunk_latents)
+        config = self._config(policy, budget, chunks)
         if policy == FULL:
             setattr(self, f"_{kind}_foresight", [self._table(chunks) for _ in scripts])
         foresight, videos = getattr(self, f"_{kind}_foresight"), []
@@ -304,8 +364,8 @@ class Evaluation:
     def _cost(self, policy: str, budget: float) -> dict[str, float]:
         """Seconds of a chunk, its clean pass, scoring and pruning, and the head alone, and the cache's bytes, in a
         session of its own."""
-        spec, chunks = self._model.spec, 6
-        config = cell_config(policy, budget, chunks, spec.chunk_latents)
+        chunks = 6
+        config = self._config(policy, budget, chunks)
         if policy == "oracle":
             return {}
         stream, seconds = VideoStream(self._model, "a meadow by day", SEED, config), []
@@ -315,19 +375,29 @@ class Evaluation:
             seconds.append([sum(by_stage.values()), by_stage["clean"], by_stage["prune"]])
         total, clean, prune = np.median(seconds[2:], axis=0)
         cost = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
-        return cost | ({"head": self._head_seconds()} if policy in LEARNED_POLICIES else {})
+        return cost | ({"head": self._head_seconds(stream, policy)} if policy in HEAD_OF else {})
 
-    def _head_seconds(self) -> float:
-        """Of scoring one chunk: the median of 20 times."""
-        head, spec, seconds = self._model.salience, self._model.spec, []
-        assert head is not None
-        shape = (spec.num_layers, spec.tokens_per_chunk, spec.num_heads, spec.head_dim)
-        keys, values = torch.randn(2, *shape, device=self._model.device, dtype=self._model.dtype)
+    def _head_seconds(self, stream: VideoStream, policy: str) -> float:
+        """Of what the policy's head does for one chunk, all layers: the median of 20 times."""
+        model, cache, seconds = self._model, stream.cache, []
+        heads, told = model.heads, told_by(model.dit.encode_context(model.text.encode("a meadow by day")[None, None]))
+        held = [cache.committed(layer) for layer in range(cache.layers)]
         for _ in range(20):
             began = time.perf_counter()
-            head(keys, values).cpu()
+            for layer, (keys, values) in enumerate(held):
+                if HEAD_OF[policy] == "asking" and heads.asking is not None:
+                    heads.asking.asked(layer, torch.cat((values, values[: cache.chunk])), told[layer]).cpu()
+                elif heads.salience is not None:
+                    heads.salience.score(layer, keys[: cache.chunk], values[: cache.chunk]).cpu()
             seconds.append(time.perf_counter() - began)
         return float(np.median(seconds))
+
+
+def told(model: LoadedModel, kind: str) -> LoadedModel:
+    """The model for a kind of tour: in called tours words are said of other places, and are no order to draw here."""
+    return (
+        model if kind != "called" else dataclasses.replace(model, spec=dataclasses.replace(model.spec, redraws=False))
+    )
 
 
 def absence_script(claims: Claims, width: int) -> Script:
@@ -335,6 +405,12 @@ def absence_script(claims: Claims, width: int) -> Script:
     bare = f"{claims.ground}, {claims.light}"
     prompts = (claims.prompt,) * 2 + (bare,) * (len(ABSENCE) - 2)
     return _steered(prompts, [CameraControl(speed=0, cut_to=place) for place in ABSENCE], width)
+
+
+def mirror_script(claims: Claims, width: int) -> Script:
+    """What the prompt names in the first chunk; then a prompt that names nothing, so that memory alone can show it."""
+    bare = f"{claims.ground}, {claims.light}"
+    return _panned((claims.prompt,) + (bare,) * (len(MIRRORED) - 1), list(MIRRORED), width)
 
 
 def change_script(before: Claims, after: Claims, chunks: int, width: int) -> Script:
@@ -380,7 +456,7 @@ def held_share(held: dict[str, list[bool]]) -> float:
 
 
 def tour_counts(cell: dict[str, Any], span: str, kind: str, tours: str = "tour") -> tuple[np.ndarray, np.ndarray]:
-    """Per tour (right, asked) landmark pixels of a span; kind "accuracy" or "iou", tours "tour" or "announced"."""
+    """Per tour (right, asked) landmark pixels of a span; kind "accuracy" or "iou", tours one of TOURS."""
     rows = np.array(cell[tours][span], dtype=float).reshape(-1, 4)
     return (rows[:, 0], rows[:, 1]) if kind == "accuracy" else (rows[:, 2], rows[:, 3])
 
@@ -400,7 +476,8 @@ def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
     for span in SPANS:
         row[f"{span}_accuracy"] = measures.bootstrap(*tour_counts(cell, span, "accuracy"))
     row["long_iou"] = measures.bootstrap(*tour_counts(cell, "long", "iou"))
-    row["announced_accuracy"] = measures.bootstrap(*tour_counts(cell, "long", "accuracy", "announced"))
+    for kind in ("announced", "called"):
+        row[f"{kind}_accuracy"] = measures.bootstrap(*tour_counts(cell, "long", "accuracy", kind))
     row["absence"] = measures.bootstrap(*absence_counts(cell))
     change, drift = cell["change"], cell["drift"]
     for name in ("psnr", "distance"):
@@ -408,10 +485,32 @@ def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
     row["motion"] = measures.bootstrap(np.array(change["motion"]))
     for index, name in enumerate(("adherence", "adherence_after_change")):
         row[name] = measures.bootstrap(np.array([each[index] for each in change["adherence"]]))
+    row["adherence_chance"] = measures.bootstrap(np.array(change["chance"]))
+    row |= mirror_row(cell["mirror"])
+    row["lcm"] = _decibels(measures.bootstrap(*np.array(cell["tour"]["lcm"], float).reshape(-1, 2).T))
     for name in ("colour", "sharpness", "confidence"):
         row[f"drift_{name}"] = measures.bootstrap(np.array(drift[name]))
     named = {name: None if value is None else asdict(value) for name, value in row.items() if _is_estimate(value)}
     return {"policy": cell["policy"], "budget": cell["budget"], **named, "cost": cell["cost"]}
+
+
+def mirror_row(cell: dict[str, list[Any]]) -> dict[str, measures.Estimate | None]:
+    """MG, DR and NMR by similarity, MIND's gsc, flicker, and drift (first 15 % against last 15 %, grey levels)."""
+    row: dict[str, measures.Estimate | None] = {}
+    for name in SIMILARITIES:
+        found = np.array(cell[f"gain_{name}"], float).reshape(-1, 2)
+        row[f"mg_{name}"], row[f"dr_{name}"] = (measures.bootstrap(column) for column in found.T)
+        row[f"nmr_{name}"] = measures.bootstrap(*found.T)
+        row[f"gsc_{name}"] = measures.bootstrap(np.array(cell[f"mirrored_{name}"]))
+    return row | {name: measures.bootstrap(np.array(cell[name])) for name in ("flicker", "drift")}
+
+
+def _decibels(error: measures.Estimate | None) -> measures.Estimate | None:
+    """A squared error in grey levels as PSNR."""
+    if error is None:
+        return None
+    mean, high, low = (10 * math.log10(255**2 / max(value, 1e-9)) for value in (error.mean, error.low, error.high))
+    return measures.Estimate(mean, low, high, error.n)
 
 
 def _is_estimate(value: object) -> bool:

@@ -13,6 +13,7 @@ from model.distill.compare import FULL, differences
 MEMORY = {
     "long_accuracy": "long",
     "announced_accuracy": "announced",
+    "called_accuracy": "called",
     "recent_accuracy": "recent",
     "new_accuracy": "new",
     "long_iou": "long IoU",
@@ -24,16 +25,25 @@ PICTURES = {
     "motion": "motion",
     "adherence": "adherence",
     "adherence_after_change": "after change",
+    "adherence_chance": "chance: another video",
+}
+FIELD = {
+    **{f"{kind}_{name}": f"{kind.upper()} {name}" for name in ("psnr", "ssim") for kind in ("mg", "dr", "nmr")},
+    **{f"gsc_{name}": f"gsc {name}" for name in ("psnr", "ssim")},
+    "lcm": "lcm, dB",
+    "flicker": "flicker",
+    "drift": "drift, 15 % ends",
 }
 DRIFT = {
     "drift_colour": "colour drift",
     "drift_sharpness": "sharpness",
     "drift_confidence": "confidence",
 }
-COLUMNS = MEMORY | PICTURES | DRIFT
+COLUMNS = MEMORY | FIELD | PICTURES | DRIFT
 CURVES = {
     "long_accuracy": "landmarks unseen for long, share of pixels right",
     "announced_accuracy": "landmarks of announced places, share of pixels right",
+    "called_accuracy": "landmarks of places that were called back, share of pixels right",
     "recent_accuracy": "landmarks seen lately",
     "long_iou": "landmarks unseen for long, IoU",
     "psnr": "PSNR to the full cache (dB)",
@@ -41,7 +51,10 @@ CURVES = {
 STYLE = {
     "full": ("black", "-"),
     "oracle": ("grey", "--"),
-    "pafu": ("#d1495b", "-"),
+    "asked": ("#d1495b", "-"),
+    "spread": ("#66a182", "-"),
+    "value_novelty": ("#2e4057", "--"),
+    "pafu": ("#d1495b", ":"),
     "salience": ("#edae49", "-"),
     "redundancy": ("#00798c", "-"),
     "attention": ("#5e548e", "-"),
@@ -55,14 +68,15 @@ def tables(result: dict[str, Any]) -> list[Table]:
     """Mean and 95 % interval of every measure, one row per cell; several tables, so that a terminal of 80 columns has
     room for each."""
     head = f"{result['model']}, {_size(result)}"
-    out = [_table(f"{head}: memory", MEMORY), _table("free videos", PICTURES), _table("drift and cost", DRIFT)]
+    parts = {f"{head}: memory": MEMORY, "in the field's terms": FIELD, "free videos": PICTURES, "drift and cost": DRIFT}
+    out = [_table(title, columns) for title, columns in parts.items()]
     for name in ("chunk ms", "prune ms", "head ms", "MiB"):
         out[-1].add_column(name)
     for row in result["summary"]:
         cost = row["cost"]
         price = [f"{1e3 * cost[name]:.1f}" if name in cost else "-" for name in ("chunk", "prune", "head")]
         price.append(f"{cost['bytes'] / 2**20:.2f}" if cost else "-")
-        for each, names, more in zip(out, (MEMORY, PICTURES, DRIFT), ([], [], price), strict=True):
+        for each, names, more in zip(out, parts.values(), ([], [], [], price), strict=True):
             each.add_row(row["policy"], _budget(row), *(cell(row[name]) for name in names), *more)
     return out
 
@@ -104,10 +118,10 @@ def _size(result: dict[str, Any]) -> str:
     return f"{s['tours']} tours of {s['tour_chunks']} chunks, {s['changes']} prompt changes, {s['drifts']} long videos"
 
 
-def verdicts(result: dict[str, Any], ours: str = "pafu") -> list[str]:
+def verdicts(result: dict[str, Any], ours: str = "asked") -> list[str]:
     """Sentences: how far ``ours`` is ahead of every other policy on long-unseen landmarks, same tours."""
     lines = []
-    for tours, name in (("tour", "open tours"), ("announced", "announced tours")):
+    for tours, name in (("tour", "open tours"), ("announced", "announced tours"), ("called", "called tours")):
         for budget in sorted({row["budget"] for row in result["summary"] if row["policy"] == ours}):
             for policy, gap in differences(result["cells"], ours, budget, tours).items():
                 sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "not told apart"
@@ -123,7 +137,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     if not result["head"]:
         console.print(
-            "These weights have no salience head: the learned policies were left out (pafu distill salience)."
+            "These weights lack a head: policies that need it were left out (pafu distill salience or asking)."
         )
     if not result["probe"]:
         console.print("Without --probe nothing reads the pictures: adherence and probe confidence were left out.")
@@ -147,7 +161,7 @@ def plots(result: dict[str, Any], folder: Path) -> list[Path]:
         paths.append(folder / f"eval.{name}.png")
         figure.savefig(paths[-1], dpi=120)
         plt.close(figure)
-    return [*paths, _over_time(result, folder)]
+    return [*paths, *([_over_time(result, folder)] if result["settings"]["changes"] else [])]
 
 
 def _line(axes: Any, rows: list[dict[str, Any]], name: str) -> None:

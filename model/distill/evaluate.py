@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cache.config import CacheConfig
+from cache.config import HEAD_OF, CacheConfig
 from model.camera import CameraControl, CameraState, advance, camera_from_prompt, view_offset
 from model.distill.judge import (
     JUDGE_SEED,
@@ -73,7 +73,8 @@ def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, wait
 def served_cache(model: LoadedModel) -> CacheConfig:
     """What a server gives a session that does not choose; without a head, a window as large."""
     spec = model.spec
-    policy = spec.cache_policy if model.salience is not None else "sink_window"
+    head = HEAD_OF.get(spec.cache_policy)
+    policy = spec.cache_policy if head is None or getattr(model, head) is not None else "sink_window"
     return CacheConfig.filled_in(policy, spec.cache_budget_latents, None, None, most=spec.chunk_latents)
 
 

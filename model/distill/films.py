@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cache.config import LEARNED_POLICIES, SERVED_POLICIES, CacheConfig
+from cache.config import HEAD_OF, SERVED_POLICIES, CacheConfig
 from cache.errors import PolicyError
 from model.distill import measures
 from model.distill.compare import EvalError
@@ -125,8 +125,8 @@ class Films:
     def __init__(self, model: LoadedModel, out: Path, settings: FilmSettings) -> None:
         self._model, self._out, self._settings = model, out, settings
         cells = [(p, b, m) for m in settings.minutes for b in settings.budgets for p in settings.policies]
-        headless = model.salience is None
-        self._cells = [cell for cell in cells if not (headless and cell[0] in LEARNED_POLICIES)]
+        headless = {policy for policy, head in HEAD_OF.items() if getattr(model, head) is None}
+        self._cells = [cell for cell in cells if cell[0] not in headless]
         if not self._cells:
             raise EvalError(f"{', '.join(settings.policies)} need a salience head: name one (--head)")
         for policy, budget, _ in self._cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,3 +74,14 @@ def sharpness(pictures: np.ndarray) -> float:
     """Mean gradient size in grey levels."""
     grey = pictures.astype(np.float32).mean(-1)
     return float(np.abs(np.diff(grey, axis=1)).mean() + np.abs(np.diff(grey, axis=2)).mean())
+
+
+def flicker(pictures: np.ndarray) -> float:
+    """VBench's temporal flickering: 1 less the mean change from picture to picture, of 255. 1 is a still picture."""
+    return 1 - motion(pictures) / 255
+
+
+def ends_apart(pictures: np.ndarray, measure: Callable[[np.ndarray], float], share: float = 0.15) -> float:
+    """Drift as Helios-Bench has it: ``measure`` of the first 15 % less that of the last, without its sign."""
+    part = max(1, round(share * len(pictures)))
+    return abs(measure(pictures[:part]) - measure(pictures[-part:]))

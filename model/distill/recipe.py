@@ -13,6 +13,7 @@ from typing import cast
 import torch
 
 from cache.config import CacheConfig
+from model.asking import ASKING_FILE
 from model.distill import dataset
 from model.distill.decoder_stage import decoder_stage
 from model.distill.evaluate import judge
@@ -125,6 +126,9 @@ def repaint(student: Path, run: Path, out: Path) -> None:
     if model.salience is not None:
         steps = head_steps(student / HEAD_FILE)
         save_head(out / HEAD_FILE, model.salience, load_model(PAFU_MINI, out).digest, steps)
+    if model.asking is not None:
+        steps = head_steps(student / ASKING_FILE)
+        save_head(out / ASKING_FILE, model.asking, load_model(PAFU_MINI, out).digest, steps)
 
 
 def tune(folder: Path, steps: int, device: torch.device) -> None:

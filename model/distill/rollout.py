@@ -17,7 +17,7 @@ from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.scoring import received_attention
 from model import rope
-from model.attention import Angles, Watch, attend, turn_by_time
+from model.attention import Angles, Watch, attend, told_by, turn_by_time
 from model.distill.parallel import encode_context
 from model.distill.script import Script
 from model.dit import Context
@@ -88,7 +88,7 @@ class SideBySide:
             lasting = rope.apply(k, *self._angles.place)
             for i, (watch, cache) in enumerate(zip(self.watches, self._caches, strict=True)):
                 cache.store(layer, lasting[i : i + 1])
-                watch.see(layer, k[i], v[i], q[i], rows[i])
+                watch.see(layer, k[i], q[i], *(each[0] for each in pairs[i]))
         for i, foresight in enumerate(self.foresight or ()):
             cache = self._caches[i]
             foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], rows[i], "max"))
@@ -124,9 +124,10 @@ class Rollout:
         cache: CacheConfig,
         foresight: Sequence[Foresight] | None = None,
         note: bool = False,
+        pose: bool = True,
     ) -> None:
         self._model, self._scripts, self._seeds = model, scripts, seeds
-        self.caches = [new_cache(model, cache, seed, foresight is not None) for seed in seeds]
+        self.caches = [new_cache(model, cache, seed, foresight is not None, pose=pose) for seed in seeds]
         self._foresight, self._note = foresight, note
         self._texts: dict[str, Tensor] = {}
         self.index = 0
@@ -134,19 +135,23 @@ class Rollout:
         self._attention: SideBySide | None = None
 
     @torch.no_grad()
-    def draw(self) -> Tensor:
-        """The next chunk's latents (B, F, C, h, w) float32, from noise; not committed yet."""
+    def draw(self, rows: Sequence[int] | None = None) -> Tensor:
+        """The next chunk's latents (B, F, C, h, w) float32, from noise, of all streams or some; not committed yet."""
         self._begin()
-        assert self._attention is not None
-        if self._note:
-            self._attention.foresight = list(self._foresight or ())
-        generators = [self._generator(seed) for seed in self._seeds]
+        some = list(range(len(self.caches))) if rows is None else list(rows)
+        attention = SideBySide([self.caches[row] for row in some], self._model.spec)
+        if self._note and self._foresight is not None:
+            attention.foresight = [self._foresight[row] for row in some]
+        context = [(keys[some], values[some]) for keys, values in self._context]
+        control = None if self._control is None else self._control[some]
+        generators = [self._generator(self._seeds[row]) for row in some]
         x_t, x0 = self._noise(generators), None
         for timestep in self._model.spec.timesteps:
             if x0 is not None:
                 x_t = add_noise(x0, self._noise(generators), timestep)
-            x0 = clean_from_velocity(x_t, self._pass(x_t, timestep), timestep)
-        self._attention.foresight = None
+            timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
+            velocity = self._model.dit(x_t, timesteps, context, attention, control)
+            x0 = clean_from_velocity(x_t, velocity, timestep)
         assert x0 is not None
         return x0
 
@@ -156,7 +161,9 @@ class Rollout:
         if self._attention is None:
             self._begin()
         assert self._attention is not None
-        self._attention.watches = [Watch(cache.needs, self._model.salience) for cache in self.caches]
+        self._attention.watches = [
+            Watch(cache.needs, self._model.heads, told_by(self._context, i)) for i, cache in enumerate(self.caches)
+        ]
         self._pass(latents.to(self._model.device), CLEAN)
         for i, (watch, cache) in enumerate(zip(self._attention.watches, self.caches, strict=True)):
             cache.commit(self._evidence(i, watch, cache))

@@ -2,9 +2,11 @@
 
 In an open tour a camera wanders through a scene of five to six screens, returns far several times, and cuts; prompts
 name the ground and the light only. In an announced tour it visits place after place, and returns only to those whose
-landmarks the prompt named when they were seen first: the future can be told from the prompt. On a return the prompt
-names nothing, so that nothing but memory can bring a landmark back. What was seen is fed to the stream as it truly
-was; what the stream then draws is compared with the truth, column by column, split by how long a place was unseen.
+landmarks the prompt named when they were seen first: the future can be told from the prompt. In a called tour nothing
+is named when it is seen; later, while the camera is elsewhere, the prompt names what stood at an earlier place, and it
+returns there. On a return the prompt names nothing, so that nothing but memory can bring a landmark back. What was seen
+is fed to the stream as it truly was; what the stream then draws is compared with the truth, column by column, split by
+how long a place was unseen.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from model.camera import PLACE_STEP, SPEED_STEP, CameraControl, CameraState, adv
 from model.distill.captions import GROUND_PHRASES, LIGHT_PHRASES, caption
 from model.distill.dataset import HELD_OUT_SEED
 from model.distill.script import Script
-from model.distill.world import CHUNK_LATENTS, WIDTH, Clip, Scene, Segment, random_scene, render_views
+from model.distill.world import CHUNK_LATENTS, WIDTH, Clip, Landmark, Scene, Segment, random_scene, render_views
 from model.spec import ModelSpec
 from model.vae import StreamingVAE, from_pictures
 from model.vocabulary import LIGHTS
@@ -47,6 +49,8 @@ VISIT_CHUNKS = 2  # of an announced tour: how long the camera stays at a place
 VISIT_SPEEDS = (0, 0, SPEED_STEP, -SPEED_STEP)
 VISIT_SPACING = 1.5 * WIDTH  # pixels between places: no two are seen together
 MOST_ANNOUNCED = 3  # places of a tour that will be seen again, at least one
+CALL = 0.8  # how often a place is called back
+MARGIN = 20  # pixels: what is nearer to the edge is not named
 ANNOUNCE_FIRST, ANNOUNCE = 0.3, 0.5  # how often: returning to the start too often would flatter a sink
 NEW, RECENT, LONG = range(3)
 SPANS = ("new", "recent", "long")
@@ -132,10 +136,7 @@ def announced_clip(rng: np.random.Generator, chunks: int) -> Clip:
             if len(named) < announced and rng.random() < ANNOUNCE:
                 named.append(place)
         visits.append(place)
-        # Places lie on both sides of the start, and a return is never to the very pixel.
-        side = 1 if place % 2 else -1
-        stand = side * VISIT_SPACING * ((place + 1) // 2) + PLACE_STEP * int(rng.integers(-2, 3))
-        o, s = _visit(PLACE_STEP * round(stand / PLACE_STEP), int(rng.choice(VISIT_SPEEDS)))
+        o, s = _visit(_stand(rng, place), int(rng.choice(VISIT_SPEEDS)))
         offsets, speeds = offsets + o, speeds + s
     offsets, speeds = offsets[: chunks * CHUNK_LATENTS], speeds[: chunks * CHUNK_LATENTS]
     margin = 64 + WIDTH
@@ -147,6 +148,51 @@ def announced_clip(rng: np.random.Generator, chunks: int) -> Clip:
         view = offsets[first * CHUNK_LATENTS : (first + VISIT_CHUNKS) * CHUNK_LATENTS]
         segments.append(Segment(first, light, caption(rng, scene, light, view) if names else _bare(scene, light)))
     return Clip(scene, tuple(segments), tuple(offsets), tuple(speeds))
+
+
+def called_clip(rng: np.random.Generator, chunks: int) -> Clip:
+    """Visits as in ``announced_clip``, but nothing is named when it is seen: while the camera is at a place never seen
+    before, the prompt names what stands at an earlier one, and it returns only to places that were called so."""
+    stands, visits = {0: 0}, [0]
+    called: dict[int, int] = {}  # place -> the visit during which it was named
+    offsets, speeds = _visit(0, int(rng.choice(VISIT_SPEEDS)))
+    while len(offsets) < chunks * CHUNK_LATENTS:
+        back = [place for place in called if place not in visits[-2:]]
+        if back and rng.random() < RETURN_SHARE:
+            place = int(rng.choice(back))
+        else:
+            place = max(stands) + 1
+            old = [other for other in stands if other not in visits[-2:] and other not in called]
+            if old and len(called) < MOST_ANNOUNCED and rng.random() < CALL:
+                called[int(rng.choice(old))] = len(visits)
+        visits.append(place)
+        stands.setdefault(place, _stand(rng, place))
+        o, s = _visit(stands[place], int(rng.choice(VISIT_SPEEDS)))
+        offsets, speeds = offsets + o, speeds + s
+    offsets, speeds = offsets[: chunks * CHUNK_LATENTS], speeds[: chunks * CHUNK_LATENTS]
+    margin = 64 + WIDTH
+    scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
+    light, segments = str(rng.choice(LIGHTS)), []
+    for number in range(len(visits)):
+        named = [stands[place] for place, visit in called.items() if visit == number]
+        words = [_bare(scene, light), *(_spoken(mark) for stand in named for mark in _in_sight(scene, stand))]
+        segments.append(Segment(number * VISIT_CHUNKS, light, ", ".join(words)))
+    return Clip(scene, tuple(segments), tuple(offsets), tuple(speeds))
+
+
+def _stand(rng: np.random.Generator, place: int) -> int:
+    """Where the camera stands at a place (pixels): on both sides of the start, never twice at the very pixel."""
+    side = 1 if place % 2 else -1
+    stand = side * VISIT_SPACING * ((place + 1) // 2) + PLACE_STEP * int(rng.integers(-2, 3))
+    return PLACE_STEP * round(stand / PLACE_STEP)
+
+
+def _in_sight(scene: Scene, stand: int) -> list[Landmark]:
+    return [mark for mark in scene.landmarks if MARGIN <= mark.x - stand <= WIDTH - MARGIN]
+
+
+def _spoken(mark: Landmark) -> str:
+    return f"a {mark.colour} {mark.kind}" + (f" with a {mark.accent} roof" if mark.accent else "")
 
 
 def _visit(place: int, speed: int) -> tuple[list[int], list[int]]:
@@ -164,6 +210,11 @@ def _bare(scene: Scene, light: str) -> str:
 def announced_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
     """The n-th held-out announced tour."""
     return announced_clip(np.random.default_rng((seed, chunks, n, 1)), chunks)
+
+
+def called_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
+    """The n-th held-out tour whose places are called back."""
+    return called_clip(np.random.default_rng((seed, chunks, n, 2)), chunks)
 
 
 @torch.no_grad()
@@ -200,6 +251,20 @@ def spans(views: list[int], spec: ModelSpec) -> Tensor:
         for frame in frames:
             last_seen.update(dict.fromkeys(range(views[frame], views[frame] + spec.width), chunk))
     return out
+
+
+def long_asked(tour: Tour, frames: slice) -> bool:
+    """Whether any of ``frames`` shows a landmark that was out of sight for long."""
+    there = _differ(tour.views[frames], tour.bare[frames])
+    return bool((there & (tour.spans[frames] == LONG)[:, None, :]).any())
+
+
+def long_error(drawn: Tensor, tour: Tour, frames: slice) -> tuple[float, int]:
+    """MIND's lcm: squared error in grey levels, summed over all numbers of columns out of sight for long, and their
+    count."""
+    levels = (drawn.clamp(-1, 1) - tour.views[frames].clamp(-1, 1)) * 127.5
+    seen = (tour.spans[frames] == LONG)[:, None, None, :].expand_as(levels)
+    return float(levels[seen].square().sum()), int(seen.sum())
 
 
 def compare(drawn: Tensor, tour: Tour, frames: slice) -> dict[str, tuple[int, int, int, int]]:

@@ -25,7 +25,7 @@ def memory(
     output: Annotated[
         str, typer.Option("-o", "--output", help="PNG file to write, - for standard output")
     ] = "memory.png",
-    policies: Annotated[str, typer.Option(help="cache policies to compare, with commas")] = "pafu,sink_window",
+    policies: Annotated[str, typer.Option(help="cache policies to compare, with commas")] = "value_novelty,sink_window",
     budget: Annotated[float | None, typer.Option(help="latent frames; default: the model's own")] = None,
     away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera is back")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same place")] = 1,

@@ -116,6 +116,32 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
         parallel.stop()
 
 
+@app.command()
+def asking(
+    out: Out = Path("runs/asking"),
+    student: Student = None,
+    model: Model = "pafu-mini",
+    clips: Annotated[int, typer.Option(min=1, help="clips to learn from")] = 96,
+    held_out: Annotated[int, typer.Option(min=1, help="clips to report on")] = 8,
+    steps: Annotated[int, typer.Option(min=1)] = 1200,
+    batch: Annotated[int, typer.Option(min=1, help="clips a step")] = 4,
+    device: Device = "cpu",
+    threads: Threads = 0,
+) -> None:
+    """Teach a head which cached tokens show what a prompt names."""
+    with _stage(out, threads, device):
+        import torch
+
+        from model.asking import ASKING_FILE
+        from model.distill.asking_stage import AskingDistillation, AskingSettings
+
+        loaded = load_for_work(model, student, torch.device("cpu"))
+        settings = AskingSettings(clips=clips, held_out=held_out, steps=steps, batch=batch)
+        report = AskingDistillation(loaded, out, settings).run()
+        rows = "; ".join(f"over {name} " + " ".join(f"{v:.2f}" for v in areas) for name, areas in report.items())
+        say(f"{out / ASKING_FILE}; area under the curve by layer: {rows}")
+
+
 # settings of the salience stage that are options of the same name
 SALIENCE = (
     *("clips", "held_out", "steps", "batch", "source", "signal", "measure", "layers", "reduce", "scale", "gap"),

@@ -19,15 +19,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cache.config import promised_bytes
 from model.spec import ModelSpec
 from server import __version__
 from server.cli.console import print_json
 from server.cli.neighbour import Running, running
 from server.config import ConfigError, Settings, check_data_dir
 from server.config.devices import Slot
+from server.engine.admission import cache_bytes
 from server.engine.slots import slots_for
-from server.ipc.messages import Parts
+from server.ipc.messages import CacheChoice, Parts
 from server.process import available_bytes, usable_cores
 
 GIB, MIB = 2**30, 2**20
@@ -292,14 +292,7 @@ def free_bytes(device: str) -> int:
 
 def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
     """Bytes that one session with the default settings promises not to exceed."""
-    return spec.codec_bytes(dtype) + promised_bytes(
-        layers=spec.num_layers,
-        heads=spec.num_heads,
-        head_dim=spec.head_dim,
-        budget=settings.cache().budget_tokens(spec.tokens_per_latent),
-        chunk=spec.tokens_per_chunk,
-        dtype=dtype,
-    )
+    return cache_bytes(spec, CacheChoice.of(settings.cache()), dtype)
 
 
 def check_jobs(settings: Settings) -> str:

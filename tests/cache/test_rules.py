@@ -23,7 +23,7 @@ def keys_of(*rows: tuple[float, float]) -> torch.Tensor:
 def test_every_rule_keeps_its_budget_sink_and_recent(name: str) -> None:
     dice = torch.Generator().manual_seed(3)
     keys = torch.randn(20, 2, 4, generator=dice)
-    noise = {field: torch.rand(20, generator=dice) for field in ("scores", "attention", "affinity")}
+    noise = {field: torch.rand(20, generator=dice) for field in ("scores", "attention", "affinity", "told")}
     chosen = kept(name, 20, keys=keys, read_values=lambda: keys + 1, **noise)
     assert len(chosen) == 6 and {0, 1, 18, 19} <= set(chosen) and chosen == sorted(chosen)
 
@@ -89,3 +89,49 @@ def test_density_stores_how_crowded_it_was_at_insertion() -> None:
 @pytest.mark.parametrize(("budget", "sink"), [(1.0, 0.25), (1.5, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 2.0), (18.0, 3.0)])
 def test_sinks_are_whole_pictures_wherever_one_fits(budget: float, sink: float) -> None:
     assert CacheConfig.filled_in("sink_window", budget, None, None, most=3).sink_latents == sink
+
+
+def frames(*latents: int) -> torch.Tensor:
+    """Positions (n, 3) of tokens of these latent frames, one after the other in space."""
+    return torch.tensor([[float(latent), 0.0, float(place % 2)] for place, latent in enumerate(latents)])
+
+
+def test_words_choose_whole_latent_frames() -> None:
+    told = torch.tensor([0.1, 0.1, 0.9, 0.5, 0.8, 0.0])  # of three frames: .1, .7 and .4
+    chosen = kept("text_topk", 6, positions=frames(0, 0, 1, 1, 2, 2), told=told, budget=2, **NO_ONE)
+    assert chosen == [2, 3]
+
+
+def test_fields_of_view_cover_what_is_coming_one_after_the_other() -> None:
+    """The newest chunk sees columns 10 to 13. Frame 0 shows 10 and 11, frame 1 the same again, frame 2 shows 12."""
+    columns = (10, 11, 10, 11, 12, 12, 10, 11, 12, 13)
+    latents = (0, 0, 1, 1, 2, 2, 3, 3, 3, 3)
+    places = torch.tensor([[float(t), 0.0, float(w)] for t, w in zip(latents, columns, strict=True)])
+    shape: dict[str, Any] = {"positions": places, "fresh": 4, "sink": 0, "recent": 0}
+    assert kept("fov", 10, budget=4, **shape) == [6, 7, 8, 9], "the newest frame shows all of it"
+    far = places.clone()
+    far[6:, 2] = torch.tensor([10.0, 11.0, 12.0, 12.0])
+    older = far[:6].clone()
+    assert kept("fov", 6, budget=4, positions=older, fresh=2, sink=0, recent=0) == [2, 3, 4, 5], "the older copy goes"
+
+
+def test_what_was_asked_for_outlives_what_is_plain_to_see() -> None:
+    keys = keys_of((1, 0), (0, 1), (-1, 0), (0, -1))
+    values = keys_of((3, 0), (0, 3.3), (0, -2), (-2, 0))
+    shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE}
+    assert kept("asked", 4, scores=torch.zeros(4), **shape) == [1]
+    assert kept("asked", 4, scores=torch.tensor([0.9, 0.0, 0.0, 0.0]), **shape) == [0]
+
+
+def test_a_newer_copy_that_nobody_asked_for_does_not_replace_one_that_was() -> None:
+    others = ((0, 1), (0, -1), (-1, 0))
+    keys, values = keys_of((1, 0), (1, 0), *others), keys_of((3, 0), (3, 0), *((-1, 0) for _ in others))
+    shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE}
+    assert kept("asked", 5, scores=torch.zeros(5), **shape) == [1]
+    assert kept("asked", 5, scores=torch.tensor([0.9, 0.0, 0.0, 0.0, 0.0]), **shape) == [0]
+    assert kept("asked", 5, scores=torch.tensor([0.9, 0.9, 0.0, 0.0, 0.0]), **shape) == [1], "copies alike: the newer"
+
+
+def test_an_answer_is_kept_for_good() -> None:
+    answers = {"scores": torch.tensor([0.7, 0.1, 0.0]), "asked": torch.tensor([0.2, 0.4, 0.3])}
+    assert policy_named("asked").update(candidates(3, **answers)).tolist() == pytest.approx([0.7, 0.4, 0.3])

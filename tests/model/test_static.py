@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from cache.config import SERVED_POLICIES, CacheConfig
 from cache.kv_cache import KVCache
 from model import figures
+from model.asking import AskingHead
 from model.attention import turn_by_time
 from model.dit import CausalDiT
 from model.positions import grid_positions
@@ -61,10 +62,11 @@ class Tally(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
     with META:
-        parts = [part.bfloat16().requires_grad_(False) for part in (CausalDiT(SPEC), SalienceHead(SPEC))]
+        made = (CausalDiT(SPEC), SalienceHead(SPEC), AskingHead(SPEC))
+        parts = [part.bfloat16().requires_grad_(False) for part in made]
     parts[0].fuse()
     nothing: Any = None
-    return LoadedModel(SPEC, parts[0], nothing, nothing, META, torch.bfloat16, "meta", parts[1])
+    return LoadedModel(SPEC, parts[0], nothing, nothing, META, torch.bfloat16, "meta", parts[1], parts[2])
 
 
 def full_cache(model: LoadedModel, policy: str, budget: float) -> KVCache:

@@ -291,7 +291,7 @@ def test_a_policy_that_asks_for_nothing_pays_nothing(
 
 def test_a_learned_policy_without_a_head_says_how_to_get_one(model: LoadedModel) -> None:
     headless = dataclasses.replace(model, salience=None)
-    with pytest.raises(StreamError, match="'pafu' needs a salience head, .* train one with `pafu distill salience`"):
+    with pytest.raises(StreamError, match="'pafu' needs a head for salience, .* `pafu distill salience`"):
         VideoStream(headless, "", 0, dataclasses.replace(CONFIG, policy="pafu"))
     with pytest.raises(StreamError, match="'oracle' knows the future"):
         VideoStream(model, "", 0, dataclasses.replace(CONFIG, policy="oracle"))
