@@ -50,7 +50,8 @@ fuzz: .venv/test.ready
 # The newest versions that go together, for CI and the image; run the tests before you commit them.
 constraints: .venv/serve.ready
 	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report .venv/report.json -e clients/python -e ".[dev]"
-	$(BIN)/python deploy/constraints.py < .venv/report.json > constraints.txt
+	$(BIN)/python deploy/constraints.py < .venv/report.json > .venv/constraints.txt
+	mv .venv/constraints.txt constraints.txt
 
 # Every package of the environment, and its licence.
 licences: .venv/serve.ready $(TOOLS)

@@ -16,6 +16,7 @@ from deploy.board import board_json, queries
 from deploy.page_types import page_types
 from deploy.rules import ALERTS, RECORDINGS, alert_rules, recording_rules
 from deploy.settings import example_toml, settings_page
+from server.http import asyncapi, client_types
 from server.telemetry.metrics import BY_CONSTRUCTION, METRICS, OTHER, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,8 @@ def files() -> dict[str, str]:
         f"{CHART}/recordings.yml": recordings,
         f"{CHART}/alerts.yml": alerts,
         "clients/js/client/messages.d.ts": page_types(NOTE),
+        "clients/python/pafu_client/chunk_stats.py": client_types.text(),
+        "docs/asyncapi.json": asyncapi.text(),
         "docs/metrics.md": metrics_page(),
         "docs/settings.md": settings_page(NOTE),
         "deploy/pafu.example.toml": example_toml(NOTE),

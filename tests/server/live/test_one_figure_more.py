@@ -62,5 +62,4 @@ def test_a_figure_added_in_one_place_shows_up_everywhere() -> None:
 
 def test_the_clients_type_is_the_servers() -> None:
     there = (ROOT / "clients" / "python" / "pafu_client" / "chunk_stats.py").read_text()
-    made_by = "python -m server.http.client_types clients/python/pafu_client/chunk_stats.py"
-    assert there == client_types.text(), f"run {made_by}"
+    assert there == client_types.text(), "run python -m deploy.generate"
