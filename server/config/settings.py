@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     _called: dict[str, str] = PrivateAttr(default_factory=dict)
 
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback it wants keys")
-    port: int = Field(default=8000, ge=0, le=65535, description="0: any free one")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0: any free one")
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="a port for /metrics alone; default: on the port of everything else"
     )
@@ -69,10 +69,13 @@ class Settings(BaseSettings):
     text_encoder: str | None = Field(default=None, description="folder or file, or an id; default: beside the weights")
     vae: str | None = Field(default=None, description="the same for the VAE, or for a tiny one in TAEHV's layout")
     text_placement: Literal["device", "offload", "cpu"] = Field(
-        default="offload", description="where the text encoder is: on the device, there only to encode, or on the CPU"
+        default="offload",
+        description="where the text encoder is: on the device, there only while it encodes, or on the CPU",
     )
     size: str | None = Field(
-        default=None, pattern=r"^\d{1,5}x\d{1,5}$", description="of pictures, 832x480; default: the model's own"
+        default=None,
+        pattern=r"^\d{1,5}x\d{1,5}$",
+        description="size of the pictures, 832x480; default: the model's own",
     )
     salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
     engine: Literal["local", "ray"] = Field(
@@ -86,7 +89,9 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", description=f"one worker each: {devices.ALLOWED}")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads of all workers; 0: all usable cores")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the lowest level that is logged"
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
     access_log: bool = Field(default=False, description="a line for each HTTP request")
     log_prompts: bool = Field(default=False, description="write prompts to the log")
@@ -103,11 +108,19 @@ class Settings(BaseSettings):
         description="sessions on the device at once, jobs included; default: as many as it can play in real time",
     )
     max_waiting: int = Field(default=8, ge=0, le=10_000, description="viewers that may wait for a place")
-    queue_timeout: float = Field(default=120.0, gt=0, description="a viewer who waited so long for a place is refused")
-    cache_room_bytes: int = Field(default=0, ge=0, description="caches of all sessions together; 0: what is free")
-    keep_on_device: float = Field(default=20.0, ge=0, description="a session that lost its viewer waits there so long")
-    keep_on_disk: float = Field(default=600.0, ge=0, description="and then so long as a file; 0 for both: it ends")
-    max_kept: int = Field(default=100, ge=0, description="sessions without a viewer, of one caller; the oldest ends")
+    queue_timeout: float = Field(
+        default=120.0, gt=0, description="longest wait for a place; then the viewer is refused"
+    )
+    cache_room_bytes: int = Field(default=0, ge=0, description="memory for the caches of all sessions; 0: what is free")
+    keep_on_device: float = Field(
+        default=20.0, ge=0, description="how long a session without a viewer stays on the device"
+    )
+    keep_on_disk: float = Field(
+        default=600.0, ge=0, description="how long it then stays on disk; 0 for both: it ends with its viewer"
+    )
+    max_kept: int = Field(
+        default=100, ge=0, description="most sessions without a viewer of one caller; beyond it the oldest ends"
+    )
     lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
     max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="most that a viewer may ask for")
     max_seconds: float = Field(default=86_400, gt=0, description="longest video of one session")
@@ -127,19 +140,31 @@ class Settings(BaseSettings):
     jobs_at_once: int | None = Field(
         default=None, ge=0, le=1000, description="jobs that this server works on; default: one a worker; 0: none"
     )
-    max_queued_jobs: int = Field(default=100, ge=0, description="unfinished jobs of all callers")
+    max_queued_jobs: int = Field(default=100, ge=0, description="most unfinished jobs of all callers")
     max_job_seconds: float = Field(default=600.0, gt=0, description="longest video of a job")
-    job_lease_seconds: float = Field(default=15.0, ge=0.5, description="a holder silent for so long loses its job")
-    job_max_failures: int = Field(default=10, ge=1, description="losses in a row without a finished chunk")
+    job_lease_seconds: float = Field(
+        default=15.0, ge=0.5, description="a server that is silent for so long loses its jobs to the others"
+    )
+    job_max_failures: int = Field(
+        default=10,
+        ge=1,
+        description="a job that lost its worker so often in a row, without a chunk finished in between, fails",
+    )
     job_keep_seconds: float = Field(default=7 * 86_400.0, gt=0, description="finished videos are kept for so long")
-    job_keep_bytes: int = Field(default=20 * 2**30, ge=0, description="beyond it the oldest videos are deleted")
+    job_keep_bytes: int = Field(
+        default=20 * 2**30, ge=0, description="bytes of finished videos; beyond it the oldest are deleted"
+    )
 
-    cache_policy: str | None = Field(default=None, description="of sessions that choose none; default: the model's own")
+    cache_policy: str | None = Field(
+        default=None, description="which tokens a session keeps that chooses no policy; default: the model's own"
+    )
     cache_budget_latents: float | None = Field(
-        default=None, gt=0, description="latent frames; default: the model's own"
+        default=None, gt=0, description="latent frames that a cache holds; default: the model's own"
     )
     cache_window_latents: float | None = Field(
-        default=None, gt=0, description="instead of the budget, as public configurations count: with the open chunk"
+        default=None,
+        gt=0,
+        description="instead of the budget: latent frames with the open chunk, as public configurations count",
     )
     cache_position_mode: PositionMode | None = Field(
         default=None, description="how cached tokens stand in time; default: the model's own"
