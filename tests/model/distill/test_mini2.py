@@ -1,4 +1,4 @@
-"""pafu-mini 2's training keeps its promises: a clip's words fit its pictures, an average follows, a bad batch is left out."""
+"""pafu-mini 2's training: a clip's words fit its pictures, an average follows, a bad batch is left out."""
 
 from __future__ import annotations
 
