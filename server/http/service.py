@@ -119,7 +119,7 @@ def build(settings: Settings, engine: Engine) -> Service:
         backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
-        http=type("Http", (ImpatientProtocol,), {"doors": doors}),
+        http=type("Http", (ImpatientProtocol,), {"doors": doors, "stall_seconds": settings.stall_timeout}),
         ws=type("Socket", (HonestProtocol,), {"doors": doors}),
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB

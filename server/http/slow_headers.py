@@ -1,4 +1,5 @@
-"""Uvicorn's HTTP protocol with a time limit for a request's head, however slowly its bytes arrive."""
+"""Uvicorn's HTTP protocol with a time limit for a request's head, however slowly its bytes arrive, and for a caller who
+does not read its answer."""
 
 from __future__ import annotations
 
@@ -13,12 +14,16 @@ from server.http.replies import early
 from server.http.small_reads import SmallReads
 
 HEAD_SECONDS = 10.0
+STALL_SECONDS = 60.0
 
 
 class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
-    """Closes a connection that sends no complete head in time; uvicorn itself would wait for ever."""
+    """Closes a connection that sends no complete head in time, or takes nothing of its answer for too long; uvicorn
+    itself would wait for ever."""
 
     head_seconds = HEAD_SECONDS
+    stall_seconds = STALL_SECONDS
+    _stalled: asyncio.TimerHandle | None = None
     data_received = H11Protocol.data_received
     doors: Doors | None = None
 
@@ -26,10 +31,12 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
         super().connection_made(transport)
         if self.doors is not None and not self.doors.enter(address_of(transport)):
             return transport.abort()
+        transport.set_write_buffer_limits(high=0)  # paused means that something is left, and nobody takes it
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._flows()
         if self.doors is not None:
             self.doors.leave(address_of(self.transport))
 
@@ -40,6 +47,19 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
         for event in (h11.Response(status_code=400, headers=named), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
         self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self._stalled or self.loop.call_later(self.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._flows()
+
+    def _flows(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -9,6 +9,9 @@ import os
 import sys
 from pathlib import Path
 
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
 from server.http.backpressure import HonestProtocol
 
 _PATH = Path(__file__).resolve().parents[2] / "soak" / "never_reads.py"
@@ -87,3 +90,44 @@ async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours
     assert [record.getMessage() for record in caplog.records] == []
     monkeypatch.undo()
     await server.works()
+
+
+async def test_a_download_that_nobody_reads_is_let_go(serve) -> None:
+    server, ended = await serve(stall_timeout=0.5), asyncio.Event()
+
+    async def endless(request):
+        async def pieces():
+            try:
+                while True:
+                    yield bytes(2**18)
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        return StreamingResponse(pieces())
+
+    server.app.router.routes.insert(0, Route("/endless", endless))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=SMALL)
+    writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    reader._transport.pause_reading()
+    await asyncio.wait_for(ended.wait(), 60)
+    writer.close()
+    await server.works()
+
+
+async def test_a_download_that_is_read_slowly_is_not(serve) -> None:
+    server = await serve(stall_timeout=1.0)
+
+    async def long(request):
+        return Response(bytes(2**23))
+
+    server.app.router.routes.insert(0, Route("/long", long))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=SMALL)
+    writer.write(b"GET /long HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    taken = 0
+    while piece := await reader.read(2**20):
+        taken += len(piece)
+    writer.close()
+    assert taken == 2**23
