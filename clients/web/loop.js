@@ -26,8 +26,10 @@ export async function loopOf(fragments, mime) {
   try {
     await heard(source, "sourceopen");
     const buffer = source.addSourceBuffer(mime);
+    const begun = heard(video, "loadeddata");
     buffer.appendBuffer(await new Blob(fragments).arrayBuffer());
     await heard(buffer, "updateend");
+    await begun; // before that it has no size
     source.endOfStream();
     return await drawn(video);
   } finally {

@@ -80,7 +80,7 @@ async def test_a_link_and_a_job_bring_the_same_pictures_as_were_seen(context: Br
     await page.wait_for_selector("#along-note >> text=The link is copied")
     link = await page.evaluate("navigator.clipboard.readText()")
     said = parse_qs(urlsplit(link).fragment)
-    assert said["model"] == ["test-tiny"] and said["by"] == ["random"] and said["pafu"]
+    assert said["model"] == ["test-tiny"] and said["by"] == ["random-0"] and said["pafu"]
     film = pictures(await saved(visit, "#take-video"))
 
     loop = Image.open(io.BytesIO(await saved(visit, "#take-loop")))
@@ -121,7 +121,7 @@ async def test_a_link_and_a_job_bring_the_same_pictures_as_were_seen(context: Br
     [
         ("model=another", "made with another model"),
         ("model=test-tiny&by=0123456789ab", "made with other weights"),
-        ("model=test-tiny&by=random&pafu=0.0.1", "made with another version of Pafu"),
+        ("model=test-tiny&by=random-0&pafu=0.0.1", "made with another version of Pafu"),
     ],
 )
 async def test_a_link_of_another_maker_says_so(context: BrowserContext, server: str, made: str, title: str) -> None:
