@@ -62,7 +62,7 @@ sbom: .venv/serve.ready $(TOOLS)
 	mkdir -p dist
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o dist/sbom.json $(BIN)/python
 
-wheels: .venv/test.ready
+wheels: .venv/serve.ready
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist . clients/python
 
 $(TOOLS):
