@@ -269,7 +269,7 @@ def counted(policy: str, right: list[int]) -> dict[str, object]:
 def test_verdicts_say_who_is_ahead_and_when_nobody_knows() -> None:
     cells = [counted("pafu", [8, 9, 8, 9]), counted("window", [1, 2, 1, 2]), counted("random", [8, 9, 9, 8])]
     result = {"cells": cells, "summary": [{"policy": "pafu", "budget": 2.0}]}
-    ahead, unknown, *announced = verdicts(result)
+    ahead, unknown, *announced = verdicts(result, "pafu")
     assert len(announced) == 2 and all(line.startswith("announced tours, 2 latent frames") for line in announced)
     assert "against window: +70.0 points [+70.0, +70.0], ahead" in ahead
     assert unknown.endswith("not told apart")

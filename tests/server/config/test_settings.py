@@ -79,7 +79,7 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("CACHE_WINDOW_LATENTS", "1", "^PAFU_CACHE_WINDOW_LATENTS: .*more than 3"),
         ("SIZE", "100x100", "^PAFU_SIZE: .*multiple of 32"),
         ("SIZE", "0x0", "^PAFU_SIZE: got '0x0': each side may have 1 to 4096"),
-        ("SIZE", "large", "^PAFU_SIZE: got 'large': allowed is: of pictures, 832x480"),
+        ("SIZE", "large", "^PAFU_SIZE: got 'large': allowed is: size of the pictures, 832x480"),
         ("BASE_PATH", "pafu", "^PAFU_BASE_PATH: .*as /pafu"),
         ("METRICS_HOST", "0.0.0.0", "^PAFU_METRICS_HOST: .*metrics_port"),
         ("WORKER_TIMEOUT", "0.1", "^PAFU_WORKER_TIMEOUT"),
@@ -257,7 +257,8 @@ def test_an_error_found_later_is_told_under_the_name_that_the_user_gave(monkeypa
 
 
 def test_where_the_system_has_no_temporary_folder_the_data_folder_has_one(monkeypatch, tmp_path) -> None:
-    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "")  # so that what is set meanwhile is taken back
+    monkeypatch.delenv("TMPDIR")
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
     monkeypatch.setattr(tempfile, "tempdir", None)
     find_temporary_folder(tmp_path)
@@ -268,7 +269,8 @@ def test_where_the_system_has_no_temporary_folder_the_data_folder_has_one(monkey
 
 
 def test_where_no_folder_takes_temporary_files_tmpdir_is_named(monkeypatch) -> None:
-    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "")  # so that what is set meanwhile is taken back
+    monkeypatch.delenv("TMPDIR")
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
     monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(ConfigError, match="TMPDIR"):
