@@ -98,8 +98,9 @@ class Worker:
     def step(self) -> None:
         """Handle messages; begin at most one chunk, for the session that needs it most; send what is finished."""
         self.receive()
-        if session := self.schedule():
+        if self.schedule():
             self._emit(self._finishing.waited_for(MOST_WAITING))
+        if session := self.schedule():  # what was sent meanwhile may have to be read first
             with logs.about(**session.ids), self._contained(session):
                 self._finishing.add(session, self.generate(session))
         self._emit(self._finishing.done())

@@ -77,7 +77,9 @@ class Playout:
 
     def wait(self, now: float) -> float:
         """Seconds until the next chunk may begin: 0 when due, infinite when only a message can change that."""
-        if self.paused or self.sent - self.delivered > UNDELIVERED:
+        unread = self.sent - self.delivered > UNDELIVERED
+        first = self.generated > self.sent and not self.delivered  # a viewer who never reads costs one chunk
+        if self.paused or unread or first:
             return math.inf
         excess = self.lead(now) - self.limit
         if excess < 0:
