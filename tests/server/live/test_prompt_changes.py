@@ -11,6 +11,7 @@ import pytest
 
 from server.engine.line import Line
 from server.ipc.messages import Interact
+from server.live.changes import Changes
 from server.live.journal import Journal
 
 CHUNK_SECONDS = 0.75
@@ -64,9 +65,10 @@ async def test_a_change_over_several_chunks_is_completed_although_its_worker_die
 
 
 async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, viewer_of, monkeypatch) -> None:
-    """A slow journal: the change is accepted, the worker dies, the next one gets it, and then the journal has it."""
+    """A slow journal: the change is accepted, the worker dies, the next one gets it with the session, and then the
+    journal has it."""
     written, sent = asyncio.Event(), []
-    add, interact = Journal.add, Line.interact
+    add, interact, handed_over = Journal.add, Line.interact, Changes.handed_over
 
     async def slow_add(self, entry) -> None:
         if isinstance(entry, Interact):
@@ -77,7 +79,12 @@ async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, vi
         sent.append(change.event_id)
         await interact(self, change)
 
+    def noted(self, changes) -> None:
+        sent.extend(change.event_id for change in changes)
+        handed_over(self, changes)
+
     monkeypatch.setattr(Journal, "add", slow_add)
+    monkeypatch.setattr(Changes, "handed_over", noted)
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.start()
