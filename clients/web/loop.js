@@ -26,10 +26,10 @@ export async function loopOf(fragments, mime) {
   try {
     await heard(source, "sourceopen");
     const buffer = source.addSourceBuffer(mime);
-    const begun = heard(video, "loadeddata");
+    const begun = heard(video, "loadedmetadata"); // where the reel is long, there is nothing at its beginning
     buffer.appendBuffer(await new Blob(fragments).arrayBuffer());
     await heard(buffer, "updateend");
-    await begun; // before that it has no size
+    await begun; // before that the video has no size
     source.endOfStream();
     return await drawn(video);
   } finally {

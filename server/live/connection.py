@@ -148,10 +148,7 @@ class ViewerConnection:
         match first:
             case client_messages.SessionStart():
                 order = await asyncio.to_thread(self._order, first)  # a picture may have millions of pixels
-                changes = self._known_changes(first)
                 session, token = self._sessions.create(order, self.caller)
-                for change in changes:
-                    await session.expect(change)
                 return Admitted(session, await session.own(first.format), token, first)
             case client_messages.SessionResume():
                 name, token, last = client_messages.check_resume(first)
@@ -179,7 +176,12 @@ class ViewerConnection:
         order = client_messages.check_start(start, self._spec, self._settings)
         seed = secrets.randbelow(2**31) if start.seed is None else start.seed
         return msgspec.structs.replace(
-            order, session=self.id, seed=seed, request=self._request_id, trace=self._metrics.trace_id
+            order,
+            session=self.id,
+            seed=seed,
+            request=self._request_id,
+            trace=self._metrics.trace_id,
+            changes=self._known_changes(start),
         )
 
     async def _serve(self, admitted: Admitted) -> None:

@@ -23,7 +23,7 @@ class SessionState:
         self.created = time.time()
         self.newest: Fragment | None = None
         self.audience = Audience(Replay(spec.fps))
-        self.changes = Changes(order.in_force)
+        self.changes = Changes(order.in_force, order.changes)
         self._resume_point = ResumePoint(spec, order.cache)
 
     @classmethod

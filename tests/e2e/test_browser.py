@@ -355,7 +355,7 @@ async def test_page_waits_for_a_cold_server_and_starts_as_soon_as_it_is_warm(vis
     async def readyz(route: Any) -> None:
         if not cold:
             return await route.continue_()
-        await route.fulfill(status=503, json={"status": "warming", "message": "the worker loads its weights"})
+        await route.fulfill(status=503, json={"status": "warming", "reason": "the worker loads its weights"})
 
     await page.route("**/readyz", readyz)
     await visit.open()

@@ -7,7 +7,10 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,7 +30,6 @@ __all__ = ["browser"]  # fixture
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WORDS, LATER = "a sunny meadow, a red house", "a moonlit meadow, a red house"
-ELSEWHERE = "http://shop.localhost:8999"  # another page's origin; nobody listens there
 
 # Chunks of 0.75 s come at this share of real time, give or take 15 %, for a minute: stops and mean pace after 8 s.
 STALLS = """async (supply) => {
@@ -56,8 +58,20 @@ STALLS = """async (supply) => {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with launched(**PATIENT, data_dir=tmp_path_factory.mktemp("data"), allowed_origins=ELSEWHERE) as process:
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """Somebody else's page, in this file and at this port: a browser lets no made-up one ask a loopback address."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        Thread(target=site.serve_forever, daemon=True).start()
+        yield folder / "index.html", site.server_port
+        site.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, elsewhere: tuple[Path, int]) -> Iterator[str]:
+    allowed = f"http://localhost:{elsewhere[1]}"
+    with launched(**PATIENT, data_dir=tmp_path_factory.mktemp("data"), allowed_origins=allowed) as process:
         process.wait_ready()
         yield process.url()
 
@@ -206,16 +220,18 @@ async def test_slow_chunks_play_slowly_instead_of_stop_and_go(context: BrowserCo
     await page.close()
 
 
-async def test_another_page_shows_a_scene_in_a_frame_when_the_server_allows_it(browser: Browser, server: str) -> None:
+async def test_another_page_shows_a_scene_in_a_frame_when_the_server_allows_it(
+    browser: Browser, server: str, elsewhere: tuple[Path, int]
+) -> None:
     """By the page's own code, under the policy that browsers enforce; on other pages the frame stays empty."""
     context = await browser.new_context(viewport={"width": 900, "height": 700})
     page = await context.new_page()
     await page.goto(server)
     snippet = "async (url) => (await import('./takeaway.js')).embedCode(url)"
-    body = f"<body>{await page.evaluate(snippet, f'{server}/#prompt=a+mill&seed=3')}</body>"
-    for origin, allowed in ((ELSEWHERE, True), ("http://other.localhost:8999", False)):
-        await context.route(f"{origin}/", lambda route: route.fulfill(body=body, content_type="text/html"))
-        await page.goto(f"{origin}/")
+    index, port = elsewhere
+    index.write_text(f"<body>{await page.evaluate(snippet, f'{server}/#prompt=a+mill&seed=3')}</body>")
+    for host, allowed in (("localhost", True), ("127.0.0.1", False)):
+        await page.goto(f"http://{host}:{port}/")
         frame = await (await page.wait_for_selector("iframe")).content_frame()
         assert frame is not None
         if not allowed:
