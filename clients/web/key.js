@@ -4,13 +4,23 @@ import { byId } from "./dom.js";
 
 const NAME = "pafu-key";
 
+/** The tab's store; in a frame of another page a browser may deny it, and the key lives as long as the page. */
+const store = (() => {
+  try {
+    return sessionStorage;
+  } catch {
+    const kept = new Map();
+    return { getItem: () => kept.get(NAME) ?? null, setItem: kept.set.bind(kept), removeItem: kept.delete.bind(kept) };
+  }
+})();
+
 /** @returns {Record<string, string>} */
 export function keyHeaders() {
-  const key = sessionStorage.getItem(NAME);
+  const key = store.getItem(NAME);
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
-export const hasKey = () => sessionStorage.getItem(NAME) !== null;
+export const hasKey = () => store.getItem(NAME) !== null;
 
 /** The form that asks for the key; `given` is called when somebody wrote one. */
 export class KeyForm {
@@ -22,7 +32,7 @@ export class KeyForm {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.#field.value.trim()) return this.#field.focus();
-      sessionStorage.setItem(NAME, this.#field.value.trim());
+      store.setItem(NAME, this.#field.value.trim());
       this.#field.value = "";
       this.#form.hidden = true;
       given();
@@ -31,7 +41,7 @@ export class KeyForm {
 
   ask() {
     byId("key-again").hidden = !hasKey();
-    sessionStorage.removeItem(NAME);
+    store.removeItem(NAME);
     this.#form.hidden = false;
     this.#field.focus();
   }

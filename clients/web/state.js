@@ -15,6 +15,7 @@ const WARMING = "Warming up: the model draws its first pictures";
 const STARVED = "Slower than it plays: the next pictures are being painted.";
 const MOST_WARNINGS = 3;
 const BY_ITSELF = "the stream goes on by itself.";
+const BROKEN = `The connection broke; ${BY_ITSELF}`;
 /** @type {Record<string, string>} */
 const CAUSES = {
   offline: "This device is offline",
@@ -89,8 +90,9 @@ const HANDLERS = {
   inLine: (state, { position, seconds }) => hitch("Waiting for a place", placeInLine(position, seconds)),
   interrupted: () => hitch("A moment, please", `The model was lost and is started again; ${BY_ITSELF}`),
   leaving: () => hitch("Reconnecting", `The server is started again; ${BY_ITSELF}`),
-  reconnecting: (state) => (state.hitch?.title === "Reconnecting" ? {} : hitch("Reconnecting", `The connection broke; ${BY_ITSELF}`)),
-  cause: (state, { code }) => (state.hitch?.title === "Reconnecting" ? hitch("Reconnecting", `${CAUSES[code]}; as soon as that is over ${BY_ITSELF}`) : {}),
+  reconnecting: (state) => (state.hitch?.title === "Reconnecting" ? {} : hitch("Reconnecting", BROKEN)),
+  // A server that said why it leaves is believed.
+  cause: (state, { code }) => (state.hitch?.text === BROKEN ? hitch("Reconnecting", `${CAUSES[code]}; as soon as that is over ${BY_ITSELF}`) : {}),
   // While it is paused no picture comes to say that all is well.
   resumed: (state) =>
     state.paused ? recovered(state) : hitch("Back again", "Connected again; the next pictures are on their way."),
