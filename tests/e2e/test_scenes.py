@@ -241,7 +241,7 @@ async def test_another_page_shows_a_scene_in_a_frame_when_the_server_allows_it(
         await frame.wait_for_selector("body.embedded[data-phase=ready]")
         assert await frame.is_hidden(".masthead")
         await frame.press("#prompt", "Enter")
-        async with asyncio.timeout(PATIENCE / 1000):  # the page's policy lets nothing be evaluated in it again and again
+        async with asyncio.timeout(PATIENCE / 1000):  # its policy forbids wait_for_function
             while await frame.evaluate("document.querySelector('video').currentTime") <= 0.5:
                 await asyncio.sleep(0.05)
     await context.close()
