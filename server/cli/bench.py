@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from model import gpu
 from server.cli.console import fail, print_json
 from server.cli.options import Json, takes_settings
 from server.cli.output import FIGURES, STDOUT, OutputError, check
@@ -59,9 +60,9 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path) -> None:
     from model.spec import SpecError, spec_named
     from model.speed import WAYS, decoder_of, run
 
-    wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise fail("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu or auto")
+    wanted = settings.device if settings.device != "auto" else "cuda" if gpu.count() else "cpu"
+    if wanted.startswith("cuda") and not gpu.count():
+        raise fail(f"device {wanted!r} was asked for, but {gpu.why_none()}; or use --device cpu or auto")
     try:
         spec = spec_named(settings.model if "model" in settings.model_fields_set else "self-forcing")
     except SpecError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model import gpu
 from server.cli.console import fail, say
 
 if TYPE_CHECKING:
@@ -80,17 +81,15 @@ def prepare(device: str, threads: int) -> None:
 
 def check_device(name: str) -> None:
     """End the command in one line when there is no such device."""
-    import torch
-
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise fail(f"device {name!r} is unknown; allowed: cpu, cuda, or one GPU of several, like cuda:1", 2)
     if name == "cpu":
         return
-    number, there = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    number, there = int(name.partition(":")[2] or 0), gpu.count()
     if not there:
-        raise fail(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+        raise fail(f"device {name!r} was asked for, but {gpu.why_none()}; or use --device cpu")
     if number >= there:
-        raise fail(f"device {name!r} was asked for, but torch sees {there} CUDA devices, counted from 0")
+        raise fail(f"device {name!r} was asked for, but torch sees {there} GPUs, counted from 0")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from model import gpu
 from model.spec import ModelSpec
 from server import __version__
 from server.cli.console import print_json
@@ -33,7 +34,6 @@ from server.process import available_bytes, usable_cores
 GIB, MIB = 2**30, 2**20
 OLDEST_TORCH = "2.11"
 ROOT = Path(__file__).resolve().parents[2]
-NO_CUDA_BUILD = "; there is an NVIDIA GPU, but this torch cannot use it: install its CUDA build or update the driver"
 NEEDED_MODULES = ("fastapi", "uvicorn", "websockets", "msgspec", "av", "numpy", "safetensors", "torch")
 VERDICTS = {
     True: "this machine can run pafu serve",
@@ -335,7 +335,7 @@ def torch_version(settings: Settings) -> str:
     found = slots_for(settings)
     devices = list(dict.fromkeys(slot.device for slot in found))
     named = "; ".join(f"{device} ({device_name(device)})" for device in devices)
-    hint = "" if devices != ["cpu"] or not driver_without_torch() else NO_CUDA_BUILD
+    hint = f"; for a GPU: {gpu.why_none()}" if devices == ["cpu"] and could_use_a_gpu() else ""
     return f"{torch.__version__} on {named}{hint}"
 
 
@@ -349,9 +349,11 @@ def device_name(device: str) -> str:
     return f"{torch.cuda.get_device_name(device)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
 
 
-def driver_without_torch() -> bool:
-    """There is an NVIDIA device, but torch sees none."""
-    return Path("/dev/nvidiactl").exists()
+def could_use_a_gpu() -> bool:
+    """There is a GPU that torch does not use, or a torch for GPUs that sees none."""
+    import torch
+
+    return any(path.exists() for path in gpu.DRIVERS) or torch.version.cuda is not None
 
 
 def encoder(spec: ModelSpec) -> str:

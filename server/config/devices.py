@@ -55,23 +55,23 @@ def _refuse_doubles(parts: Sequence[str]) -> None:
             raise ValueError(f"'cuda:{number}' is given twice; a GPU has one worker")
 
 
-def slots(parts: Sequence[str], gpus: int, threads: int) -> tuple[Slot, ...]:
+def slots(parts: Sequence[str], gpus: int, threads: int, why_none: str = "") -> tuple[Slot, ...]:
     """The workers that these parts mean on a machine that shows so many ``gpus`` and has so many ``threads`` for all
-    workers together. Raises ValueError for a GPU that is not there."""
-    devices = [device for part in parts for device in _devices(part, gpus)]
+    workers together. Raises ValueError for a GPU that is not there; ``why_none`` says why there are none."""
+    devices = [device for part in parts for device in _devices(part, gpus, why_none)]
     each = max(1, threads // len(devices))
     shares = {"cpu": 1 / max(1, devices.count("cpu"))}
     return tuple(Slot(str(number), device, each, shares.get(device, 1.0)) for number, device in enumerate(devices))
 
 
-def _devices(part: str, gpus: int) -> list[str]:
+def _devices(part: str, gpus: int, why_none: str) -> list[str]:
     if part == "auto":
         part = "cuda" if gpus else "cpu"
     kind, _, number = part.partition(":")
     if kind == "cpu":
         return ["cpu"] * int(number or 1)
     if not gpus:
-        raise ValueError(f"{part!r} was asked for, but torch sees no CUDA device; choose cpu or auto")
+        raise ValueError(f"{part!r} was asked for, but {why_none or 'torch sees no GPU'}; or choose cpu or auto")
     if not number:
         return [f"cuda:{index}" for index in range(gpus)]
     if int(number) >= gpus:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
+from model.gpu import DRIVERS
 from server.config import ConfigError, Settings, devices
 from server.config.devices import Slot
 from server.process import usable_cores
 
-COUNT_GPUS = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+COUNT_GPUS = "from model import gpu; print(gpu.count(), gpu.count() == 0 and gpu.why_none() or '')"
 COUNT_WITHIN = 120.0
-# a driver with a GPU shows one of these: NVIDIA's, WSL's, AMD's
-DRIVERS = tuple(Path(path) for path in ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/dxg", "/dev/kfd"))
 
 
 def slots_for(settings: Settings) -> tuple[Slot, ...]:
@@ -25,19 +23,21 @@ def slots_for(settings: Settings) -> tuple[Slot, ...]:
     look = any(part.startswith("cuda") for part in parts)
     if parts == ("auto",):
         look = any(path.exists() for path in DRIVERS)
+    gpus, why_none = count_gpus() if look else (0, "")
     try:
-        return devices.slots(parts, count_gpus() if look else 0, settings.threads or usable_cores())
+        return devices.slots(parts, gpus, settings.threads or usable_cores(), why_none)
     except ValueError as error:
         raise ConfigError(str(error), "device") from None
 
 
-def count_gpus() -> int:
-    """GPUs that torch can use here. Raises ConfigError when torch cannot say."""
+def count_gpus() -> tuple[int, str]:
+    """GPUs that torch can use here; if there are none, why. Raises ConfigError when torch cannot say."""
     try:
         asked = subprocess.run(
             (sys.executable, "-P", "-c", COUNT_GPUS), capture_output=True, text=True, timeout=COUNT_WITHIN, check=True
         )
-        return int(asked.stdout)
+        number, _, why_none = asked.stdout.strip().partition(" ")
+        return int(number), why_none
     except (subprocess.SubprocessError, OSError, ValueError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().rpartition("\n")[2]
         raise ConfigError(f"torch could not say which GPUs there are: {said}") from None

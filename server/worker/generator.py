@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from model import gpu
 from model.camera import CameraControl, CameraState
 from model.checkpoints import hub
 from model.checkpoints.errors import of_part
@@ -201,18 +202,16 @@ def _use_one_core(device: torch.device) -> None:
 
 def pick_device(wanted: str) -> str:
     """The one device to run on (``cuda`` is the first GPU). Raises StartError when it is not there."""
-    import torch
-
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = gpu.count()
     if wanted == "auto":
         return "cuda:0" if there else "cpu"
     kind, _, number = wanted.partition(":")
     if kind != "cuda":
         return kind
     if not there:
-        raise StartError(f"device {wanted!r} was asked for, but torch sees no CUDA device; set PAFU_DEVICE=cpu or auto")
+        raise StartError(f"device {wanted!r} was asked for, but {gpu.why_none()}; or set PAFU_DEVICE to cpu or auto")
     if int(number or 0) >= there:
-        raise StartError(f"device {wanted!r} was asked for, but torch sees {there} CUDA devices, counted from 0")
+        raise StartError(f"device {wanted!r} was asked for, but torch sees {there} GPUs, counted from 0")
     return f"cuda:{int(number or 0)}"
 
 

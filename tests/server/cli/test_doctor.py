@@ -154,7 +154,7 @@ def test_each_of_several_workers_has_a_line(tmp_path, monkeypatch) -> None:
 
 
 def test_a_device_that_is_not_there_is_a_finding(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("server.engine.slots.count_gpus", lambda: 1)
+    monkeypatch.setattr("server.engine.slots.count_gpus", lambda: (1, ""))
     seen = io.StringIO()
     assert not doctor.examine(Settings(model="test-tiny", device="cuda:3", data_dir=tmp_path), Console(file=seen))
     assert re.search(r"no +torch +PAFU_DEVICE: 'cuda:3' was asked for, but torch sees cuda:0 alone", seen.getvalue())

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from model import gpu
 from server.config import ConfigError, Settings, devices, load_settings
 from server.config.devices import Slot
 from server.engine import slots as finding
@@ -64,21 +66,21 @@ def test_a_setting_that_means_nothing_is_named(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "gpus", "said"),
     [
-        ("cuda", 0, "'cuda' was asked for, but torch sees no CUDA device; choose cpu or auto"),
-        ("cuda:1", 0, "'cuda:1' was asked for, but torch sees no CUDA device"),
+        ("cuda", 0, "'cuda' was asked for, but no driver is visible; or choose cpu or auto"),
+        ("cuda:1", 0, "'cuda:1' was asked for, but no driver is visible"),
         ("cuda:1", 1, "'cuda:1' was asked for, but torch sees cuda:0 alone"),
         ("cuda:0,cuda:8", 8, "'cuda:8' was asked for, but torch sees cuda:0 to cuda:7"),
     ],
 )
 def test_a_device_that_is_not_there_is_named(text: str, gpus: int, said: str, monkeypatch) -> None:
-    monkeypatch.setattr(finding, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(finding, "count_gpus", lambda: (gpus, "" if gpus else "no driver is visible"))
     with pytest.raises(ConfigError, match=said):
         finding.slots_for(Settings(device=text))
 
 
 def test_torch_is_asked_only_where_a_gpu_could_be(monkeypatch, tmp_path) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(finding, "count_gpus", lambda: asked.append(1) or 2)
+    monkeypatch.setattr(finding, "count_gpus", lambda: asked.append(1) or (2, ""))
     monkeypatch.setattr(finding, "DRIVERS", (tmp_path / "driver",))
     for device in ("cpu", "cpu:2", "auto"):
         assert all(slot.device == "cpu" for slot in finding.slots_for(Settings(device=device)))
@@ -86,6 +88,41 @@ def test_torch_is_asked_only_where_a_gpu_could_be(monkeypatch, tmp_path) -> None
     (tmp_path / "driver").touch()
     assert [slot.device for slot in finding.slots_for(Settings(device="auto"))] == ["cuda:0", "cuda:1"]
     assert asked
+
+
+def test_a_server_without_a_gpu_says_why_and_what_helps() -> None:
+    if gpu.count():
+        pytest.skip("this machine has a GPU")
+    way_out = "install the CUDA build" if torch.version.cuda is None else "driver"
+    with pytest.raises(ConfigError, match=way_out):
+        finding.slots_for(Settings(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("driver", "said_by_torch", "said"),
+    [
+        (
+            False,
+            "",
+            "can use a GPU, but no driver is visible; install NVIDIA's driver, or start the container with --gpus all",
+        ),
+        (True, "The NVIDIA driver on your system is too old (found version 11040).\nPlease update", "is too old"),
+        (True, "", "no GPU is visible; see CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_cuda_build_without_a_gpu_names_the_cause(
+    driver: bool, said_by_torch: str, said: str, monkeypatch, tmp_path
+) -> None:
+    def init() -> None:
+        if said_by_torch:
+            raise RuntimeError(said_by_torch)
+
+    (tmp_path / "driver").touch()
+    monkeypatch.setattr(gpu, "DRIVERS", (tmp_path / ("driver" if driver else "none"),))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert said in gpu.why_none()
+    assert "\n" not in gpu.why_none()
 
 
 def test_a_torch_that_cannot_say_what_there_is_is_quoted(monkeypatch) -> None:
