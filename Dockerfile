@@ -6,11 +6,19 @@ FROM ${BASE}
 ARG VARIANT=cpu
 # where torch's CPU build comes from; empty when pip finds one anyway. The CUDA build is the one that PyPI has.
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS="otel"
+# more extras of pyproject.toml, for example "ray"; the GPU image always has those that public weights need
+ARG EXTRAS=""
 # a folder of wheels that the build mounts, for machines without a network
 ARG PIP_FIND_LINKS=""
 SHELL ["/bin/sh", "-eu", "-c"]
 WORKDIR /app
+# Triton compiles its launchers with a C compiler and Python's headers, which python:slim has and Debian's python3 has not.
+# hadolint ignore=DL3008,SC2086
+RUN if [ "${VARIANT}" = cuda ]; then \
+      headers=$(python3 -c "import pathlib, sysconfig; print('' if pathlib.Path(sysconfig.get_path('include'), 'Python.h').exists() else 'python3-dev')") \
+      && apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev ${headers} \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY pyproject.toml constraints.txt ./
 COPY deploy/requirements.py deploy/
 # The dependencies are a layer of their own: a new version of pafu brings 15 MB, not a gigabyte. Wheels are kept between
@@ -18,11 +26,11 @@ COPY deploy/requirements.py deploy/
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "${VARIANT}" in \
-      cpu) index="${CPU_INDEX:+--extra-index-url ${CPU_INDEX}}" ;; \
-      cuda) index="" ;; \
+      cpu) index="${CPU_INDEX:+--extra-index-url ${CPU_INDEX}}"; extras="otel ${EXTRAS}" ;; \
+      cuda) index=""; extras="otel wan ${EXTRAS}" ;; \
       *) echo "VARIANT is ${VARIANT}; it must be cpu or cuda" >&2; exit 1 ;; \
     esac; \
-    python3 deploy/requirements.py ${EXTRAS} > /tmp/requirements.txt \
+    python3 deploy/requirements.py ${extras} > /tmp/requirements.txt \
     && python3 -m venv /opt/pafu \
     && /opt/pafu/bin/pip install --disable-pip-version-check --no-compile ${index} \
        -r /tmp/requirements.txt -c constraints.txt \

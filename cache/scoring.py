@@ -44,7 +44,7 @@ def redundancy(keys: Tensor, latents: Tensor, wish: Tensor | None = None) -> Ten
     directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1).to(keys.dtype)
     if wish is not None:
         return highest_cosines(directions, latents, wish=wish).clamp(0, 1)
-    fused = fused_cosines() if keys.device.type == "cuda" else None
+    fused = fused_cosines(keys.device) if keys.device.type == "cuda" else None
     return (fused or highest_cosines)(directions, latents).clamp(0, 1)
 
 
@@ -65,12 +65,14 @@ def highest_cosines(directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK,
 
 
 @cache
-def fused_cosines() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The fused twin of ``highest_cosines``, or None, said once, where there is no Triton."""
+def fused_cosines(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The fused twin of ``highest_cosines``, or None, logged once, where Triton is missing or cannot compile."""
     try:
         from cache.kernels import highest_cosines as fused
-    except ImportError as error:
-        log.warning("pruning runs without its fused kernel: %s", error)
+
+        fused(torch.ones(2, 64, device=device), torch.arange(2, device=device))
+    except Exception as error:  # no Triton, no C compiler, an unknown GPU: each has an exception of its own
+        log.warning("pruning runs without its fused kernel: %s", str(error).strip().partition("\n")[0])
         return None
     return fused
 

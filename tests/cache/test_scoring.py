@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from functools import partial
 
 import pytest
@@ -161,3 +163,21 @@ def test_redundancy_is_the_highest_cosine_with_a_newer_frames_key(rows: int, mon
     for i, ours in enumerate(redundancy(keys, latents).tolist()):
         newer = [float(flat[i] @ flat[j]) for j in range(20) if latents[j] > latents[i]]
         assert ours == pytest.approx(max([0.0, *newer]), abs=1e-5)
+
+
+def test_a_kernel_that_cannot_be_compiled_is_done_without_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def uncompiled(directions: Tensor, latents: Tensor) -> Tensor:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
+
+    kernels = types.ModuleType("cache.kernels")
+    kernels.highest_cosines = uncompiled  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cache.kernels", kernels)
+    scoring.fused_cosines.cache_clear()
+    assert scoring.fused_cosines(torch.device("cpu")) is None
+    assert scoring.fused_cosines(torch.device("cpu")) is None
+    scoring.fused_cosines.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "pruning runs without its fused kernel: Failed to find C compiler. Please specify via CC environment variable."
+    ]
