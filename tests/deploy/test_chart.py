@@ -27,7 +27,22 @@ EVERYTHING = {
     "metrics": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}, "dashboards": {"enabled": True}},
     "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
 }
-FROM_ELSEWHERE = {"PodMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute"}  # their schemas are not Kubernetes' own
+ON_RAY = {
+    **EVERYTHING,
+    "ray": {"enabled": True, "workers": {"replicas": 2, "min": 1, "max": 4}},
+    "settings": {
+        "database": "postgresql://pafu@db/pafu",
+        "sessions": "s3://pafu/sessions",
+        "videos": "s3://pafu/videos",
+    },
+}
+FROM_ELSEWHERE = {
+    "RayCluster",
+    "PodMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+    "HTTPRoute",
+}  # their schemas are not Kubernetes' own
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +79,9 @@ def test_lint_has_nothing_to_say(helm: str) -> None:
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("values", [{}, EVERYTHING, {"keda": {"enabled": True}, "persistence": {"enabled": False}}])
+@pytest.mark.parametrize(
+    "values", [{}, EVERYTHING, ON_RAY, {"keda": {"enabled": True}, "persistence": {"enabled": False}}]
+)
 def test_what_it_renders_is_valid_kubernetes(helm: str, values: dict[str, Any]) -> None:
     validate = pytest.importorskip("kubernetes_validate")
     found = objects(helm, values)
@@ -108,6 +125,27 @@ def test_a_pod_is_unprivileged_drains_in_time_and_takes_one_gpu(helm: str) -> No
     assert hosts == ["pafu", "pafu.video.svc", "video.example.org", "gw.example.org"]
 
 
+def test_on_ray_the_gpus_are_the_clusters_and_the_pods_are_fronts(helm: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    found = objects(helm, ON_RAY)
+    front, environ = pod_of(found)["containers"][0], environment(found)
+    assert "nvidia.com/gpu" not in front["resources"]["limits"], "a front takes no GPU"
+    assert environ["PAFU_ENGINE"] == "ray" and environ["PAFU_RAY_ADDRESS"] == "pafu-ray-head-svc:6379"
+    cluster = found["RayCluster/pafu-ray"]["spec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (2, 1, 4)
+    for group in (cluster["headGroupSpec"], workers):
+        pod = {"apiVersion": "v1", "kind": "Pod", **group["template"]}
+        validate.validate({**pod, "metadata": {"name": "ray", **pod["metadata"]}}, "1.30", strict=True)
+        (container,) = pod["spec"]["containers"]
+        assert container["image"] == front["image"], "one version of Pafu and Ray"
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+    assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    kept_out = found["NetworkPolicy/pafu-ray"]["spec"]
+    assert kept_out["podSelector"]["matchLabels"] == {"ray.io/cluster": "pafu-ray"} and len(kept_out["ingress"]) == 1
+
+
 def test_secrets_are_never_values(helm: str) -> None:
     (one,) = [
         env for env in pod_of(objects(helm, EVERYTHING))["containers"][0]["env"] if env["name"] == "PAFU_API_KEYS"
@@ -124,6 +162,8 @@ def test_secrets_are_never_values(helm: str) -> None:
         ({"image": {"digest": "latest"}}, "digest"),
         ({"terminationGracePeriodSeconds": 5}, "terminationGracePeriodSeconds"),
         ({"gateway": {"enabled": True}}, "gateway.name"),
+        ({"ray": {"enabled": True}}, "gpu.count"),
+        ({**ON_RAY, "settings": {"database": "postgresql://db/pafu", "videos": "s3://b/v"}}, "PAFU_SESSIONS"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(helm: str, values: dict[str, Any], said: str) -> None:
