@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 from model.spec import ModelSpec
 from server.config import ConfigError, Settings
@@ -21,6 +21,8 @@ MIB = 2**20
 NARROWEST = "bfloat16"  # that a model may compute in
 WIDEST = "float32"  # what a cache is taken to hold before the worker has said
 COUNTED = 16  # chunks in a row, whose median counts
+COUNTED_AGAINST = 64  # before a server takes fewer sessions; three quarters of them must be slower by SLOWER
+SLOWER = 1.25
 SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower chunks
 
 
@@ -92,16 +94,16 @@ def together(capacities: Iterable[Capacity], setting: int | None) -> Capacity:
 
 
 class Speed:
-    """What a chunk of a session of the usual kind takes on one worker, at its best: as measured at its start, or less,
-    as real chunks take. So a start in a busy moment does not keep the server small, and a busy moment later takes no
-    place away."""
+    """What a chunk of a session of the usual kind takes on one worker: as measured at its start, then as real chunks
+    take. Soon less, much later more: a start in a busy moment does not keep the server small, a short busy moment takes no
+    place away, and a machine that stays slower takes fewer new sessions (those that play go on)."""
 
     def __init__(self, spec: ModelSpec, usual: CacheChoice | None) -> None:
         self.chunk_seconds: float | None = None  # None: not known yet
         self._spec, self._usual = spec, usual
         budget = usual.budget_latents if usual else 0.0
         self._filled_by = math.ceil(budget / spec.chunk_latents)  # the chunk that finds a full cache
-        self._taken = deque[float](maxlen=COUNTED)
+        self._taken = deque[float](maxlen=COUNTED_AGAINST)
 
     @property
     def sessions(self) -> int | None:
@@ -112,13 +114,17 @@ class Speed:
         self.chunk_seconds = min(seconds, self.chunk_seconds or math.inf)
 
     def made(self, cache: CacheChoice, index: int, seconds: float) -> bool:
-        """A chunk of a session with this cache took so long; whether more sessions can be played to than was known."""
+        """A chunk of a session with this cache took so long; whether another number of sessions than was known can be
+        played to."""
         if cache != self._usual or index < self._filled_by or self.chunk_seconds is None:
             return False
         self._taken.append(seconds)
-        before = self.sessions
-        if len(self._taken) == COUNTED:
-            self.measured(median(self._taken))
+        before, taken = self.sessions, list(self._taken)
+        if len(taken) >= COUNTED:
+            self.measured(median(taken[-COUNTED:]))
+        if len(taken) == COUNTED_AGAINST and quantiles(taken, n=4)[0] > SLOWER * self.chunk_seconds:
+            self.chunk_seconds = median(taken)
+            self._taken.clear()
         return self.sessions != before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from types import SimpleNamespace
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from model.spec import TEST_TINY
 from server.cli import doctor
 from server.config import Settings
-from server.engine.admission import COUNTED, Capacity, Speed, cache_bytes, in_real_time
+from server.engine.admission import COUNTED, COUNTED_AGAINST, Capacity, Speed, cache_bytes, in_real_time
 from server.engine.line import Line
 from server.engine.local import LocalEngine
 from server.engine.member import Member
@@ -111,9 +112,38 @@ async def test_a_start_in_a_busy_moment_is_made_good_by_what_chunks_really_take(
     worker.heard(fragment("a", full + COUNTED, 0.12))
     assert engine.status().capacity.sessions == worker.account.most == in_real_time(TEST_TINY, 0.12) > 1
     assert engine.pool.max_sessions == worker.account.most and engine.status().capacity.chunk_seconds == 0.12
-    for index in range(40):
+    for index in range(COUNTED_AGAINST // 2):
         worker.heard(fragment("a", full + index, 5.0))
     assert engine.status().capacity.sessions == in_real_time(TEST_TINY, 0.12), "nor does a busy moment later take any"
+
+
+async def test_a_machine_that_stays_slower_takes_fewer_new_sessions_and_ends_none(tmp_path, fragment) -> None:
+    engine, worker = one_worker(Settings(model="test-tiny", device="cpu", data_dir=tmp_path))
+    says(worker, ready(chunk_seconds=0.12, room=2**40))
+    usual = CacheChoice.of(Settings(model="test-tiny").cache())
+    for name in "abcd":
+        order = Open(session=name, prompt="", seed=1, lead_seconds=1, cache=usual, pictures=None)
+        worker.account.hold(order, 1)
+        worker.lines[name] = Line(worker, order)
+    for index in range(COUNTED_AGAINST):
+        worker.heard(fragment("a", 100 + index, 0.3))
+    assert engine.status().capacity.sessions == worker.account.most == in_real_time(TEST_TINY, 0.3) == 2
+    assert list(worker.lines) == list("abcd") and len(worker.account) == 4, "those that play go on"
+    assert not worker.account.fits(1)
+    for index in range(COUNTED):
+        worker.heard(fragment("a", 200 + index, 0.12))
+    assert worker.account.most == in_real_time(TEST_TINY, 0.12), "and it recovers as soon as chunks are quick again"
+
+
+def test_noise_moves_the_number_neither_down_nor_to_and_fro() -> None:
+    usual, chance = CacheChoice.of(Settings(model="test-tiny").cache()), random.Random(1)
+    speed = Speed(TEST_TINY, usual)
+    speed.measured(0.2)
+    seen = []
+    for index in range(5000):
+        speed.made(usual, 100 + index, 0.2 * chance.uniform(0.8, 1.5))
+        seen.append(speed.sessions)
+    assert seen == sorted(seen) and seen[-1] <= in_real_time(TEST_TINY, 0.2) + 1
 
 
 def test_chunks_of_another_cache_or_of_one_that_still_fills_tell_nothing() -> None:
