@@ -16,7 +16,7 @@ from server.engine.choice import engine_for
 from server.engine.interface import Engine
 from server.http.doors import raise_file_limit
 from server.http.listener import listen
-from server.jobs.database import stores
+from server.jobs.database import check, stores
 from server.telemetry import logs
 from server.telemetry.traces import Traces, traces_for
 
@@ -58,10 +58,7 @@ def _ground(settings: Settings) -> Ground:
     """Raises ConfigError for the first thing that is missing."""
     traces = traces_for(settings)
     check_data_dir(settings.data_dir)
-    if any((settings.database, settings.videos, settings.sessions)):  # the default place costs no look
-        from server.jobs.database import check
-
-        check(settings)
+    check(settings)
     engine = engine_for(settings, lambda: stores(settings))
     guarded = Keyring(settings).required or settings.allow_anonymous
     sock = listen(settings.host, settings.port, guarded=guarded)

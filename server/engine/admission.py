@@ -95,8 +95,8 @@ def together(capacities: Iterable[Capacity], setting: int | None) -> Capacity:
 
 class Speed:
     """What a chunk of a session of the usual kind takes on one worker: as measured at its start, then as real chunks
-    take. Soon less, much later more: a start in a busy moment does not keep the server small, a short busy moment takes no
-    place away, and a machine that stays slower takes fewer new sessions (those that play go on)."""
+    take. Soon less, much later more: a start in a busy moment does not keep the server small, a short busy moment takes
+    no place away, and a machine that stays slower takes fewer new sessions (those that play go on)."""
 
     def __init__(self, spec: ModelSpec, usual: CacheChoice | None) -> None:
         self.chunk_seconds: float | None = None  # None: not known yet

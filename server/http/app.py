@@ -105,7 +105,9 @@ class Front:
 
     def health(self) -> status.Health:
         depth = self.sessions.waiting_room.depth
-        return status.health(self.engine.status(), self.draining, waiting=depth, viewers=len(self.viewers))
+        return status.health(
+            self.engine.status(), self.draining, waiting=depth, viewers=len(self.viewers), jobs=self.jobs.trouble
+        )
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:

@@ -71,8 +71,15 @@ class Worker(Process, Readiness):
     restarts: int
 
 
+class JobStore(BaseModel):
+    """``status``: ok or unavailable, with the ``reason``; live video does not need it."""
+
+    status: Literal["ok", "unavailable"]
+    reason: str
+
+
 class Health(Readiness):
-    """``max_sessions``, ``capacity`` and ``cache`` are sums over the ``workers``."""
+    """``max_sessions``, ``capacity`` and ``cache`` are sums over the ``workers``; ``jobs`` is the store of videos."""
 
     sessions: int
     max_sessions: int | None
@@ -80,6 +87,7 @@ class Health(Readiness):
     waiting: int
     viewers: int
     cache: CacheMemory
+    jobs: JobStore
     front: FrontProcess
     workers: list[Worker]
 
@@ -139,8 +147,8 @@ def readiness(engine: EngineStatus, draining: bool) -> Readiness:
     return Readiness(status="ready", reason="")
 
 
-def health(engine: EngineStatus, draining: bool, waiting: int, viewers: int) -> Health:
-    """``waiting``: sessions in the waiting room; ``viewers``: open connections."""
+def health(engine: EngineStatus, draining: bool, waiting: int, viewers: int, jobs: str) -> Health:
+    """``waiting``: sessions in the waiting room; ``viewers``: open connections; ``jobs``: what ails their store."""
     return Health(
         **readiness(engine, draining).model_dump(),
         sessions=engine.sessions,
@@ -149,6 +157,7 @@ def health(engine: EngineStatus, draining: bool, waiting: int, viewers: int) -> 
         waiting=waiting,
         viewers=viewers,
         cache=CacheMemory(held_bytes=engine.cache_held_bytes, room_bytes=engine.cache_room_bytes),
+        jobs=JobStore(status="unavailable" if jobs else "ok", reason=jobs),
         front=FrontProcess(pid=os.getpid(), rss_bytes=rss_bytes(), tasks=len(asyncio.all_tasks())),
         workers=[worker(each) for each in engine.workers],
     )

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from server.config.folders import why_no_locks
 from server.jobs import schema
 from server.jobs.errors import StoreError, StoreUnavailable
 
@@ -97,13 +98,18 @@ def _sqlite(path: Path) -> Engine:
         path.touch(mode=0o600, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"the job database {path} cannot be created: {error.strerror}") from error
+    if why := why_no_locks(path.parent):
+        raise StoreError(why)
 
     def connect() -> sqlite3.Connection:
         name = f"file:{urllib.parse.quote(str(path))}?mode=rw"
         connection = sqlite3.connect(
             name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
         )
-        connection.execute("PRAGMA journal_mode=WAL")
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":  # SQLite stays with another where memory cannot be shared
+            connection.close()
+            raise sqlite3.OperationalError(f"the file system of {path} cannot share memory; choose a local folder")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         return connection

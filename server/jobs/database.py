@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DATABASE_THREADS, FILE_THREADS = 4, 4
+BELIEVED_AFTER = 10.0  # seconds without a failure
+TURN_WITHIN = 5.0  # how long a call waits for others before the store counts as unavailable
+log = logging.getLogger("pafu.jobs")
 
 
 def check(settings: Settings) -> str:
@@ -28,12 +34,15 @@ def check(settings: Settings) -> str:
     from server.jobs.store import JobStore
 
     url = database_url(settings.database, settings.data_dir)
+    where = make_url(url).render_as_string(hide_password=True) if "://" in url else "PAFU_DATABASE"
     try:
         JobStore(url).close()
     except (StoreError, StoreUnavailable) as error:
         reason = " ".join(str(error).split())  # database drivers explain themselves in several lines
         raise ConfigError(
-            f"the job store cannot be reached: {reason}; see PAFU_DATABASE and PAFU_DATA_DIR", "database"
+            f"the job store cannot be reached: {reason} ({where}); see PAFU_DATABASE and PAFU_DATA_DIR, and for a "
+            "damaged file Backup and restore in docs/operations.md",
+            "database",
         ) from None
     for what, given in (("videos", settings.videos), ("sessions", settings.sessions)):
         try:
@@ -41,7 +50,7 @@ def check(settings: Settings) -> str:
         except (FilesError, FilesUnavailable) as error:
             reason = f"{what} cannot be kept: {error}; see PAFU_{what.upper()} and PAFU_DATA_DIR"
             raise ConfigError(reason, what) from None
-    return f"{make_url(url).render_as_string(hide_password=True)}; videos in {settings.videos or settings.data_dir}"
+    return f"{where}; videos in {settings.videos or settings.data_dir}"
 
 
 def stores(settings: Settings) -> dict[str, tuple[str, str]]:
@@ -64,20 +73,49 @@ def shelf_for(settings: Settings) -> Shelf | None:
 
 
 class Database:
-    """``run`` calls the store, ``file`` the files, on separate threads, so that a slow disk holds up no query."""
+    """``run`` calls the store, ``file`` the files, on separate threads, so that a slow disk holds up no query.
+
+    ``trouble``: why the store does not answer; empty when it does, and did for a while.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store: JobStore | None = None
         self._files: Files | None = None
         self._opening = Lock()
-        self._closed = False
+        self.trouble, self._since = "", 0.0
+        self._turns, self._ordering = asyncio.Semaphore(DATABASE_THREADS), asyncio.Semaphore(1)
         self._queries = ThreadPoolExecutor(DATABASE_THREADS, "jobs-database")
         self._disk = ThreadPoolExecutor(FILE_THREADS, "jobs-files")
 
     async def run(self, query: Callable[[JobStore], T]) -> T:
         """The query's answer. Raises StoreUnavailable, and whatever the store's method raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._queries, lambda: query(self._opened_store()))
+        async with _turn(self._turns):
+            try:
+                loop = asyncio.get_running_loop()
+                answer = await loop.run_in_executor(self._queries, lambda: query(self._opened_store()))
+            except StoreUnavailable as error:
+                self._note(str(error))
+                raise
+        self._note("")
+        return answer
+
+    @asynccontextmanager
+    async def ordering(self) -> AsyncIterator[None]:
+        """One at a time. Raises StoreUnavailable when those before take too long."""
+        async with _turn(self._ordering):
+            yield
+
+    def _note(self, trouble: str) -> None:
+        """Log it once when the store stops answering, and when it answers again. One that can be read may be locked
+        for writers, so a single answer ends no trouble."""
+        if trouble:
+            if not self.trouble:
+                log.error("the job store is away; jobs wait, live video goes on: %s", trouble)
+            self.trouble, self._since = trouble, time.monotonic()
+        elif self.trouble and time.monotonic() - self._since > BELIEVED_AFTER:
+            log.warning("the job store answers again")
+            self.trouble = ""
 
     async def file(self, work: Callable[[Files], T]) -> T:
         """The work's result. Raises FilesUnavailable."""
@@ -91,7 +129,6 @@ class Database:
 
     async def close(self) -> None:
         """Wait for running calls, then close the database."""
-        self._closed = True
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:
@@ -111,3 +148,17 @@ class Database:
                 except StoreError as error:
                     raise StoreUnavailable(str(error)) from error
             return self._store
+
+
+@asynccontextmanager
+async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Hold one of the places. Raises StoreUnavailable when none is free in time."""
+    try:
+        async with asyncio.timeout(TURN_WITHIN):
+            await places.acquire()
+    except TimeoutError:
+        raise StoreUnavailable("the job database does not answer: others wait for it already") from None
+    try:
+        yield
+    finally:
+        places.release()

@@ -95,7 +95,7 @@ class Runner:
                 while self._has_room() and (claimed := await self._claim()):
                     self._begin(*claimed)
             except StoreUnavailable as error:
-                log.warning("no job can be claimed: %s", error)
+                log.debug("no job can be claimed: %s", error)  # the database has said it
             except Exception:
                 log.exception("claiming failed")
             with contextlib.suppress(TimeoutError):

@@ -8,7 +8,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FIGURES_WITHIN = 2.0
+FULL_BELOW = 2**20  # bytes of a disk
 WATCH_SECONDS = 1.0  # how often a job that runs on another server is looked up for a waiting caller
 NUL = "\0"  # in no id of ours, and PostgreSQL refuses it in text
 VARIANTS = ("video", "thumbnail", "spritesheet", "loop")
@@ -62,14 +63,13 @@ class VideoService:
         self._runner = Runner(settings, spec, engine, self._database)
         self._sweeper = Sweeper(settings, self._database)
         self._draining = False
-        self._ordering = asyncio.Lock()
         self._observer = engine.observer
         self._observer.sources.append(self._report_gauges)
 
     async def _report_gauges(self) -> None:
         """For Prometheus: waiting and running jobs; none, when the store does not answer in time."""
         with contextlib.suppress(OSError):
-            self._observer.data_free(shutil.disk_usage(self._settings.data_dir).free)
+            self._observer.data_free(self._room_left())
         try:
             async with asyncio.timeout(FIGURES_WITHIN):
                 counts = await self._database.run(lambda store: store.counts())
@@ -77,7 +77,16 @@ class VideoService:
         except (RuntimeError, TimeoutError):  # StoreUnavailable, or closed already
             return self._observer.jobs_unknown()
         unfinished = {state.value: counts[state] for state in (JobState.QUEUED, JobState.RUNNING)}
-        self._observer.jobs(unfinished, 0.0 if since is None else max(0.0, time.time() - since))
+        age = 0.0 if since is None else max(0.0, time.time() - since)
+        self._observer.jobs(unfinished, age, writable=not self._database.trouble)
+
+    def _room_left(self) -> int:
+        return shutil.disk_usage(self._settings.data_dir).free
+
+    @property
+    def trouble(self) -> str:
+        """Why jobs cannot be ordered or made; empty when they can."""
+        return self._database.trouble
 
     async def unfinished(self) -> int:
         """Jobs of all servers on this store that are not over; 0 when the store does not answer in time."""
@@ -154,7 +163,7 @@ class VideoService:
         idempotency = None if key is None else (key, request.digest(*asked))
         new = False
         try:
-            async with self._ordering:  # or concurrent orders would all see the last free place
+            async with self._one_order():  # or concurrent orders would all see the last free place
                 await self._check_room(caller, key)
                 job, new = await self._ask(
                     lambda store: store.add(
@@ -168,6 +177,12 @@ class VideoService:
                 await self._remove_files(job_id)
         self._runner.wake()
         return job
+
+    @contextlib.asynccontextmanager
+    async def _one_order(self) -> AsyncIterator[None]:
+        with _named():
+            async with self._database.ordering():
+                yield
 
     def _traced(self, job_id: str, sender: Sender) -> str:
         """The span below which the work on a new job is traced: the caller's own, where this server makes none."""
@@ -224,8 +239,20 @@ class VideoService:
 
     async def delete(self, job_id: str, caller: Caller) -> None:
         """Delete a video; one that is being made stops before the next pass of the model."""
-        if NUL in job_id or not await self._ask(lambda store: store.delete(job_id, caller.name)):
+        try:
+            deleted = NUL not in job_id and await self._ask(lambda store: store.delete(job_id, caller.name))
+        except PafuError:
+            if self._room_left() > FULL_BELOW:
+                raise
+            await self.get(job_id, caller)  # no room for a row that says deleted, until the files are gone
+            await self._stop(job_id)
+            deleted = await self._ask(lambda store: store.delete(job_id, caller.name))
+        if not deleted:
             await self.get(job_id, caller)
+        await self._stop(job_id)
+
+    async def _stop(self, job_id: str) -> None:
+        """Make it no further, and remove what there is of it."""
         await self._runner.cancel(job_id)
         await self._remove_files(job_id)
 
@@ -273,16 +300,19 @@ class VideoService:
     # ---- errors with names
 
     async def _ask(self, query: Callable[[JobStore], T]) -> T:
-        return await _named(self._database.run(query))
+        with _named():
+            return await self._database.run(query)
 
     async def _file(self, work: Callable[[Files], T]) -> T:
-        return await _named(self._database.file(work))
+        with _named():
+            return await self._database.file(work)
 
 
-async def _named(asking: Awaitable[T]) -> T:
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
     try:
-        return await asking
+        yield
     except (StoreUnavailable, FilesUnavailable) as error:
-        log.warning("%s", error)
+        log.log(logging.DEBUG if isinstance(error, StoreUnavailable) else logging.WARNING, "%s", error)  # it said so
         reason = "the storage of videos does not answer; nothing was lost, try again later"
         raise PafuError("storage_unavailable", reason, retry_after=RETRY_AFTER) from error

@@ -168,9 +168,9 @@ class Observer:
 
     # ---- what the jobs tell
 
-    def jobs(self, unfinished: Mapping[str, int], queue_age: float) -> None:
+    def jobs(self, unfinished: Mapping[str, int], queue_age: float, writable: bool = True) -> None:
         """Jobs in the store by state, and how many seconds the oldest has waited."""
-        self.metrics.set("pafu_jobs_store_up", 1)
+        self.metrics.set("pafu_jobs_store_up", int(writable))
         for state, count in unfinished.items():
             self.metrics.set("pafu_jobs", count, state=state)
         self.metrics.set("pafu_job_queue_age_seconds", queue_age)
