@@ -26,8 +26,8 @@ CACHE = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_
 class Postgres:
     """A PostgreSQL server that can be stopped and started again."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder = programs, folder
+    def __init__(self, programs: Path, folder: Path, *, fsync: bool = False) -> None:
+        self._programs, self._folder, self._fsync = programs, folder, "on" if fsync else "off"
         # PostgreSQL refuses to run as root
         self._user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
         if self._user:
@@ -37,7 +37,7 @@ class Postgres:
         self._run("initdb", "-A", "trust", "-U", "pafu", "--no-sync", "-E", "UTF8", "--locale", "C")
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync={self._fsync}"
         self._run("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
 
     def stop(self) -> None:
