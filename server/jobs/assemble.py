@@ -44,8 +44,9 @@ def assemble(order: AssemblyOrder) -> Results:
     for name, data in made.values():
         files.write(name, data)
     # a holder who was given up may have left chunks that do not count
-    files.keep_only(order.title, {*order.media, *order.past, *(name for name, _ in made.values())})
-    nbytes = sum(len(data) for _, data in made.values()) + sum(files.size(name) for name in [*order.media, *order.past])
+    kept = [*order.media, *order.beside]
+    files.keep_only(order.title, {*kept, *(name for name, _ in made.values())})
+    nbytes = sum(len(data) for _, data in made.values()) + sum(files.size(name) for name in kept)
     return Results(nbytes=nbytes, **{kind: name for kind, (name, _) in made.items()})
 
 

@@ -176,7 +176,8 @@ class Attempt:
     async def _past(self) -> Past | None:
         """What a worker needs to go on after the job's last finished chunk."""
         if not self.job.chunks:
-            return None
+            earlier = self.job.order.earlier
+            return Past(next_index=0, pictures=earlier, camera=(0, 0, 0), chunks=[]) if earlier else None
         chunks = await self._database.run(lambda store: store.chunks(self.job.id))
         try:
             return await self._database.file(lambda files: read_past(files, self.job, chunks, self._spec))
@@ -192,7 +193,7 @@ class Attempt:
             seed=order.seed,
             lead_seconds=math.inf,
             cache=order.cache,
-            pictures=pictures_in(count, self._spec),
+            pictures=order.earlier + pictures_in(count, self._spec),
             background=True,
             past=past,
             image=order.image,

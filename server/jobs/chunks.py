@@ -30,8 +30,8 @@ class ChunkState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def chunks_of(order: Order, spec: ModelSpec) -> int:
-    """Whole chunks that hold the order's pictures."""
-    count, pictures = 0, 0
+    """Whole chunks that hold the order's own pictures."""
+    count, pictures = (1, order.earlier) if order.carried else (0, 0)
     while pictures < order.pictures:
         pictures += spec.pictures_in_chunk(count)
         count += 1

@@ -13,8 +13,24 @@ UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 VISIBLE = tuple(state for state in JobState if state is not JobState.DELETED)
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """Another model's video that comes first: its pictures at this model's size and rate, and a warning for callers."""
+
+    pictures: int
+    said: str
+
+
+def carried_pictures(pictures: int, fps: int, new_fps: int) -> int:
+    """How many a video of ``pictures`` at ``fps`` has at another rate."""
+    return max(1, pictures * new_fps // fps)
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to make. ``pictures`` is the length of the whole video; the first ``given_chunks`` of an extension exist."""
+    """What to make. ``pictures`` is the length of the whole video; the first ``given_chunks`` of an extension exist.
+
+    With ``carried`` the model's own part begins with the last carried picture as ``image``. Its first chunk, that
+    picture at rest, is not shown.
+    """
 
     model: str
     prompt: str
@@ -26,6 +42,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheChoice
     given_chunks: int = 0
     image: bytes = b""  # PNG of the model's size that the video begins with
+    carried: Carried | None = None
     request: str = ""  # id of the request that ordered it
     traceparent: str = ""  # W3C: the span below which the work is traced, wherever it is done
     changes: list[Interact] = []  # of words and camera, each at its chunk
@@ -33,6 +50,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def seconds(self) -> float:
         return self.pictures / self.fps
+
+    @property
+    def earlier(self) -> int:
+        """Pictures of other models before its own."""
+        return self.carried.pictures if self.carried else 0
 
     def prompt_at(self, chunk: int) -> str:
         """The words that a worker begins with which makes this chunk first."""
@@ -97,13 +119,47 @@ class Lease(msgspec.Struct, frozen=True):
     fence: int
 
 
+def carried_name(job_id: str) -> str:
+    """The file of the pictures that come before a job's own."""
+    return f"{job_id}/carried.m4s"
+
+
+class CarryOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of the video and of the file to make; what that is to have."""
+
+    files: str | None
+    data_dir: str
+    video: str
+    made: str
+    pictures: int
+    width: int
+    height: int
+    fps: int
+    old_fps: int
+
+    @classmethod
+    def of(cls, source: Job, job_id: str, order: Order, settings: Settings) -> CarryOrder:
+        assert source.results is not None
+        return cls(
+            files=settings.videos,
+            data_dir=str(settings.data_dir.resolve()),
+            video=source.results.video,
+            made=carried_name(job_id),
+            pictures=order.earlier,
+            width=order.width,
+            height=order.height,
+            fps=order.fps,
+            old_fps=source.order.fps,
+        )
+
+
 class AssemblyOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Which chunks make the video, what else is kept with it, and the prefix of its files' names."""
+    """Which files make the video, which are kept beside it, and the prefix of its own files' names."""
 
     files: str | None
     data_dir: str
     media: list[str]
-    past: list[str]
+    beside: list[str]
     pictures: int
     fps: int
     title: str
@@ -111,11 +167,13 @@ class AssemblyOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, job: Job, lease: Lease, chunks: list[StoredChunk], settings: Settings) -> AssemblyOrder:
+        media = [chunk.media for chunk in chunks]
+        unseen = media[:1] if job.order.carried else []
         return cls(
             files=settings.videos,
             data_dir=str(settings.data_dir.resolve()),
-            media=[chunk.media for chunk in chunks],
-            past=[chunk.past for chunk in chunks],
+            media=[carried_name(job.id), *media[1:]] if unseen else media,
+            beside=[*unseen, *(chunk.past for chunk in chunks)],
             pictures=job.order.pictures,
             fps=job.order.fps,
             title=job.id,

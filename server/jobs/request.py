@@ -21,7 +21,7 @@ from server.ipc import messages
 from server.ipc.messages import Interact
 from server.jobs import form
 from server.jobs.chunks import chunks_of
-from server.jobs.job import Order
+from server.jobs.job import Carried, Order, carried_pictures
 from server.live import client_messages as protocol
 from server.live import foreign
 
@@ -184,38 +184,52 @@ def _image(asked: VideoRequest, spec: ModelSpec) -> bytes:
 LATENTS = ("video_codec", "latent_channels", "chunk_latents", "spatial_stride", "temporal_stride", "fps")
 
 
-def goes_on(source: Order, spec: ModelSpec, settings: Settings) -> Order:
-    """The source's order as one of this server's model: as it is, or, made by another model of public weights with the
-    same latents, with this model's own cache. Raises PafuError where its latents mean nothing here."""
-    if source.model == spec.name:
-        return source
-    theirs = SPECS.get(source.model)
+def unlike(source: Order, spec: ModelSpec) -> str | None:
+    """Why this model cannot use the source's latents; None if it can."""
+    theirs, ours = SPECS.get(source.model), spec.name
     there, here = f"{source.width}x{source.height}", f"{spec.width}x{spec.height}"
-    if theirs is None or not (theirs.public and spec.public):
-        reason = f"{source.model!r} keeps other latents than {spec.name!r}, which this server has"
-    elif differing := [name for name in LATENTS if getattr(theirs, name) != getattr(spec, name)]:
-        name = differing[0]
-        reason = f"its {name} is {getattr(theirs, name)} and that of {spec.name!r}, here, {getattr(spec, name)}"
-    elif there != here:
-        reason = f"its pictures are {there}, those of {spec.name!r} here {here}"
-    else:
-        cache = messages.CacheChoice.of(settings.cache())
-        return msgspec.structs.replace(source, model=spec.name, cache=cache)
-    raise PafuError(
-        "unsupported",
-        f"a video of {source.model!r} cannot be gone on with: {reason}; for a new video that begins where it ends, "
-        "send its last picture as input_reference",
-        "video",
-    )
+    if source.model != ours and (theirs is None or not (theirs.public and spec.public)):
+        return f"{source.model!r} keeps other latents than {ours!r}"
+    for name in LATENTS:
+        if (its := getattr(theirs, name)) != (own := getattr(spec, name)):
+            return f"the {name} of {source.model!r} is {its} and that of {ours!r} {own}"
+    return None if there == here else f"the pictures of {source.model!r} were {there}, those of {ours!r} are {here}"
 
 
 def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSpec, settings: Settings) -> Order:
-    """The source with more seconds, under new words. Raises PafuError."""
-    pictures = source.pictures + max(1, round(asked.seconds * source.fps))
+    """The source's order with more seconds and a new prompt. It continues from the latents of the source's ``chunks``;
+    if another model made them, with this server's default cache. Raises PafuError."""
+    cache = source.cache if source.model == spec.name else messages.CacheChoice.of(settings.cache())
+    return _longer(
+        msgspec.structs.replace(source, model=spec.name, cache=cache, given_chunks=chunks), asked, spec, settings
+    )
+
+
+def carrying_order(source: Order, asked: ExtendRequest, why: str, spec: ModelSpec, settings: Settings) -> Order:
+    """An order that shows the source's pictures first and begins its own seconds with the last of them. ``why``: see
+    ``unlike``. Raises PafuError."""
+    said = f"the extension begins with the last picture and an empty cache: {why}"
+    carried = Carried(pictures=carried_pictures(source.pictures, source.fps, spec.fps), said=said)
+    order = Order(
+        model=spec.name,
+        prompt=asked.prompt,
+        seed=source.seed,
+        width=spec.width,
+        height=spec.height,
+        fps=spec.fps,
+        pictures=carried.pictures,
+        cache=messages.CacheChoice.of(settings.cache()),
+        carried=carried,
+    )
+    return _longer(order, asked, spec, settings)
+
+
+def _longer(order: Order, asked: ExtendRequest, spec: ModelSpec, settings: Settings) -> Order:
+    pictures = order.pictures + max(1, round(asked.seconds * order.fps))
     check_length(pictures, spec, settings, "seconds")
-    protocol.check_held(source.cache, pictures, spec, settings, "seconds")
+    protocol.check_held(order.cache, pictures - order.earlier, spec, settings, "seconds")
     prompt = protocol.check_prompt(asked.prompt, spec)
-    return msgspec.structs.replace(source, prompt=prompt, pictures=pictures, given_chunks=chunks, changes=[])
+    return msgspec.structs.replace(order, prompt=prompt, pictures=pictures, changes=[])
 
 
 def remixed_order(source: Order, asked: RemixRequest, spec: ModelSpec) -> Order:

@@ -21,7 +21,7 @@ from model.words import warnings
 from server.access.limits import caller_of
 from server.errors import PafuError
 from server.jobs.files import READ_SIZE
-from server.jobs.job import Job
+from server.jobs.job import Job, Order
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
 from server.jobs.video_service import Sender, VideoService
 from server.states import JobState
@@ -72,7 +72,7 @@ class Video(BaseModel):
     num_frames: int
     media_type: str
     inference_time_s: float
-    warnings: list[str]  # about words of the prompt that are not in the picture
+    warnings: list[str]  # words of the prompt that are not in the picture, another model's video that was gone on with
     extra_params: dict[str, Any]
 
 
@@ -115,9 +115,15 @@ def video_object(job: Job) -> Video:
         num_frames=order.pictures,
         media_type=MEDIA_TYPES["video"],
         inference_time_s=round(job.work_seconds, 3),
-        warnings=warnings(order.prompt, spec) if (spec := SPECS.get(order.model)) else [],
+        warnings=warnings_of(order),
         extra_params={"cache": cache},
     )
+
+
+def warnings_of(order: Order) -> list[str]:
+    """What the caller would not expect of this video."""
+    spec = SPECS.get(order.model)
+    return [*(warnings(order.prompt, spec) if spec else []), *([order.carried.said] if order.carried else [])]
 
 
 def progress(job: Job) -> int:

@@ -8,8 +8,9 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -23,9 +24,10 @@ from server.jobs import request
 from server.jobs.database import Database
 from server.jobs.errors import IdempotencyConflict, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
-from server.jobs.job import Job, Order, Results, StoredChunk
+from server.jobs.job import CarryOrder, Job, Order, Results, StoredChunk, carried_name
 from server.jobs.runner import Runner
 from server.jobs.sweeper import Sweeper
+from server.process import answer_of, module_command
 from server.states import JobState
 from server.telemetry.traces import trace_id_of
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from server.jobs.store import JobStore
 
 T = TypeVar("T")
+Bring = Callable[[str], Awaitable[tuple[Order, list[StoredChunk]]]]  # for the job of this id
+CARRY_COMMAND = module_command("server.jobs.carry")
 FIGURES_WITHIN = 2.0
 FULL_BELOW = 2**20  # bytes of a disk
 WATCH_SECONDS = 1.0  # how often a job that runs on another server is looked up for a waiting caller
@@ -63,6 +67,7 @@ class VideoService:
         self._runner = Runner(settings, spec, engine, self._database)
         self._sweeper = Sweeper(settings, self._database)
         self._draining = False
+        self._carrying = asyncio.Lock()
         self._observer = engine.observer
         self._observer.sources.append(self._report_gauges)
 
@@ -129,16 +134,20 @@ class VideoService:
         source = await self.get(source_id, sender.caller)
         self._check_model(source)
         order = request.remixed_order(source.order, asked, self._spec)
-        return await self._queue(order, sender, (f"remix {source_id}", fields), remixed_from=source_id)
+        adopting = partial(self._adopt, source, order, [])
+        return await self._queue(order, sender, (f"remix {source_id}", fields), adopting, remixed_from=source_id)
 
     async def extend(self, fields: dict[str, Any], sender: Sender) -> Job:
-        """The source's video and more of it: its stream goes on from its last latents, its pictures come first."""
+        """The source's video and more of it. Continues from its last latents, or, if the model cannot use these, from
+        its last picture."""
         asked = request.parse(request.ExtendRequest, fields)
         source = await self._completed(asked.video.id, sender.caller)
-        own = request.goes_on(source.order, self._spec, self._settings)
+        if why := request.unlike(source.order, self._spec):
+            order = request.carrying_order(source.order, asked, why, self._spec, self._settings)
+            return await self._queue(order, sender, ("extend", fields), partial(self._carry, source, order))
         chunks = await self._ask(lambda store: store.chunks(source.id))
-        order = request.longer_order(own, asked, len(chunks), self._spec, self._settings)
-        return await self._queue(order, sender, ("extend", fields), given=chunks)
+        order = request.longer_order(source.order, asked, len(chunks), self._spec, self._settings)
+        return await self._queue(order, sender, ("extend", fields), partial(self._adopt, source, order, chunks))
 
     def _check_model(self, source: Job) -> None:
         """A store may hold other servers' videos, or those of a model that was here before."""
@@ -151,15 +160,16 @@ class VideoService:
         order: Order,
         sender: Sender,
         asked: tuple[str, dict[str, Any]],
+        bring: Bring | None = None,
         remixed_from: str | None = None,
-        given: list[StoredChunk] | None = None,
     ) -> Job:
+        """``bring`` puts files of another job into the new one's folder."""
         if self._draining:
             raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
         job_id, caller, key = f"video_{secrets.token_hex(12)}", sender.caller, sender.key
-        order = msgspec.structs.replace(order, request=sender.request, traceparent=self._traced(job_id, sender))
         await self._check_room(caller, key)
-        chunks = await self._adopt(job_id, given or [])
+        order, chunks = await bring(job_id) if bring else (order, [])
+        order = msgspec.structs.replace(order, request=sender.request, traceparent=self._traced(job_id, sender))
         idempotency = None if key is None else (key, request.digest(*asked))
         new = False
         try:
@@ -173,7 +183,7 @@ class VideoService:
         except IdempotencyConflict as conflict:
             raise PafuError("idempotency_conflict", str(conflict), "Idempotency-Key") from None
         finally:
-            if not new and chunks:
+            if not new and bring:
                 await self._remove_files(job_id)
         self._runner.wake()
         return job
@@ -202,8 +212,10 @@ class VideoService:
             raise PafuError("too_many_jobs", reason, retry_after=RETRY_AFTER)
         self._limits.check_job(caller, await self._ask(lambda store: store.unfinished(caller.name)))
 
-    async def _adopt(self, job_id: str, given: list[StoredChunk]) -> list[StoredChunk]:
-        """Copies of another job's chunks, so that this one does not depend on it."""
+    async def _adopt(
+        self, source: Job, order: Order, given: list[StoredChunk], job_id: str
+    ) -> tuple[Order, list[StoredChunk]]:
+        """Copies of the source's chunks, and of what comes before its own, so that this job does not depend on it."""
         adopted = [
             StoredChunk(number=c.number, media=f"{job_id}/{c.number:06d}-0.m4s", past=f"{job_id}/{c.number:06d}-0.past")
             for c in given
@@ -213,10 +225,23 @@ class VideoService:
             for old, new in zip(given, adopted, strict=True):
                 files.copy(old.media, new.media)
                 files.copy(old.past, new.past)
+            if order.carried:
+                files.copy(carried_name(source.id), carried_name(job_id))
 
-        if given:
+        if given or order.carried:
             await self._file(copy)
-        return adopted
+        return order, adopted
+
+    async def _carry(self, source: Job, order: Order, job_id: str) -> tuple[Order, list[StoredChunk]]:
+        """The source's pictures, carried over by a process of its own; one at a time, since each takes a core."""
+        wanted = CarryOrder.of(source, job_id, order, self._settings)
+        async with self._carrying:
+            status, png, errors = await answer_of(CARRY_COMMAND, msgspec.json.encode(wanted))
+        if status:
+            log.warning("%s cannot be carried over: %s", source.id, errors.decode(errors="replace").strip()[-500:])
+            reason = f"the pictures of {source.id} cannot be read now; try again later"
+            raise PafuError("storage_unavailable", reason, "video", retry_after=RETRY_AFTER)
+        return msgspec.structs.replace(order, image=png), []
 
     # ---- what there is
 

@@ -82,7 +82,7 @@ class WorkerSession:
         self._muxer = FragmentMuxer(spec.width, spec.height, spec.fps, self._encoder.avcc)
         if order.past is not None:
             self._go_on(order.past)
-        elif spec.camera and (control := camera_from_prompt(order.prompt)):
+        if not self.begun and spec.camera and (control := camera_from_prompt(order.prompt)):
             self._stream.set_camera(control)
 
     def _open(self, order: Open) -> Stream:
@@ -90,7 +90,7 @@ class WorkerSession:
         if order.snapshot is not None:
             return self._generator.restore(Path(order.snapshot).read_bytes())
         stream = self._generator.open(order.prompt, order.seed, order.cache)
-        if order.past is not None:
+        if order.past is not None and order.past.next_index:
             self._generator.recall(stream, order.past)
         elif order.image:
             self._generator.begin_with(stream, order.image)

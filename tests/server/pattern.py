@@ -25,7 +25,7 @@ from model.chunk_stats import CameraView, ChunkStats, KeptTokens
 from model.spec import spec_named
 from server.ipc.messages import CacheChoice, Configure, Past, PastChunk
 from server.worker import loop as worker
-from server.worker.generator import Generator, StartError
+from server.worker.generator import Generator, StartError, pixels
 
 PASSES = 5  # of the transformer, in a real model
 
@@ -64,6 +64,11 @@ class PatternStream:
     def __init__(self, prompt: str, seed: int, width: int, height: int) -> None:
         self._prompt, self._seed, self._width, self._height = prompt, seed, width, height
         self._chunk, self._offset, self._speed = 0, 0, 0
+        self._ground: list[int] | None = None  # of a picture that it begins with
+
+    def begin_with(self, picture: np.ndarray) -> None:
+        """Its colour becomes the ground's."""
+        self._ground = picture.mean((0, 1)).round().astype(int).tolist()
 
     def kept(self) -> KeptTokens:
         """The newest latent frame, of 2 x 3 tokens."""
@@ -87,7 +92,7 @@ class PatternStream:
         began = CameraState(self._offset, self._speed)
         pictures = np.zeros((12, self._height, self._width, 3), np.uint8)
         key = zlib.crc32(f"{self._prompt}/{self._seed}".encode())
-        pictures[...] = (key & 127, key >> 8 & 127, key >> 16 & 127)
+        pictures[...] = self._ground or (key & 127, key >> 8 & 127, key >> 16 & 127)
         for index in range(12):
             left = (self._offset + 4 * (self._chunk * 12 + index)) % (self._width - 16)
             pictures[index, :, left : left + 16] = 255 - pictures[index, 0, 0]
@@ -162,6 +167,9 @@ class PatternGenerator:
     def keep(self, chunk: PatternChunk) -> PastChunk:
         latents = struct.pack("<q", chunk.index)
         return PastChunk(index=chunk.index, prompt=chunk.prompt, camera=chunk.began.numbers, latents=latents)
+
+    def begin_with(self, stream: PatternStream, image: bytes) -> None:
+        stream.begin_with(pixels(image))
 
     def recall(self, stream: PatternStream, past: Past) -> None:
         stream.recall(past)

@@ -427,7 +427,7 @@ async def test_a_full_queue_is_said_with_a_time_to_come_back(serve, tmp_path) ->
     assert replies[2].json()["error"]["code"] == "too_many_jobs" and int(replies[2].headers["retry-after"]) > 0
 
 
-async def test_videos_of_other_models_are_shown_and_not_gone_on_with(serve, tmp_path, order) -> None:
+async def test_videos_of_other_models_are_listed_and_cannot_be_remixed(serve, tmp_path, order) -> None:
     """The operator changed the model, or another server on the same store has another one."""
     server = await serve(data_dir=tmp_path, jobs_at_once=0)
     store = JobStore(database_url(None, tmp_path))
@@ -440,8 +440,10 @@ async def test_videos_of_other_models_are_shown_and_not_gone_on_with(serve, tmp_
         assert {video["id"] for video in (await http.get("/v1/videos")).json()["data"]} == {"video_a", "video_b"}
         for name in ("video_a", "video_b"):
             remix = await http.post(f"/v1/videos/{name}/remix", json={"prompt": "b"})
-            longer = await http.post("/v1/videos/extensions", json={"prompt": "b", "video": {"id": name}})
-            assert [reply.json()["error"]["code"] for reply in (remix, longer)] == ["unsupported"] * 2
+            assert remix.json()["error"]["code"] == "unsupported"
+            lost = await http.post("/v1/videos/extensions", json={"prompt": "b", "video": {"id": name}})
+            assert (lost.status_code, lost.json()["error"]["code"]) == (503, "storage_unavailable"), "it has no file"
+        assert len((await http.get("/v1/videos")).json()["data"]) == 2, "no job was queued"
 
 
 async def test_many_orders_at_once_do_not_get_past_the_limits(serve, tmp_path) -> None:
@@ -524,24 +526,57 @@ async def test_a_video_begins_with_the_picture_that_was_sent_as_a_file_or_as_a_d
 def test_a_model_of_the_same_latents_goes_on_with_anothers_video(order) -> None:
     settings = Settings(model="longlive", size="96x64", device="cpu")
     theirs = order(model="self-forcing", width=96, height=64)
-    ours = request.goes_on(theirs, settings.spec, settings)
-    assert (ours.model, ours.prompt, ours.seed) == ("longlive", theirs.prompt, theirs.seed)
-    assert (ours.cache.budget_latents, ours.cache.position_mode) == (9, "absolute"), "the cache that this model wants"
+    assert request.unlike(theirs, settings.spec) is None
     asked = request.ExtendRequest(prompt="b", seconds=1.0, video={"id": "video_a"})
-    assert request.longer_order(ours, asked, 3, settings.spec, settings).given_chunks == 3
+    ours = request.longer_order(theirs, asked, 3, settings.spec, settings)
+    assert (ours.model, ours.prompt, ours.seed, ours.given_chunks) == ("longlive", "b", theirs.seed, 3)
+    assert (ours.cache.budget_latents, ours.cache.position_mode) == (9, "absolute"), "the cache that this model wants"
 
 
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
         ({"model": "pafu-mini", "width": 96, "height": 64}, "'pafu-mini' keeps other latents than 'longlive'"),
-        ({"model": "frame-wise-1-step", "width": 96, "height": 64}, "its chunk_latents is 1 and that of 'longlive'"),
-        ({"model": "self-forcing", "width": 832, "height": 480}, "its pictures are 832x480, those of .* here 96x64"),
+        ({"model": "frame-wise-1-step", "width": 96, "height": 64}, "chunk_latents of 'frame-wise-1-step' is 1 and"),
+        ({"model": "self-forcing", "width": 832, "height": 480}, "were 832x480, those of 'longlive' are 96x64"),
+        (
+            {"model": "longlive", "width": 832, "height": 480},
+            "of 'longlive' were 832x480, those of 'longlive' are 96x64",
+        ),
         ({"model": "a model of a later Pafu"}, "keeps other latents"),
     ],
-    ids=["family", "chunk", "size", "unknown"],
+    ids=["family", "chunk", "size", "own at another size", "unknown"],
 )
-def test_other_latents_are_named_with_the_way_by_the_last_picture(order, theirs, said) -> None:
+def test_what_differs_between_the_latents_of_two_models_is_named(order, theirs, said) -> None:
     settings = Settings(model="longlive", size="96x64", device="cpu")
-    with pytest.raises(PafuError, match=f"{said}.*send its last picture as input_reference"):
-        request.goes_on(order(**theirs), settings.spec, settings)
+    assert said in (request.unlike(order(**theirs), settings.spec) or "")
+
+
+async def test_a_video_with_other_latents_is_extended_from_its_last_picture(serve, tmp_path) -> None:
+    """Its pictures come first, at the new model's size; neither the source nor its model is needed any more."""
+    first = await serve(data_dir=tmp_path)
+    async with openai.AsyncOpenAI(base_url=f"{first.url}/v1", api_key="none") as client:
+        source = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 20})
+        shown = decode(await film(client, source.id))
+    await first.stop()
+    second = await serve(data_dir=tmp_path, model="pafu-mini")  # 256x128: the middle of each picture, twice as large
+    async with openai.AsyncOpenAI(base_url=f"{second.url}/v1", api_key="none") as client:
+        longer = await client.videos.extend(prompt="on", seconds="1", video=source.id.encode())
+        await client.videos.delete(source.id)
+        longer = await client.videos.poll(longer.id)
+        assert (longer.status, longer.num_frames, longer.size) == ("completed", 36, "256x128")
+        assert "begins with the last picture" in longer.warnings[0] and "'test-tiny'" in longer.warnings[0]
+        pictures = decode(await film(client, longer.id))
+        assert pictures.shape == (36, 128, 256, 3)
+        halves = pictures[:20, ::2, ::2].astype(int)
+        assert np.abs(halves - shown[:, 32:96]).mean() < 8, "the source's pictures"
+        assert np.abs(pictures[20, 0, 0].astype(int) - pictures[19].mean((0, 1))).max() < 8, "begun with its last one"
+        bar = [int(np.abs(p[0].astype(int) - p[0, -1]).sum(-1).argmax()) for p in pictures[20:22]]
+        assert bar == [48, 52], "the chunk that is the picture at rest is not shown"
+        again = await client.videos.extend(prompt="on", seconds="1", video=longer.id.encode())
+        remix = await client.videos.remix(longer.id, prompt="off")
+        await client.videos.delete(longer.id)
+        for made, count in ((again, 52), (remix, 36)):
+            made = await client.videos.poll(made.id)
+            assert (made.status, made.num_frames, made.warnings[-1]) == ("completed", count, longer.warnings[-1])
+            assert np.array_equal(decode(await film(client, made.id))[:20], pictures[:20])

@@ -1,0 +1,81 @@
+"""Carries a finished video over to another model: its pictures at that one's size and rate, and the last as a PNG.
+
+A process of its own (``python -m server.jobs.carry``), as that of ``assemble`` and for the same reason.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import msgspec
+import numpy as np
+from PIL import Image, ImageOps
+
+from server.jobs.files import FilesUnavailable, open_files
+from server.jobs.job import CarryOrder
+from server.media.encoder import H264Encoder
+from server.media.fmp4 import FragmentMuxer
+from server.process import leave_signals_to_the_front
+
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def carry(order: CarryOrder) -> bytes:
+    """Write the file, fragments as a worker of that model would make them; its last picture as PNG. Raises
+    FilesUnavailable."""
+    files = open_files(order.files, Path(order.data_dir))
+    encoder = H264Encoder(order.width, order.height, order.fps)
+    muxer = FragmentMuxer(order.width, order.height, order.fps, encoder.avcc)
+    fragments, last = [muxer.init_segment], b""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as video:
+        for piece in files.chunks(order.video, 0, files.size(order.video)):
+            video.write(piece)
+        video.flush()
+        source = _pictures(video.name, order)
+        while pictures := list(islice(source, order.fps)):
+            fragments.append(muxer.fragment(encoder.encode(np.stack(pictures))))
+            last = _png(pictures[-1])
+    files.write(order.made, b"".join(fragments))
+    return last
+
+
+def _pictures(path: str, order: CarryOrder) -> Iterator[Picture]:
+    """(H, W, 3) each, their middle cut to the new size: picture n is the one that was shown at its time."""
+    made, size = 0, (order.width, order.height)
+    with av.open(path) as container:
+        for place, frame in enumerate(container.decode(video=0)):
+            while made < order.pictures and made * order.old_fps // order.fps == place:
+                picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                yield np.asarray(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+                made += 1
+
+
+def _png(picture: Picture) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def main() -> int:
+    """Entry point: the order as JSON on standard input, the PNG on standard output."""
+    os.nice(5)  # live viewers first
+    try:
+        png = carry(msgspec.json.decode(sys.stdin.buffer.read(), type=CarryOrder))
+    except FilesUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    sys.stdout.buffer.write(png)
+    return 0
+
+
+if __name__ == "__main__":
+    leave_signals_to_the_front()
+    sys.exit(main())
