@@ -1,6 +1,6 @@
-"""What a session's cache may hold: one frozen record, and the bytes that it promises never to exceed.
+"""A session's cache configuration, and an upper bound on the bytes that it allocates.
 
-No torch here: the front process validates requests and admits sessions by these numbers.
+This module imports no torch: the front uses it to validate requests and to admit sessions.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ RULES = (
     *("value_novelty", "text_topk", "fov"),
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
-POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle knows the future: only an evaluation can offer that
-HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies, and the head they need
+POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
+HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
 PROTECTED_SHARE = 0.25
-WHOLE_SINKS_FROM = 1.5  # latent frames of budget
-FALLBACK_POLICY = "sink_window"  # of a session whose scores turned out not to be numbers
+WHOLE_SINKS_FROM = 1.5  # a budget in latent frames
+FALLBACK_POLICY = "sink_window"  # used after a session's scores turned out not to be finite
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
-KV_DTYPES = ("auto", "bf16", "int8", "int4")  # auto: what the model computes in
+KV_DTYPES = ("auto", "bf16", "int8", "int4")  # auto: the model's own dtype
 QUANTISED_BITS = {"int8": 8, "int4": 4}
-GROUP = 64  # neighbouring numbers of a row that share a scale
+GROUP = 64  # neighbouring numbers of a row that share one scale
 SCALE_BYTES = 2  # bfloat16
 POSITION_BYTES = 3 * 4  # (t, h, w) float32
 NUMBER_BYTES = 8  # int64
@@ -34,7 +34,7 @@ SCORE_BYTES = 4  # float32
 
 
 def row_bytes(width: int, dtype: str, kv_dtype: str = "auto") -> int:
-    """Bytes of one token's keys, or values, over all heads: ``width`` numbers, computed in ``dtype``."""
+    """Bytes of one token's keys (or values) over all heads: ``width`` numbers, computed in ``dtype``."""
     check_kv_dtype(kv_dtype, dtype)
     if bits := QUANTISED_BITS.get(kv_dtype):
         return -(-width // GROUP) * (GROUP * bits // 8 + SCALE_BYTES)
@@ -42,7 +42,7 @@ def row_bytes(width: int, dtype: str, kv_dtype: str = "auto") -> int:
 
 
 def check_kv_dtype(kv_dtype: str, dtype: str) -> None:
-    """Raise PolicyError unless a model that computes in ``dtype`` can keep its cache as ``kv_dtype``."""
+    """Raise PolicyError unless a model that computes in ``dtype`` can store its cache as ``kv_dtype``."""
     if dtype not in BYTES_PER_ELEMENT:
         raise PolicyError(f"unknown cache dtype {dtype!r}; known: {', '.join(BYTES_PER_ELEMENT)}")
     if kv_dtype not in KV_DTYPES:
@@ -61,22 +61,22 @@ def promised_bytes(
     dtype: str,
     kv_dtype: str = "auto",
 ) -> int:
-    """Bytes that a session's cache allocates, once and for its whole life: keys and values of ``budget`` tokens per
-    layer, scales included, and what is known about those and the open chunk's."""
+    """Bytes that a session's cache allocates, once, for its whole life: keys and values of ``budget`` tokens per layer
+    with their scales, plus positions, numbers and scores of these tokens and of the open chunk."""
     rows = 2 * row_bytes(heads * head_dim, dtype, kv_dtype)
     return layers * (budget * rows + (budget + chunk) * (POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES))
 
 
 def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:
-    """Bytes of the workspace that all sessions of a worker share, ``budget`` being the largest of theirs: keys and
-    values of a chunk and of all that it attends to, and the chunk's keys as they will be kept."""
+    """Bytes of the workspace that all sessions of a worker share: keys and values of a chunk and of everything it
+    attends to, plus the chunk's keys as they will be stored. ``budget`` is the largest of the sessions' budgets."""
     return layers * (2 * (budget + chunk) + chunk) * heads * head_dim * BYTES_PER_ELEMENT[dtype]
 
 
 def check_room(
     policy: str, budget: float, sink: float, recent: float, unit: str, known: tuple[str, ...] = SERVED_POLICIES
 ) -> None:
-    """Raise PolicyError unless ``policy`` is ``known`` and its budget can hold the sink and the recent tokens."""
+    """Raise PolicyError unless ``policy`` is in ``known`` and its budget can hold the sink and the recent tokens."""
     if policy not in known:
         only = " is for evaluations only" if policy in POLICY_NAMES else ""
         about = f"cache policy {policy!r}{only}" if only else f"unknown cache policy {policy!r}"
@@ -92,14 +92,16 @@ def check_room(
             f"raise the budget to at least {sink + recent} or keep fewer"
         )
     if policy == "window" and sink:
-        raise PolicyError(f"policy 'window' keeps no sink, but {sink} {unit} are asked: use 'sink_window' or sink 0")
+        raise PolicyError(
+            f"policy 'window' keeps no sink, but sink is {sink} {unit}: use 'sink_window' or set sink to 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """A session's cache in units of latent frames, so that one setting fits models of any resolution.
+    """A session's cache in latent frames, so that one setting fits models of any resolution.
 
-    All three may be fractional: a budget of 1.5 latent frames is 1.5 times the tokens of one.
+    Budget, sink and recent may be fractional: a budget of 1.5 latent frames is 1.5 times the tokens of one frame.
     """
 
     policy: str
@@ -129,9 +131,9 @@ class CacheConfig:
         position_mode: PositionMode = "relative",
         kv_dtype: str = "auto",
     ) -> CacheConfig:
-        """What nobody chose: a quarter of the budget for recent tokens, and as much for the sinks of the policy that
-        is named so, but at most ``most`` latent frames each. Sinks are whole latent frames wherever one fits: a part of
-        one is the top of a picture. Raises PolicyError."""
+        """A configuration with defaults for what is None. ``recent`` defaults to a quarter of the budget, ``sink`` of
+        policy "sink_window" as well, each at most ``most`` latent frames; other policies have no sink. Sinks are whole
+        latent frames if one fits: a fraction of a frame is only the top of a picture. Raises PolicyError."""
         usual = min(most, PROTECTED_SHARE * budget_latents)
         if sink is None:
             whole = max(1.0, float(round(usual))) if budget_latents >= WHOLE_SINKS_FROM else usual
@@ -146,6 +148,7 @@ class CacheConfig:
         )
 
     def budget_tokens(self, tokens_per_latent: int) -> int:
+        """The budget in tokens per layer."""
         return round(self.budget_latents * tokens_per_latent)
 
     def promised_bytes(
@@ -158,7 +161,7 @@ class CacheConfig:
         tokens_per_chunk: int,
         dtype: str,
     ) -> int:
-        """Bytes of one session's cache; admission control counts with this number before anything is allocated."""
+        """Bytes of one session's cache; admission uses this number before anything is allocated."""
         budget = self.budget_tokens(tokens_per_latent)
         return promised_bytes(
             layers=layers,

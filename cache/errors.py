@@ -1,19 +1,19 @@
-"""What can go wrong with a cache, each with a message for the person who configured it."""
+"""Errors of the cache, with messages for the person who configured it."""
 
 from __future__ import annotations
 
 
 class CacheError(ValueError):
-    """A cache was built, filled or restored in a way that contradicts its geometry."""
+    """A cache was built, filled or restored with data that does not fit its geometry."""
 
 
 class PolicyError(CacheError):
-    """An unknown policy, or a budget that cannot hold what the policy must keep."""
+    """An unknown policy, or a budget too small for the tokens that the policy must keep."""
 
 
 class CacheFull(CacheError):
-    """The ``full`` policy was asked to hold more than its budget: it never evicts."""
+    """The ``full`` policy, which never evicts, has more tokens than its budget."""
 
 
 class CacheCorrupt(CacheError):
-    """``check_integrity`` found stored numbers that no sequence of commits can produce."""
+    """``check_integrity`` found a state that no sequence of commits can produce."""

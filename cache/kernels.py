@@ -1,6 +1,6 @@
-"""Fused kernels for GPUs, each with a plain twin in ``cache.scoring`` that says what it computes.
+"""Fused Triton kernels for GPUs. Each has a plain PyTorch twin in ``cache.scoring`` that defines its result.
 
-Triton compiles them at their first use; without Triton, or on other devices, the twins run.
+Triton compiles a kernel at its first use. On other devices, or without Triton, the twins run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLUMNS, DEPTH = 128, 128, 64  # of one program's tile and of one step of its products
+ROWS, COLUMNS, DEPTH = 128, 128, 64  # tile of one program, and inner step of its products
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _highest_cosines(
     first_row, first_column = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
     newest = tl.load(latents + tl.minimum(first_column + COLUMNS, tokens) - 1)
     oldest = tl.load(latents + first_row)
-    if newest > oldest:  # or no column of this tile is newer than any of its rows
+    if newest > oldest:  # otherwise no column of this tile is newer than any of its rows
         rows, columns = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
         depth = tl.arange(0, DEPTH)
         similar = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
@@ -45,9 +45,10 @@ def _highest_cosines(
 
 
 def highest_cosines(directions: Tensor, latents: Tensor) -> Tensor:
-    """For each direction (n, width), the highest product with one of a later latent frame, at least 0: (n,) float32.
+    """For each direction (n, width), the highest product with a direction of a later latent frame, at least 0: (n,)
+    float32.
 
-    latents (n,) int64, ascending. The maximum does not depend on the order in which tiles are done.
+    latents (n,) int64, ascending. The result does not depend on the order of the tiles.
     """
     tokens, width = directions.shape
     highest = torch.zeros(tokens, device=directions.device)

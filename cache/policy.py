@@ -1,8 +1,7 @@
-"""Which tokens stay: pure functions from candidates to kept indices, one layer at a time.
+"""Cache policies: pure functions from a layer's candidate tokens to the indices to keep.
 
-Sink tokens (the first ever) and recent tokens (the newest) always stay; the rest compete for what is left. What a
-policy must know beyond the stored numbers stands in its ``needs``: names of ``Evidence`` fields that the clean pass
-gathers for it, and for it alone.
+Sink tokens (the first of the stream) and recent tokens (the newest) are always kept; the others compete for the rest of
+the budget. ``needs`` names the ``Evidence`` fields that a policy uses; the clean pass gathers only these.
 """
 
 from __future__ import annotations
@@ -19,34 +18,35 @@ from torch import Tensor
 from cache.errors import CacheError, CacheFull
 from cache.scoring import redundancy
 
-SEED_PRIME = 1_000_003  # spreads seeds over the numbers
+SEED_PRIME = 1_000_003  # multiplier that separates the seeds of sessions
 SEED_LIMIT = 2**62
 SPLITMIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))  # (shift, factor) of splitmix64, signed
 NOTHING: frozenset[str] = frozenset()
-SHARPNESS = 2  # of salience against novelty: chosen by measurement (docs/method.md)
-VALUE_POWER = 4  # of a value's distance, chosen on clips that no table reports
-WISH = 4  # how much more a token is worth that a prompt has surely named
-SURE = 1e-4  # a score this close to 0 or 1 is taken for no surer than that
+SHARPNESS = 2  # exponent of the salience odds; chosen by measurement (docs/method.md)
+VALUE_POWER = 4  # exponent of a value's distance; chosen on clips that no reported table uses
+NAMED = 4  # extra weight of a token that a prompt has certainly named
+SURE = 1e-4  # scores are clamped to [SURE, 1 - SURE]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a clean pass saw; n = kept + chunk tokens of a layer. A field is given when the policy needs it."""
+    """What the clean pass observed. A layer has n = kept + chunk tokens. Only the fields that the policy needs are
+    set."""
 
-    salience: Tensor | None = None  # (layers, chunk), the head's score of the new tokens, in [0, 1]
-    attention: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of the attention received
+    salience: Tensor | None = None  # (layers, chunk): the head's score of the new tokens, in [0, 1]
+    attention: Sequence[Tensor] | None = None  # per layer (n,): attention received, mean over heads and queries
     affinity: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of q k / sqrt(D), rotated
-    asked: Sequence[Tensor] | None = None  # per layer (n,): how surely the prompt names what it shows, in [0, 1]
-    told: Sequence[Tensor] | None = None  # per layer (n,): as affinity, of the prompt's words
-    future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token is still going to receive
+    asked: Sequence[Tensor] | None = None  # per layer (n,): how surely the prompt names what the token shows, in [0, 1]
+    told: Sequence[Tensor] | None = None  # per layer (n,): as affinity, but with the keys of the prompt's words
+    future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token will receive in the future
 
     def of_layer(self, layer: int) -> dict[str, Tensor]:
-        """What was given, of one layer."""
+        """The fields that are set, for one layer."""
         return {name: rows[layer] for name, rows in vars(self).items() if rows is not None}
 
     def check(self, policy: Policy, fresh: int, counts: list[int]) -> None:
-        """Raise CacheError unless this is of ``counts`` tokens by layer, ``fresh`` of them new, and ``policy`` finds
-        all that it needs."""
+        """Raise CacheError unless the fields have ``counts`` tokens by layer, ``fresh`` of them new, and ``policy`` has
+        everything that it needs."""
         layers = len(counts)
         if self.salience is not None and self.salience.shape != (layers, fresh):
             raise CacheError(f"salience has shape {tuple(self.salience.shape)}, expected ({layers}, {fresh})")
@@ -63,19 +63,19 @@ class Evidence:
 class Candidates:
     """The tokens of one layer after a chunk was written, oldest first: n = kept + chunk."""
 
-    positions: Tensor  # (n, 3) float32, (t, h, w) as given, never re-indexed
-    numbers: Tensor  # (n,) int64, the token's number since the stream began
-    scores: Tensor  # (n,) float32: what ``Policy.update`` made of them; 0 of a new token before that
-    fresh: int  # so many tokens at the end are the chunk's own
+    positions: Tensor  # (n, 3) float32: (t, h, w) as given, never re-indexed
+    numbers: Tensor  # (n,) int64: the token's index since the start of the stream
+    scores: Tensor  # (n,) float32: as returned by ``Policy.update``; 0 for new tokens
+    fresh: int  # number of new tokens, at the end
     budget: int
     sink: int
     recent: int
     seed: int
     chunk: int  # chunks committed before this one
     layer: int
-    read_keys: Callable[[], Tensor]  # whoever looks at no keys does not pay for them
+    read_keys: Callable[[], Tensor]  # a function, since most policies read no keys
     read_values: Callable[[], Tensor]
-    salience: Tensor | None = None  # (fresh,); this and the following: evidence of this pass, where it is needed
+    salience: Tensor | None = None  # (fresh,); this and the next fields are the layer's evidence
     attention: Tensor | None = None  # (n,)
     affinity: Tensor | None = None  # (n,)
     asked: Tensor | None = None  # (n,)
@@ -84,11 +84,12 @@ class Candidates:
 
     @property
     def count(self) -> int:
+        """n, kept and new tokens together."""
         return self.numbers.shape[0]
 
     @cached_property
     def keys(self) -> Tensor:
-        """(n, H, D), turned by row and column, not by time."""
+        """(n, H, D), rotated by row and column but not by time."""
         return self.read_keys()
 
     @cached_property
@@ -98,36 +99,36 @@ class Candidates:
 
     @property
     def latents(self) -> Tensor:
-        """Latent frame of each token since the stream began (n,) int64."""
+        """Latent frame of each token since the start of the stream, (n,) int64."""
         return self.positions[:, 0].round().to(torch.int64)
 
 
 class Choice(NamedTuple):
-    """What a policy wants kept. ``sound``, where it ranked by numbers that may be none: a bool on the device, False
-    when one of them is not finite; nobody waits for it, the cache then keeps by the fallback policy instead."""
+    """The tokens to keep. ``sound`` is a bool on the device: False if a number that ranked the tokens is not finite.
+    The host does not wait for it; the cache then uses the fallback policy's choice."""
 
     indices: Tensor  # (k,) int64, sorted, at most ``budget``
     sound: Tensor | None = None  # () bool
 
 
 class Policy(Protocol):
-    """Numbers in, kept indices out; knows no model and keeps no state. How many stay must not depend on what the
-    numbers are, or every chunk would wait for the device."""
+    """A policy is stateless and independent of the model. The number of tokens it keeps must not depend on their
+    values, or every chunk would wait for the device."""
 
     name: str
     needs: frozenset[str]  # fields of Evidence
 
     def update(self, candidates: Candidates) -> Tensor:
-        """The scores (n,) that are stored with the tokens from now on, and that ``keep`` is given next."""
+        """The scores (n,) to store with the tokens; the next ``update`` and ``keep`` receive them."""
         ...
 
     def keep(self, candidates: Candidates) -> Choice:
-        """At most ``budget`` tokens, sink and recent ones among them."""
+        """At most ``budget`` tokens, including the sink and recent ones."""
         ...
 
 
 def keep_best(candidates: Candidates, worth: Tensor) -> Tensor:
-    """Sink, recent, and of the rest those of highest ``worth`` (n,): the shape of every competing policy."""
+    """Keep sink, recent, and the tokens with the highest ``worth`` (n,) among the rest."""
     worth = worth.clone()
     worth[: candidates.sink] = torch.inf
     worth[candidates.count - candidates.recent :] = torch.inf
@@ -135,14 +136,14 @@ def keep_best(candidates: Candidates, worth: Tensor) -> Tensor:
 
 
 def scored_once(candidates: Candidates) -> Tensor:
-    """New tokens take the head's score, if there is one, and keep it."""
+    """Scores that are set once: a new token gets the head's score, if there is one, and keeps it."""
     if candidates.salience is None:
         return candidates.scores
     return torch.cat((candidates.scores[: candidates.count - candidates.fresh], candidates.salience))
 
 
 class Full:
-    """Keeps everything and refuses to overflow: the reference that other policies are compared with."""
+    """Keeps every token and raises CacheFull beyond the budget: the reference for other policies."""
 
     name = "full"
     needs = NOTHING
@@ -160,11 +161,11 @@ class Full:
 
 
 class Competing(ABC):
-    """A policy that is a ranking: ``worth`` (n,) says what a token is worth, the budget takes the best."""
+    """A policy defined by a ranking: the tokens of highest ``worth`` (n,) are kept."""
 
     name: str
     needs = NOTHING
-    ranks_scores = True  # numbers that come from the model, and may be none
+    ranks_scores = True  # whether the ranking uses model outputs, which may be non-finite
 
     @abstractmethod
     def worth(self, candidates: Candidates) -> Tensor: ...
@@ -190,29 +191,27 @@ class Window(Competing):
 
 
 class SinkWindow(Window):
-    """Keeps the first tokens ever and the newest ones (LongLive)."""
+    """Keeps the first tokens of the stream and the newest ones (LongLive)."""
 
     name = "sink_window"
 
 
 class Random(Competing):
-    """Keeps sink, recent, and a uniform choice of the rest: one draw for each token, the same in all layers, for good.
-
-    A draw anew at every commit would hardly let any token live long.
-    """
+    """Keeps sink, recent, and a uniform choice of the rest. Each token gets one random number for its whole life, the
+    same in all layers: drawing anew at every commit would evict nearly every token soon."""
 
     name = "random"
     ranks_scores = False
 
     def worth(self, candidates: Candidates) -> Tensor:
         mixed = candidates.numbers + (candidates.seed * SEED_PRIME) % SEED_LIMIT
-        for shift, factor in SPLITMIX:  # integer arithmetic that wraps is the same on every device
+        for shift, factor in SPLITMIX:  # wrapping integer arithmetic gives the same result on every device
             mixed = (mixed ^ ((mixed >> shift) & (2 ** (64 - shift) - 1))) * factor
         return ((mixed >> 40) & (2**24 - 1)).float()
 
 
 class Attention(Competing):
-    """Keeps what was looked at most so far (heavy hitters, H2O): scores add up over all clean passes."""
+    """Keeps the tokens that received the most attention so far, summed over all clean passes (heavy hitters, H2O)."""
 
     name = "attention"
     needs = frozenset({"attention"})
@@ -225,7 +224,7 @@ class Attention(Competing):
 
 
 class Redundancy(Competing):
-    """Keeps what no newer key repeats (R-KV's idea without its attention term): the strong rule without learning."""
+    """Keeps tokens that no newer key repeats (R-KV without its attention term)."""
 
     name = "redundancy"
 
@@ -234,7 +233,7 @@ class Redundancy(Competing):
 
 
 class Salience(Competing):
-    """Keeps what the head finds salient: the paper's top-k of the learned score."""
+    """Keeps the tokens with the highest score of the salience head: the paper's top-k."""
 
     name = "salience"
     needs = frozenset({"salience"})
@@ -244,9 +243,9 @@ class Salience(Competing):
 
 
 class Pafu(Competing):
-    """Odds of the learned salience x novelty: a copy of what a newer token shows anyway is worth nothing, however
-    salient. The head gives every chunk the same share of high scores; odds spread scores near
-    0 and 1, so a clear score outweighs partial redundancy."""
+    """Odds of the salience score x novelty: a token that a newer one repeats is worth nothing, however salient. The
+    head gives every chunk the same share of high scores. Odds stretch scores near 0 and 1, so a clear score outweighs
+    partial redundancy."""
 
     name = "pafu"
     needs = frozenset({"salience"})
@@ -257,11 +256,11 @@ class Pafu(Competing):
 
 
 class Asked(Competing):
-    """What the words ask for, beside what is plain to see: values far from the mean, more so the surer the asking head
-    is that a prompt has named them, unless a newer token that is worth as much repeats them.
+    """Keeps values far from the mean, with more weight the surer the asking head is that a prompt has named them,
+    unless a newer token of at least the same weight repeats them.
 
-    The prompt is asked at every commit about all tokens, so that it may name what was seen long ago; a token keeps the
-    highest answer that it ever got.
+    Every commit compares the current prompt with all tokens, so a prompt may also name something seen long ago. A token
+    keeps the highest score it ever got.
     """
 
     name = "asked"
@@ -271,12 +270,12 @@ class Asked(Competing):
         return torch.maximum(candidates.scores, given(candidates.asked, "asked"))
 
     def worth(self, candidates: Candidates) -> Tensor:
-        wish = 1 + WISH * candidates.scores
-        return distinctness(candidates) ** VALUE_POWER * wish * novelty(candidates, wish)
+        weight = 1 + NAMED * candidates.scores
+        return distinctness(candidates) ** VALUE_POWER * weight * novelty(candidates, weight)
 
 
 class Oracle(Competing):
-    """True future attention x novelty: a ceiling for orientation, in evaluations only."""
+    """True future attention x novelty: a reference for evaluations only."""
 
     name = "oracle"
     needs = frozenset({"future"})
@@ -286,18 +285,18 @@ class Oracle(Competing):
 
 
 def everything(candidates: Candidates) -> Choice:
-    """Nobody has to go."""
+    """Keep all candidates."""
     return Choice(torch.arange(candidates.count, device=candidates.numbers.device))
 
 
-def novelty(candidates: Candidates, wish: Tensor | None = None) -> Tensor:
-    """1 - redundancy against newer tokens (n,): the same thing at the same place is a copy, whenever it was seen. A
-    copy that is wished for less (``wish``, (n,)) stands in for a token by as much less."""
-    return 1 - redundancy(candidates.keys, candidates.latents, wish)
+def novelty(candidates: Candidates, weight: Tensor | None = None) -> Tensor:
+    """1 - redundancy against newer tokens, (n,). A copy is the same thing at the same place, whenever it was seen. With
+    ``weight`` (n,), a newer copy of lower weight counts proportionally less."""
+    return 1 - redundancy(candidates.keys, candidates.latents, weight)
 
 
 def distinctness(candidates: Candidates) -> Tensor:
-    """Distance of each value from the mean value, by the mean distance: (n,)."""
+    """Each value's distance from the mean value, divided by the mean distance: (n,)."""
     values = candidates.values.flatten(1).float()
     distance = (values - values.mean(0)).norm(dim=-1)
     relative: Tensor = distance / distance.mean()
@@ -305,7 +304,7 @@ def distinctness(candidates: Candidates) -> Tensor:
 
 
 def given(evidence: Tensor | None, name: str) -> Tensor:
-    """The evidence. Raises CacheError when the clean pass did not bring it."""
+    """The evidence ``name``. Raises CacheError if the clean pass did not gather it."""
     if evidence is None:
-        raise CacheError(f"the policy needs evidence {name!r}, but commit was not given any")
+        raise CacheError(f"the policy needs evidence {name!r}, but the clean pass gathered none")
     return evidence

@@ -1,4 +1,4 @@
-"""Who decides which tokens stay: a session's policy, and the one that takes over when its scores are no numbers."""
+"""Applies a session's policy, and falls back to another one if its scores are not finite."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from cache.registry import policy_named
 
 
 class Verdict(NamedTuple):
-    """Per layer: the tokens that stay, and all candidates' scores from now on."""
+    """Per layer: which tokens to keep, and the new scores of all candidates."""
 
     kept: list[Tensor]  # (k,) int64, sorted
     scores: list[Tensor]  # (n,) float32
 
 
 class Pruner:
-    """The policy of one session. Raises PolicyError for a name that it does not know.
+    """Applies the policy of one session. Raises PolicyError for an unknown name.
 
-    Scores that are not finite are no failure: the session falls back to a policy without scores, for good
-    (``fell_back``). Nobody waits for the device to learn that: the verdict is the fallback's where it must be, and
-    ``settle`` asks later.
+    If a score is not finite, the session falls back for good to a policy without scores (``fell_back``). This check
+    does not make the host wait for the device: the verdict is then already the fallback's, and ``settle`` updates the
+    host later.
     """
 
     def __init__(self, policy: str, budget: int, sink: int) -> None:
         self._configured, self._budget, self._sink = policy, budget, sink
         self._policy: Policy = policy_named(policy)
         self._fell_back = False
-        self._sound: Tensor | None = None  # of the newest verdict, until the host has asked: were all scores numbers?
+        self._sound: Tensor | None = None  # are all scores of the newest verdict finite? None: nothing to read
 
     @property
     def policy(self) -> Policy:
@@ -44,13 +44,15 @@ class Pruner:
 
     @property
     def fell_back(self) -> bool:
+        """Whether the fallback policy is in force."""
         self.settle()
         return self._fell_back
 
     def judge(self, candidates: Iterable[Candidates]) -> Verdict:
-        """What stays of each layer's candidates, which hold the stored scores. Changes nothing when it raises.
+        """Decide which candidates to keep, layer by layer, and their new scores. Changes nothing if it raises.
 
-        Candidates are taken one layer after the other: what a policy read of one is gone before it reads of the next.
+        Each layer's candidates are released before the next layer's are read, so temporaries of only one layer exist at
+        a time.
         """
         policy = self.policy
         scores, kept, judged = [], [], []
@@ -66,9 +68,10 @@ class Pruner:
         return Verdict(kept, scores)
 
     def _choose(self, policy: Policy, candidates: Candidates) -> Choice:
-        """A policy is a guest: what it returns must fit the slots, or a later chunk would overwrite its neighbour.
+        """Apply the policy and check its result, because wrong indices would corrupt the slots of other tokens.
 
-        The number of tokens is checked everywhere; they themselves where looking at them is free.
+        The number of indices is always checked; the indices themselves only on the CPU, where reading them costs
+        nothing.
         """
         choice = policy.keep(candidates)
         indices = choice.indices
@@ -80,17 +83,19 @@ class Pruner:
         return choice
 
     def _ends(self, scores: Tensor) -> Tensor:
-        """What the fallback policy keeps of so many tokens, whatever their scores: the first and the newest."""
+        """The fallback policy's choice among as many tokens as there are ``scores``: the first and the newest."""
         places = torch.arange(len(scores), device=scores.device)
         gone = max(0, len(scores) - self._budget)
         return torch.cat((places[: self._sink], places[self._sink + gone :]))
 
     def report(self) -> Tensor | None:
-        """A bool on the device that ``settle`` wants the host to read: were all scores of the last verdict numbers?"""
+        """A bool on the device, whether all scores of the last verdict are finite. Read it and pass it to
+        ``settle``."""
         return self._sound
 
     def settle(self, sound: bool | None = None) -> None:
-        """Learn how the last verdict went; without ``sound``, what ``report`` read as, this waits for the device."""
+        """Record whether the last verdict's scores were finite. ``sound`` is the value of ``report``; if it is None,
+        this waits for the device."""
         if self._sound is not None:
             if sound is None:
                 sound = bool(self._sound)
@@ -99,14 +104,15 @@ class Pruner:
             self._sound = None
 
     def fall_back(self) -> None:
+        """Use the fallback policy from now on."""
         self._policy, self._fell_back = policy_named(FALLBACK_POLICY), True
 
     def reset(self, fell_back: bool) -> None:
-        """Be as in a snapshot."""
+        """Restore the state of a snapshot."""
         self._policy, self._fell_back, self._sound = policy_named(self._configured), False, None
         if fell_back:
             self.fall_back()
 
     def take_back(self) -> None:
-        """The last verdict was about no chunk."""
+        """Forget the last verdict: its chunk was not valid."""
         self._sound = None

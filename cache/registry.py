@@ -42,7 +42,7 @@ POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 
 
 def policy_named(name: str) -> Policy:
-    """The policy called ``name``. Raises PolicyError naming the known ones."""
+    """The policy called ``name``. Raises PolicyError, which lists the known names."""
     if name not in POLICIES:
         raise PolicyError(f"unknown cache policy {name!r}; known policies: {', '.join(POLICY_NAMES)}")
     return POLICIES[name]

@@ -1,7 +1,7 @@
-"""Rules without learning that the field prunes by: baselines that a learned salience has to beat.
+"""Pruning rules without learning, from the literature: baselines that a learned salience has to beat.
 
-Each follows its published rule, on this cache: one choice a layer for all heads, sink and recent tokens kept besides.
-Where a rule was changed to fit, its docstring says so.
+Each follows its published rule, adapted to this cache: one choice per layer for all heads, with sink and recent tokens
+kept in addition. The docstring says where a rule was changed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch.nn.functional import normalize
 from cache.policy import VALUE_POWER, Candidates, Competing, distinctness, given, novelty
 from cache.scoring import kernel_densities
 
-HALF_LIFE = 0.9  # of the attention received, from chunk to chunk
-RKV_LAMBDA = 0.1  # weight of attention against redundancy, as R-KV has it (2505.24133)
-MOST_VIEWS = 24  # latent frames that fov ranks; more are taken by age
-AGEING = 0.2  # of a whole stream's age against a whole view
-CROWDED = 2.0  # times the density at insertion: a token that others stand in for
-DROPPED = 1e6  # worth of a new token that density does not let in, below everything else
+HALF_LIFE = 0.9  # factor by which received attention decays per chunk
+RKV_LAMBDA = 0.1  # weight of attention against redundancy, as in R-KV (2505.24133)
+MOST_VIEWS = 24  # latent frames that fov ranks; further ones are ranked by age
+AGEING = 0.2  # penalty of the oldest token, relative to a whole view
+CROWDED = 2.0  # times the density at insertion, from which a token counts as crowded
+DROPPED = 1e6  # worth (negated) of a new token that density does not admit
 
 
 class HeavyHitters(Competing):
-    """H2O (2306.14048) with decay: attention received, of which every chunk forgets a tenth."""
+    """H2O (2306.14048) with decay: the attention received so far, which decays by a tenth per chunk."""
 
     name = "h2o"
     needs = frozenset({"attention"})
@@ -35,7 +35,7 @@ class HeavyHitters(Competing):
 
 
 class Tova(Competing):
-    """TOVA and SnapKV: what the newest chunk attends to, and nothing of what was before."""
+    """TOVA and SnapKV: the attention of the newest chunk only."""
 
     name = "tova"
     needs = frozenset({"attention"})
@@ -45,7 +45,7 @@ class Tova(Competing):
 
 
 class TextTopK(Competing):
-    """MemFlow: whole latent frames by the mean product of the prompt's keys with theirs."""
+    """MemFlow: whole latent frames, ranked by the mean product of the prompt's keys with the frame's keys."""
 
     name = "text_topk"
     needs = frozenset({"told"})
@@ -57,9 +57,9 @@ class TextTopK(Competing):
 
 
 class FieldOfView(Competing):
-    """WorldMem, HY-WorldPlay, Matrix-Game 3: one latent frame after the other, by how much of the coming view it shows
-    that none before it does, minus .2 of its age. The coming view is the newest chunk's: nobody knows more at commit.
-    """
+    """WorldMem, HY-WorldPlay, Matrix-Game 3: picks one latent frame after another, each time the one that shows most of
+    the coming view that the frames before it do not show, minus .2 of its age. The newest chunk's view stands for the
+    coming view, since commit knows nothing later."""
 
     name = "fov"
     ranks_scores = False
@@ -75,15 +75,15 @@ class FieldOfView(Competing):
         worth, hidden = -age, torch.ones_like(coming, dtype=torch.bool)
         for place in range(MOST_VIEWS):
             gain = (shows & hidden).float().mean(1) - AGEING * age - worth.clamp(min=0)
-            best = gain.argmax(0, keepdim=True)  # a tensor: nobody waits for the device
+            best = gain.argmax(0, keepdim=True)  # a tensor, so that the host does not wait for the device
             worth = torch.where(latents == latents.gather(0, best), float(MOST_VIEWS - place), worth)
             hidden = hidden & ~shows.index_select(0, best)[0]
         return worth
 
 
 class RecentQuery(Competing):
-    """Deep Forcing: the product of the newest queries' sum with each key. Its window of four latent frames is a chunk
-    here."""
+    """Deep Forcing: the product of each key with the sum of the newest queries. Its window of four latent frames is one
+    chunk here."""
 
     name = "recent_query"
     needs = frozenset({"affinity"})
@@ -93,7 +93,7 @@ class RecentQuery(Competing):
 
 
 class KeyDifference(Competing):
-    """KeyDiff (2504.15364): keys that differ most from the mean direction of all, per head."""
+    """KeyDiff (2504.15364): per head, keys that differ most from the mean direction of all keys."""
 
     name = "keydiff"
 
@@ -103,7 +103,7 @@ class KeyDifference(Competing):
 
 
 class ValueNovelty(Competing):
-    """Values far from the mean, unless a newer key repeats the token: InfiniPot-V's value norm, x novelty."""
+    """Values far from the mean that no newer key repeats: InfiniPot-V's value norm x novelty."""
 
     name = "value_novelty"
 
@@ -124,11 +124,11 @@ class RKV(Competing):
 
 
 class Density(Competing):
-    """DensityKV: tokens that have become crowded since they came go first.
+    """DensityKV: tokens that have become crowded since their insertion are evicted first.
 
-    rho is the sum of a Student kernel to all others, rho0 what it was at insertion (kept as the score). New tokens
-    come in the order of how little they crowd the old ones, as many as leave no more old tokens at twice their rho0
-    than must go; those old ones go, then the densest.
+    rho is the sum of a Student kernel to all other tokens; rho0 is its value at insertion, stored as the score. New
+    tokens are admitted in the order of how little they crowd the old ones, as long as the old tokens above twice their
+    rho0 do not outnumber those that must go. Those are evicted first, then the densest.
     """
 
     name = "density"

@@ -1,6 +1,6 @@
-"""What makes a token worth keeping, as pure functions of queries and keys; no model, no cache.
+"""Measures of what makes a token worth keeping: pure functions of queries and keys, independent of model and cache.
 
-``P`` is softmax(q kᵀ / √D). Nothing here holds a square matrix of a long sequence: queries come in blocks.
+``P`` is softmax(q kᵀ / √D). Queries come in blocks, so that no square matrix of a long sequence is ever in memory.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("pafu.cache")
-QUERY_BLOCK = 256  # rows of P that are in memory at once
-PAIR_BLOCK = 1024  # rows of a product of all keys with all newer ones
-MOST_NUMBERS = 2**25  # of a slice of P over all heads: long clips take fewer rows at once
-CERTAIN = 0.98  # a key that a query looks at alone: without it the rest of the row would be divided by nothing
+QUERY_BLOCK = 256  # rows of P in memory at once
+PAIR_BLOCK = 1024  # rows of the product of all keys with all newer ones in memory at once
+MOST_NUMBERS = 2**25  # of a slice of P over all heads; long clips take fewer rows at once
+CERTAIN = 0.98  # upper limit of P in ``effect``, which divides by 1 - P
 Reduce = Literal["max", "mean"]
 Scale = Literal["rank", "robust", "clip", "both"]
 
 
 def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: int = QUERY_BLOCK) -> Tensor:
-    """Mean over heads of the ``reduce`` over queries of P, for each key: q (S, H, D), keys (n, H, D), both rotated ->
-    (n,) float32."""
+    """For each key, the mean over heads of the ``reduce`` over queries of P. q (S, H, D) and keys (n, H, D), both
+    rotated -> (n,) float32."""
     total = torch.zeros(keys.shape[1], keys.shape[0], device=keys.device)
     keys_t = keys.float().permute(1, 2, 0)
     by_head = q.float().transpose(0, 1)
@@ -36,29 +36,32 @@ def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: i
     return total.mean(0)
 
 
-def redundancy(keys: Tensor, latents: Tensor, wish: Tensor | None = None) -> Tensor:
-    """How well a newer token repeats each token: the highest cosine of its key with one of a later latent frame, all
-    heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1]; 0 without a newer one. Products run
-    in the keys' dtype; a fused kernel does them where there is one. With ``wish`` (n,), above 0, a newer token that is
-    wished for less counts by as much less."""
+def redundancy(keys: Tensor, latents: Tensor, weight: Tensor | None = None) -> Tensor:
+    """How well a newer token repeats each token: the highest cosine of its key with a key of a later latent frame, with
+    all heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1], 0 for the newest frame. Products
+    run in the keys' dtype, on CUDA in a fused kernel. With ``weight`` (n,) > 0, a newer token of lower weight counts
+    proportionally less."""
     directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1).to(keys.dtype)
-    if wish is not None:
-        return highest_cosines(directions, latents, wish=wish).clamp(0, 1)
+    if weight is not None:
+        return highest_cosines(directions, latents, weight=weight).clamp(0, 1)
     fused = fused_cosines(keys.device) if keys.device.type == "cuda" else None
     return (fused or highest_cosines)(directions, latents).clamp(0, 1)
 
 
-def highest_cosines(directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK, wish: Tensor | None = None) -> Tensor:
-    """For each direction (n, width), the highest product with one of a later latent frame, at least 0: (n,) float32;
-    ``wish`` as in ``redundancy``.
+def highest_cosines(
+    directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK, weight: Tensor | None = None
+) -> Tensor:
+    """For each direction (n, width), the highest product with a direction of a later latent frame, at least 0: (n,)
+    float32; ``weight`` as in ``redundancy``.
 
-    A block of rows looks at all tokens from its own first one on: no shape depends on what the latents are.
+    A block of rows is multiplied with all tokens from its first row on, so no shape depends on the values of
+    ``latents``.
     """
     highest = []
     for start in range(0, len(directions), rows):
         similar = directions[start : start + rows] @ directions[start:].T
-        if wish is not None:
-            similar = similar * (wish[start:] / wish[start : start + rows].unsqueeze(1)).clamp(max=1)
+        if weight is not None:
+            similar = similar * (weight[start:] / weight[start : start + rows].unsqueeze(1)).clamp(max=1)
         older = latents[start:] <= latents[start : start + rows].unsqueeze(1)
         highest.append(similar.masked_fill(older, 0).amax(1))
     return torch.cat(highest).float().clamp(min=0)
@@ -66,34 +69,35 @@ def highest_cosines(directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK,
 
 @cache
 def fused_cosines(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The fused twin of ``highest_cosines``, or None, logged once, where Triton is missing or cannot compile."""
+    """The fused twin of ``highest_cosines``; None, after one warning, if Triton is missing or cannot compile."""
     try:
         from cache.kernels import highest_cosines as fused
 
         fused(torch.ones(2, 64, device=device), torch.arange(2, device=device))
     except Exception as error:  # no Triton, no C compiler, an unknown GPU: each has an exception of its own
-        log.warning("pruning runs without its fused kernel: %s", str(error).strip().partition("\n")[0])
+        log.warning("pruning runs without its fused kernel, more slowly: %s", str(error).strip().partition("\n")[0])
         return None
     return fused
 
 
 def kernel_densities(keys: Tensor) -> Tensor:
-    """Student kernel between all keys, (1 + |k_i - k_j|^2 / (d / 2))^-2 with d numbers a key: (n, H, D) -> (n, n)."""
+    """Student kernel between all keys, (1 + |k_i - k_j|^2 / (d / 2))^-2 with d numbers per key: (n, H, D) -> (n, n)."""
     flat = keys.flatten(1).float()
     distance = (flat.square().sum(1, keepdim=True) + flat.square().sum(1) - 2 * flat @ flat.T).clamp(min=0)
     return (1 + distance / (flat.shape[1] / 2)).reciprocal().square()
 
 
 def mean_affinity(q: Tensor, keys: Tensor) -> Tensor:
-    """Mean over heads and queries of q k / sqrt(D): q (S, H, D), keys (n, H, D), both rotated -> (n,) float32. Queries
-    are summed first, so this is one product of a matrix with a vector."""
+    """Mean over heads and queries of q k / sqrt(D): q (S, H, D) and keys (n, H, D), both rotated -> (n,) float32.
+    Queries are summed first, which leaves one matrix-vector product."""
     mean = q.float().mean(0)
     return (keys.float() * mean).sum(-1).mean(-1) / math.sqrt(q.shape[-1])
 
 
 @dataclass(frozen=True)
 class SalienceParts:
-    """For every key (n,): what queries of later blocks, of its own, and of earlier blocks see in it."""
+    """For every key (n,): its salience for queries of later blocks (``low``), its own block (``diag``) and earlier ones
+    (``up``)."""
 
     low: Tensor
     diag: Tensor
@@ -110,13 +114,13 @@ def salience_parts(
     gap: int = 1,
     rows: int = QUERY_BLOCK,
 ) -> SalienceParts:
-    """The three parts of the balanced salience: mean over heads of the ``reduce`` over queries of P, or, with values
+    """The three parts of the balanced salience: the mean over heads of the ``reduce`` over queries of P or, with values
     ``v``, of the key's ``effect`` on a query.
 
-    q, k (H, n, D), rotated, and v (H, n, D) of one bidirectional clip in temporal blocks of ``block`` tokens. ``low``
-    counts queries at least ``gap`` blocks after the key's, ``up`` those in any earlier block. A row of P is normalised
-    over all keys. A slice of H x rows x n numbers is held at a time (two with values), and never more than
-    MOST_NUMBERS in one. A part that no query counts to (low of the last block) is 0.
+    q, k, v (H, n, D), q and k rotated, of one bidirectional clip in temporal blocks of ``block`` tokens. ``low`` counts
+    queries at least ``gap`` blocks after the key's block, ``up`` queries of any earlier block. Rows of P are normalised
+    over all keys. At most one slice of H x rows x n numbers is in memory (two with values), never more than
+    MOST_NUMBERS. A part without queries (``low`` of the last block) is 0. Raises ValueError for incomplete blocks.
     """
     heads, tokens, _ = k.shape
     if tokens % block or block < 1 or gap < 1:
@@ -138,18 +142,19 @@ def salience_parts(
 
 
 def effect(p: Tensor, v: Tensor) -> Tensor:
-    """How far every query's output moves when one key is left out: P / (1 - P) x |v - o|, o being the output.
+    """How far each query's output moves if one key is left out: P / (1 - P) x |v - o|, where o is the output.
 
-    Exact for a head, since the rest of the row is divided by 1 - P: a key with many copies has little effect however
-    often it is looked at. p (H, r, n) rows of P, v (H, n, D) -> (H, r, n). The distance is taken in float64: it is the
-    root of a difference of squares, in which float32 cancels where the output is nearly the value.
+    This is exact per head, since leaving a key out divides the rest of the row by 1 - P. A key with many copies has
+    little effect, however much attention it gets. p (H, r, n) rows of P, v (H, n, D) -> (H, r, n). The distance is
+    computed in float64: it is the root of a difference of squares, which float32 cancels where the output is close to
+    the value.
     """
     distance = torch.cdist((p @ v).double(), v.double()).float()
     return distance.mul_(p).div_((1 - p).clamp(min=1 - CERTAIN))
 
 
 def _ranges(start: int, block: int, gap: int, tokens: int) -> dict[str, slice]:
-    """Keys that a query block beginning at ``start`` counts for, by part."""
+    """By part, the keys for which a query block that begins at ``start`` counts."""
     return {
         "low": slice(0, max(0, start - (gap - 1) * block)),
         "diag": slice(start, start + block),
@@ -172,12 +177,12 @@ def _rows(q: Tensor, keys_t: Tensor) -> Tensor:
 def balanced_salience(
     parts: SalienceParts, block: int, weights: tuple[float, float, float], scale: Scale = "rank"
 ) -> Tensor:
-    """(n,) in [0, 1]: the weighted mean of the parts, each made comparable first.
+    """(n,) in [0, 1]: the weighted mean of the parts after each is rescaled.
 
-    One global maximum would be won by the diagonal: local attention is far stronger than what reaches across time.
-    "rank" and "robust" compare inside the key's temporal block, "clip" ranks over the whole clip, so that a block in
-    which nothing matters may stay low; earlier blocks, which more queries follow, are then ahead. "both" is the mean
-    of "rank" and "clip".
+    With one global maximum the diagonal would win: local attention is far stronger than attention across time. "rank"
+    and "robust" rescale inside the key's temporal block. "clip" ranks over the whole clip, so that a block without
+    anything important stays low; it favours earlier blocks, which more queries follow. "both" is the mean of "rank" and
+    "clip". Raises ValueError for an unknown scale or impossible weights.
     """
     if scale not in get_args(Scale):
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(get_args(Scale))}")
@@ -196,9 +201,10 @@ def _scaled(part: Tensor, block: int, scale: Scale) -> Tensor:
 
 
 def shared_salience(rows: Tensor, block: int, scale: Scale = "rank") -> Tensor:
-    """One salience for all layers, (layers, n) -> (n,): the mean of the deeper half, made comparable again.
+    """One salience for all layers, (layers, n) -> (n,): the mean of the deeper half, ranked again.
 
-    A place is recalled through all layers or not at all, and the first layers know little of what will matter.
+    A place is recalled through all layers or not at all, and the first layers carry little information about what will
+    matter.
     """
     return _scaled(rows[len(rows) // 2 :].mean(0), block, scale)
 
@@ -213,7 +219,7 @@ def _ranked(part: Tensor, block: int) -> Tensor:
 
 
 def _robust(part: Tensor, block: int) -> Tensor:
-    """Distance from the block's median in spreads (5 to 95 %), squeezed into [0, 1]."""
+    """Distance from the block's median in units of its 5 to 95 % spread, squashed into [0, 1]."""
     blocks = part.contiguous().view(-1, block)
     low, middle, high = (blocks.quantile(q, 1, keepdim=True) for q in (0.05, 0.5, 0.95))
     return torch.sigmoid(4 * (blocks - middle) / (high - low).clamp(min=1e-12)).flatten()

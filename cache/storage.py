@@ -1,8 +1,8 @@
-"""Where keys and values lie: a session's store keeps its committed tokens, the workspace is what attention reads.
+"""Storage of keys and values: a session's store holds its committed tokens, the workspace holds what attention reads.
 
-A worker makes one chunk at a time, so sessions share one workspace: kept tokens are copied into it when a chunk begins,
-and what a session owns for itself is its budget and no more. Its addresses never change, so a captured graph of a pass
-serves every session of the same size.
+A worker makes one chunk at a time, so its sessions share one workspace: the kept tokens are copied into it when a chunk
+begins, and a session owns no more than its budget. The workspace's addresses stay the same, so a captured CUDA graph of
+a pass serves every session of the same size.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from torch import Tensor
 from cache.config import GROUP, QUANTISED_BITS
 from cache.errors import CacheError
 
-MOST_TEMPORARY = 2**27  # bytes that a step over several layers may take at once: more layers are taken in turns
+MOST_TEMPORARY = 2**27  # bytes of temporaries in one step over several layers; more layers are done in turns
 SCALE = torch.bfloat16
-LEAST_SCALE = 1e-12  # of a group of zeros
+LEAST_SCALE = 1e-12  # scale of a group of zeros
 T = TypeVar("T")
 
 
 def part_of(stored: T, layers: slice) -> T:
-    """``stored``, whose tensors all begin with the layers, of some layers alone: another object in the same memory."""
+    """A view of ``stored``, whose tensors all begin with the layers, restricted to some layers."""
     part = copy.copy(stored)
     vars(part).update({name: each[layers] for name, each in vars(stored).items() if isinstance(each, Tensor)})
     return part
 
 
 class Workspace:
-    """Keys and values of one chunk and of all that it may attend to: kept tokens, oldest first, then the chunk.
+    """Keys and values of one chunk and of everything it attends to: kept tokens, oldest first, then the chunk.
 
-    ``fresh`` are the chunk's keys as they will be kept: not turned by time yet. ``user`` is who opened a chunk last.
+    ``fresh`` holds the chunk's keys as they will be stored, not rotated by time. ``user`` is the cache that opened a
+    chunk last.
     """
 
     def __init__(
@@ -53,30 +54,32 @@ class Workspace:
 
     @property
     def slots(self) -> int:
+        """Tokens per layer that fit."""
         return self.keys.shape[1]
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in (self.keys, self.values, self.fresh))
 
     def grow(self, slots: int) -> None:
-        """Have at least so many slots; addresses change when there were fewer, and an open chunk is dropped."""
+        """Make room for at least ``slots`` tokens. If there was less, addresses change and an open chunk is dropped."""
         if self.slots < slots:
             self.user = None
-            self.keys = self.values = self.fresh[:, :0]  # the old ones go before the new ones come
+            self.keys = self.values = self.fresh[:, :0]  # free the old tensors before allocating the new ones
             layers, _, *row = self.fresh.shape
             self.keys = self.fresh.new_zeros(layers, slots, *row)
             self.values = torch.zeros_like(self.keys)
 
     def check_fits(self, layers: int, chunk: int, heads: int, head_dim: int) -> None:
-        """Raise CacheError unless a cache of this geometry can use it."""
+        """Raise CacheError unless a cache of this geometry can use this workspace."""
         found, needed = tuple(self.fresh.shape), (layers, chunk, heads, head_dim)
         if found != needed:
             raise CacheError(f"the workspace has (layers, chunk, heads, head_dim) {found}, this cache has {needed}")
 
 
 def at_once(token_bytes: int, tokens: int, layers: int) -> int:
-    """Layers whose ``tokens`` may be copied together without taking more than MOST_TEMPORARY bytes."""
+    """Number of layers whose ``tokens`` can be copied together within MOST_TEMPORARY bytes."""
     return max(1, min(layers, MOST_TEMPORARY // max(1, token_bytes * tokens)))
 
 
@@ -87,7 +90,7 @@ def gathered(rows: Tensor, indices: Tensor) -> Tensor:
 
 
 class Rows:
-    """One kind of row (keys or values) of all layers' committed tokens, as they are: (layers, budget, H, D)."""
+    """One kind of row (keys or values) of all layers' committed tokens, unquantised: (layers, budget, H, D)."""
 
     def __init__(
         self, layers: int, budget: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
@@ -96,7 +99,7 @@ class Rows:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored, by the suffix of its name in a snapshot."""
+        """The stored tensors by the suffix of their names in a snapshot."""
         return {"": self._rows}
 
     def read(self, layers: slice, count: int) -> Tensor:
@@ -105,18 +108,18 @@ class Rows:
         return rows
 
     def append(self, layers: slice, kept: int, new: Tensor) -> None:
-        """Write ``new`` (l, k, H, D) behind the ``kept`` rows."""
+        """Write ``new`` (l, k, H, D) after the ``kept`` rows."""
         self._rows[layers, kept : kept + new.shape[1]] = new
 
     def keep(self, layers: slice, kept: int, new: Tensor, indices: Tensor) -> None:
-        """Of the ``kept`` rows and ``new`` (l, c, H, D) behind them, keep those at ``indices`` (l, k), in order."""
+        """Keep the rows at ``indices`` (l, k), in order, of the ``kept`` rows followed by ``new`` (l, c, H, D)."""
         self._rows[layers, : indices.shape[1]] = gathered(torch.cat((self._rows[layers, :kept], new), 1), indices)
 
 
 class QuantisedRows:
-    """Rows as whole numbers of 8 or 4 bits, each group of 64 neighbours with a scale of its own; as ``Rows`` otherwise.
+    """Rows as integers of 8 or 4 bits, with one scale per group of 64 neighbours; otherwise as ``Rows``.
 
-    A row is rounded once, when its chunk is committed: moving it moves its numbers. ``dtype`` is what it is read as.
+    A row is rounded once, when its chunk is committed; moving a row moves its codes. Rows are read back as ``dtype``.
     """
 
     def __init__(
@@ -173,7 +176,7 @@ class QuantisedRows:
 def rows_of(
     kv_dtype: str, layers: int, budget: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
 ) -> Rows | QuantisedRows:
-    """Rows that are kept as ``kv_dtype`` says ("auto": as they are computed) and read as ``dtype``."""
+    """Storage for rows in ``kv_dtype`` ("auto": as computed) that are read as ``dtype``."""
     if bits := QUANTISED_BITS.get(kv_dtype):
         return QuantisedRows(layers, budget, heads, head_dim, dtype, device, bits)
     return Rows(layers, budget, heads, head_dim, dtype, device)

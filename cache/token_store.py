@@ -1,7 +1,7 @@
 """A session's tokens by layer: keys, values, positions, numbers and scores, in slots that are allocated once.
 
-A layer's committed tokens stand first, oldest first; behind them come the positions, numbers and scores of the open
-chunk. Nothing here decides which tokens stay.
+Each layer holds its committed tokens, oldest first, then the positions, numbers and scores of the open chunk. This
+module does not decide which tokens are kept.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from cache.errors import CacheCorrupt, CacheError
 from cache.storage import Workspace, at_once, gathered, part_of, rows_of
 
-ABOUT = ("positions", "numbers", "scores")  # of every token and of the open chunk's
+ABOUT = ("positions", "numbers", "scores")  # of committed tokens and of the open chunk
 
 
 class TokenStore:
-    """The tokens of one session. ``kept`` is how many of them each layer has committed, at most ``budget``."""
+    """The tokens of one session. ``kept`` is the number of committed tokens per layer, at most ``budget``."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class TokenStore:
         self._token_bytes = heads * head_dim * dtype.itemsize
 
     def of_layer(self, layer: int) -> TokenStore:
-        """One layer as a store of its own, in the same memory; its ``kept`` is a copy."""
+        """One layer as a store of its own that shares the memory; its ``kept`` is a copy."""
         some = slice(layer, layer + 1)
         part = part_of(self, some)
         part.keys, part.values = part_of(self.keys, some), part_of(self.values, some)
@@ -53,18 +53,19 @@ class TokenStore:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All that is stored, by its name in a snapshot; each tensor begins with (layers, slots)."""
+        """All stored tensors by their names in a snapshot; each begins with (layers, slots)."""
         rows = {"keys": self.keys, "values": self.values}
         held = {name + suffix: tensor for name, each in rows.items() for suffix, tensor in each.tensors.items()}
         return held | {name: getattr(self, name) for name in ABOUT}
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def runs(self, by_bytes: bool = False) -> Iterator[tuple[slice, int]]:
-        """Neighbouring layers that hold equally many tokens, and how many: usually all layers. ``by_bytes``: so few
-        at a time that their keys may be copied."""
+        """Runs of neighbouring layers with the same number of tokens, and that number; usually one run. With
+        ``by_bytes``, a run is short enough for copying its keys at once."""
         start = 0
         for kept, equal in groupby(self.kept):
             end = start + len(list(equal))
@@ -74,8 +75,8 @@ class TokenStore:
             start = end
 
     def open(self, positions: Tensor) -> None:
-        """Write positions (chunk, 3), numbers and scores of an open chunk behind the committed tokens."""
-        # A token is numbered by its latent frame, so that a stream that lost chunks goes on with the right numbers.
+        """Write the positions (chunk, 3), numbers and scores of an open chunk after the committed tokens."""
+        # A token's number is derived from its latent frame, so numbers stay right in a stream that lost chunks.
         first, last = positions[0, 0].round().long(), positions[-1, 0].round().long()
         begin = (first * self.chunk).div(last - first + 1, rounding_mode="floor")
         numbers = begin + torch.arange(self.chunk, device=self.numbers.device)
@@ -86,16 +87,16 @@ class TokenStore:
             self.scores[some, tail] = 0
 
     def committed(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Copies of the committed tokens' keys, as they were stored, and values, each (kept, H, D)."""
+        """Copies of the committed tokens' keys, as stored, and values, each (kept, H, D)."""
         some, kept = slice(layer, layer + 1), self.kept[layer]
         return self.keys.read(some, kept)[0].clone(), self.values.read(some, kept)[0].clone()
 
     def of_committed(self, about: Tensor) -> list[Tensor]:
-        """Per layer, a copy of the committed tokens' part of ``about`` (one of positions, numbers, scores)."""
+        """Per layer, a copy of ``about`` (positions, numbers or scores) of the committed tokens."""
         return [about[layer, :kept].clone() for layer, kept in enumerate(self.kept)]
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """Drop the committed tokens that are True in ``gone``, (kept,) bool per layer."""
+        """Drop the committed tokens that are True in ``gone``: per layer a bool (kept,)."""
         for layer, each in enumerate(gone):
             some, kept = slice(layer, layer + 1), self.kept[layer]
             stay = (~each).nonzero().view(1, -1)
@@ -103,8 +104,8 @@ class TokenStore:
             self.kept[layer] = stay.shape[1]
 
     def commit(self, indices: Sequence[Tensor], chunk: Workspace) -> int:
-        """Keep the tokens at ``indices``, (k,) per layer, in order: of the committed ones, and of the open ``chunk``
-        behind them. How many go, over all layers."""
+        """Keep the tokens at ``indices``, (k,) per layer, of the committed ones followed by the open ``chunk``. Returns
+        the number of evicted tokens over all layers."""
         counts = [len(each) for each in indices]
         for some, kept in list(self.runs(by_bytes=True)):
             end = kept + self.chunk
@@ -112,7 +113,7 @@ class TokenStore:
                 chosen = list(equal)
                 part = slice(chosen[0], chosen[-1] + 1)
                 keys, values = chunk.fresh[part], chunk.values[part, kept:end]
-                if count == end:  # nothing goes
+                if count == end:  # nothing is evicted
                     self.keys.append(part, kept, keys)
                     self.values.append(part, kept, values)
                 else:
@@ -122,8 +123,8 @@ class TokenStore:
         return gone
 
     def _move(self, layers: slice, kept: int, indices: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Bring the tokens at ``indices`` (l, k) to the front: of the ``kept``, and of those with ``keys`` and
-        ``values`` (l, n, H, D) behind them."""
+        """Move the tokens at ``indices`` (l, k) to the front. They index the ``kept`` tokens followed by those of
+        ``keys`` and ``values`` (l, n, H, D)."""
         self.keys.keep(layers, kept, keys, indices)
         self.values.keep(layers, kept, values, indices)
         end = kept + keys.shape[1]
@@ -136,7 +137,7 @@ class TokenStore:
         return {name: tensor[:, :longest].cpu().clone() for name, tensor in self.tensors.items()}
 
     def restore(self, state: dict[str, Tensor], kept: list[int]) -> None:
-        """Take over a snapshot with ``kept`` tokens per layer. Raises CacheError, and changes nothing, if it does not
+        """Load a snapshot with ``kept`` tokens per layer. Raises CacheError, and changes nothing, if it does not
         fit."""
         self._check_fits(state, kept)
         for name, tensor in self.tensors.items():
@@ -154,15 +155,15 @@ class TokenStore:
                 raise CacheError(f"snapshot tensor {name!r} is {given}, this cache needs {tensor.dtype} {expected}")
 
     def check_integrity(self) -> None:
-        """Raise CacheCorrupt if the committed tokens break a promise: budget, order, finite numbers."""
+        """Raise CacheCorrupt if the committed tokens violate an invariant: budget, order, finite numbers."""
         for layer, kept in enumerate(self.kept):
             if not 0 <= kept <= self.budget:
                 raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {self.budget}")
             if bool((self.numbers[layer, :kept].diff() <= 0).any()):
-                raise CacheCorrupt(f"layer {layer}: tokens are not in the order in which they came")
+                raise CacheCorrupt(f"layer {layer}: tokens are not in stream order")
             keys, values = self.committed(layer)
             held = {"keys": keys, "values": values}
             held |= {"positions": self.positions[layer, :kept], "scores": self.scores[layer, :kept]}
             for name, tensor in held.items():
                 if not bool(tensor.isfinite().all()):
-                    raise CacheCorrupt(f"layer {layer}: {name} hold a number that is not finite")
+                    raise CacheCorrupt(f"layer {layer}: {name} contain a number that is not finite")

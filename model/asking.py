@@ -1,8 +1,8 @@
-"""The asking head: how surely a cached token shows a thing that the present prompt names.
+"""The asking head: how surely a cached token shows something that the current prompt names.
 
-It reads a token's value as the cache holds it, magnitude included, and the prompt's keys of cross-attention, so it can
-ask about tokens that were written long before the words came. One safetensors file beside its student, as the salience
-head; the file says which student it belongs to.
+It reads a token's cached value, magnitude included, and the prompt's cross-attention keys, so it can judge tokens
+written long before the prompt. Like the salience head it is one safetensors file beside its student, and names the
+student it belongs to.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from model.salience import Named, SalienceHead
 from model.spec import ModelSpec
 
 ASKING_FILE = "asking.safetensors"
-WIDTHS_PER_DIM = 12  # the hidden layer is so much narrower than the transformer: below 1 % of its parameters
-DESCRIPTION = 16  # numbers in which a token and a phrase are compared
-DOUBT = -3.0  # logit of a head that has learned nothing: hardly ever
+WIDTHS_PER_DIM = 12  # model width per hidden width: keeps the head below 1 % of the parameters
+DESCRIPTION = 16  # size of the vectors in which a token and a phrase are compared
+DOUBT = -3.0  # initial logit: an untrained head answers "hardly ever"
 
 
 class AskingHead(Named):
-    """Values (layers, n, H, D) and the prompt's keys (layers, slots, H, D) to how surely each token was asked for.
+    """Maps values (layers, n, H, D) and the prompt's keys (layers, slots, H, D) to how surely the prompt names each
+    token, in (0, 1).
 
-    A token and every slot of the prompt become short descriptions; the slot that fits best counts. ``scale`` is the
-    usual size of a value in each layer.
+    Each token and each prompt slot is projected to a short vector; the best matching slot counts. ``scale`` is the
+    typical magnitude of values per layer.
     """
 
     scale: Tensor
@@ -45,11 +46,11 @@ class AskingHead(Named):
         self.register_buffer("scale", torch.ones(layers, 1, 1))
 
     def logits(self, values: Tensor, told: Tensor) -> Tensor:
-        """Before the squashing: (layers, n) float32."""
+        """Scores before the sigmoid: (layers, n) float32."""
         return torch.stack([self._logits(layer, *pair) for layer, pair in enumerate(zip(values, told, strict=True))])
 
     def asked(self, layer: int, values: Tensor, told: Tensor) -> Tensor:
-        """One layer: values (n, H, D) and the prompt's keys (slots, H, D) to (n,) in (0, 1)."""
+        """One layer: values (n, H, D) and the prompt's keys (slots, H, D) to scores (n,) in (0, 1)."""
         return self._logits(layer, values, told).sigmoid()
 
     def _logits(self, layer: int, values: Tensor, told: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class AskingHead(Named):
 
 
 class Heads(NamedTuple):
-    """What may be asked about the tokens of a model, as far as there is somebody to ask."""
+    """The heads of a model that score tokens; None if the model has no such head."""
 
     salience: SalienceHead | None = None
     asking: AskingHead | None = None

@@ -1,7 +1,7 @@
-"""Attention, and who sees whom.
+"""Attention: which tokens attend to which.
 
 ``attend`` is the arithmetic. A strategy is called once per block as ``attention(layer, q, k, v) -> out`` with
-QK-normed, un-rotated queries and keys (B, S, H, D); it rotates them and decides which keys each query sees.
+QK-normed, un-rotated queries and keys (B, S, H, D). It rotates them and decides which keys each query sees.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model.spec import ModelSpec
 
 
 class Attention(Protocol):
-    """Who sees whom, for one pass over the blocks."""
+    """A strategy for one pass over the blocks: which keys each query sees."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v (B, S, H, D), un-rotated -> (B, S, H, D)."""
@@ -34,8 +34,8 @@ class Attention(Protocol):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √D) v for q (B, Sq, H, D) and k, v (B, Sk, H, D) -> (B, Sq, H, D).
 
-    ``mask``, (Sq, Sk) or anything that broadcasts to (B, H, Sq, Sk), is True where a query may look.
-    On a CPU, bf16 by hand is about twice as fast as the fused kernel, which gains nothing from bf16 there.
+    ``mask``, (Sq, Sk) or broadcastable to (B, H, Sq, Sk), is True where a query may attend. On a CPU, plain bf16
+    products are about twice as fast as the fused kernel, which gains nothing from bf16 there.
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
@@ -51,18 +51,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return out.transpose(1, 2)
 
 
-Told = Sequence[Tensor]  # per layer, the prompt's keys of cross-attention (slots, H, D)
+Told = Sequence[Tensor]  # per layer, the prompt's cross-attention keys (slots, H, D)
 NOBODY = Heads()
-Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]  # rope.apply, or a twin of it
-FUSED: dict[str, SDPBackend] = {}  # the kernel that ``choose_kernel`` found fastest, by type of device
+Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]  # rope.apply or its twin
+FUSED: dict[str, SDPBackend] = {}  # by device type, the fastest kernel according to ``choose_kernel``
 CANDIDATES = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 TRIES = 5
 
 
 def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> dict[str, float]:
-    """Time the fused kernels of a GPU on tensors as ``attend`` gets them, and use the fastest from now on.
+    """Time a GPU's fused kernels on tensors as ``attend`` gets them, and use the fastest from now on.
 
-    Returns milliseconds by name, without those that this device cannot run.
+    Returns milliseconds by name; kernels that cannot run on this device are left out.
     """
     took: dict[SDPBackend, float] = {}
     for kernel in CANDIDATES:
@@ -85,7 +85,7 @@ def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> dict[str, float]:
 
 
 class Bidirectional:
-    """Every token sees every token: the teacher, and clips in one pass. positions (B|1, S, 3)."""
+    """Every token sees every token: for the teacher, and for clips in one pass. positions (B|1, S, 3)."""
 
     def __init__(self, positions: Tensor, spec: ModelSpec) -> None:
         self._rotation = rope.angles(positions, spec.rope_split, spec.rope_theta)
@@ -108,10 +108,11 @@ class BlockCausal:
 
 @dataclass(frozen=True)
 class Angles:
-    """How a chunk's queries and keys are turned, the same in every layer: worked out once a chunk."""
+    """Rotation angles of a chunk's queries and keys. They are the same in every layer, so they are computed once per
+    chunk."""
 
     whole: rope.Rotation
-    place: rope.Rotation  # by row and column alone
+    place: rope.Rotation  # by row and column only
 
     @classmethod
     def of(cls, positions: Tensor, spec: ModelSpec) -> Angles:
@@ -121,18 +122,20 @@ class Angles:
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All tensors, for a CUDA graph's buffers."""
         return [*self.whole, *self.place]
 
 
 def turn_by_time(spec: ModelSpec) -> Turn:
-    """How kept keys become keys that may be attended to: once a chunk, for all layers."""
+    """A function that rotates kept keys by time, so that they can be attended to; called once per chunk for all
+    layers."""
     return lambda keys, times: rope.turn_time(keys, times, spec.rope_split, spec.rope_theta)
 
 
 class Cached:
-    """The current chunk sees the cache and itself; made anew for each chunk, after ``cache.begin_chunk``.
+    """The current chunk sees the cache and itself. Create one per chunk, after ``cache.begin_chunk``.
 
-    A pass with a ``watch`` is the last: its keys are those that will be kept, and the watch sees what is attended to.
+    The last pass of a chunk has a ``watch``: its keys are stored, and the watch observes its attention.
     """
 
     def __init__(self, cache: KVCache, angles: Angles, rotate: Rotate = rope.apply) -> None:
@@ -150,8 +153,9 @@ class Cached:
 
 
 class Rewriting:
-    """Several chunks written to the cache in one pass: in each layer one after the other, and each sees what the policy
-    has left of those before. The slow twin is a pass for each chunk; ``positions`` are each chunk's (chunk, 3)."""
+    """Writes several chunks to the cache in one pass. In each layer the chunks follow one another, and each sees what
+    the policy has kept of those before. The slow twin runs one pass per chunk. ``positions`` are (chunk, 3) per
+    chunk."""
 
     def __init__(
         self,
@@ -164,7 +168,7 @@ class Rewriting:
     ) -> None:
         self._cache, self._positions, self._spec = cache, positions, spec
         self._heads, self._told, self._rotate = heads, told, rotate
-        self._angles: list[Angles] = []  # of each chunk, the same in all layers
+        self._angles: list[Angles] = []  # per chunk, the same in all layers
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         chunks = zip(*(each.split(self._cache.chunk, 1) for each in (q, k, v)), strict=True)
@@ -183,20 +187,20 @@ class Rewriting:
 
 
 def told_by(context: Sequence[tuple[Tensor, Tensor]], row: int = 0) -> list[Tensor]:
-    """What a prompt says to each layer: its keys of cross-attention, of the ``row``-th stream (slots, H, D)."""
+    """The cross-attention keys of a prompt, per layer (slots, H, D); ``row`` is the stream's index in the batch."""
     return [keys[row, 0] for keys, _ in context]
 
 
 class Watch:
-    """Gathers in one clean pass what the cache's policy asks for, layer by layer, and nothing else."""
+    """Gathers, in one clean pass, the evidence that the cache's policy needs, layer by layer."""
 
     def __init__(self, needs: frozenset[str], heads: Heads = NOBODY, told: Told = (), first_layer: int = 0) -> None:
         self._needs, self._heads, self._told, self._first_layer = needs, heads, told, first_layer
         self._seen: dict[str, list[Tensor]] = {}
 
     def see(self, layer: int, k: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Once per layer, in order: the chunk's un-rotated keys and its rotated queries (chunk, H, D), and all rotated
-        keys and all values (kept + chunk, H, D)."""
+        """Called once per layer, in order: the chunk's un-rotated keys and its rotated queries (chunk, H, D), and all
+        rotated keys and all values (kept + chunk, H, D)."""
         heads, own = self._heads, self._first_layer + layer
         if "salience" in self._needs and heads.salience is not None:
             self._note("salience", heads.salience.score(own, k, values[-len(k) :]))
@@ -213,7 +217,7 @@ class Watch:
         self._seen.setdefault(name, []).append(row)
 
     def evidence(self) -> Evidence:
-        """What ``cache.commit`` wants, after the pass."""
+        """The evidence for ``cache.commit``, after the pass."""
         salience = self._seen.get("salience")
         others = {name: rows for name, rows in self._seen.items() if name != "salience"}
         return Evidence(salience=torch.stack(salience) if salience else None, **others)

@@ -1,8 +1,9 @@
-"""The autoencoder of pafu-mini 2: a latent frame is one view, decoded to a picture and to how far away its pixels are.
+"""The autoencoder of pafu-mini 2. A latent frame is one view; it decodes to a picture and to the parallax of its
+pixels.
 
-Latents keep unit variance by running statistics. The decoder's fourth channel is the parallax of every pixel; with it
-the pictures between two views are made by sliding the planes of both (``model.planes``), so latents depend on no speed,
-which a small model learns far faster.
+Running statistics keep the latents at unit variance. The decoder's fourth channel is each pixel's parallax. With it,
+the pictures between two views are made by sliding the planes of both views (``model.planes``). Latents therefore do not
+depend on speed, which a small model learns much faster.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ENCODER_WIDTHS = (64, 128, 256)  # channels at 1/4, 1/8 and 1/16 of the picture'
 DECODER_WIDTHS = (192, 112, 64)  # at 1/16, 1/8 and 1/4; two cores without bf16 decode three views in 0.1 s
 BLOCKS = (2, 2, 1)  # residual blocks at 1/16, 1/8 and 1/4
 VIEW_CHANNELS = 4  # red, green, blue, parallax
-MOMENTUM = 0.01  # of the latents' running statistics
+MOMENTUM = 0.01  # momentum of the latents' running statistics
 
 
 class Encoder(nn.Module):
@@ -49,6 +50,8 @@ class Encoder(nn.Module):
 
 
 class ViewAutoencoder(nn.Module):
+    """Encoder, decoder and latent statistics of pafu-mini 2."""
+
     mean: Tensor
     scale: Tensor
 
@@ -61,12 +64,12 @@ class ViewAutoencoder(nn.Module):
         self.register_buffer("scale", torch.ones(spec.latent_channels, 1, 1))
 
     def encode(self, views: Tensor) -> Tensor:
-        """Views (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) of zero mean and unit variance in every channel."""
+        """Views (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) with zero mean and unit variance per channel."""
         out: Tensor = (self.encoder(views) - self.mean) / self.scale
         return out
 
     def encode_in_training(self, views: Tensor) -> Tensor:
-        """As ``encode`` by the batch's own statistics, which the running ones follow."""
+        """As ``encode``, with the batch's own statistics; it also updates the running statistics."""
         raw = self.encoder(views).float()
         mean, scale = raw.mean((0, 2, 3)), raw.std((0, 2, 3)) + 1e-4
         with torch.no_grad():
@@ -76,8 +79,7 @@ class ViewAutoencoder(nn.Module):
         return normal
 
     def view(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, h, w) to the pictures that they describe (B, 3, H, W) in about [-1, 1] and the parallax of
-        their pixels (B, H, W)."""
+        """Latents (B, C, h, w) to pictures (B, 3, H, W) in about [-1, 1] and the parallax of their pixels (B, H, W)."""
         out = self.decoder(latents)
         return out[:, :3], out[:, 3]
 
@@ -86,8 +88,8 @@ class ViewAutoencoder(nn.Module):
     ) -> tuple[Tensor, State]:
         """Latents (1, F, C, h, w) to pictures (1, F * stride, 3, H, W) and the state for the next call.
 
-        ``motions`` are the camera's (right, down) pixels since the view before, one per latent frame; None where
-        the camera jumped there. Without ``motions`` the camera rests.
+        ``motions`` holds, per latent frame, the camera's (right, down) pixels since the previous view, or None where
+        the camera jumped. Without ``motions`` the camera rests.
         """
         drawn, parallax = self.view(latents[0])
         views = [View(picture, plane) for picture, plane in zip(drawn, nearest_plane(parallax), strict=True)]
@@ -100,12 +102,12 @@ class ViewAutoencoder(nn.Module):
         return torch.stack(pictures)[None], [views[-1].picture, views[-1].plane]
 
     def _on_the_way(self, before: View | None, now: View, motion: Motion | None) -> list[Tensor]:
-        """The pictures of one latent frame; its last is the view itself. After a jump, and at the start, the camera
-        waits at the view."""
+        """The pictures of one latent frame; the last one is the view itself. At the start and after a jump, all
+        pictures show the view."""
         if before is None or motion is None:
             return [now.picture] * self.pictures
         shares = [part / self.pictures for part in range(1, self.pictures)]
         return [*(between(before, now, motion, share) for share in shares), now.picture]
 
 
-assert max(PLANES) < 2.55, "the training pool keeps parallaxes as hundredths in a byte"
+assert max(PLANES) < 2.55, "the training pool stores parallaxes as hundredths in one byte"

@@ -1,6 +1,7 @@
-"""The camera of a session: integer world pixels, speeds that ramp, cuts; and the words that steer it.
+"""The camera of a session: integer world pixels, ramped speeds, cuts; and the prompt phrases that steer it.
 
-No torch: the front process validates controls with this module, the stream and the training world walk the same path.
+This module imports no torch: the front validates controls with it. The stream and the training world use the same
+motion.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
-MAX_SPEED = 16  # pixels a picture
-SPEED_STEP = 4  # speeds are multiples: the model learned the world on a grid, which two cores can afford
-PLACE_STEP = 16  # pixels; a cut lands on this grid
-MAX_ACCELERATION = 8  # pixels a picture, gained or lost per latent frame
+MAX_SPEED = 16  # pixels per picture
+SPEED_STEP = 4  # speeds are multiples of this: the model was trained on this grid, to save training time
+PLACE_STEP = 16  # pixels; the grid of cut targets
+MAX_ACCELERATION = 8  # pixels per picture, gained or lost per latent frame
 DEFAULT_SPEED = 8
 SLOW_SPEED = 4
 FAST_SPEED = 16
-MAX_PLACE = 1000.0  # screens; a cut farther than this is refused
-MAX_RISE = 4  # pixels a picture, up or down, of a camera that can
+MAX_PLACE = 1000.0  # screens; farther cuts are refused
+MAX_RISE = 4  # pixels per picture, up or down, for a camera that can rise
 
 
 @dataclass(frozen=True)
 class CameraLimits:
-    """What the camera of a model can do, in pixels; speeds in pixels a picture.
+    """What a model's camera can do, in pixels; speeds in pixels per picture.
 
-    full_speed: the speed that the model is told as 1. acceleration: gained or lost per latent frame.
-    lowest, highest: how far below and above its start it may stand; without room it only pans.
+    full_speed: the speed that the model receives as 1. acceleration: change of speed per latent frame. lowest, highest:
+    the range of heights relative to the start; if it is empty, the camera only pans.
     """
 
     full_speed: int = MAX_SPEED
@@ -35,6 +36,7 @@ class CameraLimits:
 
     @property
     def rises(self) -> bool:
+        """Whether the camera can change its height."""
         return self.lowest < self.highest
 
 
@@ -42,16 +44,16 @@ PANS = CameraLimits()
 
 
 class CameraError(ValueError):
-    """A camera control that is out of range; the message names the field and what is allowed."""
+    """A camera control that is out of range; the message names the field and the allowed values."""
 
 
 @dataclass(frozen=True)
 class CameraControl:
-    """What the camera is asked to do from the next chunk on.
+    """A camera command that takes effect with the next chunk.
 
-    speed: pixels a picture, a multiple of SPEED_STEP, positive to the right, 0 holds. None keeps the present speed.
-    cut_to: place to jump to, in screens from where the session began. None does not jump.
-    rise: pixels a picture, positive upwards, 0 holds the height. None goes on as before.
+    speed: pixels per picture, a multiple of SPEED_STEP, positive to the right; 0 stops; None keeps the present speed.
+    cut_to: where to jump, in screens from the session's starting point; None does not jump. rise: pixels per picture,
+    positive upwards; 0 keeps the height; None changes nothing.
     """
 
     speed: int | None = None
@@ -61,17 +63,17 @@ class CameraControl:
     def __post_init__(self) -> None:
         if self.speed is not None and not (-MAX_SPEED <= self.speed <= MAX_SPEED and self.speed % SPEED_STEP == 0):
             allowed = f"multiples of {SPEED_STEP} from -{MAX_SPEED} to {MAX_SPEED}"
-            raise CameraError(f"camera speed is {self.speed}; allowed are {allowed} (pixels a picture)")
+            raise CameraError(f"camera speed is {self.speed}; allowed are {allowed} (pixels per picture)")
         if self.cut_to is not None and not -MAX_PLACE <= self.cut_to <= MAX_PLACE:
             raise CameraError(f"camera cut_to is {self.cut_to}; allowed is -{MAX_PLACE:g} to {MAX_PLACE:g} screens")
         if self.rise is not None and not -MAX_RISE <= self.rise <= MAX_RISE:
-            raise CameraError(f"camera rise is {self.rise}; allowed is -{MAX_RISE} to {MAX_RISE} (pixels a picture)")
+            raise CameraError(f"camera rise is {self.rise}; allowed is -{MAX_RISE} to {MAX_RISE} (pixels per picture)")
 
 
 @dataclass(frozen=True)
 class CameraState:
-    """Where the camera stands (pixels to the right of and above the session's start), how it moves and where its speeds
-    are heading; ``jumped``: it was cut here and has shown nothing yet."""
+    """The camera's position (pixels to the right of and above the session's start), speeds and target speeds.
+    ``jumped``: the camera was cut here and has shown nothing yet."""
 
     offset: int = 0
     speed: int = 0
@@ -83,18 +85,19 @@ class CameraState:
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> CameraState:
-        """The state that ``numbers`` tell; those that lack at the end are zero."""
+        """The state that ``numbers`` encode; missing ones at the end are 0."""
         names = [field.name for field in fields(cls)]
         state = cls(**dict(zip(names, numbers, strict=False)))  # type: ignore[arg-type]
         return replace(state, jumped=bool(state.jumped))
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The state as it crosses a line."""
+        """The state as numbers, for messages."""
         return tuple(int(value) for value in astuple(self))
 
     def steered(self, control: CameraControl, screen: int) -> CameraState:
-        """The state after ``control``; ``screen`` is the picture's width in pixels. A cut arrives at rest."""
+        """The state after ``control``; ``screen`` is the picture's width in pixels. After a cut the camera is at
+        rest."""
         state = self
         if control.cut_to is not None:
             place = PLACE_STEP * round(control.cut_to * screen / PLACE_STEP)
@@ -106,7 +109,7 @@ class CameraState:
         return state
 
     def next_latent(self, pictures: int, limits: CameraLimits) -> CameraState:
-        """Ramp the speeds for the next latent frame of ``pictures`` pictures; the place is not moved yet."""
+        """Ramp the speeds for the next latent frame of ``pictures`` pictures; the position does not change yet."""
         ramp, rise = limits.acceleration, max(-MAX_RISE, min(MAX_RISE, self.rise_target))
         height = max(limits.lowest, min(limits.highest, self.height + pictures * rise))
         return replace(
@@ -116,7 +119,7 @@ class CameraState:
         )
 
     def moved(self, pictures: int) -> CameraState:
-        """The state behind ``pictures`` pictures at the present speeds."""
+        """The state after ``pictures`` pictures at the present speeds."""
         place = {"offset": self.offset + pictures * self.speed, "height": self.height + pictures * self.rise}
         return replace(self, **place, jumped=False)
 
@@ -124,9 +127,9 @@ class CameraState:
 def walk(
     state: CameraState, latents: int, pictures_per_latent: int = 4, limits: CameraLimits = PANS
 ) -> tuple[CameraState, list[CameraState]]:
-    """Walk ``latents`` latent frames: the state behind them, and the state in which each begins.
+    """Advance by ``latents`` latent frames: the state after them, and the state at the beginning of each.
 
-    Picture p of a latent frame stands p steps of its speeds farther.
+    Picture p of a latent frame is p steps of its speeds from the frame's beginning.
     """
     begins = []
     for _ in range(latents):
@@ -136,13 +139,14 @@ def walk(
 
 
 def advance(state: CameraState, latents: int, pictures_per_latent: int = 4) -> tuple[CameraState, list[int], list[int]]:
-    """``walk`` of a camera that only pans: the state behind, and each latent frame's first-picture offset and speed."""
+    """``walk`` for a camera that only pans: the state afterwards, and for each latent frame the offset of its first
+    picture and its speed."""
     state, begins = walk(state, latents, pictures_per_latent)
     return state, [begin.offset for begin in begins], [begin.speed for begin in begins]
 
 
 def view_offset(offset: int, speed: int, pictures_per_latent: int = 4) -> int:
-    """The place of a latent frame: where the camera stands at the end of its pictures."""
+    """The offset of a latent frame's view: where the camera is at the end of its pictures."""
     return offset + pictures_per_latent * speed
 
 
@@ -162,7 +166,7 @@ _PACES = {"slowly": SLOW_SPEED, "gently": SLOW_SPEED, "fast": FAST_SPEED, "quick
 
 
 def camera_from_prompt(prompt: str) -> CameraControl | None:
-    """The control that the prompt's words ask for ("the camera pans slowly left"), or None if it names none."""
+    """The control that the prompt asks for ("the camera pans slowly left"), or None."""
     if move := _MOVE.search(prompt):
         pace = (move["before"] or move["after"] or "").lower()
         speed = _PACES.get(pace, DEFAULT_SPEED)

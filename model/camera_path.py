@@ -1,4 +1,4 @@
-"""The camera's way through one chunk, in the terms of transformer and codec."""
+"""The camera's path through one chunk, as inputs of the transformer and the codec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class CameraPath:
-    """``begins`` are the states in which the chunk's latent frames begin, ``end`` is the one behind the last."""
+    """``begins`` are the states at the beginning of the chunk's latent frames, ``end`` is the state after the last."""
 
     spec: ModelSpec
     begins: tuple[CameraState, ...]
@@ -23,7 +23,7 @@ class CameraPath:
 
     @classmethod
     def of_chunk(cls, spec: ModelSpec, state: CameraState) -> CameraPath:
-        """The way of a camera in ``state`` as the chunk begins; without a camera it rests."""
+        """The path of a camera that is in ``state`` when the chunk begins; a model without a camera is at rest."""
         if spec.camera is None:
             return cls(spec, (state,) * spec.chunk_latents, state)
         end, begins = walk(state, spec.chunk_latents, spec.temporal_stride, spec.camera)
@@ -36,8 +36,8 @@ class CameraPath:
         return world_positions(self.spec, places, first_latent)[0]
 
     def control(self) -> Tensor | None:
-        """(1, F, control_dim): speed to the right and down, whether positions are those of a world, whether the camera
-        jumped here. None for a model that takes no control."""
+        """(1, F, control_dim): speed to the right and down, whether positions are world positions, and whether the
+        camera jumped here. None for a model without control input."""
         if self.spec.camera is None or not self.spec.control_dim:
             return None
         full = self.spec.camera.full_speed
@@ -45,7 +45,7 @@ class CameraPath:
         return torch.tensor([numbers])[..., : self.spec.control_dim]
 
     def motions(self) -> list[Motion | None] | None:
-        """What a codec is told of each latent frame; None for a model without a camera."""
+        """The codec's camera motion per latent frame; None for a model without a camera."""
         if self.spec.camera is None:
             return None
         pictures = self.spec.temporal_stride

@@ -1,8 +1,8 @@
-"""The figures of a chunk, defined once and carried whole: to the wire, the metrics, the traces and the clients.
+"""The figures of a chunk. They are defined here once and carried whole to the wire, metrics, traces and clients.
 
-A field here is a field of the wire's ``stats``, of the AsyncAPI document, of the chunk's span and of the client's type;
-one with a ``Measure`` is a metric too. Imports no torch, because the front reads it. See "One figure more" in
-docs/architecture.md.
+Each field is a field of ``stats`` on the wire, of the AsyncAPI document, of the chunk's span and of the client's type.
+A field with a ``Measure`` is also a metric. This module imports no torch, because the front reads it. See "One figure
+more" in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from msgspec import Meta
 
 @dataclass(frozen=True)
 class Measure:
-    """The metric of a figure, labelled with the cache policy: chunks are summed (counter), or the newest stands
-    (gauge)."""
+    """The metric of a figure, labelled with the cache policy: a counter sums over chunks, a gauge holds the newest
+    value."""
 
     metric: str
     kind: Literal["counter", "gauge"]
-    labels: tuple[tuple[str, str], ...] = ()  # more of them, with their value
+    labels: tuple[tuple[str, str], ...] = ()  # additional labels and their values
 
 
 def figure(description: str, measure: Measure | None = None) -> Meta:
-    """What documents and metrics say of a figure."""
+    """The description of a figure for documents, and its metric."""
     return Meta(description=description, extra={"measure": measure})
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of structs of figures; fields with a default are left out where they have it."""
+    """Base class of structs of figures; fields equal to their default are omitted."""
 
 
 class CameraView(Figures, frozen=True, kw_only=True):
@@ -41,7 +41,8 @@ class CameraView(Figures, frozen=True, kw_only=True):
 
 
 class KeptTokens(Figures, frozen=True, kw_only=True):
-    """What a cache holds: a little picture of rows x columns bytes, row by row, for each of ``latents`` (ascending)."""
+    """The tokens that a cache keeps: for each of ``latents`` (ascending) a small picture of rows x columns bytes, row
+    by row."""
 
     rows: int
     columns: int
@@ -51,7 +52,7 @@ class KeptTokens(Figures, frozen=True, kw_only=True):
 
 
 class ChunkStats(Figures, frozen=True, kw_only=True):
-    """What a chunk cost and what the cache holds after it."""
+    """What a chunk cost, and what the cache holds after it."""
 
     seconds: Annotated[
         dict[str, float], figure("Time by stage: text, denoise, clean, decode, prune; the server adds encode, total.")
@@ -75,7 +76,7 @@ class ChunkStats(Figures, frozen=True, kw_only=True):
 
 
 def measured_in(stats: type[ChunkStats]) -> dict[str, tuple[Measure, str]]:
-    """Fields that are metrics, each with its measure and its description."""
+    """The fields that are metrics, each with its measure and description."""
     found = {}
     for field in msgspec.structs.fields(stats):
         meta = _meta_of(field.type)

@@ -1,5 +1,5 @@
-"""The convolutional decoder of the view autoencoders: latents to pictures without block borders, for it has neither
-norms nor a part that paints one block alone."""
+"""The convolutional decoder of the view autoencoders. Its pictures have no block borders: it has no norms, and no layer
+that paints each block on its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHUFFLE = 4  # pixels of a side that one position at 1/4 of the picture's size paints
+SHUFFLE = 4  # side of the pixel block that one position at 1/4 of the picture's size produces
 
 
 class ResidualBlock(nn.Module):
-    """Begins as the identity."""
+    """A residual block that starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,13 +28,14 @@ class ResidualBlock(nn.Module):
 
 
 def level(width: int, blocks: int) -> nn.Sequential:
+    """One resolution: a convolution and ``blocks`` residual blocks."""
     return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
 
 class Decoder(nn.Module):
-    """Latents (B, C, h, w) to ``channels`` numbers a pixel (B, channels, 16h, 16w).
+    """Latents (B, C, h, w) to ``channels`` values per pixel (B, channels, 16h, 16w).
 
-    ``widths`` and ``blocks`` are its channels and residual blocks at 1/16, 1/8 and 1/4 of the picture's size.
+    ``widths`` and ``blocks`` are the channels and residual blocks at 1/16, 1/8 and 1/4 of the picture's size.
     """
 
     def __init__(self, latent_channels: int, widths: Sequence[int], blocks: Sequence[int], channels: int) -> None:

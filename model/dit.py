@@ -1,8 +1,8 @@
 """The diffusion transformer of the Wan2.1 family, with one timestep per latent frame.
 
-Parameter names are Wan's own, so that public checkpoints load as they are. Attention is a strategy handed to
-``forward``: the same weights run bidirectionally, block-causally, or chunk by chunk over a cache.
-Source: Wan2.1 ``wan/modules/model.py`` and Self-Forcing ``causal_model.py``.
+Parameter names are Wan's own, so public checkpoints load unchanged. Attention is a strategy passed to ``forward``: the
+same weights run bidirectionally, block-causally, or chunk by chunk over a cache. Source: Wan2.1
+``wan/modules/model.py`` and Self-Forcing ``causal_model.py``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from model.spec import ModelSpec
 
 Context = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the prompt, each (B, G, text slots, H, D)
 
-LEAST_SIGMA = 0.05  # the clean pass has no noise, and nobody asks for its velocity
+LEAST_SIGMA = 0.05  # lower limit of sigma: the clean pass has sigma 0, and its velocity is not used
 SCREEN_SCALE = 1.0
-GATES = [2, 5]  # places of the gates among a block's six modulations
-WORLD_PEAK, WORLD_GAIN, WORLD_PAIRS = 3.0, 1.5, 2  # bias, norm weight and number of pairs of a head that looks there
+GATES = [2, 5]  # indices of the gates among a block's six modulations
+WORLD_PEAK, WORLD_GAIN, WORLD_PAIRS = 3.0, 1.5, 2  # of a head in ``_look_at_own_place``: bias, norm weight, pairs
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over all channels, before they are split into heads; sums run in float32."""
+    """Root-mean-square norm over all channels before they are split into heads; sums are float32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # The fused kernel accumulates in float32, and wants the weight in x's dtype.
+        # The fused kernel accumulates in float32 and needs the weight in x's dtype.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -53,7 +53,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Product:
-    """A linear layer that is nobody's module: its weight is held by those whose it is."""
+    """A linear layer that is not a module, because its weight belongs to other modules."""
 
     weight: Tensor
     bias: Tensor
@@ -63,6 +63,8 @@ class Product:
 
 
 class SelfAttention(nn.Module):
+    """The projections of self-attention; the attention itself is a strategy (``model.attention``)."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.heads = spec.num_heads
@@ -72,11 +74,12 @@ class SelfAttention(nn.Module):
         self.o = nn.Linear(spec.dim, spec.dim)
         self.norm_q = RMSNorm(spec.dim, spec.eps)
         self.norm_k = RMSNorm(spec.dim, spec.eps)
-        self._together: tuple[Callable[[Tensor], Tensor], ...] = ()  # q, k and v as one product, if they are
+        self._together: tuple[Callable[[Tensor], Tensor], ...] = ()  # the fused product of q, k and v, if there is one
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Let q, k and v be one product. Their parameters become views of its weight: nothing is held twice."""
+        """Compute q, k and v in one product. Their parameters become views of its weight, so nothing is stored
+        twice."""
         parts = (self.q, self.k, self.v)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         for part, rows, row in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
@@ -84,16 +87,16 @@ class SelfAttention(nn.Module):
         self._together = (Product(weight, bias),)
 
     def replace_products(self, build: Callable[[Tensor, Tensor], nn.Module]) -> None:
-        """Let what ``build`` makes of weight and bias do all products; the layers' own weights go."""
+        """Use the layers that ``build`` makes of weight and bias for all products; the original weights are freed."""
         parts = (self.q, self.k, self.v)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         self._together = (build(weight, bias),)
-        other = cast(Any, self)  # no linear layers any more
+        other = cast(Any, self)  # the attributes are no longer linear layers
         other.o = build(self.o.weight, self.o.bias)
         other.q = other.k = other.v = nn.Identity()
 
     def _apply(self, fn: Any, recurse: bool = True) -> SelfAttention:
-        self._together = ()  # parameters that move are no views any more
+        self._together = ()  # moved parameters are no longer views of the fused weight
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -101,14 +104,14 @@ class SelfAttention(nn.Module):
         """x (B, S, dim) -> q, k, v (B, S, H, D); q and k are normed, not rotated."""
         if self._together and not torch.is_grad_enabled():
             q, k, v = self._together[0](x).chunk(3, -1)
-        else:  # gradients are those of the parts
+        else:  # training needs gradients of the separate layers
             q, k, v = self.q(x), self.k(x), self.v(x)
         q, k = self.norm_q(q), self.norm_k(k)
         return q.unflatten(-1, (self.heads, -1)), k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 
 
 class CrossAttention(SelfAttention):
-    """Frames look at their prompt; its keys and values are computed once, by ``encode``."""
+    """Attention of latent frames to their prompt, whose keys and values ``encode`` computes once."""
 
     def encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """text (B, G, slots, dim) -> keys, values, each (B, G, slots, H, D)."""
@@ -116,7 +119,7 @@ class CrossAttention(SelfAttention):
         return k, self.v(text).unflatten(-1, (self.heads, -1))
 
     def look(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """x (B, S, dim); keys, values (B, G, slots, H, D): the g-th part of the tokens sees the g-th prompt."""
+        """x (B, S, dim); keys, values (B, G, slots, H, D): the g-th run of tokens attends to the g-th prompt."""
         groups = keys.shape[1]
         q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)).unflatten(1, (groups, -1)).flatten(0, 1)
         keys, values = keys.expand(x.shape[0], *keys.shape[1:]), values.expand(x.shape[0], *values.shape[1:])
@@ -125,6 +128,8 @@ class CrossAttention(SelfAttention):
 
 
 class Block(nn.Module):
+    """One transformer block: self-attention, cross-attention and feed-forward, modulated by time."""
+
     halves: tuple[Callable[..., Any], Callable[..., Any]]  # before and after attention
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -147,12 +152,14 @@ class Block(nn.Module):
         return out
 
     def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, F, N, dim), time (B, F, 6, dim) -> q, k, v (B, F * N, H, D) of self-attention, not rotated."""
+        """The part before self-attention: x (B, F, N, dim), time (B, F, 6, dim) -> q, k, v (B, F * N, H, D), not
+        rotated."""
         shift, scale = (self.modulation[:, :2] + time[:, :, :2]).to(x.dtype).unsqueeze(3).unbind(2)
         return self.self_attn.project(_modulate(_norm(x, self.eps), shift, scale).flatten(1, 2))
 
     def after(self, x: Tensor, seen: Tensor, time: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The rest of the block, once self-attention has ``seen`` (B, F * N, H, D); keys and values of the prompt."""
+        """The part after self-attention, given its result ``seen`` (B, F * N, H, D) and the prompt's keys and
+        values."""
         modulation = (self.modulation[:, 2:] + time[:, :, 2:]).to(x.dtype).unsqueeze(3)
         gate1, shift2, scale2, gate2 = modulation.unbind(2)
         x = torch.addcmul(x, self.self_attn.o(seen.flatten(-2)).view(x.shape), gate1)
@@ -162,10 +169,12 @@ class Block(nn.Module):
         return torch.addcmul(x, y, gate2)
 
 
-Block.halves = (Block.before, Block.after)  # an instance may have compiled ones
+Block.halves = (Block.before, Block.after)  # an instance may have compiled ones instead
 
 
 class Head(nn.Module):
+    """The output layer: norm, modulation and a linear layer."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.eps = spec.eps
@@ -188,19 +197,19 @@ def sinusoid(timesteps: Tensor, channels: int) -> Tensor:
 
 
 def velocity_from_clean(x_t: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
-    """v = (x_t - x0) / s for latents (B, F, C, h, w) and timesteps (B, F); s is kept from zero, where v means
-    nothing."""
+    """v = (x_t - x0) / s for latents (B, F, C, h, w) and timesteps (B, F). s has a lower limit: near 0, v is
+    meaningless."""
     sigma = (timesteps / FULL_NOISE).clamp(min=LEAST_SIGMA).view(*timesteps.shape, 1, 1, 1)
     return (x_t - x0) / sigma.to(x_t.dtype)
 
 
 class CausalDiT(nn.Module):
-    """Velocity of noisy latents (B, F, C, h, w), each latent frame at its own timestep."""
+    """Predicts the velocity of noisy latents (B, F, C, h, w); each latent frame has its own timestep."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.recomputes = False  # for gradients a block is run again: one block's graph is held at a time
+        self.recomputes = False  # recompute blocks in the backward pass: one block's graph in memory
         dim = spec.dim
         self.patch_embedding = nn.Conv3d(spec.latent_channels, dim, kernel_size=spec.patch, stride=spec.patch)
         self.text_embedding = nn.Sequential(
@@ -218,21 +227,22 @@ class CausalDiT(nn.Module):
         self._init_weights()
 
     def fuse(self) -> None:
-        """One product for q, k and v of each block: for a model whose weights stay where and what they are."""
+        """Compute q, k and v of each block in one product. Only for a model whose weights will not move or change."""
         for block in self.each_block():
             block.self_attn.fuse()
 
     def each_block(self) -> Iterator[Block]:
+        """The blocks in order."""
         return cast("Iterator[Block]", iter(self.blocks))
 
     def compile_blocks(self) -> None:
-        """Let both halves of a block run as compiled kernels, the same for all blocks."""
+        """Compile both halves of a block; all blocks share the kernels."""
         halves = (torch.compile(Block.before, dynamic=False), torch.compile(Block.after, dynamic=False))
         for block in self.each_block():
             block.halves = halves
 
     def _init_weights(self) -> None:
-        """As Wan does, except that the head starts small and not at zero: a random model must have an output."""
+        """As in Wan, except that the head starts small instead of at zero: a random model needs an output."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -248,10 +258,11 @@ class CausalDiT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the parameters."""
         return self.head.head.weight.dtype
 
     def encode_context(self, text: Tensor) -> Context:
-        """Encoded prompts (B, G, slots, text_dim) -> per layer keys and values, computed once per prompt."""
+        """Encoded prompts (B, G, slots, text_dim) to keys and values per layer, computed once per prompt."""
         hidden = self.text_embedding(text.to(self.dtype))
         return [cast(Block, block).cross_attn.encode(hidden) for block in self.blocks]
 
@@ -260,8 +271,9 @@ class CausalDiT(nn.Module):
     ) -> Tensor:
         """Velocity (B, F, C, h, w) in the dtype of ``latents`` (B, F, C, h, w).
 
-        timesteps (B, F) in [0, 1000]; control (B, F, control_dim) for specs that have one; context (B|1, G, ...)
-        with F a multiple of G: equal runs of frames attend to one prompt each.
+        timesteps (B, F) in [0, 1000]; control (B, F, control_dim) for specs that have one; context (B|1, G, ...), where
+        F is a multiple of G: equal runs of latent frames attend to one prompt each. Raises ValueError for a wrong
+        ``control``.
         """
         x = self._patchify(latents.to(self.dtype))
         if self.spec.screen_embedding:
@@ -287,7 +299,8 @@ class CausalDiT(nn.Module):
         return time
 
     def _patchify(self, latents: Tensor) -> Tensor:
-        """(B, F, C, h, w) -> (B, F, N, dim): the convolution has stride = kernel, so it is one matrix product."""
+        """(B, F, C, h, w) -> (B, F, N, dim): the convolution's stride equals its kernel, so it is one matrix
+        product."""
         batch, frames, channels = latents.shape[:3]
         _, p, q = self.spec.patch
         x = latents.unflatten(-1, (-1, q)).unflatten(-3, (-1, p))  # B F C rows p columns q
@@ -305,10 +318,10 @@ class CausalDiT(nn.Module):
 
 @torch.no_grad()
 def init_for_learning(model: CausalDiT) -> None:
-    """Start where a small model learns in hundreds of steps; Wan's own start is made for a long training.
+    """Initialise for a small model that trains in hundreds of steps; Wan's initialisation is meant for a long training.
 
-    Gates begin open (Wan's near zero leave every block almost without effect), the text's and time's embeddings at the
-    scale of the rest, and half of the heads look at their own place in the world.
+    Gates start open (Wan's start near zero, which leaves every block almost without effect), text and time embeddings
+    start at the scale of the other inputs, and half of the heads attend to their own place in the world.
     """
     for embedding in (model.text_embedding, model.time_embedding):
         for module in embedding:
@@ -321,15 +334,15 @@ def init_for_learning(model: CausalDiT) -> None:
 
 @torch.no_grad()
 def open_gates(model: CausalDiT) -> None:
-    """Let every block count in full."""
+    """Let every block contribute fully."""
     for block in model.blocks:
         cast(Block, block).modulation[:, GATES] = 1.0
 
 
 def _look_at_own_place(attention: SelfAttention, spec: ModelSpec) -> None:
-    """A constant bias on the first channel of the fastest height and width pairs gives queries and keys a common
-    direction, which the rotation turns by position: their product peaks where the relative position is zero. The
-    slower pairs turn too little from one token to the next to tell them apart."""
+    """Give queries and keys a common direction: a constant bias on the first channel of the fastest height and width
+    pairs. The rotation turns it by position, so the product peaks where the relative position is zero. Slower pairs
+    rotate too little per token to separate neighbours."""
     time_channels, height_channels, _ = spec.rope_split
     starts = [
         axis + 2 * pair for axis in (time_channels, time_channels + height_channels) for pair in range(WORLD_PAIRS)

@@ -1,4 +1,4 @@
-"""What a chunk cost and what it left, gathered on the device and read by the host at once, when the chunk is done."""
+"""A chunk's figures: gathered on the device, and read by the host in one copy when the chunk is done."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from cache.kv_cache import KVCache
 from model.spec import ModelSpec
 
-SCORED = frozenset({"salience", "attention"})  # evidence that becomes the tokens' scores
+SCORED = frozenset({"salience", "attention"})  # evidence that sets the tokens' scores
 QUANTILES = (0.1, 0.5, 0.9)
-MOST_CHUNKS = 4096  # that are told of: of a cache that remembers more, the oldest
+MOST_CHUNKS = 4096  # at most this many remembered chunks are reported; of more, the oldest are
 NOBODY = -1.0
-FLAGS = 2  # bools that come first: the latents are finite, the scores are numbers
+FLAGS = 2  # bools at the beginning: latents finite, scores finite
 
 
 class StageClock:
-    """Seconds by stage. On a GPU they are its own, between two events of its queue: nobody waits for a stage's end."""
+    """Seconds by stage. On a GPU they come from events in its queue, so nothing waits for the end of a stage."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -30,6 +30,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the enclosed block as stage ``name``."""
         began = time.perf_counter()
         begin = self._mark()
         yield
@@ -45,14 +46,14 @@ class StageClock:
         return event
 
     def seconds(self) -> dict[str, float]:
-        """By stage, in order; on a GPU only after the device has done them."""
+        """Seconds by stage, in order. On a GPU the times are valid only after the device has finished them."""
         on_gpu = {name: begin.elapsed_time(end) / 1e3 for name, (begin, end) in self._marks.items()}
         return self._seconds | on_gpu
 
 
 @dataclass(frozen=True)
 class Figures:
-    """``sound``: the scores were numbers. ``remembered``: chunks of which some layer holds a token."""
+    """``sound``: all scores are finite. ``remembered``: chunks of which some layer holds a token."""
 
     finite: bool  # the latents
     sound: bool
@@ -61,7 +62,7 @@ class Figures:
 
 
 def gather(cache: KVCache, spec: ModelSpec, finite: Tensor, scored: bool) -> Tensor:
-    """All figures in one float32 tensor on the device, of a length that the cache's tokens alone decide."""
+    """All figures in one float32 tensor on the device; its length depends only on the cache's token count."""
     sound = cache.report()
     flags = torch.stack([finite, finite if sound is None else sound]).float()
     parts = [flags, _remembered(cache, spec.chunk_latents)]
@@ -73,7 +74,7 @@ def gather(cache: KVCache, spec: ModelSpec, finite: Tensor, scored: bool) -> Ten
 
 
 def read(gathered: Tensor, scored: bool) -> Figures:
-    """What ``gather`` has put together, once it is on the host."""
+    """Decode the result of ``gather`` on the host."""
     numbers = gathered.tolist()
     finite, sound = (bool(flag) for flag in numbers[:FLAGS])
     end = FLAGS + (len(QUANTILES) if scored else 0)
@@ -83,7 +84,8 @@ def read(gathered: Tensor, scored: bool) -> Figures:
 
 
 def _remembered(cache: KVCache, chunk_latents: int) -> Tensor:
-    """(k,) chunks of which some layer holds a token, ascending, then NOBODY: like ``unique``, of a fixed length."""
+    """(k,) chunks of which some layer holds a token, ascending, padded with NOBODY: like ``unique``, with a fixed
+    length."""
     latents = torch.cat([positions[:, 0] for positions in cache.retained_positions()])
     chunks = latents.round().div(chunk_latents, rounding_mode="floor").sort().values
     first = torch.ones_like(chunks, dtype=torch.bool)

@@ -1,6 +1,6 @@
-"""Products in FP8 (e4m3) on GPUs that have it: weights scaled by row once, inputs by row as they come.
+"""FP8 (e4m3) products for GPUs that support them: weights are scaled per row once, inputs per row at every call.
 
-An option, for it costs accuracy: ``pafu bench`` states the error beside the speed.
+FP8 is optional because it costs accuracy; ``pafu bench`` reports the error with the speed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from model.dit import CausalDiT
 
-LARGEST = 448.0  # that e4m3 can hold
+LARGEST = 448.0  # largest e4m3 value
 SMALLEST = 1e-12
-NEEDS = (8, 9)  # compute capability
+NEEDS = (8, 9)  # minimum compute capability
 
 
 class Fp8Linear(nn.Module):
-    """``weight`` (out, in) and ``bias`` (out,) of a linear layer, whose product runs in FP8."""
+    """A linear layer with ``weight`` (out, in) and ``bias`` (out,), whose product runs in FP8."""
 
     weight8: Tensor
     scale: Tensor
@@ -42,7 +42,7 @@ class Fp8Linear(nn.Module):
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why this device has no FP8 products, None if it has."""
+    """Why this device cannot run FP8 products, or None if it can."""
     if device.type != "cuda":
         return f"a {device.type} has no FP8 products: fp8 needs a GPU of compute capability {NEEDS[0]}.{NEEDS[1]}"
     found = torch.cuda.get_device_capability(device)
@@ -51,7 +51,7 @@ def why_not(device: torch.device) -> str | None:
 
 @torch.no_grad()
 def use_fp8(dit: CausalDiT) -> None:
-    """Let the blocks' large products run in FP8; their full weights go. For a frozen model on its device."""
+    """Run the large products of all blocks in FP8 and free their original weights. For a frozen model on its device."""
     for block in dit.each_block():
         block.self_attn.replace_products(Fp8Linear)
         cross = cast(Any, block.cross_attn)

@@ -1,7 +1,7 @@
-"""What a prompt says: light, ground, and things, each with its colours and its place. No torch.
+"""What a prompt says: light, ground, and things with their colours and places. No torch.
 
-The model is given phrases, not words: which colour belongs to which thing is settled here, by a few rules, instead of
-by attention layers that would need far more training than drawing needs (docs/log.md).
+The model receives phrases, not words. A few rules here decide which colour belongs to which thing; attention layers
+would need far more training for that than for drawing (docs/log.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IN_SIGHT = ("left", "middle", "right")  # places of the first picture
 
 @dataclass
 class Thing:
-    """What one phrase says of a landmark; None where it is silent."""
+    """A landmark as one phrase describes it; None: not mentioned."""
 
     kind: str
     colour: str | None = None
@@ -27,13 +27,16 @@ class Thing:
 
 @dataclass
 class Description:
+    """Everything that a prompt says."""
+
     light: str | None = None
     ground: str | None = None
     things: list[Thing] = field(default_factory=list)
 
 
 def describe(prompt: str) -> Description:
-    """Read a prompt clause by clause; unknown words and what is negated are left out, a later light or ground wins."""
+    """Parse a prompt clause by clause. Unknown and negated words are ignored; a later light or ground replaces an
+    earlier one."""
     said, place = Description(), None
     for clause in re.split(r"[,;.:!?]|\band\b", affirmed(prompt)):
         words = [CANONICAL.get(word, word) for word in re.findall(r"[^\W\d_]+|\d+", clause)]
@@ -42,8 +45,8 @@ def describe(prompt: str) -> Description:
 
 
 def arranged(said: Description) -> Description:
-    """The same with a place for each of several things that have none, while there are free ones: things that may stand
-    anywhere would be drawn at one place, and one of them lost."""
+    """The same description, with a free place in view for each thing that has none, if there are several things.
+    Otherwise they would be drawn at the same place, and one of them lost."""
     free = [place for place in IN_SIGHT if all(thing.place != place for thing in said.things)]
     homeless = [thing for thing in said.things if thing.place is None]
     if len(said.things) < 2 or not 0 < len(homeless) <= len(free):
@@ -55,13 +58,14 @@ def arranged(said: Description) -> Description:
 
 
 def names_anew(before: str, after: str) -> bool:
-    """Whether ``after`` names a thing, in a colour or at a place, that ``before`` does not name like that."""
+    """Whether ``after`` names a thing that ``before`` does not name with the same colours and place."""
     known = describe(before).things
     return any(not any(_repeats(thing, other) for other in known) for thing in describe(after).things)
 
 
 def _repeats(thing: Thing, known: Thing) -> bool:
-    """Whether a phrase asks for nothing that an earlier one did not ask for; where it is silent, anything will do."""
+    """Whether ``thing`` asks for nothing that ``known`` did not ask for; attributes that are not mentioned match
+    anything."""
     if thing.kind != known.kind:
         return False
     asked = ((thing.colour, known.colour), (thing.accent, known.accent), (thing.place, known.place))
@@ -69,12 +73,13 @@ def _repeats(thing: Thing, known: Thing) -> bool:
 
 
 def _read_clause(words: list[str], said: Description, place: str | None) -> str | None:
-    """Returns a place that still waits for its thing, as it takes the one of the clause before.
+    """Parse one clause into ``said``. ``place`` is a place that still waits for its thing; returns the one that waits
+    afterwards.
 
-    A colour belongs to the thing or roof after it, at a clause's end to the thing before it; a place to the thing
-    before it in the clause, else to the next one, else to the last one of an earlier clause.
+    A colour belongs to the thing or roof after it, or at the end of a clause to the thing before it. A place belongs to
+    the thing before it in the clause, else to the next one, else to the last thing of an earlier clause.
     """
-    group = said.things[-1:]  # what was named last, here or in an earlier clause: one thing, or several alike
+    group = said.things[-1:]  # what was named last, here or in an earlier clause: one thing, or several of a kind
     own, colour, accent, count = False, None, None, 1
     for word in words:
         if word in COLOURS:
@@ -106,7 +111,7 @@ def _read_clause(words: list[str], said: Description, place: str | None) -> str 
 
 
 def _stands(group: list[Thing], place: str) -> bool:
-    """Give the first of a group its place; ahead there is room for all. False where nobody takes it."""
+    """Give ``place`` to the first of a group, or to all for "ahead". False if there is no thing without a place."""
     if not group or group[0].place:
         return False
     for thing in group if place == "ahead" else group[:1]:

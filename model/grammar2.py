@@ -1,7 +1,7 @@
 """What a prompt of the second world says: light, weather, ground, and things with colours and places. No torch.
 
-As in model/grammar.py, which colour belongs to which thing is settled here by a few rules, so that the model is given
-phrases and not words.
+As in model/grammar.py, a few rules decide which colour belongs to which thing, so that the model receives phrases, not
+words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from model.vocabulary2 import CANONICAL, COLOURS, DISTANCES, GROUNDS, KINDS, LEX
 
 @dataclass
 class Thing:
-    """What one phrase says of a thing; None where it is silent."""
+    """A thing as one phrase describes it; None: not mentioned."""
 
     kind: str
     colour: str | None = None
@@ -26,7 +26,7 @@ class Thing:
 
 @dataclass
 class Description:
-    """later: the light that the present one turns into."""
+    """Everything that a prompt says. ``later`` is the light that the present one turns into."""
 
     light: str | None = None
     weather: str | None = None
@@ -37,7 +37,7 @@ class Description:
 
 @dataclass
 class _Pending:
-    """What a clause has said that still waits for its thing."""
+    """Words of a clause that still wait for their thing."""
 
     colour: str | None = None
     accent: str | None = None
@@ -50,7 +50,8 @@ _BREAK = re.compile(r"[,;.:!?]|\band\b")
 
 
 def describe(prompt: str) -> Description:
-    """Read a prompt clause by clause; unknown words and what is negated are left out, a later light or ground wins."""
+    """Parse a prompt clause by clause. Unknown and negated words are ignored; a later light or ground replaces an
+    earlier one."""
     said, waiting = Description(), _Pending()
     for clause in _BREAK.split(affirmed(prompt)):
         words = [CANONICAL.get(word, word) for word in re.findall(r"[^\W\d_]+|\d+", clause)]
@@ -59,13 +60,14 @@ def describe(prompt: str) -> Description:
 
 
 def names_anew(before: str, after: str) -> bool:
-    """Whether ``after`` names a thing, in a colour or at a place, that ``before`` does not name like that."""
+    """Whether ``after`` names a thing that ``before`` does not name with the same colours and place."""
     known = describe(before).things
     return any(not any(_repeats(thing, other) for other in known) for thing in describe(after).things)
 
 
 def _repeats(thing: Thing, known: Thing) -> bool:
-    """Whether a phrase asks for nothing that an earlier one did not ask for; where it is silent, anything will do."""
+    """Whether ``thing`` asks for nothing that the known one did not ask for; attributes that are not mentioned match
+    anything."""
     if thing.kind != known.kind:
         return False
     return all(
@@ -76,12 +78,12 @@ def _repeats(thing: Thing, known: Thing) -> bool:
 
 
 def _read_clause(words: list[str], said: Description, carried: _Pending) -> _Pending:
-    """Reads one clause and returns what still waits for a thing of the next one: a place at most.
+    """Parse one clause and return what still waits for a thing of the next one: at most a place.
 
-    A colour belongs to the thing or roof after it, at a clause's end to the thing before it; a place to the thing
-    before it in the clause, else to the next one, else to the last one of an earlier clause.
+    A colour belongs to the thing or roof after it, or at the end of a clause to the thing before it. A place belongs to
+    the thing before it in the clause, else to the next one, else to the last thing of an earlier clause.
     """
-    group = said.things[-1:]  # what a colour or place speaks of: of this clause, else the last of an earlier one
+    group = said.things[-1:]  # what colours and places refer to: this clause's things, else an earlier one's last
     own, turning = False, False
     waiting = _Pending(place=carried.place, distance=carried.distance)
     for word in words:
@@ -110,7 +112,8 @@ def _read_clause(words: list[str], said: Description, carried: _Pending) -> _Pen
 
 
 def _read_setting(word: str, said: Description, waiting: _Pending, turning: bool) -> bool:
-    """Reads a word of light, weather or ground; returns whether a light that is being turned to is still to come."""
+    """Parse a word of light, weather or ground. Returns whether the light that the present one turns into is still to
+    come."""
     if word in LIGHTS and turning and said.light:
         said.later, turning = word, False
     elif word in LIGHTS:
@@ -126,7 +129,8 @@ def _read_setting(word: str, said: Description, waiting: _Pending, turning: bool
 
 
 def _fill(group: list[Thing], role: str, value: str | None) -> bool:
-    """Give all of a group what its first is silent about; False where there is nothing to give or no one to take it."""
+    """Give a pending attribute to all things of a group. False if there is nothing to give, or the first thing already
+    has it."""
     if not value or not group or getattr(group[0], role):
         return False
     for thing in group:
@@ -135,7 +139,7 @@ def _fill(group: list[Thing], role: str, value: str | None) -> bool:
 
 
 def _settle(group: list[Thing], waiting: _Pending) -> _Pending:
-    """At a clause's end what waits goes to the thing before; returns what found none."""
+    """At the end of a clause, give pending words to the thing before them; returns those that found none."""
     left = _Pending()
     for role in ("place", "distance", "colour"):
         value = getattr(waiting, role)

@@ -1,4 +1,5 @@
-"""What a cache holds, small enough to send with every chunk: a little picture of kept tokens for each latent frame."""
+"""The content of a cache, small enough to send with every chunk: for each latent frame a small picture of its kept
+tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from cache.kv_cache import KVCache
 from model.chunk_stats import KeptTokens
 from model.spec import ModelSpec
 
-MOST_CELLS = 512  # of a latent frame; finer token grids are averaged down to it
+MOST_CELLS = 512  # cells per latent frame; finer token grids are averaged down
 
 
 def kept_tokens(cache: KVCache, spec: ModelSpec) -> KeptTokens:
@@ -42,7 +43,7 @@ def kept_tokens(cache: KVCache, spec: ModelSpec) -> KeptTokens:
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """0 for the lowest score to 1 for the highest."""
+    """Ranks from 0 (lowest score) to 1 (highest)."""
     return scores.argsort().argsort() / max(1, len(scores) - 1)
 
 

@@ -245,12 +245,12 @@ def test_an_impossible_geometry_is_refused(small_cache: Build, bad: dict[str, in
     [
         (
             lambda cache: cache._store.keys._rows[1, 3].fill_(torch.nan),
-            "layer 1: keys hold a number that is not finite",
+            "layer 1: keys contain a number that is not finite",
         ),
-        (lambda cache: cache._store.values._rows[0, 2].fill_(torch.inf), "layer 0: values hold"),
+        (lambda cache: cache._store.values._rows[0, 2].fill_(torch.inf), "layer 0: values contain"),
         (
             lambda cache: cache._store.numbers[0, :6].copy_(cache._store.numbers[0, :6].flip(0)),
-            "layer 0: tokens are not in the order",
+            "layer 0: tokens are not in stream order",
         ),
         (lambda cache: cache._store.kept.__setitem__(0, 11), "layer 0 holds 11 tokens, budget 10"),
     ],

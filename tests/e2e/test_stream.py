@@ -143,7 +143,7 @@ async def test_generate_writes_the_video_that_a_live_viewer_with_this_seed_sees(
         capture_output=True,
         text=True,
     )
-    assert "note: 'no trees' is left out" in " ".join((run.stdout + run.stderr).split())
+    assert "note: 'no trees' is ignored" in " ".join((run.stdout + run.stderr).split())
     live = await record(live_server, prompt=prompt, num_frames=32, seed=7)
     assert np.array_equal(decode(output.read_bytes()).pictures, decode(data(live)).pictures)
 

@@ -44,7 +44,7 @@ def test_every_plural_of_a_thing_is_known() -> None:
 def test_what_is_negated_is_not_drawn_and_told(prompt: str, left_out: str) -> None:
     assert describe(prompt).things == [Thing("house", "red")]
     (sentence,) = told(prompt)
-    assert sentence.startswith(f"'{left_out}' is left out")
+    assert sentence.startswith(f"'{left_out}' is ignored")
 
 
 def test_a_count_asks_for_as_many_things_each_at_a_place_of_its_own() -> None:
@@ -58,7 +58,7 @@ def test_a_count_asks_for_as_many_things_each_at_a_place_of_its_own() -> None:
 @pytest.mark.parametrize("number", ["four", "dozens", "7", "9" * 5000])
 def test_more_than_can_be_drawn_is_told(number: str) -> None:
     assert len(describe(f"{number} pines").things) == 3
-    assert told(f"{number} pines") == [f"'{number}' is too many: at most 3 of a kind are drawn"]
+    assert told(f"{number} pines") == [f"'{number}' is too many: the model draws at most 3 of a kind"]
 
 
 def test_things_without_places_do_not_share_one() -> None:
@@ -73,7 +73,7 @@ def test_things_without_places_do_not_share_one() -> None:
 @pytest.mark.parametrize(("word", "why"), [("behind", "side by side"), ("near", "side by side"), ("big", "sizes")])
 def test_what_cannot_be_chosen_is_refused_by_name(word: str, why: str) -> None:
     (sentence,) = told(f"a {word} house, a tree")
-    assert sentence.startswith(f"'{word}' is left out") and why in sentence
+    assert sentence.startswith(f"'{word}' is ignored") and why in sentence
 
 
 @pytest.mark.parametrize("word", ["🏠", "赤い家", "дом", "हिन्दी"])

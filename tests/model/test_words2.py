@@ -42,7 +42,7 @@ def test_nothing_is_suggested_for_what_resembles_no_word():
 )
 def test_a_negation_is_left_out_and_told(prompt, left_out):
     assert describe(prompt).things == [Thing("house", "red")]
-    assert any(f"'{left_out}' is left out" in told for told in LEXICON.warnings(prompt))
+    assert any(f"'{left_out}' is ignored" in told for told in LEXICON.warnings(prompt))
 
 
 def test_a_count_asks_for_as_many_phrases_up_to_the_most():
@@ -50,7 +50,7 @@ def test_a_count_asks_for_as_many_phrases_up_to_the_most():
     assert describe("3 sheep on the left").things[-1] == Thing("sheep", place="left")
     assert len(describe("3 sheep").things) == 3
     assert len(describe("nine sheep").things) == 4
-    assert LEXICON.warnings("nine sheep") == ["'nine' is too many: at most 4 of a kind are drawn"]
+    assert LEXICON.warnings("nine sheep") == ["'nine' is too many: the model draws at most 4 of a kind"]
     assert LEXICON.warnings("two red houses") == []
 
 

@@ -158,7 +158,7 @@ async def test_a_waiting_caller_is_told_when_to_ask_again(http) -> None:
 async def test_words_that_will_not_be_in_the_video_are_told(http) -> None:
     made = (await http.post("/v1/videos", json={"prompt": "a red huose, no trees", "num_frames": 3})).json()
     assert made["warnings"][0] == "the model does not know 'huose'; did you mean 'house'?"
-    assert made["warnings"][1].startswith("'no trees' is left out") and len(made["warnings"]) == 2
+    assert made["warnings"][1].startswith("'no trees' is ignored") and len(made["warnings"]) == 2
     listed = (await http.get("/v1/videos")).json()["data"]
     assert next(video for video in listed if video["id"] == made["id"])["warnings"] == made["warnings"]
 
