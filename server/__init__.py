@@ -2,7 +2,7 @@
 
 import sys
 
-# said here, before an import fails in a way that nobody understands
+# checked first: on an older Python a later import would fail with an obscure SyntaxError
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(f"pafu: error: Pafu needs Python 3.11 or newer, this is {sys.version_info[0]}.{sys.version_info[1]}")
 

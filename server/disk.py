@@ -11,13 +11,16 @@ PART = ".part"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a temporary file, flush it, rename it, flush the folder. Raises OSError, and leaves no partial file."""
+    """Write to a temporary file, fsync, rename, fsync the folder. On OSError no partial file is left."""
     os.close(open_whole(path, data))
 
 
 def open_whole(path: Path, data: bytes, locked: bool = False) -> int:
-    """As ``write_whole``; the file stays open to be appended to, ``locked`` (flock) before it has its name."""
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # two writers must not share one
+    """As ``write_whole``, but return the file descriptor, open for appending.
+
+    With ``locked``, the file is flocked before the rename makes it visible.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # one per process
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     try:
         if locked:
@@ -35,14 +38,14 @@ def open_whole(path: Path, data: bytes, locked: bool = False) -> int:
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Write every byte, or raise OSError; some of them may be there then."""
+    """Write every byte. On OSError, some of them may have been written."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the folder: only then is a rename durable."""
+    """fsync the folder, which makes a rename durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,9 +17,9 @@ NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1003,
 
 # OpenAI's coarse classes; other statuses are a server_error or an invalid_request_error
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-RETRY_AFTER = 5.0  # seconds; said where nobody knows when there will be room
+RETRY_AFTER = 5.0  # seconds; the answer when no better estimate exists
 HEADERS = {401: {"www-authenticate": "Bearer"}, 426: {"upgrade": "websocket", "connection": "upgrade"}}
-FEW = 8  # names that a hint lists beside the closest one
+FEW = 8  # a hint lists all known names only up to this many
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ErrorKind:
 
     @property
     def type(self) -> str:
-        """OpenAI's coarse class of an error."""
+        """OpenAI's coarse error class."""
         if self.status in TYPES:
             return TYPES[self.status]
         return "invalid_request_error" if self.status < 500 and not self.retryable else "server_error"
@@ -101,9 +101,9 @@ ERRORS = {
 
 
 class PafuError(Exception):
-    """An error for the caller; ``param`` names the field at fault, where there is one.
+    """An error for the caller.
 
-    ``retry_after``, in seconds, says when the same request may work.
+    ``param`` names the field at fault, if any; ``retry_after`` is the number of seconds until a retry may succeed.
     """
 
     def __init__(self, code: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
@@ -114,22 +114,23 @@ class PafuError(Exception):
         self.retry_after = retry_after
 
     def headers(self) -> dict[str, str]:
-        """What goes beside the body of an HTTP reply: whole seconds to wait, the scheme that is asked for."""
+        """Headers of the HTTP reply: ``retry-after`` in whole seconds, and those that the status requires."""
         headers = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
         return {**headers, **HEADERS.get(self.kind.status, {})}
 
     def http_body(self) -> dict[str, Any]:
+        """The JSON body of the HTTP reply, in OpenAI's shape."""
         kind = self.kind
         return {"error": {"message": self.message, "type": kind.type, "code": kind.code, "param": self.param}}
 
 
 def sayable(text: str) -> str:
-    """The text as UTF-8 can carry it: what callers send may hold half characters."""
+    """The text with lone surrogates escaped, so that it encodes as UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The hint that ends an error about an unknown name: the closest known one, and all of them where they are few."""
+    """A hint for an unknown name: the closest known name, and all known names if there are few or none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""Processes: how a child of Pafu is started, and facts from the kernel."""
+"""Start child processes; read process and memory figures from the kernel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def module_command(name: str) -> tuple[str, ...]:
-    """Run this module in a Python of its own, which (``-P``) imports nothing from the user's current folder."""
+    """The command that runs this module in a new Python; ``-P`` keeps the current folder off its import path."""
     return sys.executable, "-P", "-m", name
 
 
 async def answer_of(command: Sequence[str], data: bytes) -> tuple[int, bytes, bytes]:
-    """Exit status, standard output and error of a child that reads ``data``; it dies with whoever waits for it."""
+    """Exit status, stdout and stderr of a child that reads ``data`` on stdin. Cancelling the call kills the child."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
@@ -36,14 +36,17 @@ async def answer_of(command: Sequence[str], data: bytes) -> tuple[int, bytes, by
 
 
 def leave_signals_to_the_front() -> None:
-    """Ignore what asks for an end: the front ends its children in order, and they notice when it is gone. A signal to
-    the process group, or to all of a service (systemd), reaches them too."""
+    """Ignore SIGINT, SIGTERM and SIGHUP in a child process.
+
+    A signal to the process group or systemd unit reaches children too, but the front shuts them down in order. They
+    also notice when the front is gone.
+    """
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
 
 
 def rss_bytes(pid: int | None = None) -> int:
-    """Resident memory of a process (this one by default); 0 where the kernel does not tell or it is gone."""
+    """Resident memory of a process (default: this one); 0 if it is gone or the kernel does not say."""
     try:
         return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
@@ -51,7 +54,7 @@ def rss_bytes(pid: int | None = None) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that new work may take without swapping, within a container's limit; 0 where the kernel does not tell."""
+    """Memory available without swapping, within the container's limit; 0 if the kernel does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -61,7 +64,7 @@ def available_bytes() -> int:
 
 
 def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
-    """What the control group (version 2) still allows; file pages that can be dropped count as free, as above."""
+    """Memory left under the cgroup v2 limit, counting inactive file pages as free; infinite without a limit."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         used = int((folder / "memory.current").read_text())
@@ -72,5 +75,5 @@ def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (an affinity mask or a container may allow fewer than there are)."""
+    """Cores that this process may run on; an affinity mask or container may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,10 +1,10 @@
-"""The states of an engine, a live session and a job, as metrics and routes name them."""
+"""States of engines, workers, live sessions and jobs, under the names that metrics and routes use."""
 
 from enum import Enum
 
 
 class EngineState(Enum):
-    """READY while any worker takes sessions; FAILED is final until somebody changes the configuration."""
+    """READY while any worker accepts sessions; FAILED is final until the configuration changes."""
 
     STARTING = "starting"
     READY = "ready"
@@ -14,8 +14,11 @@ class EngineState(Enum):
 
 
 class WorkerState(Enum):
-    """Only READY takes sessions. FAILED is final; a DRAINING worker keeps its sessions until others have room for
-    them, a DRAINED one has ended, and comes back when it is asked to."""
+    """Only READY accepts sessions; FAILED is final.
+
+    A DRAINING worker keeps its sessions until other workers have room for them. A DRAINED worker has stopped and
+    restarts on request.
+    """
 
     STARTING = "starting"
     READY = "ready"
@@ -27,20 +30,20 @@ class WorkerState(Enum):
 
 
 class SessionStatus(Enum):
-    """Where a session stands, as /v1/sessions tells it."""
+    """The status of a live session in /v1/sessions."""
 
     WAITING = "waiting"  # for a worker
     STREAMING = "streaming"
     PAUSED = "paused"
-    SUSPENDED = "suspended"  # without its viewer, on the device
+    SUSPENDED = "suspended"  # no viewer; still on the device
     PARKED = "parked"  # on disk
     ENDED = "ended"
 
 
 class JobState(Enum):
-    """QUEUED -> RUNNING -> COMPLETED or FAILED; a lost RUNNING job is taken over or goes back to QUEUED.
+    """QUEUED -> RUNNING -> COMPLETED or FAILED. A RUNNING job whose server is lost is taken over or requeued.
 
-    DELETED is a tombstone: invisible, kept for a while so that whatever still works on it is refused.
+    DELETED is an invisible tombstone, kept for a while so that writes from a worker still on the job are refused.
     """
 
     QUEUED = "queued"

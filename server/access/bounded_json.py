@@ -1,8 +1,8 @@
-"""JSON of strangers: measured before it is parsed, so that no text takes longer than its bounds allow.
+"""Check untrusted JSON against bounds before parsing it, so that parsing time is limited.
 
-A JSON text is short strings, a few long ones (a picture as base64, in fields that are named), and what stands between
-them. ``read_object`` walks from quote to quote, at the speed of ``bytes.find``, and gives up at the first bound that is
-passed; only then does a parser see the text. Depth, keys and everything that an error could list are bounded with it.
+``read_object`` scans from quote to quote with ``bytes.find`` and stops at the first exceeded bound. Only a text within
+its bounds is parsed. Strings must be short, except in named fields (a picture as base64). The bounds also limit depth,
+number of keys and the length of error messages.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from server.errors import PafuError
 BRACKETS = re.compile(rb"[\[\]{}]")
 BLANKS = b" \t\r\n"
 MAX_NAME = 128
-ESCAPES_PER_STRING = 8
+ESCAPES_PER_STRING = 8  # so many escaped quotes count as one string
 MAX_BACKSLASHES = 64  # in a row
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a text may have: ``size`` bytes without the strings of the fields in ``large``, each of which has a bound of
-    its own; ``strings`` (keys are strings, and eight escaped quotes count as one); brackets inside one another. The
-    error of a text that is too long has the code ``too_large``."""
+    """Limits on a JSON text.
+
+    ``size``: bytes, not counting the fields in ``large``, which maps a field to its own limit. ``strings``: number of
+    strings, including keys. ``depth``: nesting of brackets. ``too_large``: error code for a text that is too long.
+    """
 
     size: int = 64 * 2**10
     strings: int = 512
@@ -36,11 +38,11 @@ class Bounds:
 
 
 def read_object(data: bytes, what: str, bounds: Bounds) -> dict[str, Any]:
-    """The object that the text holds. Raises PafuError; the error begins with ``what`` the text is."""
+    """Parse a JSON object. Raises PafuError, whose message starts with ``what``, the name of the text."""
     check(data, what, bounds)
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # also: integers too long to convert, bytes that are no text
+    except (ValueError, RecursionError) as error:  # ValueError: also huge integers and invalid UTF-8
         raise PafuError("invalid_json", f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise PafuError("invalid_message", f"{what} must be a JSON object, got {_kind(value)}")
@@ -48,7 +50,7 @@ def read_object(data: bytes, what: str, bounds: Bounds) -> dict[str, Any]:
 
 
 def check(data: bytes, what: str, bounds: Bounds) -> None:
-    """Raises PafuError for a text that passes its bounds."""
+    """Raises PafuError if the text exceeds its bounds."""
     between, size, before = [], 0, b""
     for outside, string in _strings(data, what, bounds.strings):
         between.append(outside)
@@ -62,14 +64,14 @@ def check(data: bytes, what: str, bounds: Bounds) -> None:
 
 
 def _strings(data: bytes, what: str, most: int) -> Iterator[tuple[bytes, bytes]]:
-    """What stands before each string, and the string; behind the last comes the rest with an empty one."""
+    """Yield each string with the text before it, then the rest of the text with an empty string."""
     at, steps_left = 0, most * ESCAPES_PER_STRING
     while (begins := data.find(b'"', at)) >= 0:
         ends, steps_left = data.find(b'"', begins + 1), steps_left - ESCAPES_PER_STRING
         while ends > 0 and steps_left >= 0 and _escaped(data, ends, what):
             ends, steps_left = data.find(b'"', ends + 1), steps_left - 1
         if steps_left < 0:
-            raise PafuError("invalid_message", f"{what} holds more than the {most} keys and texts allowed here")
+            raise PafuError("invalid_message", f"{what} has more than the {most} keys and strings allowed here")
         ends = ends if ends > 0 else len(data)
         yield data[at:begins], data[begins + 1 : ends]
         at = ends + 1
@@ -77,11 +79,11 @@ def _strings(data: bytes, what: str, most: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _escaped(data: bytes, quote: int, what: str) -> bool:
-    """Whether an odd number of backslashes stands before the quote."""
+    """Whether the quote follows an odd number of backslashes."""
     before = data[max(0, quote - MAX_BACKSLASHES) : quote]
     backslashes = len(before) - len(before.rstrip(b"\\"))
     if backslashes == MAX_BACKSLASHES:
-        raise PafuError("invalid_json", f"{what} has {MAX_BACKSLASHES} backslashes in a row, which no text needs")
+        raise PafuError("invalid_json", f"{what} has {MAX_BACKSLASHES} backslashes in a row; fewer are allowed")
     return bool(backslashes % 2)
 
 
@@ -90,7 +92,7 @@ def _check_depth(between: bytes, what: str, most: int) -> None:
     for found in BRACKETS.finditer(between):
         depth += 1 if found[0] in b"[{" else -1
         if depth > most:
-            allowed = f"{most} brackets inside one another are allowed"
+            allowed = f"at most {most} nested brackets are allowed"
             raise PafuError("invalid_json", f"{what} is nested too deeply: {allowed}")
 
 

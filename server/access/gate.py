@@ -1,4 +1,4 @@
-"""Who may pass: every path needs a key unless it is on the list of public ones; asked by the guard first of all."""
+"""Authentication: every path needs a key unless it is public. The guard calls this for every request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from server.access.tickets import Tickets
 from server.config import Settings
 from server.errors import PafuError
 
-# Probes answer without a key: an orchestrator has none, and they tell nothing but whether the server serves.
+# Probes need no key: orchestrators have none, and the replies only say whether the server serves.
 PROBES = frozenset({"/healthz", "/readyz"})
-LIVE = "/v1/realtime/video"  # read as a page it only says that it is a socket
+LIVE = "/v1/realtime/video"  # a plain GET only gets the error upgrade_required
 PUBLIC = PROBES | {LIVE}
 READING = ("GET", "HEAD")
-OPERATORS = "/v1/workers/"  # beneath it only the operator's secret counts
-# A browser can put a ticket only into the subprotocols that it offers; the second is OpenAI's spelling.
+OPERATORS = "/v1/workers/"  # paths that require the operator's secret
+# Browsers can send a ticket only as a WebSocket subprotocol; the second prefix is OpenAI's.
 TICKET_PROTOCOLS = ("pafu-ticket.", "openai-insecure-api-key.")
 
 
@@ -28,7 +28,7 @@ class Access:
     """Keys, tickets and limits of one front."""
 
     def __init__(self, settings: Settings, page: Iterable[str]) -> None:
-        """``page``: the paths of the page's files, which hold no secret. Raises ConfigError."""
+        """``page``: paths of the page's files, which are public. Raises ConfigError."""
         self.keys = Keyring(settings)
         self.tickets = Tickets()
         self.limits = Limits()
@@ -36,7 +36,7 @@ class Access:
         self.public = PUBLIC | frozenset(page) | frozenset(settings.public_paths)
 
     def admit(self, scope: Scope) -> Caller:
-        """The caller of a request or handshake. Raises PafuError missing_key, invalid_key or rate_limited."""
+        """Identify the caller of a request or handshake. Raises PafuError missing_key, invalid_key or rate_limited."""
         if scope["path"].startswith(OPERATORS):
             self._check_operator(scope)
             return ANONYMOUS
@@ -47,12 +47,12 @@ class Access:
         return caller
 
     def is_public(self, scope: Scope) -> bool:
-        """Public is read only; a socket never is."""
+        """Whether no key is needed: only for reading public paths, never for a WebSocket."""
         return scope["type"] == "http" and scope["method"] in READING and scope["path"] in self.public
 
     def _check_operator(self, scope: Scope) -> None:
         """Raises PafuError missing_key or invalid_key."""
-        hint = f"it stands in {self.operator.path.name} in the server's data folder; pafu drain reads it there"
+        hint = f"it is in {self.operator.path.name} in the server's data folder, where pafu drain reads it"
         if (given := _bearer(scope)) is None:
             raise PafuError("missing_key", f"this path needs the operator's secret as Authorization: Bearer; {hint}")
         if not self.operator.known_by(given):
@@ -65,13 +65,13 @@ class Access:
             raise PafuError("missing_key", "this server needs an API key; send the header Authorization: Bearer KEY")
         caller = self.keys.caller(given) if given is not None else self.tickets.redeem(ticket or "")
         if caller is None or not self.keys.stands(caller):
-            known = "the key is not known here" if given is not None else "the ticket is unknown, used or too old"
+            known = "the key is unknown" if given is not None else "the ticket is unknown, used or expired"
             raise PafuError("invalid_key", f"{known}; ask the operator for a key, or mint another ticket")
         return caller
 
 
 def _bearer(scope: Scope) -> str | None:
-    """The key of the Authorization header. Raises PafuError invalid_key when it is of another kind."""
+    """The key in the Authorization header; None without one. Raises PafuError invalid_key for another scheme."""
     header = Headers(scope=scope).get("authorization")
     if header is None:
         return None
@@ -82,7 +82,7 @@ def _bearer(scope: Scope) -> str | None:
 
 
 def _ticket(scope: Scope) -> str | None:
-    """The ticket among the subprotocols that a WebSocket offers."""
+    """The ticket among a WebSocket's offered subprotocols, if any."""
     offered = scope.get("subprotocols", []) if scope["type"] == "websocket" else []
     for protocol in offered:
         for prefix in TICKET_PROTOCOLS:
@@ -92,6 +92,6 @@ def _ticket(scope: Scope) -> str | None:
 
 
 def neutral_protocol(scope: Scope) -> str | None:
-    """The subprotocol to answer with: the first that is no ticket, since a browser wants one of its own back."""
+    """The subprotocol to select: the first that is not a ticket, since browsers require one of those they offered."""
     offered = scope.get("subprotocols", [])
     return next((protocol for protocol in offered if not protocol.startswith(TICKET_PROTOCOLS)), None)

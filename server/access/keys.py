@@ -1,8 +1,8 @@
-"""API keys: made with 256 random bits, kept as SHA-256, compared in constant time.
+"""API keys: 256 random bits, stored as SHA-256, compared in constant time.
 
-A key is too long to be guessed, so one fast hash is enough: slow hashes protect short passwords. Keys come from
-PAFU_API_KEYS (plain, or ``sha256:<hex>``) and from a TOML file that ``pafu keys`` writes; the file is read again when
-it changes, so a key can be given or taken away while the server runs.
+A fast hash is enough, because keys are too long to guess; slow hashes are for short passwords. Keys come from
+PAFU_API_KEYS (plain, or ``sha256:<hex>``) and from a TOML file that ``pafu keys`` writes. The server rereads the file
+when it changes, so keys can be added and removed while it runs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger("pafu.keys")
 
 PREFIX = "pafu_"
 NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
-HEADER = "# API keys of Pafu: names, hashes, limits. Written by `pafu keys`; limits may be changed by hand.\n"
+HEADER = "# API keys of Pafu: names, hashes, limits. Written by `pafu keys`; you may edit the limits.\n"
 LIMITS = ("max_sessions", "max_jobs", "requests_per_minute")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A known key: its SHA-256, who it stands for, and when it ends (it may not)."""
+    """A known key: its SHA-256, its caller, and when it expires, if ever."""
 
     digest: bytes
     caller: Caller
@@ -46,10 +46,10 @@ class Key:
 
 
 class Record(BaseModel):
-    """One ``[keys.NAME]`` table of the file. A limit left out is the server's default for keys.
+    """One ``[keys.NAME]`` table of the file. An omitted limit takes the server's default for keys.
 
-    ``owner``: whose sessions and videos it opens; default: its own name. Keys of one owner overlap while one replaces
-    another; the owner "anonymous" has what was made before the server had keys.
+    ``owner``: whose sessions and videos the key gives access to; default: its own name. Several keys of one owner allow
+    key rotation; the owner "anonymous" has everything made before the server required keys.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -64,19 +64,20 @@ class Record(BaseModel):
 
 
 def new_secret() -> str:
-    """A key to hand out; it is shown once and never stored."""
+    """A new key, to be shown once and never stored."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> bytes:
+    """SHA-256 of a key or ticket."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 class Keyring:
-    """All keys that the server knows now."""
+    """All keys that the server currently accepts."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError when the file cannot be read or holds no key."""
+        """Raises ConfigError if the keys file cannot be read or has no keys."""
         self._defaults = {
             "max_sessions": settings.max_sessions_per_key,
             "max_jobs": settings.max_jobs_per_key,
@@ -92,15 +93,15 @@ class Keyring:
                 self._filed = self._from_file(self._path)
                 if not self._filed:
                     make = f"pafu keys add NAME --keys-file {self._path}"
-                    raise ConfigError(f"{self._path} holds no key; make one: {make}")
+                    raise ConfigError(f"{self._path} has no keys; create one: {make}")
 
     @property
     def required(self) -> bool:
-        """Whether callers need a key; it stays so when the last one is taken away."""
+        """Whether callers need a key; still true after the last key is removed."""
         return bool(self._fixed) or self._path is not None
 
     def caller(self, secret: str) -> Caller | None:
-        """Whom the secret stands for. Takes as long for a wrong key as for any right one."""
+        """The caller with this key, or None. Takes equally long for right and wrong keys."""
         self._refresh()
         given, found = digest(secret), None
         for key in self._all:
@@ -109,12 +110,12 @@ class Keyring:
         return None if found is None or found.expired else found.caller
 
     def stands(self, caller: Caller) -> bool:
-        """Whether the key that the caller showed once is good still."""
+        """Whether the caller's key is still valid."""
         self._refresh()
         return not self.required or any(key.caller.key == caller.key and not key.expired for key in self._all)
 
     def has_key(self, owner: str) -> bool:
-        """Whether anybody can still show a key of this owner."""
+        """Whether this owner still has a valid key."""
         self._refresh()
         return not self.required or any(key.caller.name == owner and not key.expired for key in self._all)
 
@@ -136,19 +137,19 @@ class Keyring:
         return Key(bytes.fromhex(record.sha256), caller, record.expires)
 
     def _refresh(self) -> None:
-        """Read a changed file; a file that became unreadable changes nothing but the log."""
+        """Reread the file if it has changed; if it is unreadable, log that and keep the keys."""
         if self._path is None or (stamp := _stamp(self._path)) == self._stamp:
             return
         self._stamp = stamp
         try:
             self._filed = self._from_file(self._path)
         except ConfigError as error:
-            return log.error("the keys stay as they were: %s", error)
+            return log.error("keeping the previous keys: %s", error)
         log.info("%s changed: %d keys", self._path, len(self._filed))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes whenever the file does: a rename gives a new inode, an edit a new time or size."""
+    """A value that changes with the file: inode, modification time and size; None without a file."""
     try:
         found = path.stat()
     except OSError:
@@ -160,15 +161,15 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def read(path: Path) -> dict[str, Record]:
-    """The keys of the file by name. Raises ConfigError."""
+    """Read the keys file: name -> record. Raises ConfigError."""
     try:
         tables = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the keys file {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError(f"the keys file {path} is not TOML: {error}") from None
+        raise ConfigError(f"the keys file {path} is not valid TOML: {error}") from None
     if set(tables) - {"keys"} or not isinstance(tables.get("keys", {}), dict):
-        raise ConfigError(f"the keys file {path} may hold tables [keys.NAME] only")
+        raise ConfigError(f"the keys file {path} may only have tables [keys.NAME]")
     return {name: _record(path, name, table) for name, table in tables.get("keys", {}).items()}
 
 
@@ -183,8 +184,9 @@ def _record(path: Path, name: str, table: object) -> Record:
 
 
 def check_name(name: str) -> None:
+    """Raises ConfigError for an invalid key name."""
     if not re.fullmatch(NAME, name):
-        raise ConfigError(f"{name[:80]!r} cannot name a key; use 1 to 63 small letters, digits, - and _")
+        raise ConfigError(f"{name[:80]!r} is not a valid key name; use 1 to 63 lower-case letters, digits, - and _")
 
 
 def add(
@@ -194,14 +196,16 @@ def add(
     owner: str | None = None,
     days: float | None = None,
 ) -> str:
-    """Make a key and keep its hash; the key. It ends after so many ``days``. Raises ConfigError for a taken name or a
-    file that cannot be written."""
+    """Create a key that expires after ``days`` (None: never), store its hash and return the key.
+
+    Raises ConfigError if the name is taken or the file cannot be written.
+    """
     for given in (name, owner or name):
         check_name(given)
     records = read(path) if path.exists() else {}
     if name in records:
-        beside = f"make one beside it: pafu keys add {name}-2 --owner {records[name].owner or name}"
-        raise ConfigError(f"{path} has a key {name!r} already; {beside}, or remove it first: pafu keys remove {name}")
+        beside = f"add a second one: pafu keys add {name}-2 --owner {records[name].owner or name}"
+        raise ConfigError(f"{path} already has a key {name!r}; {beside}, or remove it first: pafu keys remove {name}")
     secret, made = new_secret(), datetime.now(UTC).replace(microsecond=0)
     expires = None if days is None else made + timedelta(days=days)
     record = Record(sha256=digest(secret).hex(), owner=owner, created=made, expires=expires, **limits)
@@ -210,7 +214,7 @@ def add(
 
 
 def remove(path: Path, name: str) -> None:
-    """Forget a key; a running server refuses it from its next request on. Raises ConfigError."""
+    """Remove a key; a running server refuses it from the next request on. Raises ConfigError."""
     records = read(path)
     if name not in records:
         raise ConfigError(f"{path} has no key {name!r}; it has: {', '.join(sorted(records)) or 'none'}")
@@ -218,7 +222,7 @@ def remove(path: Path, name: str) -> None:
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Replace the file in one step, readable by its owner alone. Raises ConfigError."""
+    """Replace the file atomically, with mode 0600. Raises ConfigError."""
     text = HEADER + "".join(_table(name, record) for name, record in records.items())
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -240,7 +244,7 @@ def _table(name: str, record: Record) -> str:
 
 
 def _toml(value: str | int | datetime) -> str:
-    """Of the values that a record has: hex text, numbers, times."""
+    """A record's value as TOML: string, number or time."""
     if isinstance(value, datetime):
         return value.isoformat()
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,7 +1,7 @@
-"""What one caller may hold at once and how often it may ask.
+"""Per-caller limits: sessions, connections, jobs and request rate.
 
-A ``Caller`` is a key's name and limits; the guard puts it into ``scope["state"]``, and a route reads it with
-``caller_of``. ``Limits`` belongs to the front, counts by the caller's name, and refuses with 429 and a Retry-After.
+A ``Caller`` is the name and limits of a key. The guard stores it in ``scope["state"]``; routes read it with
+``caller_of``. ``Limits`` belongs to the front, counts per caller name and refuses with 429 and Retry-After.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from starlette.requests import HTTPConnection
 
 from server.errors import RETRY_AFTER, PafuError
 
-CONNECTIONS_PER_SESSION = 4  # several may watch one, and a viewer comes back before its dead connection is noticed
+CONNECTIONS_PER_SESSION = 4  # for watchers, and for viewers who reconnect before the dead connection is noticed
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: sessions and jobs belong to the ``name``, which several keys may stand for; ``key`` tells them apart.
+    """Who sends a request. Sessions and jobs belong to ``name``, which several keys can share; ``key`` is the digest.
 
-    None: only the server-wide limits apply.
+    A limit of None means that only the server-wide limits apply.
     """
 
     name: str
@@ -37,19 +37,19 @@ ANONYMOUS = Caller("anonymous")  # everybody, on a server without keys
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
-    """The caller of a request or WebSocket that the guard let through; sessions and jobs are its own by name."""
+    """The caller of a request or WebSocket that passed the guard."""
     caller: Caller = connection.state.caller
     return caller
 
 
 class Bucket:
-    """A token bucket: ``burst`` at once, ``rate`` a second in the long run. The owner brings the clock's reading."""
+    """A token bucket: up to ``burst`` tokens at once, refilled at ``rate`` per second. Times come from the caller."""
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate, self._burst, self._tokens, self._seen = rate, burst, burst, now
 
     def take(self, now: float) -> float:
-        """Take one token and return 0, or return the seconds until there is one."""
+        """Take one token and return 0, or return the seconds until one is available."""
         self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate)
         self._seen = now
         if self._tokens < 1:
@@ -58,14 +58,14 @@ class Bucket:
         return 0.0
 
     def spend(self, count: int, now: float) -> float:
-        """Take tokens for what has happened already, on credit if need be; the seconds until the debt is paid."""
+        """Take ``count`` tokens, going into debt if necessary; returns the seconds until the debt is paid."""
         self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate) - count
         self._seen = now
         return max(0.0, -self._tokens / self._rate)
 
 
 class Permit:
-    """One counted use of a limit. Released once, however often it is asked; also a context manager."""
+    """One counted use of a limit. ``release`` is idempotent; also a context manager."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release: Callable[[], None] | None = release
@@ -83,7 +83,7 @@ class Permit:
 
 
 class Limits:
-    """The counts of all callers. Never more entries than there are keys."""
+    """Counts for all callers, with at most one entry per key."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -101,22 +101,20 @@ class Limits:
             bucket = Bucket(rate / 60, rate, self._clock())
             self._buckets[caller.name] = (rate, bucket)
         if wait := bucket.take(self._clock()):
-            message = f"key {caller.name!r} may make {rate} requests a minute; wait {wait:.1f} s"
+            message = f"key {caller.name!r} is limited to {rate} requests per minute; wait {wait:.1f} s"
             raise PafuError("rate_limited", message, retry_after=wait)
 
     def acquire_session(self, caller: Caller) -> Permit:
-        """A place for one session, held from its start to its end. Raises PafuError session_limit."""
+        """Count one session, from its start to its end. Raises PafuError session_limit."""
         most = caller.max_sessions
         if most is not None and self._sessions[caller.name] >= most:
-            todo = (
-                "end one (those without a viewer count too: GET and DELETE /v1/sessions), or ask the operator for more"
-            )
+            todo = "end one (sessions without a viewer count too: see GET /v1/sessions), or ask the operator for more"
             message = f"key {caller.name!r} has {most} of {most} sessions; {todo}"
             raise PafuError("session_limit", message, retry_after=RETRY_AFTER)
         return _permit(self._sessions, caller.name)
 
     def acquire_connection(self, caller: Caller) -> Permit:
-        """A place for one live connection, whatever it will ask for. Raises PafuError session_limit."""
+        """Count one live connection. Raises PafuError session_limit."""
         if caller.max_sessions is not None:
             most = max(1, caller.max_sessions) * CONNECTIONS_PER_SESSION
             if self._connections[caller.name] >= most:
@@ -127,14 +125,14 @@ class Limits:
         return _permit(self._connections, caller.name)
 
     def sessions(self, caller: Caller) -> int:
-        """Sessions that the caller holds now."""
+        """The caller's current number of sessions."""
         return self._sessions[caller.name]
 
     def check_job(self, caller: Caller, unfinished: int) -> None:
-        """One more job beside the caller's ``unfinished`` ones, as their store counts them. Raises job_limit."""
+        """Whether the caller may add a job to its ``unfinished`` ones. Raises PafuError job_limit."""
         most = caller.max_jobs
         if most is not None and unfinished >= most:
-            message = f"key {caller.name!r} has {unfinished} unfinished jobs of {most}; wait for one or delete one"
+            message = f"key {caller.name!r} has {unfinished} of {most} unfinished jobs; wait for one or delete one"
             raise PafuError("job_limit", message, retry_after=RETRY_AFTER)
 
 

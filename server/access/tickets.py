@@ -1,8 +1,7 @@
-"""Tickets: what a browser shows instead of a key, because it cannot set headers on a WebSocket and must keep no key.
+"""Tickets: short-lived secrets for browsers, which cannot set headers on a WebSocket and must not store a key.
 
-A ticket opens one live socket, once, within a minute. They live in this process's memory, hashed like keys; a server
-that restarts has forgotten them, and the page asks for another. One whose key was removed meanwhile opens nothing
-(server.access.gate).
+A ticket opens one live WebSocket within a minute. Tickets are kept in memory, hashed like keys; after a restart the
+page requests a new one. A ticket whose key was removed is invalid (server.access.gate).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MOST = 64  # unused tickets of one caller
 
 @dataclass(frozen=True)
 class Ticket:
-    """``value`` is shown once; ``seconds`` is how long it may be used."""
+    """A new ticket: its secret ``value`` and its lifetime in seconds."""
 
     value: str
     seconds: float
@@ -36,19 +35,19 @@ class Tickets:
         self._unused: dict[bytes, tuple[Caller, float]] = {}
 
     def mint(self, caller: Caller, seconds: float) -> Ticket:
-        """A new ticket that stands for the caller. Raises PafuError ticket_limit."""
+        """Create a ticket for the caller. Raises PafuError ticket_limit."""
         now = self._clock()
         self._unused = {hashed: entry for hashed, entry in self._unused.items() if entry[1] > now}
         ends = [until for owner, until in self._unused.values() if owner.name == caller.name]
         if len(ends) >= MOST:
             raise PafuError(
-                "ticket_limit", f"{MOST} tickets wait to be used; use them first", retry_after=min(ends) - now
+                "ticket_limit", f"the caller has {MOST} unused tickets; use them first", retry_after=min(ends) - now
             )
         value = PREFIX + secrets.token_urlsafe(32)
         self._unused[digest(value)] = (caller, now + seconds)
         return Ticket(value, seconds)
 
     def redeem(self, value: str) -> Caller | None:
-        """Whom the ticket stands for; it is used up by asking."""
+        """The caller of a ticket, which becomes invalid; None if it is unknown or expired."""
         caller, until = self._unused.pop(digest(value), (None, 0.0))
         return caller if until > self._clock() else None

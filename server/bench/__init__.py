@@ -1,1 +1,1 @@
-"""``pafu bench``: what this machine does, measured over sockets as viewers see it."""
+"""``pafu bench``: performance of this machine, measured over sockets as viewers see it."""

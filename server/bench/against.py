@@ -1,6 +1,6 @@
-"""This checkout against another one of the same repository, chunk by chunk in turns: the machine's moods hit both.
+"""Compare this checkout with another one, in alternating chunks, so that fluctuations of the machine affect both.
 
-Each side is a process of its own that streams with the shipped weights and makes one chunk when it is told to.
+Each side is a process that streams with the shipped weights and generates one chunk on request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-WARM_UP = 6  # chunks until the cache is full and everything was called once
+WARM_UP = 6  # chunks until the cache is full and all code has run once
 SIDE = """
 import sys, time, torch
 from cache.config import CacheConfig
@@ -34,12 +34,12 @@ for _ in sys.stdin:
 
 
 class AgainstError(RuntimeError):
-    """A checkout that cannot be timed; the message says why."""
+    """A checkout cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures a second of both, medians of chunks that were made in turns."""
+    """Median pictures per second of both sides, over ``chunks`` alternating chunks."""
 
     ours: float
     theirs: float
@@ -51,7 +51,7 @@ class Comparison:
 
 
 class Side:
-    """One checkout, ready to make a chunk at a time."""
+    """The process of one checkout."""
 
     def __init__(self, root: Path, given: Sequence[str]) -> None:
         self._root = root
@@ -70,12 +70,12 @@ class Side:
         line = self._process.stdout.readline()
         if not line:
             _, said = self._process.communicate()
-            last = said.strip().splitlines()[-1] if said.strip() else "it ended without a word"
-            raise AgainstError(f"{self._root} cannot be timed: {last}")
+            last = said.strip().splitlines()[-1] if said.strip() else "it exited without output"
+            raise AgainstError(f"{self._root} cannot be measured: {last}")
         return line
 
     def chunk(self) -> float:
-        """Pictures a second of the next chunk."""
+        """Generate the next chunk; its pictures per second."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -88,9 +88,9 @@ class Side:
 
 
 def compare(root: Path, model: str, policy: str, budget: float, threads: int, dtype: str, chunks: int) -> Comparison:
-    """Time this checkout against the one in ``root``. Raises AgainstError."""
+    """Compare this checkout with the one in ``root``. Raises AgainstError."""
     if not (root / "model" / "stream.py").is_file():
-        raise AgainstError(f"{root} is no checkout of Pafu: it has no model/stream.py")
+        raise AgainstError(f"{root} is not a checkout of Pafu: it has no model/stream.py")
     given = (model, policy, str(budget), str(threads), dtype)
     here = Path(__file__).parents[2]
     sides: list[Side] = []

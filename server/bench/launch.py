@@ -1,4 +1,4 @@
-"""A ``pafu serve`` of one's own, as a child process: for the benchmark and for tests that want the real thing."""
+"""Run ``pafu serve`` as a child process, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from server.process import module_command
 ADDRESS = re.compile(r"open (http://\S+)")
 COMMAND = (*module_command("server.cli"), "serve")
 POLL_SECONDS = 0.05
-STOP_WITHIN = 60.0  # a busy machine is no reason to kill
+STOP_WITHIN = 60.0  # seconds; long, because the machine may be busy
 
 
 class LaunchError(RuntimeError):
-    """The server ended or did not become ready; the message holds its last lines."""
+    """The server exited or did not become ready; the message has its last lines."""
 
 
 class ServerProcess:
-    """A running server: its address, its process, and what it printed."""
+    """A running server: its process, address and output."""
 
     def __init__(
         self, settings: Mapping[str, Any], command: Sequence[str] = COMMAND, folder: Path | None = None
     ) -> None:
-        """Start with these PAFU_* settings (names without the prefix) and none from the environment."""
+        """Start with these settings (names without PAFU_), ignoring PAFU_* variables of the environment."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
         environ |= {f"PAFU_{name.upper()}": str(value) for name, value in settings.items()}
         self.began = time.perf_counter()
@@ -42,7 +42,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env={"PAFU_PORT": "0", "PAFU_GALLERY": "false", **environ},  # nothing paints beside what is measured
+            env={"PAFU_PORT": "0", "PAFU_GALLERY": "false", **environ},  # the gallery would disturb measurements
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -58,7 +58,7 @@ class ServerProcess:
             self.lines.append(line.rstrip())
 
     def url(self, within: float = 180.0) -> str:
-        """The address that the server printed. Raises LaunchError."""
+        """Wait for the address that the server prints. Raises LaunchError."""
         give_up = time.monotonic() + within
         while time.monotonic() < give_up:
             for line in list(self.lines):
@@ -69,7 +69,7 @@ class ServerProcess:
         raise LaunchError(f"the server printed no address within {within:g} s: {self.tail()}")
 
     def wait_ready(self, within: float = 300.0) -> float:
-        """Seconds from the start of the process until /readyz says 200. Raises LaunchError."""
+        """Wait until /readyz is 200; returns the seconds since the start of the process. Raises LaunchError."""
         url, give_up = self.url(), time.monotonic() + within
         while time.monotonic() < give_up:
             if get_json(f"{url}/readyz")[0] == 200:
@@ -79,7 +79,7 @@ class ServerProcess:
         raise LaunchError(f"the server was not ready within {within:g} s: {self.tail()}")
 
     def stop(self) -> int:
-        """SIGTERM, then SIGKILL when that is not heard; the exit status."""
+        """Stop with SIGTERM, if necessary SIGKILL; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -98,12 +98,12 @@ class ServerProcess:
     def _check_alive(self) -> None:
         if self.process.poll() is not None:
             self._reader.join(1.0)
-            raise LaunchError(f"the server ended with status {self.process.returncode}: {self.tail()}")
+            raise LaunchError(f"the server exited with status {self.process.returncode}: {self.tail()}")
 
 
 @contextlib.contextmanager
 def launched(**settings: Any) -> Iterator[ServerProcess]:
-    """A server for the length of a block."""
+    """A server during the block."""
     server = ServerProcess(settings)
     try:
         yield server
@@ -112,7 +112,7 @@ def launched(**settings: Any) -> Iterator[ServerProcess]:
 
 
 def get_json(url: str) -> tuple[int, Any]:
-    """Status and JSON body of a GET; (0, None) when nobody answers."""
+    """Status and JSON body of a GET; (0, None) without a reply."""
     try:
         with urllib.request.urlopen(url, timeout=10) as reply:
             return reply.status, json.load(reply)

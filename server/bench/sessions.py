@@ -1,8 +1,8 @@
-"""``pafu bench sessions``: how many viewers at once a server plays to in real time, and what each of them waits for.
+"""``pafu bench sessions``: how many viewers a server can serve in real time at once, and their latencies.
 
-A level is so many viewers that come at random moments, play in real time, report their playheads and now and then
-change the prompt. It holds when nobody ever had nothing left to play. The number is doubled until a level fails, then
-the largest one that holds is found by halving.
+A level is a number of viewers that arrive at random moments, play in real time, report playheads and sometimes change
+the prompt. It holds if no viewer ever stalls. The number doubles until a level fails; then bisection finds the largest
+level that holds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from server.bench.viewer import Seen, view
 from server.config import Settings
 
 SAMPLE_SECONDS = 1.0
-WIDE = ("gap", "prompt to picture")  # four digits each
-COME_WITHIN = 0.75  # seconds between two viewers, on average
+WIDE = ("gap", "prompt to picture")  # wider columns
+COME_WITHIN = 0.75  # mean seconds between two arrivals
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each viewer of a level plays, how often it changes the prompt (seconds), and the largest level."""
+    """The parameters of all levels: seconds of play and between prompt changes, and the largest level."""
 
     seconds: float
     change_every: float
@@ -46,7 +46,7 @@ class Plan:
 def bench(
     settings: Settings, url: str | None, seconds: float, change_every: float, most: int, console: Console
 ) -> dict[str, Any]:
-    """Measure; the figures, ready for JSON. Raises BenchError."""
+    """Run the benchmark; returns figures for JSON. Raises BenchError."""
     with served(settings, url, max_sessions=most) as target:
         report = {"at": stamp(), **describe(target.url)}
         model = report["model"]
@@ -58,12 +58,12 @@ def bench(
 
 
 def best_of(levels: list[dict[str, Any]]) -> int:
-    """The largest number of sessions that held; 0 when none did."""
+    """The largest level that held; 0 if none did."""
     return max((level["sessions"] for level in levels if level["holds"]), default=0)
 
 
 async def search(url: str, plan: Plan, console: Console) -> list[dict[str, Any]]:
-    """The levels that were tried, by number of sessions."""
+    """Run levels until the largest that holds is known; returns all of them, by number of sessions."""
     levels: dict[int, dict[str, Any]] = {}
     with Progress(console=console, disable=not console.is_terminal) as progress:
         count: int | None = 1
@@ -75,7 +75,7 @@ async def search(url: str, plan: Plan, console: Console) -> list[dict[str, Any]]
 
 
 def next_count(held: dict[int, bool], most: int) -> int | None:
-    """The number to try next, given which held; None when the largest that holds is known."""
+    """The next number to try, given which held; None once the largest is known."""
     good = max((count for count, holds in held.items() if holds), default=0)
     bad = min((count for count, holds in held.items() if not holds), default=None)
     if bad is None:
@@ -84,7 +84,7 @@ def next_count(held: dict[int, bool], most: int) -> int | None:
 
 
 async def level(url: str, count: int, plan: Plan, progress: Progress, task: TaskID) -> dict[str, Any]:
-    """So many viewers at once, and what they saw."""
+    """Run one level; returns its figures."""
     viewers = [Seen() for _ in range(count)]
     dice = random.Random(count)
     peak = {"front": 0.0, "worker": 0.0}
@@ -109,14 +109,14 @@ async def level(url: str, count: int, plan: Plan, progress: Progress, task: Task
     finally:
         sampling.cancel()
     took = time.perf_counter() - began
-    made = sum(seen.pictures for seen in viewers) / took  # where viewers stall: all that the workers can make
+    made = sum(seen.pictures for seen in viewers) / took  # the workers' maximum, if viewers stall
     share = (time.process_time() - burnt) / took
     found = summary(viewers, plan.pictures)
     return {**found, "pictures_per_second": made, "rss_mib": peak, "viewers_cores": share}
 
 
 async def _sample(url: str, peak: dict[str, float]) -> None:
-    """The most memory that each process held meanwhile, MiB."""
+    """Record each process's peak memory in MiB."""
     while True:
         for part, size in (await asyncio.to_thread(memory, url)).items():
             peak[part] = max(peak[part], size)
@@ -124,7 +124,7 @@ async def _sample(url: str, peak: dict[str, float]) -> None:
 
 
 def summary(viewers: list[Seen], pictures: int) -> dict[str, Any]:
-    """The figures of one level. It holds when every viewer got all its pictures and none was late."""
+    """The figures of one level. It holds if every viewer got all pictures and none was late."""
     failures = sorted({seen.failure for seen in viewers if seen.failure})
     whole = all(seen.pictures == pictures for seen in viewers)
     misses, deadlines = sum(seen.misses for seen in viewers), sum(seen.deadlines for seen in viewers)
@@ -146,7 +146,7 @@ def summary(viewers: list[Seen], pictures: int) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     model, machine = report["model"], report["machine"]
     console.print(
         f"{model['id']} ({model['weights']}), {model['width']}x{model['height']} at {model['fps']} fps, "
@@ -164,11 +164,11 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(f"pictures per second with {most['sessions']}: {most['pictures_per_second']:.1f}")
     console.print(f"memory of front and worker with {most['sessions']}: {held} MiB")
     for failure in sorted({failure for found in report["levels"] for failure in found["failures"]}):
-        console.print(f"refused or broken: {failure}")
+        console.print(f"failed: {failure}")
 
 
 def row(found: dict[str, Any]) -> list[str]:
-    """One level's line of the table."""
+    """One level's table row."""
     times = [found[name] for name in ("first_chunk_seconds", "gap_seconds", "prompt_to_picture_seconds")]
     return [
         str(found["sessions"]),
@@ -179,7 +179,7 @@ def row(found: dict[str, Any]) -> list[str]:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Deadlines met and latencies over the number of sessions. Raises ImportError without matplotlib."""
+    """Plot deadlines met and latencies by number of sessions. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     levels = report["levels"]

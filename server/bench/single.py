@@ -1,6 +1,6 @@
-"""``pafu bench``: one stream from prompt to encoded bytes, as fast as it is made.
+"""``pafu bench``: one stream from prompt to encoded bytes, at full speed.
 
-A recorder takes it over the socket: pictures a second, time to the first chunk, chunk time by stage.
+Receives it over the WebSocket and measures pictures per second, time to the first chunk, and chunk time by stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_LEAD = 3600.0
 
 
 def bench(settings: Settings, url: str | None, seconds: float, console: Console) -> dict[str, Any]:
-    """Measure; the figures, ready for JSON. Raises BenchError."""
+    """Run the benchmark; returns figures for JSON. Raises BenchError."""
     with served(settings, url, max_lead_seconds=MOST_LEAD) as target:
         report = {"at": stamp(), **describe(target.url), "start_seconds": target.start_seconds}
         report["throughput"] = asyncio.run(throughput(target.url, report["model"], seconds, console))
@@ -29,7 +29,7 @@ def bench(settings: Settings, url: str | None, seconds: float, console: Console)
 
 
 async def throughput(url: str, model: dict[str, Any], seconds: float, console: Console) -> dict[str, Any]:
-    """A recorder that takes ``seconds`` of video as fast as it is made."""
+    """Receive ``seconds`` of video at full speed; returns the figures."""
     from pafu_client import connect
 
     pictures = max(1, round(seconds * model["fps"]))
@@ -38,7 +38,7 @@ async def throughput(url: str, model: dict[str, Any], seconds: float, console: C
     began = time.perf_counter()
     options: Any = {"num_frames": pictures, "streaming_buffer_seconds": lead, "realtime": False, "seed": 1}
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("as fast as it goes", total=pictures)
+        task = progress.add_task("full speed", total=pictures)
         async with connect(url, prompt=PROMPT, **options) as stream:
             async for chunk in stream:
                 arrivals.append(time.perf_counter() - began)
@@ -59,7 +59,7 @@ async def throughput(url: str, model: dict[str, Any], seconds: float, console: C
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     table = Table("", "", title=f"{report['model']['id']} on {report['machine']['processor']}", show_header=False)
     for name, value in rows(report):
         table.add_row(name, value)
@@ -67,13 +67,16 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of every line of the table."""
+    """Name and value of each table row."""
     model, figures, ram = report["model"], report["throughput"], report["memory"]
     rate = figures["pictures_per_second"]
     lines = [
         ("weights, device", f"{model['weights']}, {model['device']}, {report['machine']['cores']} cores"),
         ("size", f"{model['width']}x{model['height']} at {model['fps']} fps"),
-        ("pictures a second", f"{rate:.1f} ({rate / model['fps']:.2f}x real time)" if rate else "too short to tell"),
+        (
+            "pictures per second",
+            f"{rate:.1f} ({rate / model['fps']:.2f}x real time)" if rate else "too short to measure",
+        ),
         ("first chunk after session.start", f"{figures['first_chunk_seconds']:.2f} s"),
         ("memory", f"front {ram['front']:.0f} MiB, worker {ram['worker']:.0f} MiB"),
         ("cache", f"{figures['cache_tokens']} tokens, {figures['cache_bytes'] / MIB:.2f} MiB"),

@@ -1,7 +1,7 @@
-"""``pafu bench soak``: stream for an hour (or as long as told) and write down what the two processes hold meanwhile.
+"""``pafu bench soak``: stream for an hour (or any time) and record the resources of front and worker.
 
-Each line of the CSV is one moment: resident memory and open files of front and worker, the front's tasks, what the
-cache holds, the time that the chunks since the last line took, and how long viewers have stood still so far.
+Each CSV row is one sample: resident memory and open files of front and worker, the front's tasks, cache size, median
+chunk time since the last row, and total stall time so far.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = (
     "chunk_ms",
     "stalled_seconds",
 )
-CHANGE_EVERY = 30.0  # seconds between two prompts of a viewer
+CHANGE_EVERY = 30.0  # seconds between a viewer's prompt changes
 HELD = ("front_mib", "worker_mib", "front_files", "worker_files", "front_tasks", "cache_mib")
 Line = dict[str, float]
 
@@ -43,7 +43,7 @@ Line = dict[str, float]
 def bench(
     settings: Settings, url: str | None, minutes: float, viewers: int, every: float, table: Path, console: Console
 ) -> dict[str, Any]:
-    """Stream and sample; the figures, ready for JSON. The CSV grows as it goes. Raises BenchError."""
+    """Stream, writing the CSV as it runs; returns figures for JSON. Raises BenchError."""
     with served(settings, url, max_sessions=max(viewers, settings.max_sessions or 0)) as target:
         report = {"at": stamp(), **describe(target.url), "minutes": minutes, "viewers": viewers}
         lines, seen = asyncio.run(stream(target.url, report["model"], minutes, viewers, every, table, console))
@@ -53,7 +53,7 @@ def bench(
 async def stream(
     url: str, model: dict[str, Any], minutes: float, viewers: int, every: float, table: Path, console: Console
 ) -> tuple[list[Line], list[Seen]]:
-    """All viewers for so many minutes of the clock, and a line every ``every`` seconds."""
+    """Run all viewers for ``minutes``, with a CSV row every ``every`` seconds."""
     everybody = [Seen() for _ in range(viewers)]
     prompts = tuple(model["examples"]) or (PROMPT,)
     options: Any = {"pictures": None, "fps": model["fps"], "prompts": prompts, "change_every": CHANGE_EVERY}
@@ -91,7 +91,7 @@ async def _write_lines(
 
 
 async def line(url: str, seconds: float, everybody: list[Seen]) -> Line:
-    """What is held now."""
+    """Take one sample."""
     health = (await asyncio.to_thread(get_json, f"{url}/health"))[1] or {}
     front, workers = health.get("front", {}), health.get("workers", [])
     made = [value for seen in everybody for value in seen.chunk_seconds]
@@ -112,7 +112,7 @@ async def line(url: str, seconds: float, everybody: list[Seen]) -> Line:
 
 
 def summary(lines: list[Line], everybody: list[Seen]) -> dict[str, Any]:
-    """Whether the lines are flat: what each gained from the second sixth of the time to the last."""
+    """The figures, with the trend of each resource from the second sixth of the time to the last."""
     return {
         "pictures": sum(seen.pictures for seen in everybody),
         "stalled_seconds": round(sum(seen.stalled for seen in everybody), 3),
@@ -123,7 +123,7 @@ def summary(lines: list[Line], everybody: list[Seen]) -> dict[str, Any]:
 
 
 def trend(lines: Sequence[Line], name: str) -> dict[str, float]:
-    """Medians of the second and the last sixth, their difference, and the most; the first sixth is the warm-up."""
+    """Medians of the second and last sixth, their difference, and the maximum; the first sixth is warm-up."""
     values = [each[name] for each in lines] or [0.0]
     sixth = max(1, len(values) // 6)
     early, late = values[sixth : 2 * sixth] or values, values[-sixth:]
@@ -132,7 +132,7 @@ def trend(lines: Sequence[Line], name: str) -> dict[str, float]:
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     rows = Table("", "early", "late", "gained", "most", title=f"{report['model']['id']}, {report['minutes']:g} minutes")
     for name, found in report["held"].items():
         rows.add_row(name, *(f"{found[key]:.1f}" for key in ("early", "late", "gained", "most")))
@@ -143,7 +143,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def plot(table: Path, path: Path, title: str) -> None:
-    """The CSV as curves. Raises ImportError without matplotlib."""
+    """Plot the CSV. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     with table.open(newline="") as file:
@@ -154,7 +154,7 @@ def plot(table: Path, path: Path, title: str) -> None:
         ("resident memory, MiB", ("front_mib", "worker_mib")),
         ("open files, tasks", ("front_files", "worker_files", "front_tasks")),
         ("time of a chunk, ms (median)", ("chunk_ms",)),
-        ("viewers stood still, s (sum)", ("stalled_seconds",)),
+        ("viewers' stall time, s (sum)", ("stalled_seconds",)),
     )
     for axes, (label, names) in zip(figure.subplots(2, 2).flat, groups, strict=True):
         for name in names:

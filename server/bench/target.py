@@ -1,4 +1,4 @@
-"""What is measured: a server of one's own or one that runs, the machine under it, and the memory of its processes."""
+"""The target of a benchmark: a new or running server, its machine and memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BenchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """A server; ``start_seconds`` of one's own: until it listened, until it was ready."""
+    """A server. ``start_seconds``, for a new one: until it was listening and until it was ready."""
 
     url: str
     start_seconds: dict[str, float] | None = None
@@ -36,9 +36,9 @@ class Target:
 
 @contextlib.contextmanager
 def served(settings: Settings, url: str | None, **wanted: Any) -> Iterator[Target]:
-    """A server for the length of a block: the one at ``url``, or one of its own, ready to play.
+    """A ready server during the block: the one at ``url``, or a new one with the settings ``wanted``.
 
-    ``wanted`` are settings of the server of its own. Raises BenchError, also for what the client could not do inside.
+    Raises BenchError, also for client errors inside the block.
     """
     try:
         from pafu_client import PafuError
@@ -60,16 +60,16 @@ def served(settings: Settings, url: str | None, **wanted: Any) -> Iterator[Targe
 
 
 def describe(url: str) -> dict[str, Any]:
-    """What was measured, on what. Raises BenchError when there is no server."""
+    """Model, machine and versions. Raises BenchError without a server."""
     status, models = get_json(f"{url}/v1/models")
     if status != 200:
-        raise BenchError(f"no server at {url}; start one with pafu serve, or leave --url out")
+        raise BenchError(f"no server at {url}; start one with pafu serve, or omit --url")
     machine = {"cores": usable_cores(), "processor": processor(), "system": platform.platform()}
     return {"model": models["data"][0], "machine": machine, **get_json(f"{url}/version")[1]}
 
 
 def processor() -> str:
-    """The processor's name, as the kernel has it."""
+    """The processor's name according to the kernel."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -85,7 +85,7 @@ def memory(url: str) -> dict[str, float]:
 
 
 def open_files(pid: int | None) -> int:
-    """Files and sockets that a process of this machine has open; 0 where the kernel does not tell."""
+    """Number of open files and sockets of a local process; 0 if unknown."""
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
@@ -93,7 +93,7 @@ def open_files(pid: int | None) -> int:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values do not exceed; 0 for no values."""
+    """The smallest value that at least ``share`` of the values do not exceed; 0 without values."""
     ranked = sorted(values)
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else 0.0
 
@@ -104,7 +104,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """What a table of latencies shows, and of how many values."""
+    """Number of values, and their 50th, 95th and 99th percentiles."""
     shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     return {"count": len(values), **{name: quantile(values, share) for name, share in shares.items()}}
 
@@ -115,5 +115,5 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def stamp() -> str:
-    """Now, as reports date themselves."""
+    """The current time (UTC) for reports."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

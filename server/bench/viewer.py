@@ -1,4 +1,4 @@
-"""A viewer that plays in real time and writes down what it had to wait for."""
+"""A viewer that plays in real time and records its waits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Seen:
     """What one viewer saw; all times are seconds.
 
-    It begins to play with its first chunk, holding nothing back. A chunk that is not there when the picture before it
-    has been shown has missed its deadline; the viewer stands still until it comes.
+    Playback starts with the first chunk, without buffering. A chunk that has not arrived when the previous picture ends
+    has missed its deadline, and playback stalls until it arrives.
     """
 
     first_chunk: float | None = None  # after session.start
@@ -27,33 +27,33 @@ class Seen:
     misses: int = 0
     stalled: float = 0.0
     longest_stall: float = 0.0
-    switch_arrived: list[float] = field(default_factory=list)  # from a change of the prompt to the chunk that shows it
-    switch_shown: list[float] = field(default_factory=list)  # ... and to the moment when its first picture is played
+    switch_arrived: list[float] = field(default_factory=list)  # from a prompt change to the chunk that shows it
+    switch_shown: list[float] = field(default_factory=list)  # ... and to its first picture being played
     pictures: int = 0
-    chunk_seconds: list[float] = field(default_factory=list)  # what making each chunk took
+    chunk_seconds: list[float] = field(default_factory=list)  # generation time of each chunk
     sent: int = 0  # bytes
     failure: str = ""
 
     @property
     def deadlines(self) -> int:
-        """Chunks that had one: all but the first."""
+        """Number of chunks with a deadline: all but the first."""
         return len(self.gaps)
 
 
 class Player:
-    """The clock of a viewer in real time; it fills in ``seen``."""
+    """The clock of a real-time viewer; records into ``seen``."""
 
     def __init__(self, fps: float, began: float, seen: Seen) -> None:
         self._fps, self._began, self.seen = fps, began, seen
         self._first = self._last = 0.0
-        self._asked: dict[str, float] = {}  # changes of the prompt that no chunk has shown yet
+        self._asked: dict[str, float] = {}  # prompt changes not yet in a chunk
 
     def ask(self, event_id: str, now: float) -> None:
-        """The viewer asked for a change."""
+        """The viewer requested a change."""
         self._asked[event_id] = now
 
     def take(self, chunk: Chunk, now: float) -> None:
-        """A chunk came whole."""
+        """A chunk arrived."""
         seen = self.seen
         if seen.first_chunk is None:
             seen.first_chunk, self._first = now - self._began, now
@@ -74,7 +74,7 @@ class Player:
         seen.sent += len(chunk.data)
 
     def _shows_next(self) -> float:
-        """When the picture behind all those that came is to be shown."""
+        """When the next picture is due."""
         return self._first + self.seen.stalled + self.seen.pictures / self._fps
 
 
@@ -89,7 +89,7 @@ async def view(
     change_every: float = 0.0,
     told: Callable[[Chunk], None] = lambda chunk: None,
 ) -> None:
-    """Play so many pictures in real time (None: for ever), and change the prompt about every so many seconds."""
+    """Play ``pictures`` in real time (None: forever); change the prompt about every ``change_every`` seconds."""
     from pafu_client import PafuError, connect
 
     dice = random.Random(seed)
@@ -117,7 +117,7 @@ async def _change(
 ) -> None:
     from pafu_client import PafuError
 
-    with contextlib.suppress(PafuError):  # the stream's end is told by its chunks
+    with contextlib.suppress(PafuError):  # the receiving loop handles the end of the stream
         while every:
             await asyncio.sleep(dice.uniform(0.5, 1.5) * every)
             now = time.perf_counter()

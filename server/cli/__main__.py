@@ -1,4 +1,4 @@
-"""``python -m server.cli``: the same as ``pafu``."""
+"""``python -m server.cli``, the same as ``pafu``."""
 
 from server.cli.main import main
 

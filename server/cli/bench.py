@@ -1,4 +1,4 @@
-"""``pafu bench [sessions | soak]``: the command lines."""
+"""The commands ``pafu bench``, ``pafu bench sessions`` and ``pafu bench soak``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from server.cli.options import Json, takes_settings
 from server.cli.output import FIGURES, STDOUT, OutputError, check
 from server.config import Settings
 
-app = typer.Typer(help="Measure: one stream, many sessions at once, an hour of streaming.")
+app = typer.Typer(help="Measure one stream, many sessions at once, or an hour of streaming.")
 
-Url = Annotated[str | None, typer.Option(help="a running server; default: one of its own")]
-Output = Annotated[str | None, typer.Option("-o", "--output", help="JSON file for all figures, - for standard output")]
-Plot = Annotated[Path | None, typer.Option(help="picture of the figures (.png, .svg); needs matplotlib")]
-SERVER = ("model", "weights", "device", "threads")  # settings of a server of its own
+Url = Annotated[str | None, typer.Option(help="address of a running server; default: start one")]
+Output = Annotated[str | None, typer.Option("-o", "--output", help="JSON file for all figures, - for stdout")]
+Plot = Annotated[Path | None, typer.Option(help="plot of the figures (.png, .svg); needs matplotlib")]
+SERVER = ("model", "weights", "device", "threads")  # settings of the server that it starts
 Report = dict[str, Any]
 
 
@@ -31,15 +31,17 @@ def bench(
     settings: Settings,
     context: typer.Context,
     url: Url = None,
-    seconds: Annotated[float, typer.Option(min=1, help="video to take as fast as it is made")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="seconds of video to generate at full speed")] = 30.0,
     output: Output = None,
     as_json: Json = False,
-    suite: Annotated[str | None, typer.Option(help="gpu: policies x budgets x ways to run, random weights")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="a suite ends after so long")] = 6.0,
-    out: Annotated[Path, typer.Option(help="folder for a suite's JSON, picture and profiles")] = Path("bench"),
-    against: Annotated[Path | None, typer.Option(help="another checkout: both make chunks in turns")] = None,
+    suite: Annotated[str | None, typer.Option(help="gpu: policies x budgets x execution modes, random weights")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="time limit of a suite")] = 6.0,
+    out: Annotated[Path, typer.Option(help="folder for a suite's JSON, plot and profiles")] = Path("bench"),
+    against: Annotated[
+        Path | None, typer.Option(help="another checkout to compare with, in alternating chunks")
+    ] = None,
 ) -> None:
-    """Without a command: the whole way from prompt to encoded bytes, as fast as it goes."""
+    """Without a subcommand: one stream from prompt to encoded bytes, at full speed."""
     if context.invoked_subcommand is not None:
         return
     if suite is not None:
@@ -54,7 +56,7 @@ def bench(
 
 def _suite(name: str, settings: Settings, minutes: float, out: Path) -> None:
     if name != "gpu":
-        raise fail(f"there is no suite {name!r}; known: gpu", 2)
+        raise fail(f"there is no suite {name!r}; available: gpu", 2)
     import torch
 
     from model.spec import SpecError, spec_named
@@ -62,7 +64,7 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path) -> None:
 
     wanted = settings.device if settings.device != "auto" else "cuda" if gpu.count() else "cpu"
     if wanted.startswith("cuda") and not gpu.count():
-        raise fail(f"device {wanted!r} was asked for, but {gpu.why_none()}; or use --device cpu or auto")
+        raise fail(f"device {wanted!r} was requested, but {gpu.why_none()}; or use --device cpu or auto")
     try:
         spec = spec_named(settings.model if "model" in settings.model_fields_set else "self-forcing")
     except SpecError as error:
@@ -86,8 +88,8 @@ def _against(root: Path, settings: Settings, as_json: bool) -> None:
     if as_json:
         return print_json({**asdict(found), "ratio": found.ratio, "model": settings.model, "threads": threads})
     print(
-        f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found.ours:.1f} pictures a "
-        f"second here, {found.theirs:.1f} there: {found.ratio:.2f} x ({found.chunks} chunks in turns)"
+        f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found.ours:.1f} pictures "
+        f"per second here, {found.theirs:.1f} there: {found.ratio:.2f} x ({found.chunks} alternating chunks)"
     )
 
 
@@ -96,14 +98,16 @@ def _against(root: Path, settings: Settings, as_json: bool) -> None:
 def sessions(
     settings: Settings,
     url: Url = None,
-    seconds: Annotated[float, typer.Option(min=2, help="how long each viewer plays")] = 20.0,
-    change_every: Annotated[float, typer.Option(min=0, help="seconds between a viewer's prompts; 0: never")] = 4.0,
+    seconds: Annotated[float, typer.Option(min=2, help="how long each viewer plays, in seconds")] = 20.0,
+    change_every: Annotated[
+        float, typer.Option(min=0, help="seconds between a viewer's prompt changes; 0: none")
+    ] = 4.0,
     most: Annotated[int, typer.Option(min=1, max=10_000, help="largest number of viewers to try")] = 64,
     output: Output = None,
     as_json: Json = False,
     plot: Plot = None,
 ) -> None:
-    """How many viewers at once are played to in real time, and what each of them waits for."""
+    """How many viewers can be served in real time at once, and their latencies."""
     from server.bench import sessions as many
 
     run = lambda given, console: many.bench(given, url, seconds, change_every, most, console)  # noqa: E731
@@ -117,19 +121,19 @@ def sessions(
 def soak(
     settings: Settings,
     url: Url = None,
-    minutes: Annotated[float, typer.Option(min=0.05, help="how long to stream")] = 60.0,
-    viewers: Annotated[int, typer.Option(min=1, help="viewers at once")] = 1,
-    every: Annotated[float, typer.Option(min=0.1, help="seconds between two lines")] = 10.0,
-    table: Annotated[Path, typer.Option("--csv", help="file for the lines")] = Path("soak.csv"),
+    minutes: Annotated[float, typer.Option(min=0.05, help="how long to stream, in minutes")] = 60.0,
+    viewers: Annotated[int, typer.Option(min=1, help="number of viewers")] = 1,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two CSV rows")] = 10.0,
+    table: Annotated[Path, typer.Option("--csv", help="CSV file")] = Path("soak.csv"),
     output: Output = None,
     as_json: Json = False,
     plot: Plot = None,
 ) -> None:
-    """Stream for long; memory, open files and chunk time of both processes as CSV and a picture."""
+    """Stream for a long time; record memory, open files and chunk time as CSV and a plot."""
     from server.bench import soak as long
 
     run = lambda given, console: long.bench(given, url, minutes, viewers, every, table, console)  # noqa: E731
-    report = _run(run, long.show, settings, output, as_json, f"the lines until now stand in {table}")
+    report = _run(run, long.show, settings, output, as_json, f"{table} has the rows so far")
     if plot is not None:
         title = f"{report['model']['id']}, {viewers} viewers, {report['machine']['processor']}"
         _draw(lambda: long.plot(table, plot, title))
@@ -143,8 +147,7 @@ def _run(
     as_json: bool,
     kept: str = "nothing was written",
 ) -> Report:
-    """Measure with the progress on standard error, and the figures on standard output; ``kept``: what there is when
-    Ctrl-C ends it."""
+    """Run a benchmark, with progress on stderr and figures on stdout. ``kept``: what is left after Ctrl-C."""
     from server.bench.target import BenchError, as_text
 
     try:
@@ -156,7 +159,7 @@ def _run(
     except (BenchError, OutputError, OSError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
-        raise fail(f"stopped before all was measured; {kept}", 130) from None
+        raise fail(f"stopped before the end; {kept}", 130) from None
     if as_json or output == STDOUT:
         print_json(report)
     else:
@@ -169,4 +172,4 @@ def _draw(draw: Callable[[], None]) -> None:
     try:
         draw()
     except (ImportError, OSError, ValueError) as error:
-        raise fail(f"no picture: {error}; the figures stand above (matplotlib: pip install 'pafu[distill]')") from None
+        raise fail(f"no plot: {error}; the figures are above (matplotlib: pip install 'pafu[distill]')") from None

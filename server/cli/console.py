@@ -1,4 +1,4 @@
-"""What all commands share: how they speak and how they fail."""
+"""Output and errors of all commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One readable line for the person at the terminal; a line of the log where that is JSON."""
+    """Print one line for the user; with JSON logs, log it instead."""
     if logs.in_json():
         log.info("%s", text)
     else:
@@ -27,12 +27,12 @@ def say(text: str) -> None:
 
 
 def print_json(report: Any) -> None:
-    """For a program, on standard output."""
+    """Print JSON on stdout."""
     typer.echo(json.dumps(report, indent=2))
 
 
 def fail(message: str, status: int = 1) -> typer.Exit:
-    """Print one line that says what is wrong, whatever the message is made of; raise the result."""
+    """Print an error as one line and return the exit; use as ``raise fail(...)``."""
     message = " ".join(sayable(message).split())
     if logs.in_json():
         log.error("%s", message)
@@ -42,10 +42,10 @@ def fail(message: str, status: int = 1) -> typer.Exit:
 
 
 def settings_from(**flags: object) -> Settings:
-    """Flags over PAFU_* variables over defaults; one line and status 2 when they cannot work."""
+    """Load settings with these flags; on an invalid setting, exit with one line and status 2."""
     try:
         settings = load_settings(flags)
-        find_temporary_folder(settings.data_dir)  # torch wants one as soon as it is imported
+        find_temporary_folder(settings.data_dir)  # torch needs it at import
         return settings
     except ConfigError as error:
         if wants_json(flags):

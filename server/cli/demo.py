@@ -1,4 +1,4 @@
-"""``pafu demo``: what the memory is good for, to be seen."""
+"""``pafu demo``: demonstrate the cache's memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.cli.output import PICTURE, check, opened
 from server.config import Settings
 from server.errors import PafuError
 
-app = typer.Typer(help="See what the memory is good for.", no_args_is_help=True)
+app = typer.Typer(help="Demonstrate the cache's memory.", no_args_is_help=True)
 
 PROMPT = "a meadow by day, a red house with a blue roof on the left and a white mill on the right"
 
@@ -21,16 +21,18 @@ PROMPT = "a meadow by day, a red house with a blue roof on the left and a white 
 @takes_settings("model", "weights", "device", "threads", "salience_head")
 def memory(
     settings: Settings,
-    prompt: Annotated[str, typer.Argument(help="what stands at the place")] = PROMPT,
-    output: Annotated[
-        str, typer.Option("-o", "--output", help="PNG file to write, - for standard output")
-    ] = "memory.png",
-    policies: Annotated[str, typer.Option(help="cache policies to compare, with commas")] = "value_novelty,sink_window",
-    budget: Annotated[float | None, typer.Option(help="latent frames; default: the model's own")] = None,
-    away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera is back")] = 50.0,
+    prompt: Annotated[str, typer.Argument(help="the place to look at")] = PROMPT,
+    output: Annotated[str, typer.Option("-o", "--output", help="PNG file to write, - for stdout")] = "memory.png",
+    policies: Annotated[
+        str, typer.Option(help="cache policies to compare, separated by commas")
+    ] = "value_novelty,sink_window",
+    budget: Annotated[
+        float | None, typer.Option(help="cache budget in latent frames; default: the model's own")
+    ] = None,
+    away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera returns")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same place")] = 1,
 ) -> None:
-    """Look at a place, go away, come back: the place before and after, a row for each policy."""
+    """Look at a place, pan away and return: writes the place before and after, one row per policy."""
     names = [name.strip() for name in policies.split(",") if name.strip()]
     from server.cli.generate import GenerateError
     from server.cli.revisit import save_rows, visits
@@ -43,12 +45,10 @@ def memory(
     except (PafuError, GenerateError, ValueError, OSError) as error:
         raise fail(str(error)) from None
     for visit in seen:
-        say(
-            f"{visit.policy}: back again {visit.likeness:.1f} dB like before, cache {visit.cache_bytes / 2**20:.1f} MiB"
-        )
-    say(f"{output}: before, far away, and after {away:g} s, a row for each policy")
+        say(f"{visit.policy}: PSNR after the return {visit.likeness:.1f} dB, cache {visit.cache_bytes / 2**20:.1f} MiB")
+    say(f"{output}: before, far away, and after {away:g} s, one row per policy")
 
 
 @app.callback()
 def demo() -> None:
-    """See what the memory is good for."""
+    """Demonstrate the cache's memory."""

@@ -1,4 +1,4 @@
-"""``pafu distill``: the offline recipes of ``model/distill`` behind the command line."""
+"""``pafu distill``: command line of the training recipes in ``model/distill``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from model.spec import ModelSpec
     from model.weights import LoadedModel
 
-app = typer.Typer(help="Train models and judge them, offline.", no_args_is_help=True)
+app = typer.Typer(help="Train and evaluate models, offline.", no_args_is_help=True)
 
 EXTRA = "the training recipes need more packages: run pip install -e '.[distill]'"
 
@@ -34,12 +34,13 @@ def mini(
     ] = "all",
     out: Annotated[Path, typer.Option(help="folder for checkpoints, curves and samples")] = Path("runs/mini"),
     steps: Annotated[
-        int | None, typer.Option(min=1, help="training steps (clips for clips and beginnings); default: the recipe's")
+        int | None,
+        typer.Option(min=1, help="training steps (number of clips for clips and beginnings); default: the recipe's"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, for words, teacher and student")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")] = 0,
 ) -> None:
-    """Train pafu-mini from nothing; a stage that was interrupted goes on from its last checkpoint."""
+    """Train pafu-mini from scratch; an interrupted stage resumes from its last checkpoint."""
 
     prepare(device, threads)
     from model.distill.recipe import RecipeError, run
@@ -49,26 +50,29 @@ def mini(
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
-        raise fail(f"stopped; the same command goes on from the last checkpoint in {out}", 130) from None
+        raise fail(f"stopped; the same command resumes from the last checkpoint in {out}", 130) from None
 
 
 Out = Annotated[
     Path,
-    typer.Option(file_okay=False, help="folder for clips, checkpoints, curves and the result; a run there goes on"),
+    typer.Option(
+        file_okay=False, help="folder for clips, checkpoints, curves and the result; an earlier run is resumed"
+    ),
 ]
-Student = Annotated[Path | None, typer.Option(help="folder with the student's weights; default: those that ship")]
+Student = Annotated[Path | None, typer.Option(help="folder with the student's weights; default: the shipped ones")]
 Model = Annotated[str, typer.Option(help="model name of student and teacher")]
 Prompts = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="prompts, one a line; default: the model's own world")
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="prompts, one per line; default: from the model's own world"),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun every process takes its own GPU")]
+Device = Annotated[str, typer.Option(help="cpu or cuda; under torchrun each process uses its own GPU")]
 Threads = Annotated[int, typer.Option(min=0, help="torch threads; 0 uses all cores")]
 
 
 def prepare(device: str, threads: int) -> None:
-    """Be ready for work on ``device``; what is missing ends the command in one line."""
+    """Check the packages and the device, and set torch threads; exits with one line on a problem."""
     try:
-        import matplotlib  # noqa: F401  # what the recipes need beyond Pafu itself
+        import matplotlib  # noqa: F401  # an extra that the recipes need
     except ImportError as error:
         raise fail(f"{error.name} is missing; {EXTRA}") from None
     import torch
@@ -80,21 +84,21 @@ def prepare(device: str, threads: int) -> None:
 
 
 def check_device(name: str) -> None:
-    """End the command in one line when there is no such device."""
+    """Exit with one line if the device does not exist."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise fail(f"device {name!r} is unknown; allowed: cpu, cuda, or one GPU of several, like cuda:1", 2)
     if name == "cpu":
         return
     number, there = int(name.partition(":")[2] or 0), gpu.count()
     if not there:
-        raise fail(f"device {name!r} was asked for, but {gpu.why_none()}; or use --device cpu")
+        raise fail(f"device {name!r} was requested, but {gpu.why_none()}; or use --device cpu")
     if number >= there:
-        raise fail(f"device {name!r} was asked for, but torch sees {there} GPUs, counted from 0")
+        raise fail(f"device {name!r} was requested, but torch sees {there} GPUs, counted from 0")
 
 
 @contextmanager
 def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, torch.device]]:
-    """Rank, number of processes and device; errors that the user can mend end in one line."""
+    """Yields rank, number of processes and device; exits with one line on errors that the user can fix."""
 
     prepare(device, threads)
     from cache.errors import CacheError
@@ -110,7 +114,7 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
     except ValueError as error:
         raise fail(str(error), 2) from None
     except KeyboardInterrupt:
-        raise fail(f"stopped; the same command goes on from the last checkpoint in {out}", 130) from None
+        raise fail(f"stopped; the same command resumes from the last checkpoint in {out}", 130) from None
     finally:
         parallel.stop()
 
@@ -123,11 +127,11 @@ def asking(
     clips: Annotated[int, typer.Option(min=1, help="clips to learn from")] = 96,
     held_out: Annotated[int, typer.Option(min=1, help="clips to report on")] = 8,
     steps: Annotated[int, typer.Option(min=1)] = 1200,
-    batch: Annotated[int, typer.Option(min=1, help="clips a step")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="clips per step")] = 4,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Teach a head which cached tokens show what a prompt names."""
+    """Train a head that finds the cached tokens showing what a prompt names."""
     with _stage(out, threads, device):
         import torch
 
@@ -141,7 +145,7 @@ def asking(
         say(f"{out / ASKING_FILE}; area under the curve by layer: {rows}")
 
 
-# settings of the salience stage that are options of the same name
+# settings of the salience stage with options of the same name
 SALIENCE = (
     *("clips", "held_out", "steps", "batch", "source", "signal", "measure", "layers", "reduce", "scale", "gap"),
     *("noise_level", "loss", "dream_steps", "guidance", "tokens"),
@@ -150,39 +154,41 @@ SALIENCE = (
 
 @app.command()
 def salience(
-    teacher: Annotated[Path, typer.Option(help="folder with the bidirectional teacher: weights, or a recipe's run")],
+    teacher: Annotated[
+        Path, typer.Option(help="folder with the bidirectional teacher: weights, or a run of the recipe")
+    ],
     out: Out = Path("runs/salience"),
     student: Student = None,
     model: Model = "pafu-mini",
-    teacher_model: Annotated[str | None, typer.Option(help="the teacher's model name, if it is another one")] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="the teacher's model name, if different")] = None,
     prompts: Prompts = None,
     clips: Annotated[int, typer.Option(min=1, help="clips to learn from")] = 128,
     held_out: Annotated[int, typer.Option(min=1, help="clips to report on")] = 8,
     steps: Annotated[int, typer.Option(min=1)] = 600,
-    batch: Annotated[int, typer.Option(min=1, help="clips a step and process")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="clips per step and process")] = 4,
     source: Annotated[
-        str, typer.Option(help="clips: teacher (dreams them) or world (paints the built-in one)")
+        str, typer.Option(help="source of clips: teacher (samples them) or world (renders the built-in world)")
     ] = "teacher",
     signal: Annotated[
-        str, typer.Option(help="whose attention: teacher, or student (its own future; ablation)")
+        str, typer.Option(help="whose attention to learn: teacher, or student (its own future; ablation)")
     ] = "teacher",
     measure: Annotated[
-        str, typer.Option(help="of salience: effect (of leaving the token out), or attention (that it gets)")
+        str, typer.Option(help="measure of salience: effect (of removing the token) or attention (that it receives)")
     ] = "effect",
-    layers: Annotated[str, typer.Option(help="target: deep (one for all layers), or own (each layer's)")] = "deep",
-    weights: Annotated[str, typer.Option(help="of low, diag, up")] = "1,0,1",
-    reduce: Annotated[str, typer.Option(help="over queries: max or mean")] = "max",
-    scale: Annotated[str, typer.Option(help="comparable how: rank, robust (per chunk), clip, or both")] = "rank",
-    gap: Annotated[int, typer.Option(min=1, help="chunks from which on a query counts as future")] = 2,
-    noise_level: Annotated[float, typer.Option(help="of the clip that the teacher sees, 0 to 1")] = 0.35,
+    layers: Annotated[str, typer.Option(help="target: deep (one for all layers) or own (one per layer)")] = "deep",
+    weights: Annotated[str, typer.Option(help="weights of low, diag, up")] = "1,0,1",
+    reduce: Annotated[str, typer.Option(help="reduction over queries: max or mean")] = "max",
+    scale: Annotated[str, typer.Option(help="normalization: rank, robust (per chunk), clip, or both")] = "rank",
+    gap: Annotated[int, typer.Option(min=1, help="distance in chunks from which a query counts as future")] = 2,
+    noise_level: Annotated[float, typer.Option(help="noise level of the teacher's input clip, 0 to 1")] = 0.35,
     loss: Annotated[str, typer.Option(help="regression or ranking")] = "regression",
-    dream_steps: Annotated[int, typer.Option(min=1, help="steps of the teacher's sampler")] = 20,
-    guidance: Annotated[float, typer.Option(help="classifier-free guidance of the teacher; 1 is none")] = 1.0,
-    tokens: Annotated[int, typer.Option(min=2, help="of a clip, drawn at random, that the head learns from")] = 2048,
+    dream_steps: Annotated[int, typer.Option(min=1, help="sampling steps of the teacher")] = 20,
+    guidance: Annotated[float, typer.Option(help="classifier-free guidance of the teacher; 1: none")] = 1.0,
+    tokens: Annotated[int, typer.Option(min=2, help="random tokens per clip that the head learns from")] = 2048,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Distil a salience head for a student from a bidirectional teacher; also under torchrun."""
+    """Distill a salience head for a student from a bidirectional teacher; supports torchrun."""
     given = {name: value for name, value in locals().items() if name in SALIENCE}
     with _stage(out, threads, device) as (rank, processes, own):
         from typing import Any, cast
@@ -198,7 +204,7 @@ def salience(
         except ValueError:
             raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
         settings = SalienceSettings(**cast(Any, given), weights=(low, diag, up))
-        dreams.scripts(known(model), prompts, 1)  # missing prompts are told before anything is loaded
+        dreams.scripts(known(model), prompts, 1)  # reports missing prompts before anything is loaded
         check_room(own, lambda: salience_bytes(known(teacher_model or model), known(model), settings), "--tokens")
         ours = load_for_work(model, student, own, dtype=torch.bfloat16 if own.type == "cuda" else torch.float32)
         theirs = load_teacher(teacher, teacher_model or model, ours)
@@ -213,24 +219,24 @@ def long(
     out: Out = Path("runs/long"),
     student: Student = None,
     model: Model = "pafu-mini",
-    head: Annotated[Path | None, typer.Option(help="salience head; default: the one beside the student")] = None,
+    head: Annotated[Path | None, typer.Option(help="salience head; default: the file next to the student")] = None,
     prompts: Prompts = None,
     policy: Annotated[str, typer.Option(help="cache policy in the loop")] = "pafu",
     budget: Annotated[float, typer.Option(help="cache budget in latent frames")] = 4.0,
     sink: Annotated[float, typer.Option(min=0, help="latent frames")] = 0.0,
     recent: Annotated[float, typer.Option(min=0, help="latent frames")] = 1.0,
-    chunks: Annotated[int, typer.Option(min=1, help="length of a roll-out")] = 24,
-    streams: Annotated[int, typer.Option(min=1, help="roll-outs side by side, a step and process")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="roll-outs to learn from")] = 60,
+    chunks: Annotated[int, typer.Option(min=1, help="length of a roll-out, in chunks")] = 24,
+    streams: Annotated[int, typer.Option(min=1, help="parallel roll-outs per step and process")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="number of training steps")] = 60,
     rate: Annotated[float, typer.Option(help="learning rate")] = 1e-4,
-    leader: Annotated[str, typer.Option(help="whose pictures fill the past: former (self), or own")] = "former",
+    leader: Annotated[str, typer.Option(help="whose latents fill the past: former (self) or own")] = "former",
     remembered: Annotated[
-        float | None, typer.Option(min=1, help="latent frames that the former self has; default: everything")
+        float | None, typer.Option(min=1, help="latent frames that the former self keeps; default: all")
     ] = None,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Tune a student on long roll-outs with the pruned cache in the loop."""
+    """Fine-tune a student on long roll-outs with the pruned cache in the loop."""
     with _stage(out, threads, device) as (rank, processes, own):
         from cache.config import CacheConfig
         from model.distill import dreams
@@ -249,7 +255,7 @@ def long(
             leader=leader,
             remembered=remembered,
         )
-        dreams.scripts(known(model), prompts, 1)  # missing prompts are told before anything is loaded
+        dreams.scripts(known(model), prompts, 1)  # reports missing prompts before anything is loaded
         check_room(own, lambda: long_bytes(known(model), settings), "--remembered, --streams or --budget")
         LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
         if rank == 0:
@@ -257,7 +263,7 @@ def long(
 
 
 def known(name: str) -> ModelSpec:
-    """Raises WeightsError for a model that is not known."""
+    """The spec of a model. Raises WeightsError for an unknown name."""
     from model.spec import SpecError, spec_named
     from model.weights import WeightsError
 
@@ -268,7 +274,7 @@ def known(name: str) -> ModelSpec:
 
 
 def check_room(device: torch.device, count: Callable[[], dict[str, int]], lower: str) -> None:
-    """Say what a GPU will be asked for. Raises DistillError where it has not that much; ``lower`` names what helps."""
+    """Print the GPU memory needed. Raises DistillError if there is less; ``lower`` names the options to reduce."""
     import torch
 
     from model.distill.salience_stage import DistillError
@@ -278,14 +284,19 @@ def check_room(device: torch.device, count: Callable[[], dict[str, int]], lower:
     needs = {name: size / 2**30 for name, size in count().items()}
     told, free = ", ".join(f"{name} {size:.1f}" for name, size in needs.items()), torch.cuda.mem_get_info(device)[0]
     if needs["at most"] * 2**30 > free:
-        raise DistillError(f"{free / 2**30:.1f} GiB are free on {device}, needed are (GiB): {told}; lower {lower}")
+        raise DistillError(
+            f"{free / 2**30:.1f} GiB are free on {device}, but the need is (GiB): {told}; reduce {lower}"
+        )
     say(f"memory in GiB: {told}")
 
 
 def load_for_work(
     name: str, folder: Path | None, device: torch.device, head: Path | None = None, dtype: torch.dtype | None = None
 ) -> LoadedModel:
-    """In float32 unless another ``dtype`` is said: what trains must. Models of random weights need no folder."""
+    """Load a model for training or evaluation, in float32 by default, as training needs.
+
+    Models with random weights need no folder.
+    """
     import torch
 
     from model.checkpoints import hub

@@ -1,4 +1,4 @@
-"""``pafu doctor``: what this machine can run, and why not."""
+"""``pafu doctor``: check what this machine can run, and why not."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED_MODULES = ("fastapi", "uvicorn", "websockets", "msgspec", "av", "numpy", "safetensors", "torch")
 VERDICTS = {
     True: "this machine can run pafu serve",
-    False: "pafu serve cannot work like this: see the rows above",
+    False: "pafu serve cannot run: see the rows above",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: what was looked at, whether it is fine, and what was seen or should be done."""
+    """One row: what was checked, whether it is fine, and what was found or should be done."""
 
     name: str
     fine: bool
@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(settings: Settings, console: Console, as_json: bool = False) -> bool:
-    """Print all findings; whether ``pafu serve`` can work here."""
+    """Print all findings; whether ``pafu serve`` can run here."""
     findings = list(examinations(settings))
     rows: list[tuple[str, ...]] = []
     if settings.spec.public:
@@ -67,9 +67,9 @@ def examine(settings: Settings, console: Console, as_json: bool = False) -> bool
 
 
 def _show(findings: list[Finding], rows: list[tuple[str, ...]], console: Console) -> None:
-    if not console.is_terminal:  # a row is a line for whoever reads it with a program
+    if not console.is_terminal:  # one line per row, for programs
         console = Console(file=console.file, width=10_000, highlight=False)
-    table = Table("", "looked at", "found", box=None, pad_edge=False)
+    table = Table("", "check", "found", box=None, pad_edge=False)
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.fine else "[red]no[/red]", finding.name, finding.seen)
     console.print(table)
@@ -80,7 +80,7 @@ def _show(findings: list[Finding], rows: list[tuple[str, ...]], console: Console
 
 
 def room_of_model(settings: Settings) -> tuple[list[tuple[str, ...]], Finding]:
-    """What a large model takes and where it fits, as a table, and whether it fits here."""
+    """The memory table of a large model, and whether it fits here."""
     from model.parts import MissingExtra
     from server.cli.memory import counted
 
@@ -92,13 +92,15 @@ def room_of_model(settings: Settings) -> tuple[list[tuple[str, ...]], Finding]:
 
 
 def examinations(settings: Settings) -> Iterator[Finding]:
-    """All findings in the order in which things are needed."""
+    """All findings, in the order in which things are needed."""
     spec = settings.spec
-    held: list[object] = []  # the model, while it is counted how many sessions fit beside it
+    held: list[object] = []  # keeps the loaded model while counting the sessions that fit
     other = running(settings)
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
     missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
-    yield Finding("packages", not missing, f"missing: {', '.join(missing)}; run make serve" if missing else "all here")
+    yield Finding(
+        "packages", not missing, f"missing: {', '.join(missing)}; run make serve" if missing else "all installed"
+    )
     old = outdated()
     yield Finding("versions", not old, f"{'; '.join(old)}: run make serve, or pip install -e ." if old else versions())
     yield Finding("cores", True, f"{usable_cores()} usable")
@@ -106,7 +108,7 @@ def examinations(settings: Settings) -> Iterator[Finding]:
     for name, check in checks(settings, spec, held, other):
         try:
             yield Finding(name, True, check())
-        except Exception as error:  # whatever is wrong here is a finding, not a failure of the doctor
+        except Exception as error:  # any error is a finding, not a failure of the doctor
             yield Finding(name, False, settings.explained(error) or type(error).__name__)
 
 
@@ -114,7 +116,7 @@ Check = tuple[str, Callable[[], str]]
 
 
 def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Running | None) -> list[Check]:
-    """What can fail, by name."""
+    """Checks that can fail, by name."""
     found = workers(settings)
     return [
         ("torch", lambda: torch_version(settings)),
@@ -132,12 +134,12 @@ def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Runni
 
 
 def beside(other: Running | None, words: str) -> str:
-    """What was counted or measured while another Pafu has its part of the machine."""
-    return f"{words}, beside the Pafu that runs" if other else words
+    """Mark a finding as measured while another Pafu was running."""
+    return f"{words}, next to the running Pafu" if other else words
 
 
 def workers(settings: Settings) -> tuple[Slot, ...]:
-    """The workers of a server that has several; the row of torch says what is wrong with a device."""
+    """The workers, if there are several. Device errors are reported in the row torch."""
     try:
         found = slots_for(settings)
     except ConfigError:
@@ -146,28 +148,28 @@ def workers(settings: Settings) -> tuple[Slot, ...]:
 
 
 class Wrong(RuntimeError):
-    """A finding that is not fine; the message says what to do."""
+    """A failed check; the message says what to do."""
 
 
 def outdated() -> list[str]:
-    """Installed packages that are older than pafu needs: older ones start, and fail in strange ways later."""
+    """Installed packages that are too old, which would only fail later in strange ways."""
     found = []
     for line in requirements():
-        needed = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?[^;]*?(>=|==)([\d.]+)[^;]*", line)  # not those of an extra
+        needed = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?[^;]*?(>=|==)([\d.]+)[^;]*", line)  # skip packages of extras
         if needed is None:
             continue
         least = OLDEST_TORCH if needed[1] == "torch" else needed[3]
         try:
             version = importlib.metadata.version(needed[1])
         except importlib.metadata.PackageNotFoundError:
-            continue  # the row above names it, where it matters
+            continue  # reported in the row packages, if needed
         if numbers(version) < numbers(least):
-            found.append(f"{needed[1]} is {version}, at least {least} is needed")
+            found.append(f"{needed[1]} is {version}, but at least {least} is needed")
     return found
 
 
 def requirements() -> list[str]:
-    """What pafu needs, as its package says; in the image, where it is no package, as pyproject.toml says."""
+    """Pafu's requirements, from its package metadata, or in the image from pyproject.toml."""
     try:
         return importlib.metadata.requires("pafu") or []
     except importlib.metadata.PackageNotFoundError:
@@ -186,7 +188,7 @@ def versions() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Python's, and those of the installed packages that Pafu needs to serve."""
+    """Versions of Python and of the packages that Pafu needs to serve."""
     found = {"python": platform.python_version()}
     for name in NEEDED_MODULES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -195,15 +197,15 @@ def package_versions() -> dict[str, str]:
 
 
 def memory(other: Running | None = None) -> str:
-    """What is free, and what of the rest another Pafu has."""
+    """Available memory, and the memory of another running Pafu."""
     free = available_bytes()
     words = f"{free / GIB:.1f} GiB available" if free else "unknown on this system"
-    return f"{words}; the Pafu that runs has {other.bytes / GIB:.1f} GiB" if other and other.bytes else words
+    return f"{words}; the running Pafu uses {other.bytes / GIB:.1f} GiB" if other and other.bytes else words
 
 
 @dataclass(frozen=True)
 class Room:
-    """What one worker has for caches: bytes of a usual session, free on its device, and of those for all caches."""
+    """Cache memory of one worker, in bytes: of a default session, free on the device, and for all caches."""
 
     slot: Slot
     session: int
@@ -220,7 +222,7 @@ class Room:
 
 
 def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Room:
-    """Beside what is loaded now."""
+    """The room of one worker, in addition to what is loaded now."""
     from model.weights import preferred_dtype
     from server.worker.loop import CACHE_SHARE
 
@@ -231,18 +233,18 @@ def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Ro
 
 
 def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str:
-    """One of several workers. Raises Wrong when its device has no room for a session."""
+    """One of several workers. Raises Wrong if its device has no room for a session."""
     room = room_of(settings, spec, slot, workers)
     words = f"{slot.device}, {slot.threads} threads: {room}"
     if room.free and not room.fit:
-        raise Wrong(f"{words}: free its memory, or leave the device out of PAFU_DEVICE")
+        raise Wrong(f"{words}: free its memory, or remove the device from PAFU_DEVICE")
     return words
 
 
 def sessions(settings: Settings, spec: ModelSpec, loaded: bool = True) -> str:
-    """How many sessions the server will admit beside what is loaded now. Raises Wrong below PAFU_MAX_SESSIONS."""
+    """How many sessions fit in memory, in addition to what is loaded. Raises Wrong below PAFU_MAX_SESSIONS."""
     if spec.public and not loaded:
-        raise Wrong("not counted: the weights could not be loaded; the table below says how many fit beside them")
+        raise Wrong("not counted, because the weights could not be loaded; the table below says how many would fit")
     found = slots_for(settings)
     rooms = [room_of(settings, spec, slot, len(found)) for slot in found]
     if not all(room.caches for room in rooms):
@@ -251,14 +253,14 @@ def sessions(settings: Settings, spec: ModelSpec, loaded: bool = True) -> str:
     words = str(rooms[0]) if len(rooms) == 1 else f"{fit} fit on {len(rooms)} workers"
     if fit < (most or 1):
         raise Wrong(
-            f"{words}, but PAFU_MAX_SESSIONS is {most or 1}: lower it, lower "
+            f"{words}, but PAFU_MAX_SESSIONS is {most or 1}: reduce it, reduce "
             f"PAFU_CACHE_BUDGET_LATENTS ({settings.cache().budget_latents:g}), or free memory"
         )
     return words if most is None else f"{words}; PAFU_MAX_SESSIONS is {most}"
 
 
 def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
-    """How many sessions play in real time, measured with the model that was loaded. Raises Wrong when it was not."""
+    """How many sessions run in real time, measured with the loaded model. Raises Wrong if it was not loaded."""
     import torch
 
     from server.engine.admission import in_real_time
@@ -267,7 +269,7 @@ def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
     from server.worker.loop import measure
 
     if not held:
-        raise Wrong("not measured: the weights could not be loaded")
+        raise Wrong("not measured, because the weights could not be loaded")
     model: Any = held[0]
     generator = ModelGenerator(model, "", str(model.device), {})
     several = workers(settings)
@@ -275,7 +277,7 @@ def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
         torch.set_num_threads(several[0].threads)
     seconds = measure(generator, CacheChoice.of(settings.cache()))
     if seconds is None:
-        raise Wrong("a session with the default settings cannot be made: the line above says why")
+        raise Wrong("a session with the default settings failed; the line above says why")
     fit, plays = in_real_time(spec, seconds) * max(1, len(several)), spec.pictures_in_chunk(1) / spec.fps
     where = f" on worker {several[0].worker} alone" if several else ""
     words = f"{fit} in real time at once (a chunk plays {plays:.2f} s and takes {seconds:.2f} s{where})"
@@ -284,26 +286,26 @@ def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
 
 
 def free_bytes(device: str) -> int:
-    """Of the device; 0 where nobody tells."""
+    """Free memory of the device in bytes; 0 if unknown."""
     import torch
 
     return int(torch.cuda.mem_get_info(device)[0]) if device != "cpu" else available_bytes()
 
 
 def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
-    """Bytes that one session with the default settings promises not to exceed."""
+    """Most bytes that one session with the default settings uses."""
     return cache_bytes(spec, CacheChoice.of(settings.cache()), dtype)
 
 
 def check_jobs(settings: Settings) -> str:
-    """Reach the database of jobs and the place of their videos. Raises ConfigError."""
+    """Check the job database and the file stores. Raises ConfigError."""
     from server.jobs.database import check
 
     return check(settings)
 
 
 def tracing(settings: Settings) -> str:
-    """Raises ConfigError when traces are on and cannot be made."""
+    """Whether traces are on. Raises ConfigError if they are on but cannot work."""
     from server.telemetry.traces import traces_for
 
     traces = traces_for(settings)
@@ -314,7 +316,7 @@ def tracing(settings: Settings) -> str:
 
 
 def metrics_port(settings: Settings, other: Running | None = None) -> str:
-    """Try the port of /metrics. Raises ConfigError when it is taken by anybody but the Pafu that runs."""
+    """Try the port of /metrics. Raises ConfigError if another program than the running Pafu uses it."""
     from server.http.listener import listen
 
     if settings.metrics_port is None:
@@ -324,12 +326,12 @@ def metrics_port(settings: Settings, other: Running | None = None) -> str:
     except ConfigError:
         if other is None:
             raise
-        return f"{settings.metrics_host}:{settings.metrics_port} is taken, as the Pafu that runs would have it"
+        return f"{settings.metrics_host}:{settings.metrics_port} is in use, probably by the running Pafu"
     return f"{settings.metrics_host}:{settings.metrics_port} is free"
 
 
 def torch_version(settings: Settings) -> str:
-    """Torch's version and the devices that would be used. Raises ConfigError for one that is not there."""
+    """Torch's version and the devices that would be used. Raises ConfigError for a missing device."""
     import torch
 
     found = slots_for(settings)
@@ -340,7 +342,7 @@ def torch_version(settings: Settings) -> str:
 
 
 def device_name(device: str) -> str:
-    """What it is, and a GPU's free memory."""
+    """The CPU's instruction set, or the GPU's name and free memory."""
     import torch
 
     if device == "cpu":
@@ -350,7 +352,7 @@ def device_name(device: str) -> str:
 
 
 def could_use_a_gpu() -> bool:
-    """There is a GPU that torch does not use, or a torch for GPUs that sees none."""
+    """Whether a GPU may exist: there is a driver, or torch is a GPU build."""
     import torch
 
     return any(path.exists() for path in gpu.DRIVERS) or torch.version.cuda is not None
@@ -368,7 +370,7 @@ def encoder(spec: ModelSpec) -> str:
 
 
 def weights(settings: Settings, held: list[object]) -> str:
-    """Load the model, into ``held``. Raises StartError naming what is missing or wrong, Wrong when there is no room."""
+    """Load the model into ``held``. Raises StartError for missing or invalid files, Wrong without enough memory."""
     from server.worker.generator import load_model
 
     device = slots_for(settings)[0].device
@@ -376,7 +378,7 @@ def weights(settings: Settings, held: list[object]) -> str:
     given, place = settings.weights, settings.weights_place
     size, free = file_bytes(Path(place)) if place else 0, free_bytes(device)
     if free and size > free:
-        reason = f"{given} holds {size / GIB:.1f} GiB, {free / GIB:.1f} GiB is free"
+        reason = f"{given} has {size / GIB:.1f} GiB, but {free / GIB:.1f} GiB are free"
         raise Wrong(f"{reason}: free memory, or serve a smaller model")
     model, words = load_model(settings.model, given, device, head, Parts.of(settings), settings.names)
     held.append(model)
@@ -384,19 +386,19 @@ def weights(settings: Settings, held: list[object]) -> str:
 
 
 def file_bytes(folder: Path | None) -> int:
-    """Of all weights in the folder."""
+    """Total size of the weights in the folder."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
 
 
 def data_folder(settings: Settings) -> str:
-    """Raises ConfigError when it cannot be written."""
+    """Check the data folder. Raises ConfigError if it is not writable."""
     check_data_dir(settings.data_dir)
     free = shutil.disk_usage(settings.data_dir).free
     return f"{settings.data_dir}: {free / GIB:.1f} GiB free for jobs and sessions"
 
 
 def port(settings: Settings) -> str:
-    """Try the port. Raises ConfigError when it is taken, or open to others without keys."""
+    """Try the port. Raises ConfigError if it is in use, or reachable by others without keys."""
     from server.access.keys import Keyring
     from server.http.listener import listen
 

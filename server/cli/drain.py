@@ -1,4 +1,4 @@
-"""``pafu drain``: take one worker of a running server out of service while the others serve, or take it back."""
+"""``pafu drain``: drain one worker of a running server while the others serve, or undo it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from server.cli.options import takes_settings
 from server.config import Settings
 from server.states import WorkerState
 
-ASK_WITHIN = 30.0
+ASK_WITHIN = 30.0  # seconds
 POLL_SECONDS = 0.5
 
 
 @takes_settings("config")
 def drain(
     settings: Settings,
-    worker: Annotated[str, typer.Argument(help="its number or its device, as /health lists them: 1, cuda:1")],
-    undo: Annotated[bool, typer.Option("--undo", help="take it back; one that was given up is started again")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="return when its process has ended")] = False,
+    worker: Annotated[str, typer.Argument(help="its number or device as in /health: 1, cuda:1")],
+    undo: Annotated[
+        bool, typer.Option("--undo", help="put it back into service; restarts it if it has stopped")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="wait until its process has stopped")] = False,
     url: Annotated[str, typer.Option(help="address of the server")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Give a worker no more sessions, move those that it has to the others, and end it behind the last."""
+    """Give a worker no new sessions, move its sessions to other workers, then stop it."""
     operator = Operator(settings.data_dir)
     if (secret := operator.read()) is None:
-        raise fail(f"{operator.path} cannot be read; run this as the user of the server, with its PAFU_DATA_DIR")
+        raise fail(f"{operator.path} cannot be read; run this as the server's user, with its PAFU_DATA_DIR")
     ask = httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"}, timeout=ASK_WITHIN, trust_env=False)
     with ask:
         found = _asked(ask, "DELETE" if undo else "POST", worker)
         _tell(found)
         if wait and not undo:
-            with console.status(f"worker {found['worker']} drains ..."):
+            with console.status(f"draining worker {found['worker']} ..."):
                 while found["status"] == WorkerState.DRAINING.value:
                     time.sleep(POLL_SECONDS)
                     found = _asked(ask, "POST", worker)
@@ -43,12 +45,12 @@ def drain(
 
 
 def _asked(ask: httpx.Client, method: str, worker: str) -> dict[str, Any]:
-    """The worker as it now stands."""
+    """Send the request; the worker's new status."""
     try:
         reply = ask.request(method, f"/v1/workers/{worker}/drain")
         body: dict[str, Any] = reply.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise fail(f"no answer of a Pafu server at {ask.base_url}: {error}") from None
+        raise fail(f"no answer from a Pafu server at {ask.base_url}: {error}") from None
     if reply.status_code != 200:
         raise fail(str(body.get("error", {}).get("message", reply.status_code)))
     return body

@@ -1,4 +1,4 @@
-"""How a command that takes long ends before its time: in order, and with a line that says what there is."""
+"""Orderly end of long commands on Ctrl-C, with a line that says what was written."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM while the block runs: the step in hand is finished, a wait ends at once, a second signal ends
-    everything. ``signal`` is the first of them, 0 until then."""
+    """Handles Ctrl-C and SIGTERM during the block.
+
+    The first signal lets the current step finish, but ends a ``waiting`` block at once; the second raises
+    KeyboardInterrupt. ``signal`` is the number of the first signal, 0 before it.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -37,7 +40,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """For what may be left at any moment. Raises KeyboardInterrupt, also when the end was asked for before."""
+        """A block that may be interrupted at any moment. Raises KeyboardInterrupt, also for an earlier signal."""
         self._waiting = True
         try:
             if self.signal:
@@ -54,9 +57,9 @@ class Interrupts:
 
 @dataclass(frozen=True)
 class Written:
-    """A video that was written, or the part of it that there is.
+    """A video that was written, perhaps partially.
 
-    wanted: pictures that were asked for, None: as many as there are. ended_by: the signal that ended it, or 0.
+    ``wanted``: requested number of pictures, None: no limit. ``ended_by``: the signal that ended it, or 0.
     """
 
     file: str
@@ -69,11 +72,11 @@ class Written:
 
     @property
     def status(self) -> int:
-        """Exit status: ending a video that has no end of its own is no failure."""
+        """Exit status; interrupting a video without a requested length is not a failure."""
         return 128 + self.ended_by if self.ended_by and self.wanted is not None else 0
 
     def line(self) -> str:
-        """What there is, for the person at the terminal."""
+        """A summary for the user."""
         if not self.pictures:
             return "stopped before the first picture: nothing was written"
         of = f" of {self.wanted}" if self.wanted not in (None, self.pictures) else ""
@@ -82,16 +85,16 @@ class Written:
         return f"stopped; {told}" if self.ended_by else told
 
     def report(self) -> dict[str, Any]:
-        """The same for a program."""
+        """The summary as JSON."""
         return {**asdict(self), "seconds": self.pictures / self.fps, "stopped": bool(self.ended_by)}
 
 
 class Commands(TyperGroup):
-    """The command line: what nobody else has said a word about ends with one when Ctrl-C ends it."""
+    """The command group, which reports Ctrl-C if the command itself does not."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say("stopped before it was done")
+            say("interrupted")
             ctx.exit(128 + signal.SIGINT)

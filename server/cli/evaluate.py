@@ -1,5 +1,5 @@
-"""``pafu eval``: compare cache policies at equal budgets; the command line around ``model.distill.compare`` and, for
-models without a camera, ``model.distill.films``."""
+"""``pafu eval``: command line of ``model.distill.compare`` and, for models without a camera,
+``model.distill.films``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.cli.distill import Device, Model, Threads, load_for_work, prepare
 Numbers = Annotated[str | None, typer.Option(help="latent frames, comma-separated; default 1,1.5,2,3,4,6")]
 
 
-# settings that are options of the same name
+# settings with options of the same name
 PLAIN = (
     *(
         "tours",
@@ -36,45 +36,54 @@ PLAIN = (
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="folder for cells, table, JSON and plots; a run there goes on")] = Path(
-        "runs/eval"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="folder for cells, table, JSON and plots; an earlier run is resumed")
+    ] = Path("runs/eval"),
     model: Model = "pafu-mini",
-    weights: Annotated[Path | None, typer.Option(help="folder with the weights; default: those that ship")] = None,
-    head: Annotated[Path | None, typer.Option(help="salience head; default: the one beside the weights")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder with the weights; default: the shipped ones")] = None,
+    head: Annotated[Path | None, typer.Option(help="salience head; default: the file next to the weights")] = None,
     probe: Annotated[
-        Path | None, typer.Option(help="a run of pafu distill mini, whose probe reads the pictures (adherence)")
+        Path | None, typer.Option(help="a run of pafu distill mini, whose probe measures prompt adherence")
     ] = None,
     policies: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
     budgets: Numbers = None,
-    tours: Annotated[int | None, typer.Option(min=1, help="tours a cell")] = None,
-    tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour")] = None,
-    announced: Annotated[int | None, typer.Option(min=0, help="announced tours a cell, as long as the others")] = None,
-    called: Annotated[int | None, typer.Option(min=0, help="tours with places called back a cell")] = None,
-    absences: Annotated[int | None, typer.Option(min=0, help="videos with an absence a cell (with --probe)")] = None,
-    changes: Annotated[int | None, typer.Option(min=0, help="videos with a prompt change a cell")] = None,
-    change_chunks: Annotated[int | None, typer.Option(min=4, help="their length")] = None,
-    mirrors: Annotated[int | None, typer.Option(min=0, help="videos that go back as they came, a cell")] = None,
-    drifts: Annotated[int | None, typer.Option(min=0, help="long videos a cell")] = None,
-    drift_chunks: Annotated[int | None, typer.Option(min=4, help="their length; 160 are two minutes")] = None,
-    together: Annotated[int | None, typer.Option(min=1, help="streams in one batch")] = None,
-    split: Annotated[str, typer.Option(help="tune, choose or report; choices and figures never share one")] = "report",
-    seed: Annotated[int, typer.Option(min=0, help="other tours of that split")] = 0,
-    prompts: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="for a model without a camera: one prompt a line")
+    tours: Annotated[int | None, typer.Option(min=1, help="tours per cell")] = None,
+    tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour, in chunks")] = None,
+    announced: Annotated[int | None, typer.Option(min=0, help="announced tours per cell, of the same length")] = None,
+    called: Annotated[int | None, typer.Option(min=0, help="tours per cell in which places are called back")] = None,
+    absences: Annotated[int | None, typer.Option(min=0, help="videos with an absence per cell (needs --probe)")] = None,
+    changes: Annotated[int | None, typer.Option(min=0, help="videos with a prompt change per cell")] = None,
+    change_chunks: Annotated[int | None, typer.Option(min=4, help="their length, in chunks")] = None,
+    mirrors: Annotated[int | None, typer.Option(min=0, help="videos per cell that return the way they came")] = None,
+    drifts: Annotated[int | None, typer.Option(min=0, help="long videos per cell")] = None,
+    drift_chunks: Annotated[
+        int | None, typer.Option(min=4, help="their length, in chunks; 160 are two minutes")
     ] = None,
-    minutes: Annotated[str | None, typer.Option(help="its films' lengths, comma-separated; default 1")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="its films of each prompt")] = 1,
-    text_encoder: Annotated[Path | None, typer.Option(help="if it is not beside the weights")] = None,
-    vae: Annotated[Path | None, typer.Option(help="if it is not beside the weights")] = None,
-    size: Annotated[str | None, typer.Option(help="of its films, 832x480; default: the model's own")] = None,
-    pose: Annotated[bool, typer.Option(help="whether policies see keys that are turned by place")] = True,
-    kv_dtype: Annotated[str, typer.Option(help="what pruned caches keep: auto, int8, int4")] = "auto",
-    quick: Annotated[bool, typer.Option("--quick", help="one budget, few streams: minutes on two cores")] = False,
+    together: Annotated[int | None, typer.Option(min=1, help="streams per batch")] = None,
+    split: Annotated[
+        str, typer.Option(help="data split: tune, choose or report; never report on a split used for choices")
+    ] = "report",
+    seed: Annotated[int, typer.Option(min=0, help="selects other tours of the split")] = 0,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="for models without a camera: file with one prompt per line"),
+    ] = None,
+    minutes: Annotated[
+        str | None, typer.Option(help="for models without a camera: video lengths, comma-separated; default 1")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="for models without a camera: videos per prompt")] = 1,
+    text_encoder: Annotated[Path | None, typer.Option(help="if not next to the weights")] = None,
+    vae: Annotated[Path | None, typer.Option(help="if not next to the weights")] = None,
+    size: Annotated[str | None, typer.Option(help="video size, as 832x480; default: the model's own")] = None,
+    pose: Annotated[bool, typer.Option(help="whether policies see keys rotated by position")] = True,
+    kv_dtype: Annotated[str, typer.Option(help="storage type of pruned caches: auto, int8, int4")] = "auto",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one budget and few streams; takes minutes on two cores")
+    ] = False,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Compare cache policies at equal budgets: on held-out scenes, or on films where a model has no camera."""
+    """Compare cache policies at equal budgets: on held-out scenes, or on videos for models without a camera."""
     given = {name: value for name, value in locals().items() if name in PLAIN and value is not None}
     if policies is not None:
         given["policies"] = tuple(part.strip() for part in policies.split(",") if part.strip())
@@ -85,7 +94,7 @@ def evaluate(
         parts = (weights, head, text_encoder, vae, size)
         return _films(model, parts, device, out, prompts, numbers(minutes or "1", "minutes"), samples, given)
     if prompts or minutes:
-        raise fail(f"--prompts and --minutes are for models without a camera; {model} is judged on tours", 2)
+        raise fail(f"--prompts and --minutes are for models without a camera; {model} is evaluated on tours", 2)
     result = _evaluation(model, weights, head, device, out, probe, quick, given)
     _publish(result, out)
 
@@ -100,7 +109,7 @@ def _evaluation(
     quick: bool,
     given: dict[str, Any],
 ) -> dict[str, Any]:
-    """Run what is missing in ``out``; what the user can mend ends in one line."""
+    """Run the cells missing in ``out``; exits with one line on errors that the user can fix."""
     import torch
 
     from cache.errors import CacheError
@@ -116,7 +125,7 @@ def _evaluation(
     except (EvalError, WeightsError, CacheError, FileNotFoundError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
-        raise fail(f"stopped; the same command goes on with the cells that are missing in {out}", 130) from None
+        raise fail(f"stopped; the same command continues with the cells missing in {out}", 130) from None
 
 
 def _publish(result: dict[str, Any], out: Path) -> None:
@@ -129,7 +138,7 @@ def _publish(result: dict[str, Any], out: Path) -> None:
 
 
 def has_camera(model: str) -> bool:
-    """Whether tours can be taken. A name that is not known ends the command in one line."""
+    """Whether the model has a camera, for tours; exits with one line for an unknown model."""
     from model.spec import SpecError, spec_named
 
     try:
@@ -151,7 +160,7 @@ def _films(
     samples: int,
     given: dict[str, Any],
 ) -> None:
-    """Make what is missing in ``out``, and tell what was measured."""
+    """Generate the videos missing in ``out`` and report the measures."""
     from cache.errors import CacheError
     from model.distill.compare import EvalError
     from model.distill.films import Films, FilmSettings
@@ -181,16 +190,17 @@ def _films(
     except (TypeError, ValueError):
         raise fail(f"size is {size!r}; give WIDTHxHEIGHT like 832x480", 2) from None
     except KeyboardInterrupt:
-        raise fail(f"stopped; the same command goes on with the films that are missing in {out}", 130) from None
+        raise fail(f"stopped; the same command continues with the videos missing in {out}", 130) from None
     (out / "eval.md").write_text(markdown(result))
     console = Console(highlight=False)
     console.print(table(result))
     for note in notes(result):
         say(note)
-    say(f"films, table and JSON are in {out}")
+    say(f"videos, table and JSON are in {out}")
 
 
 def numbers(text: str, what: str = "budgets") -> tuple[float, ...]:
+    """Parse comma-separated numbers; exits with one line on an error."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:

@@ -1,4 +1,4 @@
-"""``pafu generate``: a video into a file, with the model in this process and the encoder that live viewers get."""
+"""``pafu generate``: write a video to a file, with the model in this process and the live encoder."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from server.worker.session import WorkerSession
 
 
 class GenerateError(RuntimeError):
-    """The video could not be made; the message says why."""
+    """The video could not be generated; the message says why."""
 
 
 def write_video(
     settings: Settings, prompt: str, target: str, seconds: float, seed: int, console: Console, image: Path | None = None
 ) -> Written:
-    """Generate ``seconds`` of video into the file ``target``, or as it comes into a pipe ("-": standard output). Ctrl-C
-    ends it behind the chunk in hand, and the file has what was made until then; an error leaves no file.
+    """Generate ``seconds`` of video into the file or pipe ``target`` ("-": stdout).
 
-    Raises GenerateError, or PafuError when the prompt is empty or too long, or the video too long for its cache, and
-    BrokenPipeError when whoever read the pipe has gone.
+    Ctrl-C ends the video after the current chunk; the file then has all chunks up to there. An error leaves no file.
+    Raises GenerateError, PafuError for an invalid prompt or a video too long for its cache, and BrokenPipeError if the
+    reader of the pipe is gone.
     """
     spec = settings.spec
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)), image)
@@ -98,16 +98,16 @@ def _read_image(path: Path | None, spec: ModelSpec) -> bytes:
 
 
 def load(settings: Settings) -> Generator:
-    """The model in this process. Raises GenerateError when it cannot be loaded."""
+    """Load the model in this process. Raises GenerateError."""
     try:
-        slot = slots_for(settings)[0]  # one video has no use for more
+        slot = slots_for(settings)[0]  # one device is enough for one video
         return load_generator(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
     except (StartError, ConfigError) as error:
         raise GenerateError(settings.explained(error)) from error
 
 
 def _write(place: str, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:
-    """Chunk after chunk; the pictures that the file has."""
+    """Generate and write all chunks; returns the number of pictures."""
     session = WorkerSession(order, generator)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0

@@ -1,4 +1,5 @@
-"""The command line: ``pafu serve | generate | watch | doctor | bench``. Errors are one line and a non-zero status."""
+"""The command line: ``pafu serve | generate | watch | doctor | bench ...``. Errors are one line and a non-zero
+status."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ app.add_typer(demo.app, name="demo")
     *("lead_seconds", "log_level", "log_format", "config", "keys_file", "allow_anonymous"),
 )
 def serve(settings: Settings) -> None:
-    """Serve live video: a page for browsers, a WebSocket for programs."""
+    """Serve live video: a web page for browsers, a WebSocket for programs."""
     from server.cli.serve import serve as serve_until_ended
 
     serve_until_ended(settings)
@@ -56,15 +57,15 @@ def serve(settings: Settings) -> None:
 def generate(
     settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what to show")],
-    output: Annotated[str, typer.Option("-o", "--output", help="MP4 file to write, - for standard output")] = "out.mp4",
-    seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="length of the video")] = 10.0,
+    output: Annotated[str, typer.Option("-o", "--output", help="MP4 file to write, - for stdout")] = "out.mp4",
+    seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="length in seconds")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same video")] = 1,
-    image: Annotated[Path | None, typer.Option(help="picture to begin with: JPEG, PNG or WebP")] = None,
+    image: Annotated[Path | None, typer.Option(help="first picture: JPEG, PNG or WebP")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a video to a file; needs no server."""
+    """Write a video to a file, without a server."""
     if as_json and output == "-":
-        raise fail("--json and -o - both want standard output; name a file with -o", 2)
+        raise fail("--json and -o - both write to stdout; name a file with -o", 2)
     fetched(settings)
     from server.cli.generate import GenerateError, write_video
 
@@ -78,23 +79,23 @@ def generate(
 @app.command()
 def watch(
     prompt: Annotated[str | None, typer.Argument(help="what to show")] = None,
-    session: Annotated[str | None, typer.Option(help="look on at this session instead; see /v1/sessions")] = None,
-    output: Annotated[
-        str, typer.Option("-o", "--output", help="MP4 file to write, - for standard output")
-    ] = "live.mp4",
-    seconds: Annotated[float | None, typer.Option(min=0.05, help="length; default: until Ctrl-C")] = None,
+    session: Annotated[str | None, typer.Option(help="watch this session instead; see /v1/sessions")] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="MP4 file to write, - for stdout")] = "live.mp4",
+    seconds: Annotated[float | None, typer.Option(min=0.05, help="length in seconds; default: until Ctrl-C")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="same seed, same video")] = None,
-    url: Annotated[str | None, typer.Option(help="of the server; default: PAFU_HOST and PAFU_PORT here")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="address of the server; default: from PAFU_HOST and PAFU_PORT")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Save or pipe a live stream of a running server (pafu watch ... -o - | ffplay -).
+    """Save or pipe a live stream from a running server (pafu watch ... -o - | ffplay -).
 
-    A new one of PROMPT, or with --session the one that somebody else watches.
+    Starts a new session with PROMPT, or watches an existing one with --session.
     """
     if (prompt is None) == (session is None) or (session and seed is not None):
-        raise fail("say what to show, or with --session ID whose stream to watch (it has its own seed)", 2)
+        raise fail("give either PROMPT or --session ID; a watched session has its own seed", 2)
     if as_json and output == "-":
-        raise fail("--json and -o - both want standard output; name a file with -o", 2)
+        raise fail("--json and -o - both write to stdout; name a file with -o", 2)
     from server.cli.watch import WatchError
     from server.cli.watch import watch as watch_stream
 
@@ -106,13 +107,13 @@ def watch(
 
 
 def _own_address() -> str:
-    """Where a pafu serve with the settings of this environment listens."""
+    """The address of a pafu serve with this environment's settings."""
     settings = settings_from()
     return page_address(settings.host, settings.port)
 
 
 def _tell(written: Written, as_json: bool) -> None:
-    """What there is now, and the exit status that goes with it."""
+    """Report what was written, and exit with its status."""
     if as_json:
         print_json(written.report())
     else:
@@ -123,7 +124,7 @@ def _tell(written: Written, as_json: bool) -> None:
 @app.command()
 @takes_settings("port", *MODEL, "cache_policy", "cache_budget_latents", "config")
 def doctor(settings: Settings, as_json: Json = False) -> None:
-    """Say what this machine can run, and what to do about what it cannot."""
+    """Check what this machine can run, and how to fix what it cannot."""
     from server.cli.doctor import examine
 
     if not examine(settings, Console(highlight=False), as_json):
@@ -158,5 +159,5 @@ def pafu(
 
 def main() -> None:
     """Entry point."""
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child imports what lies in the current folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # keep the current folder off child processes' import path
     app(prog_name="pafu")

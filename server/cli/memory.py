@@ -1,4 +1,4 @@
-"""The table of what a model takes, before it is loaded; counted in a process of its own: the front has no torch."""
+"""The memory table of a model, before it is loaded; computed in a child process, since the front has no torch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ Rows = list[tuple[str, ...]]
 
 
 def counted(settings: Settings) -> tuple[Rows, str | None]:
-    """The table's rows, and why the model does not fit on the first device (None: it does). Raises MissingExtra, and
-    ConfigError for a device that is not there."""
+    """The table's rows, and why the model does not fit on the first device (None: it fits).
+
+    Raises MissingExtra, and ConfigError for a device that does not exist.
+    """
     slot = slots_for(settings)[0]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_count, settings, slot).result()
 
 
 def show(rows: Rows, console: Console) -> None:
-    """Print the table; a line for each row where a program reads, lines of the log where that is JSON."""
+    """Print the table; not on a terminal, one line per row; with JSON logs, as log lines."""
     if logs.in_json():
         for row in rows:
             log.info("memory: %s", " | ".join(row))
@@ -61,8 +63,8 @@ def _count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
         if not here.sessions(free):
             too_large = (
                 f"not enough memory for {settings.model} on {slot.device}: one session needs "
-                f"{here.least / GIB:.1f} GiB, {free / GIB:.1f} GiB are free; it {would}: free memory, lower --size, "
-                "take a tiny --vae, or a smaller model"
+                f"{here.least / GIB:.1f} GiB, {free / GIB:.1f} GiB are free; it {would}: free memory, reduce --size, "
+                "use a tiny --vae, or choose a smaller model"
             )
     for size in CARDS:
         room = round(size * 1e9 * (1 - LEFT_FREE))

@@ -1,4 +1,4 @@
-"""A Pafu that already runs on this machine, as others see it."""
+"""Find another Pafu server running on this machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import httpx
 from server.config import Settings
 from server.config.addresses import page_address
 
-ASK_WITHIN = 3.0
+ASK_WITHIN = 3.0  # seconds
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Running:
-    """Another Pafu. ``reason``: why it takes no sessions, empty while it does. ``health``: its /health; None where that
-    needs a key that PAFU_API_KEY does not give."""
+    """Another Pafu server. ``reason``: why it accepts no sessions, if it does not.
+
+    ``health``: its /health; None if that needs a key that PAFU_API_KEY does not provide.
+    """
 
     url: str
     reason: str
@@ -35,13 +37,13 @@ class Running:
     def __str__(self) -> str:
         state = f"not ready: {self.reason}" if self.reason else "ready"
         if self.health is None:
-            return f"a Pafu runs at {self.url} ({state}; set PAFU_API_KEY to see more)"
+            return f"Pafu runs at {self.url} ({state}; set PAFU_API_KEY to see more)"
         who = f"{self.model}, {state}, sessions: {self.health['sessions']}, workers: {len(self.health['workers'])}"
-        return f"a Pafu runs at {self.url}: {who}, process {self.health['front']['pid']}, {self.bytes / MIB:.0f} MiB"
+        return f"Pafu runs at {self.url}: {who}, process {self.health['front']['pid']}, {self.bytes / MIB:.0f} MiB"
 
 
 def running(settings: Settings) -> Running | None:
-    """The Pafu at the address of these settings; None where there is none."""
+    """The Pafu server at the address in the settings; None if there is none."""
     url, key = page_address(settings.host, settings.port), os.environ.get("PAFU_API_KEY")
     shown = {"authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, timeout=ASK_WITHIN, headers=shown, trust_env=False) as client:
@@ -52,4 +54,4 @@ def running(settings: Settings) -> Running | None:
             model = models.json()["data"][0]["id"] if models.status_code == 200 else ""
             return Running(url, str(ready["reason"]), seen, model) if set(ready) == {"status", "reason"} else None
         except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError):
-            return None  # nobody, or somebody else
+            return None  # no server, or not Pafu

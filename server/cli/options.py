@@ -1,4 +1,4 @@
-"""Settings as options of commands: name, type, help and variable are those of the setting's field."""
+"""Settings as command options; name, type, help and variable come from the setting's field."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from server.config.loading import CONFIG_VARIABLE
 
 MODEL = ("model", "weights", "text_encoder", "text_placement", "vae", "size", "device", "threads", "salience_head")
 CACHE = ("cache_policy", "cache_budget_latents", "cache_window_latents", "cache_position_mode", "kv_dtype")
-Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 _CONFIG = Annotated[Path | None, typer.Option(help=f"TOML file with settings  [{CONFIG_VARIABLE}]")]
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, whose first parameter is ``settings``, these settings as options ("config": the file of all).
+    """Decorator that adds these settings as options ("config": the settings file) to a command.
 
-    The command gets flags over PAFU_* variables over the file over defaults; what cannot work ends it in one line.
+    The command's first parameter ``settings`` receives flags over PAFU_* variables over the file over defaults. An
+    invalid setting ends the command with one line.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
@@ -47,13 +48,13 @@ def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def option(name: str) -> Any:
-    """The annotated type of the option for a setting; None stands for: not given."""
+    """The annotated type of a setting's option; None means not given."""
     if name == "config":
         return _CONFIG
     field = Settings.model_fields[name]
     flag, kind = f"--{name.replace('_', '-')}", plain(field.annotation)
     usual = field.default
-    told = isinstance(usual, (str, int, float)) and not isinstance(usual, bool)  # else the description says it
+    told = isinstance(usual, (str, int, float)) and not isinstance(usual, bool)  # otherwise the description has it
     default = f", default {usual}" if told else ""
     words = (
         f"{', '.join(choices)}: {field.description}" if (choices := _choices(field.annotation)) else field.description
@@ -62,14 +63,14 @@ def option(name: str) -> Any:
 
 
 def plain(annotation: Any) -> Any:
-    """The type that a flag is read as: ``float`` for ``float | None``, ``str`` for names that the setting checks."""
+    """The option's type: ``float`` for ``float | None``, ``str`` for literals, which the setting validates."""
     if get_origin(annotation) in (Union, types.UnionType):
         return plain(next(each for each in get_args(annotation) if each is not type(None)))
     return str if get_origin(annotation) is Literal else annotation
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """What a ``Literal``, or None beside it, allows; empty for other types."""
+    """The values of a ``Literal``, also in a union with None; empty for other types."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return next(filter(None, map(_choices, get_args(annotation))), ())

@@ -1,4 +1,4 @@
-"""Go away and come back under several cache policies: the place before and after, side by side."""
+"""Pan away and return with several cache policies; show the place before and after side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.ipc.messages import CacheChoice
 from server.live.client_messages import check_prompt
 from server.worker.generator import Stream
 
-LOOK_CHUNKS = 3  # at the place itself, before and after
+LOOK_CHUNKS = 3  # chunks at the place, before and after
 GAP, HEAD = 8, 22  # pixels between pictures, and above each for its caption
 PAPER, INK = (250, 246, 238), (40, 40, 48)
 
@@ -37,7 +37,7 @@ class Trip:
 
 @dataclass(frozen=True)
 class Visit:
-    """What one policy showed: uint8 pictures (H, W, 3), and what its cache took."""
+    """One policy's result: uint8 pictures (H, W, 3) and the size of its cache."""
 
     policy: str
     before: np.ndarray
@@ -47,13 +47,13 @@ class Visit:
 
     @property
     def likeness(self) -> float:
-        """PSNR in dB of the place seen again against the place seen first; infinite when they are equal."""
+        """PSNR in dB between the place before and after; infinite if they are equal."""
         error = float(np.mean((self.before.astype(np.float64) - self.after) ** 2))
         return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 def plan(spec: ModelSpec, away_seconds: float) -> Trip:
-    """Look, pan right for half of ``away_seconds``, pan back by the same way, look again."""
+    """Look, pan right for half of ``away_seconds``, pan back the same way, look again."""
     chunk_seconds = spec.chunk_latents * spec.temporal_stride / spec.fps
     out = max(2, round(away_seconds / 2 / chunk_seconds))
     look, away = [CameraControl(speed=0)] * LOOK_CHUNKS, [CameraControl(speed=DEFAULT_SPEED)] * out
@@ -63,7 +63,7 @@ def plan(spec: ModelSpec, away_seconds: float) -> Trip:
 
 
 def _way_back(spec: ModelSpec, way_there: Sequence[CameraControl]) -> list[CameraControl]:
-    """Controls that lead to offset 0 again, where the camera then stands still."""
+    """Controls that return the camera to offset 0 and stop it there."""
     state = CameraState()
     for control in way_there:
         state, *_ = advance(state.steered(control, spec.width), spec.chunk_latents, spec.temporal_stride)
@@ -71,14 +71,14 @@ def _way_back(spec: ModelSpec, way_there: Sequence[CameraControl]) -> list[Camer
     while state.offset or state.speed:
         speed = next(speed for speed in (-DEFAULT_SPEED, -DEFAULT_SPEED // 2, 0) if _stops_in_time(spec, state, speed))
         back.append(CameraControl(speed=speed))
-        if not speed and not state.speed:  # no pace ends exactly there: the last pixels are a cut
+        if not speed and not state.speed:  # no speed stops exactly there: cut for the last pixels
             back[-1] = CameraControl(speed=0, cut_to=0.0)
         state, *_ = advance(state.steered(back[-1], spec.width), spec.chunk_latents, spec.temporal_stride)
     return back
 
 
 def _stops_in_time(spec: ModelSpec, state: CameraState, speed: int) -> bool:
-    """Whether a camera that goes on at ``speed`` for a chunk can still come to rest before it has passed offset 0."""
+    """Whether the camera can still stop before passing offset 0 after one chunk at ``speed``."""
     for control in (CameraControl(speed=speed), CameraControl(speed=0)):
         state, *_ = advance(state.steered(control, spec.width), spec.chunk_latents, spec.temporal_stride)
     return state.offset >= 0
@@ -87,14 +87,14 @@ def _stops_in_time(spec: ModelSpec, state: CameraState, speed: int) -> bool:
 def visits(
     settings: Settings, prompt: str, policies: Sequence[str], budget: float | None, away: float, seed: int
 ) -> Iterator[Visit]:
-    """A visit for each policy, with progress bars. ``budget`` is in latent frames, ``away`` in seconds.
+    """Yield a visit per policy, with progress bars. ``budget`` is in latent frames, ``away`` in seconds.
 
-    Raises PafuError, GenerateError or ValueError, each with a message for the person at the terminal.
+    Raises PafuError, GenerateError or ValueError, with a message for the user.
     """
     spec = settings.spec
     if not spec.camera:
         able = ", ".join(other.name for other in SPECS.values() if other.camera)
-        raise ValueError(f"{spec.name} has no camera to go away with; models that have one: {able}")
+        raise ValueError(f"{spec.name} has no camera control; models with one: {able}")
     prompt, trip = check_prompt(prompt, spec), plan(spec, away)
     for told in warnings(prompt, spec):
         console.print(f"note: {told}", markup=False, highlight=False)
@@ -109,7 +109,7 @@ def visits(
 
 
 def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
-    """Make the trip on a fresh stream."""
+    """Run the trip on a new stream."""
     shown: dict[int, np.ndarray] = {}
     cache_bytes = 0
     for index, control in enumerate(progress.track(trip.controls, description=policy)):
@@ -122,7 +122,7 @@ def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
 
 
 def save_rows(visits: Sequence[Visit], file: IO[bytes]) -> None:
-    """Write one PNG with a row of three pictures for each visit."""
+    """Write one PNG with a row of three pictures per visit."""
     height, width = visits[0].before.shape[:2]
     font = ImageFont.load_default(14)
     sheet = Image.new("RGB", (3 * (width + GAP) + GAP, len(visits) * (height + HEAD + GAP) + GAP), PAPER)

@@ -1,4 +1,4 @@
-"""What ``pafu serve`` does: look whether all that a server needs is there, then serve until somebody ends it."""
+"""``pafu serve``: check everything that the server needs, then serve until it is stopped."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from server.jobs.database import check, stores
 from server.telemetry import logs
 from server.telemetry.traces import Traces, traces_for
 
-START_FAILED = 3  # exit status when no worker can ever start
+START_FAILED = 3  # exit status if no worker can start
 
 
 class Ground(NamedTuple):
-    """What a server stands on, checked and open before its model is loaded."""
+    """What the server needs, checked and opened before the model is loaded."""
 
     engine: Engine
     traces: Traces | None
@@ -33,7 +33,7 @@ class Ground(NamedTuple):
 
 
 def serve(settings: Settings) -> None:
-    """Serve; what keeps it from that ends the process in one line."""
+    """Serve. An error at the start ends the process with one line."""
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     fetched(settings)
     raise_file_limit()
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
 
 
 def _ground(settings: Settings) -> Ground:
-    """Raises ConfigError for the first thing that is missing."""
+    """Raises ConfigError for the first problem."""
     traces = traces_for(settings)
     check_data_dir(settings.data_dir)
     check(settings)
@@ -63,13 +63,13 @@ def _ground(settings: Settings) -> Ground:
     guarded = Keyring(settings).required or settings.allow_anonymous
     sock = listen(settings.host, settings.port, guarded=guarded)
     metrics_sock = None
-    if settings.metrics_port is not None:  # a host of its own is the operator's clear word
+    if settings.metrics_port is not None:  # metrics_host is an explicit choice, so it needs no keys
         metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True)
     return Ground(engine, traces, sock, metrics_sock)
 
 
 def _tell_memory(settings: Settings) -> None:
-    """What a large model will take, before it is loaded; ends the start when it cannot fit."""
+    """Print the memory needs of a large model before loading it; exit if it cannot fit."""
     if not settings.spec.public or settings.engine != "local":
         return
     from model.parts import MissingExtra

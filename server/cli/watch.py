@@ -1,4 +1,4 @@
-"""``pafu watch``: a live stream of any server into a file or a pipe, through the public client."""
+"""``pafu watch``: save or pipe a live stream from any server, through the public client."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def watch(
     seed: int | None,
     console: Console,
 ) -> Written:
-    """Write the stream of ``prompt``, or of the running ``session``, to ``output`` ("-": standard output) as it comes.
+    """Write a new stream of ``prompt``, or the running ``session``, to ``output`` ("-": stdout).
 
-    A pipe is fed in real time, as a player wants it; a file as fast as the server makes it, and whatever ends it, its
-    index is written last. Ctrl-C ends it behind a whole chunk. Raises WatchError, and BrokenPipeError when whoever read
-    standard output has gone.
+    A pipe gets it in real time, as players need it; a file as fast as the server generates it, with its index written
+    at the end, however it ends. Ctrl-C ends it after a whole chunk. Raises WatchError, and BrokenPipeError if the
+    reader of stdout is gone.
     """
     try:
         check(output)
@@ -70,7 +70,7 @@ def watch(
 def _write(
     opening: contextlib.AbstractContextManager[VideoStream], output: str, pictures: int | None, console: Console
 ) -> Written:
-    """Whole chunks until there are so many pictures, the stream ends, or Ctrl-C."""
+    """Write whole chunks until ``pictures`` are written, the stream ends, or Ctrl-C."""
     written, began = 0, time.perf_counter()
     with (
         opening as stream,
@@ -99,7 +99,7 @@ def _write(
 
 @contextlib.contextmanager
 def recorded(output: str, fps: int, pictures: int | None) -> Iterator[IO[bytes]]:
-    """The pipe or the file to write; a file can be played while it grows, and in the end gets its index."""
+    """Open the output; a file is playable while it grows, and gets its index at the end."""
     try:
         with opened(output) as file:
             yield file

@@ -1,4 +1,4 @@
-"""``pafu pull`` and ``pafu convert``: public weights, fetched and made safe to serve. Both work without a server."""
+"""``pafu pull`` and ``pafu convert``: download public weights and convert them to safetensors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Dtype = Literal["as-stored", "bfloat16", "float16", "float32"]
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="a model (self-forcing) or an id of the hub (owner/name@revision)")],
-    offline: Annotated[bool, typer.Option("--offline", help="only what is here already")] = False,
+    name: Annotated[str, typer.Argument(help="a model (self-forcing) or a hub id (owner/name@revision)")],
+    offline: Annotated[bool, typer.Option("--offline", help="use only what is already downloaded")] = False,
 ) -> None:
-    """Fetch weights from the Hugging Face hub and make safetensors of them; what is complete stays.
+    """Download weights from the Hugging Face hub and convert them to safetensors; complete files are kept.
 
-    HF_TOKEN is for repositories that want one. What is pulled first stays pinned; name @REVISION for another.
+    Set HF_TOKEN for repositories that need one. The first revision pulled stays pinned; name another with @REVISION.
     """
     try:
         for each in hub.wanted(name):
             folder = hub.pulled(each) if offline else hub.pull(each)
             if folder is None:
-                raise WeightsError(f"{each.repo} is not in {hub.cache_folder()}: pull it with a network")
+                raise WeightsError(f"{each.repo} is not in {hub.cache_folder()}: pull it without --offline")
             for file in hub.pickles(each, folder):
                 _convert(file, None, None, f"https://huggingface.co/{each.repo}/blob/{folder.name}/{file.name}")
             say(f"{each.repo} at {folder.name[:12]}: {folder}")
@@ -44,10 +44,10 @@ def pull(
 
 def convert(
     source: Annotated[Path, typer.Argument(help=".pt or .pth file")],
-    target: Annotated[Path | None, typer.Argument(help=".safetensors file; default: beside it")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="of floating-point tensors")] = "as-stored",
+    target: Annotated[Path | None, typer.Argument(help=".safetensors file; default: next to the source")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="type of floating-point tensors")] = "as-stored",
 ) -> None:
-    """Make a safetensors file of a pickled checkpoint: tensors only, no code of it runs."""
+    """Convert a pickled checkpoint to safetensors: only tensors are read, no code in it runs."""
     try:
         _convert(source, target, None if dtype == "as-stored" else dtype, "")
     except WeightsError as error:
@@ -67,9 +67,9 @@ def _convert(source: Path, target: Path | None, dtype: str | None, origin: str) 
 
 
 def fetched(settings: Settings) -> None:
-    """See that hub weights are here before they are served: in a process of its own, since a server never unpickles.
+    """Download hub weights if necessary, in a child process, since a server never unpickles.
 
-    Raises typer.Exit when they cannot be had.
+    Raises typer.Exit if that fails.
     """
     if settings.weights is None or not hub.is_hub_id(settings.weights):
         return

@@ -1,5 +1,4 @@
-"""Settings: what they are (settings), where they come from (loading, environment), the folders that they name
-(folders), and what names of hosts and devices mean."""
+"""Settings: definition (settings), sources (loading, environment), folders, and syntax of hosts and devices."""
 
 from server.config.environment import PREFIX, ConfigError
 from server.config.folders import check_data_dir, find_temporary_folder

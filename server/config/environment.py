@@ -1,4 +1,4 @@
-"""Settings from variables: which ones are ours, which an orchestrator puts there unasked, which name a file."""
+"""Settings from environment variables: catch misspelt names, ignore Kubernetes service links, read ``*_FILE``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from server.errors import nearest
 
 PREFIX = "PAFU_"
-OTHER_VARIABLES = ("PAFU_TEST_",)  # beginnings of variables that are not for the server
-CLIENT_VARIABLES = ("PAFU_API_KEY",)  # what clients on the same machine read
-# Kubernetes tells every pod of every Service of its namespace: one called pafu, or pafu-anything, looks like ours.
+OTHER_VARIABLES = ("PAFU_TEST_",)  # prefixes of variables that are not for the server
+CLIENT_VARIABLES = ("PAFU_API_KEY",)  # read by clients on the same machine
+# Kubernetes injects variables for every Service of the namespace; those of a Service named pafu or pafu-* start with
+# PAFU_.
 SERVICE_LINK = re.compile(r"PAFU_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message says what is wrong and what is allowed.
+    """An invalid setting; the message says what is wrong and what is allowed.
 
-    ``fields``: the settings at fault; ``Settings.explained`` calls them by the names under which the user set them.
+    ``fields`` are the settings at fault. ``Settings.explained`` shows them under the names that the user set.
     """
 
     def __init__(self, reason: str, *fields: str) -> None:
@@ -28,9 +29,9 @@ class ConfigError(ValueError):
 
 
 def check_variables(environ: Mapping[str, str], settings: Collection[str], also: Collection[str]) -> None:
-    """A misspelt variable would be ignored in silence: name it and the nearest known one. Raises ConfigError.
+    """Refuse unknown ``PAFU_*`` variables, which would be ignored silently. Raises ConfigError with the nearest name.
 
-    ``settings``: names of fields; ``also``: other variables of ours.
+    ``settings`` are field names; ``also`` are the other variables that Pafu reads.
     """
     known = [PREFIX + name.upper() for name in settings] + list(also)
     for given, value in environ.items():
@@ -40,8 +41,8 @@ def check_variables(environ: Mapping[str, str], settings: Collection[str], also:
         link = bool(SERVICE_ADDRESS.match(value))
         if name in known and link and name.endswith("_PORT"):
             raise ConfigError(
-                f"{given}={value} comes from Kubernetes, for a Service of this name: set enableServiceLinks: false in "
-                f"the pod, set {given} to a number there, or give the Service another name"
+                f"{given}={value} was injected by Kubernetes for a Service of that name: set "
+                f"enableServiceLinks: false in the pod, set {given} to a port number, or rename the Service"
             )
         ours = name in known or name.removesuffix("_FILE") in known
         if not ours and not SERVICE_LINK.fullmatch(name) and not (link and name.endswith("_PORT")):
@@ -49,8 +50,10 @@ def check_variables(environ: Mapping[str, str], settings: Collection[str], also:
 
 
 def from_files(environ: Mapping[str, str], settings: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Value and variable of each setting whose variable, with ``_FILE`` behind it, names a file: how secrets are
-    mounted. Raises ConfigError when a file cannot be read, or both variables are set."""
+    """Settings read from the files that ``PAFU_<NAME>_FILE`` variables name, as for mounted secrets.
+
+    Returns name -> (value, variable). Raises ConfigError if a file cannot be read or both variables are set.
+    """
     found = {}
     for name in settings:
         variable = f"{PREFIX}{name.upper()}"
@@ -58,7 +61,7 @@ def from_files(environ: Mapping[str, str], settings: Collection[str]) -> dict[st
         if not path or f"{name}_file" in settings:
             continue
         if environ.get(variable):
-            raise ConfigError(f"{variable} and {variable}_FILE are both set; leave one out")
+            raise ConfigError(f"{variable} and {variable}_FILE are both set; unset one")
         try:
             found[name] = (Path(path).read_text().strip(), f"{variable}_FILE")
         except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Folders that the server writes in, made at its start or refused with what to do."""
+"""Create and check the folders that the server writes to."""
 
 from __future__ import annotations
 
@@ -15,28 +15,24 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def check_data_dir(folder: Path) -> None:
-    """Make the folder for what survives the server. Raises ConfigError when it cannot be written, or has no locks."""
+    """Create the data folder. Raises ConfigError if it is not writable or does not support file locks."""
     if str(folder).startswith("~"):
-        raise ConfigError(
-            f"{folder}: this user has no home folder here; name a data folder with PAFU_DATA_DIR", "data_dir"
-        )
+        raise ConfigError(f"{folder}: this user has no home folder; set PAFU_DATA_DIR to a data folder", "data_dir")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no right to write there"
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no write permission"
     except FileExistsError:
-        why = "that is a file and no folder"
+        why = "it is a file, not a folder"
     except OSError as error:
         why = str(error.strerror)
     if why:
-        raise ConfigError(
-            f"the data folder {folder} cannot be used: {why}; name another with PAFU_DATA_DIR", "data_dir"
-        )
+        raise ConfigError(f"the data folder {folder} cannot be used: {why}; set PAFU_DATA_DIR to another", "data_dir")
     if why := why_no_locks(folder):
-        raise ConfigError(f"the data folder: {why}; name another with PAFU_DATA_DIR", "data_dir")
+        raise ConfigError(f"the data folder: {why}; set PAFU_DATA_DIR to another", "data_dir")
 
 
 def why_no_locks(folder: Path) -> str:
-    """Why files there cannot be locked, which jobs and sessions need; empty when they can."""
+    """Why files in the folder cannot be locked, as jobs and sessions require; empty if they can."""
     with contextlib.suppress(PermissionError), tempfile.TemporaryFile(dir=folder) as probe:
         try:
             fcntl.lockf(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,13 +42,16 @@ def why_no_locks(folder: Path) -> str:
             if error.errno in NO_LOCKS:
                 return (
                     f"files in {folder} cannot be locked ({error.strerror}), as on some network file systems: mount "
-                    "it with locks (NFS: not nolock, and with a lock service), or choose a folder of this machine"
+                    "it with locking (NFS: a lock service and no nolock option), or choose a local folder"
                 )
     return ""
 
 
 def find_temporary_folder(data_dir: Path) -> None:
-    """Where the system has none (a read-only root), this process and its children use one in the data folder."""
+    """If the system has no writable temporary folder (read-only root), use one in the data folder.
+
+    Child processes inherit it through TMPDIR. Raises ConfigError if it cannot be created.
+    """
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -61,6 +60,6 @@ def find_temporary_folder(data_dir: Path) -> None:
             check_data_dir(data_dir)
             folder.mkdir(mode=0o700, exist_ok=True)
         except (ConfigError, OSError) as error:
-            reason = f"no folder for temporary files can be written: {error}; or name one with TMPDIR"
+            reason = f"no temporary folder is writable: {error}; or set TMPDIR to one"
             raise ConfigError(reason, "data_dir") from None
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)

@@ -1,4 +1,4 @@
-"""Settings as they come: from a TOML file, over it variables, over them flags; with errors that name what was set."""
+"""Load settings: flags override variables, variables override the TOML file. Errors use the name that was set."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from server.config.settings import NAMES, Settings, names_of
 from server.errors import nearest
 
 CONFIG_VARIABLE = "PAFU_CONFIG"
-SECRETS = ("api_keys", "database")  # fields whose values no message shows
+SECRETS = ("api_keys", "database")  # never shown in messages
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from a file (flag ``config`` or PAFU_CONFIG), over it the environment, over that the flags that are
-    not None. Raises ConfigError."""
+    """Load settings from the file (flag ``config`` or PAFU_CONFIG), the environment and the flags that are not None.
+
+    Later sources override earlier ones. Raises ConfigError.
+    """
     environ = os.environ if environ is None else environ
     fields = Settings.model_fields
     check_variables(environ, fields, (CONFIG_VARIABLE,))
@@ -43,7 +45,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
 
 
 def wants_json(flags: Mapping[str, Any]) -> bool:
-    """Whether the log is to be JSON, as far as can be told of settings of which others are wrong."""
+    """Whether to log JSON. Works even if other settings are invalid, so that their errors are logged in this format."""
     path = flags.get("config") or os.environ.get(CONFIG_VARIABLE)
     try:
         said = read_config(Path(path)) if path else {}
@@ -53,36 +55,36 @@ def wants_json(flags: Mapping[str, Any]) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, by field name. Raises ConfigError when it cannot be read or says unknown things."""
+    """The settings in a TOML file, by field name. Raises ConfigError for an unreadable file or an unknown setting."""
     try:
         with path.open("rb") as file:
             settings = tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {path} is not TOML: {error}") from None
+        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from None
     for name in settings:
         if name not in Settings.model_fields:
             raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(name, list(Settings.model_fields))}")
         if isinstance(settings[name], list) and (
             name not in NAMES or not all(isinstance(v, str) for v in settings[name])
         ):
-            raise ConfigError(f"{path}: {name} cannot be the list {settings[name]!r}")
+            raise ConfigError(f"{path}: {name} must not be the list {settings[name]!r}")
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def explained(error: ValidationError, called: Mapping[str, str], environ: Mapping[str, str]) -> str:
-    """The first thing that is wrong, behind the names of the settings at fault."""
+    """The first error, prefixed with the names of the settings at fault."""
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
     cause = first.get("ctx", {}).get("error")
-    if not first["loc"]:  # settings that contradict each other
+    if not first["loc"]:  # conflicting settings
         given = {name.upper() for name, value in environ.items() if value}
         at_fault = cause.fields if isinstance(cause, ConfigError) else ()
         names = names_of([name for name in at_fault if name in called or PREFIX + name.upper() in given], called)
         return f"{names}: {reason}" if names else reason
     field = str(first["loc"][0])
     if first["type"] == "string_pattern_mismatch":
-        reason = f"allowed is: {Settings.model_fields[field].description}"
+        reason = f"allowed: {Settings.model_fields[field].description}"
     shown = "" if field in SECRETS else f"got {first['input']!r}: "
     return f"{names_of([field], called)}: {shown}{reason}"

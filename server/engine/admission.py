@@ -1,6 +1,6 @@
-"""How many sessions fit: an account of cache bytes, computed from the spec and the budget before anything is allocated.
+"""Admission control: cache bytes per session are computed from spec and budget before anything is allocated.
 
-A live session may take the place of a background one (a job goes on later), never of another live one.
+A live session may displace a background session (a job, which continues later), but never another live session.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import CacheChoice, Open
 
 MIB = 2**20
-NARROWEST = "bfloat16"  # that a model may compute in
-WIDEST = "float32"  # what a cache is taken to hold before the worker has said
-COUNTED = 16  # chunks in a row, whose median counts
-COUNTED_AGAINST = 64  # before a server takes fewer sessions; three quarters of them must be slower by SLOWER
+NARROWEST = "bfloat16"  # the smallest dtype a model may compute in
+WIDEST = "float32"  # the assumed cache dtype until the worker reports its own
+COUNTED = 16  # consecutive chunks whose median lowers the chunk time
+COUNTED_AGAINST = 64  # consecutive chunks, of which 3/4 must be SLOWER times as slow to raise it
 SLOWER = 1.25
-SPEED_MARGIN = 0.85  # of real time; the rest is for the front, jobs, and slower chunks
+SPEED_MARGIN = 0.85  # usable share of real time; the rest covers the front, jobs and slower chunks
 
 
 def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
-    """Bytes that this session will hold for its whole life: its cache, and what the video codec remembers of it."""
+    """Bytes that a session holds for its whole life: its cache and the video codec's state."""
     return spec.codec_bytes(dtype) + cache.config.promised_bytes(
         layers=spec.num_layers,
         heads=spec.num_heads,
@@ -44,19 +44,22 @@ def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
 
 
 def check_room(settings: Settings, workers: int) -> None:
-    """Raises ConfigError when the memory that the settings give to caches holds not one session of the usual kind."""
+    """Raises ConfigError if ``cache_room_bytes`` is too small for even one session with the default cache."""
     usual, each = CacheChoice.of(settings.cache()), settings.cache_room_bytes // workers
     least = cache_bytes(settings.spec, usual, NARROWEST)
     if settings.cache_room_bytes and each < least:
         share = f"; {workers} workers share it" if workers > 1 else ""
-        reason = f"one session needs {least} bytes, so none would ever begin: give at least {least * workers}{share}"
+        reason = f"one session needs {least} bytes, so none could ever start: set at least {least * workers}{share}"
         raise ConfigError(reason, "cache_room_bytes")
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Most sessions at once, and why: ``by_speed`` and ``by_memory`` of usual ones, where that is known; a ``setting``
-    overrides the first. ``chunk_seconds``: what one chunk of one takes."""
+    """The session limit and its cause.
+
+    ``by_speed`` and ``by_memory`` count sessions with the default cache, None if unknown; ``setting`` overrides them.
+    ``chunk_seconds`` is the time of one chunk.
+    """
 
     by_speed: int | None = None
     by_memory: int | None = None
@@ -65,7 +68,7 @@ class Capacity:
 
     @property
     def sessions(self) -> int | None:
-        """None before it is known."""
+        """The limit; None until it is known."""
         if self.setting is not None:
             return self.setting
         known = [max(1, limit) for limit in (self.by_speed, self.by_memory) if limit is not None]
@@ -73,14 +76,14 @@ class Capacity:
 
     @property
     def limited_by(self) -> str:
-        """setting, speed or memory."""
+        """What sets the limit: "setting", "speed" or "memory"."""
         if self.setting is not None:
             return "setting"
         return "speed" if self.sessions == self.by_speed else "memory"
 
 
 def together(capacities: Iterable[Capacity], setting: int | None) -> Capacity:
-    """What workers can take at once, of whom each is known by its own capacity; the slowest chunk tells the time."""
+    """The total capacity of several workers; ``chunk_seconds`` is that of the slowest."""
     parts = list(capacities)
     speeds = [part.by_speed for part in parts if part.by_speed is not None]
     memory = [part.by_memory for part in parts if part.by_memory is not None]
@@ -94,15 +97,18 @@ def together(capacities: Iterable[Capacity], setting: int | None) -> Capacity:
 
 
 class Speed:
-    """What a chunk of a session of the usual kind takes on one worker: as measured at its start, then as real chunks
-    take. Soon less, much later more: a start in a busy moment does not keep the server small, a short busy moment takes
-    no place away, and a machine that stays slower takes fewer new sessions (those that play go on)."""
+    """The chunk time of one worker with the default cache: measured at startup, then adjusted to real chunks.
+
+    Faster chunks lower it soon, slower chunks raise it only after a long time (hysteresis). So a busy moment at startup
+    does not limit the server for long, a short busy moment later removes no places, and a machine that stays slower
+    accepts fewer new sessions; running sessions continue.
+    """
 
     def __init__(self, spec: ModelSpec, usual: CacheChoice | None) -> None:
-        self.chunk_seconds: float | None = None  # None: not known yet
+        self.chunk_seconds: float | None = None  # None: unknown
         self._spec, self._usual = spec, usual
         budget = usual.budget_latents if usual else 0.0
-        self._filled_by = math.ceil(budget / spec.chunk_latents)  # the chunk that finds a full cache
+        self._filled_by = math.ceil(budget / spec.chunk_latents)  # first chunk with a full cache
         self._taken = deque[float](maxlen=COUNTED_AGAINST)
 
     @property
@@ -110,12 +116,11 @@ class Speed:
         return None if self.chunk_seconds is None else in_real_time(self._spec, self.chunk_seconds)
 
     def measured(self, seconds: float) -> None:
-        """A worker says what a chunk takes."""
+        """Record a chunk time that the worker measured."""
         self.chunk_seconds = min(seconds, self.chunk_seconds or math.inf)
 
     def made(self, cache: CacheChoice, index: int, seconds: float) -> bool:
-        """A chunk of a session with this cache took so long; whether another number of sessions than was known can be
-        played to."""
+        """Record the time of a real chunk; whether the session limit changed."""
         if cache != self._usual or index < self._filled_by or self.chunk_seconds is None:
             return False
         self._taken.append(seconds)
@@ -130,14 +135,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What one session on the device has reserved."""
+    """Memory reserved for one session on the device."""
 
     bytes: int
     background: bool
 
 
 class Account:
-    """The cache memory of one worker: ``room`` bytes for at most ``most`` sessions."""
+    """The cache memory of one worker: ``room`` bytes, at most ``most`` sessions."""
 
     def __init__(self, most: int, room: int = 0, held: Mapping[str, Reservation] | None = None) -> None:
         self.most = most
@@ -152,7 +157,7 @@ class Account:
 
     @property
     def held(self) -> dict[str, Reservation]:
-        """What each session holds, in the order in which they came."""
+        """Reservations by session, oldest first."""
         return dict(self._held)
 
     @property
@@ -165,12 +170,14 @@ class Account:
         return Load(self.held_bytes, self.room, len(self) - background, background, self.most)
 
     def fits(self, needed: int) -> bool:
-        """Whether there is room for one more session of so many bytes."""
+        """Whether one more session of ``needed`` bytes fits."""
         return self.held_bytes + needed <= self.room and len(self) < self.most
 
     def to_displace(self, needed: int, least: int = 0) -> list[str] | None:
-        """Background sessions, newest first, that must go before a live one of this size fits, but at ``least`` so
-        many; None when not even that helps."""
+        """Background sessions, newest first, to displace so that a live one of ``needed`` bytes fits.
+
+        At least ``least`` of them; None if even displacing all is not enough.
+        """
         background = [name for name, held in self._held.items() if held.background]
         chosen, count, held = list[str](), len(self), self.held_bytes
         while held + needed > self.room or count >= self.most or len(chosen) < least:
@@ -181,24 +188,26 @@ class Account:
         return chosen
 
     def hold(self, order: Open, needed: int) -> None:
-        """Book a session that fits."""
+        """Reserve memory for a session that fits."""
         self._held[order.session] = Reservation(needed, order.background)
 
     def free(self, session: str) -> None:
-        """The session's memory is free again; harmless when it was before."""
+        """Release the session's memory, if it holds any."""
         self._held.pop(session, None)
 
 
 def no_place(needed: int, accounts: Sequence[Account], most: int | None) -> PafuError:
-    """Why a session that needs so many bytes got no place on any of these workers: cache_too_large, because it never
-    will, or session_rejected, because there is none now. ``most``: sessions on all of them."""
+    """The error for a session of ``needed`` bytes that fits on none of the workers.
+
+    cache_too_large if it can never fit, session_rejected if no place is free now. ``most``: the limit over all workers.
+    """
     largest = max((account.room for account in accounts), default=0)
     if needed > largest:
         whose = "this server has" if len(accounts) == 1 else "its largest device has"
-        reason = f"the session's cache needs {needed / MIB:.1f} MiB, {whose} {largest / MIB:.1f} MiB in all"
-        return PafuError("cache_too_large", f"{reason}; ask for a smaller budget", "extra_params.cache.budget_latents")
+        reason = f"the session's cache needs {needed / MIB:.1f} MiB, {whose} {largest / MIB:.1f} MiB in total"
+        return PafuError("cache_too_large", f"{reason}; request a smaller budget", "extra_params.cache.budget_latents")
     offered, taken = sum(account.most for account in accounts), sum(map(len, accounts))
     places = min(offered, most or offered)
-    why = f"all {places} places are taken" if taken >= places else "the memory for streams is all in use"
+    why = f"all {places} places are taken" if taken >= places else "all cache memory is in use"
     reason = f"no place is free: {why}; try again later"
     return PafuError("session_rejected", reason, retry_after=RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""What one worker is to be: its place, what it loads, how long it is waited for. Plain data, so that it can travel."""
+"""The configuration of one worker: its slot, model, limits and timeouts. Plain data, so that it can be sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEAT_SECONDS = 0.5
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``name`` as the log calls the worker; ``most``: sessions that the operator allows it at once."""
+    """``name``: the worker's name in the log; ``most``: the operator's session limit; timeouts in seconds."""
 
     name: str
     slot: Slot
@@ -34,7 +34,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def assign(settings: Settings, slot: Slot, workers: int, command: Sequence[str]) -> Assignment:
-    """One of so many ``workers`` that share a server's limits."""
+    """The assignment of one of ``workers`` workers that share the server's limits."""
     return Assignment(
         name=f"worker {slot.worker} ({slot.device})" if workers > 1 else "the worker",
         slot=slot,
@@ -47,7 +47,7 @@ def assign(settings: Settings, slot: Slot, workers: int, command: Sequence[str])
 
 
 def configure(settings: Settings, slot: Slot, workers: int, usual: CacheChoice) -> Configure:
-    """What the worker is told first; a room that was set is for all workers together."""
+    """The first message to the worker; a configured ``cache_room_bytes`` is divided among all workers."""
     room = settings.cache_room_bytes
     return Configure(
         model=settings.model,

@@ -1,4 +1,4 @@
-"""Which engine the settings mean."""
+"""Create the engine that the settings choose."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from server.engine.slots import slots_for
 
 
 def engine_for(settings: Settings, stores: Callable[[], dict[str, tuple[str, str]]]) -> Engine:
-    """The engine, not yet started; a cluster is joined. ``stores`` tells where this server keeps jobs and sessions.
-    Raises ConfigError: no such device here, no such cluster, or one whose servers keep them elsewhere."""
+    """The engine, not started yet; joins the cluster if there is one. ``stores`` returns this server's store ids.
+
+    Raises ConfigError for a missing device or cluster, or if the cluster's servers use other stores.
+    """
     if settings.engine == "local":
         slots = slots_for(settings)
         check_room(settings, len(slots))
         return LocalEngine(settings, slots)
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError("its workers need an extra: pip install 'pafu[ray]'", "engine")
+        raise ConfigError("this engine needs an extra: pip install 'pafu[ray]'", "engine")
     from server.engine.cluster.engine import ClusterEngine
     from server.engine.cluster.join import join
 

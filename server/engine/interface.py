@@ -1,32 +1,32 @@
-"""Where workers live. The front asks an Engine and never knows whether it is local or far away.
+"""The engine interface. The front uses an Engine without knowing where its workers run.
 
-A live session paces itself on its viewer: ``playhead`` and ``delivered`` feed the scheduler's playout clock. A
+A live session is paced by its viewer: ``playhead`` and ``delivered`` feed the scheduler's playout clock. A
 **background** session (a job) has no viewer and is opened by the same call::
 
-    memory = ResumePoint(spec, cache)  # server.live.resume_point
+    resume_point = ResumePoint(spec, cache)  # server.live.resume_point
     order = Open(session=job_id, background=True, pictures=160, lead_seconds=math.inf, past=None, ...)
     line = await engine.open(order)
     async for event in line.events():
         match event:
             case Fragment():  # one chunk; event.data is its m4s fragment, the first with ftyp and moov in front
-                memory.add(event)  # event.past, event.camera: what another worker needs to go on after this chunk
-                ...  # write the fragment and memory.past() where they survive
-                await line.delivered(event.index)  # only then is the next chunk begun
-            case Ended(reason="complete"): ...  # all pictures were made
-            case Ended(code="worker_failed" | "preempted"): ...  # open again with past=memory.past()
-            case Ended(code=str()): ...  # failed for good
-    await line.close()  # at any time: the work stops before the next pass of the model, and its memory is free
+                resume_point.add(event)  # event.past, event.camera: from which another worker can continue
+                ...  # store the fragment and resume_point.past() durably
+                await line.delivered(event.index)  # the worker then starts the next chunk
+            case Ended(reason="complete"): ...  # all pictures are done
+            case Ended(code="worker_failed" | "preempted"): ...  # open again with past=resume_point.past()
+            case Ended(code=str()): ...  # failed permanently
+    await line.close()  # any time: stops before the model's next pass and frees the memory
 
-What a background session may count on:
+Guarantees for a background session:
 
-- it gets a chunk whenever no live viewer is due and its chunk leaves every live viewer enough slack; several take
-  turns. With nobody watching it runs without a pause. With as many viewers as the device bears it stands still.
-- it counts in admission with its cache's bytes like any other; ``open`` raises PafuError ``session_rejected`` (429,
-  ``retry_after``) while there is no room.
-- with ``past`` it goes on at ``past.next_index``: indices, timestamps and the picture sequence continue, the cache is
-  filled again from the kept latents, no chunk is made twice. ``pictures`` stays the length of the whole video. Its
-  fragments are then without ftyp and moov, since its file has them already.
-- interactions (``interact``) count from the next chunk, as in a live session.
+- it gets a chunk whenever no live viewer is due and every live viewer has enough slack; several background sessions
+  take turns. Without viewers it runs continuously; with as many viewers as the device can serve, it waits.
+- admission counts its cache bytes like any other session's; while there is no room, ``open`` raises PafuError
+  ``session_rejected`` (429, ``retry_after``).
+- with ``past``, it continues at ``past.next_index``: indices, timestamps and pictures continue, the cache is rebuilt
+  from the stored latents, and no chunk is generated twice. ``pictures`` remains the length of the whole video. Its
+  fragments then omit ftyp and moov, which the file already has.
+- interactions (``interact``) apply from the next chunk on, as in a live session.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SessionEvent = Fragment | Rejected | Ended
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker. ``worker`` is its number, ``device`` where it is; ``message`` says why it takes no sessions."""
+    """The status of one worker; ``worker`` is its number, ``message`` says why it accepts no sessions."""
 
     worker: str
     device: str
@@ -59,7 +59,7 @@ class WorkerStatus:
     pid: int | None
     rss_bytes: int
     ready: Ready | None
-    silent_seconds: float  # since its last sign of life
+    silent_seconds: float  # since its last message
     cache_held_bytes: int
     cache_room_bytes: int
     capacity: Capacity
@@ -67,8 +67,10 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What /readyz and /health tell. ``message`` says why the engine is not ready; ``capacity`` and ``max_sessions``
-    (None: not known yet) are of all workers that serve."""
+    """The engine's status, for /readyz and /health. ``message`` says why the engine is not ready.
+
+    ``capacity`` and ``max_sessions`` (None: unknown) cover all serving workers.
+    """
 
     state: EngineState
     message: str
@@ -90,12 +92,15 @@ class EngineStatus:
 
     @property
     def ready(self) -> tuple[Ready, ...]:
-        """What each worker said that has loaded its model."""
+        """The Ready message of every worker that has loaded its model."""
         return tuple(worker.ready for worker in self.workers if worker.ready is not None)
 
 
 class EngineSession(Protocol):
-    """A session's line to its worker. Events end with an ``Ended``; commands to a session that is over do nothing."""
+    """A session on a worker, as the front sees it.
+
+    The last event is ``Ended``; commands after that have no effect.
+    """
 
     id: str
     mime: str
@@ -103,7 +108,7 @@ class EngineSession(Protocol):
 
     @property
     def silent_seconds(self) -> float:
-        """Since the worker's last sign of life."""
+        """Seconds since the worker's last message."""
 
     def events(self) -> AsyncIterator[SessionEvent]: ...
     async def interact(self, change: Interact) -> None: ...
@@ -113,51 +118,51 @@ class EngineSession(Protocol):
     async def resume(self) -> None: ...
     async def jpeg(self, wanted: bool) -> None: ...
     async def park(self, path: Path) -> None:
-        """Write the state to a file and free the memory; the events end with ``Ended`` of reason "parked"."""
+        """Write the state to a file and free the memory; the last event is ``Ended`` with reason "parked"."""
 
     async def finish(self) -> None: ...
     async def close(self) -> None: ...
 
 
 class Engine(Protocol):
-    """Places sessions on workers. What happens in them is told to ``observer``, which the front shares."""
+    """Places sessions on workers and reports to ``observer``, which it shares with the front."""
 
     observer: Observer
 
     async def start(self) -> None: ...
     async def stop(self, within: float) -> None:
-        """End the workers: politely, after ``within`` seconds by force. May be called again."""
+        """Shut the workers down; kill them after ``within`` seconds. May be called again."""
 
     def status(self) -> EngineStatus: ...
     async def settled(self) -> None:
-        """Return when the engine is ready, or has failed or stopped for good."""
+        """Wait until the engine is ready, failed or stopped."""
 
     def each_settled(self) -> AsyncIterator[WorkerStatus]:
-        """Every worker as it has become ready, or is given up, for the first time."""
+        """Yield every worker once, when it first becomes ready or has failed."""
 
     async def wait_ready(self, timeout: float) -> None:
-        """Return when sessions can be opened. Raises PafuError not_ready or worker_failed."""
+        """Wait until sessions can be opened. Raises PafuError not_ready, worker_failed or shutting_down."""
 
     async def open(self, order: Open) -> EngineSession:
         """Open a session on a worker.
 
-        Raises PafuError: session_rejected when there is no room now, cache_too_large when there never is, or why the
-        worker refused. A live session that finds no room displaces background ones: their events end with the code
-        "preempted", and they open again with their past when there is room.
+        Raises PafuError: session_rejected if there is no room now, cache_too_large if there never is, or the worker's
+        error. A live session without room displaces background sessions: their events end with code "preempted", and
+        their owners reopen them with their past when there is room.
         """
 
     def drain(self, worker: str) -> WorkerStatus:
-        """Take a worker, by its number or its device, out of service while the others serve: it gets no more
-        sessions, those that it has move ("preempted") as others have room for them, and it ends behind the last.
+        """Drain a worker, given by number or device, while the others serve.
 
-        Raises PafuError: not_found, or last_worker when nobody would be left to serve.
+        It gets no new sessions; its sessions move ("preempted") as others have room for them; then it stops. Raises
+        PafuError not_found, or last_worker if no other worker serves.
         """
 
     async def undrain(self, worker: str) -> WorkerStatus:
-        """Take it back, started again if it has ended. Raises PafuError not_found."""
+        """Put a worker back into service, restarting it if it has stopped. Raises PafuError not_found."""
 
     async def room_changed(self, timeout: float) -> None:
-        """Return when a session has given up its place, or after ``timeout`` seconds."""
+        """Wait until free places may have changed, at most ``timeout`` seconds."""
 
     def cache_bytes(self, cache: CacheChoice) -> int:
-        """What a session with this cache holds of a worker's memory, at most."""
+        """The most memory that a session with this cache holds on any worker."""

@@ -1,6 +1,6 @@
-"""What a worker says on standard error: passed on as it comes; its last line says why it ended.
+"""Forward a worker's stderr and remember its last line, which usually says why the worker exited.
 
-In a log of JSON, lines that no logger wrote (faulthandler's, a C library's) become JSON too."""
+With JSON logs, lines that no logger wrote (from faulthandler or a C library) are wrapped in JSON too."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import sys
 from server.telemetry import logs
 
 READ_BYTES = 2**16
-MOST_BYTES = 2**16  # of the end of what was said, in which the last line is looked for
-MOST_SHOWN = 300  # characters of that line
+MOST_BYTES = 2**16  # of the end of the output that is kept
+MOST_SHOWN = 300  # characters of the last line
 
 
 class LastWords:
-    """Reads one process's standard error to its end."""
+    """Reads one process's stderr to its end."""
 
     def __init__(self, stream: asyncio.StreamReader, in_json: bool) -> None:
-        self._tail = self._line = b""  # of what was said; of a line that is not yet at its end
+        self._tail = self._line = b""  # the end of the output; an incomplete line
         self._in_json = in_json
         self._reading = asyncio.create_task(self._pass_on(stream), name="last words")
 
     async def line(self, within: float) -> str:
-        """The last line; empty for a process that said nothing. Others that hold the pipe are waited for so long."""
+        """The last line, empty without output. Waits at most ``within`` seconds for the pipe to close."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._reading, within)
         return last_line(self._tail.decode(errors="replace"))
@@ -46,7 +46,7 @@ class LastWords:
 
 
 def last_line(said: str) -> str:
-    """Of plain text or of a log in JSON, whose objects hold a traceback as ``error``."""
+    """The last line of a text log, or the last message of a JSON log (from ``error``, its traceback, if present)."""
     line = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
     with contextlib.suppress(ValueError):
         entry = json.loads(line)
@@ -56,7 +56,7 @@ def last_line(said: str) -> str:
 
 
 def _tell(data: bytes) -> None:
-    with contextlib.suppress(OSError):  # nobody listens: that is no reason to let the worker stand
+    with contextlib.suppress(OSError):  # stderr is closed; keep reading so that the worker does not block
         sys.stderr.flush()
         _write_all(2, data)
 

@@ -1,4 +1,4 @@
-"""One session's line to its worker, as the front holds it."""
+"""The front's end of one session on a worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from server.ipc.messages import (
 
 
 class Host(Protocol):
-    """Who holds the session."""
+    """The owner of the worker that runs the session."""
 
     @property
     def silent_seconds(self) -> float: ...
@@ -33,7 +33,7 @@ class Host(Protocol):
 
 
 class Line:
-    """Commands go to the host as messages; the worker's events queue up here until the front reads them."""
+    """An EngineSession: sends commands to its host as messages and queues the worker's events until they are read."""
 
     def __init__(self, host: Host, order: Open) -> None:
         self.id, self.cache, self.background = order.session, order.cache, order.background
@@ -41,7 +41,7 @@ class Line:
         self.init = b""
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host = host
-        # bounded by the lead: the worker makes no more than that ahead of what was delivered
+        # bounded, because the worker stays at most the lead ahead of what was delivered
         self._queue: asyncio.Queue[SessionEvent] = asyncio.Queue()
 
     def put(self, event: SessionEvent) -> None:

@@ -1,7 +1,7 @@
-"""The default engine: worker processes on this machine, one for each device that the server was given.
+"""The default engine: worker processes on this machine, one per configured device.
 
-A session stays on its worker until it ends, its worker dies or is drained; then it is opened again, wherever there is
-room. Each worker starts, dies and comes back by itself; the engine is ready while any of them takes sessions.
+A session stays on its worker until it ends, or until the worker dies or is drained; then it is reopened wherever there
+is room. Workers start, fail and restart independently; the engine is ready while any of them accepts sessions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.engine.supervisor import WORKER_COMMAND
 
 
 class LocalEngine(PooledEngine):
-    """The workers of one server, as one."""
+    """An engine over the local workers of one server."""
 
     def __init__(self, settings: Settings, slots: Sequence[Slot], command: Sequence[str] = WORKER_COMMAND) -> None:
         super().__init__(settings.spec, Pool([], settings.max_sessions))
@@ -33,7 +33,7 @@ class LocalEngine(PooledEngine):
             member.start()
 
     async def stop(self, within: float) -> None:
-        """Ask the workers to go, wait a little, then insist."""
+        """Shut the workers down; kill them after ``within`` seconds."""
         self._stopped = True
         self._drains.cancel()
         await asyncio.gather(*(member.stop(within, SHUT_DOWN) for member in self._members))

@@ -1,4 +1,4 @@
-"""One worker of several: its process, the account of its memory, and the lines of the sessions that it holds."""
+"""One local worker of the pool: its supervised process, memory account and sessions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVING = (WorkerState.STARTING, WorkerState.READY, WorkerState.RESTARTING)
 
 
 class Member:
-    """See the module. ``changed`` is called when its state or its room is another."""
+    """A local worker. ``changed`` is called when its state or free room changes."""
 
     def __init__(self, assignment: Assignment, observer: Observer, changed: Callable[[], None]) -> None:
         self.slot = assignment.slot
@@ -46,7 +46,7 @@ class Member:
         self._setting = assignment.most
         self.account = Account(self._setting or 1)
         self._spec, self._usual = assignment.spec, assignment.configure.usual
-        self._speed = Speed(self._spec, self._usual)  # of all its processes
+        self._speed = Speed(self._spec, self._usual)  # kept across restarts
         self._observer, self._changed = observer, changed
         self._moving: set[str] = set()
         self.supervisor = WorkerSupervisor(
@@ -58,7 +58,7 @@ class Member:
             assignment.silent_within,
         )
 
-    # ---- what the engine asks
+    # ---- for the engine
 
     @property
     def state(self) -> WorkerState:
@@ -69,7 +69,7 @@ class Member:
 
     @property
     def serving(self) -> bool:
-        """It takes sessions, or will again by itself."""
+        """Whether it accepts sessions, or will once it has started."""
         return self.state in SERVING
 
     @property
@@ -104,14 +104,14 @@ class Member:
         )
 
     def cache_bytes(self, cache: CacheChoice) -> int:
-        """What a session with this cache holds of its memory."""
+        """Memory that a session with this cache holds on this worker."""
         ready = self.supervisor.ready
         return cache_bytes(self._spec, cache, ready.dtype if ready else WIDEST)
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
-        """Take a session that fits once the ``displaced`` have gone. Raises PafuError when the worker refuses it."""
+        """Open a session that fits after closing the ``displaced`` ones. Raises PafuError if the worker refuses it."""
         for name in displaced:
-            self._preempt(name, "a viewer needed the place; go on when there is room again")
+            self._preempt(name, "a viewer needed the place; continue when there is room again")
         self.account.hold(order, self.cache_bytes(order.cache))
         line = self.lines[order.session] = Line(self, order)
         try:
@@ -131,35 +131,35 @@ class Member:
         await self.supervisor.stop(within, reason)
 
     def drain(self) -> None:
-        """Take no more sessions, until ``undrain``."""
+        """Accept no sessions until ``undrain``."""
         self.draining = True
         self.became(self.supervisor.state)
 
     async def leave(self) -> None:
-        """End the process: the drain is through."""
+        """Stop the process, once it is drained."""
         await self.stop(STOP_WITHIN, "it was drained")
 
     async def undrain(self) -> None:
-        """Take sessions again, in a new process if the old one has ended."""
+        """Accept sessions again, in a new process if the old one has stopped."""
         self.draining = False
         if self.supervisor.state is WorkerState.STOPPED:
             self.supervisor.start()
         self.became(self.supervisor.state)
 
     async def move(self, session_id: str) -> None:
-        """Let the session go on elsewhere, behind the chunk in hand: its events end with the code "preempted"."""
+        """Release the session for another worker after its current chunk; its events end with code "preempted"."""
         self._moving.add(session_id)
         await self.send(Finish(session=session_id))
 
     async def release(self, session_id: str) -> None:
-        """Forget a session here and in the worker; harmless when it is already over."""
+        """Close a session here and on the worker, if it still exists."""
         if self._forget(session_id):
             await self.send(Close(session=session_id))
 
     async def send(self, message: Message) -> None:
         await self.supervisor.send(message)
 
-    # ---- what the supervisor tells
+    # ---- called by the supervisor
 
     def heard(self, message: WorkerMessage) -> None:
         match message:
@@ -193,21 +193,21 @@ class Member:
         for line in list(self.lines.values()):
             self._hand_on(line, Ended(session=line.id, chunks=0, reason="failed", code=code, message=reason))
 
-    # ---- its own affairs
+    # ---- internal
 
     def _make_room(self, ready: Ready) -> None:
-        """As many sessions as fit from now on."""
+        """Set memory and session limits from the worker's Ready message."""
         self.account.room = ready.cache_room_bytes
         if ready.chunk_seconds is not None:
             self._speed.measured(ready.chunk_seconds)
         self.account.most = self._setting or self._speed.sessions or 1
 
     def _note_speed(self, line: Line, fragment: Fragment) -> None:
-        """Chunks tell how fast the worker really is."""
+        """Adjust the session limit to the measured chunk time."""
         if self._speed.made(line.cache, fragment.index, fragment.stats.chunk_seconds):
             self.account.most = self._setting or self._speed.sessions or 1
             log.info(
-                "%s: a chunk takes %.3f s, so %d sessions are played to in real time",
+                "%s: a chunk takes %.3f s, so %d sessions run in real time",
                 *(self.supervisor.name, self._speed.chunk_seconds, self._speed.sessions),
             )
             self._changed()
@@ -220,7 +220,7 @@ class Member:
             return
         if isinstance(message, Ended):
             if line.id in self._moving and message.reason == "stopped":
-                return self._preempt(line.id, f"worker {self.slot.worker} is being drained; going on in another")
+                return self._preempt(line.id, f"worker {self.slot.worker} is being drained; continuing on another")
             self._forget(line.id)
             if not line.opened.done():
                 line.opened.set_exception(PafuError(message.code or "internal_error", message.message))
@@ -235,7 +235,7 @@ class Member:
         line.put(Ended(session=session_id, chunks=0, reason="failed", code="preempted", message=reason))
 
     def _forget(self, session_id: str) -> bool:
-        """The session is over: its place is free. The worker frees the memory before it hears of the next one."""
+        """Free the session's place. The worker frees the memory before it receives the next session."""
         self.account.free(session_id)
         self._moving.discard(session_id)
         known = self.lines.pop(session_id, None) is not None

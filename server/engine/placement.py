@@ -1,9 +1,9 @@
-"""Where a session goes, of several workers: pure arithmetic on what each holds and how fast it is.
+"""Choose the worker for a session: arithmetic on the memory and speed of each worker.
 
-The load that a session would bring a worker to is the larger of two shares: of the cache memory that it may hand out,
-and of the sessions that it can play to in real time; of equal ones the smaller share decides. The worker with the
-least load takes it, so fast devices get more, a device with small memory is not filled by its speed, and equal ones
-take turns. A live session leaves jobs out of the second share, because a job only takes time that viewers leave over.
+A worker's load with the new session is the larger of two shares: of its cache memory, and of the sessions that it can
+run in real time. The smaller share breaks ties. The least loaded worker takes the session, so faster devices get more
+sessions, a device with little memory is not overfilled because it is fast, and equal devices take turns. For a live
+session the second share ignores jobs, which only use time that viewers leave over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Load:
-    """One worker: bytes held and to be had, sessions held, and how many it can play to at once."""
+    """One worker's load: bytes used and available, live and background sessions, and the session limit ``most``."""
 
     held_bytes: int
     room_bytes: int
@@ -26,18 +26,18 @@ class Load:
     most: int
 
     def after(self, needed: int, background: bool) -> tuple[float, float]:
-        """Both shares with one more session, whose cache takes ``needed`` bytes, the larger first; 1 is full."""
+        """Both shares with one more session of ``needed`` bytes, the larger first; 1 means full."""
         sessions = self.live + 1 + (self.background if background else 0)
         memory, speed = (self.held_bytes + needed) / max(1, self.room_bytes), sessions / max(1, self.most)
         return max(memory, speed), min(memory, speed)
 
 
 def least_loaded(workers: Iterable[tuple[Key, Load]], needed: int, background: bool) -> Key | None:
-    """The worker that the session loads least, the first of equals; None without workers."""
+    """The worker with the least load after adding the session, the first among equals; None without workers."""
     loads = [(load.after(needed, background), key) for key, load in workers]
     return min(loads, key=lambda pair: pair[0])[1] if loads else None
 
 
 def share_of(most: int, workers: int) -> int:
-    """Of ``most`` sessions on all workers, how many one of them takes."""
+    """One worker's share of ``most`` sessions, rounded up."""
     return -(-most // workers)

@@ -1,4 +1,4 @@
-"""The workers of one server together: which of them takes a session, and how many they take in all."""
+"""The pool of workers: which of them takes a session, and how many fit in total."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from server.states import WorkerState
 
 
 class PoolMember(Protocol):
-    """A worker, near or far."""
+    """A worker, local or remote."""
 
     slot: Slot
 
     @property
     def lines(self) -> Mapping[str, Line]:
-        """Of this server's sessions there."""
+        """This server's sessions on the worker."""
 
     @property
     def account(self) -> Account: ...
@@ -30,7 +30,7 @@ class PoolMember(Protocol):
     def state(self) -> WorkerState: ...
     @property
     def serving(self) -> bool:
-        """It takes sessions, or will again by itself."""
+        """Whether it accepts sessions, or will once it has started."""
 
     @property
     def draining(self) -> bool: ...
@@ -38,26 +38,26 @@ class PoolMember(Protocol):
     def capacity(self) -> Capacity: ...
     def status(self) -> WorkerStatus: ...
     def cache_bytes(self, cache: CacheChoice) -> int:
-        """What a session with this cache holds of its memory."""
+        """Memory that a session with this cache holds on the worker."""
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
-        """Take a session that fits once the ``displaced`` have gone. Raises PafuError when it is refused."""
+        """Open a session that fits after closing the ``displaced`` ones. Raises PafuError if it is refused."""
 
     async def move(self, session_id: str) -> None:
-        """Let the session go on elsewhere, behind the chunk in hand: its events end with the code "preempted"."""
+        """Release the session for another worker after its current chunk; its events end with code "preempted"."""
 
     def drain(self) -> None:
-        """Take no more sessions, until ``undrain``."""
+        """Accept no sessions until ``undrain``."""
 
     async def leave(self) -> None:
-        """The drain is through."""
+        """Stop, once drained."""
 
     async def undrain(self) -> None:
-        """Take sessions again."""
+        """Accept sessions again."""
 
 
 class Pool:
-    """``most``: sessions on all ``members`` at once that the operator allows; None: as many as they can take."""
+    """``most``: the operator's session limit over all ``members``; None: as many as they can serve."""
 
     def __init__(self, members: Sequence[PoolMember], most: int | None) -> None:
         self.members: list[PoolMember] = list(members)
@@ -69,12 +69,12 @@ class Pool:
 
     @property
     def capacity(self) -> Capacity:
-        """Of the workers that serve, or will again."""
+        """Total capacity of the serving workers."""
         return together((member.capacity for member in self.members if member.serving), self.most)
 
     @property
     def max_sessions(self) -> int | None:
-        """What they take at once, each by its own speed and memory; None before it is known."""
+        """The session limit over all serving workers; None until it is known."""
         if self.most is not None:
             return self.most
         known = [member.capacity.sessions for member in self.members if member.serving]
@@ -82,7 +82,7 @@ class Pool:
         return sum(taken) if taken else None
 
     def place(self, order: Open) -> tuple[PoolMember, list[str]]:
-        """The worker for a session, and the background sessions that must leave it first. Raises PafuError."""
+        """The worker for a session, and the background sessions to displace there. Raises PafuError if none fits."""
         if choice := self.choose(self.ready, order.cache, order.background, one_leaves=False):
             return choice
         serving = [member for member in self.members if member.serving and member.account.room]
@@ -91,8 +91,10 @@ class Pool:
     def choose(
         self, among: Iterable[PoolMember], cache: CacheChoice, background: bool, one_leaves: bool
     ) -> tuple[PoolMember, list[str]] | None:
-        """As ``place``, of some of the workers; None when there is no room. ``one_leaves``: the session is here
-        already, on another worker."""
+        """Like ``place``, but among some workers, and None if there is no room.
+
+        ``one_leaves``: the session is already on another worker of this pool, which it leaves.
+        """
         full = self.most is not None and sum(len(m.account) for m in self.members) - one_leaves >= self.most
         needed = {member: member.cache_bytes(cache) for member in among}
         fitting = [(m, m.account.load) for m in needed if not full and m.account.fits(needed[m])]
@@ -108,7 +110,7 @@ class Pool:
         return member, leaving[member]
 
     def named(self, name: str) -> PoolMember:
-        """The worker of this number, or on this device when it is the only one there. Raises PafuError not_found."""
+        """The worker with this number, or the only one on this device. Raises PafuError not_found."""
         found = [member for member in self.members if name == member.slot.worker]
         found = found or [member for member in self.members if name == member.slot.device]
         if len(found) == 1:

@@ -1,4 +1,4 @@
-"""What every engine over a pool of workers does alike: tells how they stand, places sessions, drains."""
+"""Base of all engines over a pool of workers: status, placing sessions, drains."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SHUT_DOWN = "the server is shutting down"
 
 
 class PooledEngine:
-    """All of an Engine but ``start`` and ``stop``."""
+    """An Engine without ``start`` and ``stop``."""
 
-    grows = False  # whether workers may come at any time
+    grows = False  # whether workers may join at any time
 
     def __init__(self, spec: ModelSpec, pool: Pool) -> None:
         self.observer = Observer(spec)
@@ -33,13 +33,13 @@ class PooledEngine:
         self.observer.sources.append(self._tell_places)
 
     def _note_change(self) -> None:
-        """A worker's state or room is another."""
+        """A worker's state or free room has changed."""
         self.observer.engine_state(self.state)
         self.observer.sessions_limit(self.pool.max_sessions or 1)
         self._changed.beat()
 
     async def _tell_places(self) -> None:
-        """For a scrape: what each worker holds, and may hold."""
+        """Before a scrape: report used and total places of each worker."""
         for member in self.pool.members:
             load = member.account.load
             self.observer.worker_places(member.slot.worker, len(member.account), load.most, load.held_bytes)
@@ -68,7 +68,7 @@ class PooledEngine:
         return EngineState.FAILED
 
     def _message(self) -> str:
-        """Why no session can begin; empty when one can."""
+        """Why no session can start; empty if one can."""
         if self._stopped:
             return SHUT_DOWN
         if self.state is EngineState.READY:
@@ -83,12 +83,12 @@ class PooledEngine:
         await self._changed.wait(timeout)
 
     async def settled(self) -> None:
-        """Return when the engine is ready, or has failed or stopped for good."""
+        """Wait until the engine is ready, failed or stopped."""
         while self.state in (EngineState.STARTING, EngineState.RESTARTING):
             await self._changed.wait()
 
     async def each_settled(self) -> AsyncIterator[WorkerStatus]:
-        """Every worker as it has become ready, or is given up, for the first time."""
+        """Yield every worker once, when it first becomes ready or has failed."""
         told = set[str]()
         while not self._stopped:
             settled = [m for m in self.pool.members if m.state not in (WorkerState.STARTING, WorkerState.RESTARTING)]
@@ -106,10 +106,10 @@ class PooledEngine:
         if self.state is EngineState.READY:
             return
         codes = {EngineState.FAILED: "worker_failed", EngineState.STOPPED: "shutting_down"}
-        raise PafuError(codes.get(self.state, "not_ready"), f"no session can begin: {self._message()}")
+        raise PafuError(codes.get(self.state, "not_ready"), f"no session can start: {self._message()}")
 
     async def open(self, order: Open) -> EngineSession:
-        """Place the session on a worker. Raises PafuError when the server is full or the worker refuses."""
+        """Open the session on a worker. Raises PafuError if the server is full or the worker refuses."""
         if self.state is not EngineState.READY:
             await self.wait_ready(0.0)
         member, displaced = self.pool.place(order)

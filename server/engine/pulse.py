@@ -1,4 +1,4 @@
-"""A change that many may wait for."""
+"""A repeatable event for many waiters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 
 
 class Pulse:
-    """Each ``beat`` wakes all who wait at that moment, and nobody later."""
+    """Each ``beat`` wakes all current waiters, and no later ones."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -17,7 +17,7 @@ class Pulse:
         event.set()
 
     async def wait(self, timeout: float | None = None) -> None:
-        """Return with the next beat, or after ``timeout`` seconds."""
+        """Wait for the next beat, at most ``timeout`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._event.wait()

@@ -1,6 +1,6 @@
-"""Which workers a server starts here: the device setting, held against what torch sees on this machine.
+"""Which workers to start: the device setting, checked against the GPUs that torch sees on this machine.
 
-The front never imports torch, so a process of its own is asked; only where a GPU is asked for, or could be.
+The front never imports torch, so a child process counts the GPUs, but only if the setting or a GPU driver calls for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COUNT_WITHIN = 120.0
 
 
 def slots_for(settings: Settings) -> tuple[Slot, ...]:
-    """The workers to start, at least one. Raises ConfigError for a GPU that is not there."""
+    """The workers to start, at least one. Raises ConfigError for a GPU that does not exist."""
     parts = devices.parse(settings.device)
     look = any(part.startswith("cuda") for part in parts)
     if parts == ("auto",):
@@ -31,7 +31,7 @@ def slots_for(settings: Settings) -> tuple[Slot, ...]:
 
 
 def count_gpus() -> tuple[int, str]:
-    """GPUs that torch can use here; if there are none, why. Raises ConfigError when torch cannot say."""
+    """Number of GPUs that torch can use here, and if 0, why. Raises ConfigError if that cannot be determined."""
     try:
         asked = subprocess.run(
             (sys.executable, "-P", "-c", COUNT_GPUS), capture_output=True, text=True, timeout=COUNT_WITHIN, check=True
@@ -40,4 +40,4 @@ def count_gpus() -> tuple[int, str]:
         return int(number), why_none
     except (subprocess.SubprocessError, OSError, ValueError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().rpartition("\n")[2]
-        raise ConfigError(f"torch could not say which GPUs there are: {said}") from None
+        raise ConfigError(f"torch could not list the GPUs: {said}") from None

@@ -1,7 +1,7 @@
-"""Keeps one worker process alive: starts it, listens to it, replaces it, ends it.
+"""Supervises one worker process: starts it, reads its messages, restarts it, stops it.
 
-Liveness is a heartbeat from the worker's step loop, not its pid. A worker that dies or falls silent is replaced with
-a growing delay; one that says that it can never start is not started again. Whom it serves is its owner's affair.
+Liveness means heartbeats from the worker's step loop, not a live pid. A worker that dies or falls silent is restarted
+with growing delays; one that reports StartFailed is not. The owner handles the worker's sessions.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from server.states import WorkerState
 log = logging.getLogger("pafu.engine")
 
 WORKER_COMMAND = module_command("server.worker")
-MAX_FAILURES = 5  # deaths in a row, none of them after becoming ready
+MAX_FAILURES = 5  # failed starts in a row before giving up
 FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
 LAST_WORD_WITHIN = 1.0
 
 
 class Owner(Protocol):
-    """Who is told, in the order of the calls, what happens to a worker."""
+    """Receives a worker's messages and state changes, in order."""
 
     def heard(self, message: WorkerMessage) -> None:
-        """A message, never StartFailed; the first is Ready."""
+        """A message from the worker; the first is Ready, StartFailed never arrives here."""
 
     def died(self, how: str | None) -> None:
-        """The process is gone: one of server.telemetry.metrics.DEATHS, None when it was asked to."""
+        """The process has exited; ``how`` is one of server.telemetry.metrics.DEATHS, None after a requested stop."""
 
     def became(self, state: WorkerState) -> None: ...
     def lost(self, code: str, reason: str) -> None:
-        """What the process held is lost: the code and the words for its sessions."""
+        """The process's sessions are lost, with this error code and reason."""
 
 
 class WorkerSupervisor:
-    """One worker process after the other, until it is stopped."""
+    """Runs one worker process after another until ``stop``."""
 
     def __init__(
         self, name: str, configure: Configure, command: Sequence[str], owner: Owner, load_within: float, silent: float
     ) -> None:
-        """``name`` as the log calls it; ``load_within`` and ``silent``: seconds of patience before and after Ready."""
+        """``name`` is for the log; ``load_within`` and ``silent``: timeouts in seconds before and after Ready."""
         self.state, self.message = WorkerState.STARTING, f"{name} is starting"
         self.ready: Ready | None = None
         self.restarts = 0
@@ -81,7 +81,7 @@ class WorkerSupervisor:
 
     @property
     def silent_seconds(self) -> float:
-        """Since the last sign of life."""
+        """Seconds since the last message."""
         return time.monotonic() - self._heard
 
     def start(self) -> None:
@@ -91,10 +91,10 @@ class WorkerSupervisor:
         self._task = asyncio.create_task(self._supervise_or_fail(), name=f"supervisor of {self.name}")
 
     async def stop(self, within: float, reason: str) -> None:
-        """Ask the worker to go, wait a little, then insist. May be called again."""
+        """Shut the worker down; kill it after ``within`` seconds. May be called again."""
         self._become(WorkerState.STOPPED, reason)
         await self.send(Shutdown())
-        polite = self.ready is not None and within > 0  # a worker that still loads hears nothing
+        polite = self.ready is not None and within > 0  # a worker that is still loading reads no messages
         if self._process is not None and polite:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), within)
@@ -104,10 +104,10 @@ class WorkerSupervisor:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._end_process()
         self.ready = None
-        self._owner.lost("shutting_down", reason)  # what the cancelled task did not get to tell
+        self._owner.lost("shutting_down", reason)  # which the cancelled task could not report
 
     async def send(self, message: Message) -> None:
-        """Write to the worker; a worker that is gone hears nothing, its sessions learn it from the owner."""
+        """Send a message to the worker; without effect if it is gone, which the owner reports to its sessions."""
         if self._writer is None or self._writer.is_closing():
             return
         self._writer.write(frame(message))
@@ -119,7 +119,7 @@ class WorkerSupervisor:
             await self._supervise()
         except Exception:
             log.exception("the supervisor of %s failed", self.name)
-            self._become(WorkerState.FAILED, "the supervisor failed; its error is in the log")
+            self._become(WorkerState.FAILED, "the supervisor failed; see the log")
             self._owner.lost("internal_error", self.message)
 
     async def _supervise(self) -> None:
@@ -137,20 +137,19 @@ class WorkerSupervisor:
                 self._become(WorkerState.RESTARTING, f"{self.name} is restarting ({reason})")
             self._owner.lost("worker_failed", f"the worker was lost ({reason})")
             if given_up:
-                if self._served or not final:  # what ends a start is told by the start
+                if self._served or not final:  # otherwise the server's start reports it
                     log.error(
-                        "no worker will be started any more in place of %s: %s; restart the server when its cause is "
-                        "gone",
+                        "giving up on %s: %s; fix the cause and restart the server",
                         self.name,
                         reason,
                     )
                 return
             self.restarts += 1
-            log.warning("%s was lost (%s); starting another in %.2g s", self.name, reason, delay)
+            log.warning("%s was lost (%s); restarting in %.2g s", self.name, reason, delay)
             await asyncio.sleep(delay)
 
     async def _one_life(self) -> tuple[bool, str, bool]:
-        """Run one worker to its end: whether it was ever ready, why it ended, and whether that is final."""
+        """Run one process until it ends; returns whether it was ever ready, why it ended, and whether to give up."""
         self.ready, self._process, self._fell_silent, failure = None, None, False, None
         try:
             reader = await self._spawn()
@@ -171,7 +170,7 @@ class WorkerSupervisor:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # what asks a group for its end is the front's to answer
+                start_new_session=True,  # signals to the front's process group do not reach it
             )
         finally:
             theirs.close()
@@ -182,7 +181,7 @@ class WorkerSupervisor:
         return reader
 
     async def _listen(self, reader: asyncio.StreamReader) -> str | StartFailed | None:
-        """Hand on the worker's messages until it ends (None), falls silent (why) or says that it cannot start."""
+        """Forward messages until the worker exits (None), falls silent (the reason) or sends StartFailed."""
         while True:
             patience = self._silent_within if self.ready else self._load_within
             try:
@@ -193,7 +192,7 @@ class WorkerSupervisor:
                 return None
             except TimeoutError:
                 self._fell_silent = True
-                return f"no sign of life for {patience:g} s"
+                return f"no message for {patience:g} s"
             self._heard = time.monotonic()
             message = decode_worker(body)
             if isinstance(message, StartFailed):
@@ -205,7 +204,7 @@ class WorkerSupervisor:
                 self._become(WorkerState.READY, "")
 
     async def _end_process(self) -> str:
-        """Make sure that the worker is gone; how it ended, in words."""
+        """Wait for the process to exit, or kill it; returns how it ended."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,7 +1,7 @@
-"""Paints the missing thumbnails with the server's own model, one after the other, while nobody watches.
+"""Generate missing gallery thumbnails with the server's own model, one at a time, while the server is idle.
 
-A background session has no claim on the device, and gives way at once: ``make_way`` ends it before the next pass of
-the model. A server that has no capacity to spare paints nothing, and says so once in its log.
+Thumbnails yield to viewers: ``make_way`` cancels one before the model's next pass. A server that is too slow generates
+none and logs this once.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from server.states import EngineState
 
 log = logging.getLogger("pafu.gallery")
 
-QUIET_SECONDS = 5.0  # without a session before a thumbnail is begun
+QUIET_SECONDS = 5.0  # idle time before a thumbnail is started
 POLL_SECONDS = 0.5
-MOST_SECONDS = 60.0  # of work for one thumbnail; a slower server has no capacity for it
+MOST_SECONDS = 60.0  # longest work for one thumbnail; slower servers have no gallery
 MOST_FAILURES = 3
 
 
 class CannotPaint(Exception):
-    """Something went wrong that may go right the next time."""
+    """A thumbnail failed, but the next attempt may succeed."""
 
 
 class Painter:
-    """``start`` begins, ``stop`` ends it for good."""
+    """Generates thumbnails in a background task between ``start`` and ``stop``."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, shelf: Shelf) -> None:
         self._settings, self._spec, self._engine, self._shelf = settings, spec, engine, shelf
@@ -57,14 +57,14 @@ class Painter:
             await asyncio.gather(self._loop, return_exceptions=True)
 
     def make_way(self) -> None:
-        """Somebody came: what is being painted is left alone."""
+        """A viewer came: cancel the current thumbnail."""
         self._quiet_since = time.monotonic()
         if self._painting is not None:
             self._painting.cancel()
 
     @property
     def digest(self) -> str | None:
-        """Of the weights that paint; None before they are loaded."""
+        """Digest of the loaded weights; None before they are loaded."""
         ready = self._engine.status().ready
         return ready[0].digest if ready else None
 
@@ -79,21 +79,22 @@ class Painter:
                     await asyncio.to_thread(self._shelf.write, name, picture)
             except (CannotPaint, PafuError, OSError) as error:
                 if isinstance(error, PafuError) and error.kind.retryable:
-                    continue  # somebody took the place meanwhile
+                    continue  # a viewer took the place
                 failures += 1
-                log.info("a thumbnail of the gallery was not painted: %s", error)
+                log.info("a gallery thumbnail failed: %s", error)
             finally:
                 await self._leave()
 
     async def _leave(self) -> None:
-        """Whoever ends the loop ends what it paints."""
+        """Cancel the current thumbnail when the loop ends."""
         if self._painting is not None and not self._painting.done():
             self._painting.cancel()
             await asyncio.gather(self._painting, return_exceptions=True)
         self._painting = None
 
     async def _next(self) -> tuple[str, Scene] | None:
-        """A thumbnail that is missing, as soon as the server is at rest; None when there is none or no capacity."""
+        """Wait until the server is idle; the next missing thumbnail, or None if there is none or the server is too
+        slow."""
         await self._rest()
         digest = self.digest or ""
         named = {scene.name(self._spec, digest): scene for scene in scenes_of(self._spec)}
@@ -106,7 +107,7 @@ class Painter:
         return missing
 
     async def _rest(self) -> None:
-        """Return when the engine has served nobody for a while."""
+        """Wait until the engine has been idle for QUIET_SECONDS."""
         while True:
             status, now = self._engine.status(), time.monotonic()
             if status.state is not EngineState.READY or status.sessions:
@@ -135,7 +136,8 @@ class Painter:
         )
 
     async def _paint(self, scene: Scene) -> bytes | None:
-        """The thumbnail; None when a viewer needed the place. Raises CannotPaint, or PafuError when there is none."""
+        """Generate one thumbnail; None if a viewer needed the place. Raises CannotPaint, or PafuError without a
+        place."""
         line = await self._engine.open(self._order(scene))
         video = bytearray()
         try:

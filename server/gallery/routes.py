@@ -1,4 +1,4 @@
-"""``/v1/gallery``: starting points for a newcomer, each with a moving thumbnail as soon as there is one."""
+"""``/v1/gallery``: example prompts, each with an animated thumbnail once it has been generated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.gallery.shelf import Shelf
 from server.media import loop
 
 PATH = "/v1/gallery"
-FOR_EVER = "private, max-age=31536000, immutable"  # another picture has another name
+FOR_EVER = "private, max-age=31536000, immutable"  # the name changes with the content
 WEBP: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "An animated WebP.",
@@ -29,7 +29,7 @@ WEBP: dict[int | str, dict[str, Any]] = {
 
 
 class StartingPoint(BaseModel):
-    """``loop``: path of its moving thumbnail; null as long as it is not painted."""
+    """``loop``: path of the animated thumbnail; null until it exists."""
 
     prompt: str
     seed: int
@@ -42,7 +42,7 @@ class Gallery(BaseModel):
 
 
 class GalleryService:
-    """The thumbnails of one server, and who paints them."""
+    """Lists and serves one server's thumbnails, and runs the painter."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine) -> None:
         self._spec, self._wanted = spec, settings.gallery
@@ -67,22 +67,22 @@ class GalleryService:
     def thumbnail(self, name: str) -> bytes:
         """Raises PafuError not_found."""
         if (found := self._shelf.read(name)) is None:
-            raise PafuError("not_found", f"there is no thumbnail {name[:64]!r}; {PATH} lists those that are painted")
+            raise PafuError("not_found", f"there is no thumbnail {name[:64]!r}; {PATH} lists those that exist")
         return found
 
 
 def routes(gallery: GalleryService) -> APIRouter:
-    """The router over this service."""
+    """The router for ``gallery``."""
     router = APIRouter(prefix=PATH, tags=["gallery"])
 
     @router.get("")
     async def starting_points() -> Gallery:
-        """Words and seeds to begin with."""
+        """List example prompts and seeds."""
         return await asyncio.to_thread(gallery.list)
 
     @router.get("/{name}", response_class=Response, responses=WEBP)
     async def thumbnail(name: str) -> Response:
-        """The moving thumbnail of a starting point."""
+        """Get an example's animated thumbnail."""
         picture = await asyncio.to_thread(gallery.thumbnail, name)
         return Response(picture, headers={"cache-control": FOR_EVER}, media_type=loop.MEDIA_TYPE)
 

@@ -1,4 +1,4 @@
-"""Starting points: words and a seed that a newcomer can begin with."""
+"""The gallery's starting points: example prompts with seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.spec import ModelSpec
 from model.words import words_of
 
 SEED = 7
-SPEED = 4  # pixels a picture: where the words move no camera, a thumbnail would stand still
+SPEED = 4  # pixels per picture, if the prompt does not move the camera
 OPEN_VOCABULARY = (
     "a lighthouse on a cliff at sunset, waves breaking below, a slow aerial shot",
     "a steam train crossing a stone viaduct in a snowy valley, seen from a hill",
@@ -21,20 +21,20 @@ OPEN_VOCABULARY = (
 
 @dataclass(frozen=True)
 class Scene:
-    """``speed`` of the camera, pixels a picture, where the words give it none."""
+    """A starting point. ``speed``: camera speed in pixels per picture if the prompt sets none."""
 
     prompt: str
     seed: int
     speed: int
 
     def name(self, spec: ModelSpec, digest: str) -> str:
-        """Of its thumbnail: another model, size or set of weights paints another one."""
+        """Name of its thumbnail, which depends on model, size and weights."""
         about = f"{spec.name} {spec.width}x{spec.height} {digest} {self.seed} {self.speed} {self.prompt}"
         return hashlib.sha256(about.encode()).hexdigest()[:24]
 
 
 def scenes_of(spec: ModelSpec) -> tuple[Scene, ...]:
-    """The starting points of a model: the examples of its vocabulary, or some for models that take any words."""
+    """A model's starting points: its vocabulary's examples, or general ones if its vocabulary is open."""
     words = words_of(spec)
     prompts = OPEN_VOCABULARY if words is None else words.examples
     still = spec.camera is not None

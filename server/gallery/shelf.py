@@ -1,4 +1,4 @@
-"""The thumbnails on disk, by names that say what they were painted of (``Scene.name``)."""
+"""Thumbnails on disk, named by what they show (``Scene.name``)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from server.disk import write_whole
 
 NAME = re.compile(r"[0-9a-f]{24}")
 SUFFIX = ".webp"
-KEEP_SECONDS = 30 * 86_400.0  # those of models that are served here no more
+KEEP_SECONDS = 30 * 86_400.0  # how long thumbnails of other models are kept
 
 
 class Shelf:
-    """One folder; several servers may use it at once. All methods block, and raise OSError but for ``has``."""
+    """A folder of thumbnails, which several servers may share. Methods block; all except ``has`` raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class Shelf:
         return self._path(name).exists()
 
     def read(self, name: str) -> bytes | None:
-        """The thumbnail; None when there is none, or no such name."""
+        """The thumbnail; None if there is none."""
         try:
             return self._path(name).read_bytes() if NAME.fullmatch(name) else None
         except FileNotFoundError:
@@ -39,7 +39,7 @@ class Shelf:
         write_whole(self._path(name), loop)
 
     def tidy(self, needed: Collection[str]) -> None:
-        """Remove what has long been needed no more."""
+        """Delete thumbnails that are not ``needed`` and older than KEEP_SECONDS."""
         if not self._folder.exists():
             return
         for path in self._folder.glob(f"*{SUFFIX}"):

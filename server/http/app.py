@@ -1,4 +1,4 @@
-"""The front: routes over one engine. Imports no torch, so it starts fast and survives a fault of the device."""
+"""The front: HTTP routes over one engine. Without torch it starts fast and survives device faults."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from server.live.registry import SessionRegistry
 from server.telemetry.observer import Observer
 
 METRICS = "/metrics"
-KEY_SECONDS = 1.0  # seconds between looks at the list of keys
+KEY_SECONDS = 1.0  # how often the keys are checked
 
 
 class Front:
-    """What the routes share: settings, the engine, and the sessions that are alive."""
+    """The state that routes share: settings, engine, live sessions, jobs, viewers."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        """Raises ConfigError when the keys cannot be read."""
+        """Raises ConfigError if the keys cannot be read."""
         self.settings = settings
         self.engine = engine
         self.access = Access(settings, page_paths())
@@ -51,10 +51,10 @@ class Front:
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
         self.gallery = gallery_routes.GalleryService(settings, self.spec, engine)
         self.draining = False
-        self.kept_sessions = self.kept_jobs = 0  # that the next server goes on with, once drained
+        self.kept_sessions = self.kept_jobs = 0  # which the next server will continue; set by ``drain``
 
     async def live(self, websocket: WebSocket) -> None:
-        """One viewer, from accept to close."""
+        """Serve one viewer's WebSocket until it closes."""
         if self.draining:
             refusal = PafuError("shutting_down", "the server is shutting down; try another or try again later")
             self.engine.observer.error(refusal.kind.code)
@@ -76,7 +76,7 @@ class Front:
                 del self.viewers[viewer]
 
     async def watch_keys(self) -> None:
-        """When a key is removed, end the connections that it opened, within KEY_SECONDS."""
+        """Close connections within KEY_SECONDS after their key is removed."""
         while self.access.keys.required:
             await asyncio.sleep(KEY_SECONDS)
             for viewer in list(self.viewers):
@@ -85,7 +85,7 @@ class Front:
             self.sessions.forget_owners(self.access.keys.has_key)
 
     async def drain(self) -> None:
-        """Accept no more sessions or jobs, and end the running ones in bounded time."""
+        """Refuse new sessions and jobs, and end the running ones in bounded time."""
         self.draining = True
         await self.gallery.stop()
         within = self.settings.shutdown_timeout / 2
@@ -96,10 +96,10 @@ class Front:
     async def _drain_sessions(self, within: float) -> None:
         await self.sessions.drain(within)
         if running := [task for task in self.viewers.values() if task is not None]:
-            await asyncio.wait(running, timeout=within)  # uvicorn closes the sockets of viewers who do not read
+            await asyncio.wait(running, timeout=within)  # afterwards uvicorn closes the remaining sockets
 
     def readiness(self) -> tuple[status.Readiness, int]:
-        """What /readyz says, and its HTTP status."""
+        """The reply of /readyz and its HTTP status."""
         said = status.readiness(self.engine.status(), self.draining)
         return said, 200 if said.status == "ready" else 503
 
@@ -111,7 +111,7 @@ class Front:
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The ASGI application; whoever runs it starts and stops the engine (server.http.service). Raises ConfigError."""
+    """The ASGI application. The caller starts and stops the engine (server.http.service). Raises ConfigError."""
     front = Front(settings, engine)
     replies = openapi.ERROR_REPLIES
     app = FastAPI(
@@ -140,12 +140,12 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 
 
 def check_public(app: FastAPI, settings: Settings) -> None:
-    """Raises ConfigError for a path that is to be public and that no route has."""
+    """Raises ConfigError for an entry of ``public_paths`` that no route has."""
     routes = [route for route in app.routes if isinstance(route, Route)]
     for path in settings.public_paths:
         if path != METRICS and not any(route.path_regex.match(path) for route in routes):
             hint = nearest(path, [route.path for route in routes])
-            raise ConfigError(f"{path!r} is no path of this server; {hint}", "public_paths")
+            raise ConfigError(f"{path!r} is not a path of this server; {hint}", "public_paths")
 
 
 def _add_status(app: FastAPI, front: Front) -> None:
@@ -205,8 +205,8 @@ def _add_sessions(app: FastAPI, front: Front) -> None:
     async def not_upgraded() -> None:
         raise PafuError(
             "upgrade_required",
-            f"{LIVE} is a WebSocket, and the request came without its upgrade: open it with a WebSocket client, or let "
-            "the proxy in front pass it (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+            f"{LIVE} is a WebSocket, but the request has no upgrade header: use a WebSocket client, or let the proxy "
+            "in front forward the header (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
             'proxy_set_header Connection "upgrade")',
         )
 
@@ -221,7 +221,7 @@ async def no_socket(websocket: WebSocket) -> None:
 
 
 def metrics_app(observer: Observer) -> FastAPI:
-    """An application with /metrics only, for a port of its own."""
+    """An application with only /metrics, for a separate port."""
     app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Mistakes, count=observer.error)
     add_error_handlers(app, observer.error)

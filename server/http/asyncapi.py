@@ -1,7 +1,6 @@
-"""The live socket's contract as an AsyncAPI document, made from the models that the code parses and the structs that it
-sends.
+"""The live protocol as an AsyncAPI document, generated from the models that the server parses and the structs it sends.
 
-``python -m server.http.asyncapi FILE`` writes it. docs/asyncapi.json is its copy; a test compares the two.
+``python -m server.http.asyncapi FILE`` writes it; a test compares it with the copy docs/asyncapi.json.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from server.live.server_messages import SERVER_MESSAGES, ServerMessage
 
 PATH = "/v1/realtime/video"
 SCHEMA = "#/components/schemas/{name}"
-CHUNK = "video.chunk"  # not a type on the wire: the binary message
+CHUNK = "video.chunk"  # the binary message, which has no type on the wire
 
 
 def document() -> dict[str, Any]:
-    """AsyncAPI 3.0. The operations are named from the server's side, as AsyncAPI wants: it receives and sends."""
+    """The AsyncAPI 3.0 document. Operations are from the server's point of view, as AsyncAPI requires."""
     client, server = list(CLIENT_MESSAGES), [*SERVER_MESSAGES, CHUNK]
     received: list[type[BaseModel]] = list(CLIENT_MESSAGES.values())
     _, parsed = models_json_schema([(m, "validation") for m in received], ref_template=SCHEMA.format(name="{model}"))
@@ -51,7 +50,7 @@ def document() -> dict[str, Any]:
                 **{name: _message(name, model) for name, model in {**CLIENT_MESSAGES, **SERVER_MESSAGES}.items()},
                 CHUNK: {
                     "name": CHUNK,
-                    "summary": "The bytes of one chunk, right behind its video.chunk_metadata.",
+                    "summary": "The bytes of one chunk, immediately after its video.chunk_metadata.",
                     "contentType": "application/octet-stream",
                     "payload": {"type": "string", "format": "binary"},
                 },
@@ -82,10 +81,10 @@ def _message(name: str, model: type[BaseModel] | type[ServerMessage]) -> dict[st
 
 def _description() -> str:
     return (
-        "JSON text is control. Each video.chunk_metadata is followed by exactly one binary message. Where the server "
-        "has keys, the handshake needs Authorization: Bearer KEY, or, from a browser, a ticket of POST "
-        f"/v1/realtime/client_secrets as the subprotocol {TICKET_PROTOCOLS[0]}TICKET beside any other; handshakes are "
-        "refused over HTTP, with the same error body. x-errors lists every code with its statuses."
+        "Control messages are JSON text. Exactly one binary message follows each video.chunk_metadata. If the server "
+        "requires keys, the handshake needs Authorization: Bearer KEY, or, from a browser, a ticket from POST "
+        f"/v1/realtime/client_secrets as the additional subprotocol {TICKET_PROTOCOLS[0]}TICKET. A refused handshake "
+        "gets an HTTP reply with the usual error body. x-errors lists every code with its statuses."
     )
 
 

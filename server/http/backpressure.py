@@ -1,11 +1,11 @@
-"""Uvicorn's WebSocket protocol, honest about what has left: a viewer who does not read costs a second of video at most.
+"""Uvicorn's WebSocket protocol with real backpressure: a viewer who does not read costs at most a second of video.
 
-Uvicorn's ``send`` returns when a message lies in the transport's buffer, so one chunk more is made than has left, and a
-connection that is closed with bytes in its buffer lives for as long as a peer that never reads likes. Here ``send`` of
-a chunk returns when most of it has left the machine, and what is over is cut off.
+Uvicorn's ``send`` returns once a message is in the transport's buffer, so an extra chunk is generated; and a connection
+closed with a full buffer stays open as long as its peer does not read. Here, ``send`` of a chunk returns when most of
+it has left the machine, and finished connections are aborted after a timeout.
 
-Frames that are no message (pings, pongs, pieces of a message) never reach the application, so it cannot pace them; they
-are paced here: who sends too many is read more slowly.
+Frames that are not whole messages (pings, pongs, fragments) never reach the application, so they are rate-limited here:
+a connection that sends too many is read more slowly.
 """
 
 from __future__ import annotations
@@ -28,29 +28,31 @@ from server.http.doors import Doors, address_of
 from server.http.replies import early
 from server.http.small_reads import SmallReads
 
-UNSENT_SHARE = 4  # of a chunk of 0.75 s; with the next one queued after it, less than a second of video
-LOOK_AGAIN = 0.02  # seconds; polled only while a viewer reads more slowly than its stream comes
-SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
+UNSENT_SHARE = 4  # 1/4 of a chunk of 0.75 s may be unsent; with the next chunk, that is less than a second of video
+LOOK_AGAIN = 0.02  # seconds; polled only while a viewer reads more slowly than its stream
+SIOCOUTQNSD = 0x894B  # linux/sockios.h: unsent bytes in the send queue
 CUT_AFTER = 15.0  # seconds after the session's end; uvicorn itself waits 10 s for the peer's close frame
 
 
-FRAMES_PER_SECOND, FRAMES_AT_ONCE = 100.0, 400.0  # that are no whole message
-MOST_PONGS = 16  # in a buffer that its peer does not empty
+FRAMES_PER_SECOND, FRAMES_AT_ONCE = 100.0, 400.0  # limits on frames that are not whole messages
+MOST_PONGS = 16  # queued for a peer that does not read
 
 
 class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc]
-    """See the module."""
+    """A WebSocket connection with backpressure, frame limits and a bounded close (see the module)."""
 
     cut_after = CUT_AFTER
     _cut: asyncio.TimerHandle | None = None
-    _calm: asyncio.TimerHandle | None = None  # while a peer that sends too many frames is not read
+    _calm: asyncio.TimerHandle | None = None  # set while reading is paused because of too many frames
     _frames, _pongs = 0, 0
-    doors: Doors | None = None  # where its connection came in
+    doors: Doors | None = None  # counts the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._pace = Bucket(FRAMES_PER_SECOND, FRAMES_AT_ONCE, time.monotonic())
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)  # ``writable`` means that nothing is left
+        cast(asyncio.Transport, transport).set_write_buffer_limits(
+            high=0
+        )  # ``writable`` then means that the buffer is empty
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -61,11 +63,11 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
                 timer.cancel()
 
     def handle_connect(self, event: Request) -> None:
-        """As uvicorn's; a handshake that is none is refused in the shape of every other error."""
+        """Like uvicorn's, but an invalid handshake gets the usual error body."""
         self.conn.reject = rejected  # type: ignore[method-assign]
         super().handle_connect(event)
 
-    # ---- frames that are no message
+    # ---- frames that are not whole messages
 
     def data_received(self, data: bytes) -> None:
         WebSocketsSansIOProtocol.data_received(self, data)
@@ -87,7 +89,7 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
             self.transport.resume_reading()
 
     async def receive(self) -> Any:
-        """As uvicorn's, which would read on although the peer has to calm down."""
+        """Like uvicorn's, but does not resume reading while frames are rate-limited."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self.read_paused = False
@@ -95,13 +97,13 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
         return message
 
     def handle_ping(self) -> None:
-        """Answer; one who pings and does not read is owed no more than a few answers."""
+        """Answer a ping, but queue at most MOST_PONGS answers for a peer that does not read."""
         self._frames += 1
         self._pongs = self._pongs + 1 if self.transport.get_write_buffer_size() else 0
         if self._pongs <= MOST_PONGS:
             super().handle_ping()
         else:
-            self.conn.data_to_send()  # forgotten
+            self.conn.data_to_send()  # discard the answer
 
     def handle_pong(self, event: Frame) -> None:
         self._frames += 1
@@ -111,27 +113,27 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
         self._frames += 1
         super().handle_cont(event)
 
-    # ---- what goes out
+    # ---- sending
 
     async def send(self, message: Any) -> None:
-        """Returns when the kernel has all of the message, and no more than a quarter of a chunk waits there.
+        """Returns when the kernel has the whole message and at most a quarter of a chunk is unsent there.
 
-        Raises ClientDisconnected, an OSError, also for who left before the handshake was answered: uvicorn itself would
-        answer nothing, and blame us for it.
+        Raises ClientDisconnected (an OSError), also if the client left before the handshake was answered, for which
+        uvicorn would log an error.
         """
         if message["type"] == "websocket.accept" and self.transport.is_closing():
-            self.handshake_complete = True  # as ``connection_lost`` will say in a moment
+            self.handshake_complete = True  # as ``connection_lost`` is about to set it
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            self.handshake_complete = True  # refused in order: uvicorn would log an error after it
+            self.handshake_complete = True  # a regular refusal, for which uvicorn would log an error
         await self.writable.wait()
         most = len(message.get("bytes") or b"") // UNSENT_SHARE
         while most and not self.disconnected and unsent_bytes(self.transport) > most:
             await asyncio.sleep(LOOK_AGAIN)
 
     async def run_asgi(self) -> None:
-        """The session from begin to end; afterwards nobody is waited for much longer."""
+        """Run the connection; CUT_AFTER seconds after its end, abort it if it is still open."""
         try:
             await super().run_asgi()
         finally:
@@ -139,21 +141,21 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
                 self._cut = self.loop.call_later(self.cut_after, self.transport.abort)
 
     def keepalive_timeout(self) -> None:
-        """The peer does not answer, so it will not read what is left for it, nor a close frame after that."""
+        """The peer does not answer pings, so abort: it would not read a close frame either."""
         super().keepalive_timeout()
         self.transport.abort()
 
 
 def rejected(status: int, text: str) -> Response:
-    """The answer to a handshake that cannot be accepted."""
+    """The HTTP reply to an invalid handshake."""
     headers, body = early(int(status), text)
     return Response(int(status), HTTPStatus(status).phrase, Headers(headers), body)
 
 
 def unsent_bytes(transport: asyncio.BaseTransport) -> int:
-    """Bytes that the kernel has taken but not sent (it takes 64 KiB and more at once); 0 where it does not tell."""
+    """Bytes in the kernel's send queue that were not sent yet; 0 if the system does not say."""
     sock = transport.get_extra_info("socket")
     try:
         return int.from_bytes(fcntl.ioctl(sock.fileno(), SIOCOUTQNSD, bytes(4)), sys.byteorder)
-    except (OSError, ValueError, AttributeError):  # another system, or closed meanwhile
+    except (OSError, ValueError, AttributeError):  # not Linux, or closed meanwhile
         return 0

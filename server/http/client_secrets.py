@@ -1,4 +1,4 @@
-"""``POST /v1/realtime/client_secrets``: a ticket for a browser, in the shape of OpenAI's ephemeral keys."""
+"""``POST /v1/realtime/client_secrets``: tickets for browsers, compatible with OpenAI's ephemeral keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.errors import PafuError
 
 
 class ExpiresAfter(BaseModel):
-    """How long the ticket may wait to be used."""
+    """The lifetime of the unused ticket."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,7 +23,7 @@ class ExpiresAfter(BaseModel):
 
 
 class TicketRequest(BaseModel):
-    """All of it may be left out."""
+    """Optional request body."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,24 +31,24 @@ class TicketRequest(BaseModel):
 
 
 class TicketReply(BaseModel):
-    """``value`` opens one live socket, once, until ``expires_at`` (Unix time)."""
+    """``value`` opens one live WebSocket until ``expires_at`` (Unix time)."""
 
     value: str
     expires_at: int
 
 
 def routes(access: Access, most_seconds: float) -> APIRouter:
-    """``most_seconds``: the longest life of a ticket, and its life where the caller names none."""
+    """``most_seconds``: the longest and default lifetime of a ticket."""
     router = APIRouter()
 
     @router.post("/v1/realtime/client_secrets")
     async def mint(request: Request, asked: TicketRequest | None = None) -> TicketReply:
-        """Mint a ticket: show it as the WebSocket subprotocol ``pafu-ticket.VALUE`` beside ``pafu``."""
+        """Mint a ticket; present it as the WebSocket subprotocol ``pafu-ticket.VALUE`` in addition to ``pafu``."""
         seconds = most_seconds
         if asked is not None and asked.expires_after is not None:
             seconds = asked.expires_after.seconds
         if seconds > most_seconds:
-            reason = f"a ticket lives at most {most_seconds:g} s here; got {seconds}"
+            reason = f"a ticket lives at most {most_seconds:g} s; got {seconds}"
             raise PafuError("invalid_message", reason, "expires_after.seconds")
         ticket = access.tickets.mint(caller_of(request), seconds)
         return TicketReply(value=ticket.value, expires_at=int(time.time() + ticket.seconds))

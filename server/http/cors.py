@@ -1,4 +1,4 @@
-"""Pages of other origins that the operator allows: their browsers ask first, and want the answer in headers."""
+"""CORS for the origins that the operator allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PREFLIGHT_SECONDS = 600
 
 
 class Cors:
-    """Answers what allowed origins ask, on every route and before the key is looked at; others meet the guard."""
+    """Handles CORS for allowed origins on every route, before the key is checked; other origins go to the guard."""
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
         self._app, self._origins = app, frozenset(origins)

@@ -1,4 +1,4 @@
-"""How many connections there may be: of one address, and in all, before the system has no file left for another."""
+"""Limits on open connections: per address, and in total by the number of open files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu")
 
-SPARE_FILES = 128  # databases, journals, the worker's line, files that are served
+SPARE_FILES = 128  # for databases, journals, workers and served files
 MANY_FILES = 65_536
-SAY_AGAIN = 60.0  # seconds
+SAY_AGAIN = 60.0  # seconds between two log lines
 
 
 def file_limit() -> int:
-    """Files that this process may have open; RLIM_INFINITY counts as MANY_FILES."""
+    """The limit on open files of this process; RLIM_INFINITY counts as MANY_FILES."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MANY_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_file_limit() -> None:
-    """Let this process and its children open as many files as the system allows, within reason."""
+    """Raise the limit on open files of this process and its children, at most to MANY_FILES."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -34,13 +34,13 @@ def raise_file_limit() -> None:
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
-    """Where the connection comes from."""
+    """The peer's IP address, or ""."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
 class Doors:
-    """Counts connections; ``proxies`` may hold as many as there may be in all, since they hold them for others."""
+    """Counts connections. Only the total limit applies to ``proxies``, which connect for many clients."""
 
     def __init__(self, per_address: int, files: int, proxies: tuple[Network, ...], observer: Observer) -> None:
         self._per_address, self._in_all = per_address, max(1, files - SPARE_FILES)
@@ -49,7 +49,7 @@ class Doors:
         self._said = -SAY_AGAIN
 
     def enter(self, address: str) -> bool:
-        """Count one more connection of this address; False: it may not stay (and counts until it has left)."""
+        """Count a new connection from this address; False if it must be closed (it counts until ``leave``)."""
         self._open[address] += 1
         self._observer.connections(self._open.total())
         most = self._in_all if self._is_proxy(address) else self._per_address
@@ -59,13 +59,14 @@ class Doors:
         if time.monotonic() - self._said >= SAY_AGAIN:
             self._said = time.monotonic()
             log.warning(
-                "connections are refused: %s has %d of %d, all have %d of %d (PAFU_MAX_CONNECTIONS_PER_ADDRESS, "
-                "ulimit -n; a proxy belongs into PAFU_TRUSTED_PROXIES)",
+                "refusing connections: %s has %d of %d, in total %d of %d (see PAFU_MAX_CONNECTIONS_PER_ADDRESS and "
+                "ulimit -n; list a proxy in PAFU_TRUSTED_PROXIES)",
                 *(address, self._open[address] - 1, most, self._open.total() - 1, self._in_all),
             )
         return False
 
     def leave(self, address: str) -> None:
+        """A connection from this address has closed."""
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]

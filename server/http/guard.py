@@ -1,8 +1,8 @@
-"""Host, Origin and key, checked before a request or a WebSocket is accepted; bodies that are too large or too slow.
+"""Checks Host, Origin and key before a request or WebSocket is accepted, and limits request bodies.
 
-Browsers let any page open a WebSocket to any host, and a name that an attacker owns can point to this machine (DNS
-rebinding). So the Host must be ours, and a request that carries an Origin must come from our own page or from
-loopback. After that comes who asks (server.access.gate). A plain ASGI wrapper: Starlette's HTTP middlewares do not see
+Browsers let any page open a WebSocket to any host, and an attacker's host name can point to this machine (DNS
+rebinding). So the Host must be ours, and a request with an Origin must come from our own page or loopback. Then the
+caller is identified (server.access.gate). This is plain ASGI, since Starlette's HTTP middleware does not see
 WebSockets.
 """
 
@@ -26,15 +26,15 @@ from server.http.mistakes import answer
 
 log = logging.getLogger("pafu.guard")
 
-MOST_TOLD = 100  # refusals in the log
+MOST_TOLD = 100  # different refusals that are logged
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-UPLOADS = "/v1/videos"  # the routes below it take pictures and videos, as JSON or as multipart forms, and no others do
+UPLOADS = "/v1/videos"  # only these routes accept pictures and videos, as JSON or multipart forms
 UPLOAD_TYPES = ("application/json", "multipart/form-data")
-TEXT_BODY, SMALL_BODY = 64 * 2**10, 4 * 2**10  # bytes of what else comes there, and of a body anywhere else
+TEXT_BODY, SMALL_BODY = 64 * 2**10, 4 * 2**10  # bytes: other bodies on upload routes; bodies on all other routes
 
 
 class Guard:
-    """Lets through what is allowed, with its caller in ``scope["state"]``; answers with the error JSON otherwise."""
+    """Passes allowed requests on, with the caller in ``scope["state"]``; refuses others with an error body."""
 
     def __init__(self, app: ASGIApp, settings: Settings, access: Access) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             read_only = scope.get("method") in SAFE_METHODS
-            if not (read_only and scope["path"] in PROBES):  # orchestrators ask by any name, or none
+            if not (read_only and scope["path"] in PROBES):  # orchestrators may use any host name, or none
                 self.check(headers, read_only)
             caller = self._access.admit(scope)
             if scope["type"] == "http":
@@ -65,7 +65,7 @@ class Guard:
         await self._app(scope, receive, answering(scope, send) if scope["type"] == "websocket" else send)
 
     def _tell(self, scope: Scope, error: PafuError) -> None:
-        """Log a refusal, once for each origin and host: it repeats itself, and strangers choose how often."""
+        """Log a refusal once per origin and host, so that strangers cannot flood the log."""
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host")
         key = (error.kind.code, origin, host)
@@ -84,7 +84,7 @@ class Guard:
         """Raises PafuError host_not_allowed or origin_not_allowed."""
         host = headers.get("host", "")
         if not self._host_allowed(host):
-            reason = f"host {host[:200]!r} is not served here; allowed: localhost, IP addresses, PAFU_ALLOWED_HOSTS"
+            reason = f"host {host[:200]!r} is not allowed; allowed: localhost, IP addresses, PAFU_ALLOWED_HOSTS"
             raise PafuError("host_not_allowed", reason)
         origin = headers.get("origin")
         if origin is not None and not read_only and not self._origin_allowed(origin, host):
@@ -106,15 +106,15 @@ class Guard:
 
 
 def why_not(origin: str, host: str) -> str:
-    """Why a page may not use this server: it is another's, or a proxy has lost what the page was reached under."""
+    """Why a page may not use this server: it has a foreign origin, or a proxy changes the Host."""
     name = _host_name(origin)
     if name is not None and name == _host_name(f"//{host}"):
         return (
-            f"the page comes from {origin[:200]!r}, but the request asks for host {host[:200]!r}: a proxy between them "
-            "changes the Host. Let it pass the Host with its port (nginx: proxy_set_header Host $http_host), or send "
-            "X-Forwarded-Host and X-Forwarded-Port and name it in PAFU_TRUSTED_PROXIES"
+            f"the page's origin is {origin[:200]!r}, but the request's host is {host[:200]!r}: a proxy between them "
+            "changes the Host. Let it forward Host and port (nginx: proxy_set_header Host $http_host), or send "
+            "X-Forwarded-Host and X-Forwarded-Port and list it in PAFU_TRUSTED_PROXIES"
         )
-    return f"pages of {origin[:200]!r} may not use this server; PAFU_ALLOWED_ORIGINS can allow them"
+    return f"pages from {origin[:200]!r} may not use this server; add the origin to PAFU_ALLOWED_ORIGINS to allow them"
 
 
 def _host_name(url: str) -> str | None:
@@ -125,27 +125,27 @@ def _host_name(url: str) -> str | None:
 
 
 class Body:
-    """A request's ``receive`` that ends with 413 or 408 when the body is too large or too long in coming."""
+    """Wraps a request's ``receive``; raises 413 if the body is too large, 408 if it is too slow."""
 
     def __init__(self, receive: Receive, headers: Headers, most: int, within: float) -> None:
-        """Raises PafuError body_too_large when the header says so already."""
+        """Raises PafuError body_too_large if the Content-Length is too large."""
         self._receive, self._most, self._within = receive, most, within
         self._taken = 0
-        self._until: float | None = None  # from the first read
+        self._until: float | None = None  # deadline, set at the first read
         self._more = True
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > most:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        if not self._more:  # the body is complete: from here on this waits for the client to disconnect
+        if not self._more:  # the body is complete; later calls wait for the disconnect
             return await self._receive()
         self._until = self._until or asyncio.get_running_loop().time() + self._within
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
-            # HTTPException, because FastAPI turns other errors of a body into a 400
+            # HTTPException, because FastAPI converts other errors while reading a body into a 400
             raise HTTPException(408, f"the body did not arrive within {self._within:g} s") from None
         self._taken += len(message.get("body", b""))
         self._more = message.get("more_body", False)
@@ -158,8 +158,10 @@ class Body:
 
 
 def paced(receive: Receive, rate: float) -> Receive:
-    """A WebSocket's ``receive`` that takes ``rate`` messages a second: who floods is read more slowly, and nobody else
-    pays. A second's worth may come at once."""
+    """Wraps a WebSocket's ``receive`` to read at most ``rate`` messages per second, with bursts of one second's worth.
+
+    A client that floods is only read more slowly, without cost for others.
+    """
     bucket = Bucket(rate, max(1.0, rate), time.monotonic())
 
     async def receive_in_time() -> Message:
@@ -172,7 +174,7 @@ def paced(receive: Receive, rate: float) -> Receive:
 
 
 def answering(scope: Scope, send: Send) -> Send:
-    """Names a subprotocol that the client offered when it accepts; browsers end the connection otherwise."""
+    """Wraps ``send`` to select an offered subprotocol on accept; browsers close the connection otherwise."""
     protocol = neutral_protocol(scope)
 
     async def send_with_protocol(message: Message) -> None:
@@ -185,7 +187,7 @@ def answering(scope: Scope, send: Send) -> Send:
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: PafuError) -> None:
     """Answer an HTTP request or an unaccepted WebSocket with the error's status and JSON."""
-    scope["pafu.error"] = error.kind.code  # read by the metrics middleware, which is outermost
+    scope["pafu.error"] = error.kind.code  # read by server.http.timed
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in scope.get("extensions", {}):

@@ -1,4 +1,4 @@
-"""The container's health check: exit status 0 when the server on this machine answers /healthz."""
+"""The container's health check: exit status 0 if the local server answers /healthz."""
 
 import os
 import sys

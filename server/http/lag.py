@@ -1,4 +1,4 @@
-"""A watch on the event loop: whatever holds it up holds up every viewer, whoever was the cause."""
+"""Measures event loop lag, which delays every viewer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOOK_SECONDS = 0.025
 
 
 async def watch_lag(observe: Callable[[float], None]) -> None:
-    """Tell again and again how late the loop came back from a short sleep, in seconds; never returns."""
+    """Report repeatedly how late, in seconds, the loop returns from a short sleep. Never returns."""
     while True:
         due = time.perf_counter() + LOOK_SECONDS
         await asyncio.sleep(LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""The listening socket; bound before slow imports, so that a port in use is reported at once."""
+"""The listening socket, bound before slow imports so that a port in use is reported at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from server.config import ConfigError
 
-NOTSENT_LOWAT_BYTES = 64 * 2**10  # unsent bytes the kernel takes: about 0.6 s of video instead of 8 s
+NOTSENT_LOWAT_BYTES = 64 * 2**10  # limit on unsent bytes in the kernel: about 0.6 s of video instead of 8 s
 
 
 def listen(host: str, port: int, setting: str = "port", guarded: bool = False) -> socket.socket:
-    """A bound, listening socket. Raises ConfigError, naming the ``setting``, when the address is taken or not ours.
+    """A bound, listening socket. Raises ConfigError, which names the ``setting``, if the address cannot be used.
 
-    ``guarded``: callers need keys, or the operator wants none; only then may others than this machine reach it.
+    Addresses other than loopback need ``guarded``: keys are required, or the operator has allowed anonymous callers.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -44,8 +44,8 @@ def _is_loopback(address: tuple[Any, ...]) -> bool:
 
 def _open_door(host: str) -> str:
     return (
-        f"{host} can be reached from other machines, and without API keys anybody could use this "
-        "server. Make a key (pafu keys add NAME --keys-file keys.toml) and serve with --keys-file keys.toml, "
+        f"{host} is reachable from other machines, and without API keys anybody could use this "
+        "server. Create a key (pafu keys add NAME --keys-file keys.toml) and serve with --keys-file keys.toml, "
         "or listen on 127.0.0.1, or allow it with --allow-anonymous"
     )
 
@@ -53,7 +53,7 @@ def _open_door(host: str) -> str:
 def _why_not(host: str, port: int, setting: str, error: OSError) -> ConfigError:
     flag = f"--{setting.replace('_', '-')} or PAFU_{setting.upper()}"
     if error.errno == errno.EADDRINUSE:
-        return ConfigError(f"port {port} on {host} is taken by another program; choose another with {flag}", setting)
+        return ConfigError(f"port {port} on {host} is in use by another program; choose another with {flag}", setting)
     if error.errno == errno.EACCES:
-        return ConfigError(f"no right to listen on port {port}; choose one above 1023 with {flag}", setting)
+        return ConfigError(f"no permission to listen on port {port}; choose one above 1023 with {flag}", setting)
     return ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", setting.replace("port", "host"))

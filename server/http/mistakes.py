@@ -1,4 +1,4 @@
-"""What nobody foresaw: logged once with its traceback, and answered in the shape of every other error."""
+"""Unexpected exceptions: logged once with a traceback, answered with the usual error body."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger("pafu")
 
 
 def mistake(request_id: str) -> PafuError:
-    """What the caller hears of it, with the name under which it is in the log."""
-    return PafuError("internal_error", f"the server made a mistake; it is in its log, under request {request_id!r}")
+    """The error for the caller, with the request id under which the log has the traceback."""
+    return PafuError("internal_error", f"internal server error; see the server's log for request {request_id!r}")
 
 
 class Mistakes:
-    """An exception that reaches it ends the request, and no more than that; ``count`` hears the error's code."""
+    """Middleware that limits an unexpected exception to its request; ``count`` receives the error code."""
 
     def __init__(self, app: ASGIApp, count: Callable[[str], None]) -> None:
         self._app, self._count = app, count
@@ -42,11 +42,11 @@ class Mistakes:
                 await answer(scope, send, error)
             elif begun == "websocket.accept":
                 await send({"type": "websocket.close", "code": INTERNAL, "reason": error.kind.code})
-            # else an answer has begun, and breaks off
+            # otherwise a reply has already started and is cut off
 
 
 async def answer(scope: Scope, send: Send, error: PafuError) -> None:
-    """The error's status and JSON, to an HTTP request or as the refusal of a WebSocket."""
+    """Send the error's status and JSON, to an HTTP request or an unaccepted WebSocket."""
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     body = json.dumps(error.http_body()).encode()
     named = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}

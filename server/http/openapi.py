@@ -1,4 +1,4 @@
-"""The HTTP contract as OpenAPI: what each route answers with, what every error looks like, which routes need a key."""
+"""The OpenAPI document: replies of each route, the shape of errors, and which routes need a key."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from pydantic import BaseModel
 from server import __version__
 from server.http.replies import ErrorReply
 
-# Every route: no reply with such a status has another shape.
+# The same for every route.
 ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorReply, "description": "The request cannot be served as it is; `code` says why."},
-    "5XX": {"model": ErrorReply, "description": "The server cannot serve it now; 503 may work later."},
+    "4XX": {"model": ErrorReply, "description": "The request is refused; `code` says why."},
+    "5XX": {
+        "model": ErrorReply,
+        "description": "The server failed or cannot serve the request now; after 503, retry later.",
+    },
 }
 DESCRIPTION = (
-    "Real-time streaming video. Live video goes over the WebSocket /v1/realtime/video, which /asyncapi.json describes. "
-    "Errors are `{error: {message, type, code, param}}`; with 429 and some 503 comes a Retry-After."
+    "Real-time streaming video. Live video uses the WebSocket /v1/realtime/video, which /asyncapi.json describes. "
+    "Errors are `{error: {message, type, code, param}}`; 429 and some 503 replies have a Retry-After header."
 )
 
 
 def unready(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that answers 503 in the same shape while no sessions are taken."""
-    return {503: {"model": model, "description": "No sessions are taken now."}}
+    """The ``responses`` of a route that answers 503 with the same model while the server accepts no sessions."""
+    return {503: {"model": model, "description": "The server accepts no sessions now."}}
 
 
 def describe(app: FastAPI, public: Collection[str]) -> None:
-    """Let the app's OpenAPI name the key, and the ``public`` paths that need none to be read."""
+    """Add the key scheme to the app's OpenAPI document; GET on ``public`` paths needs no key."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -42,7 +45,11 @@ def describe(app: FastAPI, public: Collection[str]) -> None:
 
 
 def _with_keys(document: dict[str, Any], public: Collection[str]) -> dict[str, Any]:
-    bearer = {"type": "http", "scheme": "bearer", "description": "A key of `pafu keys add`, where the server has keys."}
+    bearer = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key from `pafu keys add`, if the server requires keys.",
+    }
     document.setdefault("components", {})["securitySchemes"] = {"key": bearer}
     document["security"] = [{"key": []}]
     for path, methods in document["paths"].items():

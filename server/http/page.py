@@ -1,4 +1,4 @@
-"""The page's files: served by name, as the right types, with what a browser may do with them."""
+"""Serves the page's files with correct types and security headers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from server.config import Settings
 
 CLIENTS = Path(__file__).resolve().parents[2] / "clients"
 PAGE = CLIENTS / "web"
-PACKAGE = CLIENTS / "js"  # the JavaScript package, whose scripts (in ``client``) are the page's too
+PACKAGE = CLIENTS / "js"  # the JavaScript package; the page uses its scripts in ``client``
 POSTER = "poster.jpg"
-# Not from the operating system's registry, which may be wrong: a wrong type keeps a browser from running a module.
+# The operating system's registry may be wrong, and browsers run no module with a wrong type.
 MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -35,7 +35,7 @@ MIME_TYPES = {
 
 
 class PageFiles(StaticFiles):
-    """The web client; browsers revalidate it (ETag) each time, so that no old page meets a newer server."""
+    """The web client; browsers always revalidate it (ETag), so that no old page runs against a newer server."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(directory=PAGE, html=True, check_dir=False)
@@ -54,7 +54,7 @@ class PageFiles(StaticFiles):
 
 
 def index(scope: Scope) -> Response:
-    """The page itself, its poster under a whole address: who makes previews of links resolves no other."""
+    """index.html with an absolute URL of its poster, because link previews do not resolve relative ones."""
     request = Request(scope)
     poster = html.escape(f"{request.base_url}{POSTER}", quote=True)
     text = (PAGE / "index.html").read_text(encoding="utf-8").replace(f'content="{POSTER}"', f'content="{poster}"')
@@ -66,7 +66,7 @@ def index(scope: Scope) -> Response:
 
 
 class Page(Mount):
-    """Matches only the page's own paths, so that a wrong method on a route is not answered as a missing file."""
+    """Matches only the page's own paths, so that a wrong method on a route is not reported as a missing file."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("/", PageFiles(settings))
@@ -78,7 +78,7 @@ class Page(Mount):
 
 
 def page_headers(settings: Settings) -> dict[str, str]:
-    """What a browser may do with the page: its own files and this server alone, in frames of the allowed origins."""
+    """Security headers: the page loads only its own files and this server, framed only by allowed origins."""
     policy = {
         "default-src": "'self'",
         "img-src": "'self' blob: data:",
@@ -99,7 +99,7 @@ def page_headers(settings: Settings) -> dict[str, str]:
 
 
 def page_paths() -> set[str]:
-    """Every path under which a file of the page is served; its type declarations are for tools only."""
+    """All paths of the page's files, without type declarations, which are only for tools."""
     scripts = (PACKAGE / "client").glob("*.js")
     paths = [file.relative_to(PAGE) for file in PAGE.rglob("*")] + [file.relative_to(PACKAGE) for file in scripts]
     return {"/"} | {f"/{path.as_posix()}" for path in paths if path.suffix in MIME_TYPES}

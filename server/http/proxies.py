@@ -1,7 +1,7 @@
-"""A request as the routes know it, whatever stands between the caller and this server.
+"""Normalizes requests that come through proxies. This is the outermost middleware.
 
-Outermost of all: what a trusted proxy says of the request is put in its place (host, scheme, caller's address), a
-sub-path and a slash too many are taken off, and HEAD is asked as GET (uvicorn sends no body for it).
+It applies a trusted proxy's X-Forwarded-* headers (host, scheme, caller's address), removes the sub-path and a trailing
+slash, and handles HEAD as GET (uvicorn sends no body for it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.config import Settings
 
 
 class Proxies:
-    """See the module."""
+    """The middleware (see the module)."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -31,11 +31,13 @@ class Proxies:
             headers = Headers(scope=scope)
             prefix = prefix or said(headers, "prefix").rstrip("/")
             self._believe(scope, headers)
-        if prefix and scope["type"] == "http" and scope["path"] == prefix:  # the page's own paths are relative
+        if (
+            prefix and scope["type"] == "http" and scope["path"] == prefix
+        ):  # add the slash that the page's relative paths need
             return await to_the_page(prefix, send)
         scope["path"] = bare(scope["path"], prefix)
         scope["raw_path"] = bare(scope.get("raw_path", b"").decode("latin-1"), prefix).encode("latin-1")
-        if scope.get("method") == "HEAD" and not scope["path"].endswith("/content"):  # which has a HEAD of its own
+        if scope.get("method") == "HEAD" and not scope["path"].endswith("/content"):  # /content handles HEAD itself
             scope["method"] = "GET"
         await self._app(scope, receive, send)
 
@@ -49,7 +51,7 @@ class Proxies:
         return any(address in network for network in self._trusted)
 
     def _believe(self, scope: Scope, headers: Headers) -> None:
-        """Host, port, scheme and caller as the proxy tells them."""
+        """Take host, port, scheme and caller from the proxy's headers."""
         host = said(headers, "host") or headers.get("host", "")
         port, scheme = said(headers, "port"), said(headers, "proto")
         if port.isdecimal() and not host.rpartition("]")[2].count(":"):
@@ -62,7 +64,7 @@ class Proxies:
             scope["client"] = (caller, 0)
 
     def _caller(self, headers: Headers) -> str:
-        """The last address of X-Forwarded-For that is no proxy of ours."""
+        """The last address of X-Forwarded-For that is not a trusted proxy."""
         for text in reversed(",".join(headers.getlist("x-forwarded-for")).split(",")):
             if text.strip() and not self._trusts((text.strip(), 0)):
                 return text.strip()[:64]
@@ -70,19 +72,19 @@ class Proxies:
 
 
 def said(headers: Headers, what: str) -> str:
-    """What the proxy nearest to us says in ``X-Forwarded-...``; each appends what it adds."""
+    """The last value of an X-Forwarded-* header, which the nearest proxy appended."""
     return headers.get(f"x-forwarded-{what}", "").rpartition(",")[2].strip()
 
 
 def bare(path: str, prefix: str) -> str:
-    """The path without the sub-path in front and a slash behind."""
+    """The path without the prefix and without a trailing slash."""
     if prefix and path.startswith(f"{prefix}/"):
         path = path[len(prefix) :]
     return path.rstrip("/") or "/"
 
 
 async def to_the_page(prefix: str, send: Send) -> None:
-    """From ``/pafu`` to ``/pafu/``, by a relative address: who knows under which name the caller came."""
+    """Redirect from ``/pafu`` to ``/pafu/``; relative, because the external host may be unknown."""
     location = f"{prefix.rpartition('/')[2]}/".encode("latin-1")
     headers = [(b"location", location), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 307, "headers": headers})

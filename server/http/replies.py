@@ -1,4 +1,4 @@
-"""The one shape of errors over HTTP: ``{"error": {"message", "type", "code", "param"}}``."""
+"""Error replies over HTTP: ``{"error": {"message", "type", "code", "param"}}``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from server.errors import PafuError
 
 CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection
-# Errors that the framework raises under its own names.
+# Codes for errors that the framework raises.
 CODES = {
     426: "upgrade_required",
     404: "not_found",
@@ -28,7 +28,7 @@ CODES = {
 
 
 class ErrorDetail(BaseModel):
-    """What was wrong, what is allowed, what to do; ``param`` names the field at fault."""
+    """``message`` says what was wrong, what is allowed and what to do; ``param`` names the field at fault."""
 
     message: str
     type: str
@@ -37,7 +37,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """The body of every reply that is not a success."""
+    """The body of every error reply."""
 
     error: ErrorDetail
 
@@ -47,7 +47,7 @@ def error_reply(error: PafuError) -> JSONResponse:
 
 
 def early(status: int, message: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of an error that is found before there is a request: what comes is no HTTP, or no handshake."""
+    """Headers and body of an error before there is a request: invalid HTTP or an invalid handshake."""
     error = PafuError(CODES.get(status, "internal_error" if status >= 500 else "invalid_message"), message)
     body = json.dumps(error.http_body()).encode()
     named = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
@@ -59,13 +59,13 @@ def new_request_id() -> str:
 
 
 def allowed(request: Request) -> str:
-    """Methods of the path that was asked for, over all its routes: Starlette names those of the first only."""
+    """All methods of the requested path; Starlette itself lists only those of the first matching route."""
     path = getattr(request.scope.get("route"), "path", "")
     return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
 
 
 def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
-    """Answer everything that a route raises on purpose (the rest: server.http.mistakes); ``count`` hears its code."""
+    """Answer deliberate errors (for others see server.http.mistakes); ``count`` receives the error code."""
 
     def reply(error: PafuError, status: int | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
         count(error.kind.code)
@@ -86,7 +86,7 @@ def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def left(_: Request, __: Exception) -> Response:
-        """The caller hung up while sending its body: nobody reads the answer, and it is no error of ours."""
+        """The client disconnected while sending the body, so nobody reads the reply."""
         return Response(status_code=CLIENT_CLOSED)
 
     @app.exception_handler(PafuError)

@@ -1,4 +1,4 @@
-"""Running the front: signals and an ordered shutdown."""
+"""Runs the front: start-up, signals, orderly shutdown."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from server.telemetry.traces import Traces
 log = logging.getLogger("pafu")
 
 STOP_WITHIN = 5.0  # seconds for the worker to exit, after shutdown_timeout
-LAST_WITHIN = 1.0  # of it: reserved for closing what is left
-GIVE_BACK_WITHIN = 1.0
+LAST_WITHIN = 1.0  # of STOP_WITHIN: reserved for the last step
+GIVE_BACK_WITHIN = 1.0  # seconds to release jobs after a second signal
 SIGNAL_POLL = 0.05
-ACCEPTED_AT_ONCE = 16  # connections, before anybody else has a turn; asyncio takes as many as the backlog
-WAITING_CONNECTIONS = 1024  # which the system keeps meanwhile
-FRAME_MARGIN = 64 * 2**10  # a start that is a little too long still gets our own error, not just a close code
+ACCEPTED_AT_ONCE = 16  # connections per loop iteration; asyncio accepts up to the backlog
+WAITING_CONNECTIONS = 1024  # the socket's real backlog
+FRAME_MARGIN = 64 * 2**10  # so that a slightly too long session.start gets our error, not only a close code
 
 
 class Service(uvicorn.Server):
@@ -47,7 +47,7 @@ class Service(uvicorn.Server):
         self.front = front
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """1. sockets answer (readyz says 503); 2. the worker starts; 3. jobs are looked for."""
+        """Open sockets (/readyz says 503), start the engine, then look for jobs."""
         await super().startup(sockets)
         self.front.access.operator.prepare()
         await self.front.engine.start()
@@ -57,9 +57,9 @@ class Service(uvicorn.Server):
         self._watching = [asyncio.create_task(watch) for watch in (self.front.watch_keys(), lag)]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """1. not ready, nothing new; 2. viewers told, jobs given back; 3. sockets closed; 4. worker ended.
+        """Refuse new work, notify viewers and release jobs, close sockets, stop the workers, in this order.
 
-        A second signal skips the waiting in each, but for the moment that it takes to give the jobs back.
+        A second signal skips all waiting except GIVE_BACK_WITHIN for releasing jobs.
         """
         for watch in self._watching:
             watch.cancel()
@@ -70,12 +70,12 @@ class Service(uvicorn.Server):
         left = 0.0 if self.force_exit else until - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, int(left))  # for downloads
         await super().shutdown(sockets)
-        left = until + STOP_WITHIN - LAST_WITHIN - time.monotonic()  # less, if the steps before took longer
+        left = until + STOP_WITHIN - LAST_WITHIN - time.monotonic()  # less if the earlier steps took long
         await self.front.engine.stop(0.0 if self.force_exit else max(LAST_WITHIN, left))
         await self.front.jobs.close()
 
     async def _unless_forced(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, but abandon it at the second signal."""
+        """Run ``work``, but abandon it at the second signal."""
         task = asyncio.create_task(work, name="drain")
         while not (task.done() or self.force_exit):
             await asyncio.wait((task,), timeout=SIGNAL_POLL)  # a signal wakes no task
@@ -86,12 +86,12 @@ class Service(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn's, but a handled signal is not raised again: an ordered end is exit status 0."""
+        """Like uvicorn's, but does not re-raise a handled signal, so that an orderly end has exit status 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         asked = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal's end is not ours
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # keep ignoring SIGHUP under nohup
             asked.append(signal.SIGHUP)
         before = {name: signal.signal(name, self.handle_exit) for name in asked}
         try:
@@ -101,14 +101,14 @@ class Service(uvicorn.Server):
                 signal.signal(name, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal asks for an ordered end, the second for an immediate one."""
+        """Shut down orderly at the first signal, immediately at the second."""
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
 
 
 def build(settings: Settings, engine: Engine) -> Service:
-    """The service over this engine, not yet running."""
+    """The service for this engine, not running yet."""
     app = create_app(settings, engine)
     proxies = tuple(addresses.network(text) for text in settings.trusted_proxies)
     doors = Doors(settings.max_connections_per_address, file_limit(), proxies, engine.observer)
@@ -122,7 +122,7 @@ def build(settings: Settings, engine: Engine) -> Service:
         http=type("Http", (ImpatientProtocol,), {"doors": doors, "stall_seconds": settings.stall_timeout}),
         ws=type("Socket", (HonestProtocol,), {"doors": doors}),
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
-        ws_per_message_deflate=False,  # H.264 gains nothing, and every connection would cost 64 KiB
+        ws_per_message_deflate=False,  # no gain for H.264, and 64 KiB per connection
         ws_ping_interval=10.0,
         ws_ping_timeout=10.0,
         server_header=False,
@@ -131,7 +131,7 @@ def build(settings: Settings, engine: Engine) -> Service:
 
 
 class MetricsServer(uvicorn.Server):
-    """/metrics on a port of its own; runs as long as the service."""
+    """Serves /metrics on a separate port while the service runs."""
 
     def __init__(self, observer: Observer) -> None:
         config = uvicorn.Config(metrics_app(observer), lifespan="off", log_config=None, access_log=False, ws="none")
@@ -139,13 +139,13 @@ class MetricsServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """The service handles signals."""
+        """Leave signals to the service."""
         yield
 
 
 @contextlib.asynccontextmanager
 async def metrics_served(observer: Observer, sock: socket.socket | None) -> AsyncIterator[None]:
-    """Answer Prometheus on ``sock``, if there is one, for the length of a block."""
+    """Serve /metrics on ``sock`` (if any) during the block."""
     if sock is None:
         yield
         return
@@ -166,13 +166,13 @@ async def run(
     metrics_sock: socket.socket | None = None,
     traces: Traces | None = None,
 ) -> str | None:
-    """Serve until a signal, and say how it ended; returns why the engine never became ready, or None."""
+    """Serve until a signal; returns why the engine never became ready, or None. ``say`` prints progress."""
     engine.observer.traces = traces
     service = build(settings, engine)
     watcher = asyncio.create_task(_watch(service, engine, say))
     async with metrics_served(engine.observer, metrics_sock):
         await service.serve(sockets=[sock])
-    await engine.stop(0.0)  # an early signal ends uvicorn without its shutdown
+    await engine.stop(0.0)  # after an early signal, uvicorn skips ``shutdown``
     if traces is not None:
         await asyncio.to_thread(traces.close)
     with contextlib.suppress(asyncio.CancelledError):
@@ -183,25 +183,25 @@ async def run(
 
 
 def ended(front: Front) -> str:
-    """That it stopped, and what is not lost by it."""
+    """The final message: stopped, and what the next server continues."""
     kept = {"live session": front.kept_sessions, "job": front.kept_jobs}
     named = [f"{count} {name}{'s' * (count > 1)}" for name, count in kept.items() if count]
-    return f"stopped; the next pafu serve goes on with {' and '.join(named)}" if named else "stopped"
+    return f"stopped; the next pafu serve will continue {' and '.join(named)}" if named else "stopped"
 
 
 def room(capacity: Capacity) -> str:
-    """How many sessions may run at once, and why."""
+    """The session limit and its cause."""
     if capacity.limited_by == "setting":
         return f"at most {capacity.sessions} sessions at once (PAFU_MAX_SESSIONS)"
     if capacity.sessions is None or capacity.chunk_seconds is None:
-        return "one session at once (its speed could not be measured)"
+        return "one session at once (chunk time could not be measured)"
     return (
         f"at most {capacity.sessions} at once by {capacity.limited_by} (a chunk takes {capacity.chunk_seconds:.2f} s)"
     )
 
 
 async def _watch(service: Service, engine: Engine, say: Callable[[str], Any]) -> str | None:
-    """Tell how each worker came up; end the service when none ever can."""
+    """Report how each worker started; stop the service if all have failed."""
     telling = asyncio.create_task(_tell(service, engine, say), name="tell")
     await engine.settled()
     status = engine.status()
@@ -218,12 +218,12 @@ async def _tell(service: Service, engine: Engine, say: Callable[[str], Any]) -> 
         several = len(engine.status().workers) > 1 or service.front.settings.engine != "local"
         which = f"worker {worker.worker} " if several else ""
         if worker.state is WorkerState.FAILED and several:
-            say(f"{which}cannot start on {worker.device}, the server goes on without it: {worker.message}")
+            say(f"{which}cannot start on {worker.device}; continuing without it: {worker.message}")
         elif worker.ready is not None:
             say(f"{which}ready: {service.front.spec.name} on {described(worker.ready)}; {room(worker.capacity)}")
 
 
 def described(ready: Ready) -> str:
-    """Device and weights of a worker, and how long its start took."""
+    """A worker's device, weights and start-up times."""
     took = f"loaded in {ready.load_seconds:.1f} s, first chunk in {ready.warm_up_seconds:.1f} s"
     return f"{ready.device} ({ready.weights}), {took}"

@@ -1,5 +1,4 @@
-"""Uvicorn's HTTP protocol with a time limit for a request's head, however slowly its bytes arrive, and for a caller who
-does not read its answer."""
+"""Uvicorn's HTTP protocol with timeouts for request headers and for clients that do not read the reply."""
 
 from __future__ import annotations
 
@@ -18,8 +17,10 @@ STALL_SECONDS = 60.0
 
 
 class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
-    """Closes a connection that sends no complete head in time, or takes nothing of its answer for too long; uvicorn
-    itself would wait for ever."""
+    """Closes a connection that does not send complete headers in time or stops reading its reply.
+
+    Uvicorn itself would wait forever.
+    """
 
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
@@ -31,7 +32,7 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
         super().connection_made(transport)
         if self.doors is not None and not self.doors.enter(address_of(transport)):
             return transport.abort()
-        transport.set_write_buffer_limits(high=0)  # paused means that something is left, and nobody takes it
+        transport.set_write_buffer_limits(high=0)  # ``pause_writing`` then means that unsent bytes are left
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -41,7 +42,7 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
             self.doors.leave(address_of(self.transport))
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn's, in the shape of every other error."""
+        """Like uvicorn's, with the usual error body."""
         headers, body = early(400, msg)
         named = [(name.encode(), value.encode()) for name, value in headers.items()]
         for event in (h11.Response(status_code=400, headers=named), h11.Data(data=body), h11.EndOfMessage()):
@@ -77,7 +78,7 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
         self.loop.call_later(self.head_seconds, self._close_unless_new, self.cycle)
 
     def _close_unless_new(self, before: Any) -> None:
-        """``before``: the request that was the last one when the wait began."""
+        """Close unless a request has started since ``before``, the last one when the wait began."""
         upgraded = self.transport.get_protocol() is not self
         if self.cycle is before and not upgraded and not self.transport.is_closing():
             self.transport.close()

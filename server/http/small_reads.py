@@ -1,5 +1,8 @@
-"""Reads of at most 4 KiB. What a stranger sends is parsed in Python, about 20 us for each frame or chunk; asyncio by
-itself reads 256 KiB at once, and everybody else would wait while thousands of tiny frames are parsed."""
+"""Limits socket reads to 4 KiB.
+
+Frames and chunks are parsed in Python at about 20 us each. Asyncio reads up to 256 KiB at once, so thousands of tiny
+frames from one client would block everybody else.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,25 @@ import time
 from abc import ABC, abstractmethod
 
 READ_BYTES = 4 * 2**10
-COSTLY_SECONDS = 0.005  # of a read; 1 ms is usual for a whole request
-REST = 9  # pause after a costly read, in times of what it took
+COSTLY_SECONDS = 0.005  # CPU time to parse one read; a whole request usually takes 1 ms
+REST = 9  # pause after a costly read, as a multiple of its time
 
 
 class SmallReads(ABC, asyncio.BufferedProtocol):
-    """Mixed into a protocol: it gets at most READ_BYTES at once, and pauses after a read that was costly to parse, so
-    that one connection never takes more than a tenth of the loop's time."""
+    """Protocol mixin: reads at most READ_BYTES at once and pauses after a costly read.
+
+    So one connection never takes more than a tenth of the loop's time.
+    """
 
     _buffer: bytearray | None = None
 
     @abstractmethod
     def rest(self, seconds: float) -> None:
-        """Read no more for so long."""
+        """Pause reading for ``seconds``."""
 
     @abstractmethod
     def data_received(self, data: bytes) -> None:
-        """Parse what came, at most READ_BYTES."""
+        """Parse received bytes, at most READ_BYTES."""
 
     def get_buffer(self, sizehint: int) -> bytearray:
         if self._buffer is None:

@@ -1,4 +1,4 @@
-"""What the server says of itself over HTTP: health, readiness, versions, the model. OpenAPI documents these models."""
+"""Response models for health, readiness, version and /v1/models, which OpenAPI documents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from server.states import EngineState
 
 
 class Readiness(BaseModel):
-    """``reason`` says why the server does not take sessions; it is empty while it does."""
+    """``reason`` says why the server accepts no sessions; empty while it does."""
 
     status: str
     reason: str
@@ -35,21 +35,24 @@ class Process(BaseModel):
 
 
 class FrontProcess(Process):
-    """``tasks``: what the event loop has in hand; where viewers come and go it does not grow."""
+    """``tasks``: number of asyncio tasks, which should not grow as viewers come and go."""
 
     tasks: int
 
 
 class CacheMemory(BaseModel):
-    """Bytes of device memory that sessions' caches hold, and may hold."""
+    """Device memory in bytes: used by sessions' caches, and available to them in total."""
 
     held_bytes: int
     room_bytes: int
 
 
 class SessionsThatFit(BaseModel):
-    """Why ``max_sessions`` is what it is: the setting, or else the smaller of how many sessions of the usual kind are
-    played to in real time (a chunk of one takes ``chunk_seconds``) and have room in memory. Null: not known yet."""
+    """What limits ``max_sessions``: the setting, or the smaller of ``by_speed`` and ``by_memory``.
+
+    ``by_speed``: sessions that run in real time, at ``chunk_seconds`` per chunk; ``by_memory``: sessions that fit in
+    memory; both with the default cache. Null: unknown.
+    """
 
     limited_by: str
     by_speed: int | None
@@ -58,8 +61,10 @@ class SessionsThatFit(BaseModel):
 
 
 class Worker(Process, Readiness):
-    """One worker, by its number and its device. ``status``: starting, ready, restarting, draining, drained, failed or
-    stopped; ``silent_seconds``: since its last sign of life; ``restarts``: of its process."""
+    """One worker. ``status``: starting, ready, restarting, draining, drained, failed or stopped.
+
+    ``silent_seconds``: time since its last message; ``restarts``: of its process.
+    """
 
     worker: str
     device: str
@@ -72,14 +77,14 @@ class Worker(Process, Readiness):
 
 
 class JobStore(BaseModel):
-    """``status``: ok or unavailable, with the ``reason``; live video does not need it."""
+    """The job store, which live video does not need. ``reason`` says why it is unavailable."""
 
     status: Literal["ok", "unavailable"]
     reason: str
 
 
 class Health(Readiness):
-    """``max_sessions``, ``capacity`` and ``cache`` are sums over the ``workers``; ``jobs`` is the store of videos."""
+    """``max_sessions``, ``capacity`` and ``cache`` are totals over the ``workers``; ``jobs`` is the job store."""
 
     sessions: int
     max_sessions: int | None
@@ -93,7 +98,7 @@ class Health(Readiness):
 
 
 class Alive(BaseModel):
-    """``reason`` says why a server that will never serve again has to be restarted."""
+    """``reason`` says why a failed server must be restarted."""
 
     status: Literal["ok", "failed"]
     reason: str
@@ -105,7 +110,7 @@ class Version(BaseModel):
 
 
 class Model(BaseModel):
-    """OpenAI's fields, and what a client of a live stream has to know."""
+    """OpenAI's model fields, and what a live client needs to know."""
 
     id: str
     object: Literal["model"] = "model"
@@ -148,7 +153,7 @@ def readiness(engine: EngineStatus, draining: bool) -> Readiness:
 
 
 def health(engine: EngineStatus, draining: bool, waiting: int, viewers: int, jobs: str) -> Health:
-    """``waiting``: sessions in the waiting room; ``viewers``: open connections; ``jobs``: what ails their store."""
+    """``waiting``: sessions in the waiting room; ``viewers``: open connections; ``jobs``: the job store's problem."""
     return Health(
         **readiness(engine, draining).model_dump(),
         sessions=engine.sessions,
@@ -225,7 +230,7 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
 
 
 def camera_limits(limits: CameraLimits) -> dict[str, int]:
-    """Speeds are whole pixels a picture: multiples of the step up to the most, either way."""
+    """Camera speeds in whole pixels per picture: multiples of the step, up to the maximum in both directions."""
     from model.camera import MAX_RISE, MAX_SPEED, SPEED_STEP
 
     rise = {"max_camera_rise": MAX_RISE} if limits.rises else {}
@@ -233,7 +238,7 @@ def camera_limits(limits: CameraLimits) -> dict[str, int]:
 
 
 def vocabulary(spec: ModelSpec) -> tuple[dict[str, list[str]], list[str]]:
-    """Words by kind and example prompts, for a page to suggest; models with open vocabularies have none."""
+    """Words by kind and example prompts, for suggestions; empty for models with an open vocabulary."""
     words = words_of(spec)
     if words is None:
         return {}, []

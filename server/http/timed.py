@@ -1,4 +1,4 @@
-"""Requests counted, timed, named and, if the operator wants that, logged."""
+"""Counts, times and identifies requests, and logs them if configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ access = logging.getLogger("pafu.access")
 
 
 def request_id_of(scope: Scope) -> str:
-    """What the caller calls its request, or a name of ours; it is kept in ``scope["state"]`` for the routes."""
+    """The caller's request id or a new one; also stored in ``scope["state"]``."""
     given = Headers(scope=scope).get("x-request-id", "")
     name = given[:128] if given.isascii() and given.isprintable() and given else new_request_id()
     scope.setdefault("state", {})["request_id"] = name
@@ -27,13 +27,13 @@ def request_id_of(scope: Scope) -> str:
 
 
 def ids_of(scope: Scope) -> dict[str, str]:
-    """The ids that every log line about a request carries."""
+    """The ids that every log line about the request contains."""
     trace = trace_id_of(Headers(scope=scope).get("traceparent", ""))
     return {"request_id": request_id_of(scope), **({"trace_id": trace} if trace else {})}
 
 
 def naming(request_id: str, send: Send) -> Send:
-    """Puts the request's name on its answer, be it that of a handshake."""
+    """Wraps ``send`` to add the x-request-id header to replies and handshakes."""
 
     async def send_named(message: Message) -> None:
         if message["type"] in ANSWERS:
@@ -44,8 +44,7 @@ def naming(request_id: str, send: Send) -> Send:
 
 
 class Timed:
-    """Counts and times HTTP requests by route template, and names each; around the guard, so that refusals are seen
-    too."""
+    """Middleware that counts and times HTTP requests by route; outside the guard, so that it sees refusals too."""
 
     def __init__(self, app: ASGIApp, observer: Observer, access_log: bool) -> None:
         self._app = app
@@ -72,7 +71,7 @@ class Timed:
                 await self._app(scope, receive, watched)
             finally:
                 took = time.perf_counter() - began
-                route = getattr(scope.get("route"), "path", "") or "page"  # never the path: anybody can invent paths
+                route = getattr(scope.get("route"), "path", "") or "page"  # never the path, which anybody can invent
                 self._observer.request(route, scope["method"], status, took)
                 self._count_error(scope)
                 if self._access_log:
@@ -81,6 +80,6 @@ class Timed:
                     access.info("%s %s %d %.1f ms", client, asked, status, 1000 * took)
 
     def _count_error(self, scope: Scope) -> None:
-        """Count what the guard refused before any route saw it."""
+        """Count an error with which the guard refused the request."""
         if code := scope.get("pafu.error"):
             self._observer.error(code)

@@ -1,4 +1,4 @@
-"""What an operator may do to a worker: take it out of service while the others serve, and take it back."""
+"""Operator routes: drain a worker while the others serve, and undo it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server.http import status
 
 
 def routes(engine: Engine) -> APIRouter:
-    """Beneath /v1/workers, which only the operator's secret opens (server.access.gate)."""
+    """Routes below /v1/workers, which require the operator's secret (server.access.gate)."""
     router = APIRouter()
 
     @router.post("/v1/workers/{worker}/drain")

@@ -1,4 +1,4 @@
-"""The worker's end of the line to the front: blocking writes, reads with a time limit."""
+"""The worker's end of the socket to the front: blocking writes, reads with a timeout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Channel:
         self._buffer = bytearray()
 
     def send(self, message: Message) -> None:
-        """Write a whole message, waiting while the front is busy. Raises ChannelClosed."""
+        """Write one message; blocks while the front is busy. Raises ChannelClosed."""
         try:
             self._socket.sendall(frame(message))
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
     def receive(self, wait: float) -> list[FrontMessage]:
-        """All messages that have arrived, waiting at most ``wait`` seconds for the first. Raises ChannelClosed."""
+        """All messages received so far; waits up to ``wait`` seconds for the first. Raises ChannelClosed."""
         messages = self._parse()
         while not messages:
             readable, _, _ = select.select([self._socket], [], [], max(0.0, wait))
@@ -46,7 +46,7 @@ class Channel:
         except OSError as error:
             raise ChannelClosed(str(error)) from error
         if not data:
-            raise ChannelClosed("the front closed the line")
+            raise ChannelClosed("the front closed the channel")
         self._buffer += data
 
     def _parse(self) -> list[FrontMessage]:

@@ -1,7 +1,7 @@
-"""The messages between the front process and a worker: typed structs, msgpack, an explicit table.
+"""Messages between the front and a worker: typed structs, encoded with msgpack.
 
-A frame is a 4-byte big-endian length followed by one msgpack map whose ``type`` names the struct. Nothing else can
-be decoded: no pickle, no class looked up by name.
+A frame is a 4-byte big-endian length and one msgpack map, whose ``type`` names the struct. Only the structs listed here
+are decoded: no pickle, no class lookup by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_FRAME = 256 * 2**20
 
 
 class MessageError(ValueError):
-    """The bytes are not a message of the table."""
+    """The bytes are not one of the known messages."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +28,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, forbi
 
 
 class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The cache of one session, budgets in latent frames."""
+    """Cache configuration of one session; budgets in latent frames."""
 
     policy: str
     budget_latents: float
@@ -64,7 +64,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What belongs to a model besides its weights: where the other parts are, if elsewhere, and its pictures' size."""
+    """The parts of a model other than its main weights, and the picture size."""
 
     text_encoder: str | None = None
     vae: str | None = None
@@ -82,46 +82,45 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Configure(Message, frozen=True, tag="configure"):
-    """The first message: which model to load and how."""
+    """The first message to a worker: which model to load, and how."""
 
     model: str
     weights: str | None
     device: str
     threads: int
-    cache_room_bytes: int  # for the caches of all sessions together; 0: a share of what the worker finds free
+    cache_room_bytes: int  # for all sessions' caches; 0: a share of the memory that the worker finds free
     beat_seconds: float
-    memory_share: float = 1.0  # of what is free on the device; others that share its memory take the rest
+    memory_share: float = 1.0  # of the device's free memory; workers on the same device take the rest
     log_level: str = "info"
     log_format: str = "text"
-    salience_head: str | None = None  # None: the one beside the weights, if there is one
+    salience_head: str | None = None  # None: the file next to the weights, if any
     parts: Parts = Parts()
-    usual: CacheChoice | None = None  # measure the time of a chunk with this cache
-    called: dict[str, str] = {}  # what the operator calls the settings that it made
+    usual: CacheChoice | None = None  # the default cache; used to measure the chunk time
+    called: dict[str, str] = {}  # setting -> the name under which the operator set it
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An order for the camera: pan speed in pixels per picture (+ is right), a position to cut to in screens, a speed
-    upwards in pixels per picture."""
+    """A camera command: ``speed`` (+ is right) and ``rise`` (+ is up) in pixels per picture, ``cut_to`` in screens."""
 
     speed: int | None = None
     cut_to: float | None = None
     rise: int | None = None
 
 
-CameraPosition = tuple[int, ...]  # numbers of a model.camera.CameraState
+CameraPosition = tuple[int, ...]  # the fields of a model.camera.CameraState
 
 
 class PastChunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A finished chunk as it is kept outside the worker: its clean latents, float32 in the spec's shape."""
+    """A finished chunk, stored outside the worker as its clean latents (float32 in the spec's shape)."""
 
     index: int
     prompt: str
-    camera: CameraPosition  # when the chunk began
+    camera: CameraPosition  # at the start of the chunk
     latents: bytes
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a stream stood before chunk ``next_index``, and the chunks that restore its memory."""
+    """The state of a stream before chunk ``next_index``, with the chunks that restore its cache."""
 
     next_index: int
     pictures: int  # made so far
@@ -130,8 +129,9 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Interact(Message, frozen=True, tag="interact"):
-    """Change a running session from its next chunk on, or from chunk ``at_chunk`` on where that is later; the event
-    counts as active for ``chunks`` chunks.
+    """Change a running session from its next chunk on, but not before chunk ``at_chunk``.
+
+    The event counts as active for ``chunks`` chunks.
     """
 
     session: str
@@ -143,11 +143,11 @@ class Interact(Message, frozen=True, tag="interact"):
 
 
 class Open(Message, frozen=True, tag="open"):
-    """Begin a session. ``pictures`` is the length of the whole video, None for no end.
+    """Open a session. ``pictures`` is the length of the whole video; None: endless.
 
-    A ``background`` session has no viewer: it gets the time that live sessions leave over. With ``past`` it goes on
-    where another worker stopped, with the index, the timestamps and (by re-caching) the memory that it had. With
-    ``memory`` every fragment says which tokens are kept; with ``jpeg`` it also brings its pictures as JPEG.
+    A ``background`` session has no viewer and gets the time that live sessions leave over. With ``past``, the session
+    continues where another worker stopped: same index and timestamps, its cache rebuilt from the latents. With
+    ``memory``, every fragment lists the kept tokens; with ``jpeg``, it also holds its pictures as JPEG.
     """
 
     session: str
@@ -159,17 +159,17 @@ class Open(Message, frozen=True, tag="open"):
     background: bool = False
     past: Past | None = None
     memory: bool = False
-    snapshot: str | None = None  # file with a parked session's exact state; ``past`` then gives only the counters
+    snapshot: str | None = None  # file with a parked session's exact state; only the counters of ``past`` are then used
     jpeg: bool = False
-    in_force: dict[str, int] = {}  # events already shown, with the number of chunks for which they stay active
-    request: str = ""  # id of the request that began it, for the worker's log
-    trace: str = ""  # and of the trace that it belongs to
-    image: bytes = b""  # PNG of the model's size that the video begins with
-    changes: list[Interact] = []  # known from the beginning
+    in_force: dict[str, int] = {}  # event id -> chunks for which it stays active
+    request: str = ""  # id of the request that started it, for the worker's log
+    trace: str = ""  # id of its trace
+    image: bytes = b""  # first picture of the video, PNG of the model's size
+    changes: list[Interact] = []  # known at the start
 
 
 class Playhead(Message, frozen=True, tag="playhead"):
-    """The viewer shows the picture at this media time."""
+    """The viewer's player is at this media time."""
 
     session: str
     seconds: float
@@ -183,39 +183,39 @@ class Delivered(Message, frozen=True, tag="delivered"):
 
 
 class Pause(Message, frozen=True, tag="pause"):
-    """Make nothing more for a session until Resume."""
+    """Generate nothing more for a session until Resume."""
 
     session: str
 
 
 class Resume(Message, frozen=True, tag="resume"):
-    """Go on after Pause."""
+    """Continue after Pause."""
 
     session: str
 
 
 class Park(Message, frozen=True, tag="park"):
-    """Write a session's state to the file ``path`` and free its memory; it ends with reason "parked"."""
+    """Write a session's state to the file ``path`` and free its memory. The session ends with reason "parked"."""
 
     session: str
     path: str
 
 
 class Jpeg(Message, frozen=True, tag="jpeg"):
-    """Add JPEG pictures to the fragments from now on, or stop."""
+    """Start or stop adding JPEG pictures to the fragments."""
 
     session: str
     wanted: bool
 
 
 class Finish(Message, frozen=True, tag="finish"):
-    """End a session after the chunk in hand."""
+    """End a session after its current chunk."""
 
     session: str
 
 
 class Close(Message, frozen=True, tag="close"):
-    """Drop a session at once: nobody listens any more."""
+    """Drop a session at once, because nobody listens to it any more."""
 
     session: str
 
@@ -228,38 +228,38 @@ class Shutdown(Message, frozen=True, tag="shutdown"):
 
 
 class Ready(Message, frozen=True, tag="ready"):
-    """The model is loaded and a warm-up chunk was made."""
+    """The model is loaded and has generated a warm-up chunk."""
 
     weights: str
-    digest: str  # tells sets of weights apart
+    digest: str  # identifies the weights
     device: str
     load_seconds: float
     warm_up_seconds: float
     dtype: str  # of the caches
-    cache_room_bytes: int  # for the caches of all sessions together
+    cache_room_bytes: int  # for all sessions' caches
     versions: dict[str, str]
-    chunk_seconds: float | None = None  # of a session with the default cache that runs alone; None: not measured
+    chunk_seconds: float | None = None  # of a single session with the default cache; None: not measured
 
 
 class StartFailed(Message, frozen=True, tag="start_failed"):
-    """The worker can never start like this (missing weights, unknown device), so do not restart it."""
+    """The worker cannot start with this configuration (missing weights, unknown device): do not restart it."""
 
     message: str
 
 
 class Beat(Message, frozen=True, tag="beat"):
-    """The heartbeat, sent from the step loop: a process that is alive but stuck falls silent."""
+    """The heartbeat. The step loop sends it, so a stuck worker stops sending."""
 
     sessions: int
     rss_bytes: int
     device_bytes: dict[str, int] = {}  # by kind, see server.telemetry.metrics; empty without a GPU
-    cache_bytes: int = 0  # over all sessions
+    cache_bytes: int = 0  # of all sessions
     cache_tokens: int = 0
     cache_budget: int = 0  # tokens that the sessions' budgets allow
 
 
 class Opened(Message, frozen=True, tag="opened"):
-    """The session exists; ``mime`` names the codec as the encoder's own SPS says, ``init`` is its ftyp and moov."""
+    """The session exists; ``mime`` has the codec string from the encoder's SPS, ``init`` is ftyp and moov."""
 
     session: str
     mime: str
@@ -267,7 +267,7 @@ class Opened(Message, frozen=True, tag="opened"):
 
 
 class ServedStats(ChunkStats, frozen=True, kw_only=True):
-    """The model's figures and the worker's own; its ``seconds`` also hold encode and total."""
+    """The model's figures and the worker's; ``seconds`` also has the keys encode and total."""
 
     chunk_seconds: Annotated[float, figure("Time from noise to encoded bytes.")]
     lead_seconds: Annotated[float, figure("Media that the viewer has ahead of its playhead.")]
@@ -277,13 +277,13 @@ class ServedStats(ChunkStats, frozen=True, kw_only=True):
     def of(
         cls, stats: ChunkStats, seconds: dict[str, float], lead_seconds: float, memory: KeptTokens | None
     ) -> ServedStats:
-        """All that the model says, and ``seconds`` (with ``total``) in the place of its own."""
+        """The model's figures, with ``seconds`` (which must hold ``total``) replacing the model's."""
         model = {**msgspec.structs.asdict(stats), "seconds": seconds}
         return cls(**model, chunk_seconds=seconds["total"], lead_seconds=lead_seconds, memory=memory)
 
 
 class Fragment(Message, frozen=True, tag="fragment"):
-    """One chunk, encoded: ``data`` is an fMP4 fragment, the first with ftyp and moov in front."""
+    """One encoded chunk: ``data`` is an fMP4 fragment; in the first, ftyp and moov precede it."""
 
     session: str
     index: int
@@ -295,12 +295,12 @@ class Fragment(Message, frozen=True, tag="fragment"):
     stats: ServedStats
     past: PastChunk  # this chunk, for server.live.resume_point
     camera: CameraPosition  # after the chunk
-    remembered: list[int]  # chunks of which the cache holds tokens
+    remembered: list[int]  # indices of the chunks that still have tokens in the cache
     jpegs: list[bytes] = []  # one per picture, while a viewer wants them
 
 
 class Rejected(Message, frozen=True, tag="rejected"):
-    """An interaction that the model refused; the session goes on as before."""
+    """The model refused an interaction; the session continues unchanged."""
 
     session: str
     event_id: str
@@ -308,7 +308,7 @@ class Rejected(Message, frozen=True, tag="rejected"):
 
 
 class Ended(Message, frozen=True, tag="ended"):
-    """The session is over and its memory free. ``code`` is set when it failed (see server.errors)."""
+    """The session is over and its memory is free. ``code`` is set if it failed (see server.errors)."""
 
     session: str
     chunks: int
@@ -328,16 +328,16 @@ _worker_decoder: msgspec.msgpack.Decoder[WorkerMessage] = msgspec.msgpack.Decode
 
 
 def frame(message: Message) -> bytes:
-    """Length and body of a message."""
+    """A message as bytes: its length, then its body."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body
 
 
 def frame_length(header: bytes) -> int:
-    """Bytes of the body that follows this 4-byte header. Raises MessageError above MAX_FRAME."""
+    """Length of the body after this 4-byte header. Raises MessageError above MAX_FRAME."""
     length: int = HEADER.unpack(header)[0]
     if length > MAX_FRAME:
-        raise MessageError(f"a frame of {length} bytes; the most is {MAX_FRAME}")
+        raise MessageError(f"a frame of {length} bytes exceeds the maximum of {MAX_FRAME}")
     return length
 
 

@@ -1,1 +1,1 @@
-"""Durable jobs: a video that is ordered over REST, survives what dies, and is downloaded when it is done."""
+"""Durable video jobs: requested over REST, resumed after crashes, downloaded when complete."""

@@ -1,7 +1,7 @@
-"""Assembles a job's chunks: an MP4 that any player can seek in, a thumbnail, a sheet of pictures, a short loop.
+"""Assemble a job's chunks into a seekable MP4, a thumbnail, a sprite sheet and a short loop.
 
-A process of its own (``python -m server.jobs.assemble``), because the front imports no codec: an order comes as JSON on
-standard input, the answer leaves as JSON on standard output.
+The front imports no codec, so this runs as a separate process (``python -m server.jobs.assemble``), with the request as
+JSON on stdin and the results as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from server.media.loop import loop_of
 from server.process import leave_signals_to_the_front
 
 SHEET_PICTURES, SHEET_COLUMNS = 16, 4
-UNAVAILABLE = 74  # exit status: a failure of the files other than DISK_FULL (EX_IOERR)
+UNAVAILABLE = 74  # exit status for storage failures other than DISK_FULL (EX_IOERR)
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def assemble(order: AssemblyOrder) -> Results:
-    """Write the results' files. Raises FilesUnavailable, or ValueError when the chunks hold too few pictures."""
+    """Write the result files. Raises FilesUnavailable, or ValueError if the chunks have too few pictures."""
     files = open_files(order.files, Path(order.data_dir))
     video = cut(b"".join(files.read(name) for name in order.media), order.pictures, order.fps, order.title)
     pictures = sample(video, order.pictures)
@@ -43,7 +43,7 @@ def assemble(order: AssemblyOrder) -> Results:
     }
     for name, data in made.values():
         files.write(name, data)
-    # a holder who was given up may have left chunks that do not count
+    # remove chunks that earlier lease holders left
     kept = [*order.media, *order.beside]
     files.keep_only(order.title, {*kept, *(name for name, _ in made.values())})
     nbytes = sum(len(data) for _, data in made.values()) + sum(files.size(name) for name in kept)
@@ -51,17 +51,17 @@ def assemble(order: AssemblyOrder) -> Results:
 
 
 def cut(fragments: bytes, pictures: int, fps: int, title: str) -> bytes:
-    """The first ``pictures`` pictures of fragmented MP4 as a plain MP4 with its index in front, under this title."""
+    """The first ``pictures`` pictures of fragmented MP4 as a titled plain MP4, index first. Raises ValueError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "video.mp4")
         number = faststart.copy(io.BytesIO(fragments), path, fps, pictures, title)
         if number < pictures:
-            raise ValueError(f"the chunks hold {number} pictures, {pictures} are wanted")
+            raise ValueError(f"the chunks have {number} pictures, {pictures} are needed")
         return path.read_bytes()
 
 
 def sample(video: bytes, pictures: int) -> list[Picture]:
-    """Pictures (H, W, 3) spread evenly over the video, the first included."""
+    """Up to SHEET_PICTURES pictures (H, W, 3), evenly spaced over the video from the first on."""
     count = min(SHEET_PICTURES, pictures)
     wanted = {index * pictures // count for index in range(count)}
     with av.open(io.BytesIO(video), "r") as container:
@@ -70,7 +70,7 @@ def sample(video: bytes, pictures: int) -> list[Picture]:
 
 
 def sheet(pictures: list[Picture]) -> Picture:
-    """Pictures row by row in one; places that are left over stay black."""
+    """A contact sheet of the pictures, row by row; empty cells are black."""
     height, width, _ = pictures[0].shape
     columns = min(SHEET_COLUMNS, len(pictures))
     rows = math.ceil(len(pictures) / columns)
@@ -82,7 +82,7 @@ def sheet(pictures: list[Picture]) -> Picture:
 
 
 def still(picture: Picture, codec: str, pixels: str) -> bytes:
-    """One picture (H, W, 3), encoded."""
+    """Encode one picture (H, W, 3)."""
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
     context: Any = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt = frame.width, frame.height, pixels
@@ -92,7 +92,7 @@ def still(picture: Picture, codec: str, pixels: str) -> bytes:
 
 
 def main() -> int:
-    """Entry point; the exit status tells which kind of failure it was, standard error what it was."""
+    """Entry point. The exit status gives the kind of failure, stderr the message."""
     os.nice(5)  # live viewers first
     try:
         results = assemble(msgspec.json.decode(sys.stdin.buffer.read(), type=AssemblyOrder))

@@ -1,6 +1,6 @@
-"""Carries a finished video over to another model: its pictures at that one's size and rate, and the last as a PNG.
+"""Convert a finished video to another model's picture size and rate, with its last picture as PNG.
 
-A process of its own (``python -m server.jobs.carry``), as that of ``assemble`` and for the same reason.
+Like ``assemble``, it runs as a separate process (``python -m server.jobs.carry``), since the front imports no codec.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def carry(order: CarryOrder) -> bytes:
-    """Write the file, fragments as a worker of that model would make them; its last picture as PNG. Raises
-    FilesUnavailable."""
+    """Write the converted video as fragments, as a worker would; returns its last picture as PNG.
+
+    Raises FilesUnavailable.
+    """
     files = open_files(order.files, Path(order.data_dir))
     encoder = H264Encoder(order.width, order.height, order.fps)
     muxer = FragmentMuxer(order.width, order.height, order.fps, encoder.avcc)
@@ -48,7 +50,7 @@ def carry(order: CarryOrder) -> bytes:
 
 
 def _pictures(path: str, order: CarryOrder) -> Iterator[Picture]:
-    """(H, W, 3) each, their middle cut to the new size: picture n is the one that was shown at its time."""
+    """Pictures (H, W, 3) at the new rate, scaled and centre-cropped to the new size."""
     made, size = 0, (order.width, order.height)
     with av.open(path) as container:
         for place, frame in enumerate(container.decode(video=0)):
@@ -65,7 +67,7 @@ def _png(picture: Picture) -> bytes:
 
 
 def main() -> int:
-    """Entry point: the order as JSON on standard input, the PNG on standard output."""
+    """Entry point: reads a CarryOrder as JSON on stdin, writes the PNG to stdout."""
     os.nice(5)  # live viewers first
     try:
         png = carry(msgspec.json.decode(sys.stdin.buffer.read(), type=CarryOrder))

@@ -1,4 +1,4 @@
-"""Who has which live session, in the database of jobs: one row for each, touched when its journal is begun anew."""
+"""Which server has which live session: one database row per session, touched at every new journal record."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from server.jobs.connections import Connections
 from server.jobs.errors import StoreError, StoreUnavailable
 from server.jobs.schema import sessions
 
-TRIES = 3  # two servers may claim a session at the same moment
+TRIES = 3  # two servers may claim a session simultaneously
 
 
 class Claims:
-    """See server.live.shared.Claims. ``connect`` opens the database, at first use."""
+    """Implements server.live.shared.Claims. ``connect`` opens the database at first use."""
 
     def __init__(self, connect: Callable[[], Connections]) -> None:
         self._connect = connect
@@ -39,7 +39,7 @@ class Claims:
                     return 1
             except IntegrityError:
                 continue
-        raise OSError("other servers claim the session all the time")
+        raise OSError("the session could not be claimed: other servers keep claiming it")
 
     def keep(self, session: str, fence: int) -> bool:
         with self._write() as connection:
@@ -91,7 +91,7 @@ class Claims:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """What journals expect of whatever keeps them."""
+    """Convert store errors to OSError, which journals expect."""
     try:
         yield
     except (StoreError, StoreUnavailable) as error:

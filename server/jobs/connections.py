@@ -1,4 +1,4 @@
-"""Connections to the database of jobs: SQLite or PostgreSQL, with limits on every wait."""
+"""Connections to the job database, SQLite or PostgreSQL, with a timeout on every wait."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from server.config.folders import why_no_locks
 from server.jobs import schema
 from server.jobs.errors import StoreError, StoreUnavailable
 
-BUSY_SECONDS = 5.0  # how long a call waits for a lock before the store counts as unavailable
-SCHEMA_LOCK = 0x70616675  # PostgreSQL advisory lock: two servers must not create the tables at once
+BUSY_SECONDS = 5.0  # lock timeout, after which the store counts as unavailable
+SCHEMA_LOCK = 0x70616675  # PostgreSQL advisory lock: only one server creates the tables
 SERVER_OPTIONS = f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={2 * BUSY_SECONDS:.0f}s"
 
 
 class Connections:
-    """Transactions on one database, whose tables are those of schema.py."""
+    """Transactions on one database with the tables of schema.py."""
 
     def __init__(self, url: str) -> None:
-        """Raises StoreError or StoreUnavailable."""
+        """Connect and create or migrate the tables. Raises StoreError or StoreUnavailable."""
         self._engine = _engine(url)
         try:
             self._create_tables()
@@ -41,20 +41,20 @@ class Connections:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that reads. Raises StoreUnavailable."""
+        """A read transaction. Raises StoreUnavailable."""
         with _named_errors(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that writes. Raises StoreUnavailable."""
+        """A write transaction. Raises StoreUnavailable."""
         with _named_errors(), self._engine.connect() as connection:
             with connection.execution_options(pafu_writes=True).begin():
                 yield connection
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """A transaction beside which no other server has one of this kind. Raises StoreUnavailable."""
+        """A write transaction that only one server can hold at a time. Raises StoreUnavailable."""
         with self.write() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
@@ -66,7 +66,7 @@ class Connections:
 
 
 def database_url(url: str | None, data_dir: Path) -> str:
-    """The SQLAlchemy URL of a setting: PostgreSQL through psycopg, SQLite in the data directory by default."""
+    """The SQLAlchemy URL for the setting: PostgreSQL through psycopg; default: SQLite in the data directory."""
     if not url:
         return f"sqlite:///{data_dir / 'jobs.sqlite'}"
     for prefix in ("postgresql://", "postgres://"):
@@ -81,7 +81,7 @@ def _engine(url: str) -> Engine:
         name = parsed.get_backend_name()
         if name == "sqlite":
             if not parsed.database or parsed.database == ":memory:":
-                raise StoreError("jobs in memory would not survive; give a file: sqlite:////path/to/jobs.sqlite")
+                raise StoreError("jobs in memory are lost on restart; give a file: sqlite:////path/to/jobs.sqlite")
             return _sqlite(Path(parsed.database))
         if name == "postgresql":
             arguments = {"connect_timeout": int(BUSY_SECONDS), "options": SERVER_OPTIONS}
@@ -92,7 +92,7 @@ def _engine(url: str) -> Engine:
 
 
 def _sqlite(path: Path) -> Engine:
-    """SQLite as it is safe to use: WAL, every commit on disk, and never a new empty file in place of a lost one."""
+    """A durable SQLite engine: WAL, synchronous commits, and no new empty file if the database file disappears."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
@@ -107,7 +107,7 @@ def _sqlite(path: Path) -> Engine:
             name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
         )
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":  # SQLite stays with another where memory cannot be shared
+        if mode != "wal":  # SQLite refuses WAL if memory cannot be shared
             connection.close()
             raise sqlite3.OperationalError(f"the file system of {path} cannot share memory; choose a local folder")
         connection.execute("PRAGMA synchronous=FULL")
@@ -122,8 +122,8 @@ def _sqlite(path: Path) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def same_file(_: Any, record: Any, __: Any) -> None:
-        if record.info["file"] != _identity(path):  # deleted or replaced: writes would go into nowhere
-            raise DisconnectionError(f"{path} is not the file that was opened")
+        if record.info["file"] != _identity(path):  # deleted or replaced: writes would be lost
+            raise DisconnectionError(f"{path} was deleted or replaced")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -143,7 +143,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
-    """The database's own errors as StoreUnavailable; a broken rule of the schema stays what it is."""
+    """Convert database errors to StoreUnavailable, except IntegrityError."""
     try:
         yield
     except IntegrityError:

@@ -1,4 +1,4 @@
-"""The store and the files, off the event loop. They are opened at first use, and again until that works."""
+"""Access to the job store and files from the event loop. Both are opened at first use, with retries."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DATABASE_THREADS, FILE_THREADS = 4, 4
-BELIEVED_AFTER = 10.0  # seconds without a failure
-TURN_WITHIN = 5.0  # how long a call waits for others before the store counts as unavailable
+BELIEVED_AFTER = 10.0  # seconds without a failure until the store counts as available again
+TURN_WITHIN = 5.0  # seconds that a call waits for others before the store counts as unavailable
 log = logging.getLogger("pafu.jobs")
 
 
 def check(settings: Settings) -> str:
-    """Open the store and the files as the settings name them; where they are. Raises ConfigError."""
+    """Open the configured store and files once; returns a description of where they are. Raises ConfigError."""
     from sqlalchemy import make_url
 
     from server.jobs.connections import database_url
@@ -38,7 +38,7 @@ def check(settings: Settings) -> str:
     try:
         JobStore(url).close()
     except (StoreError, StoreUnavailable) as error:
-        reason = " ".join(str(error).split())  # database drivers explain themselves in several lines
+        reason = " ".join(str(error).split())  # database drivers write several lines
         raise ConfigError(
             f"the job store cannot be reached: {reason} ({where}); see PAFU_DATABASE and PAFU_DATA_DIR, and for a "
             "damaged file Backup and restore in docs/operations.md",
@@ -48,13 +48,13 @@ def check(settings: Settings) -> str:
         try:
             open_files(given, settings.data_dir, what)
         except (FilesError, FilesUnavailable) as error:
-            reason = f"{what} cannot be kept: {error}; see PAFU_{what.upper()} and PAFU_DATA_DIR"
+            reason = f"{what} cannot be stored: {error}; see PAFU_{what.upper()} and PAFU_DATA_DIR"
             raise ConfigError(reason, what) from None
     return f"{where}; videos in {settings.videos or settings.data_dir}"
 
 
 def stores(settings: Settings) -> dict[str, tuple[str, str]]:
-    """By the setting's name: the id of a store, and where it is. Raises ConfigError."""
+    """Setting name -> (id of the store, its location). Raises ConfigError."""
     from server.jobs import identity
 
     check(settings)
@@ -62,7 +62,7 @@ def stores(settings: Settings) -> dict[str, tuple[str, str]]:
 
 
 def shelf_for(settings: Settings) -> Shelf | None:
-    """Where live sessions are kept for all servers, if the settings name a place. Opened at first use."""
+    """The journals shared with other servers, opened at first use; None without the setting ``sessions``."""
     if settings.sessions is None:
         return None
     from server.jobs.claims import Claims
@@ -73,9 +73,9 @@ def shelf_for(settings: Settings) -> Shelf | None:
 
 
 class Database:
-    """``run`` calls the store, ``file`` the files, on separate threads, so that a slow disk holds up no query.
+    """Runs store queries (``run``) and file operations (``file``) on separate threads: a slow disk delays no query.
 
-    ``trouble``: why the store does not answer; empty when it does, and did for a while.
+    ``trouble`` says why the store does not answer; empty once it has answered for BELIEVED_AFTER seconds.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -89,7 +89,7 @@ class Database:
         self._disk = ThreadPoolExecutor(FILE_THREADS, "jobs-files")
 
     async def run(self, query: Callable[[JobStore], T]) -> T:
-        """The query's answer. Raises StoreUnavailable, and whatever the store's method raises."""
+        """Run a query on the store. Raises StoreUnavailable and whatever the query raises."""
         async with _turn(self._turns):
             try:
                 loop = asyncio.get_running_loop()
@@ -102,26 +102,29 @@ class Database:
 
     @asynccontextmanager
     async def ordering(self) -> AsyncIterator[None]:
-        """One at a time. Raises StoreUnavailable when those before take too long."""
+        """A lock for adding jobs. Raises StoreUnavailable if it is not free in time."""
         async with _turn(self._ordering):
             yield
 
     def _note(self, trouble: str) -> None:
-        """Log it once when the store stops answering, and when it answers again. One that can be read may be locked
-        for writers, so a single answer ends no trouble."""
+        """Log once when the store stops answering, and once when it works again.
+
+        A single answer is not enough for that: a readable store may still be locked for writers.
+        """
         if trouble:
             if not self.trouble:
-                log.error("the job store is away; jobs wait, live video goes on: %s", trouble)
+                log.error("the job store is unavailable; jobs wait, live video continues: %s", trouble)
             self.trouble, self._since = trouble, time.monotonic()
         elif self.trouble and time.monotonic() - self._since > BELIEVED_AFTER:
-            log.warning("the job store answers again")
+            log.warning("the job store is available again")
             self.trouble = ""
 
     async def file(self, work: Callable[[Files], T]) -> T:
-        """The work's result. Raises FilesUnavailable."""
+        """Run ``work`` on the files. Raises FilesUnavailable."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(self.files()))
 
     def files(self) -> Files:
+        """The files, opened if necessary. Blocking. Raises FilesError or FilesUnavailable."""
         with self._opening:
             if self._files is None:
                 self._files = open_files(self._settings.videos, self._settings.data_dir)
@@ -139,7 +142,7 @@ class Database:
 
     def _opened_store(self) -> JobStore:
         from server.jobs.connections import database_url
-        from server.jobs.store import JobStore  # importing it takes 0.2 s, which only servers with jobs should pay
+        from server.jobs.store import JobStore  # imported late: takes 0.2 s
 
         with self._opening:
             if self._store is None:
@@ -152,12 +155,12 @@ class Database:
 
 @asynccontextmanager
 async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Hold one of the places. Raises StoreUnavailable when none is free in time."""
+    """Hold the semaphore. Raises StoreUnavailable if it is not free in time."""
     try:
         async with asyncio.timeout(TURN_WITHIN):
             await places.acquire()
     except TimeoutError:
-        raise StoreUnavailable("the job database does not answer: others wait for it already") from None
+        raise StoreUnavailable("the job database does not answer: too many calls are waiting") from None
     try:
         yield
     finally:

@@ -1,19 +1,19 @@
-"""Errors of the job store; in a module of their own, so that the front need not import a database library."""
+"""Errors of the job store, in a separate module so that the front need not import a database library."""
 
 from __future__ import annotations
 
 
 class StoreError(RuntimeError):
-    """The store cannot be used as it is configured; the message says what to change."""
+    """The store is misconfigured; the message says what to change."""
 
 
 class StoreUnavailable(RuntimeError):
-    """The database does not answer, or not in time; what was asked may or may not have happened."""
+    """The database did not answer in time; the operation may or may not have taken effect."""
 
 
 class LeaseLost(RuntimeError):
-    """Somebody else has the job by now, or it was deleted: stop working on it, write nothing more."""
+    """The job was deleted or another server has taken it over: stop working on it and write nothing more."""
 
 
 class IdempotencyConflict(ValueError):
-    """The idempotency key was used for another order."""
+    """The idempotency key was used for a different request."""

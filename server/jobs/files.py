@@ -1,7 +1,7 @@
-"""Where the files of jobs live: a directory by default, any fsspec store by URL.
+"""Storage for job files: a directory by default, or any fsspec store by URL.
 
-Names are made by the server (``<job id>/<name>``), never by a caller. A file appears whole or not at all: ``write``
-uses a temporary name, flushes to disk, renames, and only then returns. Object stores: one upload and one move.
+The server generates all names (``<job id>/<name>``). Writes are atomic: ``write`` returns after writing, syncing and
+renaming a temporary file; on object stores, after an upload and a move.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ READ_SIZE = 256 * 2**10
 
 
 class FilesError(RuntimeError):
-    """The store of files cannot be used as it is configured; the message says what to change."""
+    """The file store is misconfigured; the message says what to change."""
 
 
 class FilesUnavailable(OSError):
-    """A file could not be written or read; ``full`` when there is no space left."""
+    """A file could not be read or written; ``full`` if no space is left."""
 
     def __init__(self, message: str, full: bool = False) -> None:
         super().__init__(message)
@@ -34,53 +34,55 @@ class FilesUnavailable(OSError):
 
 
 class FileMissing(FilesUnavailable, FileNotFoundError):
-    """There is no file of this name."""
+    """There is no file with this name."""
 
 
 class Files(Protocol):
-    """Durable files by name. Everything blocks and is called from threads; failures are FilesUnavailable."""
+    """Durable files by name. Methods block and raise FilesUnavailable; call them from threads."""
 
     def write(self, name: str, data: bytes) -> None:
-        """The file is complete and safe when this returns; an earlier one of the name is replaced."""
+        """Write or replace a file atomically; it is durable on return."""
 
     def read(self, name: str) -> bytes: ...
     def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from ``start`` up to ``stop``, piece by piece."""
+        """Bytes ``start`` to ``stop`` (exclusive), in pieces of at most READ_SIZE."""
 
     def size(self, name: str) -> int: ...
     def names(self, folder: str) -> list[str]:
-        """What lies in the folder, without its name; nothing there is no error."""
+        """Names of the files in a folder, without the folder; empty if it does not exist."""
 
     def remove(self, name: str) -> None:
-        """Nothing there is no error."""
+        """Delete a file, if it exists."""
 
     def copy(self, source: str, target: str) -> None: ...
     def remove_folder(self, folder: str) -> None:
-        """Everything of one job; nothing there is no error."""
+        """Delete a folder with its files, if it exists."""
 
     def keep_only(self, folder: str, names: Collection[str]) -> None:
-        """Remove what else lies in the folder."""
+        """Delete all other files in the folder."""
 
     def folders(self, older_than: float) -> list[str]:
-        """Folders that nobody has written to for so many seconds, as far as the store can tell."""
+        """Folders not written to for ``older_than`` seconds; empty if the store does not know."""
 
 
 def open_files(url: str | None, data_dir: Path, what: str = "videos") -> Files:
-    """The store that a setting names. Raises FilesError or FilesUnavailable."""
+    """Open the store at ``url`` (None: ``what`` in the data folder). Raises FilesError or FilesUnavailable."""
     if not url:
         return LocalFiles(data_dir / what)
     if any(part == "memory" or part.startswith("memory:") for part in url.split("::")):
-        raise FilesError(f"{what} cannot be kept at {url}: memory ends with its process; give a folder or a store")
+        raise FilesError(
+            f"{what} cannot be stored at {url}: memory does not outlive the process; give a folder or store"
+        )
     parts = urlsplit(url)
     if "::" in url or parts.scheme not in ("", "file"):
         return RemoteFiles(url)
     if parts.scheme and (parts.netloc not in ("", "localhost") or not parts.path):
-        raise FilesError(f"{what} cannot be kept at {url}: a folder's URL has three slashes, as in file:///srv/videos")
+        raise FilesError(f"{what} cannot be stored at {url}: write a folder URL with three slashes: file:///srv/videos")
     return LocalFiles(Path(parts.path if parts.scheme else url))
 
 
 class LocalFiles:
-    """A directory on this machine (or one that several machines mount)."""
+    """Files in a directory, local or mounted by several machines."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -88,10 +90,10 @@ class LocalFiles:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, name: str) -> Path:
-        """Where a file lies. Raises FilesUnavailable for a name that is not ours."""
+        """Path of a file. Raises FilesUnavailable for an unsafe name."""
         parts = name.split("/")
         if not all(part and part not in (".", "..") and part.isascii() and "\0" not in part for part in parts):
-            raise FilesUnavailable(f"{name!r} is no name of a file here")
+            raise FilesUnavailable(f"{name!r} is not a valid file name")
         return self._root.joinpath(*parts)
 
     def write(self, name: str, data: bytes) -> None:
@@ -138,7 +140,7 @@ class LocalFiles:
             shutil.rmtree(self.path(folder), ignore_errors=False, onerror=_unless_gone)
 
     def keep_only(self, folder: str, names: Collection[str]) -> None:
-        with _named(f"{folder} cannot be tidied"):
+        with _named(f"{folder} cannot be cleaned up"):
             for path in self.path(folder).iterdir():
                 if f"{folder}/{path.name}" not in names:
                     path.unlink(missing_ok=True)
@@ -154,7 +156,7 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """Anything that fsspec can open: s3://bucket/folder, gs://, abfs://, sftp:// ...; with its own credentials."""
+    """Files in any fsspec store (s3://bucket/folder, gs://, abfs://, sftp:// ...), with its usual credentials."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -162,7 +164,7 @@ class RemoteFiles:
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
-            raise FilesError(f"videos cannot be kept at {url}: {error}") from None
+            raise FilesError(f"videos cannot be stored at {url}: {error}") from None
         self._root = root.rstrip("/")
 
     def write(self, name: str, data: bytes) -> None:
@@ -191,7 +193,7 @@ class RemoteFiles:
     def names(self, folder: str) -> list[str]:
         with _named(f"{folder} cannot be listed"):
             try:
-                self._fs.invalidate_cache(self._path(folder))  # another server may have written meanwhile
+                self._fs.invalidate_cache(self._path(folder))  # another server may have written
                 return [path.rpartition("/")[2] for path in self._fs.ls(self._path(folder), detail=False)]
             except FileNotFoundError:
                 return []
@@ -209,20 +211,20 @@ class RemoteFiles:
                 self._fs.rm(self._path(folder), recursive=True)
 
     def keep_only(self, folder: str, names: Collection[str]) -> None:
-        with _named(f"{folder} cannot be tidied"):
+        with _named(f"{folder} cannot be cleaned up"):
             for path in self._fs.ls(self._path(folder), detail=False):
                 if f"{folder}/{path.rpartition('/')[2]}" not in names:
                     self._fs.rm_file(path)
 
     def folders(self, older_than: float) -> list[str]:
-        return []  # object stores have no times of folders: an orphan stays until its job's row says otherwise
+        return []  # object stores have no folder times, so orphans are not found here
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
 
 class _named:
-    """OSErrors of a block as FilesUnavailable that says what could not be done, and whether space is the reason."""
+    """Context manager that converts OSError to FilesUnavailable with the message ``what``, or FileMissing."""
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -1,7 +1,6 @@
-"""Fields of a form (multipart or urlencoded), as a JSON object would have them.
+"""Parse a form (multipart or urlencoded) into the same fields as a JSON object.
 
-Parsing runs in a thread, one form at a time: the parser is written in Python and may step through a stranger's bytes
-one by one.
+Forms are parsed in one thread, one at a time, because the pure Python parser can be slow on hostile input.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from server.live.client_messages import PICTURE_FIELDS
 
 MEDIA_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 64 * 2**10
-MAX_DEPTH = 4  # of a[b][c]
+MAX_DEPTH = 4  # nesting of a[b][c]
 CHARSETS = (b"", b"utf-8", b"utf8", b"us-ascii")
-JSON_FIELDS = ("extra_params", "extra_body")  # JSON text when they come as a form field
+JSON_FIELDS = ("extra_params", "extra_body")  # these hold JSON text in a form
 OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
 PICTURES = tuple(name.encode() for name in PICTURE_FIELDS)
-LOOK_BYTES = 2**20  # of an uploaded file: its index, with the title, comes first
+LOOK_BYTES = 2**20  # search range in an uploaded video: its index, with the title, comes first
 
 _parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
 
 
 async def read_form(content_type: str, body: bytes) -> dict[str, Any]:
-    """The fields. Raises PafuError invalid_message."""
+    """The form's fields. Raises PafuError invalid_message."""
     return await asyncio.get_running_loop().run_in_executor(_parsers, fields_of, content_type, body)
 
 
 def fields_of(content_type: str, body: bytes) -> dict[str, Any]:
-    """The fields; ``a[b]=1`` stands for {"a": {"b": 1}}. Raises PafuError invalid_message."""
+    """The form's fields; ``a[b]=1`` becomes {"a": {"b": 1}}. Raises PafuError invalid_message."""
     kind, options = parse_options_header(content_type)
     charset = options.get(b"charset", b"")
     if charset.lower() not in CHARSETS:
-        raise PafuError("invalid_message", f"the charset {charset[:64]!r} is not read here; send UTF-8")
+        raise PafuError("invalid_message", f"the charset {charset[:64]!r} is not supported; send UTF-8")
     fields: dict[str, Any] = {}
     try:
         if kind == b"multipart/form-data":
@@ -64,7 +63,7 @@ def _parts(content_type: str, body: bytes) -> list[Field | File]:
     def keep(part: object) -> None:
         found.append(cast("Field | File", part))
         if sum(isinstance(part, File) for part in found) > 1:
-            raise FormParserError("one file is allowed")
+            raise FormParserError("only one file is allowed")
 
     limits = {"MAX_FIELDS": MAX_FIELDS, "MAX_FIELD_SIZE": MAX_FIELD_BYTES, "MAX_MEMORY_FILE_SIZE": len(body) + 1}
     parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, keep, keep, config=limits)
@@ -76,7 +75,7 @@ def _parts(content_type: str, body: bytes) -> list[Field | File]:
 def _add(fields: dict[str, Any], part: Field | File) -> None:
     name = _text(part.field_name or b"", "the name of a field")
     if isinstance(part, File):
-        if part.size:  # an empty one is what a form sends for no file
+        if part.size:  # forms send an empty file for none
             fields[name.partition("[")[0]] = _upload(part)
     else:
         _add_text(fields, name, _text(part.value or b"", f"the field {name[:64]!r}"))
@@ -97,8 +96,11 @@ def _text(data: bytes, what: str) -> str:
 
 
 def _upload(file: File) -> Any:
-    """What a file stands for. Our videos hold their id as title (server.jobs.assemble), so a client may send the video
-    instead of its id, or a file that holds only the id: OpenAI's client sends nothing but files here."""
+    """The value of an uploaded file: the bytes of a picture, or the id of a video made here.
+
+    OpenAI's client can only send files here. Our videos have their id as title (server.jobs.assemble), so it can send
+    the video itself or a file with just the id.
+    """
     file.file_object.seek(0)
     if file.field_name in PICTURES:
         return file.file_object.read()
@@ -107,7 +109,7 @@ def _upload(file: File) -> Any:
 
 
 def _put(fields: dict[str, Any], name: str, value: str) -> None:
-    """``a[b][c]=1`` as {"a": {"b": {"c": 1}}}: how clients write objects into a form."""
+    """Store ``a[b][c]=1`` as {"a": {"b": {"c": 1}}}, the usual form notation of objects."""
     first, *inner = re.split(r"\]\[|\[|\]$", name) if name.endswith("]") else [name]
     path = [first, *(part for part in inner if part)]
     if len(path) > MAX_DEPTH:
@@ -116,12 +118,12 @@ def _put(fields: dict[str, Any], name: str, value: str) -> None:
     for part in path[:-1]:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
-            raise PafuError("invalid_message", f"the field {name[:64]!r} contradicts another", first[:64])
+            raise PafuError("invalid_message", f"the field {name[:64]!r} conflicts with another", first[:64])
     place[path[-1]] = _number(value) if len(path) > 1 else value
 
 
 def _number(text: str) -> int | float | str:
-    """A number where the text is one: in a form it cannot be told apart."""
+    """The text as a number if possible, since forms have only text."""
     for kind in (int, float):
         try:
             return kind(text)

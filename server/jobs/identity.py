@@ -1,7 +1,7 @@
-"""Which stores a server keeps jobs and sessions in, so that servers can tell whether they share them.
+"""Ids of the stores for jobs and sessions, by which servers can tell whether they share them.
 
-Two machines may have a folder of one name and two databases at one address of their own loopback: so each store holds a
-random id, made by the first server that looks.
+Paths and addresses are not enough: two machines can have different folders of the same name, or different databases on
+loopback. So each store holds a random id, created by the first server that uses it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NAME = "store-id"
 
 
 def stores(settings: Settings) -> dict[str, tuple[str, str]]:
-    """By the setting's name: a store's id, and where it is in words. Raises as opening them does."""
+    """Setting name -> (id of the store, its location). Raises what opening the stores raises."""
     url = database_url(settings.database, settings.data_dir)
     connections = Connections(url)
     try:
-        with connections.alone() as connection:  # so that two first servers do not make two ids
+        with connections.alone() as connection:  # so that two servers do not both create an id
             found = {"database": (_of_database(connection), make_url(url).render_as_string(hide_password=True))}
             for name, given in (("videos", settings.videos), ("sessions", settings.sessions)):
                 files = open_files(given, settings.data_dir, name)

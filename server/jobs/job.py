@@ -1,4 +1,4 @@
-"""What a job is: the order as it was accepted, and where it stands. Plain data; no database, no files, no sockets."""
+"""The job types: the accepted order, its state and results. Plain data; no database, files or sockets."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ VISIBLE = tuple(state for state in JobState if state is not JobState.DELETED)
 
 
 class Carried(msgspec.Struct, frozen=True, kw_only=True):
-    """Another model's video that comes first: its pictures at this model's size and rate, and a warning for callers."""
+    """Another model's video that precedes the job's own: its number of pictures at this model's rate, and a warning."""
 
     pictures: int
     said: str
 
 
 def carried_pictures(pictures: int, fps: int, new_fps: int) -> int:
-    """How many a video of ``pictures`` at ``fps`` has at another rate."""
+    """Number of pictures after converting a video of ``pictures`` from ``fps`` to ``new_fps``."""
     return max(1, pictures * new_fps // fps)
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to make. ``pictures`` is the length of the whole video; the first ``given_chunks`` of an extension exist.
+    """What to generate. ``pictures`` is the total length; an extension starts with ``given_chunks`` existing chunks.
 
-    With ``carried`` the model's own part begins with the last carried picture as ``image``. Its first chunk, that
-    picture at rest, is not shown.
+    With ``carried``, the model's own part starts with the last carried picture as ``image``. Its first chunk, a still
+    of that picture, is not shown.
     """
 
     model: str
@@ -41,11 +41,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int
     cache: CacheChoice
     given_chunks: int = 0
-    image: bytes = b""  # PNG of the model's size that the video begins with
+    image: bytes = b""  # first picture of the video, PNG of the model's size
     carried: Carried | None = None
-    request: str = ""  # id of the request that ordered it
-    traceparent: str = ""  # W3C: the span below which the work is traced, wherever it is done
-    changes: list[Interact] = []  # of words and camera, each at its chunk
+    request: str = ""  # id of the HTTP request
+    traceparent: str = ""  # W3C trace context: parent span of the work, on any server
+    changes: list[Interact] = []  # prompt and camera changes, each at its chunk
 
     @property
     def seconds(self) -> float:
@@ -53,31 +53,31 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def earlier(self) -> int:
-        """Pictures of other models before its own."""
+        """Number of carried pictures before its own."""
         return self.carried.pictures if self.carried else 0
 
     def prompt_at(self, chunk: int) -> str:
-        """The words that a worker begins with which makes this chunk first."""
+        """The prompt with which a worker starts at this chunk."""
         due = [change for change in self.changes if change.prompt is not None and change.at_chunk < chunk]
         return max(due, key=lambda change: change.at_chunk).prompt or "" if due else self.prompt
 
     def changes_from(self, chunk: int) -> list[Interact]:
-        """Those that this chunk or a later one shows first."""
+        """The changes that take effect at this chunk or later."""
         return [change for change in self.changes if change.at_chunk >= chunk]
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Names of a finished job's files; ``nbytes`` counts all that is kept of it, its chunks included."""
+    """File names of a finished job; ``nbytes`` is the size of all its files, chunks included."""
 
     video: str
     thumbnail: str
     spritesheet: str
     nbytes: int
-    loop: str | None = None  # videos of earlier versions have none
+    loop: str | None = None  # None for videos of earlier versions
 
 
 class StoredChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished chunk: names of its files. ``past`` holds what another worker needs to go on after it."""
+    """File names of a finished chunk: ``media``, and ``past``, from which another worker can continue."""
 
     number: int
     media: str
@@ -85,11 +85,10 @@ class StoredChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the store. Times are seconds of the wall clock and only for people: nothing is decided by them but
-    retention.
+    """One row of the store. Times are wall-clock seconds, used only for display and retention.
 
-    ``fence`` grows with every claim, so that a holder whose lease was taken over can no longer write; ``beat``
-    grows with every heartbeat. ``failures`` are losses in a row without a finished chunk between them.
+    ``fence`` increases with every claim, so that an earlier lease holder can no longer write; ``beat`` increases with
+    every heartbeat. ``failures`` counts losses in a row without a finished chunk in between.
     """
 
     id: str
@@ -113,19 +112,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right to work on a job: valid only while the store has the same fence."""
+    """The right to work on a job, valid while the job has this fence."""
 
     job_id: str
     fence: int
 
 
 def carried_name(job_id: str) -> str:
-    """The file of the pictures that come before a job's own."""
+    """File name of a job's carried pictures."""
     return f"{job_id}/carried.m4s"
 
 
 class CarryOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Names of the video and of the file to make; what that is to have."""
+    """Input of server.jobs.carry: names of the source video and the result, and the result's format."""
 
     files: str | None
     data_dir: str
@@ -154,7 +153,7 @@ class CarryOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssemblyOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files make the video, which are kept beside it, and the prefix of its own files' names."""
+    """Input of server.jobs.assemble: the video's files, the files kept with it, and the prefix of result file names."""
 
     files: str | None
     data_dir: str

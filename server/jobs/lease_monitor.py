@@ -1,4 +1,4 @@
-"""Which leases have lapsed, judged by this server's own monotonic clock: no other clock is asked."""
+"""Detects lapsed leases by this server's monotonic clock only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from server.jobs.job import Lease
 
 
 class LeaseMonitor:
-    """Is shown the beats of all leases now and then; one that stands still for a whole lease has lapsed."""
+    """Observes the beats of all leases; a lease whose beat does not change for ``lease_seconds`` has lapsed."""
 
     def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._seen: dict[Lease, tuple[int, float]] = {}  # beat, and since when it stands
+        self._seen: dict[Lease, tuple[int, float]] = {}  # last beat, and when it was first seen
 
     def lapsed(self, beats: dict[Lease, int]) -> list[tuple[Lease, int]]:
-        """Leases, with their beats, that stand still for too long."""
+        """The lapsed leases among ``beats``, with their beats."""
         now = self._clock()
         before, self._seen = self._seen, {}
         for lease, beat in beats.items():

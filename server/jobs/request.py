@@ -1,4 +1,4 @@
-"""What a caller asks for, from JSON or a form, checked against the model: an Order, or an error naming the field."""
+"""Turn a request (JSON or form) into an Order that the model can generate, or an error naming the field."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from server.live import foreign
 DEFAULT_SECONDS = 4.0  # OpenAI's
 JSON = "application/json"
 TYPES = tuple(f"Content-Type: {kind}" for kind in (JSON, *form.MEDIA_TYPES))
-BODY = Bounds(large=dict.fromkeys(protocol.PICTURE_FIELDS, 2**30), too_large="body_too_large")  # the guard bounds all
+BODY = Bounds(large=dict.fromkeys(protocol.PICTURE_FIELDS, 2**30), too_large="body_too_large")  # the guard limits all
 AskedKind = TypeVar("AskedKind", bound="Asked")
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 class Asked(BaseModel):
-    """Fields that every request may have. A form has only text, so numbers may be written as text."""
+    """Fields common to all requests. Forms have only text, so numbers may be strings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -43,14 +43,14 @@ class Asked(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean(cls, value: Any) -> Any:
-        """Python takes true for 1; no field means that."""
+        """Reject booleans, which pydantic would convert to 1 and 0."""
         if isinstance(value, bool):
-            raise PydanticCustomError("boolean", "true and false mean nothing here")
+            raise PydanticCustomError("boolean", "true and false are not allowed here")
         return value
 
 
 class VideoRequest(Asked):
-    """POST /v1/videos: OpenAI's fields, and those of ours; what is left out is the model's own."""
+    """POST /v1/videos: OpenAI's fields and ours. Omitted fields take the model's defaults."""
 
     model: str | None = None
     seconds: float | None = Field(default=None, gt=0, le=1e6)
@@ -61,13 +61,13 @@ class VideoRequest(Asked):
     num_frames: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, le=protocol.MAX_SEED)
     num_inference_steps: int | None = None
-    input_reference: Any = None  # the picture that the video begins with: a file, a data URL, or an object with one
-    image_reference: Any = None  # the same under another server's name
+    input_reference: Any = None  # first picture: a file, a data URL, or an object that holds one
+    image_reference: Any = None  # the same, under another server's field name
     extra_params: dict[str, Any] | None = None
     interactions: list[protocol.Interaction] = Field(
         default=[],
         max_length=protocol.MAX_KNOWN_CHANGES,
-        description="changes as in session.start, each at its at_chunk: the same seed and changes, the same pictures",
+        description="changes as in session.start, each with its at_chunk: same seed and changes, same pictures",
     )
 
 
@@ -76,7 +76,7 @@ class RemixRequest(Asked):
 
 
 class SourceVideo(BaseModel):
-    """The video to go on with: an object with its id, or its file (see _upload)."""
+    """The video to extend: an object with its id, or its file (see server.jobs.form)."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -84,7 +84,7 @@ class SourceVideo(BaseModel):
 
 
 class ExtendRequest(Asked):
-    """POST /v1/videos/extensions; ``seconds`` are added to the video."""
+    """POST /v1/videos/extensions; ``seconds`` is the length to add."""
 
     video: SourceVideo
     seconds: float = Field(default=DEFAULT_SECONDS, gt=0, le=1e6)
@@ -97,15 +97,15 @@ async def read_fields(request: Request) -> dict[str, Any]:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise PafuError(
-            "unsupported_media_type", f"a body of Content-Encoding {encoding[:32]!r} is not read: send it plain"
+            "unsupported_media_type", f"Content-Encoding {encoding[:32]!r} is not supported: send the body uncompressed"
         )
     body = await request.body()
     if kind != JSON and body.lstrip().startswith(b"{"):
         raise PafuError(
-            "unsupported_media_type", f"the body looks like JSON, but comes as {kind[:64]!r}: send {TYPES[0]}"
+            "unsupported_media_type", f"the body looks like JSON, but its type is {kind[:64]!r}: send {TYPES[0]}"
         )
     if kind not in (JSON, *form.MEDIA_TYPES):
-        raise PafuError("unsupported_media_type", f"a body of {kind[:64]!r} is not read: send {' or '.join(TYPES)}")
+        raise PafuError("unsupported_media_type", f"type {kind[:64]!r} is not supported: send {' or '.join(TYPES)}")
     fields = read_object(body, "the body", BODY) if kind == JSON else await form.read_form(content_type, body)
     extra = fields.pop("extra_body", None)
     if extra is not None and not isinstance(extra, dict):
@@ -114,11 +114,11 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 
 def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
-    """The request. Raises PafuError with the field at fault."""
+    """Validate the fields of a request. Raises PafuError with the field at fault."""
     asked = foreign.taken(fields)
     if isinstance(extra := asked.get("extra_params"), dict):
         asked["extra_params"] = foreign.taken(extra, "extra_params.")
-    given = {name: value for name, value in asked.items() if value != "" or name == "prompt"}  # a form's way of null
+    given = {name: value for name, value in asked.items() if value != "" or name == "prompt"}  # forms send "" for null
     try:
         return kind.model_validate(given)
     except ValidationError as error:
@@ -126,7 +126,7 @@ def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
 
 
 def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order:
-    """The order that a request makes. Raises PafuError for what this server or its model cannot do."""
+    """The order for a new video. Raises PafuError for what this server or its model cannot do."""
     protocol.check_steps(asked.num_inference_steps, spec)
     width, height = _size(asked, spec)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
@@ -168,7 +168,7 @@ def _changes(asked: VideoRequest, last: int, spec: ModelSpec) -> list[Interact]:
     ]
     for place, change in enumerate(changes):
         if change.at_chunk > last:
-            reason = f"at_chunk {change.at_chunk} is behind the video's last chunk, {last}"
+            reason = f"at_chunk {change.at_chunk} is after the video's last chunk, {last}"
             raise PafuError("invalid_message", reason, f"interactions.{place}.at_chunk")
     return changes
 
@@ -180,7 +180,7 @@ def _image(asked: VideoRequest, spec: ModelSpec) -> bytes:
     return b""
 
 
-# What two models must have in common for one to go on from the other's latents; the family's models share one VAE.
+# Properties that two models must share so that one can continue from the other's latents.
 LATENTS = ("video_codec", "latent_channels", "chunk_latents", "spatial_stride", "temporal_stride", "fps")
 
 
@@ -189,16 +189,18 @@ def unlike(source: Order, spec: ModelSpec) -> str | None:
     theirs, ours = SPECS.get(source.model), spec.name
     there, here = f"{source.width}x{source.height}", f"{spec.width}x{spec.height}"
     if source.model != ours and (theirs is None or not (theirs.public and spec.public)):
-        return f"{source.model!r} keeps other latents than {ours!r}"
+        return f"the latents of {source.model!r} differ from those of {ours!r}"
     for name in LATENTS:
         if (its := getattr(theirs, name)) != (own := getattr(spec, name)):
-            return f"the {name} of {source.model!r} is {its} and that of {ours!r} {own}"
-    return None if there == here else f"the pictures of {source.model!r} were {there}, those of {ours!r} are {here}"
+            return f"{name} is {its} for {source.model!r} but {own} for {ours!r}"
+    return None if there == here else f"the pictures of {source.model!r} are {there}, those of {ours!r} are {here}"
 
 
 def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSpec, settings: Settings) -> Order:
-    """The source's order with more seconds and a new prompt. It continues from the latents of the source's ``chunks``;
-    if another model made them, with this server's default cache. Raises PafuError."""
+    """The order for an extension that continues from the latents of the source's ``chunks``. Raises PafuError.
+
+    If another model made them, it gets this server's default cache.
+    """
     cache = source.cache if source.model == spec.name else messages.CacheChoice.of(settings.cache())
     return _longer(
         msgspec.structs.replace(source, model=spec.name, cache=cache, given_chunks=chunks), asked, spec, settings
@@ -206,9 +208,11 @@ def longer_order(source: Order, asked: ExtendRequest, chunks: int, spec: ModelSp
 
 
 def carrying_order(source: Order, asked: ExtendRequest, why: str, spec: ModelSpec, settings: Settings) -> Order:
-    """An order that shows the source's pictures first and begins its own seconds with the last of them. ``why``: see
-    ``unlike``. Raises PafuError."""
-    said = f"the extension begins with the last picture and an empty cache: {why}"
+    """The order for an extension that shows the source's pictures, then starts with the last of them. Raises PafuError.
+
+    ``why``: the result of ``unlike``.
+    """
+    said = f"the extension starts with the last picture and an empty cache: {why}"
     carried = Carried(pictures=carried_pictures(source.pictures, source.fps, spec.fps), said=said)
     order = Order(
         model=spec.name,
@@ -233,22 +237,25 @@ def _longer(order: Order, asked: ExtendRequest, spec: ModelSpec, settings: Setti
 
 
 def remixed_order(source: Order, asked: RemixRequest, spec: ModelSpec) -> Order:
-    """The source's order under new words: same noise, so what the words leave open stays similar, and the same moves of
-    the camera. Raises PafuError."""
+    """The order for a remix: the source's noise and camera moves with a new prompt. Raises PafuError.
+
+    The same noise keeps what the prompt does not determine similar.
+    """
     moves = [msgspec.structs.replace(change, prompt=None) for change in source.changes if change.camera is not None]
     prompt = protocol.check_prompt(asked.prompt, spec)
     return msgspec.structs.replace(source, prompt=prompt, given_chunks=0, changes=moves)
 
 
 def check_length(pictures: int, spec: ModelSpec, settings: Settings, param: str) -> None:
+    """Raises PafuError if the video would be longer than ``max_job_seconds``."""
     most = int(settings.max_job_seconds * spec.fps)
     if pictures > most:
-        reason = f"the video would have {pictures} pictures; allowed are {most} ({settings.max_job_seconds:g} s)"
+        reason = f"the video would have {pictures} pictures; the maximum is {most} ({settings.max_job_seconds:g} s)"
         raise PafuError("invalid_message", reason, param)
 
 
 def digest(kind: str, fields: dict[str, Any]) -> str:
-    """What tells two requests under one idempotency key apart."""
+    """A digest of the request, to compare requests with the same idempotency key."""
     text = json.dumps([kind, fields], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -262,7 +269,7 @@ def _size(asked: VideoRequest, spec: ModelSpec) -> tuple[int | None, int | None]
         raise PafuError("invalid_message", reason, "size")
     width, height = int(found[1]), int(found[2])
     if (asked.width or width, asked.height or height) != (width, height):
-        raise PafuError("invalid_message", f"size {asked.size} contradicts width and height; give one of them", "size")
+        raise PafuError("invalid_message", f"size {asked.size} conflicts with width and height; give only one", "size")
     if (width, height) != (spec.width, spec.height):
         reason = f"size {asked.size} is not offered; {spec.name} makes {spec.width}x{spec.height}"
         raise PafuError("unsupported", reason, "size")
@@ -288,9 +295,9 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
         reason = f"{param} must be an object with fields of {allowed}; got {first['input']!r:.80}"
         return PafuError("invalid_message", reason, param)
     if first["type"] in ("model_type", "model_attributes_type"):
-        allowed = 'give {"id": "video_..."}, or a file that was downloaded from this server'
+        allowed = 'give {"id": "video_..."} or a video file downloaded from this server'
         return PafuError(
-            "invalid_message", f"{param}: {first['input']!r:.80} is no video of this server; {allowed}", param
+            "invalid_message", f"{param}: {first['input']!r:.80} is not a video of this server; {allowed}", param
         )
     if first["type"] == "missing":
         return PafuError("missing_field", f"the request needs the field {param!r}", param)

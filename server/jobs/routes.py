@@ -1,6 +1,6 @@
-"""``/v1/videos`` in OpenAI's shape, so that the stock client works; fields of ours are optional on both ways.
+"""``/v1/videos``, compatible with OpenAI's client; our additional fields are optional in requests and replies.
 
-Requests are JSON or forms alike (server.jobs.request). A video that is deleted while it is made is gone, work and all.
+Requests are JSON or forms (server.jobs.request). Deleting a running video also stops its work.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class VideoError(BaseModel):
 
 
 class Video(BaseModel):
-    """OpenAI's video object, then what is ours."""
+    """OpenAI's video object, with additional fields after it."""
 
     id: str
     object: Literal["video"] = "video"
@@ -72,7 +72,7 @@ class Video(BaseModel):
     num_frames: int
     media_type: str
     inference_time_s: float
-    warnings: list[str]  # words of the prompt that are not in the picture, another model's video that was gone on with
+    warnings: list[str]  # about words not in the picture, and extensions of another model's video
     extra_params: dict[str, Any]
 
 
@@ -91,7 +91,7 @@ class VideoDeleted(BaseModel):
 
 
 def video_object(job: Job) -> Video:
-    """The job as callers see it; a job is in progress only since a worker had room for it."""
+    """The job as callers see it. It counts as queued until a worker has room for it."""
     order, done = job.order, job.state is JobState.COMPLETED
     waiting = job.state is JobState.RUNNING and job.started_at is None
     cache = {name: getattr(order.cache, name) for name in order.cache.__struct_fields__}
@@ -121,14 +121,16 @@ def video_object(job: Job) -> Video:
 
 
 def warnings_of(order: Order) -> list[str]:
-    """What the caller would not expect of this video."""
+    """Warnings about the prompt, and about an extension of another model's video."""
     spec = SPECS.get(order.model)
     return [*(warnings(order.prompt, spec) if spec else []), *([order.carried.said] if order.carried else [])]
 
 
 def progress(job: Job) -> int:
-    """Percent of the chunks that are made here (an extension begins with those of its source); the film itself is the
-    last bit. 0 for a model of another Pafu."""
+    """Percentage of finished chunks, not counting those that an extension copies from its source.
+
+    0 if this version does not know the job's model.
+    """
     from server.jobs.chunks import chunks_of
 
     spec = SPECS.get(job.order.model)
@@ -137,7 +139,7 @@ def progress(job: Job) -> int:
 
 
 def reply(job: Job, status: int = 200) -> JSONResponse:
-    """The video, and when to ask again if it is not over."""
+    """The video object; for an unfinished job also the poll interval."""
     headers = {}
     if job.state in (JobState.QUEUED, JobState.RUNNING):
         wait = min(max(job.order.seconds / POLLS_PER_VIDEO, FASTEST_POLL), SLOWEST_POLL)
@@ -146,29 +148,30 @@ def reply(job: Job, status: int = 200) -> JSONResponse:
 
 
 def idempotency_key(request: Request) -> str | None:
+    """The Idempotency-Key header, if any. Raises PafuError for an invalid one."""
     key = request.headers.get("idempotency-key")
     if key is not None and not 0 < len(key) <= MAX_KEY:
-        reason = f"an idempotency key has 1 to {MAX_KEY} characters, this one {len(key)}"
+        reason = f"the idempotency key has {len(key)} characters; allowed: 1 to {MAX_KEY}"
         raise PafuError("invalid_message", reason, "Idempotency-Key")
     return key
 
 
 def sender_of(request: Request) -> Sender:
-    """Who orders, and under which names the request goes. Raises PafuError."""
+    """The caller with the request's idempotency key, request id and trace. Raises PafuError."""
     traceparent = request.headers.get("traceparent", "")
     return Sender(caller_of(request), idempotency_key(request), request.state.request_id, traceparent)
 
 
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """How a request body looks in the OpenAPI document: the same fields as JSON and as a form."""
+    """The OpenAPI description of a request body: the same fields as JSON and as a form."""
     schema = kind.model_json_schema()
-    schema = inlined(schema, schema.pop("$defs", {}))  # the document has no $defs here
+    schema = inlined(schema, schema.pop("$defs", {}))  # OpenAPI has no $defs here
     content = {kind: {"schema": schema} for kind in ("application/json", "multipart/form-data")}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def inlined(schema: Any, parts: dict[str, Any]) -> Any:
-    """The schema with its references replaced by what they name."""
+    """The schema with its references resolved."""
     if isinstance(schema, list):
         return [inlined(each, parts) for each in schema]
     if not isinstance(schema, dict):
@@ -182,12 +185,12 @@ BYTES = {"schema": {"type": "string", "format": "binary"}}
 VIDEO_BYTES: dict[int | str, dict[str, Any]] = {200: {"description": "The video.", "content": {"video/mp4": BYTES}}}
 RESULT_BYTES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": dict.fromkeys(MEDIA_TYPES.values(), BYTES)},
-    206: {"description": "The range of it.", "content": dict.fromkeys(MEDIA_TYPES.values(), BYTES)},
+    206: {"description": "The requested range.", "content": dict.fromkeys(MEDIA_TYPES.values(), BYTES)},
 }
 
 
 def routes(videos: VideoService) -> APIRouter:
-    """The router over this service."""
+    """The router for ``videos``."""
     router = APIRouter(prefix="/v1/videos", tags=["videos"])
     _add_orders(router, videos)
     _add_not_offered(router)
@@ -198,13 +201,15 @@ def routes(videos: VideoService) -> APIRouter:
 def _add_orders(router: APIRouter, videos: VideoService) -> None:
     @router.post("", response_model=Video, openapi_extra=body_of(VideoRequest))
     async def create(request: Request) -> Response:
-        """Order a video."""
+        """Create a video job."""
         return reply(await videos.create(await read_fields(request), sender_of(request)))
 
     @router.post("/sync", response_class=Response, responses=VIDEO_BYTES, openapi_extra=body_of(VideoRequest))
     async def create_sync(request: Request) -> Response:
-        """Order a video and wait for its bytes; a caller who hangs up wants it no longer, unless a key of idempotency
-        says that it will ask again."""
+        """Create a video and wait for its bytes.
+
+        Disconnecting deletes the video, unless an idempotency key was sent.
+        """
         sender = sender_of(request)
         caller, key = sender.caller, sender.key
         job = await videos.create(await read_fields(request), sender)
@@ -218,26 +223,26 @@ def _add_orders(router: APIRouter, videos: VideoService) -> None:
                     return Response(status_code=499)
         finally:
             waiting.cancel()
-        await videos.content(job.id, "video", caller)  # raises, when it failed
+        await videos.content(job.id, "video", caller)  # raises if the job failed
         return await download(videos, request, job.id, "video")
 
     @router.post("/extensions", response_model=Video, openapi_extra=body_of(ExtendRequest))
     async def extend(request: Request) -> Response:
-        """Go on with a completed video."""
+        """Extend a completed video."""
         return reply(await videos.extend(await read_fields(request), sender_of(request)))
 
     @router.post("/{video_id}/remix", response_model=Video, openapi_extra=body_of(RemixRequest))
     async def remix(request: Request, video_id: str) -> Response:
-        """The same video under other words."""
+        """Generate the video again with another prompt."""
         return reply(await videos.remix(video_id, await read_fields(request), sender_of(request)))
 
 
 def _add_not_offered(router: APIRouter) -> None:
-    """What OpenAI's client can ask for and no model here can do."""
+    """Refuse OpenAI's endpoints that no model here supports."""
 
     def refuse(what: str) -> Callable[[], Awaitable[None]]:
         async def refused() -> None:
-            raise PafuError("unsupported", f"{what} are not offered here; remix and extensions are")
+            raise PafuError("unsupported", f"{what} are not supported; remix and extensions are")
 
         return refused
 
@@ -254,7 +259,7 @@ def _add_videos(router: APIRouter, videos: VideoService) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
-        """The caller's videos, page by page."""
+        """List the caller's videos."""
         jobs, more = await videos.page(caller_of(request), after, limit, order == "desc")
         ids = [job.id for job in jobs]
         first, last = (ids[0], ids[-1]) if ids else (None, None)
@@ -262,26 +267,26 @@ def _add_videos(router: APIRouter, videos: VideoService) -> None:
 
     @router.get("/{video_id}", response_model=Video)
     async def retrieve(request: Request, video_id: str) -> Response:
-        """How a video stands."""
+        """Get a video's status."""
         return reply(await videos.get(video_id, caller_of(request)))
 
     @router.delete("/{video_id}")
     async def delete(request: Request, video_id: str) -> VideoDeleted:
-        """Delete a video; if it is being made, the work stops at once."""
+        """Delete a video; if it is still running, the work stops at once."""
         await videos.delete(video_id, caller_of(request))
         return VideoDeleted(id=video_id)
 
-    @router.head("/{video_id}/content", include_in_schema=False)  # players and download tools look before they read
+    @router.head("/{video_id}/content", include_in_schema=False)  # used by players and download tools
     @router.get("/{video_id}/content", response_class=Response, responses=RESULT_BYTES)
     async def content(
         request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet", "loop"] = "video"
     ) -> Response:
-        """The bytes of a completed video, its thumbnail, its sheet of pictures or a short loop; ranges are served."""
+        """Download a completed video, its thumbnail, sprite sheet or short loop; supports ranges."""
         return await download(videos, request, video_id, variant)
 
 
 async def download(videos: VideoService, request: Request, video_id: str, variant: str) -> Response:
-    """A result's file, or the part of it that is asked for."""
+    """A result file, or the requested range of it."""
     name, size = await videos.content(video_id, variant, caller_of(request))
     job = await videos.get(video_id, caller_of(request))
     etag, changed = f'"{video_id}-{variant}"', formatdate(job.finished_at, usegmt=True)
@@ -292,7 +297,7 @@ async def download(videos: VideoService, request: Request, video_id: str, varian
         "content-disposition": f'inline; filename="{video_id}.{SUFFIXES[variant]}"',
         "x-pafu-video-id": video_id,
     }
-    if request.method == "HEAD":  # a range is asked of GET alone
+    if request.method == "HEAD":  # ranges apply to GET only
         return Response(None, 200, {**headers, "content-length": str(size)}, MEDIA_TYPES[variant])
     if etag in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
@@ -314,14 +319,14 @@ async def pieces(videos: VideoService, name: str, start: int, stop: int) -> Asyn
 
 
 def wanted_range(header: str | None, size: int) -> tuple[int, int] | tuple[()] | None:
-    """First byte and the one after the last; None for the whole file, () for what no byte can satisfy."""
+    """Start and stop (exclusive) of a Range header; None: the whole file; (): not satisfiable."""
     found = RANGE.fullmatch(header.strip()) if header else None
     if not found or found[1] == found[2] == "":
-        return None  # several ranges, other units: the whole file is a right answer
+        return None  # several ranges or other units: the whole file is a valid answer
     if not found[1]:
         return (max(0, size - int(found[2])), size) if int(found[2]) else ()
     start = int(found[1])
     if found[2] and int(found[2]) < start:
-        return None  # no range at all, says RFC 9110
+        return None  # invalid, so ignored (RFC 9110)
     stop = min(size, int(found[2]) + 1) if found[2] else size
     return (start, stop) if start < stop else ()

@@ -1,4 +1,4 @@
-"""Claims jobs and keeps an attempt at each (server.jobs.attempt), as many at once as the settings allow."""
+"""Claims jobs and runs an attempt (server.jobs.attempt) for each, as many at once as the settings allow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from server.states import EngineState, WorkerState
 
 log = logging.getLogger("pafu.jobs")
 
-POLL_SECONDS = 1.0  # how often other servers' jobs are looked at
-CLAIM_WITHIN = 1.0
+POLL_SECONDS = 1.0  # how often the leases of other servers are checked
+CLAIM_WITHIN = 1.0  # seconds
 
 
 class Runner:
-    """The jobs that this server works on."""
+    """Claims and runs this server's jobs."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, database: Database) -> None:
         self._settings = settings
@@ -33,32 +33,32 @@ class Runner:
         self._attempts: dict[str, Attempt] = {}
         self._leases = LeaseMonitor(settings.job_lease_seconds)
         self._wake = asyncio.Event()
-        self._ended = asyncio.Event()  # of some attempt; replaced each time
+        self._ended = asyncio.Event()  # set when any attempt ends, then replaced
         self._loop: asyncio.Task[None] | None = None
         self._draining = False
 
-    # ---- what the front asks
+    # ---- for the front
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self._claim_for_ever(), name="jobs")
 
     def wake(self) -> None:
-        """A job was queued."""
+        """A job was queued: look for it now."""
         self._wake.set()
 
     async def cancel(self, job_id: str) -> None:
-        """The job was deleted."""
+        """The job was deleted: abandon its attempt."""
         if attempt := self._attempts.get(job_id):
             await attempt.abandon()
 
     async def changed(self, within: float) -> None:
-        """Return when an attempt has ended, or after ``within`` seconds."""
+        """Wait until any attempt ends, at most ``within`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._ended.wait()
 
     async def drain(self, within: float) -> None:
-        """Claim nothing more, finish and keep the chunks in hand, give all jobs back. Bounded in time."""
+        """Stop claiming, finish and store the current chunks, return all jobs to the queue. Bounded in time."""
         await self._claim_no_more()
         for attempt in list(self._attempts.values()):
             await attempt.finish_chunk()
@@ -66,15 +66,15 @@ class Runner:
         await self.give_back(within / 2)
 
     async def give_back(self, within: float) -> None:
-        """Abandon the chunks in hand; any other server may take the jobs at once."""
+        """Abandon the current chunks and return all jobs to the queue, so that other servers can take them at once."""
         await self._claim_no_more()
-        await asyncio.sleep(0)  # a task cancelled before its first step could not give its job back
+        await asyncio.sleep(0)  # a task cancelled before its first step would not release its job
         for attempt in list(self._attempts.values()):
             attempt.cancel()
         await self._settle(within)
 
     async def _claim_no_more(self) -> None:
-        """Wait for a claim in progress: a lease that nobody knows of could not be given back."""
+        """Stop claiming, but wait for a claim in progress, whose lease could not be released otherwise."""
         self._draining = True
         self._wake.set()
         if self._loop is not None:
@@ -95,21 +95,21 @@ class Runner:
                 while self._has_room() and (claimed := await self._claim()):
                     self._begin(*claimed)
             except StoreUnavailable as error:
-                log.debug("no job can be claimed: %s", error)  # the database has said it
+                log.debug("cannot claim jobs: %s", error)  # the database has logged it
             except Exception:
-                log.exception("claiming failed")
+                log.exception("claiming jobs failed")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
     def _has_room(self) -> bool:
-        """A server without a worker leaves jobs to others."""
+        """Whether another job fits; never without a ready worker."""
         status, most = self._engine.status(), self._settings.jobs_at_once
         if most is None:
             most = sum(worker.state is WorkerState.READY for worker in status.workers)
         return status.state is EngineState.READY and not self._draining and len(self._attempts) < most
 
     async def _claim(self) -> tuple[Job, Lease] | None:
-        """A job whose lease has lapsed, or else the one that waits longest."""
+        """Claim a job whose lease has lapsed, or else the oldest queued job."""
         name = self._spec.name
         held = await self._database.run(lambda store: store.held(name))
         for lease, beat in self._leases.lapsed(held):
@@ -117,7 +117,7 @@ class Runner:
             if mine is not None and mine.lease == lease:
                 continue
             if taken := await self._take_over(lease, beat):
-                log.warning("%s: its lease has lapsed; going on at chunk %d", lease.job_id, taken[0].chunks)
+                log.warning("%s: its lease has lapsed; continuing from chunk %d", lease.job_id, taken[0].chunks)
                 return taken
         return await self._database.run(lambda store: store.claim(name))
 
@@ -128,14 +128,14 @@ class Runner:
         attempt = Attempt(job, lease, self._settings, self._spec, self._engine, self._database)
         attempt.finishing = self._draining
         self._attempts[job.id] = attempt
-        # a callback, because a task that is cancelled before its first step runs none of its own code
+        # a callback, because a task cancelled before its first step runs none of its code
         attempt.task.add_done_callback(lambda _: self._forget(attempt))
 
     def _forget(self, attempt: Attempt) -> None:
-        """The job is out of our hands; the next may be claimed."""
+        """The attempt has ended: another job may be claimed."""
         del self._attempts[attempt.lease.job_id]
         self._wake.set()
         ended, self._ended = self._ended, asyncio.Event()
         ended.set()
         if not attempt.task.cancelled() and (error := attempt.task.exception()):
-            log.warning("%s: left alone, its lease will lapse: %s", attempt.lease.job_id, error)
+            log.warning("%s: attempt failed, its lease will lapse: %s", attempt.lease.job_id, error)

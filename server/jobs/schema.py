@@ -1,7 +1,7 @@
-"""The tables of the job store, and how a database of an earlier Pafu becomes one of today.
+"""The tables of the job store and their migrations.
 
-Who changes a table appends to MIGRATIONS: what it says leads from the schema before to the new one, on SQLite and
-PostgreSQL alike. Orders and results are JSON in a column: a new field there needs a default and no migration.
+When you change a table, append the statements that migrate to it to MIGRATIONS; they must work on SQLite and
+PostgreSQL. Orders and results are JSON in a column: a new field there needs a default but no migration.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from sqlalchemy import (
 from server.jobs.errors import StoreError
 
 log = logging.getLogger("pafu.jobs")
-FIRST = 1  # the schema that MIGRATIONS begin with
-MIGRATIONS: Sequence[Sequence[str]] = (  # for each step the statements of it, in order
+FIRST = 1  # the schema version before all MIGRATIONS
+MIGRATIONS: Sequence[Sequence[str]] = (  # one sequence of statements per version
     (
         "CREATE TABLE pafu_sessions "
         "(id VARCHAR(64) NOT NULL PRIMARY KEY, fence INTEGER NOT NULL, used_at FLOAT NOT NULL)",
     ),
 )
 
-Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements only INTEGER
 metadata = MetaData()
 meta = Table("pafu_meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
 jobs = Table(
     "pafu_jobs",
     metadata,
-    Column("number", Number, primary_key=True, autoincrement=True),  # the order of creation, whatever the clock did
+    Column("number", Number, primary_key=True, autoincrement=True),  # order of creation, independent of the clock
     Column("id", String(64), nullable=False, unique=True),
     Column("caller", String(256), nullable=False, index=True),
     Column("state", String(16), nullable=False, index=True),
@@ -88,8 +88,10 @@ sessions = Table(
 
 
 def prepare(connection: Connection) -> None:
-    """Make an empty database one of today, or migrate an older one; all or nothing, in the transaction of
-    ``connection``. Raises StoreError for a database of a newer Pafu."""
+    """Create the tables or migrate an older database, in the transaction of ``connection``.
+
+    Raises StoreError for a database of a newer version.
+    """
     today = FIRST + len(MIGRATIONS)
     if not inspect(connection).has_table(meta.name):
         metadata.create_all(connection)
@@ -98,8 +100,8 @@ def prepare(connection: Connection) -> None:
     there = int(connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one())
     if not FIRST <= there <= today:
         raise StoreError(
-            f"the job database has schema {there}, this Pafu knows {FIRST} to {today}: it was used by a newer Pafu; "
-            "run that one, or use another database"
+            f"the job database has schema {there}, this Pafu supports {FIRST} to {today}: a newer Pafu has used it; "
+            "run that version, or use another database"
         )
     for step, statements in enumerate(MIGRATIONS[there - FIRST :], there + 1):
         log.info("migrating the job database to schema %d", step)

@@ -1,11 +1,11 @@
-"""The one store of jobs, over SQLite or PostgreSQL.
+"""The job store, in SQLite or PostgreSQL.
 
-A job is worked on under a **lease**: its row's ``fence`` is the number of the claim, and every write of the holder
-names it, so a holder whose lease was taken over is refused. Whether a holder is alive is not read from timestamps: its
-``beat`` counts up, and a server that has seen the same beat for a whole lease on its own monotonic clock takes the job
-over (server.jobs.lease_monitor). Wall clocks may jump.
+A server works on a job under a **lease**. The row's ``fence`` is the number of the claim; every write names it, so the
+store refuses a holder whose lease was taken over. Timestamps do not decide whether a holder is alive, since wall clocks
+may jump: its ``beat`` counts up, and a server that sees no new beat for a whole lease on its own monotonic clock takes
+the job over (server.jobs.lease_monitor).
 
-Calls block and are made from threads. Any call may raise StoreUnavailable: locked, vanished, full, unreachable.
+Methods block; call them from threads. Any of them may raise StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from server.states import JobState
 
 
 class JobStore:
-    """Jobs in a database. ``wall_clock`` gives the timestamps that people see."""
+    """Jobs in a database. ``wall_clock`` is the source of displayed timestamps."""
 
     def __init__(self, url: str, wall_clock: Callable[[], float] = time.time) -> None:
-        """``url`` is an SQLAlchemy URL. Creates what is missing. Raises StoreError or StoreUnavailable."""
+        """``url``: an SQLAlchemy URL. Creates missing tables. Raises StoreError or StoreUnavailable."""
         self._clock = wall_clock
         self._connections = Connections(url)
         self._read, self._write = self._connections.read, self._connections.write
@@ -46,7 +46,7 @@ class JobStore:
     def close(self) -> None:
         self._connections.close()
 
-    # ---- callers
+    # ---- for callers
 
     def add(
         self,
@@ -58,10 +58,10 @@ class JobStore:
         given: Sequence[StoredChunk] = (),
         idempotency: tuple[str, str] | None = None,
     ) -> tuple[Job, bool]:
-        """Queue a job, with the chunks that it begins with; the job, and whether it is new.
+        """Queue a job that starts with the chunks ``given``; returns the job and whether it is new.
 
-        ``idempotency`` is the caller's key and a digest of what was asked: the same pair again gives the first job.
-        Raises IdempotencyConflict when the digest is another.
+        ``idempotency`` is the caller's key and a digest of the request; the same pair returns the existing job. Raises
+        IdempotencyConflict if the digest differs.
         """
         key, digest = idempotency or (None, None)
         row = {
@@ -92,25 +92,25 @@ class JobStore:
             same = (jobs.c.caller == caller) & (jobs.c.idempotency_key == key)
             row = connection.execute(select(jobs).where(same)).one()
         if row.idempotency_digest != digest:
-            raise IdempotencyConflict(f"idempotency key {key!r} was used for another order; use a new key")
+            raise IdempotencyConflict(f"idempotency key {key!r} was used for a different request; use a new key")
         return _job(row)
 
     def has_key(self, caller: str, key: str) -> bool:
-        """Whether this idempotency key was used."""
+        """Whether the caller has used this idempotency key."""
         with self._read() as connection:
             same = (jobs.c.caller == caller) & (jobs.c.idempotency_key == key)
             return connection.execute(select(jobs.c.id).where(same)).first() is not None
 
     def get(self, job_id: str, caller: str | None = None) -> Job | None:
-        """The job, if it exists and is this caller's (None: anybody's)."""
+        """The job, if it exists and belongs to ``caller`` (None: any caller)."""
         with self._read() as connection:
             row = connection.execute(select(jobs).where(_visible(caller), jobs.c.id == job_id)).one_or_none()
         return None if row is None else _job(row)
 
     def page(self, caller: str | None, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
-        """Up to ``limit`` jobs after the one called ``after``, and whether there are more.
+        """Up to ``limit`` jobs after job ``after``, and whether there are more.
 
-        A deleted job still serves as a cursor for a while. Raises KeyError when ``after`` is unknown.
+        A recently deleted job still works as ``after``. Raises KeyError if ``after`` is unknown.
         """
         wanted = _visible(caller)
         with self._read() as connection:
@@ -125,7 +125,7 @@ class JobStore:
         return [_job(row) for row in rows[:limit]], len(rows) > limit
 
     def delete(self, job_id: str, caller: str | None = None) -> bool:
-        """Make the job invisible, and so its holder's lease worthless; False when there is none."""
+        """Mark the job as deleted, which also invalidates its lease; False if there is no such job."""
         with self._write() as connection:
             change = update(jobs).where(_visible(caller), jobs.c.id == job_id)
             gone = change.values(
@@ -149,23 +149,23 @@ class JobStore:
         return dict.fromkeys(VISIBLE, 0) | {JobState(state): count for state, count in rows}
 
     def unfinished(self, caller: str | None = None) -> int:
-        """Jobs that wait or run, of one caller or of all."""
+        """Number of queued and running jobs, of one caller or of all."""
         waiting = jobs.c.state.in_([state.value for state in UNFINISHED])
         mine = waiting if caller is None else waiting & (jobs.c.caller == caller)
         with self._read() as connection:
             return connection.execute(select(func.count()).select_from(jobs).where(mine)).scalar_one()
 
     def waiting_since(self) -> float | None:
-        """When the oldest waiting job was created (wall clock), or None."""
+        """Creation time (wall clock) of the oldest queued job, or None."""
         with self._read() as connection:
             waiting = select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED.value)
             since: float | None = connection.execute(waiting).scalar_one()
         return since
 
-    # ---- holders
+    # ---- for lease holders
 
     def claim(self, model: str) -> tuple[Job, Lease] | None:
-        """Take the job that waited longest, or None."""
+        """Claim the oldest queued job, or None."""
         first = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value, jobs.c.model == model)
         first = first.order_by(jobs.c.number).limit(1).with_for_update(skip_locked=True)
         return self._take(jobs.c.id == first.scalar_subquery(), {"failures": jobs.c.failures})
@@ -178,7 +178,7 @@ class JobStore:
             return {Lease(row.id, row.fence): row.beat for row in connection.execute(running)}
 
     def take_over(self, lease: Lease, beat: int) -> tuple[Job, Lease] | None:
-        """Take a job whose lease has lapsed; None when its beat has moved after all."""
+        """Take over a job whose lease has lapsed; None if its beat has changed meanwhile."""
         return self._take(_holds(lease) & (jobs.c.beat == beat), {"failures": jobs.c.failures + 1})
 
     def _take(self, which: ColumnElement[bool], more: dict[str, Any]) -> tuple[Job, Lease] | None:
@@ -193,18 +193,18 @@ class JobStore:
         return None if row is None else (_job(row), Lease(row.id, row.fence))
 
     def admitted(self, lease: Lease) -> None:
-        """A worker has room for the job and begins: only now it counts as in progress. Raises LeaseLost."""
+        """A worker has started the job, which now counts as in progress. Raises LeaseLost."""
         started = func.coalesce(jobs.c.started_at, self._clock())
         self._change(lease, {"started_at": started, "beat": jobs.c.beat + 1})
 
     def beat(self, lease: Lease) -> None:
-        """A sign of life. Raises LeaseLost."""
+        """Record a heartbeat. Raises LeaseLost."""
         self._change(lease, {"beat": jobs.c.beat + 1})
 
     def add_chunk(self, lease: Lease, chunk: StoredChunk, seconds: float) -> None:
-        """One more chunk is finished and its files are safe; ``seconds`` it took. Raises LeaseLost.
+        """Record a chunk whose files are durable; it took ``seconds``. Raises LeaseLost.
 
-        May be called again with the same chunk when it is not known whether the first call arrived.
+        Idempotent: may be retried with the same chunk.
         """
         values = {
             "chunks": chunk.number + 1,
@@ -222,7 +222,8 @@ class JobStore:
                 raise _lost(lease)
 
     def finish(self, lease: Lease, results: Results, keep_seconds: float) -> None:
-        """The files are safe: the job is done, and kept for so long. Raises LeaseLost; may be called again."""
+        """Complete a job whose result files are durable, to be kept for ``keep_seconds``. Idempotent. Raises
+        LeaseLost."""
         now, written = self._clock(), msgspec.json.encode(results).decode()
         done = {"state": JobState.COMPLETED.value, "results": written, "finished_at": now}
         try:
@@ -234,14 +235,14 @@ class JobStore:
                     raise
 
     def fail(self, lease: Lease, code: str, message: str, keep_seconds: float) -> None:
-        """The job cannot be done. Raises LeaseLost."""
+        """Mark the job as failed. Raises LeaseLost."""
         now = self._clock()
         why = {"error_code": code, "error_message": message[:4000]}
         end = {"state": JobState.FAILED.value, "finished_at": now, "expires_at": now + keep_seconds}
         self._change(lease, {**why, **end})
 
     def release(self, lease: Lease, failed: bool) -> None:
-        """Give the job back to the queue, as its chunks stand; ``failed`` counts against it. Raises LeaseLost."""
+        """Return the job to the queue with its chunks; ``failed`` counts as a failure. Raises LeaseLost."""
         failures = jobs.c.failures + 1 if failed else jobs.c.failures
         self._change(lease, {"state": JobState.QUEUED.value, "failures": failures})
 
@@ -253,27 +254,27 @@ class JobStore:
     # ---- housekeeping
 
     def finished(self) -> list[Job]:
-        """All jobs that are over and kept, the oldest first."""
+        """All completed and failed jobs, oldest first."""
         over = jobs.c.state.in_([JobState.COMPLETED.value, JobState.FAILED.value])
         with self._read() as connection:
             rows = connection.execute(select(jobs).where(over).order_by(jobs.c.finished_at, jobs.c.number)).all()
         return [_job(row) for row in rows]
 
     def deleted(self, before: float = float("inf")) -> list[str]:
-        """Ids of deleted jobs that are still remembered, deleted before this time."""
+        """Ids of the tombstones of jobs deleted before this wall-clock time."""
         gone = (jobs.c.state == JobState.DELETED.value) & (jobs.c.finished_at < before)
         with self._read() as connection:
             return list(connection.execute(select(jobs.c.id).where(gone)).scalars())
 
     def forget(self, job_id: str) -> None:
-        """Remove a deleted job's row; its files are gone already."""
+        """Remove a deleted job's row, after its files."""
         with self._write() as connection:
             connection.execute(delete(chunks).where(chunks.c.job == job_id))
             gone = (jobs.c.id == job_id) & (jobs.c.state == JobState.DELETED.value)
             connection.execute(delete(jobs).where(gone))
 
     def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of ``ids`` that have a row, deleted ones included."""
+        """The ``ids`` that have a row, including deleted jobs."""
         with self._read() as connection:
             return set(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(ids))).scalars())
 
@@ -289,7 +290,7 @@ def _holds(lease: Lease) -> ColumnElement[bool]:
 
 
 def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"job {lease.job_id} is not held under fence {lease.fence} any more")
+    return LeaseLost(f"job {lease.job_id} is no longer held under fence {lease.fence}")
 
 
 def _one(connection: Connection, which: ColumnElement[bool]) -> Job:

@@ -1,4 +1,4 @@
-"""What is kept and for how long: by age, by size, and nothing of what was deleted."""
+"""Retention of finished jobs: deletes them by age and total size, then their files and rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from server.jobs.job import Job
 log = logging.getLogger("pafu.jobs")
 
 SWEEP_SECONDS = 30.0
-REMEMBER_SECONDS = 3600.0  # for which a deleted job's row stays: holders may still write, cursors may still name it
-ORPHAN_SECONDS = 3600.0  # age at which a folder without a job is removed: its creator may still be writing
+REMEMBER_SECONDS = 3600.0  # a tombstone stays this long: lease holders may still write, page cursors may still name it
+ORPHAN_SECONDS = 3600.0  # age at which a folder without a job is deleted; a younger one may still be written
 CLOCK_JUMP_SECONDS = 60.0
 Clock = Callable[[], float]
 
 
 def too_many_bytes(finished: list[Job], most: int) -> list[str]:
-    """The oldest of ``finished`` (the oldest first) that have to go for the others to fit into ``most`` bytes."""
+    """The oldest of ``finished`` (sorted oldest first) to delete so that the rest fits into ``most`` bytes."""
     total = sum(job.results.nbytes for job in finished if job.results)
     gone = []
     for job in finished:
@@ -36,8 +36,11 @@ def too_many_bytes(finished: list[Job], most: int) -> list[str]:
 
 
 class Sweeper:
-    """Sweeps now and then. Age is read from the wall clock, which may jump: a sweep that sees it jump removes nothing
-    by age; if the new time stays, the next sweep believes it."""
+    """Applies retention every SWEEP_SECONDS.
+
+    Age comes from the wall clock. A sweep that detects a clock jump deletes nothing by age; the next sweep trusts the
+    new time if it persists.
+    """
 
     def __init__(
         self, settings: Settings, database: Database, wall: Clock = time.time, steady: Clock = time.monotonic
@@ -62,17 +65,17 @@ class Sweeper:
             try:
                 await self.sweep()
             except (StoreUnavailable, FilesUnavailable) as error:
-                log.warning("nothing could be swept: %s", error)
+                log.warning("sweep failed: %s", error)
             except Exception:
-                log.exception("sweeping failed")
+                log.exception("sweep failed")
 
     async def sweep(self) -> None:
-        """1. results too old or too many are deleted; 2. files of the deleted go; 3. then their rows; 4. orphans."""
+        """Delete, in this order: expired or excess jobs, files of deleted jobs, their rows, orphaned folders."""
         now, jumped = self._wall(), self._clock_jumped()
         finished = await self._database.run(lambda store: store.finished())
         expired = [] if jumped else [job.id for job in finished if job.expires_at is not None and job.expires_at < now]
         for job_id in {*expired, *too_many_bytes(finished, self._settings.job_keep_bytes)}:
-            log.info("%s: not kept any longer", job_id)
+            log.info("%s: deleted by retention", job_id)
             await self._delete(job_id)
         for job_id in await self._database.run(lambda store: store.deleted()):
             await self.remove_files(job_id)
@@ -82,6 +85,7 @@ class Sweeper:
             await self._remove_orphans()
 
     async def remove_files(self, job_id: str) -> None:
+        """Delete a job's files. Raises FilesUnavailable."""
         await self._database.file(lambda files: files.remove_folder(job_id))
 
     async def _delete(self, job_id: str) -> None:
@@ -100,5 +104,5 @@ class Sweeper:
         before, self._offset = self._offset, self._wall() - self._steady()
         jumped = abs(self._offset - before) > CLOCK_JUMP_SECONDS
         if jumped:
-            log.warning("the clock jumped by %.0f s; nothing is removed by age in this sweep", self._offset - before)
+            log.warning("the clock jumped by %.0f s; this sweep deletes nothing by age", self._offset - before)
         return jumped

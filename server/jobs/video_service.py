@@ -1,4 +1,4 @@
-"""Orders, look-ups, downloads and deletions of videos: what the routes call. Owns the runner and the sweeper."""
+"""The service behind the video routes: create, look up, download, delete. Owns the runner and the sweeper."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from server.jobs.store import JobStore
 
 T = TypeVar("T")
-Bring = Callable[[str], Awaitable[tuple[Order, list[StoredChunk]]]]  # for the job of this id
+Bring = Callable[[str], Awaitable[tuple[Order, list[StoredChunk]]]]  # job id -> the order and the chunks it starts with
 CARRY_COMMAND = module_command("server.jobs.carry")
-FIGURES_WITHIN = 2.0
-FULL_BELOW = 2**20  # bytes of a disk
-WATCH_SECONDS = 1.0  # how often a job that runs on another server is looked up for a waiting caller
-NUL = "\0"  # in no id of ours, and PostgreSQL refuses it in text
+FIGURES_WITHIN = 2.0  # seconds
+FULL_BELOW = 2**20  # free bytes below which the disk counts as full
+WATCH_SECONDS = 1.0  # poll interval for a caller who waits for a job on another server
+NUL = "\0"  # never part of an id; PostgreSQL rejects it in text
 VARIANTS = ("video", "thumbnail", "spritesheet", "loop")
 
 log = logging.getLogger("pafu.jobs")
@@ -48,7 +48,7 @@ log = logging.getLogger("pafu.jobs")
 
 @dataclass(frozen=True)
 class Sender:
-    """Who orders a video: the caller, its key of idempotency, and the names of the request."""
+    """Who sent a request: the caller, the idempotency ``key``, the request id and the W3C trace context."""
 
     caller: Caller
     key: str | None
@@ -57,7 +57,7 @@ class Sender:
 
 
 class VideoService:
-    """All methods raise PafuError; a job of another caller does not exist."""
+    """Video jobs for the routes. Methods raise PafuError; another caller's jobs count as not found."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, limits: Limits) -> None:
         self._settings = settings
@@ -72,7 +72,7 @@ class VideoService:
         self._observer.sources.append(self._report_gauges)
 
     async def _report_gauges(self) -> None:
-        """For Prometheus: waiting and running jobs; none, when the store does not answer in time."""
+        """Report queued and running jobs to Prometheus; unknown if the store does not answer in time."""
         with contextlib.suppress(OSError):
             self._observer.data_free(self._room_left())
         try:
@@ -90,11 +90,11 @@ class VideoService:
 
     @property
     def trouble(self) -> str:
-        """Why jobs cannot be ordered or made; empty when they can."""
+        """Why the job store is unavailable; empty if it is available."""
         return self._database.trouble
 
     async def unfinished(self) -> int:
-        """Jobs of all servers on this store that are not over; 0 when the store does not answer in time."""
+        """Number of unfinished jobs of all servers on this store; 0 if the store does not answer in time."""
         try:
             async with asyncio.timeout(FIGURES_WITHIN):
                 counts = await self._database.run(lambda store: store.counts())
@@ -107,29 +107,29 @@ class VideoService:
         self._sweeper.start()
 
     async def drain(self, within: float) -> None:
-        """Take no more orders; keep what the running jobs have, and give them back."""
+        """Refuse new jobs, store the running jobs' chunks and return them to the queue."""
         self._draining = True
         await self._sweeper.stop()
         await self._runner.drain(within)
 
     async def give_back(self, within: float) -> None:
-        """The quick part of ``drain``: other servers need not wait for our leases to lapse."""
+        """The quick part of ``drain``: release our leases, so that other servers need not wait for them to lapse."""
         await self._runner.give_back(within)
 
     async def close(self) -> None:
         await self._database.close()
 
-    # ---- orders
+    # ---- new jobs
 
     async def create(self, fields: dict[str, Any], sender: Sender) -> Job:
-        """A new job from a request's fields; with an idempotency key that was used before, that job."""
+        """Create a job from a request's fields; a repeated idempotency key returns the existing job."""
         asked = request.parse(request.VideoRequest, fields)
-        # beside the event loop: a picture of a few bytes may have millions of pixels
+        # in a thread: a small upload may decode to millions of pixels
         order = await asyncio.to_thread(request.new_order, asked, self._spec, self._settings)
         return await self._queue(order, sender, ("create", fields))
 
     async def remix(self, source_id: str, fields: dict[str, Any], sender: Sender) -> Job:
-        """The source's video once more, under other words."""
+        """Create a job that repeats the source with another prompt."""
         asked = request.parse(request.RemixRequest, fields)
         source = await self.get(source_id, sender.caller)
         self._check_model(source)
@@ -138,8 +138,8 @@ class VideoService:
         return await self._queue(order, sender, (f"remix {source_id}", fields), adopting, remixed_from=source_id)
 
     async def extend(self, fields: dict[str, Any], sender: Sender) -> Job:
-        """The source's video and more of it. Continues from its last latents, or, if the model cannot use these, from
-        its last picture."""
+        """Create a job that extends the source, from its last latents or, if those are incompatible, its last
+        picture."""
         asked = request.parse(request.ExtendRequest, fields)
         source = await self._completed(asked.video.id, sender.caller)
         if why := request.unlike(source.order, self._spec):
@@ -150,9 +150,9 @@ class VideoService:
         return await self._queue(order, sender, ("extend", fields), partial(self._adopt, source, order, chunks))
 
     def _check_model(self, source: Job) -> None:
-        """A store may hold other servers' videos, or those of a model that was here before."""
+        """Refuse a source made by another model; other servers on this store may use other models."""
         if source.order.model != self._spec.name:
-            reason = f"{source.id} was made by {source.order.model!r}; this server has {self._spec.name!r}"
+            reason = f"{source.id} was made by {source.order.model!r}, but this server has {self._spec.name!r}"
             raise PafuError("unsupported", reason, "video_id")
 
     async def _queue(
@@ -163,7 +163,7 @@ class VideoService:
         bring: Bring | None = None,
         remixed_from: str | None = None,
     ) -> Job:
-        """``bring`` puts files of another job into the new one's folder."""
+        """``bring`` copies another job's files into the new job's folder."""
         if self._draining:
             raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
         job_id, caller, key = f"video_{secrets.token_hex(12)}", sender.caller, sender.key
@@ -173,7 +173,7 @@ class VideoService:
         idempotency = None if key is None else (key, request.digest(*asked))
         new = False
         try:
-            async with self._one_order():  # or concurrent orders would all see the last free place
+            async with self._one_order():  # otherwise concurrent requests would all see the last free place
                 await self._check_room(caller, key)
                 job, new = await self._ask(
                     lambda store: store.add(
@@ -195,27 +195,27 @@ class VideoService:
                 yield
 
     def _traced(self, job_id: str, sender: Sender) -> str:
-        """The span below which the work on a new job is traced: the caller's own, where this server makes none."""
+        """Trace context for the work on a new job: a new span, or the caller's if tracing is off."""
         if self._observer.traces is None:
             return sender.traceparent if trace_id_of(sender.traceparent) else ""
         ids = {"job_id": job_id, "request_id": sender.request}
         return self._observer.traces.ordered(ids, {"traceparent": sender.traceparent}, self._spec.name)
 
     async def _check_room(self, caller: Caller, key: str | None) -> None:
-        """Whether one more job fits; an order that was made before, under this idempotency key, always does."""
+        """Raises PafuError if the job limits are reached, unless the idempotency key is known."""
         if key is not None and await self._ask(lambda store: store.has_key(caller.name, key)):
             return
         most = self._settings.max_queued_jobs
         unfinished = await self._ask(lambda store: store.unfinished())
         if unfinished >= most:
-            reason = f"{unfinished} videos wait already, and {most} may; try again later"
+            reason = f"{unfinished} videos are unfinished and the limit is {most}; try again later"
             raise PafuError("too_many_jobs", reason, retry_after=RETRY_AFTER)
         self._limits.check_job(caller, await self._ask(lambda store: store.unfinished(caller.name)))
 
     async def _adopt(
         self, source: Job, order: Order, given: list[StoredChunk], job_id: str
     ) -> tuple[Order, list[StoredChunk]]:
-        """Copies of the source's chunks, and of what comes before its own, so that this job does not depend on it."""
+        """Copy the source's chunks and carried pictures, so that this job does not depend on it."""
         adopted = [
             StoredChunk(number=c.number, media=f"{job_id}/{c.number:06d}-0.m4s", past=f"{job_id}/{c.number:06d}-0.past")
             for c in given
@@ -233,17 +233,19 @@ class VideoService:
         return order, adopted
 
     async def _carry(self, source: Job, order: Order, job_id: str) -> tuple[Order, list[StoredChunk]]:
-        """The source's pictures, carried over by a process of its own; one at a time, since each takes a core."""
+        """Convert the source's pictures in a child process; one at a time, since each uses a core."""
         wanted = CarryOrder.of(source, job_id, order, self._settings)
         async with self._carrying:
             status, png, errors = await answer_of(CARRY_COMMAND, msgspec.json.encode(wanted))
         if status:
-            log.warning("%s cannot be carried over: %s", source.id, errors.decode(errors="replace").strip()[-500:])
+            log.warning(
+                "%s: its pictures cannot be converted: %s", source.id, errors.decode(errors="replace").strip()[-500:]
+            )
             reason = f"the pictures of {source.id} cannot be read now; try again later"
             raise PafuError("storage_unavailable", reason, "video", retry_after=RETRY_AFTER)
         return msgspec.structs.replace(order, image=png), []
 
-    # ---- what there is
+    # ---- existing jobs
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         job = None if NUL in job_id else await self._ask(lambda store: store.get(job_id, caller.name))
@@ -259,17 +261,17 @@ class VideoService:
                 raise KeyError(after)
             return await self._ask(lambda store: store.page(caller.name, after, limit, newest_first))
         except KeyError:
-            reason = f"there is no video {after!r:.80} to go on behind; begin the list again without after"
+            reason = f"there is no video {after!r:.80}; list again without 'after'"
             raise PafuError("invalid_message", reason, "after") from None
 
     async def delete(self, job_id: str, caller: Caller) -> None:
-        """Delete a video; one that is being made stops before the next pass of the model."""
+        """Delete a video; running work stops before the next pass of the model."""
         try:
             deleted = NUL not in job_id and await self._ask(lambda store: store.delete(job_id, caller.name))
         except PafuError:
             if self._room_left() > FULL_BELOW:
                 raise
-            await self.get(job_id, caller)  # no room for a row that says deleted, until the files are gone
+            await self.get(job_id, caller)  # a full disk has no room for the tombstone until the files are gone
             await self._stop(job_id)
             deleted = await self._ask(lambda store: store.delete(job_id, caller.name))
         if not deleted:
@@ -277,7 +279,7 @@ class VideoService:
         await self._stop(job_id)
 
     async def _stop(self, job_id: str) -> None:
-        """Make it no further, and remove what there is of it."""
+        """Stop work on the job and delete its files."""
         await self._runner.cancel(job_id)
         await self._remove_files(job_id)
 
@@ -285,10 +287,10 @@ class VideoService:
         try:
             await self._sweeper.remove_files(job_id)
         except FilesUnavailable as error:
-            log.warning("%s: its files go with a later sweep: %s", job_id, error)
+            log.warning("%s: its files will be deleted by a later sweep: %s", job_id, error)
 
     async def content(self, job_id: str, variant: str, caller: Caller) -> tuple[str, int]:
-        """Name and size of a result's file."""
+        """Name and size of a result file."""
         if variant not in VARIANTS:
             raise PafuError(
                 "invalid_message", f"variant {variant[:32]!r} is not one of {', '.join(VARIANTS)}", "variant"
@@ -297,16 +299,16 @@ class VideoService:
         assert isinstance(results, Results)
         name: str | None = getattr(results, variant)
         if name is None:
-            reason = f"{job_id} was made by a Pafu that made no {variant}; a remix of it has one"
+            reason = f"{job_id} was made by an older version without {variant}; a remix of it has one"
             raise PafuError("not_found", reason, "variant")
         return name, await self._file(lambda files: files.size(name))
 
     async def piece(self, name: str, start: int, stop: int) -> bytes:
-        """Some bytes of a result's file."""
+        """Bytes ``start`` to ``stop`` of a result file."""
         return await self._file(lambda files: b"".join(files.chunks(name, start, stop)))
 
     async def over(self, job_id: str, caller: Caller) -> Job:
-        """The job when it is completed or failed; waits for that."""
+        """Wait until the job is completed or failed."""
         while (job := await self.get(job_id, caller)).state in (JobState.QUEUED, JobState.RUNNING):
             await self._runner.changed(WATCH_SECONDS)
         return job
@@ -317,12 +319,12 @@ class VideoService:
             return job
         reasons = {
             JobState.FAILED: f"{job.id} failed ({job.error_code}): {job.error_message}",
-            JobState.QUEUED: f"{job.id} is still waiting; ask for it until it is completed",
-            JobState.RUNNING: f"{job.id} is still being made; ask for it until it is completed",
+            JobState.QUEUED: f"{job.id} is still queued; poll it until it is completed",
+            JobState.RUNNING: f"{job.id} is still in progress; poll it until it is completed",
         }
         raise PafuError("not_completed", reasons[job.state], "video_id")
 
-    # ---- errors with names
+    # ---- errors
 
     async def _ask(self, query: Callable[[JobStore], T]) -> T:
         with _named():
@@ -338,6 +340,8 @@ def _named() -> Iterator[None]:
     try:
         yield
     except (StoreUnavailable, FilesUnavailable) as error:
-        log.log(logging.DEBUG if isinstance(error, StoreUnavailable) else logging.WARNING, "%s", error)  # it said so
-        reason = "the storage of videos does not answer; nothing was lost, try again later"
+        log.log(
+            logging.DEBUG if isinstance(error, StoreUnavailable) else logging.WARNING, "%s", error
+        )  # the store logs its own
+        reason = "the video storage does not answer; nothing was lost, try again later"
         raise PafuError("storage_unavailable", reason, retry_after=RETRY_AFTER) from error

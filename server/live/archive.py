@@ -1,8 +1,7 @@
-"""Sessions on disk: each one's journal (server.live.journal, or server.live.shared where all servers of several reach
-it) and, of a parked one, the worker's snapshot.
+"""Stored sessions: journals, and for parked sessions the worker's snapshot.
 
-They survive the server, so that a viewer can resume after a restart or a kill. Paths are built from
-ids that the server made, never from what a client sends.
+A viewer can resume a stored session after a restart or crash of the server. Journals are files (server.live.journal) or
+objects that several servers share (server.live.shared). Paths are built only from ids that the server generated.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ log = logging.getLogger("pafu.archive")
 
 SESSION_ID = re.compile(r"sess_[0-9a-f]{16}")
 FORMAT = 3
-SHARED_WRITERS = 16  # an object store takes its time for each, so sessions do not wait for one another
-QUIET = 30.0  # seconds without a failure after which the folder counts as good again
+SHARED_WRITERS = 16  # object stores are slow, so sessions write in parallel
+QUIET = 30.0  # the folder counts as healthy after this many seconds without a failure
 
 
 def hashed(token: str) -> bytes:
-    """The hash of a resume token; the token itself is not kept."""
+    """The hash of a resume token; only the hash is stored."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the front needs to go on with a session: its order, its counters, chunks that were not played yet."""
+    """Everything the front needs to continue a session: its open request, counters and unplayed chunks."""
 
     format: int
     order: Open
@@ -50,17 +49,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     replay_begins: float
     replay: list[Fragment]
     created: float  # seconds since the epoch
-    pending: list[Interact] = []  # changes that no chunk has shown yet
-    parked: bool = False  # the worker's snapshot beside it is of the same moment
-    caller: str = ANONYMOUS.name  # whose session it is
+    pending: list[Interact] = []  # changes not yet in a chunk
+    parked: bool = False  # the worker's snapshot is of the same moment
+    caller: str = ANONYMOUS.name  # name of the caller who owns the session
 
 
 class JournalUnavailable(Exception):
-    """Whether the session exists cannot be said now."""
+    """The store does not answer, so it is unknown whether the session exists."""
 
 
 class Left(msgspec.Struct, frozen=True):
-    """What a server left of a session: its record, the log after it, and the file, which is now locked by us."""
+    """A stored session: its record, the log entries after it, and its file, which this server has locked."""
 
     record: Record
     entries: list[Entry]
@@ -68,8 +67,10 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Archive:
-    """The sessions that may outlive this server, in a folder or on a shelf that other servers reach; snapshots are in
-    the folder. If it cannot be written, streams go on without it."""
+    """Stores sessions so that they outlive this server: in a folder, or in journals shared with other servers.
+
+    Snapshots are always in the folder. If it is not writable, streams continue without being stored.
+    """
 
     def __init__(self, folder: Path, keep: float, observer: Observer, shelf: Shelf | None = None) -> None:
         self._folder = folder
@@ -78,14 +79,14 @@ class Archive:
         self._observer = observer
         self._record = msgspec.msgpack.Decoder(Record)
         self._entry: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
-        self._failed_at: float | None = None  # monotonic; None while all is well
+        self._failed_at: float | None = None  # monotonic time of the last failure; None: healthy
         threads = 1 if shelf is None else SHARED_WRITERS
         self._writers: list[Executor] = [ThreadPoolExecutor(1, f"journal-{number}") for number in range(threads)]
 
     def prepare(self, in_use: Container[str]) -> None:
-        """Make the folder, readable by its owner only, and delete the files of sessions that have expired.
+        """Create the folder (mode 0700) and delete the files of expired sessions.
 
-        Files of the sessions ``in_use``, and of those that another server holds, stay however old they are.
+        Sessions ``in_use``, and those locked by another server, are never deleted.
         """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class Archive:
             self.failed(error)
 
     def sweep(self, in_use: Container[str]) -> None:
-        """Remove from the shelf what has expired. May take long."""
+        """Delete expired sessions from the shared journals. May be slow."""
         try:
             if self.shelf is not None:
                 self.shelf.sweep(self._keep, in_use)
@@ -106,21 +107,21 @@ class Archive:
             self.failed(error)
 
     def snapshot(self, session: str) -> Path:
-        """Where the worker writes the session's state."""
+        """Path of the worker's snapshot of the session."""
         return self._path(session, "safetensors")
 
     def journal(self, session: str, record: Callable[[], Record], file: JournalStore | None = None) -> Journal:
-        """The session's journal: in the ``file`` that it was found in, or in a new one."""
+        """The session's journal: the existing ``file``, or a new one."""
         if self._keep:
             file = file or self._file(session)
         writer = self._writers[zlib.crc32(session.encode()) % len(self._writers)]
         return Journal(file, self, writer, record)
 
     def load(self, session: str, may: Callable[[Record], None]) -> Left | None:
-        """What an earlier server left of the session, now ours; None when there is nothing readable.
+        """Load and lock a stored session; None if there is no readable one.
 
-        ``may`` raises what speaks against that. Raises SessionInUse, and JournalUnavailable when the shelf does not
-        answer.
+        ``may`` gets its record first, and raises to refuse. Raises SessionInUse, and JournalUnavailable if the shared
+        store does not answer.
         """
         if not SESSION_ID.fullmatch(session):
             return None
@@ -138,7 +139,7 @@ class Archive:
         except (OSError, msgspec.MsgspecError) as error:
             if self.shelf is not None and isinstance(error, OSError):
                 raise JournalUnavailable(str(error)) from error
-            log.warning("the record of %s cannot be read: %s", session, error)
+            log.warning("cannot read the record of %s: %s", session, error)
         file.close()
         return None
 
@@ -146,12 +147,12 @@ class Archive:
         return JournalFile(self._path(session, "session")) if self.shelf is None else self.shelf.journal(session)
 
     def _readable(self, body: bytes | None) -> Record | None:
-        """None for one of another format."""
+        """Decode a record; None if its format version differs."""
         record = None if body is None else self._record.decode(body)
         return record if record is not None and record.format == FORMAT else None
 
     def drop_snapshot(self, session: str) -> None:
-        """Delete the snapshot: it is older than the record."""
+        """Delete the snapshot, which is older than the record."""
         with contextlib.suppress(OSError):
             self.snapshot(session).unlink()
 
@@ -159,16 +160,16 @@ class Archive:
         """A write succeeded."""
         if self._failed_at is not None and time.monotonic() - self._failed_at > QUIET:
             self._failed_at = None
-            log.warning("sessions are kept in %s again", self._folder)
+            log.warning("sessions are stored in %s again", self._folder)
 
     def failed(self, error: BaseException) -> None:
-        """A write failed: counted, and logged once per outage."""
+        """A write failed: count it, and log it once per outage."""
         self._observer.journal_failed()
         known, self._failed_at = self._failed_at is not None, time.monotonic()
         if not known:
             reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             log.warning(
-                "sessions cannot be kept in %s: %s; they go on, but a server that is killed now loses them",
+                "sessions cannot be stored in %s: %s; they continue, but a crash of the server would lose them",
                 self._folder,
                 reason,
             )
@@ -189,5 +190,5 @@ class Archive:
 
     def _path(self, session: str, kind: str) -> Path:
         if not SESSION_ID.fullmatch(session):
-            raise ValueError(f"{session!r} is no session id of this server")
+            raise ValueError(f"{session!r} is not a session id")
         return self._folder / f"{session}.{kind}"

@@ -1,6 +1,6 @@
-"""The viewers of one session: what each must still be told and sent, and how far the owner has played.
+"""The subscribers of one session, what each still has to receive, and the owner's playhead.
 
-The owner paces and steers the session; watchers get its chunks, from the newest on.
+The owner paces and steers the session. Watchers receive its chunks, starting with the newest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.live.replay import Replay
 
 @dataclass(frozen=True)
 class Queued:
-    """The session waits for a worker; ``position`` is 1 for the next, ``seconds`` an estimate, where there is one."""
+    """The session waits for a worker. ``position`` 1 is next; ``seconds`` is the estimated wait, if known."""
 
     position: int
     depth: int
@@ -25,28 +25,28 @@ class Queued:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The worker was lost; the stream goes on in another one."""
+    """The worker was lost; the stream continues on another one."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class TakenOver:
-    """Another connection resumed the session; this one is no longer its viewer."""
+    """Another connection resumed the session, so this one is no longer its owner."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A worker has the session; sent once to each viewer, before its first chunk."""
+    """A worker has opened the session; sent once to each subscriber, before its first chunk."""
 
 
 Notice = Queued | Interrupted | TakenOver | Opened | Rejected | Ended | PafuError
-NEWEST = -1  # cursor of one who takes whatever chunk is newest
+NEWEST = -1  # cursor value: send whatever chunk is newest
 
 
 @dataclass(eq=False)
 class Subscriber:
-    """One viewer of a session."""
+    """One viewer of a session; ``cursor`` and ``notices`` are what it receives next."""
 
     owner: bool
     format: str
@@ -56,17 +56,17 @@ class Subscriber:
 
 
 class Audience:
-    """Subscribers and the chunks that they may still need."""
+    """The subscribers and the chunks that they may still need."""
 
     def __init__(self, replay: Replay) -> None:
         self.replay = replay
-        self.mime, self.init = "", b""  # of the stream; empty until a worker has opened it
+        self.mime, self.init = "", b""  # empty until a worker has opened the session
         self.end: Ended | PafuError | None = None
         self.paused = False
         self._subscribers: list[Subscriber] = []
         self._news = asyncio.Event()
-        self._sent = replay.begins  # media time that was sent to the owner
-        self._playhead: float | None = None  # that the owner reported
+        self._sent = replay.begins  # media seconds sent to the owner
+        self._playhead: float | None = None  # reported by the owner
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -77,7 +77,7 @@ class Audience:
 
     @property
     def idle(self) -> bool:
-        """Nobody wants a picture."""
+        """Nothing has to be generated: the session is paused or has no owner."""
         return self.paused or self.owner is None
 
     @property
@@ -86,11 +86,11 @@ class Audience:
 
     @property
     def playhead(self) -> float | None:
-        """What the owner reported, seconds; None for one that reports nothing."""
+        """The owner's playhead in seconds; None if it never reported one."""
         return self._playhead
 
     def own(self, format: str, first: int) -> Subscriber:
-        """A new owner, who gets the chunks from ``first`` on and has played all before it."""
+        """Add an owner, which replaces the present one. It has played all chunks before ``first``."""
         if before := self.owner:
             before.notices.append(TakenOver())
             self._subscribers.remove(before)
@@ -100,6 +100,7 @@ class Audience:
         return self._join(Subscriber(owner=True, format=format, cursor=first))
 
     def watch(self, format: str) -> Subscriber:
+        """Add a watcher, which starts with the newest chunk."""
         return self._join(Subscriber(owner=False, format=format, cursor=NEWEST))
 
     def _join(self, subscriber: Subscriber) -> Subscriber:
@@ -107,32 +108,32 @@ class Audience:
         return subscriber
 
     def leave(self, subscriber: Subscriber) -> bool:
-        """Whether it was still there."""
+        """Remove a subscriber; whether it was present."""
         there = subscriber in self._subscribers
         if there:
             self._subscribers.remove(subscriber)
         return there
 
-    # ---- telling
+    # ---- notices and chunks
 
     def tell(self, notice: Notice) -> None:
-        """Tell everybody; only the owner hears that a change was rejected."""
+        """Notify all subscribers; a Rejected goes to the owner only."""
         for each in self._subscribers:
             if each.owner or not isinstance(notice, Rejected):
                 each.notices.append(notice)
         self.publish()
 
     def publish(self) -> None:
-        """Wake all who wait for news."""
+        """Wake everyone waiting in ``news``."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
     async def news(self) -> None:
-        """Return at the next ``publish``."""
+        """Wait for the next ``publish``."""
         await self._news.wait()
 
     async def next(self, subscriber: Subscriber) -> Notice | Fragment:
-        """What the subscriber is to be sent next, waiting for it."""
+        """Wait for the next notice or chunk for this subscriber."""
         while True:
             if subscriber.notices:
                 return subscriber.notices.popleft()
@@ -152,14 +153,14 @@ class Audience:
         else:
             fragment = self.replay.at(subscriber.cursor)
         if fragment is not None and subscriber.format == "jpeg" and not fragment.jpegs:
-            subscriber.cursor = fragment.index + 1  # it was made before anybody wanted JPEG
+            subscriber.cursor = fragment.index + 1  # generated before anyone requested JPEG
             return self.replay.at(subscriber.cursor)
         return fragment
 
     # ---- the owner's progress
 
     def delivered(self, fragment: Fragment) -> None:
-        """The owner was sent a chunk; one that reports no playhead is taken to have played it."""
+        """The owner received a chunk. If it never reports a playhead, assume that it has played it."""
         self._sent = max(self._sent, self.replay.ends_at(fragment.index))
         if self._playhead is None:
             self._played(self._sent)
@@ -170,9 +171,9 @@ class Audience:
         self._played(min(seconds, self._sent))
 
     def _played(self, seconds: float) -> None:
-        """Drop what the owner has played; watchers may be a little late, so the newest chunk stays for them."""
+        """Drop chunks that the owner has played. With watchers, who may be late, keep the newest one."""
         self.replay.seen(seconds, keep=int(len(self._subscribers) > 1))
 
     def holds_back(self, lead_seconds: float) -> bool:
-        """Whether nothing is made because the owner reports its playhead and plays nothing."""
+        """Whether generation waits because the reported playhead does not advance."""
         return self._playhead is not None and self.replay.seconds >= lead_seconds

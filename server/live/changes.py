@@ -1,15 +1,15 @@
-"""The changes (prompt, camera) of one session, from the viewer's message to the last chunk that they mark.
+"""The changes (prompt, camera) of one session, from the viewer's message to the last chunk for which they are active.
 
 =========  ==================================================  ==========================================
-state      meaning                                             leaves it
+state      meaning                                             left through
 =========  ==================================================  ==========================================
-WAITING    accepted; no worker has it                          ``take``, ``handed_over`` (to SENT), ``reject``
-SENT       the present worker has it; no chunk has shown it    ``absorb`` (to IN_FORCE), ``reject``,
+WAITING    accepted, not sent to a worker                      ``take``, ``handed_over`` (to SENT), ``reject``
+SENT       sent to the current worker, not in a chunk yet      ``absorb`` (to IN_FORCE), ``reject``,
                                                                ``worker_lost`` (back to WAITING)
-IN_FORCE   a chunk has shown it; active for some chunks more   ``absorb`` of the last of these chunks
+IN_FORCE   in a chunk, and active for some more chunks         ``absorb`` of the last of these chunks
 =========  ==================================================  ==========================================
 
-A worker gets each change once: only what is WAITING is sent, and it is SENT before anybody awaits the sending.
+A worker gets each change once: only WAITING changes are sent, and each is marked SENT before the send is awaited.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from server.ipc.messages import Fragment, Interact
 
 
 class Changes:
-    """Each state is a map by event id, in the order of arrival."""
+    """One dict per state: event id -> change, in order of arrival."""
 
     def __init__(self, in_force: Mapping[str, int], waiting: Iterable[Interact] = ()) -> None:
-        """``in_force``: the chunks for which each is still active."""
+        """``in_force``: event id -> number of chunks for which it is still active."""
         self._waiting = {change.event_id: change for change in waiting}
         self._sent: dict[str, Interact] = {}
         self._in_force = dict(in_force)
 
     @property
     def pending(self) -> list[Interact]:
-        """What no chunk has shown yet."""
+        """Changes that are not in a chunk yet."""
         return [*self._sent.values(), *self._waiting.values()]
 
     @property
@@ -39,18 +39,18 @@ class Changes:
         return dict(self._in_force)
 
     def check(self, event_id: str, most: int) -> None:
-        """Raises PafuError when the id is taken, or ``most`` changes are pending already."""
+        """Raises PafuError if the id is in use or ``most`` changes are already pending."""
         if event_id in self._waiting or event_id in self._sent:
-            reason = f"event_id {event_id!r} still waits for its chunk; use a new id for every event"
+            reason = f"event_id {event_id!r} is still pending; use a new id for every event"
             raise PafuError("event_id_conflict", reason, "interaction.event_id")
         if len(self._waiting) + len(self._sent) >= most:
-            raise PafuError("too_many_interactions", f"{most} changes wait for the next chunk already; send fewer")
+            raise PafuError("too_many_interactions", f"{most} changes already wait for the next chunk; send fewer")
 
     def add(self, change: Interact) -> None:
         self._waiting[change.event_id] = change
 
     def take(self) -> Interact | None:
-        """The next one that must be sent to the present worker; it counts as sent from now on."""
+        """Take the next WAITING change and mark it SENT; None if there is none."""
         if not self._waiting:
             return None
         event_id = next(iter(self._waiting))
@@ -58,22 +58,22 @@ class Changes:
         return change
 
     def handed_over(self, changes: Iterable[Interact]) -> None:
-        """The worker got these when it got the session."""
+        """Mark changes SENT that the worker received with the open request."""
         for change in changes:
             if (known := self._waiting.pop(change.event_id, None)) is not None:
                 self._sent[change.event_id] = known
 
     def worker_lost(self) -> None:
-        """The next worker has none of them."""
+        """Move all SENT changes back to WAITING."""
         self._waiting, self._sent = {**self._sent, **self._waiting}, {}
 
     def reject(self, event_id: str) -> None:
-        """The model refused it."""
+        """Drop a change that the model refused."""
         self._waiting.pop(event_id, None)
         self._sent.pop(event_id, None)
 
     def absorb(self, fragment: Fragment) -> None:
-        """A chunk shows what it started, and counts for all that is in force."""
+        """Apply a chunk: the changes it started come into force, and those in force have one chunk less left."""
         for event_id in fragment.started:
             waiting, sent = self._waiting.pop(event_id, None), self._sent.pop(event_id, None)
             if change := sent or waiting:

@@ -1,7 +1,7 @@
-"""The live protocol as a viewer speaks it: parsing is strict, and an error names the field and what is allowed.
+"""Client messages of the live protocol. Parsing is strict; errors name the field and the allowed values.
 
-The shape is vLLM-Omni's ``WS /v1/realtime/video``; fields that it does not have are optional. What depends on the
-model (sizes, prompt length, camera) is checked by ``check_start`` and ``check_event`` against its ModelSpec.
+The protocol is vLLM-Omni's ``WS /v1/realtime/video`` with additional optional fields. ``check_start`` and
+``check_event`` check what depends on the model (sizes, prompt length, camera) against its ModelSpec.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZE = re.compile(r"\d{1,5}x\d{1,5}")
 MAX_CHUNK = 2**53
 MAX_KNOWN_CHANGES = 64  # in session.start
 
-BUDGETS = {  # the three ways to say it -> in latent frames
+BUDGETS = {  # field -> conversion to latent frames
     "budget_latents": lambda amount, spec: amount,
     "budget_tokens": lambda amount, spec: amount / spec.tokens_per_latent,
     "window_latents": budget_of_window,
@@ -42,24 +42,28 @@ SessionId = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Wire(BaseModel):
-    """No silent conversion ("12" is no number, true is no integer), no unknown field, no NaN."""
+    """Strict parsing: no type coercion ("12" is not a number, true not an integer), no unknown fields, no NaN."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CacheParams(Wire):
-    """The cache of one session; what is left out is the server's default. All in latent frames, fractions allowed."""
+    """The cache of one session, in latent frames (fractions allowed). Omitted fields take the server's defaults."""
 
     policy: str | None = None
-    budget_latents: float | None = Field(default=None, description="one token's share, up to what the server allows")
-    budget_tokens: int | None = Field(default=None, ge=-(2**24), le=2**24, description="per layer; instead of latents")
+    budget_latents: float | None = Field(default=None, description="from one token's share up to the server's limit")
+    budget_tokens: int | None = Field(
+        default=None, ge=-(2**24), le=2**24, description="tokens per layer, instead of budget_latents"
+    )
     window_latents: float | None = Field(
-        default=None, gt=0, le=4096, description="instead of a budget, as public configurations count: with the chunk"
+        default=None, gt=0, le=4096, description="instead of a budget: window that includes the chunk being generated"
     )
     sink_latents: float | None = Field(default=None, ge=0, le=4096)
     recent_latents: float | None = Field(default=None, ge=0, le=4096)
     position_mode: PositionMode | None = Field(default=None, description="default: the model's own")
-    kv_dtype: Literal["auto", "bf16", "int8", "int4"] | None = Field(default=None, description="how tokens are kept")
+    kv_dtype: Literal["auto", "bf16", "int8", "int4"] | None = Field(
+        default=None, description="storage type of cached tokens"
+    )
 
 
 class ExtraParams(Wire):
@@ -67,17 +71,17 @@ class ExtraParams(Wire):
 
 
 class CameraVelocity(Wire):
-    """vLLM-Omni's camera: metres a picture to the right, up, forward, and a rotation as a quaternion (x, y, z, w)."""
+    """vLLM-Omni's camera: metres per picture (right, up, forward), and a rotation quaternion (x, y, z, w)."""
 
     translation: list[float] = Field(min_length=3, max_length=3)
     rotation: list[float] | None = Field(default=None, min_length=4, max_length=4)
 
 
 class CameraEvent(Wire):
-    """``speed`` in pixels per picture (+ is right), or a direction; ``cut_to`` in screens from the start; ``rise`` in
-    pixels per picture (+ is up), for models whose camera rises.
+    """A camera command. ``mode`` and ``data`` are vLLM-Omni's equivalent of the other fields.
 
-    ``mode`` and ``data`` are vLLM-Omni's way to say the same.
+    ``speed``: pixels per picture (+ is right); ``pan``: a direction instead; ``cut_to``: screens from the start;
+    ``rise``: pixels per picture (+ is up), for models whose camera can rise.
     """
 
     mode: Literal["velocity"] | None = None
@@ -99,7 +103,7 @@ class Event(Wire):
 
 
 class Interaction(Wire):
-    """``at_chunk``: the chunk that shows it first; left out, or a chunk that is made already, means the next one."""
+    """``at_chunk``: first chunk that shows the change. Omitted or already generated: the next chunk."""
 
     event_id: EventId | None = None
     event: Event
@@ -108,10 +112,10 @@ class Interaction(Wire):
 
 
 class SessionStart(Wire):
-    """Sizes and rate, where given, must be the model's own; ``num_frames`` left out means without end.
+    """Starts a session. Size and rate, if given, must be the model's own; without ``num_frames`` it is endless.
 
-    ``memory`` asks for the kept tokens in every chunk's statistics (the page's memory view). ``interactions`` are
-    changes that are known from the beginning, each at its ``at_chunk``: same seed, same changes, same pictures.
+    ``memory`` adds the kept tokens to every chunk's statistics (for the page's memory view). ``interactions`` are
+    changes known at the start, each with its ``at_chunk``: same seed and changes, same pictures.
     """
 
     type: Literal["session.start"]
@@ -124,8 +128,8 @@ class SessionStart(Wire):
     num_frames: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     extra_params: ExtraParams | None = None
-    image: Any = Field(default=None, description="picture that the video begins with, as a data URL")
-    image_reference: Any = Field(default=None, description="the same under another server's name")
+    image: Any = Field(default=None, description="first picture of the video, as a data URL")
+    image_reference: Any = Field(default=None, description="the same, under another server's field name")
     size: str | None = None
     seconds: float | str | None = None
     num_inference_steps: int | None = None
@@ -157,7 +161,7 @@ class SessionPause(Wire):
 
 
 class SessionResume(Wire):
-    """As the first message: resume a session on this connection. Later, without fields: go on after session.pause."""
+    """As the first message: resume a session on this connection. Later, without fields: continue after a pause."""
 
     type: Literal["session.resume"]
     session_id: SessionId | None = None
@@ -167,7 +171,7 @@ class SessionResume(Wire):
 
 
 class SessionWatch(Wire):
-    """Watch somebody's session; the first message of a connection."""
+    """Watch a session without steering it; the first message of a connection."""
 
     type: Literal["session.watch"]
     session_id: SessionId
@@ -197,23 +201,23 @@ CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
 }
 
 
-# These may be large in any message.
+# Fields that hold pictures, which may be large.
 PICTURE_FIELDS = ("image", "image_reference", "input_reference", "image_url")
 CONTROL = Bounds()
 
 
 def first_bounds(settings: Settings) -> Bounds:
-    """For a connection's first message: kilobytes, and a picture."""
+    """Size limits of a connection's first message, which may hold a picture."""
     return Bounds(large=dict.fromkeys(PICTURE_FIELDS, settings.max_start_bytes))
 
 
 def control_bounds(settings: Settings) -> Bounds:
-    """For every other message."""
+    """Size limits of every later message."""
     return Bounds(size=settings.max_control_bytes)
 
 
 def parse(text: str, bounds: Bounds = CONTROL) -> ClientMessage:
-    """One message of a viewer. Raises PafuError with the field at fault in ``param``."""
+    """Parse one client message. Raises PafuError with the field at fault in ``param``."""
     data = read_object(text.encode("utf-8", "surrogatepass"), "the message", bounds)
     kind = data.get("type")
     if kind is None:
@@ -221,7 +225,7 @@ def parse(text: str, bounds: Bounds = CONTROL) -> ClientMessage:
     if not isinstance(kind, str) or kind not in CLIENT_MESSAGES:
         hint = nearest(str(kind)[:64], list(CLIENT_MESSAGES))
         if any(word in str(kind) for word in ("prompt", "update", "camera", "control")):
-            hint = "new words and the camera come with 'session.interaction'"
+            hint = "change prompt or camera with 'session.interaction'"
         raise PafuError("unknown_type", f"unknown message type {str(kind)[:64]!r}; {hint}", "type")
     if kind == "session.start":
         data = without_foreign(data)
@@ -232,7 +236,7 @@ def parse(text: str, bounds: Bounds = CONTROL) -> ClientMessage:
 
 
 def without_foreign(start: dict[str, Any]) -> dict[str, Any]:
-    """A start without what asks for nothing here. Raises PafuError unsupported."""
+    """session.start without other servers' fields. Raises PafuError unsupported if one has an effect."""
     start = foreign.taken(start)
     extra = start.get("extra_params")
     if isinstance(extra, dict):
@@ -257,9 +261,9 @@ def _explain(kind: str, error: ValidationError) -> PafuError:
 
 
 def fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that stands at ``path`` inside this one."""
+    """Field names of the model at ``path`` inside ``model``."""
     for part in path:
-        if isinstance(part, int):  # an element of the list
+        if isinstance(part, int):  # a list index
             continue
         annotation = model.model_fields[str(part)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
@@ -267,11 +271,11 @@ def fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-# ---- what depends on the model
+# ---- checks against the model
 
 
 def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.Open:
-    """The order for the worker (without a session id). Raises PafuError."""
+    """The open request for the worker, without a session id. Raises PafuError."""
     if start.model is not None and start.model != spec.name:
         reason = "is known but not loaded" if start.model in SPECS else "is unknown"
         raise PafuError("unknown_model", f"model {start.model[:64]!r} {reason}; this server has {spec.name!r}", "model")
@@ -301,7 +305,7 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
 
 
 def check_image(reference: Any, spec: ModelSpec, param: str) -> bytes:
-    """The picture that a video begins with, as PNG of the model's size. Raises PafuError."""
+    """The first picture of the video, as PNG of the model's size. Raises PafuError."""
     try:
         return picture.fitted(picture.data_of(reference), spec.width, spec.height)
     except picture.PictureError as error:
@@ -309,7 +313,7 @@ def check_image(reference: Any, spec: ModelSpec, param: str) -> bytes:
 
 
 def check_size(size: str | None, spec: ModelSpec) -> None:
-    """Raises PafuError for another size than the model's own."""
+    """Raises PafuError unless the size is the model's own."""
     own = f"{spec.width}x{spec.height}"
     if size is None or size == own:
         return
@@ -319,10 +323,10 @@ def check_size(size: str | None, spec: ModelSpec) -> None:
 
 
 def check_steps(steps: int | None, spec: ModelSpec) -> None:
-    """Raises PafuError for another number of steps than the model's own."""
+    """Raises PafuError unless the number of steps is the model's own."""
     own = len(spec.denoising_steps)
     if steps not in (None, own):
-        raise PafuError("unsupported", f"{spec.name} makes {own} steps, always", "num_inference_steps")
+        raise PafuError("unsupported", f"{spec.name} always uses {own} steps", "num_inference_steps")
 
 
 def check_held(
@@ -332,13 +336,13 @@ def check_held(
     settings: Settings,
     param: str | None = "extra_params.cache",
 ) -> None:
-    """Raises PafuError for a video whose tokens policy ``full``, which never evicts, could not hold to the end."""
+    """Raises PafuError if policy ``full``, which never evicts, would exceed the budget before the end of the video."""
     chunks = 1 + math.ceil(max(0, pictures - spec.pictures_in_chunk(0)) / spec.pictures_in_chunk(1))
     if cache.policy == "full" and chunks * spec.tokens_per_chunk > cache.config.budget_tokens(spec.tokens_per_latent):
         raise PafuError(
             "invalid_message",
             f"policy 'full' never evicts: a video of {pictures} pictures needs {chunks * spec.chunk_latents} latent "
-            f"frames, its budget is {cache.budget_latents:g}; raise the budget (up to {settings.cache_max_latents:g}), "
+            f"frames, the budget is {cache.budget_latents:g}; raise it (up to {settings.cache_max_latents:g}), "
             "make the video shorter, or choose another policy",
             param,
         )
@@ -354,16 +358,16 @@ def check_format(name: str) -> str:
 
 
 def check_resume(message: SessionResume) -> tuple[str, str, int]:
-    """Session, token and last chunk of a viewer who resumes. Raises PafuError for a missing field."""
+    """Session id, token and last chunk index of a resume message. Raises PafuError for a missing field."""
     for field in ("session_id", "token", "last_chunk_index"):
         if getattr(message, field) is None:
-            raise PafuError("missing_field", f"session.resume needs the field {field!r} to take up a session", field)
+            raise PafuError("missing_field", f"session.resume needs the field {field!r} to resume a session", field)
     assert message.session_id is not None and message.token is not None and message.last_chunk_index is not None
     return message.session_id, message.token, message.last_chunk_index
 
 
 def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
-    """The prompt, stripped. Raises PafuError when it is empty or too long."""
+    """The stripped prompt. Raises PafuError if it is empty, too long or not text."""
     text = prompt.strip()
     if not text:
         raise PafuError("invalid_message", f"the prompt is empty; write 1 to {spec.max_prompt_chars} characters", param)
@@ -371,17 +375,17 @@ def check_prompt(prompt: str, spec: ModelSpec, param: str = "prompt") -> str:
         reason = f"the prompt has {len(text)} characters; {spec.name} takes at most {spec.max_prompt_chars}"
         raise PafuError("invalid_message", reason, param)
     if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
-        raise PafuError("invalid_message", "the prompt holds characters that are no text", param)
+        raise PafuError("invalid_message", "the prompt has invalid characters (NUL or lone surrogates)", param)
     return text
 
 
 def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, messages.Camera | None]:
-    """An interaction's new prompt and camera order. Raises PafuError when it asks for nothing."""
+    """An interaction's new prompt and camera command. Raises PafuError if it is invalid or has neither."""
     event = interaction.event
     path = "interaction.event"
     camera = event.multi_modal_data.camera if event.multi_modal_data else None
     if event.prompt is None and camera is None:
-        raise PafuError("invalid_message", "the event asks for nothing; give a prompt, a camera, or both", path)
+        raise PafuError("invalid_message", "the event is empty; give a prompt, a camera, or both", path)
     if camera is not None and not spec.camera:
         raise PafuError("unsupported", f"{spec.name} has no camera control", f"{path}.multi_modal_data.camera")
     if camera is not None and camera.rise and spec.camera and not spec.camera.rises:
@@ -391,7 +395,7 @@ def check_event(interaction: Interaction, spec: ModelSpec) -> tuple[str | None, 
 
 
 def change_of(interaction: Interaction, session: str, unnamed: str, spec: ModelSpec) -> messages.Interact:
-    """The change for the worker; ``unnamed`` is the id of one without. Raises PafuError."""
+    """The change for the worker; without an event id it gets the id ``unnamed``. Raises PafuError."""
     prompt, camera = check_event(interaction, spec)
     return messages.Interact(
         session=session,
@@ -403,14 +407,14 @@ def change_of(interaction: Interaction, session: str, unnamed: str, spec: ModelS
     )
 
 
-VELOCITY = 0.05  # of vLLM-Omni's clients: our usual speed
+VELOCITY = 0.05  # metres per picture in vLLM-Omni's clients; equals our default speed
 
 
 def _velocity(data: CameraVelocity, param: str) -> int:
-    """The speed to the right that a velocity asks for. Raises PafuError for any other movement."""
+    """Pan speed for a velocity, in pixels per picture. Raises PafuError for any other movement."""
     right, *other = data.translation
     if any(other) or data.rotation not in (None, [0, 0, 0, 1]):
-        reason = "the camera moves to the right and left only: translation [x, 0, 0], rotation [0, 0, 0, 1]"
+        reason = "the camera only moves left and right: send translation [x, 0, 0], rotation [0, 0, 0, 1]"
         raise PafuError("unsupported", reason, f"{param}.data")
     steps = round(right / VELOCITY * DEFAULT_SPEED / SPEED_STEP) or int(math.copysign(bool(right), right))
     return max(-MAX_SPEED, min(MAX_SPEED, steps * SPEED_STEP))
@@ -425,7 +429,7 @@ def _camera(camera: CameraEvent, param: str) -> messages.Camera:
     if camera.speed is not None and camera.pan is not None:
         raise PafuError("invalid_message", "give either speed or pan, not both", param)
     if not asked:
-        raise PafuError("invalid_message", "the camera needs one of speed, pan, cut_to, rise", param)
+        raise PafuError("invalid_message", "give the camera at least one of speed, pan, cut_to, rise", param)
     speeds = {"left": -DEFAULT_SPEED, "right": DEFAULT_SPEED, "hold": 0}
     speed = speeds[camera.pan] if camera.pan else camera.speed
     return messages.Camera(speed=speed, cut_to=camera.cut_to, rise=camera.rise)
@@ -434,7 +438,7 @@ def _camera(camera: CameraEvent, param: str) -> messages.Camera:
 def _lead(start: SessionStart, settings: Settings) -> float:
     lead = settings.lead_seconds if start.streaming_buffer_seconds is None else start.streaming_buffer_seconds
     if lead > settings.max_lead_seconds and start.streaming_buffer_seconds is not None:
-        reason = f"streaming_buffer_seconds is {lead:g}; allowed is more than 0 and up to {settings.max_lead_seconds:g}"
+        reason = f"streaming_buffer_seconds is {lead:g}; allowed: above 0, up to {settings.max_lead_seconds:g}"
         raise PafuError("invalid_message", reason, "streaming_buffer_seconds")
     return lead
 
@@ -444,17 +448,17 @@ def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
     if start.seconds is not None:
         return _pictures_of(start, spec, most)
     if start.num_frames is not None and start.num_frames > most:
-        raise PafuError("invalid_message", f"num_frames is {start.num_frames}; allowed is 1 to {most}", "num_frames")
+        raise PafuError("invalid_message", f"num_frames is {start.num_frames}; allowed: 1 to {most}", "num_frames")
     return most if start.num_frames is None else start.num_frames
 
 
 def _budget(given: CacheParams, spec: ModelSpec, settings: Settings, path: str) -> float | None:
-    """In latent frames, of whichever of its three spellings was chosen. Raises PafuError."""
+    """The budget in latent frames, from whichever of its three fields is set; None if none is. Raises PafuError."""
     spelt = [name for name in BUDGETS if getattr(given, name) is not None]
     if not spelt:
         return None
     if len(spelt) > 1:
-        reason = f"give the budget once: {' and '.join(spelt)} say the same in two ways"
+        reason = f"give only one of {' and '.join(spelt)}"
         raise PafuError("invalid_message", reason, f"{path}.{spelt[1]}")
     name, amount = spelt[0], getattr(given, spelt[0])
     try:
@@ -466,7 +470,7 @@ def _budget(given: CacheParams, spec: ModelSpec, settings: Settings, path: str) 
 
 
 def _pictures_of(start: SessionStart, spec: ModelSpec, most: int) -> int:
-    """``seconds`` as OpenAI has them, a number or its text."""
+    """Number of pictures for OpenAI's ``seconds``, a number or a numeric string. Raises PafuError."""
     if start.num_frames is not None:
         raise PafuError("invalid_message", "give either seconds or num_frames, not both", "num_frames")
     try:
@@ -474,7 +478,7 @@ def _pictures_of(start: SessionStart, spec: ModelSpec, most: int) -> int:
     except (ValueError, OverflowError):
         pictures = 0
     if not 1 <= pictures <= most:
-        reason = f"seconds is {start.seconds!r:.40}; allowed is up to {most / spec.fps:g}"
+        reason = f"seconds is {start.seconds!r:.40}; allowed: up to {most / spec.fps:g}"
         raise PafuError("invalid_message", reason, "seconds")
     return pictures
 

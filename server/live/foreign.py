@@ -1,5 +1,7 @@
-"""Fields of other servers: what asks for nothing, or for what the model does anyway, is taken everywhere; the rest is
-refused in one sentence, whether it comes over a socket, as JSON or in a form."""
+"""Request fields of other servers' APIs. Values without effect are accepted; all others are refused with a reason.
+
+The same rules hold for WebSocket messages, JSON bodies and forms.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,16 @@ from typing import Any
 
 from server.errors import PafuError
 
-DISTILLED = "the model is distilled and takes no"
+DISTILLED = "the model is distilled and has no"
 
 
 def never(_: Any) -> bool:
+    """No value is neutral."""
     return False
 
 
 def one(value: Any) -> bool:
-    """1, 1.0, "1" as a form has it."""
+    """Whether the value is 1, 1.0 or a form's "1"."""
     try:
         return not isinstance(value, bool) and float(value) == 1
     except (TypeError, ValueError):
@@ -24,10 +27,11 @@ def one(value: Any) -> bool:
 
 
 def off(value: Any) -> bool:
+    """Whether the value means false."""
     return value in (False, 0, "false", "False", "0")
 
 
-# What asks for nothing besides null and emptiness, and why anything else is refused.
+# Field -> which values besides null and empty ones have no effect, and why all others are refused.
 FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "negative_prompt": (never, f"{DISTILLED} negative prompt; leave it out"),
     "guidance_scale": (one, f"{DISTILLED} guidance; leave it out, or send 1"),
@@ -37,17 +41,17 @@ FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "boundary_ratio": (never, "the schedule belongs to the model; leave it out"),
     "negative_prompt_2": (never, f"{DISTILLED} negative prompt; leave it out"),
     "num_outputs_per_prompt": (one, "one video is made at a time; leave it out, or send 1"),
-    "lora": (never, "the server's weights are what they are; leave it out"),
+    "lora": (never, "the server loads no LoRA; leave it out"),
     "n": (one, "one video is made at a time; leave it out, or send 1"),
     "quality": (lambda value: value in ("standard", "auto"), "there is one quality; leave it out, or send standard"),
     "enable_stage2": (off, "the model has one stage; leave it out"),
     "is_enable_stage2": (off, "the model has one stage; leave it out"),
-    "user": (lambda value: isinstance(value, str), "it must be a text"),  # OpenAI's; not kept
+    "user": (lambda value: isinstance(value, str), "it must be a string"),  # OpenAI's; not stored
 }
 
 
 def taken(fields: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """The fields without the foreign ones, all of which ask for nothing. Raises PafuError unsupported."""
+    """The fields without the foreign ones. Raises PafuError unsupported for a foreign field with an effect."""
     kept = {}
     for name, value in fields.items():
         if name in FOREIGN:

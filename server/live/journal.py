@@ -1,8 +1,8 @@
-"""The journal of one session: a record of its state, then a log of what happened since, written before viewers see it.
+"""The write-ahead journal of one session: a record of its state, then a log of every change and chunk since.
 
-A server that is killed leaves the file, and another goes on from it. Every part is framed by its length and CRC-32, so
-a part that a kill has truncated is recognised and ignored. A server that has a session holds the file's lock (flock),
-which the kernel releases when the process dies: of two servers on one folder, one gets the session.
+Entries are written before viewers see them, so another server can continue the session after a crash. Every part is
+framed by its length and CRC-32, so a truncated part is detected and ignored. The server that runs a session holds an
+flock on the file. The kernel releases it when the process dies, so only one of several servers gets the session.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from server.disk import open_whole, write_all
 from server.ipc.messages import Fragment, Interact, Rejected
 
 FRAME = struct.Struct(">II")  # length, CRC-32
-SHORT = 2**20  # bytes of log that are not worth compacting
+SHORT = 2**20  # bytes; a shorter log is not compacted
 MOST_BEHIND = 8  # if compaction fails, keep appending until the log is this many times its threshold
-WRITTEN_WITHIN = 1.0  # seconds; a chunk waits no longer for the disk
-PATIENT = 2  # with this many writes outstanding, a chunk does not wait for its own
-MOST_OWED = 16  # outstanding writes; with more the disk counts as broken
-TRY_AGAIN = 10.0  # seconds between a failure and the next try
+WRITTEN_WITHIN = 1.0  # seconds; the longest that a chunk waits for the disk
+PATIENT = 2  # with this many writes pending, a chunk does not wait for its own
+MOST_OWED = 16  # pending writes; with more, the disk counts as broken
+TRY_AGAIN = 10.0  # seconds between a failure and the next attempt
 
 Entry = Fragment | Interact | Rejected
 
 
 class SessionInUse(Exception):
-    """Another server has the session open."""
+    """Another server has the session."""
 
 
 def framed(body: bytes) -> bytes:
+    """A part: length, CRC-32, body."""
     return FRAME.pack(len(body), zlib.crc32(body)) + body
 
 
 def parts_of(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Every whole part and where it ends, up to the first that is torn or damaged."""
+    """Every complete part and its end offset, up to the first truncated or damaged one."""
     begin = 0
     while begin + FRAME.size <= len(data):
         length, checksum = FRAME.unpack_from(data, begin)
@@ -56,7 +57,7 @@ def parts_of(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 class JournalStore(Protocol):
-    """What a journal is written to: a file here, or objects that other servers reach (server.live.shared)."""
+    """Storage of one journal: a local file, or objects shared with other servers (server.live.shared)."""
 
     @property
     def good(self) -> bool: ...
@@ -76,7 +77,7 @@ class JournalStore(Protocol):
 
 
 class JournalFile:
-    """A file. Blocking; used by one thread at a time. All methods raise OSError."""
+    """A journal in a local file. Methods block and raise OSError; one thread at a time may call them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,18 +87,18 @@ class JournalFile:
 
     @property
     def good(self) -> bool:
-        """It is open, and all that was appended is in it."""
+        """Whether the file is open and complete."""
         return self._handle is not None
 
-    ours = True  # while we hold its lock
+    ours = True  # the lock keeps other servers out
 
     @property
     def long(self) -> bool:
-        """It is time to compact: the log is longer than the record."""
+        """Whether to compact: the log is longer than the record."""
         return self._log > max(SHORT, self._record)
 
     def begin(self, record: msgspec.Struct) -> None:
-        """Replace the file by a new record. If that fails, a good file stays good, unless its log is huge."""
+        """Replace the file by a new record. On failure, the old file stays in use unless its log is huge."""
         data = framed(msgspec.msgpack.encode(record))
         try:
             handle = open_whole(self._path, data, locked=True)
@@ -109,7 +110,7 @@ class JournalFile:
         self._handle, self._record, self._log = handle, len(data), 0
 
     def append(self, entry: Entry) -> None:
-        """Hand to the kernel. After a failed append the file is stale, so delete it."""
+        """Append without syncing. After a failure the file is stale, so delete it."""
         if self._handle is None:
             return
         data = framed(msgspec.msgpack.encode(entry))
@@ -121,23 +122,23 @@ class JournalFile:
         self._log += len(data)
 
     def sync(self) -> None:
-        """Flush to disk what was appended."""
+        """Flush appended entries to disk."""
         if self._handle is not None:
             os.fdatasync(self._handle)
 
     def used(self) -> float | None:
-        """When it was written to last (wall clock); None when there is no file."""
+        """Wall-clock time of the last write; None without a file."""
         try:
             return self._path.stat().st_mtime
         except FileNotFoundError:
             return None
 
     def peek(self) -> bytes | None:
-        """The record, whoever has the file."""
+        """Read the record without taking the lock."""
         return next((body for body, _ in parts_of(self._path.read_bytes())), None)
 
     def claim(self) -> list[bytes]:
-        """Lock the file that an earlier server left; its whole parts. Raises SessionInUse, or FileNotFoundError."""
+        """Lock an existing file and return its complete parts. Raises SessionInUse or FileNotFoundError."""
         handle = os.open(self._path, os.O_RDWR | os.O_APPEND)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,47 +157,48 @@ class JournalFile:
         return [body for body, _ in parts]
 
     def close(self) -> None:
-        """Release the lock: any server may take the session now."""
+        """Release the lock, so that any server may take the session."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     def drop(self) -> None:
-        """Delete the file: the session is over, or the file is stale."""
+        """Delete the file, because the session is over or the file is stale."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
             self.close()
 
     def touch(self) -> None:
-        """Mark the file as used, though nothing happens."""
+        """Update the modification time, so that the file does not expire."""
         if self._handle is not None:
             os.utime(self._handle)
 
 
 class JournalHost(Protocol):
-    """Who is told of success and failure."""
+    """Receives the result of every write."""
 
     def wrote(self) -> None: ...
     def failed(self, error: BaseException) -> None: ...
 
 
 class Journal:
-    """Writes one session's file from the event loop; a thread does the writing, in order. If the disk fails or is slow,
-    the session loses its journal and nothing else.
+    """Writes one session's journal from the event loop, through a writer thread that keeps the order.
+
+    If the disk fails or is slow, the session continues without a journal.
     """
 
     def __init__(
         self, file: JournalStore | None, host: JournalHost, writer: Executor, record: Callable[[], msgspec.Struct]
     ) -> None:
-        """Without a ``file`` nothing is written. ``writer`` has one thread; ``record`` returns the session as it is."""
+        """Without ``file``, nothing is written. ``writer`` has one thread; ``record`` returns the current state."""
         self._file, self._host, self._writer, self._record = file, host, writer, record
         self._begun = file is not None and file.good
         self._owed: set[asyncio.Future[None]] = set()
         self._try_again = 0.0  # monotonic
 
     def taken_over(self) -> bool:
-        """Whether another server has the session. Blocking. Raises OSError."""
+        """Whether another server has taken the session. Blocking. Raises OSError."""
         return self._file is not None and not self._file.ours
 
     async def begin(self) -> None:
@@ -205,7 +207,7 @@ class Journal:
             await _wait(self._begin(self._file))
 
     async def add(self, entry: Entry) -> None:
-        """Append. Returns when the kernel has it, or at once while many writes are outstanding."""
+        """Append an entry. Waits for the write, unless many are pending."""
         if self._file is None or not self._ready(self._file):
             return
         patient = len(self._owed) < PATIENT
@@ -214,7 +216,7 @@ class Journal:
             await _wait(written)
 
     def settle(self) -> None:
-        """After an entry that viewers now see: flush it to disk; compact a long file."""
+        """Once viewers have seen an entry: sync it to disk, or compact a long file."""
         if self._file is None or not self._begun:
             return
         if self._file.long and time.monotonic() >= self._try_again:
@@ -223,18 +225,18 @@ class Journal:
             self._submit(self._file.sync)
 
     def touch(self) -> None:
-        """The session is in use, though nothing happens: its file must not count as old."""
+        """Keep the file of a session in use from expiring."""
         if self._file is not None:
             self._submit(self._file.touch)
 
     async def end(self, keep: bool) -> None:
-        """Leave the file to another server, or delete it. Nothing is written after that."""
+        """Leave the file to another server (``keep``) or delete it, and stop writing."""
         file, self._file = self._file, None
         if file is not None:
             await _wait(self._submit(file.close if keep else file.drop))
 
     def _ready(self, file: JournalStore) -> bool:
-        """Whether there is a file to append to; after a failure, a new one is begun once TRY_AGAIN has passed."""
+        """Whether there is a file to append to. TRY_AGAIN seconds after a failure, start a new one."""
         if len(self._owed) > MOST_OWED and self._begun:
             self._submit(file.drop)
             self._failed(TimeoutError("the disk is too slow"), good=False)

@@ -1,6 +1,7 @@
-"""The life of a session: from worker to worker, on disk when nobody looks, to its end.
+"""The life cycle of a session: on one worker after another, parked on disk while nobody watches, until it ends.
 
-``Phase`` and ``TRANSITIONS`` declare the state machine; ``Life`` alone moves it, and owns the line to the worker.
+``Phase`` and ``TRANSITIONS`` declare the state machine. Only ``Life`` changes the phase; it also owns the engine
+session.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from server.telemetry.observer import SessionMetrics
 
 log = logging.getLogger("pafu.live")
 
-MAX_LOSSES = 3  # of workers in a row under one session, with less than two chunks between them
-PARK_WITHIN = 30.0
+MAX_LOSSES = 3  # workers lost in a row with fewer than two chunks between them; then the session ends
+PARK_WITHIN = 30.0  # seconds
 
 
 class Phase(Enum):
-    """Where a session stands; TRANSITIONS says what may follow."""
+    """The phase of a session; TRANSITIONS lists the allowed changes."""
 
-    IDLE = "no worker has it, and none is wanted"
-    QUEUED = "it wants a worker"
-    GENERATING = "a worker makes its chunks"
-    HELD = "a worker has it, and was told to make nothing"
-    PARKING = "a worker writes its state to disk"
-    STOPPING = "its end was asked for, and the worker finishes the chunk in hand"
-    ENDED = "it is over"
+    IDLE = "no worker, and none needed"
+    QUEUED = "waiting for a worker"
+    GENERATING = "a worker generates its chunks"
+    HELD = "paused on a worker"
+    PARKING = "a worker is writing its state to disk"
+    STOPPING = "ending after the current chunk"
+    ENDED = "over"
 
 
-LOST = {Phase.QUEUED, Phase.IDLE, Phase.ENDED}  # what follows when a worker has it no more
+LOST = {Phase.QUEUED, Phase.IDLE, Phase.ENDED}  # what may follow the loss of a worker
 TRANSITIONS: dict[Phase, set[Phase]] = {
-    Phase.IDLE: {Phase.QUEUED, Phase.HELD, Phase.ENDED},  # HELD: its turn came after its viewer had left
+    Phase.IDLE: {Phase.QUEUED, Phase.HELD, Phase.ENDED},  # HELD: a worker opened it after its viewer had left
     Phase.QUEUED: {Phase.GENERATING, Phase.HELD, Phase.IDLE, Phase.ENDED},
     Phase.GENERATING: {Phase.HELD, Phase.PARKING, Phase.STOPPING, *LOST},
     Phase.HELD: {Phase.GENERATING, Phase.PARKING, Phase.STOPPING, *LOST},
@@ -58,16 +59,17 @@ TRANSITIONS: dict[Phase, set[Phase]] = {
 
 
 class WorkerLosses:
-    """Counts workers that were lost under one session: they may be lost because of it."""
+    """Counts workers lost while they ran one session, since the session itself may crash them."""
 
     def __init__(self) -> None:
         self._in_a_row, self._chunks = 0, 0
 
     def made_chunk(self) -> None:
+        """A worker finished a chunk of the session."""
         self._chunks += 1
 
     def too_many(self) -> bool:
-        """One more was lost; whether the session must be given up."""
+        """Count one more loss; whether to give up the session."""
         if self._chunks > 1:
             self._in_a_row = 0
         self._in_a_row, self._chunks = self._in_a_row + 1, 0
@@ -75,7 +77,7 @@ class WorkerLosses:
 
 
 class Life:
-    """``begin`` starts it; every other method may be called at any time."""
+    """Moves one session through its phases. ``begin`` starts it; all other methods may be called at any time."""
 
     def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom, settings: Settings) -> None:
         self.phase = Phase.IDLE
@@ -89,10 +91,10 @@ class Life:
         self._losses = WorkerLosses()
         self._running: asyncio.Task[None] | None = None
         self._metrics: SessionMetrics | None = None
-        self._counted: Permit | None = None  # its share of its caller's limit, until it ends
+        self._counted: Permit | None = None  # counts against the caller's session limit until the end
 
     def begin(self, counted: Permit, metrics: SessionMetrics, done: Callable[[], None]) -> None:
-        """Start; ``counted`` is released at the end, and ``done`` is called after that."""
+        """Start the session. At its end, ``counted`` is released, then ``done`` is called."""
         self._counted, self._metrics = counted, metrics
         self._running = asyncio.create_task(self._run(), name=self._id)
         self._running.add_done_callback(lambda _: done())
@@ -109,7 +111,7 @@ class Life:
         while self.phase not in phases:
             await self._moved.wait()
 
-    # ---- from worker to worker
+    # ---- on workers
 
     async def _run(self) -> None:
         with logs.about(session_id=self._id):
@@ -121,7 +123,7 @@ class Life:
                 self.finish(self.over("stopped"))
             except Exception:
                 log.exception("%s failed", self._id)
-                self.finish(PafuError("internal_error", "the server made a mistake; it is in its log"))
+                self.finish(PafuError("internal_error", "internal server error; see the server's log"))
             finally:
                 await self._files.close()
 
@@ -132,7 +134,7 @@ class Life:
                 return
             if (line := await self._open_or_wait()) is None:
                 continue
-            try:  # from here on the worker keeps a place for it, whatever ends it
+            try:  # the worker keeps a place until the session is closed, whatever happens
                 await self._move_in(line)
                 ended = await self._relay(line)
             finally:
@@ -143,14 +145,16 @@ class Life:
             self._audience.publish()
 
     async def _open_or_wait(self) -> EngineSession | None:
-        """A line to a worker. None when a session that has started finds none now: its owner is told to come back
-        later, and it waits as before. Raises PafuError."""
+        """Open the session on a worker. Raises PafuError.
+
+        None if a started session finds no worker now: its owner is told to retry later, and the session stays idle.
+        """
         try:
             return await self._place_request.open()
         except PafuError as error:
             if not self._state.started or not error.kind.retryable:
                 raise
-            log.info("%s waits on: %s", self._id, error.message)
+            log.info("%s keeps waiting: %s", self._id, error.message)
             self._enter(Phase.IDLE)
             if (owner := self._audience.owner) is not None:
                 owner.notices.append(error)
@@ -158,7 +162,7 @@ class Life:
             return None
 
     async def _move_in(self, line: EngineSession) -> None:
-        """Bring the line everything that the session was."""
+        """Give the worker the session's playhead, changes and pause; record that a worker has it."""
         self._audience.mime, self._audience.init, self.line = line.mime, line.init, line
         if self._metrics is not None:
             self._metrics.placed()
@@ -173,7 +177,7 @@ class Life:
         await self._files.begin()
 
     async def _relay(self, line: EngineSession) -> Ended:
-        """Take in what the worker makes, until the line ends."""
+        """Process the worker's events until the session ends on this worker."""
         async for event in line.events():
             match event:
                 case Fragment():
@@ -185,7 +189,7 @@ class Life:
                     self._audience.tell(event)
                 case Ended():
                     return event
-        raise AssertionError("a line's events end with Ended")
+        raise AssertionError("the last event is Ended")
 
     async def _take(self, fragment: Fragment, line: EngineSession) -> None:
         self._state.absorb(fragment)
@@ -193,15 +197,15 @@ class Life:
         self._audience.publish()
         self._files.settle()
         if (owner := self._audience.owner) is not None and fragment.index < owner.cursor:
-            await line.delivered(fragment.index)  # the owner has it from before a kill
+            await line.delivered(fragment.index)  # the owner already received it, before a server crash
 
     async def _after(self, ended: Ended) -> None:
-        """Go on, wait on disk, or be over, as the line's end demands."""
+        """After a worker ended the session: continue on another worker, stay parked, or end."""
         lost = ended.code in ("worker_failed", "preempted")
         parked = ended.reason == "parked"
         if self.phase is Phase.STOPPING and (lost or parked):
             return self.finish(self.over("stopped"))
-        died = ended.code == "worker_failed"  # a session that had to move has harmed nobody
+        died = ended.code == "worker_failed"  # a preempted session did not crash its worker
         if not (lost or parked) or (died and self._losses.too_many()):
             again = f"{ended.message}, {MAX_LOSSES} times in a row; start a new session" if died else ended.message
             return self.finish(msgspec.structs.replace(ended, message=again))
@@ -209,25 +213,25 @@ class Life:
             if ended.code is None:
                 self._files.parked()
             else:
-                log.warning("%s: its state could not be written (%s); its latents are kept", self._id, ended.message)
+                log.warning("%s: snapshot failed (%s); keeping its latents", self._id, ended.message)
             await self._files.begin()
         else:
             log.warning(
-                "%s goes on in another worker from chunk %d: %s", self._id, self._state.next_index, ended.message
+                "%s continues on another worker from chunk %d: %s", self._id, self._state.next_index, ended.message
             )
             self._audience.tell(Interrupted(ended.message))
         wanted = not self._audience.idle and not (parked and self._files.outlives)
         self._enter(Phase.QUEUED if wanted else Phase.IDLE)
 
     async def hand_over_changes(self) -> None:
-        """Send the worker the changes that it does not have yet; without a worker they wait for the next."""
+        """Send WAITING changes to the worker; without a worker, they keep waiting."""
         while self.line is not None and (change := self._state.changes.take()):
             await self.line.interact(change)
 
-    # ---- what moves it from outside
+    # ---- commands from outside
 
     async def settle(self, rejoined: bool = False) -> None:
-        """Follow a change of who wants pictures; with ``rejoined`` a worker starts the playout clock anew."""
+        """Adapt to a change of viewers or pause state. With ``rejoined``, the worker restarts its playout clock."""
         self._audience.publish()
         if self.phase is Phase.ENDED:
             return
@@ -239,7 +243,7 @@ class Life:
             await self._go_on(rejoined)
 
     async def _hold(self) -> None:
-        """Nobody wants pictures."""
+        """Stop generating: paused, or no owner."""
         self.retention.start()
         if self.line is None and self.phase is Phase.QUEUED:
             self._enter(Phase.IDLE)
@@ -248,7 +252,7 @@ class Life:
             await self.line.pause()
 
     async def _go_on(self, rejoined: bool) -> None:
-        """Somebody wants pictures."""
+        """Generate for the owner."""
         self.retention.stop()
         if self.line is None:
             if self.phase is not Phase.STOPPING:
@@ -259,7 +263,7 @@ class Life:
             await self.hand_over_changes()
 
     async def stop(self) -> None:
-        """End after the chunk in hand."""
+        """End after the current chunk."""
         if self.line is None:
             return self.finish(self.over("stopped"))
         if self.phase is not Phase.ENDED:
@@ -267,7 +271,7 @@ class Life:
         await self.line.finish()
 
     async def park(self) -> None:
-        """Free the device: the state goes to disk. Returns when it is there (or could not be written)."""
+        """Write the state to disk and free the device. Returns when that is done or has failed."""
         if self.line is None or self.phase is Phase.ENDED:
             return
         if self.phase is not Phase.STOPPING:
@@ -278,29 +282,29 @@ class Life:
                 await self._until(Phase.IDLE, Phase.QUEUED, Phase.ENDED)
 
     def expire(self) -> None:
-        """Nobody came back in time."""
-        self.finish(PafuError("expired", "nobody came back for the session in time; start a new one"))
+        """End a session whose viewer did not come back in time."""
+        self.finish(PafuError("expired", "the session expired because no viewer came back in time; start a new one"))
 
     async def outlive(self) -> None:
-        """The server stops: leave the session on disk so that it can be resumed from another, and end it here.
+        """At server shutdown: store the session so that another server can resume it, and end it here.
 
-        First what the front has, which is little and enough; then, with the time that is left, the exact state.
+        The journal record comes first, since it is small and sufficient; the exact state follows if time allows.
         """
         try:
             if self._state.started and self._settings.keep_on_disk:
                 self._files.outlives = True
                 await self._files.begin()
                 await self.park()
-        finally:  # also without time for more; its viewer hears of it when another server may have it
+        finally:  # even if cancelled: viewers hear of the end only once the files are released
             await self._files.close()
             self.finish(self.over("server_shutdown"))
 
     def over(self, reason: str) -> Ended:
-        """The end in order."""
+        """A regular end of the session."""
         return Ended(session=self._id, chunks=self._state.next_index, reason=reason, code=None, message="")
 
     def finish(self, end: Ended | PafuError) -> None:
-        """End now; the first end counts."""
+        """End the session now; only the first call has an effect on ``end``."""
         if self.phase is not Phase.ENDED:
             self._audience.end = end
             if self._counted is not None:

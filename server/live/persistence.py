@@ -1,4 +1,4 @@
-"""What a session has on disk: its journal, and while it is parked the worker's snapshot."""
+"""The files of one session: its journal and, while it is parked, the worker's snapshot."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from server.live.journal import Entry, JournalStore
 
 
 class Persistence:
-    """One session's files."""
+    """Owns one session's files."""
 
     def __init__(
         self, session_id: str, archive: Archive, record: Callable[[bool], Record], file: JournalStore | None = None
     ) -> None:
-        """``record(parked)`` gives the session as it stands; ``file``: the journal that it was found in."""
+        """``record(parked)`` returns the current state; ``file`` is the journal of a stored session."""
         self._id, self._archive = session_id, archive
-        self.snapshot: str | None = None  # of exactly the state in which the session is
+        self.snapshot: str | None = None  # path of a snapshot of the current state
         self._journal = archive.journal(session_id, lambda: record(self.snapshot is not None), file)
-        self.outlives = False  # the files stay when the session ends here, so that another server can go on with it
+        self.outlives = False  # keep the files at the end, for another server
 
     @property
     def snapshot_path(self) -> Path:
-        """Where a worker writes the session's state."""
+        """Path where a worker writes the session's state."""
         return self._archive.snapshot(self._id)
 
     def parked(self) -> None:
-        """A worker has written the state."""
+        """A worker has written the snapshot."""
         self.snapshot = str(self.snapshot_path)
 
     def forget_snapshot(self) -> None:
-        """The session goes on from its state: what is on disk is of the past."""
+        """Delete the snapshot, which is out of date once the session continues."""
         self.snapshot = None
         self._archive.drop_snapshot(self._id)
 
     def taken_over(self) -> bool:
-        """Whether another server goes on with the session, as far as can be said. Blocking."""
+        """Whether another server has taken the session; False if that is unknown. Blocking."""
         with contextlib.suppress(OSError):
             return self._journal.taken_over()
         return False
 
     async def begin(self) -> None:
-        """Write down the session as it stands."""
+        """Write a record of the current state."""
         await self._journal.begin()
 
     async def add(self, entry: Entry) -> None:
-        """Write down what happens, before a viewer sees it."""
+        """Append an entry, before a viewer sees it."""
         await self._journal.add(entry)
 
     def settle(self) -> None:
-        """Force to disk what viewers now see."""
+        """Sync the entries that viewers have seen to disk."""
         self._journal.settle()
 
     def touch(self) -> None:
-        """The session is in use, though nothing happens."""
+        """Keep the files of a session in use from expiring."""
         self._journal.touch()
 
     async def close(self) -> None:
-        """Leave the files to another server, or remove them."""
+        """Leave the files to another server if the session outlives this one; otherwise delete them."""
         if not self.outlives:
             self._archive.drop_snapshot(self._id)
         await self._journal.end(keep=self.outlives)

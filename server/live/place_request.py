@@ -1,4 +1,4 @@
-"""How a session gets a worker: through the waiting room, with its exact state where that can be used."""
+"""Get a worker for a session: wait in the waiting room, then restore its exact state if possible."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ log = logging.getLogger("pafu.live")
 
 
 class PlaceRequest:
-    """One session's way into a worker."""
+    """Requests a worker for one session."""
 
     def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom) -> None:
         self._state, self._files, self._waiting_room = state, files, waiting_room
         self._told: Queued | None = None
 
     async def open(self) -> EngineSession:
-        """A line to a worker that has the session as it stands. Raises PafuError."""
+        """Open the session on a worker in its current state. Raises PafuError."""
         self._told = None
         try:
             return await self._wait()
         except PafuError as error:
             if self._files.snapshot is None or error.kind.retryable:
                 raise
-            log.warning("%s: its snapshot cannot be used (%s); its latents are", self._state.id, error.message)
+            log.warning("%s: snapshot unusable (%s); resuming from latents", self._state.id, error.message)
             self._files.snapshot = None
             return await self._wait()
 
@@ -39,11 +39,11 @@ class PlaceRequest:
         changes = self._state.changes
         order = msgspec.structs.replace(self._state.order_to_go_on(self._files.snapshot), changes=changes.pending)
         line = await self._waiting_room.open(order, self._state.started, self._tell)
-        changes.handed_over(order.changes)  # with the session itself, or its first chunk could come before them
+        changes.handed_over(order.changes)  # part of the open request, so the first chunk cannot precede them
         return line
 
     def _tell(self, position: int, depth: int, seconds: float | None) -> None:
-        """Tell the viewers where the session stands in the queue, when that changes."""
+        """Tell the viewers the session's queue position when it changes."""
         queued = Queued(position, depth, seconds)
         if queued != self._told:
             self._told = queued

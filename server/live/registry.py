@@ -1,4 +1,4 @@
-"""The live sessions of this server: created, found, listed, ended; each visible only to the caller that began it."""
+"""The live sessions of this server, each visible only to the caller who created it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from server.states import SessionStatus
 
 
 class SessionRegistry:
-    """The live sessions by id."""
+    """Creates, finds, resumes and drains live sessions."""
 
     def __init__(
         self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits, shelf: Shelf | None = None
     ) -> None:
-        """``shelf``: where other servers reach the sessions too."""
+        """``shelf``: journals shared with other servers; None: journals in the data folder."""
         self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
         self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer, shelf)
         self._finding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -49,7 +49,7 @@ class SessionRegistry:
         return iter(list(self._live.values()))
 
     def create(self, order: Open, caller: Caller) -> tuple[LiveSession, str]:
-        """A new session, begun as soon as it has an owner, and its resume token. Raises PafuError session_limit."""
+        """A new session, which starts once it has an owner, and its resume token. Raises PafuError session_limit."""
         counted = self._limits.acquire_session(caller)
         token = new_token()
         state = SessionState(order, hashed(token), caller.name, self._spec)
@@ -58,19 +58,19 @@ class SessionRegistry:
         return made, token
 
     def of(self, caller: Caller) -> list[LiveSession]:
-        """The caller's own."""
+        """The caller's sessions."""
         return [session for session in self if session.caller == caller.name]
 
     async def find(self, session_id: str, caller: Caller) -> LiveSession:
-        """The caller's session with this id, if need be as an earlier server left it on disk.
+        """The caller's session with this id; loads a stored session if necessary.
 
-        Raises PafuError unknown_session, for another's as for none; session_elsewhere; session_limit;
+        Raises PafuError unknown_session (also for another caller's session), session_elsewhere, session_limit or
         storage_unavailable.
         """
         return await self._found(session_id, caller, None)
 
     async def resume(self, session_id: str, token: str, caller: Caller) -> LiveSession:
-        """A session whose owner comes back. Raises PafuError as ``find``, and wrong_token."""
+        """Like ``find``, for an owner who resumes with a token. Also raises PafuError wrong_token."""
         session = await self._found(session_id, caller, token)
         session.check_token(token)
         return session
@@ -80,7 +80,7 @@ class SessionRegistry:
         async with lock:
             found = self._live.get(session_id)
             if found is not None and token is not None and await asyncio.to_thread(found.taken_over):
-                found.expire()  # its viewer was with another server meanwhile
+                found.expire()  # another server has continued it meanwhile
                 found = None
             found = found or await self._left_behind(session_id, caller, token)
         if found is not None and found.caller == caller.name:
@@ -88,23 +88,23 @@ class SessionRegistry:
         raise unknown(session_id)
 
     async def _left_behind(self, session_id: str, caller: Caller, token: str | None) -> LiveSession | None:
-        """The caller's session as an earlier server left it; from now on it waits here for its viewer."""
+        """Load a stored session of the caller; None if there is none."""
 
         def may(record: Record) -> None:
             if record.caller != caller.name:
                 raise unknown(session_id)
             if token is not None:
                 check_token(token, record.token)
-            elif self._archive.shelf is not None:  # only who has its token knows that no other server streams it
-                raise PafuError("session_elsewhere", "the session is with another server; resume it", "session_id")
+            elif self._archive.shelf is not None:  # without a token, another server may still be streaming it
+                raise PafuError("session_elsewhere", "the session is on another server; resume it there", "session_id")
 
         try:
             left = await asyncio.to_thread(self._archive.load, session_id, may)
         except SessionInUse:
-            reason = "another server on this data folder has the session; come again when it has let it go"
+            reason = "another server on this data folder has the session; retry when it has released it"
             raise PafuError("session_elsewhere", reason, "session_id", retry_after=1.0) from None
         except JournalUnavailable as error:
-            reason = f"sessions cannot be looked up now ({error}); try again"
+            reason = f"stored sessions cannot be read now ({error}); try again"
             raise PafuError("storage_unavailable", reason, "session_id", retry_after=1.0) from None
         if left is None:
             return None
@@ -118,12 +118,12 @@ class SessionRegistry:
         return found
 
     def describe(self, session: LiveSession) -> Session:
-        """The session as /v1/sessions shows it."""
+        """The session's entry in /v1/sessions."""
         held = self._engine.cache_bytes(session.order.cache) if session.on_device else 0
         return describe(session, self._spec.name, held)
 
     async def drain(self, within: float) -> None:
-        """Admit no more sessions, and leave the running ones where they can be resumed."""
+        """At shutdown: admit no more sessions and store the running ones for resumption, within ``within`` seconds."""
         self.waiting_room.closed = True
         ending = [asyncio.create_task(session.outlive()) for session in self]
         if ending:
@@ -132,7 +132,7 @@ class SessionRegistry:
                     await asyncio.gather(*ending, return_exceptions=True)
 
     async def _report_gauges(self) -> None:
-        """For a scrape: sessions by status, viewers by role."""
+        """Before a scrape: report sessions by status and viewers by role."""
         stand = Counter(session.status for session in self)
         owners = sum(session.owner is not None for session in self)
         self._engine.observer.sessions(
@@ -147,7 +147,7 @@ class SessionRegistry:
         )
 
     def _prepare(self) -> None:
-        """From time to time, before a session begins: make the folder and delete expired files."""
+        """Create the folder and delete expired files, at most once per ``keep_on_disk`` seconds."""
         now, keep = time.monotonic(), self._settings.keep_on_disk
         if keep and now >= self._next_sweep:
             self._next_sweep = now + keep
@@ -166,22 +166,22 @@ class SessionRegistry:
             del self._live[session.id]
 
     def _bound(self, caller: str) -> None:
-        """Beyond ``max_kept``, end the caller's sessions that have waited longest for a viewer."""
+        """Above ``max_kept``, end the caller's sessions that have been without a viewer longest."""
         lonely = [s for s in self if s.caller == caller and not s.viewers and s.idle_since < math.inf]
         lonely.sort(key=lambda session: session.idle_since)
         for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
             session.expire()
 
     def forget_owners(self, known: Callable[[str], bool]) -> None:
-        """End the sessions that nobody can come back to, because their caller has no key any more."""
+        """End sessions without viewers whose caller's key no longer exists."""
         for session in self:
             if not session.viewers and not known(session.caller):
                 session.expire()
 
     async def _make_room(self) -> bool:
-        """Park the session that has been idle on the device for longest; whether there was one.
+        """Free a place by parking the session that has been idle on a device longest; whether a place was freed.
 
-        Without a disk, end it, unless its owner is connected and has only paused it.
+        If sessions are not kept on disk, end it instead, but never while its owner is connected.
         """
         to_disk = self._settings.keep_on_disk > 0
         idle = [s for s in self if s.on_device and (s.idle if to_disk else s.owner is None)]
@@ -193,6 +193,6 @@ class SessionRegistry:
 
 
 def unknown(session_id: str) -> PafuError:
-    """For another's session as for none."""
-    reason = f"there is no session {session_id[:64]!r}; it may have ended, or nobody came back for it in time"
+    """The error for a session that does not exist or belongs to another caller."""
+    reason = f"there is no session {session_id[:64]!r}; it may have ended or expired"
     return PafuError("unknown_session", reason, "session_id")

@@ -1,4 +1,4 @@
-"""The chunks that viewers may still need: what the owner has not played yet, and nothing more."""
+"""The replay buffer: chunks that the owner has not played yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_LATENTS = b""
 
 @dataclass(frozen=True)
 class ReplayEntry:
-    """A fragment and the media time at which it begins and ends, seconds."""
+    """A fragment with its start and end in media seconds."""
 
     fragment: Fragment
     begins: float
@@ -22,7 +22,7 @@ class ReplayEntry:
 
 
 class Replay:
-    """Fragments in order; ``seen`` drops those that the viewer has played."""
+    """Fragments in order; ``seen`` drops the played ones."""
 
     def __init__(self, fps: int, seconds: float = 0.0) -> None:
         self._fps = fps
@@ -30,27 +30,27 @@ class Replay:
         self._entries: deque[ReplayEntry] = deque()
 
     def add(self, fragment: Fragment) -> None:
-        """Add the newest fragment, without its latents: the resume point has them."""
+        """Add the newest fragment without its latents, which the resume point keeps."""
         light = msgspec.structs.replace(fragment, past=msgspec.structs.replace(fragment.past, latents=NO_LATENTS))
         begins, self._end = self._end, self._end + fragment.pictures / self._fps
         self._entries.append(ReplayEntry(light, begins, self._end))
 
     def seen(self, seconds: float, keep: int = 0) -> None:
-        """The viewer shows the picture at ``seconds``: drop whole fragments before it, except the newest ``keep``."""
+        """The playhead is at ``seconds``: drop the fragments that end before it, but keep the newest ``keep``."""
         while len(self._entries) > keep and self._entries[0].ends <= seconds + 1e-6:
             self._entries.popleft()
 
     def at(self, index: int) -> Fragment | None:
-        """The fragment with this index, or the first after it."""
+        """The fragment with this index, or else the next one."""
         return next((entry.fragment for entry in self._entries if entry.fragment.index >= index), None)
 
     def ends_at(self, index: int) -> float:
-        """Media time at the end of fragment ``index``; 0 when it is not kept."""
+        """End of fragment ``index`` in media seconds; 0 if it is not kept."""
         return next((entry.ends for entry in self._entries if entry.fragment.index == index), 0.0)
 
     @property
     def first(self) -> int | None:
-        """Index of the oldest fragment kept."""
+        """Index of the oldest fragment; None if empty."""
         return self._entries[0].fragment.index if self._entries else None
 
     @property
@@ -63,12 +63,12 @@ class Replay:
 
     @property
     def begins(self) -> float:
-        """Media time at which the oldest fragment begins."""
+        """Start of the oldest fragment in media seconds."""
         return self._entries[0].begins if self._entries else self._end
 
     @property
     def seconds(self) -> float:
-        """Media kept."""
+        """Length of the kept media in seconds."""
         return self._end - self.begins
 
     @property

@@ -1,7 +1,7 @@
-"""What the front keeps of a session so that it can go on in another worker: clean latents of a few chunks.
+"""The front's copy of a session from which another worker can continue: clean latents of a few chunks.
 
-The chunks kept are those of which the worker's cache still holds tokens, so what comes back is the memory that the
-policy chose; at most as many as the cache has room for. No torch here: latents are bytes.
+It keeps the chunks that still have tokens in the worker's cache, so the new worker restores what the policy chose to
+keep. Their number is limited by the cache budget. No torch here: latents are bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from server.ipc.messages import CacheChoice, CameraPosition, Fragment, Past, Pas
 
 
 class ResumePoint:
-    """The past of one session, chunk by chunk."""
+    """Latents and counters of one session."""
 
     def __init__(self, spec: ModelSpec, cache: CacheChoice) -> None:
         self._most = math.ceil(cache.budget_latents / spec.chunk_latents) + 1
@@ -23,18 +23,18 @@ class ResumePoint:
         self._camera: CameraPosition = (0, 0, 0)
 
     def add(self, fragment: Fragment) -> None:
-        """Add the newest chunk, and drop those that the cache has evicted."""
+        """Add the newest chunk; drop chunks that the cache has evicted."""
         self._chunks[fragment.index] = fragment.past
         self.next_index = fragment.index + 1
         self._pictures += fragment.pictures
         self._camera = fragment.camera
         kept = {index for index in fragment.remembered if index in self._chunks} | {fragment.index}
-        while len(kept) > self._most:  # the oldest are the sink, the newest the recent window: drop from the middle
+        while len(kept) > self._most:  # the oldest is the sink, the newest the recent window: drop the second oldest
             kept.discard(sorted(kept)[1])
         self._chunks = {index: self._chunks[index] for index in sorted(kept)}
 
     def past(self) -> Past | None:
-        """For ``Open.past``; None before the first chunk."""
+        """The value for ``Open.past``; None before the first chunk."""
         if not self.next_index:
             return None
         return Past(
@@ -45,11 +45,11 @@ class ResumePoint:
         )
 
     def resume(self, past: Past) -> None:
-        """Begin with a past that was stored elsewhere, for example with a job."""
+        """Start from a stored past, for example a job's."""
         self._chunks = {chunk.index: chunk for chunk in past.chunks}
         self.next_index, self._pictures, self._camera = past.next_index, past.pictures, past.camera
 
     @property
     def nbytes(self) -> int:
-        """Bytes of latents kept."""
+        """Size of the kept latents."""
         return sum(len(chunk.latents) for chunk in self._chunks.values())

@@ -1,4 +1,4 @@
-"""How long a session is kept while nobody wants pictures: first on the device, then on disk, then no longer."""
+"""How long an idle session is kept: first on the device, then on disk, then it expires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.live.session_state import SessionState
 
 
 class Retention:
-    """The clock of an idle session."""
+    """The timer of an idle session."""
 
     def __init__(
         self,
@@ -26,21 +26,21 @@ class Retention:
         """``park`` moves the session from the device to disk, ``expire`` ends it."""
         self._state, self._files, self._settings = state, files, settings
         self._park, self._expire = park, expire
-        self.idle_since = math.inf  # monotonic; infinite while somebody wants pictures
+        self.idle_since = math.inf  # monotonic; infinite while not idle
         self._clock: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Nobody wants pictures any more."""
+        """The session becomes idle."""
         self.idle_since = min(self.idle_since, time.monotonic())
         self.run()
 
     def run(self) -> None:
-        """Start the clock, unless it runs."""
+        """Start the timer unless it is running."""
         if self._clock is None or self._clock.done():
             self._clock = asyncio.create_task(self._run(), name=f"{self._state.id}-retention")
 
     def stop(self) -> None:
-        """Somebody wants pictures, or the session is over."""
+        """The session is active again, or over."""
         self.idle_since = math.inf
         if self._clock is not None and self._clock is not asyncio.current_task():
             self._clock.cancel()
@@ -53,7 +53,7 @@ class Retention:
         await asyncio.sleep(settings.keep_on_device)
         if settings.keep_on_disk:
             await self._park()
-            while audience.owner is not None:  # paused: its file must not become old
+            while audience.owner is not None:  # paused, not abandoned: keep its file from expiring
                 await asyncio.sleep(settings.keep_on_disk / 2)
                 self._files.touch()
             await asyncio.sleep(settings.keep_on_disk)

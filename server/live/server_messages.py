@@ -1,6 +1,4 @@
-"""What the server says on the live socket: the structs that a connection sends and that the AsyncAPI document is made
-of (server.http.asyncapi).
-"""
+"""Server messages of the live protocol, which connections send and the AsyncAPI document is generated from."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from server.ipc.messages import CacheChoice, Fragment, Open, ServedStats
 class ServerMessage(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, forbid_unknown_fields=True
 ):
-    """Base of all; a field with a default is left out where it has it."""
+    """Base of all server messages; fields at their default are omitted."""
 
 
 class ExtraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,7 +23,7 @@ class ExtraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class MemoryShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How chunks' ``stats.memory`` relates to pictures."""
+    """How the tokens in ``stats.memory`` map to pictures."""
 
     pictures_per_latent: int
     first_latent_pictures: int
@@ -41,7 +39,7 @@ class MemoryShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The accepted values; ``memory`` for a session that asked for its kept tokens."""
+    """The accepted values. ``memory`` is present if the session requested its kept tokens."""
 
     model: str
     prompt: str
@@ -57,10 +55,10 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class VideoStart(ServerMessage, frozen=True, tag="video.start"):
-    """The session has begun or goes on; ``config`` holds the accepted values, ``mime`` is for a player. ``warnings``
-    are sentences about words of the prompt that will not be in the picture.
+    """The session has started or resumed. ``config`` holds the accepted values, ``mime`` the media type for a player.
 
-    ``resume_token`` is for the owner alone: with it session.resume takes the session up over another connection.
+    ``warnings`` are sentences about words of the prompt that will not be in the picture. ``resume_token``, sent to the
+    owner only, lets session.resume continue the session on another connection.
     """
 
     request_id: str
@@ -78,7 +76,7 @@ class VideoStart(ServerMessage, frozen=True, tag="video.start"):
     def of(
         cls, order: Open, spec: ModelSpec, *, prompt: str, num_frames: int | None, session_mime: str, **said: Any
     ) -> VideoStart:
-        """For a viewer of the session that ``order`` began; ``said`` are the remaining fields."""
+        """For a viewer of the session that ``order`` opened; ``said`` holds the remaining fields."""
         config = SessionConfig(
             model=spec.name,
             prompt=prompt,
@@ -97,7 +95,7 @@ class VideoStart(ServerMessage, frozen=True, tag="video.start"):
 
 
 class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
-    """The very next message is binary and holds this chunk's ``byte_length`` bytes."""
+    """Describes a chunk; the next message is binary and holds its ``byte_length`` bytes."""
 
     kind: Literal["media", "trailer"]
     transport_chunk_index: int
@@ -109,11 +107,11 @@ class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
     active_event_ids: list[str]
     completed_event_ids: list[str]
     stats: ServedStats
-    frame_sizes: list[int] | None = None  # h264, jpeg: bytes of each picture's part, in order
+    frame_sizes: list[int] | None = None  # for h264 and jpeg: bytes of each picture, in order
 
     @classmethod
     def of(cls, fragment: Fragment, size: int, frame_sizes: list[int] | None, request_id: str) -> ChunkMetadata:
-        """For a chunk that is sent as ``size`` bytes."""
+        """For a chunk sent as ``size`` bytes."""
         return cls(
             kind="media",
             transport_chunk_index=fragment.index,
@@ -130,8 +128,8 @@ class ChunkMetadata(ServerMessage, frozen=True, tag="video.chunk_metadata"):
 
 
 class InteractionQueued(ServerMessage, frozen=True, tag="session.interaction.queued"):
-    """The change waits for the next chunk; ``unknown_words`` of its prompt are left out by the model, and ``warnings``
-    say what else will not be in the picture."""
+    """The change waits for its chunk. The model ignores ``unknown_words``; ``warnings`` say what else will not be in
+    the picture."""
 
     event_id: str
     unknown_words: list[str]
@@ -139,14 +137,15 @@ class InteractionQueued(ServerMessage, frozen=True, tag="session.interaction.que
 
 
 class InteractionApplied(ServerMessage, frozen=True, tag="session.interaction.applied"):
-    """The change shows in the chunk with this index, which comes next."""
+    """The change is visible from the chunk with this index on, which follows."""
 
     event_id: str
     chunk_index: int
 
 
 class InteractionRejected(ServerMessage, frozen=True, tag="session.interaction.rejected"):
-    """The change will not be shown; the stream goes on as it was. An error with the same id follows while it does."""
+    """The change was refused and the stream continues unchanged. If it is running, an error with the same id
+    follows."""
 
     event_id: str
     code: str
@@ -159,9 +158,9 @@ class InteractionRejected(ServerMessage, frozen=True, tag="session.interaction.r
 
 
 class SessionQueued(ServerMessage, frozen=True, tag="session.queued"):
-    """No place is free: the session waits, ``position`` 1 is next.
+    """The session waits because no place is free; ``position`` 1 is next.
 
-    ``seconds`` is how long that took others of late; left out while nobody has waited yet.
+    ``seconds`` is an estimate from recent waits, omitted if there were none.
     """
 
     position: int
@@ -170,21 +169,21 @@ class SessionQueued(ServerMessage, frozen=True, tag="session.queued"):
 
 
 class SessionInterrupted(ServerMessage, frozen=True, tag="session.interrupted"):
-    """The worker was lost; the stream goes on in another after a gap, without a missing picture."""
+    """The worker was lost. After a gap, the stream continues on another one without a missing picture."""
 
     session_id: str
     reason: str
 
 
 class SessionPaused(ServerMessage, frozen=True, tag="session.paused"):
-    """Nothing more is made until session.resume; chunks up to ``next_chunk_index`` may still come."""
+    """Generation stops until session.resume; chunks before ``next_chunk_index`` may still arrive."""
 
     session_id: str
     next_chunk_index: int
 
 
 class SessionResumed(ServerMessage, frozen=True, tag="session.resumed"):
-    """The session goes on after a pause."""
+    """The session continues after a pause."""
 
     session_id: str
     next_chunk_index: int
@@ -195,18 +194,18 @@ class SessionPong(ServerMessage, frozen=True, tag="session.pong"):
 
 
 class SessionDone(ServerMessage, frozen=True, tag="session.done"):
-    """The session ended in order; the connection closes with 1000, or with 1012 at a shutdown."""
+    """The session ended normally. The connection closes with 1000, at a server shutdown with 1012."""
 
     session_id: str
     chunks: int
     stopped: bool
     reason: str
-    resumable: bool  # after a shutdown: session.resume works at the next server
+    resumable: bool  # after a shutdown: session.resume works on another server
     request_id: str
 
 
 class Error(ServerMessage, frozen=True, tag="error"):
-    """Before video.start it ends the connection; later it does so only when the socket then closes."""
+    """An error. Before video.start it ends the connection; later the connection stays open unless the socket closes."""
 
     code: str
     message: str
@@ -233,14 +232,14 @@ SERVER_MESSAGES: dict[str, type[ServerMessage]] = {
 
 
 def encode(message: ServerMessage) -> str:
-    """JSON text."""
+    """The message as JSON text."""
     try:
         return msgspec.json.encode(message).decode()
-    except UnicodeEncodeError:  # it quotes half a surrogate pair from a client: JSON can escape that, UTF-8 cannot
+    except UnicodeEncodeError:  # it quotes a client's lone surrogate, which JSON can escape but UTF-8 cannot encode
         return json.dumps(msgspec.to_builtins(message))
 
 
 def mime_of(format: str, session_mime: str) -> str:
-    """The type of what the viewer gets: a container with its codec, or the bare codec string for WebCodecs."""
+    """The media type for the viewer: a container with its codec, or the bare codec string for WebCodecs."""
     codec = session_mime.partition('codecs="')[2].rstrip('"')
     return {"m4s": session_mime, "h264": f"video/h264; codecs={codec}", "jpeg": "image/jpeg"}[format]

@@ -1,7 +1,7 @@
-"""One live session, front side: what goes on while viewers come and go and workers die.
+"""The front's side of one live session, which outlives its connections and workers.
 
-A session is its state (``SessionState``: viewers, changes, resume point), its files (``Persistence``) and its life
-(``Life``, the state machine). ``LiveSession`` is what connections and routes see.
+A session consists of its state (``SessionState``: viewers, changes, resume point), its files (``Persistence``) and its
+state machine (``Life``). Connections and routes use ``LiveSession``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from server.live.waiting_room import WaitingRoom
 from server.states import SessionStatus
 from server.telemetry.observer import SessionMetrics
 
-MOST_UNJOURNALLED = 8  # chunks a viewer may have received before they were journalled; regenerate, do not resend
+MOST_UNJOURNALLED = 8  # chunks a viewer may have received before they were journalled: regenerated, not resent
 
 
 class LiveSession:
-    """Every method may be called at any time."""
+    """The interface of one live session. Every method may be called at any time."""
 
     def __init__(
         self,
@@ -39,17 +39,17 @@ class LiveSession:
         settings: Settings,
         file: JournalStore | None = None,
     ) -> None:
-        """``file``: the journal that the session was found in."""
+        """``file``: the journal of a stored session."""
         self._state, self._audience, self._settings = state, state.audience, settings
         self._files = Persistence(state.id, archive, state.record, file)
         self._life = Life(state, self._files, waiting_room, settings)
-        self._unjournalled_end = 0  # chunks before this one may be missing here, though the viewer has them
+        self._unjournalled_end = 0  # the viewer may have chunks up to here that the journal lacks
 
     @classmethod
     def revived(
         cls, left: Left, room: WaitingRoom, archive: Archive, spec: ModelSpec, settings: Settings
     ) -> LiveSession:
-        """The session as an earlier server left it on disk."""
+        """The session as an earlier server stored it."""
         state = SessionState.left_behind(left, spec)
         session = cls(state, room, archive, settings, left.file)
         if left.record.parked and not any(isinstance(entry, Fragment) for entry in left.entries):
@@ -58,10 +58,10 @@ class LiveSession:
         return session
 
     def begin(self, counted: Permit, metrics: SessionMetrics, done: Callable[[LiveSession], None]) -> None:
-        """Start its life; ``counted`` is released at its end, and ``done`` is called after that."""
+        """Start the session. At its end, ``counted`` is released, then ``done`` is called."""
         self._life.begin(counted, metrics, lambda: done(self))
 
-    # ---- what it is
+    # ---- properties
 
     @property
     def id(self) -> str:
@@ -69,12 +69,12 @@ class LiveSession:
 
     @property
     def caller(self) -> str:
-        """Name of the key that began it."""
+        """Name of the caller's key."""
         return self._state.caller
 
     @property
     def order(self) -> Open:
-        """What began it."""
+        """The request that opened the session."""
         return self._state.order
 
     @property
@@ -88,12 +88,12 @@ class LiveSession:
 
     @property
     def prompt(self) -> str:
-        """What the newest chunk shows, or the first will."""
+        """Prompt of the newest chunk, or of the first before there is one."""
         return self._state.prompt
 
     @property
     def next_index(self) -> int:
-        """Index of the chunk that will be made next."""
+        """Index of the next chunk to generate."""
         return self._state.next_index
 
     @property
@@ -102,7 +102,7 @@ class LiveSession:
 
     @property
     def init(self) -> bytes:
-        """ftyp and moov of its fragments; empty until a worker has opened it."""
+        """ftyp and moov of the fragments; empty until a worker has opened the session."""
         return self._audience.init
 
     @property
@@ -119,32 +119,32 @@ class LiveSession:
 
     @property
     def idle(self) -> bool:
-        """Nobody wants a picture."""
+        """Whether it is paused or has no owner."""
         return self._audience.idle
 
     @property
     def idle_since(self) -> float:
-        """Monotonic; infinite while somebody wants pictures."""
+        """Monotonic time since which it is idle; infinite while it is not."""
         return self._life.retention.idle_since
 
     @property
     def pending(self) -> list[str]:
-        """Ids of the changes that no chunk has shown."""
+        """Ids of the changes that are not in a chunk yet."""
         return [change.event_id for change in self._state.changes.pending]
 
     @property
     def on_device(self) -> bool:
-        """Whether it holds memory of a worker."""
+        """Whether a worker holds memory for it."""
         return self._life.line is not None
 
     @property
     def restartable(self) -> bool:
-        """Its files outlive the server."""
+        """Whether another server can resume it after this one stops."""
         return self._files.outlives
 
     @property
     def waits_for_viewer(self) -> bool:
-        """Nothing is made because the owner plays nothing."""
+        """Whether generation waits because the owner's playhead does not advance."""
         return self._audience.holds_back(self.order.lead_seconds)
 
     @property
@@ -167,66 +167,64 @@ class LiveSession:
         check_token(token, self._state.token)
 
     def taken_over(self) -> bool:
-        """Whether another server goes on with it. Blocking."""
+        """Whether another server has taken the session. Blocking."""
         return self._files.taken_over()
 
-    # ---- what viewers do
+    # ---- for connections
 
     async def own(self, format: str, last_chunk_index: int = -1) -> Subscriber:
-        """Become the owner, after the last chunk that was received whole. Raises PafuError chunk_gone."""
+        """Become the owner, continuing after ``last_chunk_index``. Raises PafuError chunk_gone."""
         first, replay = last_chunk_index + 1, self._audience.replay
         kept = self.next_index if replay.first is None else replay.first
         if not kept <= first <= max(self.next_index, self._unjournalled_end):
             reason = f"last_chunk_index is {last_chunk_index}; chunks {kept} to {self.next_index - 1} are kept"
-            allowed = f"allowed is {kept - 1} to {self.next_index - 1}"
-            raise PafuError(
-                "chunk_gone", f"{reason}, so {allowed}; a larger one skips what is lost", "last_chunk_index"
-            )
+            allowed = f"allowed: {kept - 1} to {self.next_index - 1}"
+            raise PafuError("chunk_gone", f"{reason}, {allowed}; a larger index skips lost chunks", "last_chunk_index")
         received = [fragment.index for fragment in replay.fragments if fragment.index < first]
         owner = self._audience.own(format, first)
         if (line := self._life.line) is not None:
-            for index in received:  # whole, although the connection broke before the worker heard of it
+            for index in received:  # received, but the worker may not know it yet
                 await line.delivered(index)
         await self._life.settle(rejoined=True)
         return owner
 
     async def watch(self, format: str) -> Subscriber:
-        """Watch, from the newest chunk on."""
+        """Add a watcher, which starts with the newest chunk."""
         watcher = self._audience.watch(format)
         await self._life.settle()
         return watcher
 
     def dismiss(self, subscriber: Subscriber, why: PafuError | None = None) -> None:
-        """A watcher has seen enough, or a viewer may stay no longer; the session goes on."""
+        """Disconnect a viewer: a watcher who stopped, or one refused for ``why``. The session continues."""
         subscriber.notices.append(why or self._life.over("stopped"))
         self._audience.publish()
 
     async def leave(self, subscriber: Subscriber) -> None:
-        """The viewer is gone."""
+        """The viewer's connection is closed."""
         if self._audience.leave(subscriber):
             await self._life.settle()
 
     async def next(self, subscriber: Subscriber) -> Notice | Fragment:
-        """What the viewer is to be sent next, waiting for it."""
+        """Wait for the next notice or chunk for this viewer."""
         return await self._audience.next(subscriber)
 
     async def delivered(self, subscriber: Subscriber, fragment: Fragment) -> None:
-        """The viewer was sent a chunk; only the owner's progress counts."""
+        """A chunk was sent to a viewer; only the owner's progress counts."""
         if subscriber.owner:
             self._audience.delivered(fragment)
             if (line := self._life.line) is not None:
                 await line.delivered(fragment.index)
 
     async def playhead(self, seconds: float) -> None:
-        """The owner shows the picture at this media time."""
+        """The owner reports its playhead, in media seconds."""
         self._audience.played_to(seconds)
         if (line := self._life.line) is not None:
             await line.playhead(seconds)
 
     async def expect(self, change: Interact) -> None:
-        """Accept a change: it waits for its chunk from now on, also in the next server. Raises PafuError."""
+        """Accept and journal a change, which then waits for its chunk. Raises PafuError."""
         if self.restartable:
-            raise PafuError("shutting_down", "the server is shutting down; ask again when you have resumed the session")
+            raise PafuError("shutting_down", "the server is shutting down; resume the session, then send this again")
         self._state.changes.check(change.event_id, self._settings.max_pending_interactions)
         self._state.changes.add(change)
         await self._files.add(change)
@@ -236,26 +234,26 @@ class LiveSession:
         await self._life.hand_over_changes()
 
     async def pause(self, paused: bool) -> None:
-        """Stand still, or go on."""
+        """Pause the session, or continue it."""
         self._audience.paused = paused
         await self._life.settle()
 
-    # ---- what the server does
+    # ---- for the server
 
     async def stop(self) -> None:
         """End after the chunk in hand."""
         await self._life.stop()
 
     async def park(self) -> None:
-        """Free the device: the state goes to disk."""
+        """Write the state to disk and free the device."""
         await self._life.park()
 
     def expire(self) -> None:
-        """Nobody came back in time."""
+        """End a session whose viewer did not come back in time."""
         self._life.expire()
 
     async def outlive(self) -> None:
-        """The server stops: leave the session on disk so that it can be resumed from another, and end it here."""
+        """At server shutdown: store the session so that another server can resume it, and end it here."""
         await self._life.outlive()
 
 
@@ -266,5 +264,5 @@ def check_token(token: str, hash: bytes) -> None:
 
 
 def new_token() -> str:
-    """What lets its holder, and nobody else, take the session up again."""
+    """A secret that lets its holder resume the session."""
     return secrets.token_urlsafe(24)

@@ -1,4 +1,4 @@
-"""A live session as /v1/sessions shows it: what the registry builds and OpenAPI documents."""
+"""Response models of /v1/sessions, built by the registry and documented by OpenAPI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SessionCamera(BaseModel):
 
 
 class SessionCache(BaseModel):
-    """Budgets in latent frames; ``tokens`` of the fullest layer, ``bytes`` held on the device."""
+    """Budgets in latent frames; ``tokens`` in the fullest layer; ``bytes`` on the device."""
 
     policy: str
     budget_latents: float
@@ -30,7 +30,7 @@ class SessionCache(BaseModel):
 
 
 class Session(BaseModel):
-    """A live session; never its token."""
+    """A live session, without its token."""
 
     id: str
     object: Literal["session"] = "session"
@@ -60,7 +60,7 @@ class SessionDeleted(BaseModel):
 
 
 def describe(session: LiveSession, model: str, cache_bytes: int) -> Session:
-    """``cache_bytes``: what the session holds on the device."""
+    """The entry of one session; ``cache_bytes`` is the memory that it holds on the device."""
     order, newest = session.order, session.newest
     stats = newest.stats if newest is not None else None
     tokens = stats.cache_tokens if stats is not None else 0

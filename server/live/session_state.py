@@ -1,4 +1,4 @@
-"""What a session is at a moment: what can be written down, and be again in another worker or another server."""
+"""The state of a session that can be stored and restored on another worker or server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.live.resume_point import ResumePoint
 
 
 class SessionState:
-    """The parts of a session that change with every chunk."""
+    """Viewers, changes and resume point of one session."""
 
     def __init__(self, order: Open, token: bytes, caller: str, spec: ModelSpec) -> None:
         self.id, self.order, self.token, self.caller = order.session, order, token, caller
@@ -28,7 +28,7 @@ class SessionState:
 
     @classmethod
     def left_behind(cls, left: Left, spec: ModelSpec) -> SessionState:
-        """As an earlier server left it."""
+        """Rebuild the state from a stored session."""
         record = left.record
         state = cls(record.order, record.token, record.caller, spec)
         state.created = record.created
@@ -47,21 +47,21 @@ class SessionState:
 
     @property
     def next_index(self) -> int:
-        """Index of the chunk that will be made next."""
+        """Index of the next chunk to generate."""
         return self._resume_point.next_index
 
     @property
     def started(self) -> bool:
-        """It has made a chunk."""
+        """Whether it has at least one chunk."""
         return self.next_index > 0
 
     @property
     def prompt(self) -> str:
-        """What the newest chunk shows, or the first will."""
+        """Prompt of the newest chunk, or of the first before there is one."""
         return self.newest.stats.prompt if self.newest is not None else self.order.prompt
 
     def absorb(self, entry: Fragment | Interact | Rejected) -> None:
-        """Become what the session is after this."""
+        """Apply a chunk, change or rejection to the state."""
         match entry:
             case Interact():
                 self.changes.add(entry)
@@ -73,13 +73,13 @@ class SessionState:
     def _absorb_chunk(self, fragment: Fragment) -> None:
         self.changes.absorb(fragment)
         self._resume_point.add(fragment)
-        if fragment.index == 0:  # viewers who join get the head from us
+        if fragment.index == 0:  # the server sends ftyp and moov separately to each viewer
             fragment = msgspec.structs.replace(fragment, data=fragment.data.removeprefix(self.audience.init))
         self.audience.replay.add(fragment)
         self.newest = self.audience.replay.newest
 
     def order_to_go_on(self, snapshot: str | None) -> Open:
-        """What opens the session in a worker as it stands."""
+        """The request that opens the session on a worker in its current state."""
         return msgspec.structs.replace(
             self.order,
             prompt=self.prompt,
@@ -90,7 +90,7 @@ class SessionState:
         )
 
     def record(self, parked: bool) -> Record:
-        """For the journal; ``parked``: a worker's snapshot of the same moment lies beside it."""
+        """The record for the journal. ``parked``: there is a worker's snapshot of the same moment."""
         audience = self.audience
         return Record(
             format=FORMAT,

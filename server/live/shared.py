@@ -1,9 +1,9 @@
-"""Journals that every server reaches: objects in a store of files, and in the database who has the session.
+"""Journals shared by several servers: objects in a file store, and the owner of each session in the database.
 
-A session has a folder of objects: a record and the entries behind it, one each, named by three numbers. The *fence*
-counts the servers that had the session; who comes with its token takes it over under the next one, whether the server
-before is alive or not. What that one still writes, under its own fence, is never read again. The *generation* counts
-the records of one server, the last number the entries behind a record.
+A session has a folder of objects: one for its record and one per entry after it, each named by three numbers. The
+*fence* counts the servers that have had the session. A server that resumes it takes the next fence, whether or not the
+previous server is alive; what the previous one still writes under its old fence is never read. The *generation* counts
+the records of one server, and the *number* counts the entries after a record.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import msgspec
 from server.live.journal import SHORT, Entry, framed, parts_of
 
 NAME = re.compile(r"(\d{8})-(\d{8})-(\d{8})")
-READ_AGAIN = 3  # its holder may compact while we read
+READ_AGAIN = 3  # attempts, since its owner may compact while we read
 
 
 class Objects(Protocol):
-    """Where they are (server.jobs.files). Raises OSError."""
+    """The object store (server.jobs.files). Methods raise OSError."""
 
     def write(self, name: str, data: bytes) -> None: ...
     def read(self, name: str) -> bytes: ...
@@ -31,26 +31,26 @@ class Objects(Protocol):
 
 
 class Claims(Protocol):
-    """Who has which session (server.jobs.claims). Raises OSError."""
+    """Which server has which session (server.jobs.claims). Methods raise OSError."""
 
     def take(self, session: str) -> int:
-        """The next fence; from now on the session is ours."""
+        """Take the session for this server; returns the new fence."""
 
     def keep(self, session: str, fence: int) -> bool:
-        """The session is in use; False when another server has taken it."""
+        """Mark the session as in use; False if another server has taken it."""
 
     def used(self, session: str) -> float | None:
-        """When it was in use last (wall clock); None for one that is over."""
+        """Wall-clock time of the last use; None if the session is over."""
 
     def holds(self, session: str, fence: int) -> bool: ...
     def drop(self, session: str, fence: int) -> bool:
-        """It is over, if it is ours still."""
+        """Mark the session as over, if this server still has it; whether it did."""
 
     def unused(self, since: float) -> list[tuple[str, int]]: ...
 
 
 class Place(NamedTuple):
-    """An object of a session."""
+    """The key of one object of a session."""
 
     fence: int
     generation: int
@@ -61,15 +61,15 @@ class Place(NamedTuple):
 
 
 class TakenOver(OSError):
-    """Another server goes on with the session."""
+    """Another server has taken the session."""
 
 
 class SharedJournal:
-    """As server.live.journal.JournalFile, and used like it."""
+    """A JournalStore (server.live.journal) in shared objects."""
 
     def __init__(self, session: str, objects: Objects, claims: Claims) -> None:
         self._session, self._objects, self._claims = session, objects, claims
-        self._newest: Place | None = None  # of ours
+        self._newest: Place | None = None  # that this server wrote
         self._fence: int | None = None
         self._record = self._log = 0  # bytes
         self._stale = True
@@ -84,7 +84,7 @@ class SharedJournal:
 
     @property
     def ours(self) -> bool:
-        """No other server has taken the session. Raises OSError."""
+        """Whether this server still has the session. Raises OSError."""
         return self._fence is None or self._claims.holds(self._session, self._fence)
 
     def begin(self, record: msgspec.Struct) -> None:
@@ -92,7 +92,7 @@ class SharedJournal:
             self._fence = self._claims.take(self._session)
         elif not self._claims.keep(self._session, self._fence):
             self._stale = True
-            raise TakenOver("another server goes on with the session")
+            raise TakenOver("another server has taken the session")
         data = framed(msgspec.msgpack.encode(record))
         place = Place(self._fence, self._newest.generation + 1 if self._newest else 1, 0)
         self._objects.write(place.within(self._session), data)
@@ -112,15 +112,15 @@ class SharedJournal:
         self._newest, self._log = place, self._log + len(data)
 
     def sync(self) -> None:
-        """Each object is safe when it is written."""
+        """Nothing to do: objects are durable once written."""
 
     def peek(self) -> bytes | None:
-        """The newest record, whosever it is; None when there is none."""
+        """The newest record of any server; None if there is none."""
         record = max((place for place in self._places() if place.number == 0), default=None)
         return None if record is None else next((body for body, _ in parts_of(self._read(record))), None)
 
     def claim(self) -> list[bytes]:
-        """Take the session over; its record and what is behind that."""
+        """Take over the session; returns its record and the entries after it."""
         self._fence, self._stale = self._claims.take(self._session), True
         for last in (*[False] * (READ_AGAIN - 1), True):
             try:
@@ -134,7 +134,7 @@ class SharedJournal:
         return self._claims.used(self._session)
 
     def close(self) -> None:
-        """Any server may take the session at any time."""
+        """Nothing to do: any server may take the session at any time."""
 
     def drop(self) -> None:
         if self._fence is not None and self._claims.drop(self._session, self._fence):
@@ -149,9 +149,9 @@ class SharedJournal:
         record = max((place for place in places if place.number == 0), default=None)
         if record is None:
             raise FileNotFoundError(f"{self._session} has no record")
-        behind = [place for place in places if place[:2] == record[:2]]
+        objects = [place for place in places if place[:2] == record[:2]]
         bodies = []
-        for number, place in enumerate(behind):
+        for number, place in enumerate(objects):
             body = next((body for body, _ in parts_of(self._read(place))), None)
             if body is None or place.number != number:
                 break
@@ -172,7 +172,7 @@ class SharedJournal:
 
 
 class Shelf:
-    """All sessions that are kept where every server reaches them."""
+    """The shared journals of all sessions."""
 
     def __init__(self, objects: Objects, claims: Claims) -> None:
         self._objects, self._claims = objects, claims
@@ -181,7 +181,7 @@ class Shelf:
         return SharedJournal(session, self._objects, self._claims)
 
     def sweep(self, keep: float, in_use: Container[str]) -> None:
-        """Remove what nobody came back for."""
+        """Delete sessions unused for ``keep`` seconds."""
         for session, fence in self._claims.unused(time.time() - keep):
             if session not in in_use and self._claims.drop(session, fence):
                 for name in self._objects.names(session):

@@ -1,5 +1,6 @@
-"""What a viewer says while its stream runs: playhead, changes, pause, stop. A faulty message is answered and forgiven,
-up to a limit.
+"""Handles a viewer's messages while its stream runs: playhead, changes, pause, stop.
+
+An invalid message gets an error reply; the stream survives up to ``max_bad_messages`` of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FATAL = ("binary_message", "message_too_large", "too_many_errors")
 
 
 class Steering:
-    """The listening half of a connection that is at a session."""
+    """The receiving half of a connection to a live session."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Steering:
         settings: Settings,
         streaming: Callable[[], bool],
     ) -> None:
-        """``streaming``: whether video.start was sent; before it an error ends the connection."""
+        """``streaming``: whether video.start was sent. Before that, any error ends the connection."""
         self._socket, self._session, self._subscriber = socket, session, subscriber
         self._metrics, self._spec, self._settings = metrics, spec, settings
         self._streaming = streaming
@@ -50,7 +51,7 @@ class Steering:
         self._unnamed_events = 0
 
     async def listen(self) -> None:
-        """Handle messages until the viewer leaves (WebSocketDisconnect) or goes too far (PafuError)."""
+        """Handle messages until the viewer disconnects (WebSocketDisconnect) or a fatal error occurs (PafuError)."""
         bounds = client_messages.control_bounds(self._settings)
         while True:
             try:
@@ -65,7 +66,7 @@ class Steering:
     def _forgive(self, error: PafuError) -> None:
         self._faulty_messages += 1
         if self._faulty_messages > self._settings.max_bad_messages:
-            reason = f"{self._faulty_messages} faulty messages; the last: {error.message}"
+            reason = f"{self._faulty_messages} invalid messages; the last: {error.message}"
             raise PafuError("too_many_errors", reason)
 
     async def _handle(self, message: client_messages.ClientMessage) -> None:
@@ -85,14 +86,14 @@ class Steering:
                 self._check_owner()
                 await self._pause(message)
             case client_messages.SessionStart() | client_messages.SessionWatch():
-                raise PafuError("invalid_message", "the session has begun; open another connection for another", "type")
+                raise PafuError("invalid_message", "this connection has its session; open another connection", "type")
 
     def _check_owner(self) -> None:
         if not self._subscriber.owner:
             raise PafuError("not_the_owner", "a watcher cannot steer; only the session's owner can", "type")
 
     async def _stop(self) -> None:
-        """The owner ends the session; a watcher ends only its own watching."""
+        """The owner ends the session; a watcher only disconnects itself."""
         if self._subscriber.owner:
             return await self._session.stop()
         self._session.dismiss(self._subscriber)
@@ -107,7 +108,7 @@ class Steering:
         await self._socket.send(reply(session_id=self._session.id, next_chunk_index=self._session.next_index))
 
     async def _interact(self, interaction: client_messages.Interaction) -> None:
-        """Queue a change; one that cannot be queued is rejected under its id."""
+        """Queue a change, or reject it under its event id."""
         try:
             change = self._change(interaction)
             await self._session.expect(change)
@@ -123,7 +124,7 @@ class Steering:
         await self._session.hand_over_changes()
 
     def _words_left_out(self, prompt: str | None) -> tuple[list[str], list[str]]:
-        """Unknown words of a new prompt, and a sentence for each thing that will not be in the picture."""
+        """Unknown words of a new prompt, and a warning for each thing that will not be in the picture."""
         if prompt is None:
             return [], []
         told = warnings(prompt, self._spec)
@@ -133,18 +134,18 @@ class Steering:
         unnamed = f"evt_{secrets.token_hex(4)}_{self._unnamed_events}"
         change = client_messages.change_of(interaction, self._session.id, unnamed, self._spec)
         if not self._streaming():
-            raise PafuError("interaction_failed", "wait for video.start before you change anything", "type")
+            raise PafuError("interaction_failed", "wait for video.start before sending changes", "type")
         self._unnamed_events += 1
         return change
 
     async def reject(self, event_id: str, error: PafuError) -> None:
-        """Tell the end of a change. Raises the error itself before video.start."""
+        """Report that a change was rejected. Before video.start, raises ``error`` instead."""
         if not self._streaming():
             raise error
         await self._socket.send(InteractionRejected.of(event_id, error))
 
     async def refused(self, event_id: str, message: str) -> None:
-        """The model refused a change; the error after the rejection is for clients of the plain protocol."""
+        """Report that the model refused a change; the extra error message is for vLLM-Omni's clients."""
         self._metrics.refused(event_id)
         error = PafuError("interaction_failed", message, "interaction.event")
         await self.reject(event_id, error)

@@ -1,4 +1,4 @@
-"""Sessions that wait for a worker: first come, first served, but sessions that have already started go first."""
+"""The queue of sessions that wait for a worker: first come, first served, started sessions before new ones."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from server.engine.interface import Engine, EngineSession
 from server.errors import PafuError
 from server.ipc.messages import Open
 
-Tell = Callable[[int, int, float | None], None]  # position, depth, the seconds that it may take
-RECENT = 8  # waits that an estimate looks back at
-POLL_SECONDS = 0.5  # a free place is found after this long even if nobody announced it
+Tell = Callable[[int, int, float | None], None]  # position, queue depth, estimated seconds
+RECENT = 8  # number of recent waits that the estimate uses
+POLL_SECONDS = 0.5  # recheck interval in case no change of room is announced
 
 
 class Waiter:
-    """One session in the room."""
+    """One session in the waiting room."""
 
     def __init__(self, tell: Tell, started: bool) -> None:
         self.tell = tell
         self.started = started
-        self.refused = False  # there was no room for it, so it waits
+        self.refused = False  # no place was free, so it waits
         self.came = time.monotonic()
-        self.first_position = 1  # where it stood at first
+        self.first_position = 1  # position when it started to wait
 
 
 class WaitingRoom:
-    """Opens sessions on the engine, one after the other where there is no room for all."""
+    """Opens sessions on the engine; while no place is free, they queue here."""
 
     def __init__(self, engine: Engine, settings: Settings, make_room: Callable[[], Awaitable[bool]]) -> None:
-        """``make_room`` frees a place that nobody needs just now, and says whether it could."""
+        """``make_room`` frees a place by parking an idle session and returns whether it did."""
         self._engine = engine
         self._settings = settings
         self._make_room = make_room
@@ -41,11 +41,11 @@ class WaitingRoom:
 
     @property
     def depth(self) -> int:
-        """Sessions that wait."""
+        """Number of waiting sessions."""
         return sum(waiter.refused for waiter in self._waiting)
 
     async def open(self, order: Open, started: bool, tell: Tell) -> EngineSession:
-        """Open the session on a worker; ``tell`` is called while it waits. Raises PafuError."""
+        """Open the session on a worker; reports its position through ``tell`` while it waits. Raises PafuError."""
         waiter = Waiter(tell, started)
         ahead = sum(other.started for other in self._waiting)
         self._waiting.insert(ahead if started else len(self._waiting), waiter)
@@ -82,18 +82,19 @@ class WaitingRoom:
             await self._engine.room_changed(POLL_SECONDS)
 
     def _tell(self) -> None:
-        """Tell everybody who waits its position."""
+        """Report its position to every waiting session."""
         waiting = [waiter for waiter in self._waiting if waiter.refused]
         for position, waiter in enumerate(waiting, 1):
             waiter.tell(position, len(waiting), self._estimate(position))
 
     def _estimate(self, position: int) -> float | None:
-        """Seconds until a place is free, by what others waited of late."""
+        """Estimated seconds until a place is free, from recent waits; None without any."""
         recent = self._seconds_a_place
         return round(position * sum(recent) / len(recent), 1) if recent else None
 
     async def _try(self, order: Open, started: bool) -> tuple[EngineSession | None, PafuError | None]:
-        """The session's line, or why there is no room. If the worker dies meanwhile, try its replacement once."""
+        """Open the session, or return why no place is free. If the worker dies meanwhile, retry once. Raises
+        PafuError."""
         patience = self._settings.load_timeout if started else self._settings.ready_wait
         for last in (False, True):
             await self._engine.wait_ready(patience)

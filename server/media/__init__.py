@@ -1,1 +1,1 @@
-"""Pictures to bytes: the H.264 encoder and the MP4 fragment muxer."""
+"""Media: H.264 and JPEG encoders, MP4 muxing, input pictures."""

@@ -1,6 +1,6 @@
-"""An m4s fragment as H.264 access units with start codes, for WebCodecs: the same encoder's bytes, repackaged.
+"""Repackage an m4s fragment as H.264 access units with start codes, for WebCodecs.
 
-No codec library here: the front converts for the viewers who ask for it.
+The front does this for viewers who request it, without a codec library.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ IDR = 5  # NAL unit type of a key frame's slices
 
 
 class BoxError(ValueError):
-    """Bytes that are not the boxes of our own muxer."""
+    """The bytes are not MP4 boxes from our muxer."""
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -22,13 +22,13 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
         if size < 8 or at + size > len(data):
-            raise BoxError(f"a box of {size} bytes at {at} of {len(data)}")
+            raise BoxError(f"a box at byte {at} claims {size} bytes of {len(data)}")
         yield data[at + 4 : at + 8], data[at + 8 : at + size]
         at += size
 
 
 def child(data: bytes, *path: bytes) -> bytes:
-    """Contents of the box at ``path``, the first of each type. Raises BoxError."""
+    """Contents of the box at ``path``, taking the first of each type. Raises BoxError."""
     for kind in path:
         found = next((contents for name, contents in boxes(data) if name == kind), None)
         if found is None:
@@ -40,7 +40,7 @@ def child(data: bytes, *path: bytes) -> bytes:
 def parameter_sets(init: bytes) -> bytes:
     """SPS and PPS of an init segment (ftyp, moov), with start codes."""
     stsd = child(init, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-    avcc = child(child(stsd[8:], b"avc1")[78:], b"avcC")  # after the fields of a visual sample entry
+    avcc = child(child(stsd[8:], b"avc1")[78:], b"avcC")  # skip the fields of the visual sample entry
     sps_size = int.from_bytes(avcc[6:8], "big")
     pps_at = 8 + sps_size + 1
     pps_size = int.from_bytes(avcc[pps_at : pps_at + 2], "big")
@@ -48,7 +48,7 @@ def parameter_sets(init: bytes) -> bytes:
 
 
 def access_units(fragment: bytes, parameters: bytes) -> list[bytes]:
-    """One access unit per picture of a fragment (moof, mdat); each key frame begins with the ``parameters``."""
+    """One access unit per picture of a fragment (moof, mdat); key frames start with ``parameters``."""
     trun = child(fragment, b"moof", b"traf", b"trun")
     count = struct.unpack(">I", trun[4:8])[0]
     sizes = [struct.unpack(">I", trun[12 * n + 16 : 12 * n + 20])[0] for n in range(count)]

@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-# One thread: the model owns the cores, and the result does not depend on how many there are.
+# One thread: the model owns the cores, and the output must not depend on their number.
 X264 = {
     "preset": "ultrafast",
     "tune": "zerolatency",
@@ -23,7 +23,7 @@ X264 = {
 
 
 class EncoderError(ValueError):
-    """Pictures that do not fit the encoder, or an encoder that this machine lacks."""
+    """The pictures do not fit the encoder, or the encoder is not available."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class H264Encoder:
             raise EncoderError(f"4:2:0 pictures need even sides, got {width}x{height}")
         self.width, self.height, self.fps = width, height, fps
         self._pictures = 0
-        self._reformatter = VideoReformatter()  # kept: it holds the tables of the colour conversion
+        self._reformatter = VideoReformatter()  # reused: it caches colour conversion tables
         self._context = _open(width, height, fps)
         self.avcc = avcc(cast(bytes, self._context.extradata))
 
     @property
     def codec(self) -> str:
-        """The codec string of RFC 6381, from the bytes of the SPS: profile, constraints, level."""
+        """The RFC 6381 codec string, from the SPS: profile, constraints, level."""
         return "avc1." + self.avcc[1:4].hex()
 
     def encode(self, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> list[Sample]:
-        """T pictures to T samples, the first an IDR. Raises EncoderError for another shape or dtype."""
+        """Encode T pictures to T samples, the first an IDR. Raises EncoderError for a wrong shape or dtype."""
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != (self.height, self.width, 3):
             wanted = f"(T, {self.height}, {self.width}, 3) uint8"
             raise EncoderError(f"pictures must be {wanted}, got {pictures.shape} {pictures.dtype}")
@@ -70,7 +70,7 @@ class H264Encoder:
         self._pictures += 1
         packets = self._context.encode(frame)
         if len(packets) != 1:
-            raise EncoderError(f"the encoder held pictures back: {len(packets)} packets for one picture")
+            raise EncoderError(f"the encoder buffered pictures: {len(packets)} packets for one picture")
         return Sample(to_lengths(bytes(packets[0])), bool(packets[0].is_keyframe))
 
 
@@ -82,7 +82,7 @@ def _open(width: int, height: int, fps: int) -> VideoCodecContext:
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.time_base, context.framerate = Fraction(1, fps), Fraction(fps)
     context.max_b_frames = 0
-    context.gop_size = 2**30  # IDRs only where we ask for them
+    context.gop_size = 2**30  # IDRs only where we request them
     context.color_range = ColorRange.MPEG
     context.color_primaries = ColorPrimaries.BT709
     context.color_trc = ColorTrc.BT709
@@ -94,7 +94,7 @@ def _open(width: int, height: int, fps: int) -> VideoCodecContext:
 
 
 def nal_units(annex_b: bytes) -> list[bytes]:
-    """The NAL units of a byte stream with start codes (00 00 01, or 00 00 00 01)."""
+    """Split a byte stream with start codes (00 00 01 or 00 00 00 01) into NAL units."""
     units = []
     start = annex_b.find(b"\0\0\1")
     while start >= 0:
@@ -106,12 +106,12 @@ def nal_units(annex_b: bytes) -> list[bytes]:
 
 
 def to_lengths(annex_b: bytes) -> bytes:
-    """Start codes replaced by 4-byte lengths (ISO 14496-15)."""
+    """Replace start codes by 4-byte lengths (ISO 14496-15)."""
     return b"".join(len(unit).to_bytes(4, "big") + unit for unit in nal_units(annex_b))
 
 
 def avcc(extradata: bytes) -> bytes:
-    """The AVCDecoderConfigurationRecord (ISO 14496-15, 5.3.3.1) of an encoder's SPS and PPS."""
+    """The AVCDecoderConfigurationRecord (ISO 14496-15, 5.3.3.1) for an encoder's SPS and PPS. Raises EncoderError."""
     units = nal_units(extradata)
     sps = [unit for unit in units if unit[0] & 31 == 7]
     pps = [unit for unit in units if unit[0] & 31 == 8]

@@ -1,6 +1,6 @@
-"""Fragmented MP4 as a plain MP4 with its index in front, which players open and seek in at once.
+"""Convert fragmented MP4 to plain MP4 with the index first, so that players open and seek at once.
 
-Nothing is encoded again: the packets are copied. There are no B-frames, so any picture may be the last.
+Packets are copied, not re-encoded. Without B-frames, the video can end after any picture.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import av
 
 
 def copy(fragments: str | Path | IO[bytes], path: Path, fps: int, pictures: int | None = None, title: str = "") -> int:
-    """Write the first ``pictures`` of the fragments (None: all) to ``path`` as plain MP4 under this title; how many
-    there were. Raises av.FFmpegError for what is no MP4, and OSError."""
+    """Write the first ``pictures`` pictures (None: all) of the fragments to ``path`` as plain MP4.
+
+    Returns the number of pictures written. Raises av.FFmpegError if the input is not MP4, and OSError.
+    """
     number, tick = 0, Fraction(1, fps)
     with (
         av.open(fragments if not isinstance(fragments, Path) else str(fragments), "r") as source,
@@ -38,14 +40,16 @@ def copy(fragments: str | Path | IO[bytes], path: Path, fps: int, pictures: int 
 
 
 def finish(part: Path, path: Path, fps: int, pictures: int | None = None) -> int:
-    """Make the video ``path`` of the fragments in ``part``, in one step; the part goes. Raises OSError, and
-    leaves the part."""
+    """Convert the fragments in ``part`` to the video ``path`` atomically, then delete ``part``.
+
+    Returns the number of pictures. Raises OSError, and then keeps ``part``.
+    """
     whole = path.with_name(f"{path.name}.whole")
     try:
         number = copy(part, whole, fps, pictures)
         os.replace(whole, path)
     except av.FFmpegError as error:
-        raise OSError(error.errno, f"its index cannot be written: {error.strerror}") from error
+        raise OSError(error.errno, f"the MP4 index cannot be written: {error.strerror}") from error
     finally:
         whole.unlink(missing_ok=True)
     if part != path:

@@ -1,7 +1,7 @@
-"""Fragmented MP4 for live video: ``ftyp+moov`` once, then one ``moof+mdat`` per chunk, flushed on demand.
+"""Fragmented MP4 for live video: ``ftyp+moov`` once, then one ``moof+mdat`` per chunk.
 
-Written here because PyAV's own muxer cannot emit a fragment when told to: it is a frame or a chunk late. Only what
-one H.264 track without B-frames needs (ISO 14496-12): decode order is display order, so no composition offsets.
+PyAV's muxer cannot flush a fragment on demand; it emits it a frame or a chunk late. This one supports only a single
+H.264 track without B-frames (ISO 14496-12): decode order is display order, so there are no composition offsets.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from server.media.encoder import Sample
 
 TRACK = 1
-TICKS = 1000  # per picture, so that every whole frame rate is exact
+TICKS = 1000  # per picture, so that every integer frame rate is exact
 SYNC, NON_SYNC = 0x02000000, 0x01010000  # sample flags: depends on nothing / depends on others, not a sync sample
 UNITY = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
 def box(kind: bytes, *parts: bytes) -> bytes:
-    """Size, type, contents."""
+    """An MP4 box: size, type, contents."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
 def full_box(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
-    """A box whose contents begin with a version and 24 bits of flags."""
+    """An MP4 box that starts with a version and 24 bits of flags."""
     return box(kind, struct.pack(">I", version << 24 | flags), *parts)
 
 
 class FragmentMuxer:
-    """One track; decode times go on from fragment to fragment without a gap."""
+    """Muxes one track; decode times are continuous across fragments."""
 
     def __init__(self, width: int, height: int, fps: int, avcc: bytes) -> None:
         self.timescale = fps * TICKS
@@ -39,15 +39,15 @@ class FragmentMuxer:
 
     @property
     def init_segment(self) -> bytes:
-        """What a viewer needs before any fragment."""
+        """ftyp and moov, which a player needs before any fragment."""
         return self._init
 
     def go_on(self, fragments: int, pictures: int) -> None:
-        """Continue a stream of which so many fragments and pictures were made elsewhere."""
+        """Continue a stream after this many fragments and pictures."""
         self._sequence, self._decode_time = fragments, TICKS * pictures
 
     def fragment(self, samples: Sequence[Sample]) -> bytes:
-        """``moof+mdat`` of these samples. Raises ValueError when there are none."""
+        """``moof+mdat`` for these samples. Raises ValueError if there are none."""
         if not samples:
             raise ValueError("a fragment needs at least one sample")
         self._sequence += 1

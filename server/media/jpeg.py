@@ -1,4 +1,4 @@
-"""JPEG pictures for viewers that can decode nothing else."""
+"""JPEG pictures for viewers that cannot decode video."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 
-QUALITY = 4  # of FFmpeg's 2 (best) to 31
+QUALITY = 4  # FFmpeg's scale: 2 (best) to 31
 
 
 class JpegEncoder:
-    """Encodes (T, height, width, 3) uint8 RGB pictures one by one."""
+    """Encodes (T, height, width, 3) uint8 RGB pictures as separate JPEGs."""
 
     def __init__(self, width: int, height: int, fps: int) -> None:
         context = av.CodecContext.create("mjpeg", "w")

@@ -1,7 +1,7 @@
-"""A short loop of a video as an animated WebP, for places that show pictures and play no video.
+"""A short loop of a video as an animated WebP, for places that show images but play no video.
 
-It plays forwards and then backwards, so that it has no seam. The front imports no codec: it runs this module as a
-process of its own (``COMMAND``), which reads the video on standard input and writes the picture to standard output.
+The loop plays forward, then backward, so it has no visible cut. The front imports no codec, so it runs this module as a
+process (``COMMAND``) that reads the video on stdin and writes the WebP to stdout.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from server.process import leave_signals_to_the_front, module_command
 
 COMMAND = module_command("server.media.loop")
 MEDIA_TYPE = "image/webp"
-SECONDS = 3.0  # of the video; the loop lasts nearly twice as long
-RATE = 8  # pictures a second
+SECONDS = 3.0  # of video used; the loop lasts almost twice as long
+RATE = 8  # pictures per second
 WIDEST = 320  # pixels
 QUALITY = 60
 
 
 def loop_of(video: bytes, seconds: float = SECONDS) -> bytes:
-    """The first ``seconds`` of ``video`` (any container). Raises ValueError when it holds no picture."""
+    """An animated WebP of the first ``seconds`` of ``video`` (any container). Raises ValueError if it has none."""
     pictures = _pictures(video, seconds)
     if not pictures:
-        raise ValueError("the video holds no picture")
+        raise ValueError("the video has no pictures")
     first, *more = [*pictures, *pictures[-2:0:-1]]
     out = io.BytesIO()
     first.save(
@@ -38,8 +38,8 @@ def loop_of(video: bytes, seconds: float = SECONDS) -> bytes:
 
 
 def _pictures(video: bytes, seconds: float) -> list[Image.Image]:
-    """Pictures of the beginning, ``RATE`` a second, at most ``WIDEST`` across."""
-    import av  # the front imports this module for its names
+    """Pictures from the first ``seconds``, ``RATE`` per second, at most ``WIDEST`` wide."""
+    import av  # not at module level: the front imports this module
 
     with av.open(io.BytesIO(video), "r") as container:
         fps = float(container.streams.video[0].average_rate or RATE)

@@ -1,6 +1,6 @@
-"""A picture that a video begins with: read with care, turned upright, cut to the model's size.
+"""The first picture of a video: validate the upload, rotate it upright, crop it to the model's size.
 
-It comes from strangers: its kind and its size are looked at before a pixel is decoded.
+Uploads are untrusted: format and size are checked before any pixel is decoded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 KINDS = ("JPEG", "PNG", "WEBP")
-MOST_PIXELS = 40_000_000  # a bomb decodes to more than any camera makes
+MOST_PIXELS = 40_000_000  # larger is taken for a decompression bomb
 LEAST_SIDE = 16
 DATA_URL = re.compile(r"data:[^,;]{0,80}(;[^,;]{0,80}){0,4};base64,", re.IGNORECASE)
-# what people send instead, by where its first bytes say so
+# other formats, recognised by the bytes at an offset
 OTHERS = (
     (0, b"GIF8", "a GIF"),
     (0, b"BM", "a BMP"),
@@ -34,11 +34,11 @@ WANTED = f"send {', '.join(KINDS)} as a file or as a data URL (data:image/png;ba
 
 
 class PictureError(ValueError):
-    """No picture that a video can begin with; the message says what is wrong and what is taken."""
+    """The upload cannot be used as a first picture; the message says why and what is allowed."""
 
 
 def fitted(data: bytes, width: int, height: int) -> bytes:
-    """The picture upright, its middle cut to ``width`` x ``height``, as PNG. Raises PictureError."""
+    """The picture upright and centre-cropped to ``width`` x ``height``, as PNG. Raises PictureError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -50,7 +50,7 @@ def fitted(data: bytes, width: int, height: int) -> bytes:
         raise
     except UnidentifiedImageError:
         kind = next((name for at, sign, name in OTHERS if data[at:].startswith(sign)), None)
-        what = f"{kind} is not taken" if kind else f"{len(data)} bytes are no picture that is known here"
+        what = f"{kind} is not supported" if kind else f"the {len(data)} bytes are not a known picture format"
         raise PictureError(f"{what}: {WANTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureError(f"the picture is larger than {MOST_PIXELS:,} pixels: send a smaller one") from None
@@ -62,17 +62,17 @@ def fitted(data: bytes, width: int, height: int) -> bytes:
 
 
 def data_of(reference: Any) -> bytes:
-    """The bytes that a request means: a data URL, an object that holds one, or a file. Raises PictureError."""
+    """The bytes of a picture given as a data URL, an object that holds one, or bytes. Raises PictureError."""
     if isinstance(reference, dict):
         inner = next((reference[name] for name in ("image_url", "url", "data") if name in reference), None)
         return data_of(inner)
     if isinstance(reference, bytes):
         return reference
     if not isinstance(reference, str):
-        raise PictureError(f"{str(reference)[:40]!r} is no picture: {WANTED}")
+        raise PictureError(f"{str(reference)[:40]!r} is not a picture: {WANTED}")
     match = DATA_URL.match(reference)
     if not match:
-        about = "addresses are not fetched" if reference.startswith(("http:", "https:")) else "it is no data URL"
+        about = "URLs are not fetched" if reference.startswith(("http:", "https:")) else "it is not a data URL"
         raise PictureError(f"{reference[:40]!r}: {about}; {WANTED}")
     try:
         return base64.b64decode("".join(reference[match.end() :].split()), validate=True)
@@ -84,15 +84,15 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise PictureError(
-            f"the picture has {width}x{height} pixels, at most {MOST_PIXELS:,} are taken: send a smaller one"
+            f"the picture has {width}x{height} pixels; the maximum is {MOST_PIXELS:,}: send a smaller one"
         )
     if min(width, height) < LEAST_SIDE:
         raise PictureError(f"the picture has {width}x{height} pixels: each side needs at least {LEAST_SIDE}")
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    """In 8 bits a channel; on black, where it is transparent."""
-    if image.mode.startswith("I"):  # 16 bits of grey, which a plain conversion would cut off at 255
+    """As 8-bit RGB; transparent areas become black."""
+    if image.mode.startswith("I"):  # 16-bit grey, which a plain conversion would clip at 255
         return image.convert("I").point(lambda grey: grey / 257).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")

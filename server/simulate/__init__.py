@@ -1,1 +1,1 @@
-"""Capacity planning: a day's load played against so many GPUs, from measured chunk times."""
+"""Capacity planning: simulate a day's load on a number of GPUs, from measured chunk times."""

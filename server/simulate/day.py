@@ -1,4 +1,4 @@
-"""A day of viewers against a cluster: admission, placement, waiting, drains and failures; an event for each viewer."""
+"""Discrete-event simulation of a day: viewers arrive, wait, are placed and moved as GPUs fail or drain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import simpy
 from server.simulate.worker import Load
 
 HOUR = 3600.0
-# Viewers at each hour of a day as a share of the busiest one: quiet before dawn, busiest in the evening.
+# Arrivals in each hour of the day, relative to the busiest hour, which is in the evening.
 EVENING = (
     *(0.30, 0.20, 0.14, 0.10, 0.08, 0.10, 0.16, 0.26, 0.36, 0.42, 0.46, 0.50),
     *(0.54, 0.54, 0.52, 0.54, 0.60, 0.70, 0.82, 0.94, 1.00, 0.96, 0.78, 0.50),
@@ -23,7 +23,7 @@ Process = Generator[simpy.Event, Any, None]
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """Viewers that come in the busiest hour, how long they stay (mean, seconds), how long they wait for a place."""
+    """Arrivals in the busiest hour, mean stay and longest wait for a place in seconds, and the daily profile."""
 
     per_hour: float
     stay: float
@@ -33,8 +33,10 @@ class Demand:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """GPUs, places on each, how often each dies (mean hours; infinite: never), seconds until it is back, and hours at
-    which all are drained one after the other, as a new version is rolled out."""
+    """GPUs, places per GPU, mean hours between failures of a GPU and seconds until it is back.
+
+    ``rollouts``: hours at which all GPUs are drained one after another; ``drain``: seconds that each drain takes.
+    """
 
     gpus: int
     places: int
@@ -53,7 +55,7 @@ class Gpu:
 
 @dataclass
 class Day:
-    """What happened. Times are seconds, per viewer; ``busy`` etc. are integrals over GPU seconds."""
+    """Results. ``waits`` and ``watched`` are viewer seconds; ``busy`` and ``up`` are summed over GPU seconds."""
 
     arrived: int = 0
     served: int = 0
@@ -69,22 +71,22 @@ class Day:
 
 
 class Simulation:
-    """Owns the clock, the GPUs and the line of those who wait."""
+    """Owns the clock, the GPUs and the queue of waiting viewers."""
 
     def __init__(
         self, cluster: Cluster, demand: Demand, loads: Sequence[Load], media_seconds: float, seed: int
     ) -> None:
         self._env = simpy.Environment()
         self._cluster, self._demand, self._loads, self._media = cluster, demand, loads, media_seconds
-        self._dice, self._bad_luck = random.Random(seed), random.Random(~seed)  # the same viewers come either way
+        self._dice, self._bad_luck = random.Random(seed), random.Random(~seed)  # failures do not change the arrivals
         self._gpus = [Gpu(number) for number in range(cluster.gpus)]
         self._line: list[simpy.Event] = []
-        self._since = [0.0] * cluster.gpus  # when each GPU's figures were added up last
-        self._downs = [self._env.event() for _ in self._gpus]  # the next time that each goes down
+        self._since = [0.0] * cluster.gpus  # last update of each GPU's figures
+        self._downs = [self._env.event() for _ in self._gpus]  # the next outage of each GPU
         self.day = Day()
 
     def run(self, hours: float = 24.0) -> Day:
-        """Play so many hours."""
+        """Simulate ``hours`` hours."""
         self._env.process(self._arrivals())
         self._env.process(self._record(hours))
         for gpu in self._gpus:
@@ -128,7 +130,7 @@ class Simulation:
         return given if isinstance(given, Gpu) else None
 
     def _watch(self, gpu: Gpu, stay: float) -> Process:
-        """Stay, wherever the session has to move meanwhile."""
+        """Watch for ``stay`` seconds, moving to another GPU if necessary."""
         left = stay
         while left > 0:
             began, dies = self._env.now, self._downs[gpu.number]
@@ -141,7 +143,7 @@ class Simulation:
             gpu = yield from self._go_on_elsewhere()
 
     def _go_on_elsewhere(self) -> Generator[simpy.Event, Any, Gpu]:
-        """A session without a place waits where its record is, before those who are not in yet."""
+        """Wait until a started session has a place again."""
         gpu = self._place()
         while gpu is None:
             yield self._env.timeout(1.0)
@@ -149,7 +151,7 @@ class Simulation:
         return gpu
 
     def _place(self) -> Gpu | None:
-        """A place on the emptiest GPU that is up, or None."""
+        """Take a place on the emptiest GPU that is up, or None."""
         free = [gpu for gpu in self._gpus if gpu.up and gpu.viewers < self._cluster.places]
         if not free:
             return None
@@ -194,7 +196,7 @@ class Simulation:
     # ---- figures
 
     def _account(self, gpu: Gpu) -> None:
-        """Add up what this GPU did since it was looked at last."""
+        """Add this GPU's figures since its last update."""
         seconds, self._since[gpu.number] = self._env.now - self._since[gpu.number], self._env.now
         load = self._loads[gpu.viewers]
         chunks = gpu.viewers * seconds / self._media

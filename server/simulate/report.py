@@ -1,4 +1,4 @@
-"""What a simulated day says to an operator: figures, a table, a picture."""
+"""Reports of a simulated day: figures, a table, a plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.simulate.worker import Load, Service, loads
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked. ``lead`` is the media ahead of a viewer in seconds, ``gpu_hour`` money."""
+    """The inputs of one simulation. ``lead``: seconds of media generated ahead; ``gpu_hour``: price."""
 
     service: Service
     lead: float
@@ -31,23 +31,23 @@ class Question:
 
 
 def service_of(bench: dict[str, Any]) -> Service:
-    """The service that a ``pafu bench --json`` measured. Raises ValueError naming what is missing."""
+    """The chunk times from a ``pafu bench`` report. Raises ValueError if one is missing."""
     try:
         spread, model = bench["throughput"]["chunk_seconds"], bench["model"]
         p50, p95, most = (float(spread[name]) for name in ("p50", "p95", "max"))
         media = model["chunk_frames"] / model["fps"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"this is not what `pafu bench -o FILE` writes: {error} is missing") from error
+        raise ValueError(f"this is not a report of `pafu bench -o FILE`: {error} is missing") from error
     return Service(((0.0, p50), (0.5, p50), (0.95, p95), (1.0, most)), media)
 
 
 def places_of(service: Service) -> int:
-    """Sessions that admission lets onto one GPU by speed, as the server counts them."""
+    """Sessions per GPU that the server would admit by speed."""
     return max(1, int(SPEED_MARGIN * service.media_seconds / service.quantiles[1][1]))
 
 
 def answer(question: Question) -> tuple[dict[str, Any], Day, list[Load]]:
-    """Figures for the question, the day behind them, and the load of each number of viewers a GPU."""
+    """Run the simulation; returns its figures, the day, and the load for each number of viewers per GPU."""
     table = list(loads(question.service, question.cluster.places, question.lead, question.chunks, question.seed))
     simulation = Simulation(question.cluster, question.demand, table, question.service.media_seconds, question.seed)
     day = simulation.run(question.hours)
@@ -55,7 +55,7 @@ def answer(question: Question) -> tuple[dict[str, Any], Day, list[Load]]:
 
 
 def figures(question: Question, day: Day) -> dict[str, Any]:
-    """Shares are 0 to 1, times seconds, money in the unit of ``gpu_hour``."""
+    """The figures of a day: shares from 0 to 1, times in seconds, costs in the unit of ``gpu_hour``."""
     gpu_hours = question.cluster.gpus * question.hours
     viewer_hours = day.watched / HOUR
     waited = [wait for wait in day.waits if wait > 0]
@@ -79,9 +79,9 @@ def figures(question: Question, day: Day) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """One line for each size of the cluster."""
-    table = Table(title="a day, for each number of GPUs", box=SIMPLE, pad_edge=False)
-    columns = "GPUs, came, refused, waited, p95 wait, busy, late, per GPU, cost"
+    """Print one line per cluster size."""
+    table = Table(title="one day, by number of GPUs", box=SIMPLE, pad_edge=False)
+    columns = "GPUs, arrived, refused, waited, p95 wait, busy, late, per GPU, cost"
     for name in columns.split(", "):
         table.add_column(name, justify="right")
     for row in rows:
@@ -98,11 +98,11 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             "-" if cost is None else f"{cost:.3f}",
         )
     console.print(table)
-    console.print("late: chunks; per GPU: sessions, mean/most; cost: of an hour of one viewer")
+    console.print("late: chunks; per GPU: sessions, mean/max; cost: per viewer hour")
 
 
 def plot(rows: list[dict[str, Any]], days: list[Day], table: list[Load], path: Path) -> None:
-    """Viewers over the day, what each size refuses, and a GPU under so many viewers. Needs matplotlib."""
+    """Plot viewers over the day, refusals by cluster size, and load by viewers per GPU. Needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")

@@ -1,7 +1,6 @@
-"""One worker, chunk by chunk: how many deadlines are missed when so many viewers watch at once.
+"""Simulates one worker chunk by chunk, to count missed deadlines for a number of viewers.
 
-The playout clocks and the choice of the next session are the server's own (server.worker.scheduler), so that the
-simulation cannot drift away from what is served.
+It uses the server's own playout clocks and scheduler (server.worker.scheduler), so it cannot diverge from the server.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from dataclasses import dataclass
 from server.worker.scheduler import Playout, choose, seconds_until_due
 
 LONGEST_SLEEP = 1.0  # seconds
-START_WITH = 1.0  # seconds of media that a player buffers before it begins
+START_WITH = 1.0  # seconds of media that a player buffers before it starts
 
 
 @dataclass(frozen=True)
 class Service:
-    """What a bench measured: ``quantiles`` are (share, seconds of a chunk), ``media_seconds`` is the video in one."""
+    """Measured chunk times: ``quantiles`` are (share, seconds); ``media_seconds`` is a chunk's playing time."""
 
     quantiles: tuple[tuple[float, float], ...]
     media_seconds: float
 
     def draw(self, dice: random.Random) -> float:
-        """Seconds of one chunk: the quantile function between the measured points."""
+        """A random chunk time, interpolated between the measured quantiles."""
         share = dice.random()
         for (low, a), (high, b) in zip(self.quantiles, self.quantiles[1:], strict=False):
             if share <= high:
@@ -33,14 +32,14 @@ class Service:
 
     @property
     def mean(self) -> float:
-        """Seconds of a chunk on average."""
+        """The mean chunk time."""
         pairs = zip(self.quantiles, self.quantiles[1:], strict=False)
         return sum((a + b) / 2 * (high - low) for (low, a), (high, b) in pairs)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What ``viewers`` at once mean for one worker: the share of its time that it computes, and of deadlines missed."""
+    """The load of ``viewers`` on one worker: shares of busy time and missed deadlines, longest stall in seconds."""
 
     viewers: int
     busy: float
@@ -49,7 +48,7 @@ class Load:
 
 
 def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int) -> Load:
-    """Play ``chunks`` chunks of each viewer. A deadline is missed when a viewer had nothing left to play."""
+    """Simulate ``chunks`` chunks per viewer. A deadline is missed if a viewer has nothing left to play."""
     dice = random.Random(f"{seed}/{viewers}")
     playouts = [(number, Playout(lead)) for number in range(viewers)]
     last = [0.0] * viewers  # when the newest chunk arrived
@@ -65,7 +64,7 @@ def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int)
         playout = playouts[chosen][1]
         playout.add_generated(service.media_seconds)
         playout.add_sent(service.media_seconds)
-        if made[chosen] * service.media_seconds > START_WITH:  # before, the player had not begun
+        if made[chosen] * service.media_seconds > START_WITH:  # before that, the player has not started
             ran_dry = playout.delivered - playout.playhead(now) <= 0
             stall = now - last[chosen] - service.media_seconds if ran_dry else 0.0
             missed, worst = missed + ran_dry, max(worst, stall)
@@ -76,6 +75,6 @@ def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int)
 
 
 def loads(service: Service, most: int, lead: float, chunks: int, seed: int) -> Sequence[Load]:
-    """Loads of 0 to ``most`` viewers."""
+    """The loads of 0 to ``most`` viewers."""
     nobody = Load(0, 0.0, 0.0, 0.0)
     return [nobody, *(load_of(service, viewers, lead, chunks, seed) for viewers in range(1, most + 1))]

@@ -1,7 +1,7 @@
-"""Logs of front and worker: readable lines or JSON, with the session and the request that a line is about.
+"""Logging for front and worker: text or JSON lines with session and request ids.
 
-``about`` binds ids to the current task or thread, so that they need not be passed along. Prompts are written by
-``prompt`` only, and only where the operator asked for them.
+``about`` binds ids to the current task or thread, so that they need not be passed along. Prompts are logged only by
+``prompt``, and only if the operator has turned that on.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _json = False
 
 
 class Text(logging.Formatter):
-    """``time LEVEL message``, as people read it; a session is named when the message does not name it.
+    """``time LEVEL message``, plus the session id if the message lacks it.
 
-    Only a traceback has further lines, which are indented: nothing that a stranger sends looks like a line of ours.
+    Only tracebacks span several lines, and these are indented, so that untrusted input cannot forge log lines.
     """
 
     def __init__(self, process: str) -> None:
@@ -48,7 +48,7 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One object a line: time (UTC), level, logger, process, message, ids, and the traceback as ``error``."""
+    """One JSON object per line: time (UTC), level, logger, process, message, ids, and a traceback as ``error``."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ class Json(logging.Formatter):
 
 
 def configure(level: str, format: str, prompts: bool = False, process: str = "") -> None:
-    """Send this process's log to standard error in one of FORMATS, replacing what was set up before."""
+    """Log to stderr in one of FORMATS, replacing any earlier configuration."""
     global _prompts, _json
     _prompts, _json = prompts, format == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json(process) if format == "json" else Text(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(_json)
-    logging.raiseExceptions = not _json  # it would be told in plain text
+    logging.raiseExceptions = not _json  # its report would be plain text
     if _json:
         _log_uncaught()
     for chatty in ("uvicorn", "httpx", "opentelemetry"):
@@ -84,17 +84,17 @@ def configure(level: str, format: str, prompts: bool = False, process: str = "")
 
 
 def _log_uncaught() -> None:
-    """Let what ends the process or a thread, and what nobody could catch, be lines of the log too."""
+    """Log uncaught exceptions of the process, its threads and destructors too."""
     uncaught = logging.getLogger("pafu")
 
     def crashed(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        uncaught.critical("the process cannot go on", exc_info=(kind, error, traceback))
+        uncaught.critical("the process crashed", exc_info=(kind, error, traceback))
 
     def thread_crashed(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
             name = args.thread.name if args.thread else "?"
             about_it = (args.exc_type, args.exc_value, args.exc_traceback)
-            uncaught.error("thread %s cannot go on", name, exc_info=about_it)
+            uncaught.error("thread %s crashed", name, exc_info=about_it)
 
     def unraisable(args: sys.UnraisableHookArgs) -> None:
         if args.exc_value is not None:
@@ -105,12 +105,12 @@ def _log_uncaught() -> None:
 
 
 def in_json() -> bool:
-    """Whether this process's log is JSON, so that nothing else may be written to standard error."""
+    """Whether this process logs JSON, so that nothing else may be written to stderr."""
     return _json
 
 
 def enveloped(said: bytes, process: str) -> bytes:
-    """A line of another process as a line of a log in JSON: as it is if it is one, else as the message of one."""
+    """A JSON log line for another process's output: unchanged if it is a JSON object, otherwise wrapped as message."""
     text = said.decode(errors="replace").strip()
     with suppress(ValueError):
         if isinstance(json.loads(text), dict):
@@ -120,12 +120,12 @@ def enveloped(said: bytes, process: str) -> bytes:
 
 
 def encoded(line: dict[str, str]) -> str:
-    """JSON on one line, whatever the reader takes for the end of a line."""
+    """One line of JSON, with all characters escaped that a reader may take for a line end."""
     return printable(json.dumps(line, ensure_ascii=False))
 
 
 def printable(text: str) -> str:
-    """The text with control characters and others without a shape as JSON escapes them."""
+    """The text with unprintable characters escaped as in JSON."""
     return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
@@ -136,7 +136,7 @@ def _utc(seconds: float) -> str:
 
 @contextmanager
 def about(**ids: str) -> Iterator[None]:
-    """Every line logged in this block, by this task or one that it starts, carries these ids."""
+    """Add these ids to every line logged in the block, by this task and tasks that it starts."""
     token = _bound.set({**_bound.get(), **ids})
     try:
         yield
@@ -145,7 +145,7 @@ def about(**ids: str) -> Iterator[None]:
 
 
 def rename(**ids: str) -> None:
-    """Change the ids for the rest of the enclosing ``about`` block."""
+    """Change ids for the rest of the enclosing ``about`` block."""
     _bound.set({**_bound.get(), **ids})
 
 

@@ -1,8 +1,8 @@
-"""Every number that Prometheus can ask for, in one table; docs, dashboard and alerts are made from it.
+"""All Prometheus metrics in one table, from which docs, dashboard and alerts are generated.
 
-All of them live in the front process: workers send their numbers as messages. Names follow Prometheus: prefix
-``pafu_``, base units in the name, ``_total`` for counters. Label values come from closed lists, so no session, prompt
-or caller can make a new time series; a value outside its list is counted as ``other``.
+The front process holds all metrics; workers send their figures as messages. Names follow Prometheus: prefix ``pafu_``,
+base units in the name, ``_total`` for counters. Label values come from closed lists, so that no session, prompt or
+caller can create a time series; other values are counted as ``other``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from server.media.formats import VIDEO_FORMATS
 from server.states import EngineState, WorkerState
 
 OTHER = "other"
-BY_CONSTRUCTION: tuple[
-    str, ...
-] = ()  # no list: the code itself produces only a few values, such as worker numbers and routes
+BY_CONSTRUCTION: tuple[str, ...] = ()  # no list: the code produces only few values, such as worker numbers and routes
 STAGES = ("text", "denoise", "clean", "decode", "prune", "encode", "send", "total")
 ENDINGS = ("complete", "stopped", "server_shutdown", "viewer_left", *ERRORS)
 QUANTILES = ("0.1", "0.5", "0.9")
@@ -45,7 +43,7 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 
 @dataclass(frozen=True)
 class Metric:
-    """One name. ``labels`` maps each label to its closed list of values; all metrics also carry ``model_name``."""
+    """One metric. ``labels`` maps each label to its allowed values; all metrics also have ``model_name``."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -56,33 +54,33 @@ class Metric:
 
     @property
     def unit(self) -> str:
+        """The unit in the name; "1" without one."""
         base = self.name.removesuffix("_total")
         return next((unit for unit in ("seconds", "bytes", "tokens", "ratio") if base.endswith("_" + unit)), "1")
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("pafu_sessions_active", "gauge", "sessions", "Sessions that stream to their viewer."),
-    Metric("pafu_sessions_waiting", "gauge", "sessions", "Sessions that wait for a place, or for a worker."),
+    Metric("pafu_sessions_active", "gauge", "sessions", "Sessions streaming to their owner."),
+    Metric("pafu_sessions_waiting", "gauge", "sessions", "Sessions waiting for a worker."),
     Metric(
         "pafu_sessions_suspended",
         "gauge",
         "sessions",
-        "Sessions that stand still, paused or without their viewer: on the device, where they make room for others, or "
-        "on disk.",
+        "Paused sessions and sessions without their owner: on the device, until others need the place, or on disk.",
         {"where": PLACES},
     ),
     Metric(
         "pafu_sessions_limit",
         "gauge",
         "sessions",
-        "Most sessions at once: PAFU_MAX_SESSIONS, or as many as fit; see /health.",
+        "Maximum number of sessions at once: PAFU_MAX_SESSIONS, or as many as fit; see /health.",
     ),
     Metric("pafu_sessions_started_total", "counter", "sessions", "Sessions that got a place on a worker."),
     Metric(
         "pafu_sessions_finished_total",
         "counter",
         "sessions",
-        "Sessions that had a place and are over, by reason: an ordered end, or the code of the error; expired: nobody "
+        "Ended sessions that had a place on a worker, by reason: a regular end, or the error code; expired: no viewer "
         "came back.",
         {"reason": ENDINGS},
     ),
@@ -90,120 +88,127 @@ METRICS: tuple[Metric, ...] = (
         "pafu_session_rejections_total",
         "counter",
         "sessions",
-        "Connections that never got a place, by reason.",
+        "Connections that ended before their session got a place, by reason.",
         {"reason": ENDINGS},
     ),
-    Metric("pafu_session_resumes_total", "counter", "sessions", "Viewers who came back to their session."),
+    Metric("pafu_session_resumes_total", "counter", "sessions", "Sessions resumed by their owner."),
     Metric(
         "pafu_session_journal_failures_total",
         "counter",
         "sessions",
-        "Writes of sessions to the data folder that failed; until one works, a server that is killed loses them.",
+        "Failed journal writes; until a write succeeds, a server crash loses the session.",
     ),
     Metric(
         "pafu_viewers",
         "gauge",
         "sessions",
-        "Connections that are at a session: its owner, or a watcher.",
+        "Connections with an open session, by role: owner or watcher.",
         {"role": ROLES},
     ),
     Metric(
         "pafu_viewers_left_total",
         "counter",
         "sessions",
-        "Connections that were at a session and are over, by reason; the session may go on without them.",
+        "Ended connections that had an open session, by reason; the session may continue without them.",
         {"reason": ENDINGS},
     ),
     Metric(
         "pafu_session_seconds",
         "histogram",
         "sessions",
-        "How long sessions lasted, from their start to their end.",
+        "Duration of sessions, from start to end.",
         buckets=LONG_SECONDS,
     ),
     Metric(
         "pafu_time_to_first_chunk_seconds",
         "histogram",
         "latency",
-        "From an accepted session.start until the first chunk has left for the viewer.",
+        "Time from an accepted session.start until the first chunk was sent.",
         buckets=SECONDS,
     ),
     Metric(
         "pafu_prompt_switch_seconds",
         "histogram",
         "latency",
-        "From a change that was queued until the first chunk that shows it has left.",
+        "Time from queueing a change until the first chunk that shows it was sent.",
         buckets=SECONDS,
     ),
     Metric(
         "pafu_chunk_seconds",
         "histogram",
         "latency",
-        "Time of one chunk by stage; total is text to encode, without send.",
+        "Time per chunk and stage; total is all stages except send.",
         {"stage": STAGES},
         SECONDS,
     ),
-    Metric("pafu_inter_chunk_seconds", "histogram", "playout", "Gap between chunks of a session.", buckets=SECONDS),
+    Metric(
+        "pafu_inter_chunk_seconds", "histogram", "playout", "Time between two chunks of a session.", buckets=SECONDS
+    ),
     Metric(
         "pafu_real_time_factor",
         "histogram",
         "playout",
-        "Seconds of media in a chunk divided by the seconds that making it took; below 1 a viewer must wait.",
+        "Playing time of a chunk divided by its generation time; below 1 the viewer has to wait.",
         buckets=RATIOS,
     ),
-    Metric("pafu_chunks_total", "counter", "playout", "Chunks that have left for viewers."),
-    Metric("pafu_pictures_total", "counter", "playout", "Pictures that have left for viewers."),
-    Metric("pafu_media_seconds_total", "counter", "playout", "Seconds of video that have left for viewers."),
+    Metric("pafu_chunks_total", "counter", "playout", "Chunks sent to viewers."),
+    Metric("pafu_pictures_total", "counter", "playout", "Pictures sent to viewers."),
+    Metric("pafu_media_seconds_total", "counter", "playout", "Seconds of video sent to viewers."),
     Metric("pafu_sent_bytes_total", "counter", "playout", "Encoded bytes sent to viewers.", {"format": VIDEO_FORMATS}),
-    Metric(
-        "pafu_deadline_misses_total", "counter", "playout", "Chunks that left after their viewer had run out of media."
-    ),
+    Metric("pafu_deadline_misses_total", "counter", "playout", "Chunks sent after the viewer had run out of media."),
     Metric(
         "pafu_viewer_starved_seconds_total",
         "counter",
         "playout",
-        "Seconds in which viewers had nothing left to play because the next chunk was late.",
+        "Seconds in which viewers had nothing to play because the next chunk was late.",
     ),
     Metric(
         "pafu_viewer_stall_seconds_total",
         "counter",
         "playout",
-        "Seconds in which finished chunks waited because their viewer took no data (waits above 1 s).",
+        "Seconds in which finished chunks waited for viewers who did not read (waits above 1 s).",
     ),
-    Metric("pafu_viewers_stalled", "gauge", "playout", "Viewers that have taken no data for more than 1 s."),
-    Metric("pafu_kv_cache_bytes", "gauge", "cache", "Bytes that the caches of all sessions hold on the device."),
+    Metric("pafu_viewers_stalled", "gauge", "playout", "Viewers that have not read for more than 1 s."),
+    Metric("pafu_kv_cache_bytes", "gauge", "cache", "Device memory used by the caches of all sessions, in bytes."),
     Metric(
         "pafu_kv_cache_reserved_bytes",
         "gauge",
         "cache",
-        "Cache bytes that admission has promised to sessions and jobs on the device.",
+        "Cache bytes reserved by admission for sessions and jobs on the device.",
     ),
     Metric(
         "pafu_kv_cache_limit_bytes",
         "gauge",
         "cache",
-        "Bytes that all caches together may take (PAFU_CACHE_ROOM_BYTES, or what the worker found free).",
+        "Limit on the bytes of all caches (PAFU_CACHE_ROOM_BYTES, or the memory that the workers found free).",
     ),
-    Metric("pafu_kv_cache_tokens", "gauge", "cache", "Tokens kept over all sessions, of each session's fullest layer."),
-    Metric("pafu_kv_cache_usage_ratio", "gauge", "cache", "Tokens kept divided by the tokens that the budgets allow."),
+    Metric(
+        "pafu_kv_cache_tokens",
+        "gauge",
+        "cache",
+        "Cached tokens of all sessions, counted in each session's fullest layer.",
+    ),
+    Metric(
+        "pafu_kv_cache_usage_ratio", "gauge", "cache", "Cached tokens divided by the tokens that the budgets allow."
+    ),
     Metric(
         "pafu_kv_evicted_tokens_total",
         "counter",
         "cache",
-        "Tokens evicted from the layer that lost most: pruned to the budget by the policy, or freed with a session.",
+        "Evicted tokens, counted in the layer that lost most: pruned by the policy, or freed at the end of a session.",
         {"reason": ("budget", "session_end"), "policy": SERVED_POLICIES},
     ),
     Metric(
         "pafu_kv_policy_fallbacks_total",
         "counter",
         "cache",
-        "Sessions whose scores were not finite, so that a policy without scores took over.",
+        "Sessions that fell back to a policy without scores because their scores were not finite.",
     ),
     Metric(
         "pafu_salience_score",
         "gauge",
         "cache",
-        "Quantiles of the kept tokens' scores in the newest chunk; only of policies that score.",
+        "Quantiles of the kept tokens' scores in the newest chunk, for policies with scores.",
         {"policy": SERVED_POLICIES, "share": QUANTILES},
     ),
     Metric(
@@ -224,21 +229,21 @@ METRICS: tuple[Metric, ...] = (
         "pafu_worker_beat_age_seconds",
         "gauge",
         "workers",
-        "Time since the last sign of life of a worker's step loop.",
+        "Time since the last heartbeat of a worker's step loop.",
         {"worker": BY_CONSTRUCTION},
     ),
     Metric(
         "pafu_worker_restarts_total",
         "counter",
         "workers",
-        "Worker processes that were lost, by worker and how.",
+        "Lost worker processes, by worker and cause.",
         {"worker": BY_CONSTRUCTION, "reason": DEATHS},
     ),
     Metric(
         "pafu_worker_state",
         "gauge",
         "workers",
-        "1 for the state that a worker is in, 0 for the others; only in ready does it take sessions.",
+        "1 for a worker's current state, 0 for the others; it accepts sessions only when ready.",
         {"worker": BY_CONSTRUCTION, "device": BY_CONSTRUCTION, "state": tuple(state.value for state in WorkerState)},
     ),
     Metric("pafu_worker_sessions", "gauge", "workers", "Sessions and jobs on a worker.", {"worker": BY_CONSTRUCTION}),
@@ -246,52 +251,56 @@ METRICS: tuple[Metric, ...] = (
         "pafu_worker_sessions_limit",
         "gauge",
         "workers",
-        "Most sessions and jobs on a worker at once.",
+        "Maximum number of sessions and jobs on a worker at once.",
         {"worker": BY_CONSTRUCTION},
     ),
     Metric(
         "pafu_worker_cache_reserved_bytes",
         "gauge",
         "workers",
-        "Cache bytes that admission has promised on a worker.",
+        "Cache bytes reserved by admission on a worker.",
         {"worker": BY_CONSTRUCTION},
     ),
     Metric(
         "pafu_worker_cache_limit_bytes",
         "gauge",
         "workers",
-        "Bytes that all caches on a worker may take.",
+        "Limit on the bytes of all caches on a worker.",
         {"worker": BY_CONSTRUCTION},
     ),
-    Metric("pafu_worker_chunks_total", "counter", "workers", "Chunks that a worker made.", {"worker": BY_CONSTRUCTION}),
+    Metric(
+        "pafu_worker_chunks_total", "counter", "workers", "Chunks generated by a worker.", {"worker": BY_CONSTRUCTION}
+    ),
     Metric(
         "pafu_worker_busy_seconds_total",
         "counter",
         "workers",
-        "Seconds in which a worker made chunks; its rate is the share of time in which it is busy.",
+        "Seconds in which a worker generated chunks; the rate is its utilization.",
         {"worker": BY_CONSTRUCTION},
     ),
     Metric(
         "pafu_engine_state",
         "gauge",
         "workers",
-        "1 for the state that the engine is in, 0 for the others; only in ready do sessions begin.",
+        "1 for the engine's current state, 0 for the others; sessions start only when it is ready.",
         {"state": tuple(state.value for state in EngineState)},
     ),
-    Metric("pafu_worker_load_seconds", "gauge", "workers", "Loading the model took so long in the newest worker."),
-    Metric("pafu_worker_warm_up_seconds", "gauge", "workers", "The warm-up chunk took so long in the newest worker."),
-    Metric("pafu_jobs_store_up", "gauge", "jobs", "1 while the store of jobs answers, 0 while it does not."),
+    Metric("pafu_worker_load_seconds", "gauge", "workers", "Time that the newest worker took to load the model."),
     Metric(
-        "pafu_data_free_bytes", "gauge", "jobs", "Room left on the disk of the data folder: jobs, sessions, videos."
+        "pafu_worker_warm_up_seconds", "gauge", "workers", "Time that the newest worker took for its warm-up chunk."
     ),
-    Metric("pafu_jobs", "gauge", "jobs", "Jobs in the store that are not over, by state.", {"state": JOB_STATES[:2]}),
-    Metric("pafu_jobs_finished_total", "counter", "jobs", "Jobs that are over, by state.", {"state": JOB_STATES[2:]}),
-    Metric("pafu_job_queue_age_seconds", "gauge", "jobs", "How long the oldest queued job has waited."),
+    Metric("pafu_jobs_store_up", "gauge", "jobs", "1 while the job store answers, 0 while it does not."),
+    Metric(
+        "pafu_data_free_bytes", "gauge", "jobs", "Free bytes on the disk of the data folder (jobs, sessions, videos)."
+    ),
+    Metric("pafu_jobs", "gauge", "jobs", "Unfinished jobs in the store, by state.", {"state": JOB_STATES[:2]}),
+    Metric("pafu_jobs_finished_total", "counter", "jobs", "Finished jobs, by state.", {"state": JOB_STATES[2:]}),
+    Metric("pafu_job_queue_age_seconds", "gauge", "jobs", "Waiting time of the oldest queued job."),
     Metric(
         "pafu_request_duration_seconds",
         "histogram",
         "http",
-        "HTTP requests by route template, method and status.",
+        "Duration of HTTP requests, by route template, method and status.",
         {
             "route": BY_CONSTRUCTION,
             "method": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
@@ -303,22 +312,24 @@ METRICS: tuple[Metric, ...] = (
         "pafu_front_lag_seconds",
         "histogram",
         "http",
-        "How late the front's event loop comes to what is due: everybody waits for so long.",
+        "Lag of the front's event loop, which delays everyone.",
         buckets=LAGS,
     ),
     Metric("pafu_connections", "gauge", "http", "Open connections of all kinds."),
-    Metric("pafu_connections_refused_total", "counter", "http", "Connections over a limit, closed at once."),
-    Metric("pafu_errors_total", "counter", "http", "Errors told to callers, by code.", {"code": tuple(ERRORS)}),
+    Metric(
+        "pafu_connections_refused_total", "counter", "http", "Connections closed at once because of a connection limit."
+    ),
+    Metric("pafu_errors_total", "counter", "http", "Errors reported to callers, by code.", {"code": tuple(ERRORS)}),
     Metric(
         "pafu_build_info",
         "gauge",
         "build",
-        "Always 1; its labels say what runs.",
+        "Always 1; the labels give the versions.",
         {"version": BY_CONSTRUCTION, "python": BY_CONSTRUCTION, "torch": BY_CONSTRUCTION, "device": BY_CONSTRUCTION},
     ),
 )
 
-# Figures of a chunk that are metrics: those without a row above get one from their declaration.
+# Add chunk statistics that are declared as metrics but have no row above.
 _measured = measured_in(ServedStats)
 MEASURES = {field: measure for field, (measure, _) in _measured.items()}
 METRICS += tuple(
@@ -332,7 +343,7 @@ Collector = Counter | Gauge | Histogram
 
 
 class Metrics:
-    """The values behind the table for one front process; not shared between threads."""
+    """The metric values of one front process; not thread-safe."""
 
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
@@ -343,12 +354,13 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Raise a counter or move a gauge."""
+        """Increase a counter or change a gauge."""
         collector = self._child(name, labels)
         assert isinstance(collector, Counter | Gauge), name
         collector.inc(amount)
 
     def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
         collector = self._child(name, labels)
         assert isinstance(collector, Gauge), name
         collector.set(value)
@@ -360,20 +372,20 @@ class Metrics:
         collector.observe(value)
 
     def drop(self, name: str, **labels: str) -> None:
-        """Forget the series with these labels: what they measured is gone."""
+        """Remove the series with these labels."""
         wanted = {"model_name": self._model_name, **labels}
         self._collectors[name].remove_by_labels(wanted)
 
     def clear(self, name: str) -> None:
-        """Forget all series of a metric."""
+        """Remove all series of a metric."""
         self._collectors[name].clear()
 
     def read(self, name: str, **labels: str) -> float:
-        """The value of one sample as it would be scraped (a histogram's ``_count`` or ``_sum``); 0 when unseen."""
+        """The value of one sample as scraped (also a histogram's ``_count`` or ``_sum``); 0 if there is none."""
         return self._registry.get_sample_value(name, {"model_name": self._model_name, **labels}) or 0.0
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type of an answer to a scrape."""
+        """Body and content type for a scrape."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type
 
@@ -386,7 +398,7 @@ class Metrics:
         return child
 
     def _begin_at_zero(self, metric: Metric) -> None:
-        """Initialise to 0, so that alerts see the first event as an increase."""
+        """Initialize to 0, so that alerts see the first event as an increase."""
         values = list(metric.labels.values())
         if metric.kind == "gauge" and values or not all(values):
             return
@@ -396,7 +408,7 @@ class Metrics:
 
 
 def bounded(value: str, known: Iterable[str]) -> str:
-    """The value, or ``other`` when there is a list and it is not on it."""
+    """The value, or ``other`` if ``known`` is not empty and lacks it."""
     listed = tuple(known)
     return value if not listed or value in listed else OTHER
 

@@ -1,7 +1,7 @@
-"""Turns events of the front into metrics, so that routes, sessions and the engine need one call each.
+"""Turns events of the front into metrics, with one call per event.
 
-The engine tells of its worker, a session of itself through ``SessionMetrics``, a connection of its viewer through a
-``ViewerMetrics``; ``scrape`` answers Prometheus. Nothing here waits, and nothing here knows a prompt.
+The engine calls ``Observer``, a session ``SessionMetrics``, a connection ``ViewerMetrics``; ``scrape`` answers
+Prometheus. Nothing here blocks or sees a prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.states import EngineState, WorkerState
 from server.telemetry.metrics import DEATHS, MEASURES, PLACES, ROLES, Metrics
 from server.telemetry.traces import SessionTrace, Traces, trace_id_of
 
-STALL_AFTER = 1.0  # seconds; a connection that takes a chunk within this time is healthy
+STALL_AFTER = 1.0  # seconds; a shorter wait for a viewer's connection is no stall
 Clock = Callable[[], float]
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -31,7 +31,7 @@ class Observer:
         self.spec = spec
         self.metrics = Metrics(spec.name)
         self.clock = clock
-        self.traces: Traces | None = None  # off unless somebody sets them
+        self.traces: Traces | None = None  # set if traces are on
         self.sources: list[Callable[[], Awaitable[None]]] = []  # gauge sources, polled before every scrape
         self._stalls: set[Stall] = set()
         self._beats: dict[str, tuple[float, Beat]] = {}
@@ -43,7 +43,7 @@ class Observer:
             await source()
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type for Prometheus; stalls in progress count up to now."""
+        """Body and content type for Prometheus, with current stalls counted up to now."""
         now = self.clock()
         stalled = [stall for stall in self._stalls if stall.count(now)]
         self.metrics.set("pafu_viewers_stalled", len(stalled))
@@ -52,21 +52,21 @@ class Observer:
         return self.metrics.render(accept)
 
     def session(self) -> SessionMetrics:
-        """The figures of a session that begins."""
+        """Metrics for a new session."""
         return SessionMetrics(self)
 
     def viewer(self, request_id: str = "", headers: Mapping[str, str] = NO_HEADERS) -> ViewerMetrics:
-        """The metrics of a viewer who just connected; the arguments are for traces."""
+        """Metrics for a new connection; the arguments are for traces."""
         return ViewerMetrics(self, request_id, headers)
 
-    # ---- what the engine tells
+    # ---- from the engine
 
     def engine_state(self, current: EngineState) -> None:
         for state in EngineState:
             self.metrics.set("pafu_engine_state", float(state is current), state=state.value)
 
     def worker_state(self, worker: str, device: str, current: WorkerState) -> None:
-        """Where a worker stands; the counters of a new one begin at 0, so that alerts see its first loss."""
+        """A worker's state. Counters of a new worker start at 0, so that alerts see its first loss."""
         for state in WorkerState:
             labels = {"worker": worker, "device": device, "state": state.value}
             self.metrics.set("pafu_worker_state", float(state is current), **labels)
@@ -87,13 +87,13 @@ class Observer:
         self._sum_caches()
 
     def worker_places(self, worker: str, sessions: int, most: int, reserved_bytes: int) -> None:
-        """What a worker holds now, of at ``most`` so many sessions."""
+        """A worker's current sessions, their limit and reserved memory."""
         self.metrics.set("pafu_worker_sessions", sessions, worker=worker)
         self.metrics.set("pafu_worker_sessions_limit", most, worker=worker)
         self.metrics.set("pafu_worker_cache_reserved_bytes", reserved_bytes, worker=worker)
 
     def sessions_limit(self, most: int) -> None:
-        """The most sessions that are admitted at once."""
+        """The session limit."""
         self.metrics.set("pafu_sessions_limit", most)
 
     def beat(self, worker: str, beat: Beat) -> None:
@@ -105,12 +105,12 @@ class Observer:
         self._sum_caches()
 
     def worker_lost(self, worker: str, how: str) -> None:
-        """A worker is gone unasked: ``how`` is one of metrics.DEATHS."""
+        """A worker was lost; ``how`` is one of metrics.DEATHS."""
         self.metrics.add("pafu_worker_restarts_total", worker=worker, reason=how)
         self.worker_gone(worker)
 
     def worker_gone(self, worker: str) -> None:
-        """A worker's process has ended; its gauges go with it."""
+        """A worker's process has ended: drop its gauges."""
         if self._ready.pop(worker, None) is not None:
             self.metrics.drop("pafu_worker_cache_limit_bytes", worker=worker)
         beat = self._beats.pop(worker, (0.0, None))[1]
@@ -122,7 +122,7 @@ class Observer:
         self._sum_caches()
 
     def made(self, worker: str, fragment: Fragment) -> None:
-        """A worker made a chunk: what it cost and what it did to the cache."""
+        """A worker finished a chunk: record its cost and cache statistics."""
         stats = fragment.stats
         self.metrics.add("pafu_worker_chunks_total", worker=worker)
         self.metrics.add("pafu_worker_busy_seconds_total", stats.chunk_seconds, worker=worker)
@@ -137,7 +137,7 @@ class Observer:
             record(measure.metric, getattr(stats, field), policy=stats.cache_policy, **dict(measure.labels))
 
     def media_seconds(self, fragment: Fragment) -> float:
-        """How long the chunk plays."""
+        """The chunk's playing time in seconds."""
         return fragment.pictures / self.spec.fps
 
     def _sum_caches(self) -> None:
@@ -148,12 +148,12 @@ class Observer:
         self.metrics.set("pafu_kv_cache_tokens", tokens)
         self.metrics.set("pafu_kv_cache_usage_ratio", tokens / budget if budget else 0.0)
 
-    # ---- what the sessions tell
+    # ---- from the sessions
 
     def sessions(
         self, active: int, waiting: int, suspended: Mapping[str, int], viewers: Mapping[str, int], reserved_bytes: int
     ) -> None:
-        """Current counts: sessions by where they are (metrics.PLACES), viewers by metrics.ROLES."""
+        """Current counts: sessions, with suspended ones by metrics.PLACES, and viewers by metrics.ROLES."""
         self.metrics.set("pafu_sessions_active", active)
         self.metrics.set("pafu_sessions_waiting", waiting)
         for where in PLACES:
@@ -163,13 +163,13 @@ class Observer:
         self.metrics.set("pafu_kv_cache_reserved_bytes", reserved_bytes)
 
     def journal_failed(self) -> None:
-        """A session could not be journalled."""
+        """A journal write failed."""
         self.metrics.add("pafu_session_journal_failures_total")
 
-    # ---- what the jobs tell
+    # ---- from the jobs
 
     def jobs(self, unfinished: Mapping[str, int], queue_age: float, writable: bool = True) -> None:
-        """Jobs in the store by state, and how many seconds the oldest has waited."""
+        """Unfinished jobs by state, and the waiting time of the oldest in seconds."""
         self.metrics.set("pafu_jobs_store_up", int(writable))
         for state, count in unfinished.items():
             self.metrics.set("pafu_jobs", count, state=state)
@@ -182,14 +182,14 @@ class Observer:
         self.metrics.clear("pafu_job_queue_age_seconds")
 
     def data_free(self, free: int) -> None:
-        """Room left on the data folder's disk."""
+        """Free bytes on the data folder's disk."""
         self.metrics.set("pafu_data_free_bytes", free)
 
     def job_over(self, state: str) -> None:
-        """This front finished a job, or failed it."""
+        """This front completed or failed a job."""
         self.metrics.add("pafu_jobs_finished_total", state=state)
 
-    # ---- what the routes tell
+    # ---- from the routes
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """An HTTP request was answered; ``route`` is the template, never the path."""
@@ -197,7 +197,7 @@ class Observer:
         self.metrics.observe("pafu_request_duration_seconds", seconds, **labels)
 
     def lag(self, seconds: float) -> None:
-        """The event loop came so late to what was due."""
+        """The event loop was this late."""
         self.metrics.observe("pafu_front_lag_seconds", seconds)
 
     def connections(self, number: int) -> None:
@@ -207,12 +207,12 @@ class Observer:
         self.metrics.add("pafu_connections_refused_total")
 
     def error(self, code: str) -> None:
-        """A caller was told an error of this code."""
+        """A caller got an error with this code."""
         self.metrics.add("pafu_errors_total", code=code)
 
     @contextmanager
     def stall_watch(self) -> Iterator[Stall]:
-        """Time the block as a wait for a viewer; a scrape counts it while it lasts."""
+        """Time the block as a wait for a viewer; scrapes include waits in progress."""
         stall = Stall(self.metrics, self.clock())
         self._stalls.add(stall)
         try:
@@ -223,7 +223,7 @@ class Observer:
 
 
 class Stall:
-    """One wait for a viewer's connection; counts once it is longer than STALL_AFTER."""
+    """One wait for a viewer's connection, which counts as a stall after STALL_AFTER."""
 
     def __init__(self, metrics: Metrics, began: float) -> None:
         self._metrics = metrics
@@ -231,7 +231,7 @@ class Stall:
         self._long_from = began + STALL_AFTER
 
     def count(self, now: float) -> bool:
-        """Add what has passed since the last count; whether this is a stall."""
+        """Count the time since the last call; whether this is a stall."""
         if now < self._long_from:
             return False
         self._metrics.add("pafu_viewer_stall_seconds_total", now - self._counted)
@@ -240,19 +240,19 @@ class Stall:
 
 
 class Continuity:
-    """When a viewer who plays in real time runs out of media; seconds of any monotonic clock.
+    """Tracks when a real-time viewer runs out of media. Times are seconds of any monotonic clock.
 
-    A reported playhead is trusted; one that stands still before the end means a pause, which cannot starve.
+    Reported playheads are trusted. A playhead that stops before the end of the media means a pause, not starvation.
     """
 
     def __init__(self) -> None:
         self._sent = 0.0
         self._position: float | None = None
-        self._ends: float | None = None  # when what was sent will have been played; None: nothing sent, or paused
-        self._left = 0.0  # media ahead of the viewer when it paused, seconds
+        self._ends: float | None = None  # when the sent media will have been played; None: nothing sent, or paused
+        self._left = 0.0  # seconds of unplayed media at the pause
 
     def sent(self, media: float, now: float) -> float:
-        """A chunk has left; how long the viewer had nothing to play before it."""
+        """A chunk was sent; returns how many seconds the viewer had nothing to play before it."""
         paused = self._ends is None and self._sent > 0
         starved = max(0.0, now - self._ends) if self._ends is not None else 0.0
         self._sent += media
@@ -261,7 +261,7 @@ class Continuity:
         return starved
 
     def reported(self, position: float, now: float) -> None:
-        """The viewer shows the picture at ``position``."""
+        """The viewer reports its playhead."""
         left = self._sent - position
         moves = self._position is None or position > self._position
         if moves and left > 0:
@@ -271,7 +271,7 @@ class Continuity:
         self._position = position
 
     def paused(self, paused: bool, now: float) -> None:
-        """The viewer paused, or goes on with what it had ahead."""
+        """The viewer pauses, or resumes with its unplayed media."""
         if paused and self._ends is not None:
             self._left, self._ends = max(0.0, self._ends - now), None
         elif not paused and self._ends is None and self._sent > 0:
@@ -287,13 +287,13 @@ class SessionMetrics:
         self._placed = False
 
     def placed(self) -> None:
-        """A worker has taken the session; only the first time counts."""
+        """A worker has opened the session; only the first call counts."""
         if not self._placed:
             self._placed = True
             self._metrics.add("pafu_sessions_started_total")
 
     def over(self, reason: str, newest: Fragment | None) -> None:
-        """The session ended in order, or with the code of an error, after its ``newest`` chunk."""
+        """The session ended after its ``newest`` chunk; ``reason`` is one of metrics.ENDINGS."""
         if not self._placed:
             return
         self._metrics.add("pafu_sessions_finished_total", reason=reason)
@@ -304,13 +304,13 @@ class SessionMetrics:
 
 
 class ViewerMetrics:
-    """The metrics of one connection: connected, at a session, over."""
+    """The metrics of one connection."""
 
     def __init__(self, observer: Observer, request_id: str, headers: Mapping[str, str]) -> None:
         self._observer = observer
         self._request_id = request_id
         self._headers = headers
-        self.trace_id = trace_id_of(headers.get("traceparent", ""))  # empty where nobody traces
+        self.trace_id = trace_id_of(headers.get("traceparent", ""))  # empty without a trace
         self._trace: SessionTrace | None = None
         self._metrics = observer.metrics
         self._stage = ""
@@ -322,7 +322,7 @@ class ViewerMetrics:
         self._fell_back = False
 
     def asked(self, session_id: str = "", begins: bool = True, owner: bool = True) -> None:
-        """The first message was accepted: the viewer ``begins`` a session, resumes its own, or watches."""
+        """The first message was accepted: the viewer starts (``begins``), resumes or watches a session."""
         self._asked = self._observer.clock()
         self._begins, self._owner = begins, owner
         if self._observer.traces is not None:
@@ -331,13 +331,13 @@ class ViewerMetrics:
             self.trace_id = trace_id_of(self._trace.traceparent)
 
     def opened(self) -> None:
-        """The viewer's session is on a worker."""
+        """The viewer's session is open on a worker."""
         self._stage = "active"
         if self._owner and not self._begins:
             self._metrics.add("pafu_session_resumes_total")
 
     def over(self, reason: str) -> None:
-        """The connection ended in order, or with the code of an error; only the first call counts."""
+        """The connection ended; ``reason`` is one of metrics.ENDINGS. Only the first call counts."""
         if self._stage == "over":
             return
         was_there, self._stage = self._stage == "active", "over"
@@ -351,12 +351,12 @@ class ViewerMetrics:
         self.over(code)
 
     def erred(self, code: str) -> None:
-        """The viewer was told an error."""
+        """The viewer got an error."""
         self._observer.error(code)
 
     @contextmanager
     def sending(self, fragment: Fragment, size: int, format: str = "m4s") -> Iterator[None]:
-        """Wrap the sending of a chunk of ``size`` bytes; a block that raises has sent nothing."""
+        """Measure the sending of a chunk of ``size`` bytes; nothing is counted if the block raises."""
         clock = self._observer.clock
         began = clock()
         self._take_cache(fragment)
@@ -376,7 +376,7 @@ class ViewerMetrics:
                 self._metrics.observe("pafu_prompt_switch_seconds", now - queued)
 
     def changed(self, event_id: str) -> None:
-        """A change was queued for the next chunk."""
+        """A change was queued."""
         self._changes[event_id] = self._observer.clock()
 
     def refused(self, event_id: str) -> None:
@@ -384,11 +384,11 @@ class ViewerMetrics:
         self._changes.pop(event_id, None)
 
     def playhead(self, position: float) -> None:
-        """The viewer reported what it shows, in seconds of media."""
+        """The viewer reports its playhead, in media seconds."""
         self._continuity.reported(position, self._observer.clock())
 
     def paused(self, paused: bool) -> None:
-        """The viewer wants the stream to stand still, or to go on."""
+        """The viewer pauses or resumes the stream."""
         self._continuity.paused(paused, self._observer.clock())
 
     def _take_cache(self, fragment: Fragment) -> None:
@@ -397,7 +397,7 @@ class ViewerMetrics:
             self._metrics.add("pafu_kv_policy_fallbacks_total")
 
     def _take_gap(self, fragment: Fragment, began: float, now: float) -> None:
-        """Continuity is judged by when the chunk was ready: a viewer who does not read starves itself."""
+        """Record gap and starvation, measured by when the chunk was ready, so that slow readers do not count."""
         if self._last_sent is None:
             if self._begins:
                 self._metrics.observe("pafu_time_to_first_chunk_seconds", now - self._asked)

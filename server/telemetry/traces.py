@@ -1,9 +1,9 @@
-"""OpenTelemetry traces: a span per session, a span per chunk below it, and below that one per stage.
+"""OpenTelemetry traces: one span per session, below it one per chunk, below that one per stage.
 
-An extra (``pip install "pafu[otel]"``) and off by default. A caller's ``traceparent`` goes on in its session, or in the
-order of its video: below that is a span per attempt at the job, on whichever server, with the same spans of chunks.
-Stages come as durations, so their spans are laid end to end, the last ending when the front received the chunk. Where
-the spans go is set by the standard ``OTEL_EXPORTER_OTLP_*`` variables. No span holds a prompt.
+Optional (``pip install "pafu[otel]"``) and off by default. A session continues the caller's ``traceparent``. For a
+video job, the trace has an order span with one span per attempt, on any server, and the same chunk spans below. Stages
+are measured as durations, so their spans are placed end to end, ending when the front received the chunk. The standard
+``OTEL_EXPORTER_OTLP_*`` variables set the destination. Spans never contain prompts.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 
 NANO = 1_000_000_000
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-MISSING = 'PAFU_TRACES is on, but OpenTelemetry is not installed: pip install "pafu[otel]", or turn it off'
+MISSING = 'PAFU_TRACES is on, but OpenTelemetry is not installed: pip install "pafu[otel]", or turn traces off'
 
 
 def trace_id_of(traceparent: str) -> str:
-    """The trace's id in a W3C ``traceparent``; empty for what is none."""
+    """The trace id in a W3C ``traceparent``; empty if it is invalid."""
     found = TRACEPARENT.fullmatch(traceparent[:256])
     return found[1] if found else ""
 
 
 class Traces:
-    """Makes the spans of sessions; one per front."""
+    """Creates the spans of sessions and jobs; one instance per front."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("pafu", __version__)
 
     def session(self, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
-        """The trace of a new session; it continues the caller's if its headers name one."""
+        """Start the trace of a session, continuing the caller's if the headers have one."""
         return self._begin("session", ids, headers, model)
 
     def ordered(self, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> str:
-        """A video was ordered: the ``traceparent`` of a span of its own, which continues the caller's."""
+        """Record a span for a requested video, continuing the caller's trace; returns its ``traceparent``."""
         span = self._begin("order", ids, headers, model)
         span.over("queued", failed=False)
         return span.traceparent
 
     def attempt(self, ids: Mapping[str, str], traceparent: str, model: str) -> SessionTrace:
-        """The trace of one attempt at a job."""
+        """Start the trace of one attempt at a job."""
         return self._begin("attempt", ids, {"traceparent": traceparent}, model)
 
     def _begin(self, name: str, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
@@ -62,7 +62,7 @@ class Traces:
         return SessionTrace(self._tracer, self._tracer.start_span(name, context, attributes=attributes))
 
     def close(self) -> None:
-        """Export the spans that are left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
@@ -75,12 +75,13 @@ class SessionTrace:
 
     @property
     def traceparent(self) -> str:
-        """The span, as W3C writes it."""
+        """The span as a W3C ``traceparent``."""
         context = self._span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def sent(self, fragment: Fragment, waited: float, stage: str = "send") -> None:
-        """A chunk has left after waiting ``waited`` seconds for the viewer's connection (``stage``: for what else)."""
+        """Record a chunk sent after waiting ``waited`` seconds in ``stage`` (for the viewer's connection by
+        default)."""
         from opentelemetry.trace import set_span_in_context
 
         now = time.time_ns()
@@ -108,7 +109,7 @@ class SessionTrace:
 
 
 def described(fragment: Fragment) -> dict[str, Any]:
-    """The chunk's size and every scalar figure, but never its prompt."""
+    """Span attributes: the chunk's size and scalar statistics, without its prompt."""
     figures = {name: value for name, value in msgspec.structs.asdict(fragment.stats).items() if name != "prompt"}
     return {
         "pafu.chunk": fragment.index,
@@ -119,7 +120,7 @@ def described(fragment: Fragment) -> dict[str, Any]:
 
 
 def traces_for(settings: Settings) -> Traces | None:
-    """Traces that go where OTEL_EXPORTER_OTLP_* says, or None when they are off. Raises ConfigError."""
+    """Traces exported as set by OTEL_EXPORTER_OTLP_*; None if they are off. Raises ConfigError."""
     if not settings.traces:
         return None
     try:

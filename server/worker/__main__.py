@@ -1,4 +1,4 @@
-"""``python -m server.worker FD``: what the supervisor starts."""
+"""``python -m server.worker FD``, which the supervisor starts."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Chunks on their way from latents to bytes: decoded and encoded in order, beside the passes of the next chunk."""
+"""Decode and encode denoised chunks, in order, in parallel with the passes of the next chunk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from server.ipc.messages import Fragment
 from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
 
-MOST_WAITING = 1  # chunks that may be unfinished when another is begun
+MOST_WAITING = 1  # chunks that may be unfinished when the next one starts
 
 
 class AtOnce(Executor):
-    """Does what it is given where it is called."""
+    """An executor that runs each task in the calling thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -26,7 +26,7 @@ class AtOnce(Executor):
 
 
 class Finishing:
-    """The unfinished chunks of all sessions, oldest first; ``executor`` does one thing at a time."""
+    """The unfinished chunks of all sessions, oldest first; ``executor`` runs one task at a time."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -39,20 +39,20 @@ class Finishing:
         self._waiting.append((session, self._executor.submit(session.encode, begun)))
 
     def done(self) -> Iterator[tuple[WorkerSession, Future[EncodedChunk]]]:
-        """What is finished, in order; removed as it is taken."""
+        """Remove and yield the finished chunks, in order."""
         while self._waiting and self._waiting[0][1].done():
             yield self._waiting.popleft()
 
     def waited_for(self, most: int = 0) -> Iterator[tuple[WorkerSession, Future[EncodedChunk]]]:
-        """As ``done``, and waits until at most ``most`` are unfinished."""
+        """Like ``done``, but wait until at most ``most`` chunks are unfinished."""
         while len(self._waiting) > most:
-            self._waiting[0][1].exception()  # waits, and raises nothing
+            self._waiting[0][1].exception()  # waits without raising
             yield self._waiting.popleft()
         yield from self.done()
 
 
 def fragments(session: WorkerSession, executor: Executor, stopped: Callable[[], object]) -> Iterator[Fragment]:
-    """A session's chunks until it is complete or ``stopped``; what is begun then still comes."""
+    """Yield a session's chunks until it is complete or ``stopped``, including those already started."""
     finishing = Finishing(executor)
     while not (session.complete or stopped()):
         finishing.add(session, session.generate(session.apply_pending()[0]))

@@ -1,4 +1,4 @@
-"""The interface between worker and model; the only module of the server that uses torch."""
+"""The interface between worker and model. The only module of the server that uses torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from model.stream import VideoStream
     from model.weights import LoadedModel
 
-RANDOM_WEIGHTS = "random, for tests: the pictures mean nothing"
+RANDOM_WEIGHTS = "random weights for tests: the pictures are meaningless"
 WITH_WEIGHTS = Parts()
 NO_NAMES: Mapping[str, str] = {}
 SHIPPED_WEIGHTS = "shipped with pafu"
@@ -39,11 +39,11 @@ Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class StartError(RuntimeError):
-    """The worker can never start like this; the message tells the operator what to change."""
+    """The worker cannot start with this configuration; the message says what to change."""
 
 
 class GeneratedChunk(Protocol):
-    """Pictures (T, H, W, 3) uint8 and their figures (model.stream.Chunk)."""
+    """Pictures (T, H, W, 3) uint8 with their statistics (model.stream.Chunk)."""
 
     @property
     def pictures(self) -> Pictures: ...
@@ -56,9 +56,9 @@ class GeneratedChunk(Protocol):
 
 
 class Stream(Protocol):
-    """One session's generation (model.stream.VideoStream, or a test's own); changes count from the next chunk.
+    """One session's generation (model.stream.VideoStream, or a test's); changes apply from the next chunk on.
 
-    ``decode`` takes what ``next_latents`` made, in order, and may be called by another thread.
+    ``decode`` takes the results of ``next_latents`` in order, and may run in another thread.
     """
 
     def next_latents(self, before_pass: Callable[[], None] | None = None) -> Any: ...
@@ -69,7 +69,7 @@ class Stream(Protocol):
 
 
 def pixels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What ``fitted`` made, as (H, W, 3)."""
+    """Decode a PNG from ``server.media.picture.fitted`` to (H, W, 3) uint8."""
     with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
         return np.array(image.convert("RGB"))
 
@@ -79,39 +79,39 @@ class Generator(Protocol):
 
     spec: ModelSpec
     weights: str
-    digest: str  # tells sets of weights apart
+    digest: str  # identifies the weights
     device: str
     versions: dict[str, str]
     dtype: str  # of the caches
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> Stream: ...
     def snapshot(self, stream: Any) -> bytes:
-        """A stream's whole state as safetensors."""
+        """A stream's complete state as safetensors."""
 
     def restore(self, snapshot: bytes) -> Stream:
-        """The stream that the snapshot was taken of. Raises ValueError when it is not this model's."""
+        """Restore a stream from its snapshot. Raises ValueError if another model made it."""
 
     def decoding_thread(self) -> Executor:
-        """A thread beside the step loop, where chunks are decoded and encoded."""
+        """A new one-thread executor for decoding and encoding, parallel to the step loop."""
 
     def free_bytes(self) -> int:
-        """Device memory that nobody uses."""
+        """Free device memory in bytes."""
 
     def release_memory(self) -> None:
-        """Free what a failed session has left."""
+        """Free memory left by a failed session."""
 
     def keep(self, chunk: Any) -> PastChunk:
-        """A chunk of one of its streams, in the form that is kept outside the worker."""
+        """A chunk in the form that is stored outside the worker."""
 
     def begin_with(self, stream: Any, image: bytes) -> None:
-        """Let a fresh stream begin with the picture in ``image``, PNG of the model's size."""
+        """Start a new stream with the picture ``image``, PNG of the model's size."""
 
     def recall(self, stream: Any, past: Past) -> None:
-        """Bring a fresh stream to the state of a lost one. Raises ValueError when the past is not this model's."""
+        """Restore a lost stream's state in a new stream. Raises ValueError if another model made the past."""
 
 
 class ModelGenerator:
-    """The real thing: a LoadedModel and streams over it."""
+    """A Generator for a LoadedModel."""
 
     def __init__(self, model: LoadedModel, weights: str, device: str, versions: dict[str, str]) -> None:
         self.spec: ModelSpec = model.spec
@@ -131,7 +131,7 @@ class ModelGenerator:
         return VideoStream.restore(self._model, snapshot)
 
     def decoding_thread(self) -> Executor:
-        """As in the protocol. Torch uses one core in it, and in the calling thread as many as before."""
+        """See the protocol. Torch uses one core in the new thread; the calling thread's setting is unchanged."""
         import torch
 
         cores = torch.get_num_threads()
@@ -144,7 +144,7 @@ class ModelGenerator:
         import torch
 
         if self._model.device.type == "cuda":
-            self.release_memory()  # what torch keeps for itself is free, too
+            self.release_memory()  # memory cached by torch counts as free
             free, _ = torch.cuda.mem_get_info(self._model.device)
             return free
         return available_bytes()
@@ -190,18 +190,20 @@ class ModelGenerator:
 
 
 def _use_one_core(device: torch.device) -> None:
-    """For the calling thread. A number that is set before torch has asked for one would be overwritten by that of the
-    process."""
+    """Limit torch to one core in the calling thread.
+
+    The first ``get_num_threads`` in a thread resets the number to the process's, so call it before setting one.
+    """
     import torch
 
     torch.get_num_threads()
     torch.set_num_threads(1)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # each thread has a device of its own
+        torch.cuda.set_device(device)  # the current device is per thread
 
 
 def pick_device(wanted: str) -> str:
-    """The one device to run on (``cuda`` is the first GPU). Raises StartError when it is not there."""
+    """The device to run on; ``cuda`` is the first GPU. Raises StartError if it does not exist."""
     there = gpu.count()
     if wanted == "auto":
         return "cuda:0" if there else "cpu"
@@ -209,14 +211,14 @@ def pick_device(wanted: str) -> str:
     if kind != "cuda":
         return kind
     if not there:
-        raise StartError(f"device {wanted!r} was asked for, but {gpu.why_none()}; or set PAFU_DEVICE to cpu or auto")
+        raise StartError(f"device {wanted!r} was requested, but {gpu.why_none()}; or set PAFU_DEVICE to cpu or auto")
     if int(number or 0) >= there:
-        raise StartError(f"device {wanted!r} was asked for, but torch sees {there} GPUs, counted from 0")
+        raise StartError(f"device {wanted!r} was requested, but torch sees {there} GPUs, counted from 0")
     return f"cuda:{int(number or 0)}"
 
 
 def device_bytes(device: str) -> dict[str, int]:
-    """Memory of the GPU by kind (server.telemetry.metrics.MEMORY_KINDS); empty on a CPU."""
+    """GPU memory in bytes by kind (server.telemetry.metrics.MEMORY_KINDS); empty on a CPU."""
     if not device.startswith("cuda"):
         return {}
     import torch
@@ -239,15 +241,17 @@ def load_model(
     parts: Parts = WITH_WEIGHTS,
     called: Mapping[str, str] = NO_NAMES,
 ) -> tuple[LoadedModel, str]:
-    """The model and a few words on its weights. Raises StartError naming the file that is missing or wrong, and the
-    setting at fault as it is ``called``."""
+    """Load the model; returns it and a description of its weights.
+
+    Raises StartError, which names the missing or invalid file and the setting at fault (as in ``called``).
+    """
     from model.weights import WeightsError, random_model, with_head
     from model.weights import load_model as load
 
     spec = spec_named(name) if parts.size is None else spec_named(name).at(*parts.size)
     for part in ("text_encoder", "vae"):
         if getattr(parts, part) is not None and not spec.public:
-            raise StartError(f"{called.get(part, part)}: model {name!r} has its own and takes no other: leave it out")
+            raise StartError(f"{called.get(part, part)}: model {name!r} uses its own; leave this setting out")
     try:
         if name in RANDOM_MODELS and weights is None:
             random = random_model(spec, seed=0, device=device)
@@ -261,7 +265,7 @@ def load_model(
 
 
 def _beside(parts: Parts, spec: ModelSpec) -> Beside:
-    """Where the parts beside the transformer are, those of the hub already in its cache."""
+    """The locations of the model's other parts; those from the hub are already in its cache."""
     from model.checkpoints.public import Beside
 
     text, vae = _located(parts.text_encoder, "text_encoder", spec), _located(parts.vae, "vae", spec)
@@ -274,7 +278,7 @@ def _located(place: str | None, part: str, spec: ModelSpec) -> Path | None:
 
 
 def load_generator(configure: Configure) -> Generator:
-    """Load the model that ``configure`` names. Raises StartError when that can never work."""
+    """Load the model that ``configure`` names. Raises StartError if that is impossible with this configuration."""
     import torch
 
     from server.process import usable_cores
@@ -283,7 +287,7 @@ def load_generator(configure: Configure) -> Generator:
     torch.set_grad_enabled(False)
     device = pick_device(configure.device)
     if device.startswith("cuda"):
-        torch.cuda.set_device(device)  # what names no GPU is then for this one
+        torch.cuda.set_device(device)  # the default for code that names no GPU
     model, weights = load_model(
         configure.model, configure.weights, device, configure.salience_head, configure.parts, configure.called
     )

@@ -1,7 +1,7 @@
 """The worker process: schedule, generate, encode, emit. It owns the model; the front owns the viewers.
 
-Started by the supervisor as ``python -m server.worker FD``, where FD is its end of a socket pair. It exits when that
-line closes, so no orphan keeps the device.
+The supervisor starts it as ``python -m server.worker FD``, where FD is its end of a socket pair. It exits when the
+socket closes, so that no orphan keeps the device.
 """
 
 from __future__ import annotations
@@ -49,29 +49,29 @@ from server.worker.generator import Generator, StartError, device_bytes, load_ge
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
 from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
 
-START_FAILED = 78  # exit status: do not start again (EX_CONFIG)
-DEVICE_SUSPECT = 70  # exit status: the device misbehaved, the process must not go on (EX_SOFTWARE)
-CONFIGURE_WITHIN = 30.0
+START_FAILED = 78  # exit status: do not restart (EX_CONFIG)
+DEVICE_SUSPECT = 70  # exit status: device error, the process must not continue (EX_SOFTWARE)
+CONFIGURE_WITHIN = 30.0  # seconds
 DISK_POLL = 0.02
 FINISH_POLL = 0.002
-CACHE_SHARE = 0.7  # of the memory that is free after the warm-up; the rest is for the model's own working memory
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it, only this RuntimeError
-MEASURED = 3  # chunks with a full cache; the fastest counts, or a busy moment would lower the session limit
-MEASURE_WITHIN = 3.0  # seconds; slower models are measured on fewer chunks
+CACHE_SHARE = 0.7  # of the memory free after warm-up; the rest is the model's working memory
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a plain RuntimeError
+MEASURED = 3  # chunks with a full cache; the fastest counts, so that a busy moment does not lower the session limit
+MEASURE_WITHIN = 3.0  # seconds; slower models are measured with fewer chunks
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
 
 
 class Abandoned(Exception):
-    """The session was closed while its chunk was being made."""
+    """The session was closed while its chunk was being generated."""
 
 
 Loader = Callable[[Configure], Generator]
 
 
 class Worker:
-    """The step loop and the sessions that it serves, one generation at a time; ``executor`` decodes and encodes."""
+    """The step loop and its sessions. Generates one chunk at a time; ``executor`` decodes and encodes."""
 
     def __init__(
         self, channel: Channel, generator: Generator, beat_seconds: float, executor: Executor | None = None
@@ -85,10 +85,10 @@ class Worker:
         self._stopping = False
         self._finishing = Finishing(executor or AtOnce())
         self._disk = ThreadPoolExecutor(1, "disk")
-        self._parking: dict[str, tuple[int, Future[None]]] = {}  # session -> its chunks, the writing of its state
+        self._parking: dict[str, tuple[int, Future[None]]] = {}  # session -> its chunks, the pending write
 
     def run(self) -> None:
-        """Step until the front says shutdown. Raises ChannelClosed when the front is gone."""
+        """Step until the front sends Shutdown. Raises ChannelClosed if the front is gone."""
         while not self._stopping:
             self.step()
         self._emit(self._finishing.waited_for())
@@ -96,17 +96,17 @@ class Worker:
         self._tell_parked()
 
     def step(self) -> None:
-        """Handle messages; begin at most one chunk, for the session that needs it most; send what is finished."""
+        """Handle messages, start at most one chunk for the most urgent session, and send finished chunks."""
         self.receive()
         if self.schedule():
             self._emit(self._finishing.waited_for(MOST_WAITING))
-        if session := self.schedule():  # what was sent meanwhile may have to be read first
+        if session := self.schedule():  # schedule again: the chunks just sent change what is due
             with logs.about(**session.ids), self._contained(session):
                 self._finishing.add(session, self.generate(session))
         self._emit(self._finishing.done())
 
     def receive(self) -> None:
-        """Receive from the front, sleeping while nobody is due; send the heartbeat."""
+        """Send the heartbeat, then receive and handle messages; sleeps while no session is due."""
         now = time.monotonic()
         self._beat(now)
         self._tell_parked()
@@ -121,19 +121,19 @@ class Worker:
             self.handle(message)
 
     def schedule(self) -> WorkerSession | None:
-        """The live session with the least playout slack, if any is due; else a background one, if that leaves room."""
+        """The due live session with the least playout slack, or else a background session if there is time for it."""
         now = time.monotonic()
         if self._stopping:
             return None
         return choose(((session, session.playout) for session in self._live()), now) or self._background(now)
 
     def _live(self) -> list[WorkerSession]:
-        """Live sessions, longest unserved first, so that all that have run dry take turns."""
+        """Live sessions, least recently served first, so that sessions without slack take turns."""
         live = [session for session in self._sessions.values() if not session.background and not session.complete]
         return sorted(live, key=lambda session: session.last_served)
 
     def _background(self, now: float) -> WorkerSession | None:
-        """The background session that waited longest, if its chunk cannot make a viewer wait."""
+        """The least recently served background session, if its chunk makes no viewer wait."""
         jobs = [session for session in self._sessions.values() if session.background and not session.complete]
         due = [session for session in jobs if session.playout.wait(now) == 0.0]
         if not due:
@@ -148,7 +148,7 @@ class Worker:
             self._next_beat = now + self._beat_seconds
 
     def _figures(self) -> Beat:
-        """The heartbeat, with what this process holds."""
+        """The heartbeat, with memory and cache usage."""
         sessions = self._sessions.values()
         return Beat(
             sessions=len(sessions),
@@ -160,7 +160,7 @@ class Worker:
         )
 
     def _before_pass(self, session: WorkerSession) -> None:
-        """Between two passes of the model: beat, send what is finished, and stop at once when the session is over."""
+        """Between two model passes: send the heartbeat and finished chunks. Raises Abandoned if the session is over."""
         self._beat(time.monotonic())
         self._emit(self._finishing.done())
         self._inbox += self._channel.receive(0.0)
@@ -173,18 +173,18 @@ class Worker:
         return self._sessions.get(session.id) is not session
 
     def generate(self, session: WorkerSession) -> BegunChunk:
-        """The session's next chunk, with the changes that waited for it."""
+        """Generate the session's next chunk, with the changes due for it."""
         events, refused = session.apply_pending()
         for rejected in refused:
             self._channel.send(rejected)
         try:
             return session.generate(events, lambda: self._before_pass(session))
         except Exception:
-            self._emit(self._finishing.waited_for())  # what was begun before is whole
+            self._emit(self._finishing.waited_for())  # earlier chunks are complete
             raise
 
     def _emit(self, finished: Iterable[tuple[WorkerSession, Future[EncodedChunk]]]) -> None:
-        """Hand finished chunks to the front; a video that has all its pictures is over."""
+        """Send finished chunks to the front; end videos that have all their pictures."""
         for session, made in finished:
             if self._over(session):
                 continue
@@ -195,35 +195,35 @@ class Worker:
 
     @contextlib.contextmanager
     def _contained(self, session: WorkerSession) -> Iterator[None]:
-        """A session that fails ends alone with a code, and its memory is freed."""
+        """Limit a failure to its session, which ends with an error code and frees its memory."""
         try:
             yield
             return
         except ChannelClosed:
             raise
-        except Abandoned:  # it is over, or its Close is in the inbox
+        except Abandoned:  # already closed, or Close is in the inbox
             return
         except Exception as error:
             if device_suspect(error):
                 raise
             code, message = failure_code(error), f"generation failed: {type(error).__name__}: {error}"
-            if code == "cache_full":  # what was asked for is at its end; nothing is broken
+            if code == "cache_full":  # expected with policy full, not an error
                 message = f"the session's cache is full: {error}"
                 log.info("session %s ends: %s", session.id, message)
             else:
                 log.exception("session %s failed", session.id)
             self._end(session, "failed", code, message)
-        self._generator.release_memory()  # here, where the error's frames no longer hold the tensors
+        self._generator.release_memory()  # only here do the error's frames no longer hold the tensors
 
     def handle(self, message: FrontMessage) -> None:
-        """Take in one message; commands to a session that is over do nothing."""
+        """Handle one message; commands to a session that is over have no effect."""
         match message:
             case Open():
                 self._open(message)
             case Shutdown():
                 self._stopping = True
             case Configure():
-                raise ValueError("a worker is configured once")
+                raise ValueError("the worker is already configured")
             case _:
                 if session := self._sessions.get(message.session):
                     self._handle_session(session, message)
@@ -265,7 +265,7 @@ class Worker:
         self._channel.send(failed)
 
     def _leave(self, session: WorkerSession, message: Park | Finish) -> None:
-        """Behind the chunks that are begun."""
+        """Park or finish a session after the chunks already started."""
         self._emit(self._finishing.waited_for())
         if self._over(session):
             return
@@ -275,8 +275,10 @@ class Worker:
             self._end(session, "stopped")
 
     def _park(self, session: WorkerSession, path: Path) -> None:
-        """Leave the session to a thread that takes its state and writes it: no viewer waits for that, or for the disk.
-        Its memory is free when the front is told."""
+        """Write the session's state in a thread, so that no viewer waits for the disk.
+
+        The front is told once it is written and the memory is free.
+        """
         del self._sessions[session.id]
         self._parking[session.id] = session.chunks, self._disk.submit(lambda: write_whole(path, session.snapshot()))
 
@@ -297,12 +299,12 @@ class Worker:
 
 
 def device_suspect(error: Exception) -> bool:
-    """After an error of the device itself (an illegal access, a lost GPU) nothing in this process can be trusted."""
+    """Whether the error is a device error (illegal access, lost GPU), after which the process must not continue."""
     return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__) or "CUDA error" in str(error)
 
 
 def failure_code(error: Exception) -> str:
-    """The code under which a session fails; the libraries' own errors are known by name, or else by their words."""
+    """The error code for a failed session; library errors are recognised by class name or message."""
     names = {kind.__name__ for kind in type(error).__mro__}
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if names & {"OutOfMemoryError", "MemoryError"} or no_memory or CPU_OUT_OF_MEMORY in str(error):
@@ -313,19 +315,19 @@ def failure_code(error: Exception) -> str:
 
 
 def warm_up(generator: Generator) -> float:
-    """Make one chunk through model, encoder and muxer; seconds it took."""
+    """Generate one chunk through model, encoder and muxer; returns the seconds it took. Raises StartError."""
     began = time.perf_counter()
     order = Open(session="", prompt="warm up", seed=0, lead_seconds=1.0, cache=WARM_UP, pictures=None)
     session = WorkerSession(order, generator)
     try:
         session.encode(session.generate(session.apply_pending()[0]))
     except EncoderError as error:
-        raise StartError(f"the model does not make the pictures that its spec promises: {error}") from error
+        raise StartError(f"the model's pictures do not match its spec: {error}") from error
     return time.perf_counter() - began
 
 
 def check_policy(generator: Generator, configure: Configure) -> None:
-    """Raises StartError when no session can have the cache policy that the operator chose."""
+    """Raises StartError if the configured cache policy cannot be used with this model."""
     if configure.usual is None or "cache_policy" not in configure.called:
         return
     try:
@@ -335,12 +337,14 @@ def check_policy(generator: Generator, configure: Configure) -> None:
 
 
 def measure(generator: Generator, cache: CacheChoice) -> float | None:
-    """Seconds between two chunks of one session, as fast as they are made, once its cache is full; None when such a
-    session cannot be made here (who asks for it will be told why)."""
+    """Seconds per chunk of a single session with a full cache, at full speed.
+
+    None if such a session fails here; opening one then reports why.
+    """
     order = Open(session="", prompt="measure", seed=0, lead_seconds=1.0, cache=cache, pictures=None)
     until, taken = time.perf_counter() + MEASURE_WITHIN, list[float]()
     chunks = math.ceil(cache.budget_latents / generator.spec.chunk_latents) + MEASURED
-    if cache.policy == "full":  # it ends when its cache is full
+    if cache.policy == "full":  # a session ends when its cache is full
         chunks = max(1, math.floor(cache.budget_latents / generator.spec.chunk_latents))
     try:
         session = WorkerSession(order, generator)
@@ -355,13 +359,13 @@ def measure(generator: Generator, cache: CacheChoice) -> float | None:
     except Exception as error:
         if device_suspect(error):
             raise
-        log.warning("how many sessions play in real time is unknown: %s", error)
+        log.warning("the number of real-time sessions could not be measured: %s", error)
         return None
     return min(taken[-MEASURED:])
 
 
 def serve(channel: Channel, load: Loader) -> int:
-    """The life of a worker: configure, load, warm up, step; the exit status."""
+    """Run the worker: configure, load, warm up, step. Returns the exit status."""
     received = channel.receive(CONFIGURE_WITHIN)
     if not received or not isinstance(received[0], Configure):
         log.error("the front sent no configuration")
@@ -402,7 +406,7 @@ def main(load: Loader = load_generator) -> int:
     """Entry point: ``python -m server.worker FD``."""
     faulthandler.enable()
     leave_signals_to_the_front()
-    logs.configure("info", "text", process="worker")  # until the front says how
+    logs.configure("info", "text", process="worker")  # until the front sends its settings
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(True)
     try:
@@ -410,5 +414,5 @@ def main(load: Loader = load_generator) -> int:
     except ChannelClosed:
         return 0
     except Exception as error:
-        log.exception("the worker cannot go on")
+        log.exception("the worker failed")
         return DEVICE_SUSPECT if device_suspect(error) else 1

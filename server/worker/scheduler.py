@@ -1,9 +1,9 @@
-"""Who is generated next: pure arithmetic on playout clocks; no tensors, no sockets, no clock of its own.
+"""Choose the next session to generate: pure arithmetic on playout clocks, without tensors, sockets or a clock.
 
-A viewer's *lead* is the media that was generated but not yet played. A session whose lead has reached its limit
-waits, so a viewer who is far ahead (or has stopped watching) costs nothing. Of those that are due, the one with the
-least *slack* is next: the media that would still be unplayed if the viewer played in real time. A background session
-(a job) has no viewer; it gets a chunk only when that leaves every live viewer enough slack.
+A viewer's *lead* is the media generated but not yet played. A session whose lead has reached its limit waits, so a
+viewer who is far ahead, or has stopped watching, costs nothing. Of the due sessions, the one with the least *slack* is
+next: the media that would still be unplayed if the viewer played in real time. A background session (a job) has no
+viewer; it gets a chunk only if every live viewer keeps enough slack.
 """
 
 from __future__ import annotations
@@ -13,70 +13,70 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 Key = TypeVar("Key")
-UNDELIVERED = 0.2  # seconds of media that may lie about undelivered while the next chunk is begun
-ROUNDING = 1e-3  # a sleep that ends a hair too early would only be slept again
+UNDELIVERED = 0.2  # seconds of media that may be undelivered when the next chunk starts
+ROUNDING = 1e-3  # added to waits, so that a sleep does not end slightly too early
 
 
 class Playout:
-    """The playout clock of one session; all times are seconds, ``now`` is any monotonic clock.
+    """The playout clock of one session. All times are seconds; ``now`` comes from any monotonic clock.
 
-    A viewer who reports a playhead is believed up to what was delivered; one who never reports is taken to play in
-    real time. A viewer who takes more than real time (a recorder) is served, but only with what others leave over:
-    its slack is that of a real-time viewer.
+    A reported playhead is trusted up to what was delivered; a viewer who never reports is assumed to play in real time.
+    A viewer faster than real time (a recorder) gets only what others leave over, since its slack is computed as for
+    real-time playback.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.paused = False
-        self.generated = 0.0  # begun
+        self.generated = 0.0  # media of all chunks started
         self.sent = 0.0
         self.delivered = 0.0
         self._reported: float | None = None
-        self._clock = 0.0  # where a viewer in real time would be; stands still while nothing is left to play
+        self._clock = 0.0  # the position of a real-time viewer; stops while nothing is left to play
         self._clock_read: float | None = None
 
     def add_generated(self, seconds: float) -> None:
-        """A chunk of so much media is begun."""
+        """A chunk of this many media seconds was started."""
         self.generated += seconds
 
     def add_sent(self, seconds: float) -> None:
-        """A chunk of so much media is on its way to the viewer."""
+        """A chunk of this many media seconds was sent to the front."""
         self.sent += seconds
 
     def add_delivered(self, seconds: float, now: float) -> None:
-        """A chunk of so much media has left for the viewer."""
+        """A chunk of this many media seconds was delivered to the viewer."""
         self._advance(now)
         self._clock_read = now
         self.delivered = min(self.sent, self.delivered + seconds)
 
     def go_on(self, seconds: float) -> None:
-        """So much media was made and delivered before this clock began."""
+        """Start after media that was generated and delivered elsewhere."""
         self.generated = self.sent = self.delivered = self._clock = seconds
 
     def joined(self, now: float) -> None:
-        """A viewer comes, or goes on: it plays from where the last report was, until it reports itself."""
+        """A viewer joins or resumes: it plays from the last reported position until it reports a new one."""
         if self._reported is not None:
             self._clock, self._reported = self._reported, None
         self._clock_read = now
 
     def report(self, position: float) -> None:
-        """The viewer says that it shows the picture at ``position``."""
+        """The viewer reports its playhead."""
         self._reported = max(0.0, min(position, self.delivered))
 
     def playhead(self, now: float) -> float:
-        """Media time that the viewer has reached."""
+        """The viewer's position in media seconds."""
         return self._advance(now) if self._reported is None else self._reported
 
     def lead(self, now: float) -> float:
-        """Media generated ahead of the playhead."""
+        """Seconds of media generated ahead of the playhead."""
         return self.generated - self.playhead(now)
 
     def slack(self, now: float) -> float:
-        """How long a viewer in real time could still play."""
+        """Seconds for which a real-time viewer can still play."""
         return self.generated - min(self.playhead(now), self._advance(now))
 
     def wait(self, now: float) -> float:
-        """Seconds until the next chunk may begin: 0 when due, infinite when only a message can change that."""
+        """Seconds until the next chunk may start: 0 if due, infinite if only a message can make it due."""
         unread = self.sent - self.delivered > UNDELIVERED
         first = self.generated > self.sent and not self.delivered  # a viewer who never reads costs one chunk
         if self.paused or unread or first:
@@ -96,16 +96,16 @@ class Playout:
 
 
 def choose(playouts: Iterable[tuple[Key, Playout]], now: float) -> Key | None:
-    """The key of the due session with the least slack (the first of equals), or None when nobody is due."""
+    """The key of the due session with the least slack (the first among equals), or None if none is due."""
     due = [(playout.slack(now), key) for key, playout in playouts if playout.wait(now) == 0.0]
     return min(due, key=lambda pair: pair[0])[1] if due else None
 
 
 def leaves_room(live: Iterable[tuple[Playout, float]], seconds: float, now: float) -> bool:
-    """Whether ``seconds`` of other work can go first and still no viewer runs dry.
+    """Whether ``seconds`` of other work fit in before any viewer runs out of media.
 
-    ``live`` are playout clocks with the seconds that one of their chunks takes; the closest to running dry goes first.
-    Who waits for a message only (paused, gone, not reading) needs nothing.
+    ``live`` holds playout clocks, each with the seconds that a chunk takes; those with the least slack go first.
+    Sessions that only a message can make due (paused, gone, not reading) need nothing.
     """
     needing = sorted((playout.slack(now), cost) for playout, cost in live if playout.wait(now) < math.inf)
     done = seconds
@@ -117,5 +117,5 @@ def leaves_room(live: Iterable[tuple[Playout, float]], seconds: float, now: floa
 
 
 def seconds_until_due(playouts: Iterable[Playout], now: float, longest: float) -> float:
-    """How long a worker may sleep before somebody can be due; at most ``longest``."""
+    """How long a worker may sleep until a session may be due; at most ``longest``."""
     return min([longest, *(playout.wait(now) for playout in playouts)])

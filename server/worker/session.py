@@ -1,4 +1,4 @@
-"""One session inside the worker: its stream, its encoder, its playout clock, and the changes that wait for it."""
+"""One session in the worker: stream, encoder, playout clock and pending changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from server.worker.scheduler import Playout
 
 @dataclass
 class Events:
-    """Which interactions began with a chunk, were in force during it, and end with it."""
+    """Ids of the interactions that start with a chunk, are active during it, and end with it."""
 
     started: list[str] = field(default_factory=list)
     active: list[str] = field(default_factory=list)
@@ -32,11 +32,11 @@ class Events:
 
 @dataclass(frozen=True)
 class BegunChunk:
-    """A chunk that is denoised, with the changes that it shows; ``began``: when (perf_counter)."""
+    """A denoised chunk with its changes; ``began``: start time (perf_counter)."""
 
     index: int
-    latents: Any  # what the stream decodes
-    pictures: int  # that are wanted of it
+    latents: Any  # input of Stream.decode
+    pictures: int  # number to keep
     events: Events
     memory: KeptTokens | None
     began: float
@@ -44,7 +44,7 @@ class BegunChunk:
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk as it can be sent; ``seconds``: of its encoder."""
+    """A chunk ready to be sent; ``seconds``: encoding time."""
 
     begun: BegunChunk
     chunk: GeneratedChunk
@@ -54,7 +54,7 @@ class EncodedChunk:
 
 
 class WorkerSession:
-    """Every method but ``encode`` is called from the step loop; ``encode`` by one thread, chunk after chunk."""
+    """One session. The step loop calls all methods except ``encode``, which one other thread calls in chunk order."""
 
     def __init__(self, order: Open, generator: Generator) -> None:
         spec = generator.spec
@@ -62,13 +62,13 @@ class WorkerSession:
         ids = {"session_id": order.session, "request_id": order.request, "trace_id": order.trace}
         self.ids = {name: value for name, value in ids.items() if value}
         self.background = order.background
-        self.last_seconds = 0.0  # what its newest chunk took
+        self.last_seconds = 0.0  # time of the newest chunk
         self.last_served = 0.0
         self._generator = generator
         self.spec: ModelSpec = spec
         self.playout = Playout(order.lead_seconds)
         self.pending: list[Interact] = list(order.changes)
-        self.begun = self.chunks = 0  # chunks that are denoised, and that are sent
+        self.begun = self.chunks = 0  # chunks denoised, chunks sent
         self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
         self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
         self._remaining = order.pictures
@@ -86,7 +86,7 @@ class WorkerSession:
             self._stream.set_camera(control)
 
     def _open(self, order: Open) -> Stream:
-        """A new stream, one as it was parked, or one that remembers what was kept of a lost one."""
+        """Create the stream: new, restored from a snapshot, or rebuilt from a lost stream's latents."""
         if order.snapshot is not None:
             return self._generator.restore(Path(order.snapshot).read_bytes())
         stream = self._generator.open(order.prompt, order.seed, order.cache)
@@ -97,7 +97,7 @@ class WorkerSession:
         return stream
 
     def _go_on(self, past: Past) -> None:
-        """The stream's earlier part was made elsewhere: same index, same timestamps."""
+        """Continue a stream whose earlier part another worker made: same indices and timestamps."""
         self.begun = self.chunks = past.next_index
         self._muxer.go_on(past.next_index, past.pictures)
         self.playout.go_on(past.pictures / self.spec.fps)
@@ -106,36 +106,37 @@ class WorkerSession:
 
     @property
     def mime(self) -> str:
+        """Media type with the codec string of the encoder's SPS."""
         return f'video/mp4; codecs="{self._encoder.codec}"'
 
     @property
     def init(self) -> bytes:
-        """What a player of its fragments needs first: ftyp and moov."""
+        """ftyp and moov, which a player needs before any fragment."""
         return self._muxer.init_segment
 
     def snapshot(self) -> bytes:
-        """The stream's whole state."""
+        """The stream's complete state."""
         return self._generator.snapshot(self._stream)
 
     @property
     def complete(self) -> bool:
-        """All the pictures that were asked for are begun."""
+        """Whether all requested pictures have been started."""
         return self._remaining == 0
 
     @property
     def sent(self) -> bool:
-        """All that was begun is sent."""
+        """Whether all started chunks have been sent."""
         return self.chunks == self.begun
 
     def apply_pending(self) -> tuple[Events, list[Rejected]]:
-        """Hand the changes that are due to the stream, in order; the chunk made next shows them."""
+        """Apply the due changes to the stream, in order, for the next chunk."""
         events, refused = Events(), []
         due = [change for change in self.pending if change.at_chunk <= self.begun]
         self.pending = [change for change in self.pending if change.at_chunk > self.begun]
         for change in due:
             try:
                 self._apply(change)
-            except ValueError as error:  # the model's own checks: the session goes on as before
+            except ValueError as error:  # refused by the model: the session continues unchanged
                 refused.append(Rejected(session=self.id, event_id=change.event_id, message=str(error)))
                 continue
             events.started.append(change.event_id)
@@ -154,7 +155,7 @@ class WorkerSession:
             self._stream.set_camera(control)
 
     def generate(self, events: Events, before_pass: Callable[[], None] | None = None) -> BegunChunk:
-        """Denoise the next chunk; ``before_pass`` may raise to give it up. The playout clock takes it in."""
+        """Denoise the next chunk and count it in the playout clock; ``before_pass`` may raise to abandon it."""
         began = time.perf_counter()
         latents = self._stream.next_latents(before_pass)
         index, pictures = self.begun, self.spec.pictures_in_chunk(self.begun)
@@ -172,7 +173,7 @@ class WorkerSession:
         return BegunChunk(index, latents, pictures, events, memory, began)
 
     def encode(self, begun: BegunChunk) -> EncodedChunk:
-        """The chunk's pictures as bytes."""
+        """Decode the chunk and encode its pictures."""
         chunk = self._stream.decode(begun.latents)
         began = time.perf_counter()
         pictures = chunk.pictures[: begun.pictures]
@@ -183,7 +184,7 @@ class WorkerSession:
         return EncodedChunk(begun, chunk, data, jpegs, time.perf_counter() - began)
 
     def deliver(self, made: EncodedChunk) -> Fragment:
-        """The chunk as the message for the front, which is about to be sent."""
+        """The message that sends the chunk to the front; counts it as sent."""
         begun, chunk = made.begun, made.chunk
         media = begun.pictures / self.spec.fps
         self.chunks += 1
@@ -212,6 +213,6 @@ class WorkerSession:
         )
 
     def delivered(self, index: int, now: float) -> None:
-        """The fragment has left for the viewer."""
+        """The fragment was delivered to the viewer."""
         if media := self._undelivered.pop(index, 0.0):
             self.playout.add_delivered(media, now)

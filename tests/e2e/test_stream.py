@@ -239,4 +239,4 @@ def test_the_doctor_knows_the_pafu_that_runs(server_process) -> None:
     found = {finding["name"]: finding for finding in told["findings"]}
     assert process.returncode == 0 and told["fine"]
     assert all(words in found["port"]["seen"] for words in ("test-tiny", "ready", str(server_process.process.pid)))
-    assert "the Pafu that runs has 0." in found["memory"]["seen"]
+    assert "the running Pafu uses 0." in found["memory"]["seen"]

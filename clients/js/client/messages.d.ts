@@ -186,9 +186,9 @@ export interface SessionStart {
   num_frames?: number;
   seed?: number;
   extra_params?: { cache?: { policy?: string; budget_latents?: number; budget_tokens?: number; window_latents?: number; sink_latents?: number; recent_latents?: number; position_mode?: "relative" | "absolute"; kv_dtype?: "auto" | "bf16" | "int8" | "int4" } };
-  /** picture that the video begins with, as a data URL */
+  /** first picture of the video, as a data URL */
   image?: unknown;
-  /** the same under another server's name */
+  /** the same, under another server's field name */
   image_reference?: unknown;
   size?: string;
   seconds?: number | string;
@@ -200,7 +200,7 @@ export interface SessionStart {
 
 export interface SessionInteraction {
   type: "session.interaction";
-  /** ``at_chunk``: the chunk that shows it first; left out, or a chunk that is made already, means the next one. */
+  /** ``at_chunk``: first chunk that shows the change. Omitted or already generated: the next chunk. */
   interaction: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity"; data?: { translation: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number };
 }
 

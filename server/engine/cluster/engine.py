@@ -1,8 +1,8 @@
-"""The engine over Ray: a named actor for each device of each node, shared by all fronts.
+"""The Ray engine: one named actor per device of every node, shared by all fronts.
 
-Every front looks which nodes there are and makes the actors that are missing; the first one makes an actor, the others
-find it by its name. Ray keeps it on its node, gives it its device and starts it again when it dies. Actors outlive the
-fronts. A node that joins adds places; what a node held that is gone costs its sessions a move.
+Every front watches the nodes and creates missing actors; the first front creates an actor, the others find it by name.
+Ray keeps the actor on its node, assigns its device and restarts it when it dies. Actors outlive the fronts. A new node
+adds places; when a node is lost, its sessions move.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from server.states import EngineState
 
 log = logging.getLogger("pafu.engine")
 
-LOOK_SECONDS = 1.0  # how often the nodes of the cluster are looked at
+LOOK_SECONDS = 1.0  # poll interval for the cluster's nodes
 ABOUT_WITHIN = 20.0
-MOST_CALLS = 1000  # of fronts at once on one actor
+MOST_CALLS = 1000  # concurrent calls on one actor
 
 
 class Actor(Host):
-    """The host as Ray starts it."""
+    """The host as a Ray actor."""
 
     def __init__(self, assignment: bytes) -> None:
         super().__init__(assignment, self._end)
@@ -54,7 +54,7 @@ class Actor(Host):
 
 
 class RayLink:
-    """A host's calls, over Ray. The actor is found, or made, at the first."""
+    """Calls a host over Ray; ``hello`` finds or creates the actor."""
 
     def __init__(self, assignment: Assignment, node: str) -> None:
         self._assignment, self._node = assignment, node
@@ -100,8 +100,10 @@ class RayLink:
 
 
 class ClusterEngine(PooledEngine):
-    """See the module; the cluster is joined before (server.engine.cluster.join). ``stores`` says where this front
-    keeps sessions and jobs, which must be where the others do."""
+    """An engine over the workers of a Ray cluster, which must be joined first (server.engine.cluster.join).
+
+    ``stores``: this front's stores for sessions and jobs, which all fronts must share.
+    """
 
     grows = True
 
@@ -118,7 +120,7 @@ class ClusterEngine(PooledEngine):
         self._note_change()
 
     def check_others(self) -> None:
-        """Raises ConfigError when workers are there already, of servers that this one does not go with."""
+        """Raises ConfigError if existing workers belong to servers incompatible with this one."""
         ours = assign(self._settings, Slot("", "cpu", 1, 1.0), 1, self._command)
         named = ray.util.list_named_actors(all_namespaces=True)
         names = [actor["name"] for actor in named if actor["namespace"] == self._settings.ray_namespace]
@@ -129,7 +131,7 @@ class ClusterEngine(PooledEngine):
                 why = mismatch(decoded_about(ray.get(about)), self._hello, ours)
             except HostMismatch as stranger:
                 why = str(stranger)
-            except RayError:  # it ends just now
+            except RayError:  # the actor is just ending
                 continue
             if why:
                 raise ConfigError(why, "engine")
@@ -139,7 +141,7 @@ class ClusterEngine(PooledEngine):
         self._looking = asyncio.create_task(self._keep_looking(), name="nodes")
 
     async def stop(self, within: float) -> None:
-        """Leave the workers to the other fronts; the sessions of this one are over."""
+        """End this front's sessions and leave the workers to the other fronts."""
         self._stopped = True
         self._drains.cancel()
         if self._looking is not None:
@@ -168,8 +170,10 @@ class ClusterEngine(PooledEngine):
         return super().cache_bytes(cache) if self.pool.members else usual
 
     async def open(self, order: Open) -> EngineSession:
-        """As every engine; what a dead front had of this session goes, and where another front was faster the next
-        worker is asked."""
+        """Like every engine, but first evicts the session if a dead front left it on a worker.
+
+        If another front takes the place first, tries the next worker.
+        """
         for member in self._members.values():
             if order.session in member.account and order.session not in member.lines:
                 member.evict(order.session)
@@ -189,24 +193,24 @@ class ClusterEngine(PooledEngine):
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._look()
-            except Exception as error:  # the cluster's own trouble; sessions go on meanwhile
+            except Exception as error:  # a cluster problem; sessions continue meanwhile
                 self._trouble = f"the Ray cluster does not answer: {first_line(error)}"
                 log.warning("%s", self._trouble)
 
     async def _look(self) -> None:
-        """A member for each worker of each node that is alive."""
+        """Add and remove members to match the workers of all live nodes."""
         wanted = workers(await asyncio.to_thread(ray.nodes), self._parts, self._settings.threads)
         for name in [name for name in self._members if name not in wanted]:
             member = self._members.pop(name)
             self.pool.members.remove(member)
-            log.warning("worker %s is gone with its node", name)
+            log.warning("worker %s was lost with its node", name)
             await member.stop(0.0, "worker_failed", "the worker was lost (its node is gone)")
         for name in [name for name in wanted if name not in self._members]:
             self._add(*wanted[name])
         self._note_change()
 
     def _add(self, node: str, slot: Slot) -> None:
-        alone = assign(self._settings, slot, 1, self._command)  # max_sessions holds for all workers together
+        alone = assign(self._settings, slot, 1, self._command)  # max_sessions limits all workers together
         assignment = structs.replace(alone, name=f"worker {slot.worker} ({slot.device})", most=None)
         member = RemoteMember(assignment, RayLink(assignment, node), self._hello, self.observer, self._note_change)
         self._members[slot.worker] = member

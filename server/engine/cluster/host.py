@@ -1,8 +1,8 @@
-"""What runs on a node of the cluster: an actor with one worker, which any front may ask for a place.
+"""The actor on a cluster node: hosts one worker, on which any front can open sessions.
 
-The worker is a process as on a single machine, under the same supervisor, so a fault of the device ends that process
-and not the actor. The account of its memory is here, once for all fronts. Of a front that falls silent the sessions go:
-their viewers have left for another front, which opens them again.
+The worker is a supervised process as on a single machine, so a device fault ends that process, not the actor. The
+account of its memory is here, shared by all fronts. The sessions of a front that falls silent are closed; their viewers
+reconnect through another front, which reopens them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from server.ipc.messages import Close, Ended, Message, Opened
 from server.states import WorkerState
 from server.telemetry.observer import Observer
 
-REPORT_SECONDS = 0.5  # a front that asks is answered at least so often
-FRONT_SILENT = 10.0
-ALONE_SECONDS = 600.0  # without a front for so long, the actor gives its device back
+REPORT_SECONDS = 0.5  # a waiting front gets a report at least this often
+FRONT_SILENT = 10.0  # seconds without a call after which a front counts as gone
+ALONE_SECONDS = 600.0  # without a front for this long, the actor releases its device
 LOOK_SECONDS = 1.0
 
 
 class Front:
-    """What waits for one front to ask."""
+    """The queue of messages for one front."""
 
     def __init__(self, stores: Stores) -> None:
         self.stores = stores
@@ -64,10 +64,11 @@ class Front:
 
 
 class Host:
-    """The actor. Fronts call ``about``, ``hello``, ``tell``, ``hear`` and ``bye``; bytes are messages."""
+    """The actor's implementation. Fronts call ``about``, ``hello``, ``tell``, ``hear`` and ``bye``; bytes are
+    messages."""
 
     def __init__(self, assignment: bytes, leave: Callable[[], None]) -> None:
-        """``leave`` ends the actor for good."""
+        """``leave`` terminates the actor."""
         self._assignment = assignment
         decoded = decode(assignment, Assignment)
         self._member = Member(decoded, Observer(decoded.spec), self._changed)
@@ -79,7 +80,7 @@ class Host:
         self._alone_since = time.monotonic()
 
     async def about(self) -> bytes:
-        """What it is, for a front that has not yet decided."""
+        """Describe this host, before a front decides to use it."""
         living = [front.stores for front in self._fronts.values() if not front.silent]
         return encode(
             About(
@@ -90,7 +91,7 @@ class Host:
         )
 
     async def hello(self, hello: bytes) -> bytes:
-        """A front begins, or begins again: what it had here is over. The first one starts the worker."""
+        """A front (re)connects: its earlier sessions here are closed. The first front starts the worker."""
         who = decode(hello, Hello)
         about = await self.about()
         await self.bye(who.front)
@@ -101,7 +102,7 @@ class Host:
         return about
 
     async def tell(self, front: str, told: bytes) -> None:
-        """Messages of a front, in order."""
+        """Handle a front's messages, in order."""
         teller = self._front(front)
         for message in decode(told, list[Told]):
             match message:
@@ -120,7 +121,7 @@ class Host:
                     await self._member.send(message)
 
     async def hear(self, name: str) -> bytes:
-        """What there is to say, waiting a little for it."""
+        """Messages for the front and a report; waits up to REPORT_SECONDS for news."""
         front = self._front(name)
         front.listening += 1
         try:
@@ -136,20 +137,20 @@ class Host:
         return encode(Heard(said, self._report()))
 
     async def bye(self, name: str) -> None:
-        """The front is gone, and its sessions with it."""
+        """The front is gone: close its sessions."""
         if (front := self._fronts.pop(name, None)) is not None:
             for session in [session for session, (whose, _) in self._sessions.items() if whose is front]:
                 await self._let_go(session, front)
 
     def _front(self, name: str) -> Front:
         if name not in self._fronts:
-            raise LookupError("this server was silent for too long and begins again")
+            raise LookupError("this front was silent for too long and must say hello again")
         return self._fronts[name]
 
     # ---- sessions
 
     async def _admit(self, front: Front, admit: Admit) -> None:
-        """Begin a session. One that another front has here is taken over: who asks now has the viewer."""
+        """Open a session, taking it over if another front has it here: the newest front has the viewer."""
         session = admit.order.session
         if session in self._sessions:
             await self._let_go(session, front)
@@ -157,14 +158,14 @@ class Host:
         self._sessions[session] = front, task
 
     async def _serve(self, front: Front, admit: Admit) -> None:
-        """Open the session and hand on all that the worker says of it."""
+        """Open the session and forward its events to the front."""
         session = admit.order.session
         try:
             line = await self._member.open(admit.order, self._displaced(admit))
         except PafuError as error:
             self._sessions.pop(session, None)
             return front.put(Refused.of(session, error))
-        self._changed()  # the others learn of it at once
+        self._changed()  # the other fronts see the place taken at once
         front.put(Opened(session=session, mime=line.mime, init=line.init))
         async for event in line.events():
             if isinstance(event, Ended):
@@ -172,7 +173,8 @@ class Host:
             front.put(event)
 
     def _displaced(self, admit: Admit) -> list[str]:
-        """The background sessions that leave. Raises PafuError when there is no room, whatever a front believed."""
+        """The background sessions to displace. Raises PafuError if there is no room, even if the front expected
+        some."""
         if self._member.state is not WorkerState.READY:
             raise PafuError("not_ready", f"the worker is {self._member.state.value}")
         _, here = self._pool.place(admit.order)
@@ -181,17 +183,17 @@ class Host:
         return list(dict.fromkeys([*here, *asked]))
 
     async def _let_go(self, session: str, by: Front) -> None:
-        """End a session; a front that has not asked for it hears that another one has."""
+        """Close a session; if another front had it, tell that front that the session has moved."""
         whose, task = self._sessions.pop(session, (by, None))
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self._member.release(session)
         if whose is not by:
-            reason = "another server goes on with the session"
+            reason = "another server has taken the session"
             whose.put(Ended(session=session, chunks=0, reason="failed", code="session_elsewhere", message=reason))
 
-    # ---- how it stands
+    # ---- reports
 
     def _changed(self) -> None:
         for front in self._fronts.values():
@@ -208,7 +210,7 @@ class Host:
         )
 
     async def _watch(self) -> None:
-        """Let go what nobody comes for any more, and end a drained worker behind its last session."""
+        """Drop silent fronts, stop a drained worker after its last session, end the actor when no front is left."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for name in [name for name, front in self._fronts.items() if front.silent]:
@@ -218,5 +220,5 @@ class Host:
             if self._fronts:
                 self._alone_since = time.monotonic()
             elif time.monotonic() - self._alone_since > ALONE_SECONDS:
-                await self._member.stop(0.0, "no front came for it")
+                await self._member.stop(0.0, "no front uses it")
                 self._leave()

@@ -1,4 +1,4 @@
-"""Joining the Ray cluster, and what can be wrong about that."""
+"""Join the Ray cluster, with clear errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ray._private.utils import read_ray_address
 
 from server.config import ConfigError, Settings
 
-REACH_WITHIN = 5.0
+REACH_WITHIN = 5.0  # seconds
 MOST_SAID = 300  # characters
 
 
 def join(settings: Settings) -> None:
-    """Become a member of the cluster. Raises ConfigError: nothing there, another version of Ray or Python, or a
-    machine that is not of the cluster."""
+    """Join the cluster. Raises ConfigError if there is none, if the Ray or Python version differs, or if this machine
+    is not a node of it."""
     address = _running_here() if settings.ray_address == "auto" else settings.ray_address
     _reach(address)
     try:
@@ -28,14 +28,14 @@ def join(settings: Settings) -> None:
             configure_logging=False,
             _node_ip_address=_on_loopback(address),
         )
-    except Exception as error:  # Ray's own, of many kinds
+    except Exception as error:  # Ray raises many types
         raise ConfigError(
             f"the Ray cluster at {address!r} cannot be joined: {first_line(error)}", "ray_address"
         ) from None
 
 
 def _running_here() -> str:
-    """The address of this machine's cluster, as ``ray start`` has left it. Raises ConfigError."""
+    """The address of this machine's cluster, as recorded by ``ray start``. Raises ConfigError."""
     if address := os.environ.get("RAY_ADDRESS") or read_ray_address():
         return address
     reason = "no Ray cluster runs on this machine: run `ray start`, or give host:port of one with --ray-address"
@@ -43,7 +43,7 @@ def _running_here() -> str:
 
 
 def _on_loopback(address: str) -> str | None:
-    """The address of this machine's node in a cluster that is on the loopback interface alone; None: Ray finds it."""
+    """The node's address if the cluster is on loopback only; None: let Ray find it."""
     try:
         host = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
     except ValueError:
@@ -52,10 +52,10 @@ def _on_loopback(address: str) -> str | None:
 
 
 def _reach(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Check that the address accepts connections, since Ray would retry for minutes. Raises ConfigError."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        reason = f"{address!r} is no address of a Ray cluster: give host:port, like 10.0.0.5:6379"
+        reason = f"{address!r} is not the address of a Ray cluster: give host:port, like 10.0.0.5:6379"
         raise ConfigError(reason, "ray_address")
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_WITHIN).close()
@@ -65,7 +65,9 @@ def _reach(address: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What Ray says, which goes on for pages."""
-    said = getattr(error, "cause", None) or error  # what an actor raised, without its traceback
+    """The first line of a Ray error, which may be pages long."""
+    said = getattr(error, "cause", None) or error  # the actor's exception, without its traceback
     first = next(filter(None, (line.strip() for line in str(said).splitlines())), type(error).__name__)
-    return " ".join(str(said).split())[:MOST_SAID] if first.endswith(":") else first  # a list follows
+    return (
+        " ".join(str(said).split())[:MOST_SAID] if first.endswith(":") else first
+    )  # the first line only introduces a list

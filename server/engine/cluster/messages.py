@@ -1,6 +1,6 @@
-"""What crosses between a front and the actor that hosts a worker: structs as msgpack, never pickled objects of ours.
+"""Messages between a front and the actor that hosts a worker: msgpack structs, never pickled objects.
 
-Most are the messages of server.ipc; here are those that one front, alone with its worker, has no need of.
+They extend the messages of server.ipc with those that only a cluster needs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from server.ipc.messages import (
 )
 
 T = TypeVar("T")
-Stores = dict[str, tuple[str, str]]  # by the name of the setting: a store's id, and where it is
+Stores = dict[str, tuple[str, str]]  # setting name -> (id of the store, its location)
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """A front presents itself: its id, its version, where its sessions and jobs are kept."""
+    """A front introduces itself: its id, its version, its stores for sessions and jobs."""
 
     front: str
     version: str
@@ -44,7 +44,7 @@ class Hello(Message, frozen=True, tag="hello"):
 
 
 class About(Message, frozen=True, tag="about"):
-    """The host's answer: its version, the Assignment of its worker, and ``stores`` of the fronts that it serves."""
+    """The host's reply: its version, its worker's Assignment, and the stores of the fronts that it serves."""
 
     version: str
     assignment: msgspec.Raw
@@ -52,28 +52,28 @@ class About(Message, frozen=True, tag="about"):
 
 
 class Admit(Message, frozen=True, tag="admit"):
-    """Open a session; the ``displaced`` background sessions leave first. Answered by Opened or Refused."""
+    """Open a session after closing the ``displaced`` background sessions. The reply is Opened or Refused."""
 
     order: Open
     displaced: list[str]
 
 
 class Move(Message, frozen=True, tag="move"):
-    """The session goes on elsewhere, behind the chunk in hand."""
+    """Release the session for another worker after its current chunk."""
 
     session: str
 
 
 class Drain(Message, frozen=True, tag="drain"):
-    """Take no more sessions; the worker's process ends behind the last."""
+    """Accept no more sessions; the worker process stops after the last one."""
 
 
 class Undrain(Message, frozen=True, tag="undrain"):
-    """Take sessions again."""
+    """Accept sessions again."""
 
 
 class Refused(Message, frozen=True, tag="refused"):
-    """Why a session was not opened, as a PafuError says it."""
+    """Why a session was not opened: the fields of a PafuError."""
 
     session: str
     code: str
@@ -92,22 +92,22 @@ class Refused(Message, frozen=True, tag="refused"):
 
 Told = (
     Admit | Move | Drain | Undrain | Interact | Playhead | Delivered | Pause | Resume | Park | Jpeg | Finish | Close
-)  # by a front
-Said = Opened | Refused | Fragment | Rejected | Ended  # to a front, of one of its sessions
+)  # from a front to the host
+Said = Opened | Refused | Fragment | Rejected | Ended  # from the host to a front, about one of its sessions
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How the worker stands, with all that it holds for whatever front."""
+    """The worker's status and its reservations for all fronts."""
 
     status: WorkerStatus
     most: int
     held: dict[str, Reservation]
     beat: Beat | None
-    last_death: str  # of its process, one of server.telemetry.metrics.DEATHS
+    last_death: str  # one of server.telemetry.metrics.DEATHS
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What was said to one front since it last asked, in order, and how things stand behind that."""
+    """Messages for one front since its last call, in order, and the worker's report after them."""
 
     said: list[Said]
     report: Report
@@ -118,5 +118,5 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Raises msgspec.MsgspecError when the other side speaks another version."""
+    """Raises msgspec.MsgspecError if the other side uses an incompatible version."""
     return msgspec.msgpack.decode(data, type=kind)

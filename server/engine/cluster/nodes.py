@@ -1,4 +1,4 @@
-"""Which workers the nodes of a cluster have: pure reading of what Ray tells of them."""
+"""Derive the workers of each cluster node from Ray's node list."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ SHORT = 8  # characters of a node's id
 
 
 def workers(nodes: Sequence[Node], parts: Sequence[str], threads: int) -> dict[str, tuple[str, Slot]]:
-    """For each worker by name its node's id and its slot. ``parts`` is the device setting, ``threads`` those of one
-    node, 0: its cores. ``auto`` means all GPUs, or where the cluster has none a CPU worker on each node."""
+    """Worker name -> (node id, slot), for the nodes that are alive.
+
+    ``parts`` is the parsed device setting; ``auto`` means all GPUs, or one CPU worker per node if the cluster has none.
+    ``threads`` is per node; 0: all cores.
+    """
     alive = [node for node in nodes if node["Alive"]]
     if tuple(parts) == ("auto",):
         parts = ("cuda",) if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else ("cpu",)
@@ -26,7 +29,7 @@ def workers(nodes: Sequence[Node], parts: Sequence[str], threads: int) -> dict[s
 
 
 def _slots(node: Node, parts: Sequence[str], threads: int) -> list[Slot]:
-    """The workers of one node; none where it lacks what was asked for. Ray shows an actor its own GPU as the first."""
+    """The workers of one node; none if it lacks the requested devices."""
     gpus, cores = int(node["Resources"].get("GPU", 0)), int(node["Resources"].get("CPU", 0))
     try:
         there = devices.slots(parts, gpus, threads or max(1, cores))
@@ -38,5 +41,6 @@ def _slots(node: Node, parts: Sequence[str], threads: int) -> list[Slot]:
 
 
 def _renamed(node: str, slot: Slot) -> Slot:
+    """The slot with a cluster-wide name; Ray shows each actor its own GPU as cuda:0."""
     device = "cuda:0" if slot.device.startswith("cuda") else slot.device
     return Slot(f"{node[:SHORT]}-{slot.worker}", device, slot.threads, slot.memory_share)

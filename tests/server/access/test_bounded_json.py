@@ -87,5 +87,5 @@ def test_what_is_measured_is_what_is_there(value) -> None:
         with pytest.raises(PafuError, match="deeply"):
             check(text, "the body", Bounds(depth=depth(value) - 1))
     if strings(value):
-        with pytest.raises(PafuError, match="keys and texts"):
+        with pytest.raises(PafuError, match="keys and strings"):
             check(text, "the body", Bounds(strings=strings(value) - 1))

@@ -70,7 +70,7 @@ def test_a_file_that_is_broken_while_the_server_runs_takes_no_key_away(tmp_path,
     secret = keys.add(path, "first", {})
     ring = Keyring(Settings(keys_file=path))
     path.write_text("[keys")
-    assert ring.caller(secret).name == "first" and "not TOML" in caplog.text
+    assert ring.caller(secret).name == "first" and "not valid TOML" in caplog.text
 
 
 def test_limits_of_a_key_stand_before_the_servers_own(tmp_path) -> None:
@@ -83,11 +83,11 @@ def test_limits_of_a_key_stand_before_the_servers_own(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no key.*pafu keys add"),
-        ("[keys", "not TOML"),
-        ("keys = 3", r"tables \[keys.NAME\] only"),
-        ("[other]", r"tables \[keys.NAME\] only"),
-        ("[keys.Alice]\nsha256='x'", "'Alice' cannot name a key"),
+        ("", "has no keys.*pafu keys add"),
+        ("[keys", "not valid TOML"),
+        ("keys = 3", r"may only have tables \[keys.NAME\]"),
+        ("[other]", r"may only have tables \[keys.NAME\]"),
+        ("[keys.Alice]\nsha256='x'", "'Alice' is not a valid key name"),
         ("[keys.alice]\nsha256='x'", r"\[keys.alice\] sha256"),
         ("[keys.alice]", r"\[keys.alice\] sha256"),
         (f"[keys.alice]\nsha256='{'0' * 64}'\nmax_jobs='2'", r"\[keys.alice\] max_jobs"),
@@ -108,7 +108,7 @@ def test_a_missing_keys_file_is_told(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["", "Alice", "a.b", "../x", "a b", "a" * 64, 'a"]'])
 def test_only_plain_names_become_keys(tmp_path, name) -> None:
-    with pytest.raises(ConfigError, match="cannot name a key"):
+    with pytest.raises(ConfigError, match="is not a valid key name"):
         keys.add(tmp_path / "keys.toml", name, {})
 
 

@@ -47,7 +47,7 @@ def test_who_waits_as_long_as_was_said_is_let_through() -> None:
     limits, caller = Limits(clock), Caller("alice", requests_per_minute=60)
     for _ in range(60):
         limits.request(caller)
-    with pytest.raises(PafuError, match="60 requests a minute") as refused:
+    with pytest.raises(PafuError, match="60 requests per minute") as refused:
         limits.request(caller)
     limits.request(Caller("bob", requests_per_minute=1))
     assert refused.value.kind.status == 429 and refused.value.headers()["retry-after"] == "1"

@@ -13,9 +13,9 @@ GIVEN = ("pafu-mini", "pafu", "3.0", "1", "float32")
 
 
 def test_a_folder_that_is_no_checkout_and_one_that_cannot_stream_end_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(AgainstError, match="is no checkout of Pafu: it has no model/stream.py"):
+    with pytest.raises(AgainstError, match="is not a checkout of Pafu: it has no model/stream.py"):
         compare(tmp_path, *GIVEN[:2], 3.0, 1, "float32", chunks=1)
-    with pytest.raises(AgainstError, match="cannot be timed: .*no weights ship with model 'test-tiny'"):
+    with pytest.raises(AgainstError, match="cannot be measured: .*no weights ship with model 'test-tiny'"):
         Side(ROOT, ("test-tiny", *GIVEN[1:]))
 
 

@@ -68,7 +68,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
         (
             ["generate", "x", "--model", "test-tiny", "--seconds", "4"],
             {"PAFU_CACHE_POLICY": "full", "PAFU_CACHE_BUDGET_LATENTS": "4"},
-            "64 pictures needs 18 latent frames, its budget is 4; raise the budget (up to 256)",
+            "64 pictures needs 18 latent frames, the budget is 4; raise it (up to 256)",
         ),
         (["watch", "x", "--url", "http://127.0.0.1:9"], {}, "127.0.0.1:9"),
         (["bench", "--url", "http://127.0.0.1:9"], {}, "127.0.0.1:9"),

@@ -50,7 +50,7 @@ def test_as_many_sessions_fit_as_the_server_will_admit(monkeypatch) -> None:
     room = round(CACHE_SHARE * 2**30)
     fit = room // doctor.session_bytes(settings, SPEC, DTYPE)
     assert doctor.sessions(settings, SPEC).startswith(f"{fit} fit")
-    with pytest.raises(doctor.Wrong, match=f"PAFU_MAX_SESSIONS is {fit + 1}: lower it"):
+    with pytest.raises(doctor.Wrong, match=f"PAFU_MAX_SESSIONS is {fit + 1}: reduce it"):
         doctor.sessions(Settings(model="test-tiny", device="cpu", max_sessions=fit + 1), SPEC)
 
 
@@ -157,4 +157,4 @@ def test_a_device_that_is_not_there_is_a_finding(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("server.engine.slots.count_gpus", lambda: (1, ""))
     seen = io.StringIO()
     assert not doctor.examine(Settings(model="test-tiny", device="cuda:3", data_dir=tmp_path), Console(file=seen))
-    assert re.search(r"no +torch +PAFU_DEVICE: 'cuda:3' was asked for, but torch sees cuda:0 alone", seen.getvalue())
+    assert re.search(r"no +torch +PAFU_DEVICE: 'cuda:3' was requested, but torch sees only cuda:0", seen.getvalue())

@@ -35,7 +35,7 @@ async def test_a_worker_is_drained_and_taken_back(serve, tmp_path) -> None:
     assert status == 0 and "worker 0 (cpu) is drained" in said
     assert server.engine.status().workers[0].pid is None
     status, said = await drain("1", "--url", server.url, data_dir=tmp_path)
-    assert status == 1 and "worker 1 is the only one that serves; stop the server instead" in said
+    assert status == 1 and "worker 1 is the only one serving; stop the server instead" in said
     status, said = await drain("0", "--undo", "--url", server.url, data_dir=tmp_path)
     assert status == 0 and "worker 0 (cpu) is starting" in said
 
@@ -45,7 +45,7 @@ async def test_without_the_secret_or_a_server_it_is_one_line(tmp_path) -> None:
     assert (status, len(said.strip().splitlines())) == (1, 1) and "admin.token cannot be read" in said
     Operator(tmp_path).prepare()
     status, said = await drain("0", "--url", "http://127.0.0.1:9", data_dir=tmp_path)
-    assert (status, len(said.strip().splitlines())) == (1, 1) and "no answer of a Pafu server" in said
+    assert (status, len(said.strip().splitlines())) == (1, 1) and "no answer from a Pafu server" in said
 
 
 @pytest.mark.parametrize("text", ["", "short", "\u00e4" * 40])

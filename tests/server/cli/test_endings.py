@@ -88,7 +88,7 @@ def test_a_command_without_a_word_of_its_own_says_that_it_stopped(tmp_path) -> N
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, b"")
-    assert error.decode().strip() == "pafu: error: stopped before all was measured; nothing was written"
+    assert error.decode().strip() == "pafu: error: stopped before the end; nothing was written"
 
 
 @pytest.mark.parametrize("arguments", [("version",), ("version", "--json"), ("--help",), ("doctor", "--json")])

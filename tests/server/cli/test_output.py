@@ -103,7 +103,7 @@ def test_a_pipe_is_fed_as_it_comes(fragments, tmp_path) -> None:
         ("x.jpg", output.PICTURE, "this is PNG; call it 'x.png'"),
         ("x.csv", output.FIGURES, "this is JSON; call it 'x.json'"),
         ("none/x.mp4", output.VIDEO, "folder .*none does not exist"),
-        (".", output.VIDEO, "that is a folder"),
+        (".", output.VIDEO, "it is a folder"),
     ],
 )
 def test_a_name_that_promises_something_else_is_refused(tmp_path, name, kind, told) -> None:

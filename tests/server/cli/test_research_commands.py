@@ -19,7 +19,7 @@ from server.cli.main import app
         (["distill", "salience", "--teacher", "nowhere", "--model", "self-forcing"], "give a file of prompts"),
         (["distill", "long", "--model", "longlive"], "'longlive' has no world of its own: give a file of prompts"),
         (["eval", "--model", "self-forcing"], "judged on prompts: write them one a line (--prompts)"),
-        (["eval", "--minutes", "1"], "--minutes are for models without a camera; pafu-mini is judged on tours"),
+        (["eval", "--minutes", "1"], "--minutes are for models without a camera; pafu-mini is evaluated on tours"),
         (["distill", "long", "--policy", "lru"], "unknown cache policy 'lru'; known policies: full"),
         (["distill", "long", "--budget", "0.5"], "cannot hold 0.0 sink + 1.0 recent latent frames"),
         (["distill", "long", "--model", "gpt"], "unknown model 'gpt'"),
@@ -34,7 +34,7 @@ from server.cli.main import app
         (["distill", "long", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
         (["eval", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
         (["distill", "mini", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
-        (["eval", "--device", "cuda:99"], "device 'cuda:99' was asked for, but torch sees"),
+        (["eval", "--device", "cuda:99"], "device 'cuda:99' was requested, but torch sees"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
 )

@@ -53,7 +53,7 @@ def test_a_row_of_pictures_for_each_policy(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--policies", "memory"], "unknown cache policy 'memory'"),
-        (["--model", "wan2.1-1.3b"], "has no camera to go away with"),
+        (["--model", "wan2.1-1.3b"], "has no camera control"),
         (["-o", "/nowhere/memory.png"], "/nowhere"),
     ],
 )

@@ -202,7 +202,7 @@ async def test_a_node_without_weights_is_named(start_ray) -> None:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("nowhere", "'nowhere' is no address of a Ray cluster"),
+        ("nowhere", "'nowhere' is not the address of a Ray cluster"),
         ("10.0.0.1:port", "give host:port"),
         ("free", "there is no Ray cluster at"),
     ],

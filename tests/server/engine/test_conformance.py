@@ -205,7 +205,7 @@ async def test_draining_an_unknown_worker_or_the_last_one_is_refused(start) -> N
     assert unknown.value.kind.code == "not_found"
     for worker in engine.status().workers[1:]:
         engine.drain(worker.worker)
-    with pytest.raises(PafuError, match="the only one that serves") as last:
+    with pytest.raises(PafuError, match="the only one serving") as last:
         engine.drain(engine.status().workers[0].worker)
     assert last.value.kind.code == "last_worker"
 

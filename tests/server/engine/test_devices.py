@@ -42,16 +42,16 @@ def test_threads_and_memory_are_divided_among_workers_that_share_them() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("gpu", "'gpu' is no device"),
-        ("", "'' is no device"),
-        ("auto,cpu", "'auto' is no device"),
-        ("cuda:0,", "'' is no device"),
-        ("cuda:-1", "'cuda:-1' is no device"),
-        ("cpu:0", "means 0 CPU workers; allowed: 1 to"),
-        ("cpu:2000", "means 2000 CPU workers"),
-        ("cpu,cpu", "the CPU is given twice"),
+        ("gpu", "'gpu' is not a device"),
+        ("", "'' is not a device"),
+        ("auto,cpu", "'auto' is not a device"),
+        ("cuda:0,", "'' is not a device"),
+        ("cuda:-1", "'cuda:-1' is not a device"),
+        ("cpu:0", "asks for 0 CPU workers; allowed: 1 to"),
+        ("cpu:2000", "asks for 2000 CPU workers"),
+        ("cpu,cpu", "'cpu' is given twice"),
         ("cuda:1,cuda:0,cuda:01", "'cuda:1' is given twice"),
-        ("cuda,cuda:1", "'cuda' stands for all GPUs"),
+        ("cuda,cuda:1", "'cuda' means all GPUs"),
     ],
 )
 def test_a_setting_that_means_nothing_is_named(text: str, said: str) -> None:
@@ -66,10 +66,10 @@ def test_a_setting_that_means_nothing_is_named(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "gpus", "said"),
     [
-        ("cuda", 0, "'cuda' was asked for, but no driver is visible; or choose cpu or auto"),
-        ("cuda:1", 0, "'cuda:1' was asked for, but no driver is visible"),
-        ("cuda:1", 1, "'cuda:1' was asked for, but torch sees cuda:0 alone"),
-        ("cuda:0,cuda:8", 8, "'cuda:8' was asked for, but torch sees cuda:0 to cuda:7"),
+        ("cuda", 0, "'cuda' was requested, but no driver is visible; or choose cpu or auto"),
+        ("cuda:1", 0, "'cuda:1' was requested, but no driver is visible"),
+        ("cuda:1", 1, "'cuda:1' was requested, but torch sees only cuda:0"),
+        ("cuda:0,cuda:8", 8, "'cuda:8' was requested, but torch sees cuda:0 to cuda:7"),
     ],
 )
 def test_a_device_that_is_not_there_is_named(text: str, gpus: int, said: str, monkeypatch) -> None:
@@ -127,7 +127,7 @@ def test_a_cuda_build_without_a_gpu_names_the_cause(
 
 def test_a_torch_that_cannot_say_what_there_is_is_quoted(monkeypatch) -> None:
     monkeypatch.setattr(finding, "COUNT_GPUS", "raise SystemExit('the driver is too old')")
-    with pytest.raises(ConfigError, match="which GPUs there are: the driver is too old"):
+    with pytest.raises(ConfigError, match="torch could not list the GPUs: the driver is too old"):
         finding.slots_for(Settings(device="cuda"))
 
 
@@ -137,7 +137,7 @@ def test_serve_ends_in_one_line_and_opens_no_port(tmp_path) -> None:
         command, capture_output=True, text=True, env={"PAFU_DATA_DIR": str(tmp_path), "COLUMNS": "200"}, timeout=120
     )
     assert ran.returncode == 1
-    assert len(ran.stderr.strip().splitlines()) == 1 and "'cuda:99' was asked for" in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1 and "'cuda:99' was requested" in ran.stderr
     assert "open http" not in ran.stderr
 
 

@@ -190,7 +190,7 @@ async def test_a_disk_that_is_full_disturbs_no_stream_and_is_told_once(killable,
         assert list((tmp_path / "sessions").iterdir()) == [], "what cannot be told to its end is not told"
         assert await play(viewer, 0) and await play(other, 0)
     assert chunk_indices([viewer]) == chunk_indices([other]) == list(range(10))
-    told = re.findall(r"sessions cannot be kept.*", server.log.read_text())
+    told = re.findall(r"sessions cannot be stored.*", server.log.read_text())
     assert len(told) == 1 and "File too large" in told[0]
     scraped = (await server.ask("GET", "/metrics")).text
     counted = re.search(r"^pafu_session_journal_failures_total\{.*\} (\d+)", scraped, re.MULTILINE)

@@ -64,7 +64,7 @@ async def test_a_server_that_will_never_serve_again_fails_its_liveness_and_says_
             assert (await client.get("/healthz")).status_code in (200, 503)
         alive = await client.get("/healthz")
     assert (alive.status_code, alive.json()["status"]) == (503, "failed") and alive.json()["reason"]
-    assert caplog.records[-1].levelname == "ERROR" and "no worker will be started" in caplog.messages[-1]
+    assert caplog.records[-1].levelname == "ERROR" and "giving up on" in caplog.messages[-1]
 
 
 async def test_models_tells_what_a_client_needs_to_know(client) -> None:
@@ -173,6 +173,6 @@ def test_a_public_path_that_no_route_has_ends_the_start() -> None:
         settings = Settings(model="test-tiny", public_paths=path)
         create_app(settings, LocalEngine(settings, slots_for(settings)))
     settings = Settings(model="test-tiny", public_paths="/metricz")
-    with pytest.raises(ConfigError, match="'/metricz' is no path.*'/metrics'") as error:
+    with pytest.raises(ConfigError, match="'/metricz' is not a path.*'/metrics'") as error:
         create_app(settings, LocalEngine(settings, slots_for(settings)))
     assert error.value.fields == ("public_paths",)

@@ -31,7 +31,7 @@ async def test_an_address_has_so_many_connections_and_room_again_when_they_are_g
             assert await reader.read() == b""
         writer.close()
     assert metrics.read("pafu_connections_refused_total") == 5
-    told = [record.getMessage() for record in caplog.records if "connections are refused" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "refusing connections" in record.getMessage()]
     assert len(told) == 1 and "127.0.0.1 has 3 of 3" in told[0] and "PAFU_MAX_CONNECTIONS_PER_ADDRESS" in told[0]
     for _, writer in lines:
         writer.transport.abort()

@@ -241,7 +241,7 @@ async def test_the_stock_client_extends_by_id_although_it_takes_files_only(clien
         beside = {"video": {"id": source.id}}
         longer = await client.videos.extend(prompt="a bar", seconds="1", video=b"", extra_body=beside)
     assert longer.num_frames == 28
-    with pytest.raises(openai.BadRequestError, match="no video of this server; give .*downloaded from this server"):
+    with pytest.raises(openai.BadRequestError, match="not a video of this server; give .*downloaded from this server"):
         await client.videos.extend(prompt="a bar", seconds="1", video=b"another film")
     with pytest.raises(openai.BadRequestError, match="needs the field 'video'"):
         await client.videos.extend(prompt="a bar", seconds="1", video=b"")
@@ -317,7 +317,7 @@ def test_a_longer_video_must_fit_its_cache_too() -> None:
     settings = Settings(model="test-tiny")
     order = request.new_order(request.parse(request.VideoRequest, asked), TEST_TINY, settings)
     longer = request.ExtendRequest(prompt="b", video=request.SourceVideo(id="x"), seconds=1)
-    with pytest.raises(PafuError, match="28 pictures needs 9 latent frames, its budget is 4") as refused:
+    with pytest.raises(PafuError, match="28 pictures needs 9 latent frames, the budget is 4") as refused:
         request.longer_order(order, longer, 1, TEST_TINY, settings)
     assert refused.value.param == "seconds"
 
@@ -520,7 +520,7 @@ async def test_a_video_begins_with_the_picture_that_was_sent_as_a_file_or_as_a_d
     by_json = await http.post("/v1/videos", json={"prompt": "a", "input_reference": url})
     assert by_form.status_code == by_json.status_code == 200, (by_form.text, by_json.text)
     bad = await http.post("/v1/videos", json={"prompt": "a", "input_reference": "https://example.org/a.png"})
-    assert bad.status_code == 400 and "addresses are not fetched" in bad.json()["error"]["message"]
+    assert bad.status_code == 400 and "URLs are not fetched" in bad.json()["error"]["message"]
 
 
 def test_a_model_of_the_same_latents_goes_on_with_anothers_video(order) -> None:
@@ -536,14 +536,17 @@ def test_a_model_of_the_same_latents_goes_on_with_anothers_video(order) -> None:
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
-        ({"model": "pafu-mini", "width": 96, "height": 64}, "'pafu-mini' keeps other latents than 'longlive'"),
-        ({"model": "frame-wise-1-step", "width": 96, "height": 64}, "chunk_latents of 'frame-wise-1-step' is 1 and"),
-        ({"model": "self-forcing", "width": 832, "height": 480}, "were 832x480, those of 'longlive' are 96x64"),
+        (
+            {"model": "pafu-mini", "width": 96, "height": 64},
+            "the latents of 'pafu-mini' differ from those of 'longlive'",
+        ),
+        ({"model": "frame-wise-1-step", "width": 96, "height": 64}, "chunk_latents is 1 for 'frame-wise-1-step' but"),
+        ({"model": "self-forcing", "width": 832, "height": 480}, "are 832x480, those of 'longlive' are 96x64"),
         (
             {"model": "longlive", "width": 832, "height": 480},
-            "of 'longlive' were 832x480, those of 'longlive' are 96x64",
+            "of 'longlive' are 832x480, those of 'longlive' are 96x64",
         ),
-        ({"model": "a model of a later Pafu"}, "keeps other latents"),
+        ({"model": "a model of a later Pafu"}, "the latents of 'a model of a later Pafu' differ"),
     ],
     ids=["family", "chunk", "size", "own at another size", "unknown"],
 )
@@ -565,7 +568,7 @@ async def test_a_video_with_other_latents_is_extended_from_its_last_picture(serv
         await client.videos.delete(source.id)
         longer = await client.videos.poll(longer.id)
         assert (longer.status, longer.num_frames, longer.size) == ("completed", 36, "256x128")
-        assert "begins with the last picture" in longer.warnings[0] and "'test-tiny'" in longer.warnings[0]
+        assert "starts with the last picture" in longer.warnings[0] and "'test-tiny'" in longer.warnings[0]
         pictures = decode(await film(client, longer.id))
         assert pictures.shape == (36, 128, 256, 3)
         halves = pictures[:20, ::2, ::2].astype(int)

@@ -68,8 +68,8 @@ def test_the_two_are_what_they_seem(tmp_path) -> None:
     ("url", "reason"),
     [
         ("nonsense://videos", "nonsense"),
-        ("memory://videos", "memory ends with its process"),
-        ("dir::memory://videos", "memory ends with its process"),
+        ("memory://videos", "memory does not outlive"),
+        ("dir::memory://videos", "memory does not outlive"),
         ("file://videos", "three slashes"),
         ("file:", "three slashes"),
     ],

@@ -99,5 +99,5 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(schema1, stores, monkey
 def test_a_database_of_a_newer_pafu_is_not_touched(stores, url) -> None:
     stores()
     run(url, "UPDATE pafu_meta SET value = '999'")
-    with pytest.raises(StoreError, match=r"schema 999, this Pafu knows 1 to \d+: it was used by a newer Pafu"):
+    with pytest.raises(StoreError, match=r"schema 999, this Pafu supports 1 to \d+: a newer Pafu has used it"):
         JobStore(url)

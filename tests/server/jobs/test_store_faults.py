@@ -136,7 +136,7 @@ async def test_orders_against_a_locked_database_fail_side_by_side_and_not_behind
         assert writes <= 4, "those who waited in vain for their turn did not wait for the lock once more"
         told = (await http.get("/health")).json()["jobs"]
         assert told["status"] == "unavailable" and "does not answer" in told["reason"]
-        assert (await http.get("/readyz")).status_code == 200, "live video goes on"
+        assert (await http.get("/readyz")).status_code == 200, "live video continues"
         assert re.search(r"pafu_jobs_store_up{.*} 0", (await http.get("/metrics")).text)
         other.execute("ROLLBACK")
         other.close()

@@ -166,11 +166,11 @@ def test_a_video_that_policy_full_cannot_hold_is_refused_before_it_begins() -> N
     for pictures in (36, None):  # three chunks; without end
         order = protocol.check_start(start(num_frames=pictures, extra_params={"cache": full}), TEST_TINY, settings)
         assert order.cache.policy == "full"
-    told = "37 pictures needs 12 latent frames, its budget is 9; raise the budget \\(up to 20\\)"
+    told = "37 pictures needs 12 latent frames, the budget is 9; raise it \\(up to 20\\)"
     with pytest.raises(PafuError, match=told) as refused:
         protocol.check_start(start(num_frames=37, extra_params={"cache": full}), TEST_TINY, settings)
     assert not refused.value.kind.retryable
-    with pytest.raises(PafuError, match="needs 3 latent frames, its budget is 2"):
+    with pytest.raises(PafuError, match="needs 3 latent frames, the budget is 2"):
         wish = {"cache": {**full, "budget_latents": 2}}
         protocol.check_start(start(extra_params=wish), TEST_TINY, settings)
 
@@ -235,7 +235,7 @@ def test_a_window_in_the_references_terms_counts_the_open_chunk() -> None:
     assert cache_of("longlive") == cache_of("longlive", window_latents=12, sink_latents=3)
     with pytest.raises(PafuError, match="a window of 3 latent frames has no room for a past.*choose more than 3"):
         cache_of("self-forcing", window_latents=3)
-    with pytest.raises(PafuError, match="give the budget once: budget_latents and window_latents"):
+    with pytest.raises(PafuError, match="give only one of budget_latents and window_latents"):
         cache_of("self-forcing", window_latents=9, budget_latents=6)
 
 

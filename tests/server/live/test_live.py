@@ -262,7 +262,7 @@ async def test_a_worker_that_is_alive_but_stuck_is_replaced(serve, viewer_of) ->
         viewer = viewer_of(socket)
         await viewer.start()
         os.kill(server.engine.status().workers[0].pid, signal.SIGSTOP)
-        assert "no sign of life" in (await viewer.until("session.interrupted"))["reason"]
+        assert "no message for" in (await viewer.until("session.interrupted"))["reason"]
         await viewer.until("video.chunk_metadata")
     await server.works()
 

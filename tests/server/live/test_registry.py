@@ -602,7 +602,7 @@ def test_the_account_counts_bytes_and_sessions() -> None:
     account.hold(order, 40)
     assert account.fits(60) and not account.fits(61)
     refused = no_place(61, [account], None)
-    assert "the memory for streams is all in use" in refused.message
+    assert "all cache memory is in use" in refused.message
     assert refused.kind.status == 429 and refused.headers() == {"retry-after": "5"}
     account.free("a")
     account.free("a")

@@ -79,13 +79,13 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"hello", "5 bytes are no picture that is known here: send JPEG, PNG, WEBP"),
-        (encoded(halves(), "GIF"), "a GIF is not taken: send JPEG, PNG, WEBP"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG is not taken"),
-        (b"\0\0\0\x18ftypheic", "a HEIC is not taken"),
+        (b"hello", "the 5 bytes are not a known picture format: send JPEG, PNG, WEBP"),
+        (encoded(halves(), "GIF"), "a GIF is not supported: send JPEG, PNG, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG is not supported"),
+        (b"\0\0\0\x18ftypheic", "a HEIC is not supported"),
         (encoded(halves(), "JPEG")[:400], "the picture is damaged"),
         (bomb(), "larger than 40,000,000 pixels"),
-        (encoded(Image.new("1", (8000, 8000))), "the picture has 8000x8000 pixels, at most 40,000,000"),
+        (encoded(Image.new("1", (8000, 8000))), "the picture has 8000x8000 pixels; the maximum is 40,000,000"),
         (encoded(Image.new("RGB", (8, 80))), "each side needs at least 16"),
     ],
     ids=["text", "gif", "svg", "heic", "torn", "bomb", "large", "small"],
@@ -107,12 +107,12 @@ def test_a_reference_is_a_data_url_an_object_with_one_or_a_file() -> None:
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("https://example.org/a.png", "addresses are not fetched"),
-        ("cat.png", "it is no data URL"),
+        ("https://example.org/a.png", "URLs are not fetched"),
+        ("cat.png", "it is not a data URL"),
         ("data:image/png;base64,a", "not base64"),
         ("data:image/png;base64,é", "not base64"),
-        (7, "is no picture"),
-        ({"file_id": "x"}, "is no picture"),
+        (7, "is not a picture"),
+        ({"file_id": "x"}, "is not a picture"),
     ],
 )
 def test_other_references_are_refused(reference: object, said: str) -> None:

@@ -90,7 +90,7 @@ def test_no_line_of_a_traceback_looks_like_one_of_the_log(written) -> None:
 def test_what_else_is_said_is_json_too_where_the_log_is(written) -> None:
     stream = written()
     say("open http://127.0.0.1:8000")
-    fail("no right to listen")
+    fail("no permission to listen")
     with warnings.catch_warnings(action="always"):
         warnings.warn("this will change", FutureWarning, stacklevel=1)
     assert [line["level"] for line in lines(stream)] == ["info", "error", "warning"]
