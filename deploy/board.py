@@ -1,4 +1,4 @@
-"""The Grafana board, as code: rows of panels over the names of server/telemetry/metrics.py and the recording rules."""
+"""The Grafana dashboard as code: rows of panels over server/telemetry/metrics.py and the recording rules."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacem
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${source}")
 MODEL = 'model_name=~"$model", instance=~"$instance"'
-RECORDED = 'model_name=~"$model"'  # of recording rules, which add servers up
+RECORDED = 'model_name=~"$model"'  # for recording rules, which aggregate servers
 WORKER = 'worker=~"$worker"'
-REPEATED = "Worker $worker"  # a row for each worker that the variable names
+REPEATED = "Worker $worker"  # a row repeated for each selected worker
 COLUMNS, WIDTH, HEIGHT = 3, 8, 8
 
 
 @dataclass(frozen=True)
 class Line:
-    """One query; ``legend`` may name labels in double braces."""
+    """One query; ``legend`` may contain labels in double braces."""
 
     expr: str
     legend: str = ""
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Graph:
-    """One panel. ``big`` shows the newest value as a number instead of a curve."""
+    """One panel; ``big`` shows the latest value as a number instead of a graph."""
 
     title: str
     unit: str
@@ -60,19 +60,19 @@ def mean(metric: str, *by: str, where: str = "") -> str:
 
 ROWS: dict[str, Sequence[Graph]] = {
     "Now": (
-        Graph("Live sessions", "none", [Line(now("pafu_sessions_active"))], "That stream now.", big=True),
+        Graph("Live sessions", "none", [Line(now("pafu_sessions_active"))], "Sessions streaming now.", big=True),
         Graph(
             "First chunk, p95",
             "s",
             [Line(f"max(pafu:time_to_first_chunk_seconds:p95{{{RECORDED}}})")],
-            "From session.start to the first chunk sent.",
+            "Time from session.start until the first chunk was sent.",
             big=True,
         ),
         Graph(
             "Late chunks",
             "percentunit",
             [Line(f"max(pafu:deadline_misses:share{{{RECORDED}}})")],
-            "Share of chunks that reached a viewer who had run out of video.",
+            "Share of chunks sent to viewers who had run out of video.",
             big=True,
         ),
     ),
@@ -83,87 +83,102 @@ ROWS: dict[str, Sequence[Graph]] = {
             [
                 Line(now("pafu_sessions_active"), "active"),
                 Line(now("pafu_sessions_waiting"), "waiting"),
-                Line(now("pafu_sessions_suspended", "where"), "stand still, {{where}}"),
+                Line(now("pafu_sessions_suspended", "where"), "suspended, {{where}}"),
                 Line(now("pafu_sessions_limit"), "limit"),
             ],
-            "How full the server is. Those that stand still make room for others.",
+            "Sessions by status. Suspended ones on the device make room for others.",
         ),
-        Graph("Viewers", "none", [Line(now("pafu_viewers", "role"), "{{role}}")], "Connections at a session."),
+        Graph(
+            "Viewers",
+            "none",
+            [Line(now("pafu_viewers", "role"), "{{role}}")],
+            "Connections with an open session, by role.",
+        ),
         Graph(
             "Sessions ended",
             "cps",
             [Line(rate("pafu_sessions_finished_total", "reason") + " > 0", "{{reason}}")],
-            "By reason: an ordered end or the code of an error.",
+            "By reason: a regular end or an error code.",
         ),
         Graph(
-            "Viewers sent away",
+            "Viewers rejected",
             "cps",
             [Line(rate("pafu_session_rejections_total", "reason") + " > 0", "{{reason}}")],
-            "Connections that never got a place, by reason.",
+            "Connections that ended before getting a place, by reason.",
         ),
         Graph(
-            "Viewers gone",
+            "Viewers left",
             "cps",
             [Line(rate("pafu_viewers_left_total", "reason") + " > 0", "{{reason}}")],
-            "Connections that were at a session; it may go on without them.",
+            "Ended connections, by reason; their sessions may continue.",
         ),
         Graph(
-            "Sessions begun",
+            "Sessions started",
             "cps",
             [
-                Line(rate("pafu_sessions_started_total"), "begun"),
+                Line(rate("pafu_sessions_started_total"), "started"),
                 Line(rate("pafu_session_resumes_total"), "resumed"),
             ],
-            "Sessions that got a place, and viewers who came back, per second.",
+            "Sessions started and resumed per second.",
         ),
         Graph(
-            "Sessions not written down",
+            "Journal write failures",
             "cps",
             [Line(rate("pafu_session_journal_failures_total"), "failed writes")],
-            "The data folder is full or gone: who streams now would be lost with a killed server.",
+            "The data folder is full or missing: a server crash would lose the current sessions.",
         ),
-        Graph("Session length", "s", quantiles("pafu_session_seconds", 0.5, 0.95), "How long viewers stay."),
+        Graph("Session length", "s", quantiles("pafu_session_seconds", 0.5, 0.95), "Duration of sessions."),
     ),
     "Latency": (
         Graph(
             "Time to first chunk",
             "s",
             quantiles("pafu_time_to_first_chunk_seconds", 0.5, 0.95, 0.99),
-            "What a viewer waits for the first moving picture.",
+            "Time that a viewer waits for the first chunk.",
         ),
         Graph(
             "Chunk time by stage (mean)",
             "s",
             [Line(mean("pafu_chunk_seconds", "stage", where='stage!="total"'), "{{stage}}")],
-            "Where the time of a chunk goes.",
+            "Time per chunk, by stage.",
             stacked=True,
         ),
-        Graph("Prompt switch", "s", quantiles("pafu_prompt_switch_seconds", 0.5, 0.95), "From asked to shown."),
+        Graph(
+            "Prompt switch",
+            "s",
+            quantiles("pafu_prompt_switch_seconds", 0.5, 0.95),
+            "Time from queueing a change until the first chunk that shows it.",
+        ),
     ),
     "Playout continuity": (
         Graph(
             "Late chunks",
             "percentunit",
             [Line(f"pafu:deadline_misses:share{{{RECORDED}}}", "{{model_name}}")],
-            "Share of chunks that came after their viewer had run out of video.",
+            "Share of chunks sent to viewers who had run out of video.",
         ),
         Graph(
             "Real-time factor",
             "none",
             quantiles("pafu_real_time_factor", 0.1, 0.5),
-            "Media seconds per second of work; below 1 a viewer must wait.",
+            "Playing time divided by generation time of a chunk; below 1 viewers must wait.",
         ),
-        Graph("Gap between chunks", "s", quantiles("pafu_inter_chunk_seconds", 0.5, 0.95), "As sent to viewers."),
+        Graph(
+            "Gap between chunks",
+            "s",
+            quantiles("pafu_inter_chunk_seconds", 0.5, 0.95),
+            "Time between two chunks of a session.",
+        ),
         Graph(
             "Seconds lost per second",
             "none",
             [
-                Line(rate("pafu_viewer_starved_seconds_total"), "starved by us"),
-                Line(rate("pafu_viewer_stall_seconds_total"), "stalled by viewers"),
+                Line(rate("pafu_viewer_starved_seconds_total"), "starved (server too slow)"),
+                Line(rate("pafu_viewer_stall_seconds_total"), "stalled (viewer does not read)"),
             ],
-            "Starved: nothing left to play. Stalled: the viewer took no data.",
+            "Starved: viewers had nothing to play. Stalled: chunks waited for viewers who did not read.",
         ),
-        Graph("Viewers that take no data", "none", [Line(now("pafu_viewers_stalled"), "stalled")], "For over 1 s."),
+        Graph("Viewers that do not read", "none", [Line(now("pafu_viewers_stalled"), "stalled")], "For over 1 s."),
         Graph(
             "Video and bytes out",
             "none",
@@ -173,7 +188,7 @@ ROWS: dict[str, Sequence[Graph]] = {
                 Line(rate("pafu_chunks_total"), "chunks per second"),
                 Line(rate("pafu_sent_bytes_total", "format") + " / 1e6", "MB per second, {{format}}"),
             ],
-            "What viewers get.",
+            "Output to all viewers.",
         ),
     ),
     "Cache": (
@@ -181,41 +196,41 @@ ROWS: dict[str, Sequence[Graph]] = {
             "Cache bytes",
             "bytes",
             [
-                Line(now("pafu_kv_cache_bytes"), "held"),
-                Line(now("pafu_kv_cache_reserved_bytes"), "promised"),
+                Line(now("pafu_kv_cache_bytes"), "used"),
+                Line(now("pafu_kv_cache_reserved_bytes"), "reserved"),
                 Line(now("pafu_kv_cache_limit_bytes"), "limit"),
             ],
-            "Keys and values of all sessions and jobs; admission stops at the limit.",
+            "Caches of all sessions and jobs; admission stops at the limit.",
         ),
         Graph(
             "Tokens kept",
             "none",
             [Line(now("pafu_kv_cache_tokens"), "tokens")],
-            "Of each session's fullest layer, over all sessions.",
+            "Cached tokens of all sessions, counted in each session's fullest layer.",
         ),
         Graph(
             "Budget used",
             "percentunit",
             [Line(f"avg(pafu_kv_cache_usage_ratio{{{MODEL}}})", "used")],
-            "Tokens kept of those that the budgets allow.",
+            "Cached tokens divided by the tokens that the budgets allow.",
         ),
         Graph(
             "Tokens evicted",
             "cps",
             [Line(rate("pafu_kv_evicted_tokens_total", "reason", "policy") + " > 0", "{{policy}}, {{reason}}")],
-            "Pruned to the budget, or freed with a session.",
+            "Pruned to the budget, or freed at the end of a session.",
         ),
         Graph(
             "Scores of kept tokens",
             "none",
             [Line(f"max by (policy, share) (pafu_salience_score{{{MODEL}}})", "{{policy}} q{{share}}")],
-            "Quantiles in the newest chunk, of policies that score.",
+            "Quantiles in the newest chunk, for policies with scores.",
         ),
         Graph(
-            "Policies that fell back",
+            "Policy fallbacks",
             "none",
             [Line(f"sum(increase(pafu_kv_policy_fallbacks_total{{{MODEL}}}[$__rate_interval]))", "sessions")],
-            "Scores that were not numbers.",
+            "Sessions whose token scores were not finite.",
         ),
     ),
     "Memory": (
@@ -248,33 +263,33 @@ ROWS: dict[str, Sequence[Graph]] = {
             "State",
             "none",
             [Line(now("pafu_worker_state", "device", "state", where=WORKER) + " > 0", "{{device}} {{state}}")],
-            "The state that the worker is in; only in ready does it take sessions.",
+            "The worker's state; it accepts sessions only when ready.",
         ),
         Graph(
             "Sessions and jobs",
             "none",
             [
-                Line(now("pafu_worker_sessions", where=WORKER), "held"),
+                Line(now("pafu_worker_sessions", where=WORKER), "running"),
                 Line(now("pafu_worker_sessions_limit", where=WORKER), "limit"),
             ],
-            "How full the worker is.",
+            "Sessions and jobs on the worker, and their limit.",
         ),
         Graph(
-            "Cache bytes promised",
+            "Cache bytes reserved",
             "bytes",
             [
-                Line(now("pafu_worker_cache_reserved_bytes", where=WORKER), "promised"),
+                Line(now("pafu_worker_cache_reserved_bytes", where=WORKER), "reserved"),
                 Line(now("pafu_worker_cache_limit_bytes", where=WORKER), "limit"),
             ],
-            "Of all caches on the worker.",
+            "Reserved for all caches on the worker.",
         ),
         Graph(
             "Busy",
             "percentunit",
             [Line(rate("pafu_worker_busy_seconds_total", where=WORKER), "busy")],
-            "Share of the time in which it makes chunks.",
+            "Share of time in which the worker generates chunks.",
         ),
-        Graph("Chunks", "cps", [Line(rate("pafu_worker_chunks_total", where=WORKER), "chunks")], "That it made."),
+        Graph("Chunks", "cps", [Line(rate("pafu_worker_chunks_total", where=WORKER), "chunks")], "Generated chunks."),
         Graph(
             "Processes lost",
             "none",
@@ -284,34 +299,34 @@ ROWS: dict[str, Sequence[Graph]] = {
                     "{{reason}}",
                 )
             ],
-            "By how they were lost.",
+            "By cause.",
         ),
     ),
     "Jobs": (
-        Graph("Jobs", "none", [Line(now("pafu_jobs", "state"), "{{state}}")], "Not over yet, by state."),
-        Graph("Jobs over", "cps", [Line(rate("pafu_jobs_finished_total", "state"), "{{state}}")], "By how they ended."),
+        Graph("Jobs", "none", [Line(now("pafu_jobs", "state"), "{{state}}")], "Unfinished jobs, by state."),
+        Graph("Jobs finished", "cps", [Line(rate("pafu_jobs_finished_total", "state"), "{{state}}")], "By state."),
         Graph(
             "Store and disk",
             "none",
             [
-                Line(now("pafu_jobs_store_up"), "the store answers"),
+                Line(now("pafu_jobs_store_up"), "store available"),
                 Line(f"min(pafu_data_free_bytes{{{MODEL}}}) / 2^30", "GiB free"),
             ],
-            "What jobs and sessions are kept in.",
+            "The job store, and the data folder's disk.",
         ),
         Graph(
             "Oldest waiting job",
             "s",
             [Line(f"max(pafu_job_queue_age_seconds{{{MODEL}}})", "age")],
-            "How long it has been queued.",
+            "Waiting time of the oldest queued job.",
         ),
     ),
     "Errors, requests, restarts": (
         Graph(
-            "Errors told to callers",
+            "Errors reported to callers",
             "cps",
             [Line(rate("pafu_errors_total", "code") + " > 0", "{{code}}")],
-            "By code, HTTP and WebSocket.",
+            "HTTP and WebSocket errors, by code.",
         ),
         Graph(
             "HTTP requests",
@@ -323,16 +338,16 @@ ROWS: dict[str, Sequence[Graph]] = {
             "Event loop lag",
             "s",
             quantiles("pafu_front_lag_seconds", 0.99, 1),
-            "How long everybody waited for what held up the front.",
+            "Delay of the front's event loop, which affects everyone.",
         ),
         Graph(
             "Connections",
             "none",
             [
                 Line(now("pafu_connections"), "open"),
-                Line(rate("pafu_connections_refused_total"), "refused a second"),
+                Line(rate("pafu_connections_refused_total"), "refused per second"),
             ],
-            "Of all kinds; refused are those over a limit.",
+            "Open connections, and those refused over a limit.",
         ),
         Graph("HTTP time", "s", quantiles("pafu_request_duration_seconds", 0.5, 0.95), "All routes."),
         Graph(
@@ -343,13 +358,13 @@ ROWS: dict[str, Sequence[Graph]] = {
                     f"sum by (reason) (increase(pafu_worker_restarts_total{{{MODEL}}}[$__rate_interval]))", "{{reason}}"
                 )
             ],
-            "By how they were lost.",
+            "By cause.",
         ),
         Graph(
             "Engine state",
             "none",
             [Line(now("pafu_engine_state", "state"), "{{state}}")],
-            "1 for the state that the engine is in.",
+            "1 for the current state.",
         ),
         Graph(
             "Worker beat age",
@@ -360,7 +375,7 @@ ROWS: dict[str, Sequence[Graph]] = {
                     "{{instance}} {{worker}}",
                 )
             ],
-            "Since the last sign of life of the step loop.",
+            "Time since the last heartbeat of the step loop.",
         ),
         Graph(
             "Start of the newest worker",
@@ -369,10 +384,10 @@ ROWS: dict[str, Sequence[Graph]] = {
                 Line(f"max(pafu_worker_load_seconds{{{MODEL}}})", "load"),
                 Line(f"max(pafu_worker_warm_up_seconds{{{MODEL}}})", "warm up"),
             ],
-            "Loading the model and making one chunk.",
+            "Time to load the model and to generate the warm-up chunk.",
         ),
         Graph(
-            "What runs",
+            "Versions",
             "none",
             [
                 Line(
@@ -380,19 +395,19 @@ ROWS: dict[str, Sequence[Graph]] = {
                     "{{model_name}} {{version}} torch {{torch}} on {{device}}",
                 )
             ],
-            "Versions, from the labels.",
+            "Model, versions and device of each server.",
         ),
     ),
 }
 
 
 def queries() -> list[str]:
-    """Every expression on the board."""
+    """All expressions of the dashboard."""
     return [line.expr for graphs in ROWS.values() for graph in graphs for line in graph.lines]
 
 
 def board_json() -> str:
-    """The board as Grafana imports it."""
+    """The dashboard as JSON for Grafana."""
     board = (
         dashboard.Dashboard("Pafu")
         .uid("pafu")

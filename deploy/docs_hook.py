@@ -1,4 +1,4 @@
-"""The site's pages that are written elsewhere (README, clients, model card), and links that leave ``docs``."""
+"""MkDocs hook: adds pages from outside ``docs`` (README, clients, model card) and fixes links that leave it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPOSITORY = re.search(r'^REPOSITORY = "(.*?)"', (ROOT / "setup.py").read_text()
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that are not in ``docs``, and the pictures that they show."""
+    """Add the pages from outside ``docs`` and their pictures."""
     for page, source in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     for picture in (ROOT / "model" / "weights_mini").glob("*.png"):
@@ -31,7 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Lead links to where their files are in the site; to the repository, when they are not in it."""
+    """Point links to the site's page for a file, or to the repository if it is not in the site."""
     source = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def put(link: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""The moving picture of the README: ``python -m deploy.page_picture docs/pictures/page.webp``.
+"""Record the README's animation: ``python -m deploy.page_picture docs/pictures/page.webp``.
 
-Starts a server with the model that ships, opens its page in Chromium (PAFU_TEST_CHROMIUM, or the one in PATH), plays,
-shows the memory, goes away and comes back, and writes what was seen as an animated WebP.
+Starts a server with the shipped model, opens its page in Chromium (PAFU_TEST_CHROMIUM, or from PATH), plays, shows the
+memory view, pans away and back, and writes screenshots as an animated WebP.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from server.bench.launch import launched
 PROMPT = "a meadow by day, a red house with a blue roof on the left and a white mill on the right"
 SIZE = {"width": 1100, "height": 800}
 SHOWN = (660, 480)
-RATE = 6  # pictures a second
-SHARE = 0.6  # of them: the tour is shown faster than it was, so that it fits
+RATE = 6  # pictures per second
+SHARE = 0.6  # of the pictures are taken: the animation plays faster, so that it fits
 MOST_BYTES = 2_000_000
 PATIENCE = 300_000  # ms
-AWAY = (("ArrowRight", 4.0), ("ArrowLeft", 4.5))  # key that is held, seconds
+AWAY = (("ArrowRight", 4.0), ("ArrowLeft", 4.5))  # key held, seconds
 
 
 def visit(page: Page, url: str) -> Iterator[Image.Image]:
-    """Screenshots of a visit, evenly spaced."""
+    """Yield evenly spaced screenshots of a visit."""
     page.goto(url)
     page.fill("#prompt", PROMPT)
     page.click("#send")
@@ -47,7 +47,7 @@ def visit(page: Page, url: str) -> Iterator[Image.Image]:
 
 
 def pictures(page: Page, seconds: float) -> Iterator[Image.Image]:
-    """As many as the length wants, each taken when its time of the stream has come."""
+    """Yield screenshots for ``seconds`` of the stream, each at its media time."""
     began = page.evaluate("document.querySelector('#picture').currentTime")
     for number in range(round(seconds * RATE * SHARE)):
         due = began + number / (RATE * SHARE)
@@ -57,7 +57,7 @@ def pictures(page: Page, seconds: float) -> Iterator[Image.Image]:
 
 
 def save(frames: list[Image.Image], path: Path) -> int:
-    """Write them as a loop that fits; its bytes. Raises SystemExit when it does not fit."""
+    """Write the frames as a WebP below MOST_BYTES; returns its size. Raises SystemExit if they do not fit."""
     for quality in (70, 50, 35, 20):
         out = io.BytesIO()
         first, *more = frames
@@ -78,7 +78,7 @@ def main() -> None:
         server.wait_ready()
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path=browser_at, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport=SIZE, color_scheme="dark", bypass_csp=True)  # to look in
+            page = browser.new_page(viewport=SIZE, color_scheme="dark", bypass_csp=True)  # for evaluate()
             frames = list(visit(page, server.url()))
             browser.close()
     size = save(frames, path)

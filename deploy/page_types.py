@@ -1,4 +1,4 @@
-"""clients/js/client/messages.d.ts: what is said on the live socket, as types for the JavaScript client and the page."""
+"""Generates clients/js/client/messages.d.ts: types of the live messages for the JavaScript client and the page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "bool
 
 
 def page_types(note: str) -> str:
-    """One interface for each struct of server.live.server_messages and each message of server.live.client_messages (the
-    AsyncAPI document is made of the same), and the unions of the messages."""
+    """One interface per server struct and client message, and the unions of all messages.
+
+    The sources are server.live.server_messages and server.live.client_messages, as for the AsyncAPI document.
+    """
     _, schemas = msgspec.json.schema_components(SERVER_MESSAGES.values(), ref_template="{name}")
     asked = {kind.__name__: _whole(kind.model_json_schema()) for kind in CLIENT_MESSAGES.values()}
     unions = [_union("ServerMessage", SERVER_MESSAGES), _union("ClientMessage", CLIENT_MESSAGES)]
@@ -27,7 +29,7 @@ def _union(name: str, kinds: dict[str, Any]) -> str:
 
 
 def _whole(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with its parts in their places: names of parts are those of one message only."""
+    """The schema with its definitions inlined, since their names are unique only within one message."""
     parts = schema.pop("$defs", {})
 
     def put(value: Any) -> Any:
@@ -50,7 +52,7 @@ def _interface(name: str, schema: dict[str, Any]) -> str:
 
 
 def _sent(schema: dict[str, Any]) -> str:
-    """The type of a field with a default: it is left out where it would be null."""
+    """The type of an optional field, which is omitted instead of null."""
     return _type({"anyOf": [each for each in schema.get("anyOf", [schema]) if each != {"type": "null"}]})
 
 

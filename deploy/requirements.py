@@ -1,4 +1,4 @@
-"""Print the dependencies in pyproject.toml, with the named extras that exist: a layer that code does not change."""
+"""Print the dependencies in pyproject.toml with the named extras, for an image layer independent of the code."""
 
 import sys
 import tomllib

@@ -1,7 +1,7 @@
-"""Recording rules and alerts. Names in expressions are checked against server/telemetry/metrics.py when files are made.
+"""Recording rules and alerts. Generation checks the metric names against server/telemetry/metrics.py.
 
-Annotations are fixed texts: the value stands beside them wherever alerts are shown. Each alert has a runbook paragraph
-of its name in docs/operations.md and a promtool unit test in tests/deploy/test_rules.py.
+Annotations are fixed texts, since alerts are always shown with their value. Each alert has a runbook section of the
+same name in docs/operations.md and a promtool unit test in tests/deploy/test_rules.py.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-# Where an alert's paragraph is read; RUNBOOKS=https://wiki.example.org/pafu makes deploy.generate write it absolute.
+# Base of runbook links; set RUNBOOKS=https://wiki.example.org/pafu when generating to make them absolute.
 RUNBOOK = os.environ.get("RUNBOOKS", "docs/operations.md") + "#"
-PROBED = 'route!~"/healthz|/readyz|/health|/metrics"'  # what asks by itself says nothing of callers
+PROBED = 'route!~"/healthz|/readyz|/health|/metrics"'  # without probes and scrapes, which are not callers
 BY_MODEL = "sum by (model_name)"
 FAILED = 'reason!~"complete|stopped|expired|server_shutdown|shutting_down"'
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A number worth naming: ``pafu:what:how``."""
+    """A recording rule, named ``pafu:what:how``."""
 
     name: str
     expr: str
@@ -27,7 +27,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Alert:
-    """Fires when ``expr`` holds for ``lasting``; severity is page (a person, now) or ticket (a person, today)."""
+    """Fires when ``expr`` holds for ``lasting``. Severity: page (act now) or ticket (act today)."""
 
     name: str
     expr: str
@@ -37,13 +37,13 @@ class Alert:
 
 
 def quantile(share: float, metric: str, *by: str, window: str = "5m") -> str:
-    """PromQL of a histogram's quantile, by model and the given labels."""
+    """PromQL for a histogram's quantile, by model and the given labels."""
     labels = ", ".join(("model_name", *by, "le"))
     return f"histogram_quantile({share:g}, sum by ({labels}) (rate({metric}_bucket[{window}])))"
 
 
 def share(part: str, whole: str) -> str:
-    """One rate divided by another, 0 where the part never happened; no answer while nothing happens."""
+    """PromQL for one rate divided by another: 0 if the part never happened, no value while the whole is 0."""
     of = f"{BY_MODEL} (rate({whole}[5m]))"
     return f"({BY_MODEL} (rate({part}[5m])) or 0 * {of}) / ({of} > 0)"
 
@@ -74,7 +74,7 @@ ALERTS = (
         'pafu_engine_state{state="failed"} == 1',
         "0m",
         "page",
-        "The engine has given up on its worker; no session can begin.",
+        "All workers have failed; no session can start.",
     ),
     Alert(
         "PafuNotReady",
@@ -88,7 +88,7 @@ ALERTS = (
         'pafu_worker_state{state="failed"} == 1',
         "0m",
         "ticket",
-        "A worker is given up; the server goes on without its device.",
+        "A worker has failed; the server continues without its device.",
     ),
     Alert(
         "PafuWorkerNotReady",
@@ -116,7 +116,7 @@ ALERTS = (
         "pafu_worker_beat_age_seconds > 15",
         "30s",
         "ticket",
-        "A worker's step loop shows no sign of life.",
+        "A worker's step loop sends no heartbeat.",
     ),
     Alert(
         "PafuFirstChunkSlow",
@@ -130,28 +130,28 @@ ALERTS = (
         "pafu:deadline_misses:share > 0.05",
         "5m",
         "page",
-        "More than 5 % of all chunks reach viewers who have already run out of video.",
+        "More than 5 % of chunks reach viewers who have already run out of video.",
     ),
     Alert(
         "PafuSlowerThanRealTime",
         "pafu:real_time_factor:p10 < 1",
         "10m",
         "ticket",
-        "A tenth of all chunks takes longer to make than to play.",
+        "One chunk in ten takes longer to generate than to play.",
     ),
     Alert(
         "PafuFull",
         "pafu_sessions_active / pafu_sessions_limit >= 0.95",
         "15m",
         "ticket",
-        "Nearly all sessions are taken.",
+        "Nearly all session places are in use.",
     ),
     Alert(
         "PafuSessionsRejected",
         f'{BY_MODEL} (increase(pafu_session_rejections_total{{reason=~"session_rejected|not_ready"}}[10m])) > 5',
         "0m",
         "ticket",
-        "Viewers are sent away because there is no place for them.",
+        "Viewers are rejected because no place is free.",
     ),
     Alert(
         "PafuSessionsFail",
@@ -165,7 +165,7 @@ ALERTS = (
         f"{BY_MODEL} (pafu_viewers_stalled) / ({BY_MODEL} (pafu_viewers) > 0) > 0.5",
         "5m",
         "ticket",
-        "More than half of the viewers take no data.",
+        "More than half of the viewers do not read.",
     ),
     Alert(
         "PafuDeviceMemoryLow",
@@ -186,7 +186,7 @@ ALERTS = (
         f"{BY_MODEL} (increase(pafu_kv_policy_fallbacks_total[15m])) > 0",
         "0m",
         "ticket",
-        "Token scores were not numbers; sessions fell back to a policy without scores.",
+        "Token scores were not finite; sessions fell back to a policy without scores.",
     ),
     Alert(
         "PafuServerErrors",
@@ -203,16 +203,20 @@ ALERTS = (
         "ticket",
         "More than three jobs failed within 30 minutes.",
     ),
-    Alert("PafuStoreDown", "pafu_jobs_store_up == 0", "2m", "page", "The store of jobs does not answer."),
+    Alert("PafuStoreDown", "pafu_jobs_store_up == 0", "2m", "page", "The job store does not answer."),
     Alert(
-        "PafuDiskLow", "pafu_data_free_bytes < 2147483648", "5m", "ticket", "The data folder has less than 2 GiB left."
+        "PafuDiskLow",
+        "pafu_data_free_bytes < 2147483648",
+        "5m",
+        "ticket",
+        "The data folder's disk has less than 2 GiB free.",
     ),
     Alert(
         "PafuSessionsNotKept",
         f"{BY_MODEL} (increase(pafu_session_journal_failures_total[10m])) > 0",
         "0m",
         "ticket",
-        "Sessions cannot be written to the data folder; a server that is killed loses them.",
+        "Session journals cannot be written; a server crash would lose the sessions.",
     ),
     Alert(
         "PafuFrontLags",
@@ -220,13 +224,13 @@ ALERTS = (
         f'{BY_MODEL} (increase(pafu_front_lag_seconds_bucket{{le="0.25"}}[5m])) > 0.5',
         "0m",
         "ticket",
-        "Something held up the front's event loop, and every viewer with it.",
+        "The front's event loop was blocked, which delayed every viewer.",
     ),
 )
 
 
 def recording_rules() -> dict[str, Any]:
-    """The content of Prometheus's rule file."""
+    """The content of Prometheus's recording rule file."""
     rules = [{"record": rule.name, "expr": rule.expr} for rule in RECORDINGS]
     return {"groups": [{"name": "pafu-recordings", "interval": "15s", "rules": rules}]}
 

@@ -1,4 +1,4 @@
-"""docs/settings.md and the example configuration, from the fields of server.config.Settings."""
+"""Generates docs/settings.md and the example configuration from server.config.Settings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic.fields import FieldInfo
 from server.cli.main import serve
 from server.config import PREFIX, Settings
 
-HEADINGS = {  # by the first setting below each
+HEADINGS = {  # first setting of a group -> heading
     "host": "The server",
     "max_sessions": "Sessions",
-    "data_dir": "Jobs, and what is kept",
+    "data_dir": "Jobs and storage",
     "cache_policy": "Caches",
-    "start_timeout": "Patience, and what a stranger may send",
+    "start_timeout": "Timeouts and limits on input",
     "api_keys": "Keys",
 }
-EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
+EXAMPLES: dict[str, Any] = {  # for settings without a default
     "metrics_port": 9090,
     "weights": "/weights/my-model",
     "text_encoder": "/weights/Wan2.1-T2V-1.3B",
@@ -52,16 +52,16 @@ EXAMPLES: dict[str, Any] = {  # for settings that are not set by default
     "public_paths": ["/metrics"],
 }
 INTRODUCTION = """\
-Each is a variable, and a key of the TOML file that `--config` or `PAFU_CONFIG` names:
-`PAFU_PORT=8000` or `port = 8000`. Those with a flag are flags of `pafu serve` too.
-A flag wins over a variable, a variable over the file.
+Each setting is an environment variable and a key of the TOML file given by `--config` or `PAFU_CONFIG`:
+`PAFU_PORT=8000` or `port = 8000`. Some are also flags of `pafu serve`.
+Flags override variables, and variables override the file.
 
-Times are seconds, sizes bytes; lists are separated by commas in a variable. The
-[example file](../deploy/pafu.example.toml) holds all of them."""
+Times are in seconds, sizes in bytes; lists in a variable are separated by commas. The
+[example file](../deploy/pafu.example.toml) lists all settings."""
 
 
 def settings_page(note: str) -> str:
-    """docs/settings.md: every setting with what is allowed, its default and its flag, by group."""
+    """docs/settings.md: every setting with allowed values, default and flag, by group."""
     lines = ["# Settings", "", f"<!-- {note} -->", "", INTRODUCTION]
     for name, field in Settings.model_fields.items():
         if name in HEADINGS:
@@ -69,7 +69,7 @@ def settings_page(note: str) -> str:
                 "",
                 f"## {HEADINGS[name]}",
                 "",
-                "| setting | allowed | default | what it is |",
+                "| setting | allowed | default | description |",
                 "|---|---|---|---|",
             ]
         flag = f", `--{name.replace('_', '-')}`" if name in inspect.signature(serve).parameters else ""
@@ -79,8 +79,8 @@ def settings_page(note: str) -> str:
 
 
 def example_toml(note: str) -> str:
-    """A configuration file with every setting, commented out, at its default where it has one."""
-    lines = [f"# {note}", "# Every setting at its default, or an example for those that have none: docs/settings.md."]
+    """A configuration file with every setting commented out, at its default or an example value."""
+    lines = [f"# {note}", "# Every setting at its default, or an example value if it has none. See docs/settings.md."]
     for name, field in Settings.model_fields.items():
         if name in HEADINGS:
             lines += ["", f"# ---- {HEADINGS[name]}"]
@@ -90,13 +90,14 @@ def example_toml(note: str) -> str:
 
 
 def default(name: str, field: FieldInfo) -> str:
+    """The default as Markdown; empty without one."""
     if name == "data_dir":
         return "`~/.local/state/pafu`"
     return "" if field.default in (None, ()) else f"`{json.dumps(field.default)}`".replace('"', "")
 
 
 def allowed(field: FieldInfo) -> str:
-    """The kind of a setting, and its bounds."""
+    """A setting's type and bounds."""
     kinds = set(_kinds(field.annotation))
     names = {Path: "a path", str: "text", bool: "true, false", int: "whole number", float: "number", tuple: "list"}
     words = [names[kind] for kind in names if kind in kinds] or [", ".join(_choices(field.annotation))]
@@ -106,7 +107,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> Iterator[str]:
-    """The words of a Literal, through unions."""
+    """The values of a Literal, also inside unions."""
     for part in get_args(annotation):
         if get_args(part):
             yield from _choices(part)
@@ -115,7 +116,7 @@ def _choices(annotation: Any) -> Iterator[str]:
 
 
 def _kinds(annotation: Any) -> Iterator[type]:
-    """The types in an annotation, through unions and ``tuple[str, ...]``."""
+    """The types in an annotation, also inside unions and ``tuple[str, ...]``."""
     origin = getattr(annotation, "__origin__", None)
     if isinstance(annotation, type) and origin is None:
         yield annotation
