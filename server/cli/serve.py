@@ -14,7 +14,7 @@ from server.config import ConfigError, Settings, check_data_dir
 from server.config.addresses import page_address
 from server.engine.choice import engine_for
 from server.engine.interface import Engine
-from server.http.doors import raise_file_limit
+from server.http.connection_limit import raise_file_limit
 from server.http.listener import listen
 from server.jobs.database import check, stores
 from server.telemetry import logs
@@ -23,7 +23,7 @@ from server.telemetry.traces import Traces, traces_for
 START_FAILED = 3  # exit status if no worker can start
 
 
-class Ground(NamedTuple):
+class Prepared(NamedTuple):
     """What the server needs, checked and opened before the model is loaded."""
 
     engine: Engine
@@ -38,23 +38,25 @@ def serve(settings: Settings) -> None:
     fetched(settings)
     raise_file_limit()
     try:
-        ground = _ground(settings)
+        prepared = _prepare(settings)
     except ConfigError as error:
         raise fail(settings.explained(error)) from None
-    address = page_address(settings.host, ground.sock.getsockname()[1])
+    address = page_address(settings.host, prepared.sock.getsockname()[1])
     say(f"{__version__}: open {address}  (loading {settings.model} ...)")
     from server.http.service import run
 
     _tell_memory(settings)
     try:
-        failure = asyncio.run(run(settings, ground.engine, ground.sock, say, ground.metrics_sock, ground.traces))
+        failure = asyncio.run(
+            run(settings, prepared.engine, prepared.sock, say, prepared.metrics_sock, prepared.traces)
+        )
     except ConfigError as error:
         raise fail(settings.explained(error)) from None
     if failure is not None:
         raise fail(failure, START_FAILED)
 
 
-def _ground(settings: Settings) -> Ground:
+def _prepare(settings: Settings) -> Prepared:
     """Raises ConfigError for the first problem."""
     traces = traces_for(settings)
     check_data_dir(settings.data_dir)
@@ -65,7 +67,7 @@ def _ground(settings: Settings) -> Ground:
     metrics_sock = None
     if settings.metrics_port is not None:  # metrics_host is an explicit choice, so it needs no keys
         metrics_sock = listen(settings.metrics_host, settings.metrics_port, "metrics_port", guarded=True)
-    return Ground(engine, traces, sock, metrics_sock)
+    return Prepared(engine, traces, sock, metrics_sock)
 
 
 def _tell_memory(settings: Settings) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from server.engine.last_words import LastWords
+from server.engine.worker_stderr import WorkerStderr
 from server.ipc.messages import (
     HEADER,
     Configure,
@@ -37,7 +37,7 @@ log = logging.getLogger("pafu.engine")
 WORKER_COMMAND = module_command("server.worker")
 MAX_FAILURES = 5  # failed starts in a row before giving up
 FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
-LAST_WORD_WITHIN = 1.0
+EXIT_WITHIN = 1.0
 
 
 class Owner(Protocol):
@@ -68,7 +68,7 @@ class WorkerSupervisor:
         self.name, self._configure, self._owner = name, configure, owner
         self._load_within, self._silent_within = load_within, silent
         self._process: asyncio.subprocess.Process | None = None
-        self._last_words: LastWords | None = None
+        self._stderr: WorkerStderr | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._heard = time.monotonic()
@@ -175,7 +175,7 @@ class WorkerSupervisor:
         finally:
             theirs.close()
         assert self._process.stderr is not None
-        self._last_words = LastWords(self._process.stderr, self._configure.log_format == "json")
+        self._stderr = WorkerStderr(self._process.stderr, self._configure.log_format == "json")
         reader, self._writer = await asyncio.open_connection(sock=ours)
         await self.send(self._configure)
         return reader
@@ -212,13 +212,13 @@ class WorkerSupervisor:
         if process is None:
             return "it could not be started"
         try:
-            await asyncio.wait_for(process.wait(), LAST_WORD_WITHIN)
+            await asyncio.wait_for(process.wait(), EXIT_WITHIN)
         except TimeoutError:
             self._kill()
         status = await process.wait()
         how = "silent" if self._fell_silent else "killed" if status < 0 else "exited"
         self._owner.died(None if self.state is WorkerState.STOPPED else how)
-        said = await self._last_words.line(LAST_WORD_WITHIN) if self._last_words else ""
+        said = await self._stderr.line(EXIT_WITHIN) if self._stderr else ""
         if status < 0:
             return signal.Signals(-status).name
         return f"exit status {status}: {said}" if status and said else f"exit status {status}"

@@ -20,7 +20,7 @@ from server.config import Settings
 from server.engine.interface import Engine
 from server.errors import PafuError
 from server.gallery.scenes import Scene, scenes_of
-from server.gallery.shelf import Shelf
+from server.gallery.thumbnails import Thumbnails
 from server.ipc.messages import Camera, Ended, Fragment, Interact, Open
 from server.live import client_messages
 from server.media import loop
@@ -42,8 +42,8 @@ class CannotPaint(Exception):
 class Painter:
     """Generates thumbnails in a background task between ``start`` and ``stop``."""
 
-    def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, shelf: Shelf) -> None:
-        self._settings, self._spec, self._engine, self._shelf = settings, spec, engine, shelf
+    def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine, thumbnails: Thumbnails) -> None:
+        self._settings, self._spec, self._engine, self._thumbnails = settings, spec, engine, thumbnails
         self._quiet_since = time.monotonic()
         self._painting: asyncio.Task[bytes | None] | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class Painter:
             try:
                 await asyncio.wait((self._painting,))
                 if not self._painting.cancelled() and (picture := self._painting.result()):
-                    await asyncio.to_thread(self._shelf.write, name, picture)
+                    await asyncio.to_thread(self._thumbnails.write, name, picture)
             except (CannotPaint, PafuError, OSError) as error:
                 if isinstance(error, PafuError) and error.kind.retryable:
                     continue  # a viewer took the place
@@ -99,8 +99,8 @@ class Painter:
         digest = self.digest or ""
         named = {scene.name(self._spec, digest): scene for scene in scenes_of(self._spec)}
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(self._shelf.tidy, named)
-        missing = next(((name, scene) for name, scene in named.items() if not self._shelf.has(name)), None)
+            await asyncio.to_thread(self._thumbnails.tidy, named)
+        missing = next(((name, scene) for name, scene in named.items() if not self._thumbnails.has(name)), None)
         if missing is not None and (seconds := self._seconds_of_work()) > MOST_SECONDS:
             log.info("no gallery: a thumbnail would take %.0f s here", seconds)
             return None

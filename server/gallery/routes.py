@@ -15,7 +15,7 @@ from server.engine.interface import Engine
 from server.errors import PafuError
 from server.gallery.painter import Painter
 from server.gallery.scenes import scenes_of
-from server.gallery.shelf import Shelf
+from server.gallery.thumbnails import Thumbnails
 from server.media import loop
 
 PATH = "/v1/gallery"
@@ -46,8 +46,8 @@ class GalleryService:
 
     def __init__(self, settings: Settings, spec: ModelSpec, engine: Engine) -> None:
         self._spec, self._wanted = spec, settings.gallery
-        self._shelf = Shelf(settings.data_dir / "gallery")
-        self._painter = Painter(settings, spec, engine, self._shelf)
+        self._thumbnails = Thumbnails(settings.data_dir / "gallery")
+        self._painter = Painter(settings, spec, engine, self._thumbnails)
         self.make_way = self._painter.make_way
         self.stop = self._painter.stop
 
@@ -60,13 +60,13 @@ class GalleryService:
         points = []
         for scene in scenes_of(self._spec):
             name = scene.name(self._spec, digest or "")
-            path = f"{PATH}/{name}" if digest and self._shelf.has(name) else None
+            path = f"{PATH}/{name}" if digest and self._thumbnails.has(name) else None
             points.append(StartingPoint(prompt=scene.prompt, seed=scene.seed, loop=path))
         return Gallery(data=points)
 
     def thumbnail(self, name: str) -> bytes:
         """Raises PafuError not_found."""
-        if (found := self._shelf.read(name)) is None:
+        if (found := self._thumbnails.read(name)) is None:
             raise PafuError("not_found", f"there is no thumbnail {name[:64]!r}; {PATH} lists those that exist")
         return found
 

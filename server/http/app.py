@@ -20,13 +20,13 @@ from server.gallery import routes as gallery_routes
 from server.http import asyncapi, client_secrets, openapi, status, workers
 from server.http.cors import Cors
 from server.http.guard import Guard
-from server.http.mistakes import Mistakes
 from server.http.page import Page, page_paths
 from server.http.proxies import Proxies
 from server.http.replies import add_error_handlers, error_reply
 from server.http.timed import Timed
+from server.http.unexpected import UnexpectedErrors
 from server.jobs import routes as job_routes
-from server.jobs.database import shelf_for
+from server.jobs.database import shared_journals
 from server.jobs.video_service import VideoService
 from server.live import session_info
 from server.live.connection import ViewerConnection
@@ -46,7 +46,7 @@ class Front:
         self.engine = engine
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = settings.spec
-        self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits, shelf_for(settings))
+        self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits, shared_journals(settings))
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
         self.gallery = gallery_routes.GalleryService(settings, self.spec, engine)
@@ -121,7 +121,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.front = front
     app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Cors, origins=settings.allowed_origins)
-    app.add_middleware(Mistakes, count=engine.observer.error)
+    app.add_middleware(UnexpectedErrors, count=engine.observer.error)
     app.add_middleware(Timed, observer=engine.observer, access_log=settings.access_log)
     app.add_middleware(Proxies, settings=settings)
     add_error_handlers(app, engine.observer.error)
@@ -223,7 +223,7 @@ async def no_socket(websocket: WebSocket) -> None:
 def metrics_app(observer: Observer) -> FastAPI:
     """An application with only /metrics, for a separate port."""
     app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Mistakes, count=observer.error)
+    app.add_middleware(UnexpectedErrors, count=observer.error)
     add_error_handlers(app, observer.error)
     add_metrics_route(app, observer)
     return app

@@ -24,7 +24,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request, Response
 
 from server.access.limits import Bucket
-from server.http.doors import Doors, address_of
+from server.http.connection_limit import ConnectionLimit, address_of
 from server.http.replies import early
 from server.http.small_reads import SmallReads
 
@@ -38,14 +38,14 @@ FRAMES_PER_SECOND, FRAMES_AT_ONCE = 100.0, 400.0  # limits on frames that are no
 MOST_PONGS = 16  # queued for a peer that does not read
 
 
-class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc]
+class BackpressureProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc]
     """A WebSocket connection with backpressure, frame limits and a bounded close (see the module)."""
 
     cut_after = CUT_AFTER
     _cut: asyncio.TimerHandle | None = None
     _calm: asyncio.TimerHandle | None = None  # set while reading is paused because of too many frames
     _frames, _pongs = 0, 0
-    doors: Doors | None = None  # counts the connection
+    limit: ConnectionLimit | None = None  # counts the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -56,8 +56,8 @@ class HonestProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.doors is not None:
-            self.doors.leave(address_of(self.transport))
+        if self.limit is not None:
+            self.limit.leave(address_of(self.transport))
         for timer in (self._cut, self._calm):
             if timer is not None:
                 timer.cancel()

@@ -22,7 +22,7 @@ from server.access.limits import Bucket
 from server.config import Settings
 from server.config.addresses import is_address, is_localhost, is_loopback
 from server.errors import POLICY, PafuError
-from server.http.mistakes import answer
+from server.http.unexpected import answer
 
 log = logging.getLogger("pafu.guard")
 

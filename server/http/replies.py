@@ -65,7 +65,7 @@ def allowed(request: Request) -> str:
 
 
 def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
-    """Answer deliberate errors (for others see server.http.mistakes); ``count`` receives the error code."""
+    """Answer deliberate errors (for others see server.http.unexpected); ``count`` receives the error code."""
 
     def reply(error: PafuError, status: int | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
         count(error.kind.code)

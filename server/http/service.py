@@ -19,10 +19,10 @@ from server.config import Settings, addresses
 from server.engine.admission import Capacity
 from server.engine.interface import Engine
 from server.http.app import Front, create_app, metrics_app
-from server.http.backpressure import HonestProtocol
-from server.http.doors import Doors, file_limit
+from server.http.backpressure import BackpressureProtocol
+from server.http.connection_limit import ConnectionLimit, file_limit
 from server.http.lag import watch_lag
-from server.http.slow_headers import ImpatientProtocol
+from server.http.slow_headers import TimeoutProtocol
 from server.ipc.messages import Ready
 from server.states import EngineState, WorkerState
 from server.telemetry.observer import Observer
@@ -111,7 +111,7 @@ def build(settings: Settings, engine: Engine) -> Service:
     """The service for this engine, not running yet."""
     app = create_app(settings, engine)
     proxies = tuple(addresses.network(text) for text in settings.trusted_proxies)
-    doors = Doors(settings.max_connections_per_address, file_limit(), proxies, engine.observer)
+    limit = ConnectionLimit(settings.max_connections_per_address, file_limit(), proxies, engine.observer)
     config = uvicorn.Config(
         app,
         lifespan="off",  # Service starts and stops the engine, in order
@@ -119,8 +119,8 @@ def build(settings: Settings, engine: Engine) -> Service:
         backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
-        http=type("Http", (ImpatientProtocol,), {"doors": doors, "stall_seconds": settings.stall_timeout}),
-        ws=type("Socket", (HonestProtocol,), {"doors": doors}),
+        http=type("Http", (TimeoutProtocol,), {"limit": limit, "stall_seconds": settings.stall_timeout}),
+        ws=type("Socket", (BackpressureProtocol,), {"limit": limit}),
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # no gain for H.264, and 64 KiB per connection
         ws_ping_interval=10.0,

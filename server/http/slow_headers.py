@@ -8,7 +8,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.http.doors import Doors, address_of
+from server.http.connection_limit import ConnectionLimit, address_of
 from server.http.replies import early
 from server.http.small_reads import SmallReads
 
@@ -16,7 +16,7 @@ HEAD_SECONDS = 10.0
 STALL_SECONDS = 60.0
 
 
-class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
+class TimeoutProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
     """Closes a connection that does not send complete headers in time or stops reading its reply.
 
     Uvicorn itself would wait forever.
@@ -26,11 +26,11 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
     stall_seconds = STALL_SECONDS
     _stalled: asyncio.TimerHandle | None = None
     data_received = H11Protocol.data_received
-    doors: Doors | None = None
+    limit: ConnectionLimit | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.doors is not None and not self.doors.enter(address_of(transport)):
+        if self.limit is not None and not self.limit.enter(address_of(transport)):
             return transport.abort()
         transport.set_write_buffer_limits(high=0)  # ``pause_writing`` then means that unsent bytes are left
         self._expect_head()
@@ -38,8 +38,8 @@ class ImpatientProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._flows()
-        if self.doors is not None:
-            self.doors.leave(address_of(self.transport))
+        if self.limit is not None:
+            self.limit.leave(address_of(self.transport))
 
     def send_400_response(self, msg: str) -> None:
         """Like uvicorn's, with the usual error body."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from server.config import ConfigError, Settings
 from server.jobs.errors import StoreError, StoreUnavailable
 from server.jobs.files import Files, FilesError, FilesUnavailable, open_files
-from server.live.shared import Shelf
+from server.live.shared import SharedJournals
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore
@@ -61,7 +61,7 @@ def stores(settings: Settings) -> dict[str, tuple[str, str]]:
     return identity.stores(settings)
 
 
-def shelf_for(settings: Settings) -> Shelf | None:
+def shared_journals(settings: Settings) -> SharedJournals | None:
     """The journals shared with other servers, opened at first use; None without the setting ``sessions``."""
     if settings.sessions is None:
         return None
@@ -69,7 +69,7 @@ def shelf_for(settings: Settings) -> Shelf | None:
     from server.jobs.connections import Connections, database_url
 
     files = open_files(settings.sessions, settings.data_dir, "sessions")
-    return Shelf(files, Claims(lambda: Connections(database_url(settings.database, settings.data_dir))))
+    return SharedJournals(files, Claims(lambda: Connections(database_url(settings.database, settings.data_dir))))
 
 
 class Database:

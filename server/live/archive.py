@@ -21,7 +21,7 @@ import msgspec
 from server.access.limits import ANONYMOUS
 from server.ipc.messages import Fragment, Interact, Open, Past
 from server.live.journal import Entry, Journal, JournalFile, JournalStore, SessionInUse
-from server.live.shared import Shelf
+from server.live.shared import SharedJournals
 from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu.archive")
@@ -58,7 +58,7 @@ class JournalUnavailable(Exception):
     """The store does not answer, so it is unknown whether the session exists."""
 
 
-class Left(msgspec.Struct, frozen=True):
+class StoredSession(msgspec.Struct, frozen=True):
     """A stored session: its record, the log entries after it, and its file, which this server has locked."""
 
     record: Record
@@ -72,15 +72,15 @@ class Archive:
     Snapshots are always in the folder. If it is not writable, streams continue without being stored.
     """
 
-    def __init__(self, folder: Path, keep: float, observer: Observer, shelf: Shelf | None = None) -> None:
+    def __init__(self, folder: Path, keep: float, observer: Observer, shared: SharedJournals | None = None) -> None:
         self._folder = folder
-        self.shelf = shelf
+        self.shared = shared
         self._keep = keep
         self._observer = observer
         self._record = msgspec.msgpack.Decoder(Record)
         self._entry: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
         self._failed_at: float | None = None  # monotonic time of the last failure; None: healthy
-        threads = 1 if shelf is None else SHARED_WRITERS
+        threads = 1 if shared is None else SHARED_WRITERS
         self._writers: list[Executor] = [ThreadPoolExecutor(1, f"journal-{number}") for number in range(threads)]
 
     def prepare(self, in_use: Container[str]) -> None:
@@ -101,8 +101,8 @@ class Archive:
     def sweep(self, in_use: Container[str]) -> None:
         """Delete expired sessions from the shared journals. May be slow."""
         try:
-            if self.shelf is not None:
-                self.shelf.sweep(self._keep, in_use)
+            if self.shared is not None:
+                self.shared.sweep(self._keep, in_use)
         except OSError as error:
             self.failed(error)
 
@@ -117,7 +117,7 @@ class Archive:
         writer = self._writers[zlib.crc32(session.encode()) % len(self._writers)]
         return Journal(file, self, writer, record)
 
-    def load(self, session: str, may: Callable[[Record], None]) -> Left | None:
+    def load(self, session: str, may: Callable[[Record], None]) -> StoredSession | None:
         """Load and lock a stored session; None if there is no readable one.
 
         ``may`` gets its record first, and raises to refuse. Raises SessionInUse, and JournalUnavailable if the shared
@@ -133,18 +133,18 @@ class Archive:
             may(record)
             parts = file.claim()
             if parts and (record := self._readable(parts[0])) is not None:
-                return Left(record, [self._entry.decode(part) for part in parts[1:]], file)
+                return StoredSession(record, [self._entry.decode(part) for part in parts[1:]], file)
         except FileNotFoundError:
             pass
         except (OSError, msgspec.MsgspecError) as error:
-            if self.shelf is not None and isinstance(error, OSError):
+            if self.shared is not None and isinstance(error, OSError):
                 raise JournalUnavailable(str(error)) from error
             log.warning("cannot read the record of %s: %s", session, error)
         file.close()
         return None
 
     def _file(self, session: str) -> JournalStore:
-        return JournalFile(self._path(session, "session")) if self.shelf is None else self.shelf.journal(session)
+        return JournalFile(self._path(session, "session")) if self.shared is None else self.shared.journal(session)
 
     def _readable(self, body: bytes | None) -> Record | None:
         """Decode a record; None if its format version differs."""

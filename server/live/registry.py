@@ -22,7 +22,7 @@ from server.live.journal import SessionInUse
 from server.live.session import LiveSession, check_token, new_token
 from server.live.session_info import Session, describe
 from server.live.session_state import SessionState
-from server.live.shared import Shelf
+from server.live.shared import SharedJournals
 from server.live.waiting_room import WaitingRoom
 from server.states import SessionStatus
 
@@ -31,11 +31,11 @@ class SessionRegistry:
     """Creates, finds, resumes and drains live sessions."""
 
     def __init__(
-        self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits, shelf: Shelf | None = None
+        self, engine: Engine, spec: ModelSpec, settings: Settings, limits: Limits, shared: SharedJournals | None = None
     ) -> None:
-        """``shelf``: journals shared with other servers; None: journals in the data folder."""
+        """``shared``: journals shared with other servers; None: journals in the data folder."""
         self._engine, self._spec, self._settings, self._limits = engine, spec, settings, limits
-        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer, shelf)
+        self._archive = Archive(settings.data_dir / "sessions", settings.keep_on_disk, engine.observer, shared)
         self._finding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._next_sweep = 0.0  # monotonic
         self._live: dict[str, LiveSession] = {}
@@ -82,12 +82,12 @@ class SessionRegistry:
             if found is not None and token is not None and await asyncio.to_thread(found.taken_over):
                 found.expire()  # another server has continued it meanwhile
                 found = None
-            found = found or await self._left_behind(session_id, caller, token)
+            found = found or await self._load_stored(session_id, caller, token)
         if found is not None and found.caller == caller.name:
             return found
         raise unknown(session_id)
 
-    async def _left_behind(self, session_id: str, caller: Caller, token: str | None) -> LiveSession | None:
+    async def _load_stored(self, session_id: str, caller: Caller, token: str | None) -> LiveSession | None:
         """Load a stored session of the caller; None if there is none."""
 
         def may(record: Record) -> None:
@@ -95,25 +95,25 @@ class SessionRegistry:
                 raise unknown(session_id)
             if token is not None:
                 check_token(token, record.token)
-            elif self._archive.shelf is not None:  # without a token, another server may still be streaming it
+            elif self._archive.shared is not None:  # without a token, another server may still be streaming it
                 raise PafuError("session_elsewhere", "the session is on another server; resume it there", "session_id")
 
         try:
-            left = await asyncio.to_thread(self._archive.load, session_id, may)
+            stored = await asyncio.to_thread(self._archive.load, session_id, may)
         except SessionInUse:
             reason = "another server on this data folder has the session; retry when it has released it"
             raise PafuError("session_elsewhere", reason, "session_id", retry_after=1.0) from None
         except JournalUnavailable as error:
             reason = f"stored sessions cannot be read now ({error}); try again"
             raise PafuError("storage_unavailable", reason, "session_id", retry_after=1.0) from None
-        if left is None:
+        if stored is None:
             return None
         try:
             counted = self._limits.acquire_session(caller)
         except PafuError:
-            left.file.close()
+            stored.file.close()
             raise
-        found = LiveSession.revived(left, self.waiting_room, self._archive, self._spec, self._settings)
+        found = LiveSession.from_stored(stored, self.waiting_room, self._archive, self._spec, self._settings)
         self._begin(found, counted)
         return found
 
@@ -152,7 +152,7 @@ class SessionRegistry:
         if keep and now >= self._next_sweep:
             self._next_sweep = now + keep
             self._archive.prepare(in_use=self._live)
-            if self._archive.shelf is not None:
+            if self._archive.shared is not None:
                 asyncio.get_running_loop().run_in_executor(None, self._archive.sweep, self._live)
 
     def _begin(self, session: LiveSession, counted: Permit) -> None:

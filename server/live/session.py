@@ -15,7 +15,7 @@ from server.access.limits import Permit
 from server.config import Settings
 from server.errors import PafuError
 from server.ipc.messages import Fragment, Interact, Open
-from server.live.archive import Archive, Left, hashed
+from server.live.archive import Archive, StoredSession, hashed
 from server.live.audience import Notice, Subscriber
 from server.live.journal import JournalStore
 from server.live.life import Life, Phase
@@ -46,13 +46,13 @@ class LiveSession:
         self._unjournalled_end = 0  # the viewer may have chunks up to here that the journal lacks
 
     @classmethod
-    def revived(
-        cls, left: Left, room: WaitingRoom, archive: Archive, spec: ModelSpec, settings: Settings
+    def from_stored(
+        cls, stored: StoredSession, room: WaitingRoom, archive: Archive, spec: ModelSpec, settings: Settings
     ) -> LiveSession:
         """The session as an earlier server stored it."""
-        state = SessionState.left_behind(left, spec)
-        session = cls(state, room, archive, settings, left.file)
-        if left.record.parked and not any(isinstance(entry, Fragment) for entry in left.entries):
+        state = SessionState.from_stored(stored, spec)
+        session = cls(state, room, archive, settings, stored.file)
+        if stored.record.parked and not any(isinstance(entry, Fragment) for entry in stored.entries):
             session._files.parked()
         session._unjournalled_end = state.next_index + MOST_UNJOURNALLED
         return session

@@ -8,7 +8,7 @@ import msgspec
 
 from model.spec import ModelSpec
 from server.ipc.messages import Fragment, Interact, Open, Rejected
-from server.live.archive import FORMAT, Left, Record
+from server.live.archive import FORMAT, Record, StoredSession
 from server.live.audience import Audience
 from server.live.changes import Changes
 from server.live.replay import Replay
@@ -27,9 +27,9 @@ class SessionState:
         self._resume_point = ResumePoint(spec, order.cache)
 
     @classmethod
-    def left_behind(cls, left: Left, spec: ModelSpec) -> SessionState:
+    def from_stored(cls, stored: StoredSession, spec: ModelSpec) -> SessionState:
         """Rebuild the state from a stored session."""
-        record = left.record
+        record = stored.record
         state = cls(record.order, record.token, record.caller, spec)
         state.created = record.created
         replay = Replay(spec.fps, record.replay_begins)
@@ -41,7 +41,7 @@ class SessionState:
             replay.add(fragment)
         state.newest = replay.newest
         state.changes = Changes(record.order.in_force, record.pending)
-        for entry in left.entries:
+        for entry in stored.entries:
             state.absorb(entry)
         return state
 

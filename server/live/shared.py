@@ -21,7 +21,7 @@ NAME = re.compile(r"(\d{8})-(\d{8})-(\d{8})")
 READ_AGAIN = 3  # attempts, since its owner may compact while we read
 
 
-class Objects(Protocol):
+class ObjectStore(Protocol):
     """The object store (server.jobs.files). Methods raise OSError."""
 
     def write(self, name: str, data: bytes) -> None: ...
@@ -49,7 +49,7 @@ class Claims(Protocol):
     def unused(self, since: float) -> list[tuple[str, int]]: ...
 
 
-class Place(NamedTuple):
+class ObjectKey(NamedTuple):
     """The key of one object of a session."""
 
     fence: int
@@ -67,9 +67,9 @@ class TakenOver(OSError):
 class SharedJournal:
     """A JournalStore (server.live.journal) in shared objects."""
 
-    def __init__(self, session: str, objects: Objects, claims: Claims) -> None:
+    def __init__(self, session: str, objects: ObjectStore, claims: Claims) -> None:
         self._session, self._objects, self._claims = session, objects, claims
-        self._newest: Place | None = None  # that this server wrote
+        self._newest: ObjectKey | None = None  # that this server wrote
         self._fence: int | None = None
         self._record = self._log = 0  # bytes
         self._stale = True
@@ -94,29 +94,29 @@ class SharedJournal:
             self._stale = True
             raise TakenOver("another server has taken the session")
         data = framed(msgspec.msgpack.encode(record))
-        place = Place(self._fence, self._newest.generation + 1 if self._newest else 1, 0)
-        self._objects.write(place.within(self._session), data)
-        self._newest, self._record, self._log, self._stale = place, len(data), 0, False
-        self._remove(before=place)
+        key = ObjectKey(self._fence, self._newest.generation + 1 if self._newest else 1, 0)
+        self._objects.write(key.within(self._session), data)
+        self._newest, self._record, self._log, self._stale = key, len(data), 0, False
+        self._remove(before=key)
 
     def append(self, entry: Entry) -> None:
         if self._stale or self._newest is None:
             return
         data = framed(msgspec.msgpack.encode(entry))
-        place = self._newest._replace(number=self._newest.number + 1)
+        key = self._newest._replace(number=self._newest.number + 1)
         try:
-            self._objects.write(place.within(self._session), data)
+            self._objects.write(key.within(self._session), data)
         except OSError:
             self._stale = True
             raise
-        self._newest, self._log = place, self._log + len(data)
+        self._newest, self._log = key, self._log + len(data)
 
     def sync(self) -> None:
         """Nothing to do: objects are durable once written."""
 
     def peek(self) -> bytes | None:
         """The newest record of any server; None if there is none."""
-        record = max((place for place in self._places() if place.number == 0), default=None)
+        record = max((key for key in self._keys() if key.number == 0), default=None)
         return None if record is None else next((body for body, _ in parts_of(self._read(record))), None)
 
     def claim(self) -> list[bytes]:
@@ -138,43 +138,43 @@ class SharedJournal:
 
     def drop(self) -> None:
         if self._fence is not None and self._claims.drop(self._session, self._fence):
-            self._remove(before=Place(self._fence + 1, 0, 0))
+            self._remove(before=ObjectKey(self._fence + 1, 0, 0))
 
     def touch(self) -> None:
         if self._fence is not None:
             self._claims.keep(self._session, self._fence)
 
     def _whole(self) -> list[bytes]:
-        places = sorted(self._places())
-        record = max((place for place in places if place.number == 0), default=None)
+        keys = sorted(self._keys())
+        record = max((key for key in keys if key.number == 0), default=None)
         if record is None:
             raise FileNotFoundError(f"{self._session} has no record")
-        objects = [place for place in places if place[:2] == record[:2]]
+        objects = [key for key in keys if key[:2] == record[:2]]
         bodies = []
-        for number, place in enumerate(objects):
-            body = next((body for body, _ in parts_of(self._read(place))), None)
-            if body is None or place.number != number:
+        for number, key in enumerate(objects):
+            body = next((body for body, _ in parts_of(self._read(key))), None)
+            if body is None or key.number != number:
                 break
             bodies.append(body)
         return bodies
 
-    def _places(self) -> list[Place]:
+    def _keys(self) -> list[ObjectKey]:
         found = (NAME.fullmatch(name) for name in self._objects.names(self._session))
-        return [Place(*map(int, match.groups())) for match in found if match]
+        return [ObjectKey(*map(int, match.groups())) for match in found if match]
 
-    def _read(self, place: Place) -> bytes:
-        return self._objects.read(place.within(self._session))
+    def _read(self, key: ObjectKey) -> bytes:
+        return self._objects.read(key.within(self._session))
 
-    def _remove(self, before: Place) -> None:
-        for place in self._places():
-            if place < before:
-                self._objects.remove(place.within(self._session))
+    def _remove(self, before: ObjectKey) -> None:
+        for key in self._keys():
+            if key < before:
+                self._objects.remove(key.within(self._session))
 
 
-class Shelf:
+class SharedJournals:
     """The shared journals of all sessions."""
 
-    def __init__(self, objects: Objects, claims: Claims) -> None:
+    def __init__(self, objects: ObjectStore, claims: Claims) -> None:
         self._objects, self._claims = objects, claims
 
     def journal(self, session: str) -> SharedJournal:

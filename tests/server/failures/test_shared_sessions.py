@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from server.jobs.claims import Claims
 from server.jobs.connections import Connections, database_url
 from server.jobs.files import open_files
-from server.live.shared import SharedJournal, Shelf, TakenOver
+from server.live.shared import SharedJournal, SharedJournals, TakenOver
 from tests.server.failures.test_journal import KEEP, WISH, chunk_indices, coming_back, dialled, film, play, same
 
 
@@ -86,7 +86,7 @@ def test_behind_a_part_that_is_missing_or_damaged_nothing_is_read(places) -> Non
 def test_what_nobody_came_back_for_is_swept_and_what_is_in_use_stays(places) -> None:
     for name in ("sess_old", "sess_live"):
         SharedJournal(name, *places).begin(Noted(name))
-    Shelf(*places).sweep(-1.0, {"sess_live"})
+    SharedJournals(*places).sweep(-1.0, {"sess_live"})
     assert places[0].names("sess_old") == [] and len(places[0].names("sess_live")) == 1
 
 

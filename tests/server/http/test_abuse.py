@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from server.http import backpressure
-from server.http.backpressure import HonestProtocol
+from server.http.backpressure import BackpressureProtocol
 from server.http.small_reads import READ_BYTES
 from tests.server.socket_fuzz import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, frame, text
 
@@ -23,8 +23,8 @@ def http(server) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120)
 
 
-def ours(server) -> list[HonestProtocol]:
-    return [one for one in server.service.server_state.connections if isinstance(one, HonestProtocol)]
+def ours(server) -> list[BackpressureProtocol]:
+    return [one for one in server.service.server_state.connections if isinstance(one, BackpressureProtocol)]
 
 
 async def until(holds) -> None:
@@ -53,14 +53,14 @@ FLOODS = {
 async def test_a_flood_of_frames_is_read_slowly_and_others_get_their_video(server, name, monkeypatch) -> None:
     handled = 0
     for method in ("handle_ping", "handle_pong", "handle_cont"):
-        plain = getattr(HonestProtocol, method)
+        plain = getattr(BackpressureProtocol, method)
 
         def counting(self, *event, plain=plain) -> None:
             nonlocal handled
             handled += 1
             plain(self, *event)
 
-        monkeypatch.setattr(HonestProtocol, method, counting)
+        monkeypatch.setattr(BackpressureProtocol, method, counting)
     began = asyncio.get_running_loop().time()
     async with raw(server) as (_, writer):
         writer.write(text(START))
@@ -100,9 +100,9 @@ async def test_who_pings_and_never_reads_is_owed_a_few_answers(server, monkeypat
 
 async def test_a_read_is_small_whatever_was_sent(server, monkeypatch) -> None:
     sizes = []
-    plain = HonestProtocol.data_received
+    plain = BackpressureProtocol.data_received
     monkeypatch.setattr(
-        HonestProtocol, "data_received", lambda self, data: (sizes.append(len(data)), plain(self, data))[1]
+        BackpressureProtocol, "data_received", lambda self, data: (sizes.append(len(data)), plain(self, data))[1]
     )
     async with raw(server) as (_, writer):
         writer.write(frame(PONG, b"") * 5000)

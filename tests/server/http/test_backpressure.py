@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from server.http.backpressure import HonestProtocol
+from server.http.backpressure import BackpressureProtocol
 
 _PATH = Path(__file__).resolve().parents[2] / "soak" / "never_reads.py"
 _SPEC = importlib.util.spec_from_file_location("never_reads", _PATH)
@@ -56,7 +56,7 @@ def sockets() -> int:
 
 
 async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_reads(serve, monkeypatch) -> None:
-    monkeypatch.setattr(HonestProtocol, "cut_after", 0.2)
+    monkeypatch.setattr(BackpressureProtocol, "cut_after", 0.2)
     monkeypatch.setattr("server.live.viewer_socket.CLOSE_WITHIN", 0.2)
     server = await serve(stall_timeout=0.5)
     await server.works()
@@ -72,13 +72,13 @@ async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_re
 
 async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours(server, monkeypatch, caplog) -> None:
     """Both in one packet: the session hears of it before the handshake is answered, and that is then no error."""
-    connect = HonestProtocol.handle_connect
+    connect = BackpressureProtocol.handle_connect
 
-    def at_once(self: HonestProtocol, event: object) -> None:
+    def at_once(self: BackpressureProtocol, event: object) -> None:
         connect(self, event)
         self.data_received(GOODBYE)
 
-    monkeypatch.setattr(HonestProtocol, "handle_connect", at_once)
+    monkeypatch.setattr(BackpressureProtocol, "handle_connect", at_once)
     headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
     hello = f"GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\n{headers}AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

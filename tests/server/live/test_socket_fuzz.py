@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.http.slow_headers import ImpatientProtocol
+from server.http.slow_headers import TimeoutProtocol
 
 _SPEC = importlib.util.spec_from_file_location("socket_fuzz", Path(__file__).parents[1] / "socket_fuzz.py")
 assert _SPEC is not None and _SPEC.loader is not None
@@ -55,7 +55,7 @@ async def test_the_fuzzer_sees_a_server_that_fails(serve, monkeypatch) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v1/realtime/video HTTP/1.1\r\nHost: local"])
 async def test_a_head_that_does_not_come_in_time_ends_the_connection(server, monkeypatch, sent) -> None:
-    monkeypatch.setattr(ImpatientProtocol, "head_seconds", 0.2)
+    monkeypatch.setattr(TimeoutProtocol, "head_seconds", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(sent)
     async with asyncio.timeout(120):

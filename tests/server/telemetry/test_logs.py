@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from server.cli.console import fail, say
-from server.engine.last_words import LastWords
+from server.engine.worker_stderr import WorkerStderr
 from server.telemetry import logs
 
 log = logging.getLogger("pafu.test")
@@ -140,7 +140,7 @@ async def test_a_worker_s_plain_lines_become_json(capfd) -> None:
     reader.feed_data(b'{"message": "ours"}\nFatal Python ')
     reader.feed_data(b"error: Segmentation fault\n\n  File x.py\nand no end")
     reader.feed_eof()
-    assert await LastWords(reader, in_json=True).line(within=10) == "and no end"
+    assert await WorkerStderr(reader, in_json=True).line(within=10) == "and no end"
     said = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
     assert said == ["ours", "Fatal Python error: Segmentation fault", "File x.py", "and no end"]
 

@@ -13,12 +13,12 @@ from server.errors import INTERNAL, PafuError
 log = logging.getLogger("pafu")
 
 
-def mistake(request_id: str) -> PafuError:
+def internal_error(request_id: str) -> PafuError:
     """The error for the caller, with the request id under which the log has the traceback."""
     return PafuError("internal_error", f"internal server error; see the server's log for request {request_id!r}")
 
 
-class Mistakes:
+class UnexpectedErrors:
     """Middleware that limits an unexpected exception to its request; ``count`` receives the error code."""
 
     def __init__(self, app: ASGIApp, count: Callable[[str], None]) -> None:
@@ -36,7 +36,7 @@ class Mistakes:
             await self._app(scope, receive, watched)
         except Exception:
             log.exception("%s %.200r failed", scope.get("method", "WebSocket"), scope["path"])
-            error = mistake(scope.get("state", {}).get("request_id", ""))
+            error = internal_error(scope.get("state", {}).get("request_id", ""))
             self._count(error.kind.code)
             if not begun:
                 await answer(scope, send, error)

@@ -17,13 +17,13 @@ MOST_BYTES = 2**16  # of the end of the output that is kept
 MOST_SHOWN = 300  # characters of the last line
 
 
-class LastWords:
+class WorkerStderr:
     """Reads one process's stderr to its end."""
 
     def __init__(self, stream: asyncio.StreamReader, in_json: bool) -> None:
         self._tail = self._line = b""  # the end of the output; an incomplete line
         self._in_json = in_json
-        self._reading = asyncio.create_task(self._pass_on(stream), name="last words")
+        self._reading = asyncio.create_task(self._pass_on(stream), name="worker stderr")
 
     async def line(self, within: float) -> str:
         """The last line, empty without output. Waits at most ``within`` seconds for the pipe to close."""

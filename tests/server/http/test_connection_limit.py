@@ -52,7 +52,7 @@ async def test_a_trusted_proxy_holds_connections_for_others(serve) -> None:
 
 
 def test_a_low_soft_limit_of_files_is_raised_at_the_start() -> None:
-    code = "import resource; from server.http.doors import *; raise_file_limit(); print(file_limit())"
+    code = "import resource; from server.http.connection_limit import *; raise_file_limit(); print(file_limit())"
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     command = f"ulimit -Sn 64; exec {sys.executable} -c '{code}'"
     told = subprocess.run(

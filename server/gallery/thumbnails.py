@@ -14,7 +14,7 @@ SUFFIX = ".webp"
 KEEP_SECONDS = 30 * 86_400.0  # how long thumbnails of other models are kept
 
 
-class Shelf:
+class Thumbnails:
     """A folder of thumbnails, which several servers may share. Methods block; all except ``has`` raise OSError."""
 
     def __init__(self, folder: Path) -> None:

@@ -39,7 +39,7 @@ def address_of(transport: asyncio.BaseTransport) -> str:
     return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
-class Doors:
+class ConnectionLimit:
     """Counts connections. Only the total limit applies to ``proxies``, which connect for many clients."""
 
     def __init__(self, per_address: int, files: int, proxies: tuple[Network, ...], observer: Observer) -> None:
