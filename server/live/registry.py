@@ -96,7 +96,8 @@ class SessionRegistry:
             if token is not None:
                 check_token(token, record.token)
             elif self._archive.shared is not None:  # without a token, another server may still be streaming it
-                raise PafuError("session_elsewhere", "the session is on another server; resume it there", "session_id")
+                reason = "the session may run on another server; resume it with its token to take it over"
+                raise PafuError("session_elsewhere", reason, "session_id")
 
         try:
             stored = await asyncio.to_thread(self._archive.load, session_id, may)
@@ -133,14 +134,14 @@ class SessionRegistry:
 
     async def _report_gauges(self) -> None:
         """Before a scrape: report sessions by status and viewers by role."""
-        stand = Counter(session.status for session in self)
+        count = Counter(session.status for session in self)
         owners = sum(session.owner is not None for session in self)
         self._engine.observer.sessions(
-            active=stand[SessionStatus.STREAMING],
-            waiting=stand[SessionStatus.WAITING],
+            active=count[SessionStatus.STREAMING],
+            waiting=count[SessionStatus.WAITING],
             suspended={
-                "device": stand[SessionStatus.PAUSED] + stand[SessionStatus.SUSPENDED],
-                "disk": stand[SessionStatus.PARKED],
+                "device": count[SessionStatus.PAUSED] + count[SessionStatus.SUSPENDED],
+                "disk": count[SessionStatus.PARKED],
             },
             viewers={"owner": owners, "watcher": sum(session.viewers for session in self) - owners},
             reserved_bytes=self._engine.status().cache_held_bytes,
@@ -167,9 +168,9 @@ class SessionRegistry:
 
     def _bound(self, caller: str) -> None:
         """Above ``max_kept``, end the caller's sessions that have been without a viewer longest."""
-        lonely = [s for s in self if s.caller == caller and not s.viewers and s.idle_since < math.inf]
-        lonely.sort(key=lambda session: session.idle_since)
-        for session in lonely[: max(0, len(lonely) - self._settings.max_kept)]:
+        unwatched = [s for s in self if s.caller == caller and not s.viewers and s.idle_since < math.inf]
+        unwatched.sort(key=lambda session: session.idle_since)
+        for session in unwatched[: max(0, len(unwatched) - self._settings.max_kept)]:
             session.expire()
 
     def forget_owners(self, known: Callable[[str], bool]) -> None:
