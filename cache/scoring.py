@@ -75,7 +75,7 @@ def fused_cosines(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | 
 
         fused(torch.ones(2, 64, device=device), torch.arange(2, device=device))
     except Exception as error:  # no Triton, no C compiler, an unknown GPU: each has an exception of its own
-        log.warning("pruning runs without its fused kernel, more slowly: %s", str(error).strip().partition("\n")[0])
+        log.warning("pruning runs without its fused kernel: %s", str(error).strip().partition("\n")[0])
         return None
     return fused
 

@@ -1,7 +1,7 @@
-"""What a model will take, before anything is taken: counted on the meta device, where tensors have sizes and no memory.
+"""How much memory a model takes, computed before any is allocated: on the meta device tensors have sizes but no memory.
 
-Resident: the parts. For each session: its cache, and what its codec remembers. Working memory: the most that one pass
-of the transformer, or the decoding of one chunk, holds at a time; sessions take turns, so it counts once.
+Resident: the parts. Per session: its cache and its codec's state. Working memory: the peak of one transformer pass, or
+of decoding one chunk. Sessions take turns, so working memory counts once.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from model.parts import VideoCodec, build
 from model.spec import ModelSpec
 
 GIB = 2**30
-CARDS = (16, 24, 32, 48, 80)  # GB of cards that people have
-LEFT_FREE = 0.05  # of a card: the driver, fragments
+CARDS = (16, 24, 32, 48, 80)  # GB of common GPUs
+LEFT_FREE = 0.05  # share of a card's memory left for the driver and fragmentation
 
 
-EASIER_BUDGETS = (6.0, 3.0)  # latent frames: what is tried where the usual one does not fit
+EASIER_BUDGETS = (6.0, 3.0)  # latent frames: suggested budgets if the usual one does not fit
 NO_SHARES: Any = {"sink_latents": 0.0, "recent_latents": 0.0}
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on a kind of device, ``where``. ``text`` counts where the text encoder stays there; where it comes only to
-    encode, between two chunks, it is ``visit``."""
+    """Bytes on the device ``where``. ``text`` counts a text encoder that stays there; one that is moved there only to
+    encode, between two chunks, counts as ``visit``."""
 
     where: str
     transformer: int
@@ -43,30 +43,32 @@ class MemoryPlan:
     visit: int
     codec: int
     working: int
-    workspace: int  # dense keys and values of whichever session has its turn
+    workspace: int  # dense keys and values, used by all sessions in turn
     cache: int  # of one session
     codec_state: int  # of one session
 
     @property
     def resident(self) -> int:
+        """Bytes that are allocated once."""
         return self.transformer + self.text + self.codec + self.workspace
 
     @property
     def busy(self) -> int:
-        """The most that one thing takes at a time."""
+        """The peak of temporary memory."""
         return max(self.working, self.visit)
 
     @property
     def session(self) -> int:
+        """Bytes per session."""
         return self.cache + self.codec_state
 
     def sessions(self, room: int) -> int:
-        """How many fit into ``room`` bytes."""
+        """How many sessions fit into ``room`` bytes."""
         return max(0, (room - self.resident - self.busy) // self.session)
 
     @property
     def least(self) -> int:
-        """Bytes with which one session runs."""
+        """Bytes needed for one session."""
         return self.resident + self.busy + self.session
 
 
@@ -75,14 +77,14 @@ PARTS: tuple[tuple[str, Callable[[MemoryPlan], int]], ...] = (
     ("text encoder", lambda found: found.text),
     ("VAE", lambda found: found.codec),
     ("working memory", lambda found: found.working),
-    ("workspace of all caches", lambda found: found.workspace),
-    ("cache of a session", lambda found: found.cache),
-    ("VAE's memory of a session", lambda found: found.codec_state),
+    ("shared cache workspace", lambda found: found.workspace),
+    ("cache, per session", lambda found: found.cache),
+    ("VAE state, per session", lambda found: found.codec_state),
 )
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that were made while it is on and are still held; ``peak`` is the most."""
+    """Counts the bytes of tensors that were created while it is active and still exist; ``peak`` is the maximum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -113,13 +115,15 @@ class LiveBytes(TorchDispatchMode):
 def plan(
     spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str = "cuda", text_placement: str = "device"
 ) -> MemoryPlan:
-    """Of ``spec`` with sessions that have ``cache``, in ``dtype`` on a kind of device. Raises MissingExtra."""
+    """The memory plan for sessions of ``spec`` with ``cache``, in ``dtype`` on a kind of device. Raises
+    MissingExtra."""
     with torch.device("meta"), torch.inference_mode():
         dit, text, codec = CausalDiT(spec), build(spec.text_encoder, spec), build(spec.video_codec, spec)
         dit.to(dtype)
         codec.to(device="meta", dtype=dtype)
         cached = OverFullCache(spec, cache, dtype, device)
-        most = max(1, min(spec.recache_chunks, cached.slots // spec.tokens_per_chunk))  # that new words have rewritten
+        # chunks that a new prompt rewrites
+        most = max(1, min(spec.recache_chunks, cached.slots // spec.tokens_per_chunk))
         passing = max(peak_of(partial(one_pass, dit, spec, cached, chunks)) for chunks in (1, most))
         latents = torch.empty(1, *_latent_shape(spec), dtype=dtype)
         decode = cast("VideoCodec", codec).decode
@@ -139,7 +143,7 @@ def plan(
 
 
 def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Bytes of the workspace, and of a session's cache."""
+    """Bytes of the workspace and of one session's cache."""
     name = str(dtype).removeprefix("torch.")
     workspace = workspace_bytes(
         layers=spec.num_layers,
@@ -161,13 +165,14 @@ def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict
 
 
 def weight_bytes(module: nn.Module, dtype: torch.dtype) -> int:
-    """Of its weights in ``dtype``, each counted once."""
+    """Bytes of a module's weights in ``dtype``; shared weights count once."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     sizes = (dtype.itemsize if tensor.is_floating_point() else tensor.element_size() for tensor in tensors.values())
     return sum(tensor.numel() * size for tensor, size in zip(tensors.values(), sizes, strict=True))
 
 
 def peak_of(work: Callable[[], object]) -> int:
+    """Peak bytes of the tensors that ``work`` creates."""
     counted = LiveBytes()
     with counted:
         work()
@@ -179,7 +184,8 @@ def _latent_shape(spec: ModelSpec) -> tuple[int, int, int, int]:
 
 
 def one_pass(dit: CausalDiT, spec: ModelSpec, cached: OverFullCache, chunks: int) -> None:
-    """Of a chunk over a full cache, or of several that are written again (model.attention.Rewriting)."""
+    """Peak bytes of one pass of a chunk over a full cache, or of rewriting several chunks
+    (model.attention.Rewriting)."""
     frames, (_, *latent) = chunks * spec.chunk_latents, _latent_shape(spec)
     context = dit.encode_context(torch.empty(1, 1, spec.text_len, spec.text_dim))
     control = torch.empty(1, frames, spec.control_dim) if spec.control_dim else None
@@ -187,14 +193,14 @@ def one_pass(dit: CausalDiT, spec: ModelSpec, cached: OverFullCache, chunks: int
 
 
 class OverFullCache:
-    """The arithmetic of model.attention.Cached, without a cache; of several chunks, one after the other."""
+    """The arithmetic of model.attention.Cached over a full cache that is not allocated; several chunks run in turn."""
 
     def __init__(self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str) -> None:
         self.slots = tokens = cache.budget_tokens(spec.tokens_per_latent) + spec.tokens_per_chunk
         self._chunk = spec.tokens_per_chunk
         self._by_hand = device == "cpu" and dtype == torch.bfloat16  # see attend
         self._rotation = rope.angles(torch.empty(1, tokens, 3), spec.rope_split, spec.rope_theta)
-        # slots of a cache, which is counted elsewhere
+        # the cache's slots, which are counted elsewhere
         self._slots = torch.empty(1, tokens, spec.num_heads, spec.head_dim, dtype=dtype)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -210,11 +216,11 @@ class OverFullCache:
             scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
             seen: Tensor = scores.softmax(dim=-1) @ values
             return seen.transpose(1, 2)
-        return torch.empty_like(q)  # fused kernels hold little more than what they give back
+        return torch.empty_like(q)  # fused kernels hold little more than their output
 
 
 def table(plans: dict[str, MemoryPlan], fits: dict[str, str]) -> list[tuple[str, ...]]:
-    """Rows of text: what is taken, a column for each of ``plans`` by its name, and behind them what ``fits`` where."""
+    """Text rows: memory by purpose, one column per plan of ``plans``, and after them what ``fits`` where."""
     rows = [("", *plans)]
     for name, size in PARTS:
         rows.append((name, *(_gib(size(found)) for found in plans.values())))
@@ -225,7 +231,7 @@ def table(plans: dict[str, MemoryPlan], fits: dict[str, str]) -> list[tuple[str,
 
 
 def fitting(found: MemoryPlan, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, room: int) -> str:
-    """How many sessions fit into ``room`` bytes, and if none does, with which settings one would."""
+    """How many sessions fit into ``room`` bytes; if none does, which settings would make one fit."""
     if fit := found.sessions(room):
         return f"{fit} session{'' if fit == 1 else 's'}"
     flags, easier = "", found

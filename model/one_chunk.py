@@ -1,6 +1,6 @@
-"""One chunk of a model at its full size, of random weights: that it runs here, how long it takes, what memory it takes.
+"""Generates chunks of a model at full size with random weights: shows that it runs here, and measures time and memory.
 
-``python -m model.one_chunk [MODEL] [WIDTHxHEIGHT]``. The pictures mean nothing; the text encoder is a tiny one.
+``python -m model.one_chunk [MODEL] [WIDTHxHEIGHT]``. The pictures are meaningless; the text encoder is a tiny one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ USUAL = ("wan2.1-1.3b", "160x96")
 
 
 def run(spec: ModelSpec, chunks: int = 2) -> Iterator[str]:
-    """Make ``chunks`` chunks; a line about the model and one about each, as they come."""
+    """Generate ``chunks`` chunks. Yields a line about the model, then one about each chunk."""
     spec, dtype = dataclasses.replace(spec, text_encoder="umt5-tiny"), preferred_dtype("cpu")
     began = time.perf_counter()
     usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # weights are made as they are used: never a second copy of another width
+    torch.set_default_dtype(dtype)  # create the weights in their final dtype, so that there is never a second copy
     try:
         model = random_model(spec, seed=0, dtype=dtype)
     finally:
@@ -51,11 +51,12 @@ def run(spec: ModelSpec, chunks: int = 2) -> Iterator[str]:
 
 
 def _peak() -> float:
-    """Of this process so far, resident."""
+    """Peak resident memory of this process, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
 def main(arguments: list[str]) -> None:
+    """The command line: MODEL and WIDTHxHEIGHT are optional."""
     name, size = (*arguments, *USUAL[len(arguments) :])
     try:
         width, height = (int(side) for side in size.split("x"))

@@ -1,6 +1,6 @@
-"""What stands beside the transformer, as a stream sees it: a text encoder and a video codec, each behind a protocol.
+"""The parts beside the transformer: a text encoder and a video codec, each behind a protocol.
 
-A spec names its parts; the tables say who builds them. Heavy libraries are imported by the builder that needs them.
+A spec names its parts; tables map the names to builders. A builder imports the heavy libraries that it needs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from model.spec import ModelSpec
 
 M = TypeVar("M", bound=nn.Module)
-State = list[Tensor]  # what a codec remembers between two chunks
-Motion = tuple[float, float]  # pixels (right, down) that the camera has moved since the latent frame before
+State = list[Tensor]  # a codec's state between two chunks
+Motion = tuple[float, float]  # the camera's pixels (right, down) since the previous latent frame
 
 
 class TextEncoder(Protocol):
-    """Words to what the transformer's cross-attention looks at."""
+    """Turns a prompt into the states that the transformer's cross-attention reads."""
 
     def encode(self, prompt: str) -> Tensor:
         """A prompt to its text states (text_len, text_dim)."""
@@ -35,23 +35,23 @@ class VideoCodec(Protocol):
     ) -> tuple[Tensor, State]:
         """Latents (1, F, C, h, w) to pictures (1, T, 3, H, W) in [-1, 1] and the state for the next call.
 
-        A stream's first call has no state, and its first latent frame makes ``first_latent_pictures``, every other
-        ``temporal_stride``. ``motions`` are the camera's, one per latent frame, None where it jumped there; no motions
-        without a camera.
+        The first call of a stream passes no state. The stream's first latent frame makes ``first_latent_pictures``
+        pictures, every other one ``temporal_stride``. ``motions`` has the camera's motion per latent frame, None where
+        it jumped; without a camera there are no motions.
         """
         ...
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """A picture (3, H, W) in [-1, 1] that stands still, to the first ``frames`` latents of a stream: float32
-        (1, frames, C, h, w)."""
+        """A still picture (3, H, W) in [-1, 1] to the first ``frames`` latents of a stream: float32 (1, frames, C, h,
+        w)."""
         ...
 
 
 class MissingExtra(ImportError):
-    """A model needs packages that are not installed; the message says how to get them."""
+    """A model needs packages that are not installed; the message says how to install them."""
 
 
-BUILDERS = {  # name in a spec -> module and function of a spec
+BUILDERS = {  # name in a spec -> module and function that builds the part for a spec
     "phrases": "model.text:TextEncoder",
     "phrases-2": "model.text2:text_encoder",
     "umt5-xxl": "model.wan.text:umt5_xxl",
@@ -77,7 +77,7 @@ def build(name: str, spec: ModelSpec) -> nn.Module:
 
 
 def settle(part: M, device: torch.device, dtype: torch.dtype) -> M:
-    """Move and freeze a part; one that says itself where it stays (``settle``) does it itself."""
+    """Move a part to the device and freeze it; a part with its own ``settle`` method decides itself where it stays."""
     own = getattr(part, "settle", None)
     moved: M = own(device, dtype) if own else part.to(device=device, dtype=dtype)
     return moved.eval().requires_grad_(False)

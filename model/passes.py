@@ -1,8 +1,8 @@
-"""One pass of the transformer over a chunk and a cache: as it is, or replayed from a CUDA graph.
+"""Runs transformer passes over a chunk and a cache, either eagerly or by replaying a CUDA graph.
 
-A graph is captured when a pass comes for the second time with a full cache: from then on its shapes and addresses are
-always the same. It reads and writes the workspace and the buffers here, nothing of a session's own, so all sessions
-of one size share it. What cannot be captured runs as it is; that is said once, and counted.
+A graph is captured when a pass runs for the second time with a full cache: from then on shapes and addresses stay the
+same. It uses only the workspace and the buffers in this module, nothing of a single session, so all sessions of one
+size share it. If capturing fails, passes run eagerly; this is logged once, and counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("pafu.model")
 
 @dataclass(frozen=True)
 class Given:
-    """What the passes of one chunk are given, beside their latents and timestep."""
+    """The inputs of a chunk's passes, except latents and timestep."""
 
     context: Context
     control: Tensor | None
@@ -37,10 +37,12 @@ class Given:
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
         known = [] if self.control is None else [self.control]
         return [*known, *self.angles.tensors, *(each for pair in self.context for each in pair)]
 
     def clone(self) -> Given:
+        """A copy with its own memory."""
         copies = [(keys.clone(), values.clone()) for keys, values in self.context]
         whole, place = self.angles.whole, self.angles.place
         angles = Angles((whole[0].clone(), whole[1].clone()), (place[0].clone(), place[1].clone()))
@@ -49,14 +51,14 @@ class Given:
 
 @dataclass(frozen=True)
 class Result:
-    """Velocity (1, F, C, h, w), and of a last pass what the policy asked for."""
+    """Velocity (1, F, C, h, w), and after the last pass the evidence for the policy."""
 
     velocity: Tensor
     evidence: Evidence | None
 
 
 class Captured:
-    """A pass that was captured: what it reads, and what it leaves behind until it is replayed."""
+    """A captured pass: its inputs, and its outputs, which the next replay overwrites."""
 
     def __init__(self, given: Given, latents: Tensor, timesteps: Tensor) -> None:
         self.given, self.latents, self.timesteps = given, latents.clone(), timesteps.clone()
@@ -64,6 +66,7 @@ class Captured:
         self.result: Result | None = None
 
     def replay(self, latents: Tensor, timesteps: Tensor) -> Result:
+        """Run the captured graph on the present content of its inputs."""
         self.latents.copy_(latents)
         self.timesteps.copy_(timesteps)
         self.graph.replay()
@@ -72,7 +75,7 @@ class Captured:
 
 
 class Passes:
-    """The passes of one model; its sessions' chunks are made one after the other."""
+    """Runs the passes of one model, whose sessions make one chunk at a time."""
 
     def __init__(self, dit: CausalDiT, heads: Heads, spec: ModelSpec, device: torch.device) -> None:
         self._dit, self._heads, self._spec = dit, heads, spec
@@ -84,18 +87,18 @@ class Passes:
         self._captured: dict[tuple[object, ...], Captured] = {}
         self._buffers: Given | None = None
         self._loaded: Given | None = None  # what the buffers hold
-        self._pool: Any = None  # of the graphs: they run one after the other
+        self._pool: Any = None  # the graphs share one memory pool, since they never run at the same time
         self.capturing = device.type == "cuda"
         self.replays = self.refused = 0
         self.why_refused: str | None = None
 
     def compile(self) -> None:
-        """Let what stands between the large products run as fused kernels."""
+        """Compile the operations between the large products into fused kernels."""
         self._dit.compile_blocks()
         self._rotate = torch.compile(rope.apply_pairs, dynamic=False)
 
     def workspace(self, dtype: torch.dtype, device: torch.device) -> Workspace:
-        """The one that all sessions use in turn; caches make it as large as they need."""
+        """The workspace that all sessions share; caches enlarge it as needed."""
         if self._workspace is None:
             spec = self._spec
             self._workspace = Workspace(
@@ -110,7 +113,8 @@ class Passes:
         return self._workspace
 
     def run(self, cache: KVCache, latents: Tensor, timestep: float, given: Given, last: bool) -> Result:
-        """One pass over latents (1, F, C, h, w) at ``timestep``; ``last`` writes the keys that will be kept."""
+        """One pass over latents (1, F, C, h, w) at ``timestep``; the ``last`` pass of a chunk writes the keys to
+        store."""
         timesteps = torch.full(latents.shape[:2], timestep, device=latents.device)
         if self.capturing and cache.full and cache.workspace is self._workspace:
             key = (cache.workspace.slots, cache.budget, last and cache.needs, last)
@@ -126,11 +130,11 @@ class Passes:
     def rewrite(
         self, cache: KVCache, latents: Tensor, positions: Sequence[Tensor], context: Context, control: Tensor | None
     ) -> None:
-        """One clean, block-causal pass over chunks that were made before, latents (1, chunks * F, C, h, w), which
-        commits them one after the other. ``positions`` are each chunk's (chunk, 3); ``cache`` has forgotten them."""
+        """Rewrite earlier chunks, latents (1, chunks * F, C, h, w), in one clean, block-causal pass, and commit them in
+        order. ``positions`` are (chunk, 3) per chunk; ``cache`` has already forgotten their tokens."""
         attention = Rewriting(cache, positions, self._spec, self._heads, told_by(context), self._rotate)
         timesteps = torch.zeros(latents.shape[:2], device=latents.device)
-        with torch.compiler.set_stance("force_eager"):  # a shape that comes once in a while: not worth its compilation
+        with torch.compiler.set_stance("force_eager"):  # a rare shape, not worth compiling
             self._dit(latents, timesteps, context, attention, control)
 
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
@@ -155,13 +159,13 @@ class Passes:
                 self._pool = torch.cuda.graph_pool_handle()
             captured = Captured(self._buffers, latents, timesteps)
             torch.cuda.synchronize()
-            # Another thread may be decoding: only this one's calls are captured.
+            # Another thread may be decoding; capture only the calls of this thread.
             with torch.cuda.graph(captured.graph, pool=self._pool, capture_error_mode="thread_local"):
                 captured.result = self._plainly(cache, captured.latents, captured.timesteps, self._buffers, last)
         except RuntimeError as error:
             self.capturing, self.why_refused = False, str(error).splitlines()[0]
             self.refused += 1
-            log.warning("passes run without CUDA graphs: capturing failed: %s", self.why_refused)
+            log.warning("cannot capture CUDA graphs, passes run without them: %s", self.why_refused)
             return False
         stale = [other for other in self._captured if other[0] != key[0]]  # the workspace has moved since
         for other in stale:

@@ -1,8 +1,9 @@
-"""The pictures between two views of a world of flat planes: each slides with the camera, nearer ones cover others.
+"""Interpolates pictures between two views of a world of flat planes: planes slide with the camera, near ones cover far
+ones.
 
-A plane with parallax p moves p pixels per pixel of camera. Both views are cut into planes; a plane's cut-out is shifted
-to where the camera stands, and the nearest plane that either view shows at a pixel is what is seen there. So what is
-uncovered comes from the view that sees it, and nothing is smeared over a near edge.
+A plane with parallax p moves p pixels per pixel of camera motion. Both views are cut into planes, and each cut-out is
+shifted to the camera's position. A pixel shows the nearest plane that either view has there. Areas that become visible
+come from the view that shows them, and near edges stay sharp.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class View:
 
 
 def nearest_plane(parallax: Tensor) -> Tensor:
-    """Parallax of any shape to the index of the plane that is closest to it, uint8."""
+    """Index of the plane whose parallax is closest, uint8, for parallaxes of any shape."""
     middles = [(a + b) / 2 for a, b in zip(PLANES, PLANES[1:], strict=False)]
     return torch.bucketize(parallax.float().contiguous(), torch.tensor(middles, device=parallax.device)).to(torch.uint8)
 
 
 def between(before: View, now: View, motion: tuple[float, float], share: float) -> Tensor:
-    """The picture (3, H, W) when ``share`` of the way from ``before`` to ``now`` is gone; the camera moves ``motion``
-    (right, down) pixels on the whole way."""
+    """The picture (3, H, W) at ``share`` of the way from ``before`` to ``now``; the camera moves ``motion`` (right,
+    down) pixels over the whole way."""
     sources = (_Source(before, motion, share, share), _Source(now, motion, share - 1, 1 - share))
     shape, device = now.plane.shape, now.plane.device
     open_pixels = torch.ones(shape, dtype=torch.bool, device=device)
@@ -45,7 +46,7 @@ def between(before: View, now: View, motion: tuple[float, float], share: float) 
             known[i] |= mine
             index[i] = torch.where(mine, index[i] + source.step(plane), index[i])
         open_pixels &= ~taken
-    if bool(open_pixels.any()):  # seen by neither: what lies at the same place in the nearer view will do
+    if bool(open_pixels.any()):  # visible in neither view: take the nearer view's content at the same place
         known[0 if share < 0.5 else 1] |= open_pixels
     weights = [k * (1 - source.distance) for k, source in zip(known, sources, strict=True)]
     pictures = [
@@ -55,19 +56,19 @@ def between(before: View, now: View, motion: tuple[float, float], share: float) 
 
 
 class _Source:
-    """A view seen from where the camera stands ``share`` of ``motion`` farther; ``distance`` from 0 (here) to 1."""
+    """A view as seen from a camera that has moved ``share`` of ``motion``; ``distance`` ranges from 0 (here) to 1."""
 
     def __init__(self, view: View, motion: tuple[float, float], share: float, distance: float) -> None:
         self.view, self.distance = view, distance
         self._shifts = [(round(p * motion[0] * share), round(p * motion[1] * share)) for p in PLANES]
 
     def step(self, plane: int) -> int:
-        """From a pixel to the one that shows the same point of ``plane`` in the view, as a step in flat pixels."""
+        """The step, in flat pixels, from a pixel to the one that shows the same point of ``plane`` in the view."""
         x, y = self._shifts[plane]
         return y * self.view.plane.shape[1] + x
 
     def claims(self, plane: int) -> Tensor:
-        """(H, W) bool: pixels at which the view shows ``plane``."""
+        """(H, W) bool: pixels where the view shows ``plane``."""
         here = self.view.plane == plane
         x, y = self._shifts[plane]
         height, width = here.shape

@@ -1,4 +1,4 @@
-"""Where tokens stand: latent index, row, and column in world coordinates."""
+"""Token positions: latent index, row, and column in world coordinates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from model.spec import ModelSpec
 def grid_positions(spec: ModelSpec, first_latent: int, frames: int, camera_offsets_px: Tensor | None = None) -> Tensor:
     """Positions (1, frames * rows * columns, 3) float32 of consecutive latent frames, in patch order (t, h, w).
 
-    ``camera_offsets_px`` (frames,) is how far the camera stands to the right of the world's origin at each latent
-    frame, in pixels: it moves the columns, so that a place keeps its coordinate while the camera pans.
+    ``camera_offsets_px`` (frames,) is the camera's offset to the right of the world's origin at each latent frame, in
+    pixels. It shifts the columns, so a place keeps its coordinate while the camera pans. Raises ValueError for another
+    shape.
     """
     if camera_offsets_px is None:
         camera_offsets_px = torch.zeros(frames)
@@ -23,7 +24,7 @@ def grid_positions(spec: ModelSpec, first_latent: int, frames: int, camera_offse
 
 
 def world_positions(spec: ModelSpec, offsets_px: Tensor, first_latent: int = 0) -> Tensor:
-    """As ``grid_positions`` for B clips whose cameras stand at ``offsets_px`` (B, F, 2), to the right of and below the
+    """As ``grid_positions``, for B clips with cameras at ``offsets_px`` (B, F, 2), to the right of and below the
     world's origin: (B, F * rows * columns, 3)."""
     batch, frames = offsets_px.shape[:2]
     shape = (batch, frames, spec.token_rows, spec.token_columns)

@@ -1,7 +1,7 @@
-"""Three-axis rotary position embedding, Wan's layout: interleaved pairs, channels split over (time, height, width).
+"""Three-axis rotary position embedding in Wan's layout: interleaved pairs, channels split over (time, height, width).
 
-Positions are data: any real number per token and axis, so that a panned camera or a pruned cache needs no special
-case. Angles are computed once per pass (``angles``) and applied in every layer (``apply``).
+Positions are data: any real number per token and axis. A panned camera or a pruned cache is therefore no special case.
+Angles are computed once per pass (``angles``) and applied in every layer (``apply``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def axis_angles(positions: Tensor, channels: int, theta: float) -> Tensor:
-    """Angles of one axis: positions (...) -> (..., channels / 2), radians.
+    """Angles of one axis in radians: positions (...) -> (..., channels / 2).
 
-    The product is formed in float64: a position of a long stream times the fastest frequency keeps its phase.
+    The product is computed in float64, so that a late position in a long stream keeps its phase at the fastest
+    frequency.
     """
     exponents = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels
     turns = positions.to(torch.float64).unsqueeze(-1) * torch.pow(theta, -exponents) / (2 * torch.pi)
@@ -30,36 +31,37 @@ def angles(positions: Tensor, split: tuple[int, int, int], theta: float) -> Rota
 
 
 def without_time(positions: Tensor) -> Tensor:
-    """Positions (..., 3) of what is turned by row and column alone, as the cache keeps keys."""
+    """Positions (..., 3) with time 0, for the rotation by row and column in which the cache stores keys."""
     return positions * positions.new_tensor((0, 1, 1))
 
 
 def apply(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each channel pair of x (B, S, H, D); the rotation runs in float32, the result has x's dtype."""
+    """Rotate each channel pair of x (B, S, H, D) in float32; the result has x's dtype."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
 
 
 def apply_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``apply`` in real numbers: more steps as it stands, one kernel when it is compiled."""
+    """``apply`` without complex numbers: more steps when run eagerly, one kernel when compiled."""
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((first * cos - second * sin, first * sin + second * cos), -1)
     return turned.flatten(-2).to(x.dtype)
 
 
 def undo_place(keys: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
-    """Keys (B, S, H, D) as they were before row and column of positions (B|1, S, 3) turned them: what a head reads."""
+    """Keys (B, S, H, D) before their rotation by the row and column of ``positions`` (B|1, S, 3): the salience head's
+    input."""
     cos, sin = angles(without_time(positions), split, theta)
     return apply(keys, cos, -sin)
 
 
 def turn_time(x: Tensor, times: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
-    """Turn x (B, S, H, D), which row and column have turned, by its times (B, S) too: only time's channels change."""
+    """Rotate x (B, S, H, D), already rotated by row and column, by its times (B, S): changes only time's channels."""
     channels = split[0]
     phase = axis_angles(times, channels, theta).unsqueeze(2)
     return torch.cat((apply(x[..., :channels], phase.cos(), phase.sin()), x[..., channels:]), -1)
 
 
 def rotate(x: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
-    """``angles`` and ``apply`` in one: x (B, S, H, D), positions (B|1, S, 3)."""
+    """``angles`` and ``apply`` in one call: x (B, S, H, D), positions (B|1, S, 3)."""
     return apply(x, *angles(positions, split, theta))

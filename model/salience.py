@@ -1,8 +1,8 @@
-"""The salience head (S-MLP): one small network per layer that says how much the future will need a token.
+"""The salience head (S-MLP): one small network per layer that predicts how much the future will need a token.
 
-It reads a token's key and value as the clean pass wrote them, un-rotated; both are linear in the normalised hidden
-state and are in the cache anyway. A head is one safetensors file beside its student, so a student can have several;
-the file says which student it was distilled for.
+It reads a token's key and value from the clean pass, un-rotated; both are linear in the normalised hidden state and are
+cached anyway. A head is one safetensors file beside its student and names the student that it was distilled for. A
+student may have several heads.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from model.spec import ModelSpec
 
 FORMAT = 1
-ABOUT = "pafu"  # the one metadata key: several would come in any order, and files of equal heads would differ
-HEAD_FILE = "salience.safetensors"  # the head that loads with its student, if the folder has one
-WIDTHS_PER_DIM = 16  # the hidden layer is so much narrower than the transformer: below 1 % of its parameters
+ABOUT = "pafu"  # the only metadata key: with several, their order would vary and equal heads would give different files
+HEAD_FILE = "salience.safetensors"  # the file of the head that loads with its student
+WIDTHS_PER_DIM = 16  # model width per hidden width: keeps the head below 1 % of the parameters
 
 
 class SalienceError(ValueError):
-    """A head that is missing, damaged, or of another student; the message names the file and the difference."""
+    """A head is missing, damaged, or belongs to another student; the message names the file and the difference."""
 
 
 class Named(nn.Module):
-    """A head: it knows the model that it belongs to."""
+    """Base class of heads: knows the name of its model."""
 
     model: str
 
@@ -41,7 +41,7 @@ H = TypeVar("H", bound="Named")
 
 
 class SalienceHead(Named):
-    """Keys and values (layers, n, H, D) to scores (layers, n) in (0, 1), every layer with weights of its own."""
+    """Maps keys and values (layers, n, H, D) to scores (layers, n) in (0, 1); each layer has its own weights."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class SalienceHead(Named):
         self.bias2 = nn.Parameter(torch.zeros(layers, 1, 1))
 
     def logits(self, keys: Tensor, values: Tensor) -> Tensor:
-        """Before the squashing: (layers, n) float32."""
+        """Scores before the sigmoid: (layers, n) float32."""
         flat = (keys.flatten(2), values.flatten(2))
         parts = [F.rms_norm(part, part.shape[-1:]) for part in flat]
         x = torch.cat(parts, -1).to(self.weight1.dtype)
@@ -61,7 +61,7 @@ class SalienceHead(Named):
         return torch.baddbmm(self.bias2, hidden, self.weight2).squeeze(-1).float()
 
     def score(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
-        """One layer of ``forward``: keys and values (n, H, D) to (n,)."""
+        """One layer of ``forward``: keys and values (n, H, D) to scores (n,)."""
         parts = [F.rms_norm(part.flatten(1), (part.shape[1] * part.shape[2],)) for part in (keys, values)]
         x = torch.cat(parts, -1).to(self.weight1.dtype)
         hidden = F.gelu(torch.addmm(self.bias1[layer], x, self.weight1[layer]))
@@ -81,8 +81,8 @@ def save_head(path: Path, head: Named, digest: str, trained_steps: int) -> None:
 
 
 def load_head(path: Path, spec: ModelSpec, digest: str, make: Callable[[ModelSpec], H] = SalienceHead) -> H:  # type: ignore[assignment]
-    """The head in ``path``, float32, of the kind that ``make`` makes. Raises SalienceError unless it was distilled for
-    this very student."""
+    """Load a head of the kind that ``make`` builds from ``path``, in float32. Raises SalienceError unless it was
+    distilled for this student."""
     about, tensors = _read(path)
     for name, wanted in (("format", FORMAT), ("model", spec.name), ("student", digest)):
         if about.get(name) != wanted:
@@ -90,19 +90,19 @@ def load_head(path: Path, spec: ModelSpec, digest: str, make: Callable[[ModelSpe
                 f"{path} is a salience head of {name} {_short(about.get(name))}, this student has {_short(wanted)}: "
                 "distil one for it (pafu distill salience) or name the folder that the head belongs to"
             )
-    if about.get("sha256", found := tensors_digest(tensors)) != found:  # heads of earlier versions have none
+    if about.get("sha256", found := tensors_digest(tensors)) != found:  # heads of earlier versions have no checksum
         raise SalienceError(f"{path} does not match its own sha256: the file is damaged")
     head = make(spec)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != expected:
-        raise SalienceError(f"{path} holds tensors {shapes}, a head of model {spec.name!r} needs {expected}")
+        raise SalienceError(f"{path} holds tensors {shapes}, but a head of model {spec.name!r} needs {expected}")
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)
 
 
 def head_steps(path: Path) -> int:
-    """The steps that the head in ``path`` was trained for. Raises SalienceError."""
+    """The number of training steps of the head in ``path``. Raises SalienceError."""
     return int(str(_read(path)[0]["trained_steps"]))
 
 
@@ -118,7 +118,7 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values, whatever the order."""
+    """SHA-256 of names and values, independent of their order."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
         digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())

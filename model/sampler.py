@@ -1,4 +1,4 @@
-"""Flow matching with few steps, as Self-Forcing samples: predict the clean latent, re-noise it, repeat."""
+"""Few-step flow matching as in Self-Forcing: predict the clean latents, add noise again, repeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FULL_NOISE = 1000.0  # timestep of pure noise; sigma = timestep / FULL_NOISE
 
 def _sigma(t: Tensor | float, like: Tensor) -> Tensor | float:
     """Noise level in [0, 1] of timestep ``t``, a number or (B, F), shaped to broadcast over latents ``like``."""
-    sigma = t / FULL_NOISE  # a number stays one: as a tensor it would have to reach the device first
+    sigma = t / FULL_NOISE  # a number stays a number: a tensor would have to be copied to the device
     return sigma.view(*sigma.shape, *(1,) * (like.ndim - sigma.ndim)) if isinstance(sigma, Tensor) else sigma
 
 
@@ -33,10 +33,10 @@ def denoise(
     schedule: Sequence[float | tuple[float, float]],
     generator: torch.Generator,
 ) -> Tensor:
-    """Clean latents float32 from ``noise`` (B, F, C, h, w), one call of ``velocity_fn(x_t, timestep)`` per step.
+    """Clean float32 latents from ``noise`` (B, F, C, h, w), with one call of ``velocity_fn(x_t, timestep)`` per step.
 
-    A step is a timestep, or (timestep, noise level) where a checkpoint's own scheduler rounds them apart. Between two
-    steps the prediction is re-noised with fresh noise drawn from ``generator``.
+    A step is a timestep, or (timestep, noise level) if a checkpoint's scheduler rounds the two differently. Between two
+    steps, fresh noise from ``generator`` is added to the prediction.
     """
     steps = [step if isinstance(step, tuple) else (step, step / FULL_NOISE) for step in schedule]
     (timestep, sigma), *rest = steps

@@ -1,7 +1,7 @@
-"""What a model is: one frozen record per model, one table of named models.
+"""Model descriptions: one frozen record per model, and a table of named models.
 
-Every other number (tokens per latent frame, cache bytes per token, pictures per chunk) is derived here, so that no
-model fact is ever a literal elsewhere. This module imports no torch: the front process reads it.
+All other numbers (tokens per latent frame, cache bytes per token, pictures per chunk) are derived here, so that no fact
+about a model is written down elsewhere. This module imports no torch, because the front reads it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class SpecError(ValueError):
-    """A model description that contradicts itself; the message names the field and the offending value."""
+    """A model description contradicts itself; the message names the field and the value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Public weights: a repository of the Hugging Face hub and the files in it that a server needs.
+    """Public weights: a Hugging Face repository and the files in it that a server needs.
 
-    ``base`` is the repository that holds the text encoder and the VAE, where ``repo`` has the transformer only.
+    ``base`` is the repository with the text encoder and the VAE, if ``repo`` has only the transformer.
     """
 
     repo: str
@@ -32,9 +32,9 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model of the Wan2.1 family together with its VAE's geometry and its few-step schedule.
+    """A model of the Wan2.1 family with its VAE's geometry and its few-step schedule.
 
-    Sizes of pictures are in pixels, positions in tokens, times in diffusion timesteps (0 clean ... 1000 noise).
+    Picture sizes are in pixels, positions in tokens, times in diffusion timesteps (0 clean ... 1000 noise).
     """
 
     name: str
@@ -50,43 +50,39 @@ class ModelSpec:
     text_len: int
     eps: float
     rope_theta: float
-    recache_chunks: int  # so many newest chunks, at most, are written again when the prompt changes
-    redraws: (
-        bool  # words that name a thing anew have what is in sight drawn anew; needs the grammar of the built-in world
-    )
-    # so many of the camera's numbers (model.camera_path) enter the time embedding per latent frame; 0 in Wan
+    recache_chunks: int  # at most this many of the newest chunks are rewritten when the prompt changes
+    redraws: bool  # redraw the view when a prompt names a new thing; needs the built-in world's grammar
+    # camera values per latent frame (model.camera_path) that enter the time embedding; 0 in Wan
     control_dim: int
-    predicts: (
-        str  # what the head's output means: "velocity" as in Wan, or "clean" latents (small widths learn it faster)
-    )
-    screen_embedding: bool  # a learned vector per place on the screen; Wan has none
-    camera: CameraLimits | None  # positions of tokens are world positions: column and row + where the camera stands
+    predicts: str  # the head's output: "velocity" as in Wan, or "clean" latents, which small widths learn faster
+    screen_embedding: bool  # a learned vector per screen position; Wan has none
+    camera: CameraLimits | None  # if set, token positions are world positions: column and row + the camera's position
     # pictures
     width: int
     height: int
     fps: int
     spatial_stride: int
     temporal_stride: int
-    first_latent_pictures: int  # pictures that the very first latent frame decodes to: 1 in Wan's VAE
+    first_latent_pictures: int  # pictures that the stream's first latent frame decodes to: 1 in Wan's VAE
     # streaming
     chunk_latents: int
-    denoising_steps: tuple[int, ...]  # as the checkpoint's own configuration lists them
+    denoising_steps: tuple[int, ...]  # as listed in the checkpoint's configuration
     shift: float
-    trained_latents: int  # temporal positions seen in training; relative positions stay inside
+    trained_latents: int  # temporal positions seen in training; relative positions stay inside them
     max_prompt_chars: int
-    first_steps: tuple[int, ...] = ()  # of the first chunk, where one- and two-step students take more; (): as others
-    warped: bool = True  # the steps are indices that the shift warps; else they are timesteps already
-    # the parts beside the transformer, by their names in model.parts
+    first_steps: tuple[int, ...] = ()  # steps of the first chunk, if different: one- and two-step students take more
+    warped: bool = True  # whether the steps are indices that the shift warps, or timesteps already
+    # the parts beside the transformer, by name (model.parts)
     text_encoder: str = "phrases"
     video_codec: str = "views"
-    codec_memory: int = 0  # values that the codec remembers of a session, for each latent position; 0: next to nothing
-    # what a session's cache is unless it asks for another: the policy that the weights were tuned with
+    codec_memory: int = 0  # values per latent position that the codec keeps for a session; 0: negligible
+    # cache defaults; the policy is the one that the weights were tuned with
     cache_policy: str = "sink_window"
-    cache_budget_latents: float = 18.0  # the past alone; public configurations count the open chunk as well
-    cache_sink_latents: float | None = None  # None: what is usual for the policy
+    cache_budget_latents: float = 18.0  # without the open chunk, which public configurations count as well
+    cache_sink_latents: float | None = None  # None: the policy's default
     position_mode: PositionMode = "relative"
-    public: bool = False  # its weights come in the public layouts of the Wan2.1 family
-    source: Source | None = None  # where they are
+    public: bool = False  # whether its weights come in the public layouts of the Wan2.1 family
+    source: Source | None = None  # where to download them
 
     def __post_init__(self) -> None:
         self._require(self.dim % self.num_heads == 0, "dim", f"{self.dim} is not a multiple of {self.num_heads} heads")
@@ -111,45 +107,53 @@ class ModelSpec:
 
     @property
     def head_dim(self) -> int:
+        """Channels per head."""
         return self.dim // self.num_heads
 
     @property
     def rope_split(self) -> tuple[int, int, int]:
-        """Channels of a head given to (time, height, width); Wan gives time what is left over."""
+        """Channels per head for (time, height, width); as in Wan, time gets the remainder."""
         side = 2 * (self.head_dim // 6)
         return self.head_dim - 2 * side, side, side
 
     @property
     def latent_height(self) -> int:
+        """Rows of a latent frame."""
         return self.height // self.spatial_stride
 
     @property
     def latent_width(self) -> int:
+        """Columns of a latent frame."""
         return self.width // self.spatial_stride
 
     @property
     def token_rows(self) -> int:
+        """Token rows of a latent frame."""
         return self.latent_height // self.patch[1]
 
     @property
     def token_columns(self) -> int:
+        """Token columns of a latent frame."""
         return self.latent_width // self.patch[2]
 
     @property
     def tokens_per_latent(self) -> int:
+        """Tokens of a latent frame."""
         return self.token_rows * self.token_columns
 
     @property
     def tokens_per_chunk(self) -> int:
+        """Tokens of a chunk."""
         return self.tokens_per_latent * self.chunk_latents
 
     @property
     def pixels_per_column(self) -> int:
-        """Pixels that one token column spans: camera offsets are divided by it."""
+        """Pixels per token column; camera offsets are divided by it."""
         return self.spatial_stride * self.patch[2]
 
     @property
     def pixels_per_row(self) -> int:
+        """Pixels per token row."""
         return self.spatial_stride * self.patch[1]
 
     def pictures_in_chunk(self, index: int) -> int:
@@ -158,12 +162,13 @@ class ModelSpec:
         return pictures if index else pictures - self.temporal_stride + self.first_latent_pictures
 
     def codec_bytes(self, dtype: str) -> int:
-        """Bytes that the codec remembers of a session between two chunks."""
+        """Bytes that the codec keeps for a session between two chunks."""
         return self.codec_memory * self.latent_height * self.latent_width * BYTES_PER_ELEMENT[dtype]
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """The denoising timesteps of a usual chunk: (1000, 937.5, 833.3, 625) for Self-Forcing's list at shift 5."""
+        """The denoising timesteps of all chunks but the first: (1000, 937.5, 833.3, 625) for Self-Forcing's list at
+        shift 5."""
         return tuple(timestep for timestep, _ in self.schedule(1))
 
     def schedule(self, chunk: int) -> tuple[tuple[float, float], ...]:
@@ -177,15 +182,15 @@ class ModelSpec:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
     def _nearest_sigma(self, timestep: float) -> float:
-        """Of the 1000 levels that the public schedulers know."""
+        """The nearest of the public schedulers' 1000 noise levels."""
         return min((self._warp(1 - k / 1000) for k in range(1000)), key=lambda s: abs(1000 * s - timestep))
 
     def at(self, width: int, height: int) -> ModelSpec:
-        """This model for other pictures. Raises SpecError naming the sizes that can be divided."""
+        """This model with another picture size. Raises SpecError, which names valid sizes."""
         return replace(self, width=width, height=height)
 
 
-WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B"  # its text encoder and VAE are those of the whole family
+WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B"  # its text encoder and VAE serve the whole family
 WAN_PARTS = ("models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*", "Wan2.1_VAE.pth")
 
 WAN_1_3B = ModelSpec(
@@ -201,7 +206,7 @@ WAN_1_3B = ModelSpec(
     text_len=512,
     eps=1e-6,
     rope_theta=10000.0,
-    recache_chunks=4,  # LongLive's 12 latent frames
+    recache_chunks=4,  # 12 latent frames, as LongLive
     redraws=False,
     control_dim=0,
     predicts="velocity",
@@ -235,8 +240,8 @@ WAN_14B = replace(
     source=Source(repo="Wan-AI/Wan2.1-T2V-14B", files=("diffusion_pytorch_model*", *WAN_PARTS)),
 )
 
-# What differs between public checkpoints of this family. Self-Forcing's own configuration is the base: 4 warped steps
-# at shift 5, chunks of 3 latent frames, a window of 21 (18 of them past) and no sink, which others found to harm it.
+# What differs between public checkpoints of this family. Self-Forcing's configuration is the base: 4 warped steps at
+# shift 5, chunks of 3 latent frames, a window of 21 (18 of them past), no sink (others found that it harms).
 SELF_FORCING = replace(
     WAN_1_3B,
     name="self-forcing",
@@ -260,7 +265,7 @@ CAUSVID = replace(
 LONGLIVE = replace(
     WAN_1_3B,
     name="longlive",
-    cache_budget_latents=9.0,  # a window of 12 with the open chunk
+    cache_budget_latents=9.0,  # a window of 12 that includes the open chunk
     cache_sink_latents=3.0,
     position_mode="absolute",
     source=Source(
@@ -275,7 +280,7 @@ KREA_14B = replace(
     cache_budget_latents=3.0,
     source=Source(repo="krea/krea-realtime-video", files=("krea-realtime-video-14b.safetensors",), base=WAN_BASE),
 )
-# Frame-wise students of Causal Forcing: chunks of one latent frame; with few steps the first chunk still takes four.
+# Frame-wise students of Causal Forcing: one latent frame per chunk. With few steps, the first chunk still takes four.
 FRAME_WISE = replace(
     WAN_1_3B,
     name="frame-wise-4-step",
@@ -312,7 +317,7 @@ PAFU_MINI = ModelSpec(
     text_len=8,
     eps=1e-6,
     rope_theta=10000.0,
-    recache_chunks=0,  # measured: it neither helps nor harms (docs/method.md)
+    recache_chunks=0,  # measured: neither helps nor harms (docs/method.md)
     redraws=True,
     control_dim=1,
     predicts="clean",
@@ -359,18 +364,18 @@ PAFU_MINI_2 = replace(
     ffn_dim=1280,
     num_heads=5,
     num_layers=8,
-    patch=(1, 2, 4),  # 32 x 64 pixels: 64 tokens a latent frame
+    patch=(1, 2, 4),  # 32 x 64 pixels per token: 64 tokens per latent frame
     text_dim=192,
     text_len=12,
     control_dim=4,
     camera=CameraLimits(full_speed=32, acceleration=16, lowest=-48, highest=40),
     width=512,
     height=256,
-    # after warping .975, .880 and .550: what everything hangs on (light, ground) is settled at nearly full noise
+    # after warping .975, .880 and .550: light and ground, on which all else depends, are settled at nearly full noise
     denoising_steps=(1000, 886, 595, 196),
 )
 
-TEST_WAN = replace(  # Wan's shape through and through, small enough for every test: random weights, no meaning
+TEST_WAN = replace(  # Wan's shape, small enough for every test; random weights
     WAN_1_3B,
     name="test-wan",
     dim=80,
@@ -401,12 +406,12 @@ WAN_FAMILY = (
     FRAME_WISE_2,
     FRAME_WISE_1,
 )
-RANDOM_WEIGHTS = ("test-tiny", "test-wan")  # they have no others: their pictures mean nothing
+RANDOM_WEIGHTS = ("test-tiny", "test-wan")  # no other weights exist; their pictures are meaningless
 SPECS = {spec.name: spec for spec in (*WAN_FAMILY, PAFU_MINI, PAFU_MINI_2, TEST_TINY, TEST_WAN)}
 
 
 def spec_named(name: str) -> ModelSpec:
-    """The spec called ``name``. Raises SpecError naming the known ones."""
+    """The spec called ``name``. Raises SpecError, which lists the known names."""
     if name not in SPECS:
         raise SpecError(f"unknown model {name!r}; known models: {', '.join(SPECS)}")
     return SPECS[name]

@@ -1,4 +1,4 @@
-"""pafu-mini's text encoder: a prompt's phrases, one per slot. Trained together with the transformer."""
+"""pafu-mini's text encoder: one slot per phrase of the prompt. It is trained together with the transformer."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from model.spec import ModelSpec
 from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS, PLACES
 
 ROLES = {"kind": KINDS, "colour": COLOURS, "accent": COLOURS, "place": PLACES, "light": LIGHTS, "ground": GROUNDS}
-# Id 0 is "not said"; the same colour has two ids, one as a thing's and one as its roof's.
+# Id 0 is "not mentioned". A colour has two ids: one for a thing and one for its roof.
 SYMBOLS = {pair: i + 1 for i, pair in enumerate((role, word) for role, words in ROLES.items() for word in words)}
 SYMBOLS_PER_SLOT = 4
 
 
 def phrase_ids(prompt: str, slots: int) -> Tensor:
     """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light and ground in the first slot, then one thing per slot, in
-    order; things beyond the last slot are left out."""
+    order. Things beyond the last slot are dropped."""
     return _ids(describe(prompt), slots)
 
 
 def arranged_ids(prompt: str, slots: int) -> Tensor:
-    """The same as a stream is told it: several things without places get one each."""
+    """As ``phrase_ids``, for streams: several things without a place get one each."""
     return _ids(arranged(describe(prompt)), slots)
 
 
@@ -48,7 +48,7 @@ def _symbol(role: str, word: str | None) -> int:
 
 
 class TextEncoder(nn.Module):
-    """``symbols`` is how many there are without "not said", ``ids`` makes them of a prompt."""
+    """``symbols`` is the number of symbols besides "not mentioned"; ``ids`` converts a prompt to symbols."""
 
     def __init__(
         self, spec: ModelSpec, symbols: int = len(SYMBOLS), ids: Callable[[str, int], Tensor] = arranged_ids
@@ -64,8 +64,8 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Symbols (B, slots, SYMBOLS_PER_SLOT) to text states (B, slots, text_dim); an empty slot is encoded like a
-        full one, as padding is in Wan."""
+        """Symbols (B, slots, SYMBOLS_PER_SLOT) to text states (B, slots, text_dim). Empty slots are encoded too, like
+        padding in Wan."""
         x = self.embedding(ids).sum(-2) + self.places
         out: Tensor = self.norm(x + self.mix(x))
         return out

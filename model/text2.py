@@ -1,4 +1,4 @@
-"""The phrases of a prompt of the second world as symbols, one phrase per slot."""
+"""Prompts of the second world as symbols, one slot per phrase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.spec import ModelSpec
 from model.text import TextEncoder
 from model.vocabulary2 import ROLES
 
-# Id 0 is "not said"; the same colour has two ids, one as a thing's and one as its roof's.
+# Id 0 is "not mentioned". A colour has two ids: one for a thing and one for its roof.
 SYMBOLS = {pair: i + 1 for i, pair in enumerate((role, word) for role, words in ROLES.items() for word in words)}
 SYMBOLS_PER_SLOT = 5
 SCENE_ROLES = ("light", "weather", "ground", "later")
@@ -18,8 +18,8 @@ THING_ROLES = ("kind", "colour", "accent", "place", "distance")
 
 
 def phrase_ids(prompt: str, slots: int) -> Tensor:
-    """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light, weather, ground and the light to come in the first slot,
-    then one thing per slot, in order; things beyond the last slot are left out."""
+    """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light, weather, ground and later light in the first slot, then one
+    thing per slot, in order. Things beyond the last slot are dropped."""
     said = describe(prompt)
     rows = [_symbols(said, SCENE_ROLES), *(_symbols(thing, THING_ROLES) for thing in said.things)][:slots]
     ids = torch.zeros(slots, SYMBOLS_PER_SLOT, dtype=torch.long)
@@ -37,5 +37,5 @@ def _symbol(role: str, word: str | None) -> int:
 
 
 def text_encoder(spec: ModelSpec) -> TextEncoder:
-    """The text encoder of the second world's phrases, with fresh weights."""
+    """The text encoder of the second world, with fresh weights."""
     return TextEncoder(spec, len(SYMBOLS), phrase_ids)

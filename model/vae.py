@@ -1,11 +1,11 @@
-"""pafu-mini's tiny video autoencoder: a latent frame is one view, the pictures on the way to it are interpolated.
+"""pafu-mini's tiny video autoencoder: a latent frame is one view; the pictures between two views are interpolated.
 
-A latent frame describes what the camera sees at the end of its ``temporal_stride`` pictures. The encoder is linear, the
-strongest principal components of 16 x 16 pixels: they take seconds to fit where a convolutional encoder would have
-taken hours on a CPU (docs/log.md). The decoder is a small convolutional network; it does not add up the components,
-whose 16 x 16 blocks would show. Since the camera's speed is known, the pictures between two views are motion
-compensated: both views are shifted to where the camera stands and blended. So latents do not depend on speed, which a
-small model learns far faster.
+A latent frame describes what the camera sees at the end of its ``temporal_stride`` pictures. The encoder is linear: the
+principal components of 16 x 16 pixel blocks. They take seconds to fit, where a convolutional encoder would have taken
+hours on a CPU (docs/log.md). The decoder is a small convolutional network; summing the components instead would show 16
+x 16 blocks. The camera's speed is known, so the pictures between two views are motion compensated: both views are
+shifted to the camera's position and blended. Latents therefore do not depend on speed, which a small model learns much
+faster.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from model.spec import ModelSpec
 
 WIDTHS = (160, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
 BLOCKS = (2, 1, 1)  # residual blocks at each size
-LEAST_WEIGHT = 1e-3  # of a view that alone knows a column
+LEAST_WEIGHT = 1e-3  # lower limit of a view's weight in columns that only it shows
 
 
 class StreamingVAE(nn.Module):
+    """The autoencoder, with a codec's interface (model.parts.VideoCodec)."""
+
     mean: Tensor
     basis: Tensor
     scale: Tensor
@@ -41,12 +43,12 @@ class StreamingVAE(nn.Module):
         self.decoder = Decoder(spec.latent_channels, WIDTHS, BLOCKS, channels=3)
 
     def settle(self, device: torch.device, dtype: torch.dtype) -> StreamingVAE:
-        """Channels last: a quarter faster convolutions, on CPUs and GPUs alike."""
+        """Use the channels-last layout: convolutions are a quarter faster, on CPUs and GPUs."""
         self.to(device, dtype)
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # not in its types
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # missing in torch's types
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """The view (3, H, W) of a camera that rests there for ``frames`` latent frames: (1, frames, C, h, w)."""
+        """The view (3, H, W) of a camera at rest for ``frames`` latent frames: (1, frames, C, h, w)."""
         latents = self.encode(picture[None].to(self.basis.dtype)).float()
         return latents.unsqueeze(1).repeat(1, frames, 1, 1, 1)
 
@@ -59,7 +61,7 @@ class StreamingVAE(nn.Module):
         return F.pixel_unshuffle(views, self.stride).movedim(-3, -1)
 
     def view(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to the view that they describe (B, 3, H, W) in about [-1, 1]."""
+        """Latents (B, C, h, w) to their views (B, 3, H, W) in about [-1, 1]."""
         out: Tensor = self.decoder(latents)
         return out
 
@@ -68,8 +70,8 @@ class StreamingVAE(nn.Module):
     ) -> tuple[Tensor, State]:
         """Latents (B, F, C, h, w) to pictures (B, F*stride, 3, H, W) and the state for the next call.
 
-        ``motions`` are the camera's since the latent frame before, of which it follows the one to the right; where the
-        camera jumped, and without motions, one view fades into the next.
+        ``motions`` holds the camera's motion since the previous latent frame; only the motion to the right is used.
+        After a jump, and without motions, one view fades into the next.
         """
         before = state[0] if state else None
         pictures = []
@@ -85,8 +87,8 @@ class StreamingVAE(nn.Module):
 def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: int) -> Tensor:
     """Picture ``part`` of ``parts`` on the way from view ``before`` to view ``now``, each (B, 3, H, W).
 
-    The camera moves ``speed`` pixels a picture to the right, so ``before`` knows the columns at its left and ``now``
-    those at its right. Without a view before, the camera waits at the first one: nothing shows what lies beyond.
+    The camera moves ``speed`` pixels per picture to the right, so ``before`` shows the columns at the left and ``now``
+    those at the right. Without ``before``, the camera stays at ``now``: nothing shows what lies beyond it.
     """
     if before is None:
         return now
@@ -98,7 +100,7 @@ def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: in
 
 
 def _moved(view: Tensor, shift: int) -> tuple[Tensor, Tensor]:
-    """The view seen ``shift`` pixels farther to the right, and which of its columns (W,) were in sight."""
+    """The view shifted to a camera ``shift`` pixels farther to the right, and which of its columns (W,) are visible."""
     columns = torch.arange(view.shape[-1], device=view.device) + shift
     inside = columns.clamp(0, view.shape[-1] - 1)
     return view[..., inside], (columns == inside).to(view.dtype)

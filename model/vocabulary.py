@@ -1,4 +1,4 @@
-"""The words that pafu-mini knows: synonyms fold into a small set of canonical words. No torch."""
+"""pafu-mini's vocabulary: synonyms map to a small set of canonical words. No torch."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _SILENT = frozenset(
     "a an the with in on of at to is are there it its by from under over side some stands standing stand this that but "
     "s landscape scene world view quiet calm camera picture slowly gently we see while show draw add please".split()
 )
-_DEPTH = "everything stands side by side; say left, middle, right or ahead"
+_DEPTH = "things stand side by side; say left, middle, right or ahead"
 _SIZE = "sizes cannot be chosen"
 _REFUSED = {
     **dict.fromkeys("behind front background foreground far near distance distant close nearby".split(), _DEPTH),
     **dict.fromkeys("big tall small large little huge tiny".split(), _SIZE),
 }
-MOST_ALIKE = 3  # of a kind: as many as stand in the first picture
+MOST_ALIKE = 3  # things of one kind: as many as fit into the first picture
 LEXICON = Lexicon(CANONICAL, _SILENT, MOST_ALIKE, _REFUSED)
 
 SUGGESTIONS = {

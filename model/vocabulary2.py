@@ -1,4 +1,4 @@
-"""The words of the second world: synonyms fold into a small set of canonical words. No torch, no numpy, no PIL."""
+"""The second world's vocabulary: synonyms map to a small set of canonical words. No torch, numpy or PIL."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WEATHERS = ("clear", "cloudy", "rain", "snowfall", "fog")
 GROUNDS = ("meadow", "desert", "snow", "lake", "seashore")
 PLACES = ("left", "middle", "right", "ahead", "back")
 DISTANCES = ("far", "near")
-MOST_ALIKE = 4  # things that one phrase may ask for
+MOST_ALIKE = 4  # the most things that one phrase may ask for
 
-# What each symbol of a phrase may say; "later" is the light that the present one turns into.
+# The values of each symbol of a phrase; "later" is the light that the present one turns into.
 ROLES = {
     "kind": KINDS,
     "colour": COLOURS,

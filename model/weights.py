@@ -1,6 +1,6 @@
-"""Weights on disk: a folder with one safetensors file per part and a ``model.json`` that names and checksums them.
+"""Weights on disk: a folder with one safetensors file per part and a ``model.json`` with their names and checksums.
 
-Loading is strict: what does not fit is named by file, tensor and both shapes, before anything runs.
+Loading is strict: before anything runs, an error names the file, the tensor and both shapes of whatever does not fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from model.asking import ASKING_FILE, AskingHead, Heads
-from model.checkpoints.errors import WeightsError as WeightsError  # raised by most of what is here
+from model.checkpoints.errors import WeightsError as WeightsError  # raised by most functions of this module
 from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
@@ -39,9 +39,9 @@ SHIPPED = {"pafu-mini": Path(__file__).parent / "weights_mini"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to stream, its parts in ``dtype`` on ``device``; ``digest`` tells sets of weights apart.
+    """A model that is ready to stream: its parts in ``dtype`` on ``device``. ``digest`` identifies its weights.
 
-    ``salience`` and ``asking`` are the heads that the learned cache policies need, None where there is none.
+    ``salience`` and ``asking`` are the heads of the learned cache policies, or None.
     """
 
     spec: ModelSpec
@@ -53,19 +53,21 @@ class LoadedModel:
     digest: str
     salience: SalienceHead | None = None
     asking: AskingHead | None = None
-    noise: str = "device"  # who draws it: the model's device, or the "cpu", for the same noise on every machine
+    noise: str = "device"  # where noise is drawn: the model's device, or "cpu" for the same noise on every machine
 
     @property
     def heads(self) -> Heads:
+        """The heads for cache policies."""
         return Heads(self.salience, self.asking)
 
     @cached_property
     def passes(self) -> Passes:
-        """How this model's passes run; its sessions share them."""
+        """Runs this model's passes; its sessions share it."""
         return Passes(self.dit, self.heads, self.spec, self.device)
 
     @property
     def noise_device(self) -> torch.device:
+        """The device that draws the noise."""
         return self.device if self.noise == "device" else torch.device("cpu")
 
     @cached_property
@@ -73,11 +75,11 @@ class LoadedModel:
         return torch.cuda.Stream(self.device)
 
     def decoding(self) -> AbstractContextManager[Any]:
-        """Where chunks are decoded: on a GPU in a queue of its own, beside the passes of the next chunk."""
+        """A context for decoding: on a GPU a separate CUDA stream, which runs beside the passes of the next chunk."""
         return torch.cuda.stream(self._decoding) if self.device.type == "cuda" else nullcontext()
 
     def to_host(self, *tensors: Tensor) -> list[Tensor]:
-        """Copies on the host, asked for together: one wait for all that the device was told to do."""
+        """Copies of the tensors on the host, with a single wait for the device."""
         if self.device.type != "cuda":
             return [tensor.cpu() for tensor in tensors]
         copies = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
@@ -88,7 +90,7 @@ class LoadedModel:
 
 
 def preferred_dtype(device: torch.device | str) -> torch.dtype:
-    """The fastest dtype that is good enough: bf16, except on CPUs without bf16 arithmetic, which emulate it slowly."""
+    """The fastest dtype that is accurate enough: bf16, except on CPUs without bf16 arithmetic, where it is emulated."""
     if torch.device(device).type != "cpu":
         return torch.bfloat16
     abilities = torch.cpu.get_capabilities()
@@ -105,7 +107,7 @@ def save_model(
     trained_steps: dict[str, int],
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write the parts below ``folder``, floating-point tensors in ``dtype``; the description comes last."""
+    """Write the parts to ``folder``, floating-point tensors in ``dtype``; the description is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     checksums = {}
     for part, module in zip(PARTS, (dit, text, vae), strict=True):
@@ -125,11 +127,12 @@ def load_model(
     head: Path | None = None,
     beside: Beside | None = None,
 ) -> LoadedModel:
-    """The model's parts from ``folder``, or from the weights that ship with Pafu, in ``dtype`` (None: the preferred).
+    """Load the model's parts from ``folder``, or the weights that ship with Pafu, in ``dtype`` (None: the preferred
+    one).
 
-    ``folder`` is one that ``save_model`` wrote, or a public checkpoint of the Wan2.1 family (a folder or a file), to
-    which ``beside`` adds the parts that are elsewhere. ``head`` is the salience head's file; None takes the folder's
-    own if it has one. Raises WeightsError for anything that is missing, damaged or does not fit.
+    ``folder`` was written by ``save_model``, or is a public checkpoint of the Wan2.1 family (a folder or a file);
+    ``beside`` names parts that are elsewhere. ``head`` is the salience head's file; None uses the folder's own, if any.
+    Raises WeightsError for anything missing, damaged or unfit.
     """
     spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
     folder = folder or _shipped_folder(spec)
@@ -160,7 +163,7 @@ def _load_public(
 
 def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> LoadedModel:
     checksums = _read_description(folder, spec)
-    with torch.device("meta"):  # sizes without memory: the loaded tensors become the parameters
+    with torch.device("meta"):  # no memory: the loaded tensors become the parameters
         parts = _build_parts(spec)
     for part in PARTS:
         _load_part(parts[part], folder / _file_of(part), checksums)
@@ -169,13 +172,13 @@ def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: 
 
 
 def with_head(model: LoadedModel, path: Path, part: str = "salience_head") -> LoadedModel:
-    """The model with the salience head in ``path``. Raises WeightsError when it is not this model's."""
+    """The model with the salience head in ``path``. Raises WeightsError if the head belongs to another model."""
     head = _head(model, path, SalienceHead, part)
     return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 
 def with_asking(model: LoadedModel, path: Path) -> LoadedModel:
-    """The model with the asking head in ``path``. Raises WeightsError when it is not this model's."""
+    """The model with the asking head in ``path``. Raises WeightsError if the head belongs to another model."""
     head = _head(model, path, AskingHead, "weights")
     return dataclasses.replace(model, asking=head.to(device=model.device, dtype=model.dtype))
 
@@ -190,7 +193,8 @@ def _head(model: LoadedModel, path: Path, make: Callable[[ModelSpec], H], part: 
 def random_model(
     spec: ModelSpec, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> LoadedModel:
-    """A model of random weights, the same for the same seed: for tests and measurements, its pictures mean nothing."""
+    """A model with random weights that depend only on ``seed``, for tests and measurements. Its pictures are
+    meaningless."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = _build_parts(spec)
@@ -198,7 +202,7 @@ def random_model(
             _randomise_zeros(part)
         open_gates(
             cast(CausalDiT, parts["dit"])
-        )  # nearly shut, they would hide what attention sees from every test and measurement
+        )  # nearly closed gates would hide attention from every test and measurement
         salience, asking = SalienceHead(spec), AskingHead(spec)
     model = assemble(spec, parts, device, dtype, f"random-{seed}")
     for head in (salience, asking):
@@ -216,7 +220,7 @@ def _build_parts(spec: ModelSpec) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def _randomise_zeros(module: nn.Module) -> None:
-    """Give random numbers to matrices that start at zero: they would make every picture of a random model grey."""
+    """Randomise matrices that start at zero; otherwise a random model would only draw grey."""
     for tensor in module.state_dict().values():
         if tensor.ndim > 1 and not bool(tensor.any()):
             tensor.normal_(std=RANDOM_STD)
@@ -225,7 +229,7 @@ def _randomise_zeros(module: nn.Module) -> None:
 def assemble(
     spec: ModelSpec, parts: dict[str, nn.Module], device: torch.device | str, dtype: torch.dtype | None, digest: str
 ) -> LoadedModel:
-    """Modules "dit", "text" and "vae", moved and frozen as a model that streams can use."""
+    """The modules "dit", "text" and "vae", moved and frozen, as a model that is ready to stream."""
     device, dtype = torch.device(device), dtype or preferred_dtype(device)
     moved: dict[str, Any] = {name: settle(part, device, dtype) for name, part in parts.items()}
     return LoadedModel(spec, **moved, device=device, dtype=dtype, digest=digest)
@@ -266,7 +270,7 @@ def _read_description(folder: Path, spec: ModelSpec) -> dict[str, str]:
 
 
 def _load_part(module: nn.Module, path: Path, checksums: dict[str, str]) -> None:
-    """Fill ``module`` from ``path``, after the file's checksum and every name and shape were found right."""
+    """Fill ``module`` from ``path``, after checking the file's checksum and all names and shapes."""
     if not path.is_file():
         raise WeightsError(f"{path} is missing")
     data = path.read_bytes()

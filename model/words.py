@@ -1,5 +1,4 @@
-"""The words of a model with a small vocabulary of its own: they belong to the text encoder that its spec names. No
-torch."""
+"""Vocabularies of models that have their own: they belong to the text encoder that the spec names. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Words:
-    """lexicon: which words are drawn, and what is told of the others. describe: what a prompt says. names_anew(before,
+    """lexicon: which words are drawn, and the warnings about others. describe: what a prompt says. names_anew(before,
     after): whether the later prompt names a thing as the earlier one does not. suggestions: known words by kind.
     examples: whole prompts."""
 
@@ -36,30 +35,30 @@ VOCABULARIES = {
 
 
 def words_of(spec: ModelSpec) -> Words | None:
-    """The vocabulary of ``spec``; None where any words will do."""
+    """The vocabulary of ``spec``; None if the model accepts any words."""
     return VOCABULARIES.get(spec.text_encoder)
 
 
 def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
-    """Words that a model with a vocabulary of its own does not know and ignores; other models accept any words."""
+    """Words that a model with its own vocabulary does not know and ignores; other models accept any words."""
     words = words_of(spec)
     return words.lexicon.unknown(prompt) if words is not None else []
 
 
 def warnings(prompt: str, spec: ModelSpec) -> list[str]:
-    """What of the prompt will not be in the picture, and why: a sentence each."""
+    """What parts of the prompt the model will not draw, and why: one sentence each."""
     words = words_of(spec)
     return words.lexicon.warnings(prompt) if words is not None else []
 
 
 def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
-    """Why a new prompt does not change what is in sight: it names nothing anew, or a ground alone. A sentence, or none
-    where something changes."""
+    """Why a new prompt does not change the view: it names no new thing, or only a ground. One sentence, or none if the
+    view changes."""
     words = words_of(spec)
     if words is None or words.names_anew(before, after) or camera_from_prompt(after):
         return []
     old, new = vars(words.describe(before)), vars(words.describe(after))
     changed = {name for name, value in new.items() if name != "things" and value and value != old[name]}
     if changed == {"ground"}:
-        return ["a new ground shows where nothing is remembered yet, or together with a thing that is named anew"]
-    return [] if changed else ["nothing is named anew: what is in sight stays as it is"]
+        return ["the new ground appears only where nothing is remembered yet, or together with a new thing"]
+    return [] if changed else ["the prompt names nothing new: the view stays as it is"]

@@ -76,7 +76,7 @@ def test_the_table_says_where_it_fits() -> None:
     assert SMALL.least == 20 * GIB and SMALL.sessions(20 * GIB) == 1 and SMALL.sessions(20 * GIB - 1) == 0
     rows = table({"on a GPU": SMALL}, {"24 GB card": "1 session"})
     assert rows[0] == ("", "on a GPU") and rows[-1] == ("24 GB card", "1 session")
-    assert ("text encoder, while it encodes", "8.00 GiB") in rows and ("cache of a session", "3.00 GiB") in rows
+    assert ("text encoder, while it encodes", "8.00 GiB") in rows and ("cache, per session", "3.00 GiB") in rows
 
 
 @pytest.mark.parametrize(

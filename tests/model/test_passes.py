@@ -47,7 +47,7 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(
         assert torch.equal(chunks(other, 6), expected)
     assert (other.passes.refused, other.passes.replays) == (1, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "passes run without CUDA graphs: capturing failed: no graphs here"
+        "cannot capture CUDA graphs, passes run without them: no graphs here"
     ]
 
 

@@ -94,9 +94,9 @@ def test_a_word_that_is_negated_is_not_called_unknown_as_well() -> None:
 @pytest.mark.parametrize(
     ("after", "says"),
     [
-        ("a meadow by day, a red house", "nothing is named anew"),
-        ("", "nothing is named anew"),
-        ("a desert, a red house", "a new ground"),
+        ("a meadow by day, a red house", "the prompt names nothing new"),
+        ("", "the prompt names nothing new"),
+        ("a desert, a red house", "the new ground"),
         ("a meadow at night, a red house", None),
         ("a desert, a blue house", None),
         ("the camera pans left", None),
