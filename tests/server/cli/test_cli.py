@@ -41,7 +41,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = one_line(pafu("serve", "--port", str(port)))
-    assert f"port {port}" in line and "taken" in line and "--port" in line
+    assert f"port {port}" in line and "in use" in line and "--port" in line
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_taken_metrics_port_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = one_line(pafu("serve", "--port", "0", "--metrics-port", str(port)))
-    assert f"port {port}" in line and "taken" in line and "--metrics-port" in line
+    assert f"port {port}" in line and "in use" in line and "--metrics-port" in line
 
 
 def test_a_configuration_that_cannot_be_read_is_one_clear_line() -> None:
