@@ -1,7 +1,7 @@
-"""The server's settings: every field is a ``PAFU_*`` variable and a key of the configuration file, those that are
-changed most also a flag of ``pafu serve``; frozen and checked once.
+"""The server's settings, validated once and immutable.
 
-This module is read by the front process and imports no torch.
+Every field is a ``PAFU_*`` variable and a key of the configuration file; the most used are also flags of ``pafu
+serve``. The front imports this module, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from server.config import addresses, devices
 from server.config.environment import PREFIX, ConfigError
 from server.errors import nearest
 
-MIN_SECRET = 16  # characters
-Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
-NAMES = ("allowed_hosts", "allowed_origins", "trusted_proxies", "api_keys", "public_paths")  # the fields of that kind
-LONGEST = 1e9  # seconds, 31 years
-LARGEST = 2**53  # of whole numbers: what JSON and every database carry
-MOST_PIXELS = 4096  # of a side
+MIN_SECRET = 16  # minimum characters of an API key
+Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in variables
+NAMES = ("allowed_hosts", "allowed_origins", "trusted_proxies", "api_keys", "public_paths")  # all fields of type Names
+LONGEST = 1e9  # seconds; the limit for numbers with a fraction
+LARGEST = 2**53  # limit for whole numbers, which JSON and databases can represent
+MOST_PIXELS = 4096  # per side
 CACHE = ("cache_policy", "cache_budget_latents", "cache_window_latents", "cache_sink_latents", "cache_recent_latents")
 
 
 @contextmanager
 def about(*fields: str) -> Iterator[None]:
-    """What is found wrong in this block is the fault of these settings. Raises ConfigError."""
+    """Convert a ValueError in the block to a ConfigError about these settings."""
     try:
         yield
     except ValueError as error:
@@ -44,13 +44,13 @@ def about(*fields: str) -> Iterator[None]:
 
 
 def default_data_dir() -> Path:
-    """Where the user's programs keep their state."""
+    """The user's state folder (XDG)."""
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(home) / "pafu"
 
 
 class Settings(BaseSettings):
-    """What an operator can choose. Times are seconds, sizes are bytes."""
+    """All settings of a server. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
@@ -58,163 +58,200 @@ class Settings(BaseSettings):
 
     _called: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback it wants keys")
+    host: str = Field(default="127.0.0.1", description="address to listen on; API keys are required beyond loopback")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0: any free one")
     metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="a port for /metrics alone; default: on the port of everything else"
+        default=None, ge=0, le=65535, description="separate port for /metrics; default: the main port"
     )
-    metrics_host: str = Field(default="127.0.0.1", description="address of that port")
-    model: str = Field(default="pafu-mini", description="which model is served")
-    weights: str | None = Field(default=None, description="folder or file of safetensors, or an id of the hub")
-    text_encoder: str | None = Field(default=None, description="folder or file, or an id; default: beside the weights")
-    vae: str | None = Field(default=None, description="the same for the VAE, or for a tiny one in TAEHV's layout")
+    metrics_host: str = Field(default="127.0.0.1", description="address to listen on for metrics_port")
+    model: str = Field(default="pafu-mini", description="the model to serve")
+    weights: str | None = Field(default=None, description="folder or file of safetensors, or a hub id")
+    text_encoder: str | None = Field(default=None, description="folder, file or hub id; default: next to the weights")
+    vae: str | None = Field(default=None, description="the same for the VAE; may be a tiny VAE in TAEHV's layout")
     text_placement: Literal["device", "offload", "cpu"] = Field(
         default="offload",
-        description="where the text encoder is: on the device, there only while it encodes, or on the CPU",
+        description="where the text encoder runs: on the device, offloaded from it when not in use, or on the CPU",
     )
     size: str | None = Field(
         default=None,
         pattern=r"^\d{1,5}x\d{1,5}$",
-        description="size of the pictures, 832x480; default: the model's own",
+        description="picture size, as 832x480; default: the model's own",
     )
-    salience_head: Path | None = Field(default=None, description="salience head; default: the one beside the weights")
+    salience_head: Path | None = Field(default=None, description="salience head; default: the file next to the weights")
     engine: Literal["local", "ray"] = Field(
-        default="local", description="where workers live: here, or on the machines of a Ray cluster (extra ray)"
+        default="local", description="where workers run: on this machine or on a Ray cluster (extra ray)"
     )
-    ray_address: str = Field(default="auto", description="host:port of the cluster; auto: the one of this machine")
+    ray_address: str = Field(
+        default="auto", description="host:port of the Ray cluster; auto: the cluster that this machine belongs to"
+    )
     ray_namespace: str = Field(
         default="pafu",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="letters, digits, . _ and -; servers of one share workers",
+        description="letters, digits, . _ and -; servers in the same namespace share workers",
     )
-    device: str = Field(default="auto", description=f"one worker each: {devices.ALLOWED}")
-    threads: int = Field(default=0, ge=0, le=1024, description="torch threads of all workers; 0: all usable cores")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the lowest level that is logged"
+    device: str = Field(default="auto", description=f"devices, with one worker each: {devices.ALLOWED}")
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="torch threads, divided among all workers; 0: all usable cores"
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
-    access_log: bool = Field(default=False, description="a line for each HTTP request")
-    log_prompts: bool = Field(default=False, description="write prompts to the log")
-    traces: bool = Field(default=False, description="OpenTelemetry traces; needs the extra otel")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="lowest level to log")
+    log_format: Literal["text", "json"] = Field(default="text", description="json: one object per line")
+    access_log: bool = Field(default=False, description="log every HTTP request")
+    log_prompts: bool = Field(default=False, description="log prompts")
+    traces: bool = Field(default=False, description="export OpenTelemetry traces; needs the extra otel")
 
     gallery: bool = Field(
-        default=True, description="paint a moving thumbnail of each starting point, once, while nobody watches"
+        default=True,
+        description="generate an animated thumbnail for each example prompt, once, while the server is idle",
     )
 
     max_sessions: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="sessions on the device at once, jobs included; default: as many as it can play in real time",
+        description="limit on sessions on the devices at once, including jobs; default: as many as run in real time",
     )
-    max_waiting: int = Field(default=8, ge=0, le=10_000, description="viewers that may wait for a place")
+    max_waiting: int = Field(default=8, ge=0, le=10_000, description="limit on viewers waiting for a place")
     queue_timeout: float = Field(
-        default=120.0, gt=0, description="longest wait for a place; then the viewer is refused"
+        default=120.0, gt=0, description="longest wait for a place, after which the viewer is rejected"
     )
-    cache_room_bytes: int = Field(default=0, ge=0, description="memory for the caches of all sessions; 0: what is free")
-    keep_on_device: float = Field(
-        default=20.0, ge=0, description="how long a session without a viewer stays on the device"
+    cache_room_bytes: int = Field(
+        default=0, ge=0, description="memory for the caches of all sessions; 0: the free memory"
     )
+    keep_on_device: float = Field(default=20.0, ge=0, description="how long an idle session stays on the device")
     keep_on_disk: float = Field(
-        default=600.0, ge=0, description="how long it then stays on disk; 0 for both: it ends with its viewer"
+        default=600.0, ge=0, description="how long it is then kept on disk; both 0: a session ends with its viewer"
     )
     max_kept: int = Field(
-        default=100, ge=0, description="most sessions without a viewer of one caller; beyond it the oldest ends"
+        default=100, ge=0, description="limit on sessions without a viewer per caller; above it, the oldest ends"
     )
-    lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
-    max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="most that a viewer may ask for")
-    max_seconds: float = Field(default=86_400, gt=0, description="longest video of one session")
+    lead_seconds: float = Field(
+        default=1.25, gt=0, le=60, description="default media generated ahead of a viewer's playhead"
+    )
+    max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="largest lead that a viewer may request")
+    max_seconds: float = Field(default=86_400, gt=0, description="longest video of a session")
 
-    data_dir: Path = Field(default_factory=default_data_dir, description="folder for what survives the server")
+    data_dir: Path = Field(
+        default_factory=default_data_dir, description="folder for jobs, sessions and other persistent data"
+    )
     database: str | None = Field(
-        default=None, description="jobs: postgresql://... or sqlite:////path; default: jobs.sqlite in the data folder"
+        default=None,
+        description="job database: postgresql://... or sqlite:////path; default: jobs.sqlite in the data folder",
     )
     sessions: str | None = Field(
         default=None,
-        description="live sessions, where several servers go on with them: a folder or an fsspec URL; default: here",
+        description="session journals shared by several servers: a folder or an fsspec URL; default: not shared",
     )
     videos: str | None = Field(
         default=None,
-        description="finished videos: a folder or an fsspec URL (s3://bucket/videos); default: data folder",
+        description="video files: a folder or an fsspec URL (s3://bucket/videos); default: in the data folder",
     )
     jobs_at_once: int | None = Field(
-        default=None, ge=0, le=1000, description="jobs that this server works on; default: one a worker; 0: none"
+        default=None, ge=0, le=1000, description="jobs that this server runs at once; default: one per worker; 0: none"
     )
-    max_queued_jobs: int = Field(default=100, ge=0, description="most unfinished jobs of all callers")
+    max_queued_jobs: int = Field(default=100, ge=0, description="limit on unfinished jobs of all callers")
     max_job_seconds: float = Field(default=600.0, gt=0, description="longest video of a job")
     job_lease_seconds: float = Field(
-        default=15.0, ge=0.5, description="a server that is silent for so long loses its jobs to the others"
+        default=15.0, ge=0.5, description="without a heartbeat for this long, other servers take over a server's jobs"
     )
     job_max_failures: int = Field(
         default=10,
         ge=1,
-        description="a job that lost its worker so often in a row, without a chunk finished in between, fails",
+        description="a job fails after this many failures in a row without a finished chunk in between",
     )
-    job_keep_seconds: float = Field(default=7 * 86_400.0, gt=0, description="finished videos are kept for so long")
+    job_keep_seconds: float = Field(default=7 * 86_400.0, gt=0, description="how long finished videos are kept")
     job_keep_bytes: int = Field(
-        default=20 * 2**30, ge=0, description="bytes of finished videos; beyond it the oldest are deleted"
+        default=20 * 2**30, ge=0, description="limit on the size of finished videos; above it, the oldest are deleted"
     )
 
     cache_policy: str | None = Field(
-        default=None, description="which tokens a session keeps that chooses no policy; default: the model's own"
+        default=None,
+        description="default policy, which decides the tokens that a cache keeps; default: the model's own",
     )
     cache_budget_latents: float | None = Field(
-        default=None, gt=0, description="latent frames that a cache holds; default: the model's own"
+        default=None, gt=0, description="default cache budget in latent frames; default: the model's own"
     )
     cache_window_latents: float | None = Field(
         default=None,
         gt=0,
-        description="instead of the budget: latent frames with the open chunk, as public configurations count",
+        description="instead of the budget: latent frames with the current chunk, as in public configurations",
     )
     cache_position_mode: PositionMode | None = Field(
-        default=None, description="how cached tokens stand in time; default: the model's own"
+        default=None, description="time positions of cached tokens; default: the model's own"
     )
     cache_sink_latents: float | None = Field(
-        default=None, ge=0, description="default: a quarter of the budget, at most a chunk, for sink_window; else 0"
+        default=None,
+        ge=0,
+        description="sink in latent frames; default: for sink_window a quarter of the budget, at most a chunk, else 0",
     )
     cache_recent_latents: float | None = Field(
-        default=None, ge=0, description="default: a quarter of the budget, at most a chunk"
+        default=None,
+        ge=0,
+        description="recent window in latent frames; default: a quarter of the budget, at most a chunk",
     )
     kv_dtype: Literal["auto", "bf16", "int8", "int4"] = Field(
-        default="auto", description="how caches keep tokens; auto: as the model computes"
+        default="auto", description="storage type of cached tokens; auto: the model's own type"
     )
-    cache_max_latents: float = Field(default=256.0, gt=0, description="largest cache budget that a viewer may ask for")
+    cache_max_latents: float = Field(
+        default=256.0, gt=0, description="largest cache budget, in latent frames, that a viewer may request"
+    )
 
-    start_timeout: float = Field(default=10.0, gt=0, description="session.start must come within this time")
-    ready_wait: float = Field(default=20.0, ge=0, description="how long a session waits for a worker that is starting")
-    stall_timeout: float = Field(default=60.0, gt=0, description="a viewer who takes nothing for so long is let go")
-    load_timeout: float = Field(default=600.0, ge=5, description="a worker must have loaded its model within this time")
-    worker_timeout: float = Field(default=60.0, ge=2, description="a worker silent for so long is replaced")
-    shutdown_timeout: float = Field(default=10.0, gt=0, description="after SIGTERM chunks end within this time")
-    max_start_bytes: int = Field(default=4 * 2**20, ge=1024, description="largest picture in a session's first message")
-    max_control_bytes: int = Field(
-        default=64 * 2**10, ge=1024, le=2**20, description="largest message of a running session"
+    start_timeout: float = Field(default=10.0, gt=0, description="time limit for session.start after connecting")
+    ready_wait: float = Field(default=20.0, ge=0, description="how long a new session waits for a starting worker")
+    stall_timeout: float = Field(
+        default=60.0, gt=0, description="a viewer who reads nothing for this long is disconnected"
     )
-    max_pending_interactions: int = Field(default=64, ge=1, description="changes of one session not yet in force")
-    max_bad_messages: int = Field(default=20, ge=0, description="faulty messages that a running session survives")
-    allowed_hosts: Names = Field(default=(), description="host names besides localhost and IP addresses")
-    allowed_origins: Names = Field(default=(), description="origins of pages besides the server's own and loopback")
+    load_timeout: float = Field(default=600.0, ge=5, description="time limit for a worker to load its model")
+    worker_timeout: float = Field(
+        default=60.0, ge=2, description="a worker without a heartbeat for this long is replaced"
+    )
+    shutdown_timeout: float = Field(
+        default=10.0, gt=0, description="time limit for finishing current chunks after SIGTERM"
+    )
+    max_start_bytes: int = Field(
+        default=4 * 2**20, ge=1024, description="largest picture in the first message of a connection"
+    )
+    max_control_bytes: int = Field(
+        default=64 * 2**10, ge=1024, le=2**20, description="largest later message of a connection"
+    )
+    max_pending_interactions: int = Field(default=64, ge=1, description="limit on a session's pending changes")
+    max_bad_messages: int = Field(default=20, ge=0, description="invalid messages that a connection survives")
+    allowed_hosts: Names = Field(default=(), description="host names allowed in addition to localhost and IP addresses")
+    allowed_origins: Names = Field(
+        default=(), description="page origins allowed in addition to the server's own and loopback"
+    )
     trusted_proxies: Names = Field(
-        default=(), description="addresses and networks whose X-Forwarded-Host, -Port, -Proto and -Prefix are believed"
+        default=(), description="addresses and networks whose X-Forwarded-Host, -Port, -Proto and -Prefix are trusted"
     )
     base_path: str = Field(
-        default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="sub-path that a proxy leaves on requests, as /pafu"
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="sub-path that a proxy does not remove from requests, as /pafu",
     )
     max_connections_per_address: int = Field(
-        default=256, ge=1, description="open connections of one address; trusted proxies may have more"
+        default=256, ge=1, description="limit on open connections per address; trusted proxies are exempt"
     )
-    max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest body of an HTTP request")
-    body_timeout: float = Field(default=30.0, gt=0, description="a body must have arrived within this time")
-    messages_per_second: float = Field(default=100.0, gt=0, description="of one viewer; more are read more slowly")
+    max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest HTTP request body")
+    body_timeout: float = Field(default=30.0, gt=0, description="time limit for receiving a request body")
+    messages_per_second: float = Field(
+        default=100.0, gt=0, description="message rate per viewer; faster messages are read more slowly"
+    )
 
-    api_keys: Names = Field(default=(), description="keys of callers, plain or sha256:<hex>; kept hashed")
-    keys_file: Path | None = Field(default=None, description="TOML file of hashed keys, see pafu keys")
-    max_sessions_per_key: int | None = Field(default=None, ge=0, description="for keys that have no limit of their own")
-    max_jobs_per_key: int | None = Field(default=None, ge=0, description="unfinished jobs, for such keys too")
-    requests_per_minute_per_key: int | None = Field(default=None, ge=1, description="for such keys too")
-    ticket_seconds: float = Field(default=60.0, gt=0, le=3600, description="how long a browser's ticket may be used")
-    public_paths: Names = Field(default=(), description="paths that need no key besides the page, /healthz, /readyz")
-    allow_anonymous: bool = Field(default=False, description="listen beyond loopback without keys")
+    api_keys: Names = Field(default=(), description="API keys, plain or sha256:<hex>; stored as hashes")
+    keys_file: Path | None = Field(default=None, description="TOML file of hashed API keys, see pafu keys")
+    max_sessions_per_key: int | None = Field(
+        default=None, ge=0, description="limit on sessions, for keys without their own limit"
+    )
+    max_jobs_per_key: int | None = Field(
+        default=None, ge=0, description="limit on unfinished jobs, for keys without their own limit"
+    )
+    requests_per_minute_per_key: int | None = Field(
+        default=None, ge=1, description="request rate, for keys without their own limit"
+    )
+    ticket_seconds: float = Field(default=60.0, gt=0, le=3600, description="lifetime of a browser's unused ticket")
+    public_paths: Names = Field(
+        default=(), description="paths that need no key, in addition to the page, /healthz and /readyz"
+    )
+    allow_anonymous: bool = Field(default=False, description="allow listening beyond loopback without keys")
 
     @field_validator(*NAMES, mode="before")
     @classmethod
@@ -224,12 +261,13 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _no_stranger(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes true for 1; an empty path would be the current folder."""
+        """Reject booleans, which would become 1 and 0, and empty strings, which would be the current folder as a
+        path."""
         field = cls.model_fields[info.field_name or ""]
         if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("true and false mean nothing here")
+            raise ValueError("true and false are not allowed here")
         if value == "" and field.default != "" and info.field_name not in NAMES:
-            raise ValueError("it is empty; leave it out")
+            raise ValueError("it is empty; omit it")
         return value
 
     @field_validator("*")
@@ -237,14 +275,14 @@ class Settings(BaseSettings):
     def _within_reason(cls, value: Any) -> Any:
         most = LARGEST if isinstance(value, int) else LONGEST
         if isinstance(value, int | float) and value > most:
-            raise ValueError(f"the most is {most:g}")
+            raise ValueError(f"the maximum is {most:g}")
         return value
 
     @field_validator("size")
     @classmethod
     def _can_be_made(cls, value: str | None) -> str | None:
         if value is not None and not all(0 < int(side) <= MOST_PIXELS for side in value.split("x")):
-            raise ValueError(f"each side may have 1 to {MOST_PIXELS} pixels")
+            raise ValueError(f"each side must have 1 to {MOST_PIXELS} pixels")
         return value
 
     @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", "public_paths")
@@ -282,48 +320,47 @@ class Settings(BaseSettings):
             spec = self.spec
         with about(*CACHE):
             if self.cache_budget_latents not in (None, self._usual_budget(spec)):
-                raise ValueError("they contradict each other: give one of them")
+                raise ValueError("they conflict: set only one of them")
             self.check_budget(self.cache().budget_latents, spec)
         if self.lead_seconds > self.max_lead_seconds:
             raise ConfigError(
-                f"lead_seconds is more than max_lead_seconds ({self.max_lead_seconds:g})",
+                f"lead_seconds is larger than max_lead_seconds ({self.max_lead_seconds:g})",
                 "lead_seconds",
                 "max_lead_seconds",
             )
         if self.metrics_port and self.metrics_port == self.port:
             raise ConfigError(
-                f"metrics_port is the port of everything else ({self.port}): choose another, or leave it out to have "
-                "/metrics there",
+                f"metrics_port is the main port ({self.port}): choose another, or omit it to serve /metrics there",
                 "metrics_port",
             )
         if self.metrics_port is None and "metrics_host" in self.model_fields_set:
-            raise ConfigError("it means nothing without a metrics_port", "metrics_host")
+            raise ConfigError("it has no effect without metrics_port", "metrics_host")
         return self
 
     @classmethod
     def under_names(cls, called: Mapping[str, str], **given: Any) -> Settings:
-        """Settings of which errors speak as the user does: ``called`` has the names of those that are no variable."""
+        """Settings whose errors use the user's names; ``called`` maps fields set by flag or file to those names."""
         settings = cls(**given)
         settings._called.update(called)
         return settings
 
     def called(self, *fields: str) -> str:
-        """The names under which those of ``fields`` that are set were set; empty when none is."""
+        """The names under which ``fields`` were set by the user; empty if none was set."""
         return names_of([field for field in fields if field in self.model_fields_set], self._called)
 
     @property
     def names(self) -> dict[str, str]:
-        """What the user calls each setting that was set."""
+        """Field -> the user's name, for all fields that were set."""
         return {field: self.called(field) for field in sorted(self.model_fields_set)}
 
     def explained(self, error: Exception) -> str:
-        """What is wrong, behind the names of the settings at fault."""
+        """The error message, prefixed with the settings at fault."""
         called = self.called(*error.fields) if isinstance(error, ConfigError) else ""
         return f"{called}: {error}" if called else str(error)
 
     @property
     def spec(self) -> ModelSpec:
-        """The model at the size that was chosen. Raises SpecError when its VAE or patches cannot divide that."""
+        """The model's spec at the configured size. Raises SpecError if VAE or patches do not divide the size."""
         spec = SPECS[self.model]
         if self.size is None:
             return spec
@@ -332,11 +369,11 @@ class Settings(BaseSettings):
 
     @property
     def weights_place(self) -> str | None:
-        """For the worker, which runs elsewhere: a whole path, or the id as it is."""
+        """``weights`` for the worker: an absolute path, or the hub id."""
         return place_of(self.weights)
 
     def check_budget(self, latents: float, spec: ModelSpec) -> None:
-        """Raises PolicyError for a cache budget that no session of this server may have."""
+        """Raises PolicyError for a cache budget outside the server's limits."""
         least = 1 / spec.tokens_per_latent
         if not least <= latents <= self.cache_max_latents:
             raise PolicyError(
@@ -353,13 +390,15 @@ class Settings(BaseSettings):
         position_mode: PositionMode | None = None,
         kv_dtype: str | None = None,
     ) -> CacheConfig:
-        """A session's cache: what it asks for, else what the settings say, else what the model was tuned with. A sink
-        that the settings name is for the settings' policy. Raises PolicyError."""
+        """A session's cache: from its request, else from the settings, else from the model. Raises PolicyError.
+
+        The settings' sink applies only to the settings' policy.
+        """
         spec = self.spec
         usual = self.cache_policy or spec.cache_policy
         if budget is None:
             budget = self._usual_budget(spec)
-        check_room(policy or usual, budget, 0, 0, "latent frames")  # it knows which policies are for sessions
+        check_room(policy or usual, budget, 0, 0, "latent frames")  # also checks that sessions may use the policy
         if sink is None and policy in (None, usual):
             sink = self.cache_sink_latents
         if sink is None and (policy or usual) == spec.cache_policy:
@@ -381,29 +420,29 @@ class Settings(BaseSettings):
 
 
 def names_of(fields: Iterable[str], called: Mapping[str, str]) -> str:
-    """What the user calls these settings: a flag or a line of a file, else a variable."""
+    """The user's names of these settings: a flag or a file entry, else the variable."""
     return " and ".join(called.get(field, PREFIX + field.upper()) for field in fields)
 
 
 def place_of(name: str | None) -> str | None:
-    """A whole path for a worker, which runs elsewhere; an id of the hub as it is."""
+    """An absolute path, for workers in another folder; hub ids are unchanged."""
     return name if name is None or hub.is_hub_id(name) else str(Path(name).resolve())
 
 
 def budget_of_window(window: float, spec: ModelSpec) -> float:
-    """The budget of a window that counts the open chunk too, as public configurations do. Raises PolicyError."""
+    """The budget for a window that includes the chunk being generated. Raises PolicyError."""
     if window <= spec.chunk_latents:
         raise PolicyError(
-            f"a window of {window:g} latent frames has no room for a past: it counts the open chunk of "
+            f"a window of {window:g} latent frames has no room for a past: it includes the current chunk of "
             f"{spec.chunk_latents}; choose more than {spec.chunk_latents}"
         )
     return window - spec.chunk_latents
 
 
 def _hash_of_key(key: str) -> str:
-    """``sha256:<hex>`` of a plain key; settings never hold a secret, so nothing that prints them can tell it."""
+    """``sha256:<hex>`` of a key; settings hold only hashes, so printing them reveals no secret."""
     if re.fullmatch(r"sha256:[0-9a-f]{64}", key):
         return key
     if len(key) < MIN_SECRET or not key.isascii() or not key.isprintable() or key.startswith("sha256:"):
-        raise ValueError(f"a key needs at least {MIN_SECRET} ASCII characters, or sha256: and 64 hex digits")
+        raise ValueError(f"an API key needs at least {MIN_SECRET} ASCII characters, or sha256: and 64 hex digits")
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -78,13 +78,13 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("CACHE_SINK_LATENTS", "99", "^PAFU_CACHE_SINK_LATENTS: .*at least"),
         ("CACHE_WINDOW_LATENTS", "1", "^PAFU_CACHE_WINDOW_LATENTS: .*more than 3"),
         ("SIZE", "100x100", "^PAFU_SIZE: .*multiple of 32"),
-        ("SIZE", "0x0", "^PAFU_SIZE: got '0x0': each side may have 1 to 4096"),
-        ("SIZE", "large", "^PAFU_SIZE: got 'large': allowed: size of the pictures, 832x480"),
+        ("SIZE", "0x0", "^PAFU_SIZE: got '0x0': each side must have 1 to 4096"),
+        ("SIZE", "large", "^PAFU_SIZE: got 'large': allowed: picture size, as 832x480"),
         ("BASE_PATH", "pafu", "^PAFU_BASE_PATH: .*as /pafu"),
         ("METRICS_HOST", "0.0.0.0", "^PAFU_METRICS_HOST: .*metrics_port"),
         ("WORKER_TIMEOUT", "0.1", "^PAFU_WORKER_TIMEOUT"),
-        ("CACHE_ROOM_BYTES", "1" * 40, "^PAFU_CACHE_ROOM_BYTES: .*the most is"),
-        ("KEEP_ON_DISK", "1e300", "^PAFU_KEEP_ON_DISK: .*the most is 1e.09"),
+        ("CACHE_ROOM_BYTES", "1" * 40, "^PAFU_CACHE_ROOM_BYTES: .*the maximum is"),
+        ("KEEP_ON_DISK", "1e300", "^PAFU_KEEP_ON_DISK: .*the maximum is 1e.09"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(monkeypatch, name, value, told) -> None:
@@ -179,7 +179,7 @@ def test_what_kubernetes_says_of_a_service_of_our_name_is_ignored(monkeypatch, s
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("max_sessions = true", "max_sessions in .*true and false mean nothing"),
+        ("max_sessions = true", "max_sessions in .*true and false are not allowed"),
         ("port = [1, 2]", "port must not be the list"),
         ("allowed_hosts = [1]", "allowed_hosts must not be the list"),
         ('weights = ""', "weights in .*empty"),
