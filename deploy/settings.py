@@ -93,7 +93,7 @@ def default(name: str, field: FieldInfo) -> str:
     """The default as Markdown; empty without one."""
     if name == "data_dir":
         return "`~/.local/state/pafu`"
-    return "" if field.default in (None, ()) else f"`{json.dumps(field.default)}`".replace('"', "")
+    return "" if field.default in (None, (), "") else f"`{json.dumps(field.default)}`".replace('"', "")
 
 
 def allowed(field: FieldInfo) -> str:

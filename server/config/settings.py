@@ -124,9 +124,7 @@ class Settings(BaseSettings):
     max_kept: int = Field(
         default=100, ge=0, description="limit on sessions without a viewer per caller; above it, the oldest ends"
     )
-    lead_seconds: float = Field(
-        default=1.25, gt=0, le=60, description="default media generated ahead of a viewer's playhead"
-    )
+    lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
     max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="largest lead that a viewer may request")
     max_seconds: float = Field(default=86_400, gt=0, description="longest video of a session")
 
@@ -165,10 +163,10 @@ class Settings(BaseSettings):
 
     cache_policy: str | None = Field(
         default=None,
-        description="default policy, which decides the tokens that a cache keeps; default: the model's own",
+        description="cache policy of sessions that choose none; default: the model's own",
     )
     cache_budget_latents: float | None = Field(
-        default=None, gt=0, description="default cache budget in latent frames; default: the model's own"
+        default=None, gt=0, description="cache budget in latent frames; default: the model's own"
     )
     cache_window_latents: float | None = Field(
         default=None,

@@ -60,7 +60,7 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("CACHE_BUDGET_LATENTS", "257", "choose 0.03125 .one token. to 256 latent frames"),
         ("CACHE_RECENT_LATENTS", "9", "budget of 6.*at least 9"),
         ("LEAD_SECONDS", "11", "lead_seconds.*max_lead_seconds"),
-        ("METRICS_PORT", "8000", "metrics_port.*8000.*leave it out"),
+        ("METRICS_PORT", "8000", "metrics_port.*8000.*omit it"),
         ("QUEUE_TIMEOUT", "inf", "PAFU_QUEUE_TIMEOUT.*finite"),
         ("ALLOWED_ORIGINS", "example.com", "PAFU_ALLOWED_ORIGINS.*write 'https://example.com'"),
         ("ALLOWED_ORIGINS", "*", "PAFU_ALLOWED_ORIGINS.*every web page"),
@@ -236,7 +236,7 @@ def test_settings_that_contradict_each_other_are_all_named(monkeypatch, tmp_path
     monkeypatch.setenv("PAFU_CACHE_RECENT_LATENTS", "1")
     with pytest.raises(ConfigError) as error:
         load_settings({"config": file, "cache_budget_latents": 4.0})
-    named = f"--cache-budget-latents and cache_window_latents in {file} and PAFU_CACHE_RECENT_LATENTS: they contradict"
+    named = f"--cache-budget-latents and cache_window_latents in {file} and PAFU_CACHE_RECENT_LATENTS: they conflict"
     assert str(error.value).startswith(named)
 
 
