@@ -19,6 +19,7 @@ PROBES = frozenset({"/healthz", "/readyz"})
 LIVE = "/v1/realtime/video"  # a plain GET only gets the error upgrade_required
 PUBLIC = PROBES | {LIVE}
 READING = ("GET", "HEAD")
+BY_TOKEN = "/v1/live/"  # paths opened by the token in them (server.live.hls_output)
 OPERATORS = "/v1/workers/"  # paths that require the operator's secret
 # Browsers can send a ticket only as a WebSocket subprotocol; the second prefix is OpenAI's.
 TICKET_PROTOCOLS = ("pafu-ticket.", "openai-insecure-api-key.")
@@ -47,8 +48,9 @@ class Access:
         return caller
 
     def is_public(self, scope: Scope) -> bool:
-        """Whether no key is needed: only for reading public paths, never for a WebSocket."""
-        return scope["type"] == "http" and scope["method"] in READING and scope["path"] in self.public
+        """Whether no key is needed: only for reading public paths or paths with a token, never for a WebSocket."""
+        reads = scope["type"] == "http" and scope["method"] in READING
+        return reads and (scope["path"] in self.public or scope["path"].startswith(BY_TOKEN))
 
     def _check_operator(self, scope: Scope) -> None:
         """Raises PafuError missing_key or invalid_key."""

@@ -52,13 +52,13 @@ def watch(
         (model, *_) = client.models(url)
         pictures = None if seconds is None else max(1, round(seconds * model["fps"]))
         if session is not None:
-            return _write(client.watch(url, session), output, pictures, console)
+            return _write(url, client.watch(url, session), output, pictures, console)
         options: Options = {"prompt": prompt or "", "realtime": is_pipe(output)}
         if pictures is not None:
             options["num_frames"] = pictures
         if seed is not None:
             options["seed"] = seed
-        return _write(client.connect(url, **options), output, pictures, console)
+        return _write(url, client.connect(url, **options), output, pictures, console)
     except PafuError as error:
         raise WatchError(error.message) from None
     except OSError as error:
@@ -68,7 +68,11 @@ def watch(
 
 
 def _write(
-    opening: contextlib.AbstractContextManager[VideoStream], output: str, pictures: int | None, console: Console
+    url: str,
+    opening: contextlib.AbstractContextManager[VideoStream],
+    output: str,
+    pictures: int | None,
+    console: Console,
 ) -> Written:
     """Write whole chunks until ``pictures`` are written, the stream ends, or Ctrl-C."""
     written, began = 0, time.perf_counter()
@@ -80,6 +84,8 @@ def _write(
     ):
         for told in stream.init.warnings:
             console.print(f"note: {told}", markup=False, highlight=False)
+        if path := stream.init.raw.get("hls"):
+            console.print(f"other players: {url.rstrip('/')}{path}", markup=False, highlight=False, soft_wrap=True)
         task = progress.add_task("pictures", total=pictures)
         while pictures is None or written < pictures:
             try:

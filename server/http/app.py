@@ -17,7 +17,7 @@ from server.config import ConfigError, Settings
 from server.engine.interface import Engine
 from server.errors import PafuError, nearest
 from server.gallery import routes as gallery_routes
-from server.http import asyncapi, client_secrets, openapi, status, workers
+from server.http import asyncapi, client_secrets, hls, openapi, status, workers
 from server.http.cors import Cors
 from server.http.guard import Guard
 from server.http.page import Page, page_paths
@@ -30,6 +30,7 @@ from server.jobs.database import shared_journals
 from server.jobs.video_service import VideoService
 from server.live import session_info
 from server.live.connection import ViewerConnection
+from server.live.hls_output import HlsOutputs
 from server.live.registry import SessionRegistry
 from server.telemetry.observer import Observer
 
@@ -47,6 +48,7 @@ class Front:
         self.access = Access(settings, page_paths())
         self.spec: ModelSpec = settings.spec
         self.sessions = SessionRegistry(engine, self.spec, settings, self.access.limits, shared_journals(settings))
+        self.hls = HlsOutputs(self.sessions, self.spec, self.access.keys.has_key)
         self.viewers: dict[ViewerConnection, asyncio.Task[None] | None] = {}
         self.jobs = VideoService(settings, self.spec, engine, self.access.limits)
         self.gallery = gallery_routes.GalleryService(settings, self.spec, engine)
@@ -130,6 +132,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(job_routes.routes(front.jobs))
     app.include_router(gallery_routes.routes(front.gallery))
     app.include_router(workers.routes(engine))
+    app.include_router(hls.routes(front.hls))
     app.include_router(client_secrets.routes(front.access, settings.ticket_seconds))
     if settings.metrics_port is None:
         add_metrics_route(app, engine.observer)

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from server import __version__
+from server.access.gate import BY_TOKEN
 from server.http.replies import ErrorReply
 
 # The same for every route.
@@ -53,6 +54,6 @@ def _with_keys(document: dict[str, Any], public: Collection[str]) -> dict[str, A
     document.setdefault("components", {})["securitySchemes"] = {"key": bearer}
     document["security"] = [{"key": []}]
     for path, methods in document["paths"].items():
-        if path in public and "get" in methods:
+        if (path in public or path.startswith(BY_TOKEN)) and "get" in methods:
             methods["get"]["security"] = []
     return document

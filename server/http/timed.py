@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.access.gate import BY_TOKEN
 from server.http.replies import new_request_id
 from server.telemetry import logs
 from server.telemetry.observer import Observer
 from server.telemetry.traces import trace_id_of
 
+TOKEN = re.compile(f"({BY_TOKEN}[^/]*/[^/]*/)[^/]+")
 ANSWERS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
 access = logging.getLogger("pafu.access")
@@ -41,6 +44,11 @@ def naming(request_id: str, send: Send) -> Send:
         await send(message)
 
     return send_named
+
+
+def without_token(path: str) -> str:
+    """The path as the log may have it: who knows a token can look on."""
+    return TOKEN.sub(r"\1...", path)
 
 
 class Timed:
@@ -76,7 +84,7 @@ class Timed:
                 self._count_error(scope)
                 if self._access_log:
                     client = (scope.get("client") or ("-",))[0]
-                    asked = f"{scope['method']} {scope['path'][:500]!r}"
+                    asked = f"{scope['method']} {without_token(scope['path'])[:500]!r}"
                     access.info("%s %s %d %.1f ms", client, asked, status, 1000 * took)
 
     def _count_error(self, scope: Scope) -> None:

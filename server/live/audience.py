@@ -99,9 +99,9 @@ class Audience:
         self.replay.seen(self._sent)
         return self._join(Subscriber(owner=True, format=format, cursor=first))
 
-    def watch(self, format: str) -> Subscriber:
-        """Add a watcher, which starts with the newest chunk."""
-        return self._join(Subscriber(owner=False, format=format, cursor=NEWEST))
+    def watch(self, format: str, first: int = NEWEST) -> Subscriber:
+        """Add a watcher, which starts with chunk ``first``, or the oldest that is kept after it."""
+        return self._join(Subscriber(owner=False, format=format, cursor=first))
 
     def _join(self, subscriber: Subscriber) -> Subscriber:
         self._subscribers.append(subscriber)

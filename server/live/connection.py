@@ -291,6 +291,7 @@ class ViewerConnection:
             session_mime=session.mime,
             resumed=isinstance(start, client_messages.SessionResume),
             next_chunk_index=max(0, admitted.subscriber.cursor),
+            hls=session.hls,
             resume_token=admitted.token,
         )
 

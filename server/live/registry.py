@@ -57,6 +57,10 @@ class SessionRegistry:
         self._begin(made, counted)
         return made, token
 
+    def get(self, session_id: str) -> LiveSession | None:
+        """Whoever asks: the session with this id, if it is alive here."""
+        return self._live.get(session_id)
+
     def of(self, caller: Caller) -> list[LiveSession]:
         """The caller's sessions."""
         return [session for session in self if session.caller == caller.name]

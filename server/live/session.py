@@ -16,7 +16,7 @@ from server.config import Settings
 from server.errors import PafuError
 from server.ipc.messages import Fragment, Interact, Open
 from server.live.archive import Archive, StoredSession, hashed
-from server.live.audience import Notice, Subscriber
+from server.live.audience import NEWEST, Notice, Subscriber
 from server.live.journal import JournalStore
 from server.live.life import Life, Phase
 from server.live.persistence import Persistence
@@ -71,6 +71,16 @@ class LiveSession:
     def caller(self) -> str:
         """Name of the caller's key."""
         return self._state.caller
+
+    @property
+    def watch_token(self) -> str:
+        """Lets its holder watch, and nothing else. Every server that has the session derives the same one."""
+        return hmac.new(self._state.token, b"watch", "sha256").hexdigest()[:32]
+
+    @property
+    def hls(self) -> str:
+        """Path of the HLS playlist."""
+        return f"/v1/live/{self.id}/hls/{self.watch_token}/live.m3u8"
 
     @property
     def order(self) -> Open:
@@ -188,9 +198,9 @@ class LiveSession:
         await self._life.settle(rejoined=True)
         return owner
 
-    async def watch(self, format: str) -> Subscriber:
-        """Add a watcher, which starts with the newest chunk."""
-        watcher = self._audience.watch(format)
+    async def watch(self, format: str, first: int = NEWEST) -> Subscriber:
+        """Add a watcher, which starts with chunk ``first``, or the oldest that is kept after it."""
+        watcher = self._audience.watch(format, first)
         await self._life.settle()
         return watcher
 

@@ -30,7 +30,7 @@ class SessionCache(BaseModel):
 
 
 class Session(BaseModel):
-    """A live session, without its token."""
+    """A live session, without its resume token. ``hls``: path of its playlist, which needs no key."""
 
     id: str
     object: Literal["session"] = "session"
@@ -46,6 +46,7 @@ class Session(BaseModel):
     camera: SessionCamera | None
     cache: SessionCache
     replay_bytes: int
+    hls: str
 
 
 class SessionList(BaseModel):
@@ -78,4 +79,5 @@ def describe(session: LiveSession, model: str, cache_bytes: int) -> Session:
         camera=SessionCamera(**msgspec.structs.asdict(stats.camera)) if stats is not None else None,
         cache=SessionCache(**msgspec.structs.asdict(order.cache), tokens=tokens, bytes=cache_bytes),
         replay_bytes=session.replay_bytes,
+        hls=session.hls,
     )

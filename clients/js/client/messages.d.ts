@@ -11,6 +11,7 @@ export interface VideoStart {
   warnings: string[];
   resumed: boolean;
   next_chunk_index: number;
+  hls: string;
   resume_token?: string;
 }
 
