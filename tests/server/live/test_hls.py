@@ -1,4 +1,4 @@
-"""Promise: who takes no WebSocket watches by low-latency HLS, and gets the same chunks, from a window that stays small."""
+"""Promise: who takes no WebSocket watches by low-latency HLS: the same chunks, from a window that stays small."""
 
 from __future__ import annotations
 
@@ -209,12 +209,10 @@ async def test_who_pauses_makes_players_wait_with_a_word_and_nobody_keeps_a_wind
         assert (waits.status_code, waits.json()["error"]["code"]) == (503, "not_ready") and waits.headers["retry-after"]
         assert owner.server.front.sessions.get(owner.start["session_id"]).viewers == 2
         while owner.server.front.sessions.get(owner.start["session_id"]).viewers == 2:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 - a timer of the server
+            await asyncio.sleep(0.02)
 
 
-async def test_the_address_opens_without_a_key_but_only_whole_and_as_long_as_its_owner_has_one(
-    serve, viewer_of, tmp_path
-):
+async def test_the_whole_address_opens_without_a_key_as_long_as_its_owner_has_one(serve, viewer_of, tmp_path):
     path = tmp_path / "keys.toml"
     alice = {"authorization": f"Bearer {keys.add(path, 'alice', {})}"}
     keys.add(path, "bob", {})
