@@ -84,7 +84,7 @@ def _write(
     ):
         for told in stream.init.warnings:
             console.print(f"note: {told}", markup=False, highlight=False)
-        if is_pipe(output) and (path := stream.init.raw.get("hls")):
+        if is_pipe(output) and console.is_terminal and (path := stream.init.raw.get("hls")):
             console.print(f"other players: {url.rstrip('/')}{path}", markup=False, highlight=False, soft_wrap=True)
         task = progress.add_task("pictures", total=pictures)
         while pictures is None or written < pictures:
