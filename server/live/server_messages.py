@@ -58,8 +58,8 @@ class VideoStart(ServerMessage, frozen=True, tag="video.start"):
     """The session has started or resumed. ``config`` holds the accepted values, ``mime`` the media type for a player.
 
     ``warnings`` are sentences about words of the prompt that will not be in the picture. ``resume_token``, sent to the
-    owner only, lets session.resume continue the session on another connection. ``hls`` is the path of the session's HLS playlist,
-    which needs no key.
+    owner only, lets session.resume continue the session on another connection. ``hls`` is the path of the session's
+    HLS playlist, which needs no key.
     """
 
     request_id: str
