@@ -10,6 +10,9 @@ ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=""
 # a folder of wheels that the build mounts, for machines without a network
 ARG PIP_FIND_LINKS=""
+# what the labels say
+ARG VERSION=""
+ARG REVISION=""
 SHELL ["/bin/sh", "-eu", "-c"]
 WORKDIR /app
 # Triton compiles its launchers with a C compiler and Python's headers, which python:slim has and Debian's python3 has not.
@@ -55,6 +58,11 @@ ENV PATH=/opt/pafu/bin:/usr/local/bin:/usr/bin:/bin \
     PAFU_DATA_DIR=/data \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,video,utility
+LABEL org.opencontainers.image.title="Pafu" \
+      org.opencontainers.image.description="Real-time streaming video generation" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 # /weights: models (PAFU_WEIGHTS=/weights/NAME); /data: what must survive the container
 VOLUME ["/weights", "/data"]
 USER 10001:10001

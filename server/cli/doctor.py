@@ -301,7 +301,7 @@ def check_jobs(settings: Settings) -> str:
     """Check the job database and the file stores. Raises ConfigError."""
     from server.jobs.database import check
 
-    return check(settings)
+    return check(settings, migrate=False)
 
 
 def tracing(settings: Settings) -> str:

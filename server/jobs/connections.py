@@ -27,11 +27,15 @@ SERVER_OPTIONS = f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={2 *
 class Connections:
     """Transactions on one database with the tables of schema.py."""
 
-    def __init__(self, url: str) -> None:
-        """Connect and create or migrate the tables. Raises StoreError or StoreUnavailable."""
+    def __init__(self, url: str, migrate: bool = True) -> None:
+        """Connect and create the tables; migrate older ones unless ``migrate`` is False.
+
+        Raises StoreError or StoreUnavailable.
+        """
         self._engine = _engine(url)
         try:
-            self._create_tables()
+            with self.alone() as connection:
+                schema.prepare(connection, migrate)
         except BaseException:
             self.close()
             raise
@@ -59,10 +63,6 @@ class Connections:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
             yield connection
-
-    def _create_tables(self) -> None:
-        with self.alone() as connection:
-            schema.prepare(connection)
 
 
 def database_url(url: str | None, data_dir: Path) -> str:

@@ -26,22 +26,24 @@ TURN_WITHIN = 5.0  # seconds that a call waits for others before the store count
 log = logging.getLogger("pafu.jobs")
 
 
-def check(settings: Settings) -> str:
-    """Open the configured store and files once; returns a description of where they are. Raises ConfigError."""
+def check(settings: Settings, migrate: bool = True) -> str:
+    """Open the configured store and files once; returns a description of where they are. Raises ConfigError.
+
+    Without ``migrate`` the store of an older Pafu, which may be running, is left as it is.
+    """
     from sqlalchemy import make_url
 
-    from server.jobs.connections import database_url
-    from server.jobs.store import JobStore
+    from server.jobs.connections import Connections, database_url
 
     url = database_url(settings.database, settings.data_dir)
     where = make_url(url).render_as_string(hide_password=True) if "://" in url else "PAFU_DATABASE"
     try:
-        JobStore(url).close()
+        Connections(url, migrate).close()
     except (StoreError, StoreUnavailable) as error:
         reason = " ".join(str(error).split())  # database drivers write several lines
         raise ConfigError(
             f"the job store cannot be reached: {reason} ({where}); see PAFU_DATABASE and PAFU_DATA_DIR, and for a "
-            "damaged file Backup and restore in docs/operations.md",
+            "damaged file Restore in docs/operations.md",
             "database",
         ) from None
     for what, given in (("videos", settings.videos), ("sessions", settings.sessions)):

@@ -115,7 +115,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
     """Validate the fields of a request. Raises PafuError with the field at fault."""
-    asked = foreign.taken(fields)
+    asked = foreign.taken(_unfolded(fields))
     if isinstance(extra := asked.get("extra_params"), dict):
         asked["extra_params"] = foreign.taken(extra, "extra_params.")
     given = {name: value for name, value in asked.items() if value != "" or name == "prompt"}  # forms send "" for null
@@ -123,6 +123,15 @@ def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
         return kind.model_validate(given)
     except ValidationError as error:
         raise _explain(kind, error) from None
+
+
+def _unfolded(fields: dict[str, Any]) -> dict[str, Any]:
+    """vLLM-Omni's video_params are fields of the request; what the request says itself wins."""
+    inner = fields.get("video_params")
+    if not (inner is None or isinstance(inner, dict)):
+        raise PafuError("invalid_message", "video_params must be an object", "video_params")
+    given = {name: value for name, value in fields.items() if name != "video_params"}
+    return {**{name: value for name, value in (inner or {}).items() if value is not None}, **given}
 
 
 def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order:
@@ -277,8 +286,8 @@ def _size(asked: VideoRequest, spec: ModelSpec) -> tuple[int | None, int | None]
 
 
 def _pictures(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> int:
-    if asked.num_frames is not None and asked.seconds is not None:
-        raise PafuError("invalid_message", "give either seconds or num_frames, not both", "num_frames")
+    if None not in (asked.num_frames, asked.seconds) and asked.num_frames != round((asked.seconds or 0) * spec.fps):
+        raise PafuError("invalid_message", "seconds and num_frames say different things; give one", "num_frames")
     if asked.num_frames is not None:
         check_length(asked.num_frames, spec, settings, "num_frames")
         return asked.num_frames

@@ -87,8 +87,8 @@ sessions = Table(
 )
 
 
-def prepare(connection: Connection) -> None:
-    """Create the tables or migrate an older database, in the transaction of ``connection``.
+def prepare(connection: Connection, migrate: bool = True) -> None:
+    """Create the tables or, if ``migrate``, migrate an older database, in the transaction of ``connection``.
 
     Raises StoreError for a database of a newer version.
     """
@@ -103,6 +103,8 @@ def prepare(connection: Connection) -> None:
             f"the job database has schema {there}, this Pafu supports {FIRST} to {today}: a newer Pafu has used it; "
             "run that version, or use another database"
         )
+    if not migrate:
+        return
     for step, statements in enumerate(MIGRATIONS[there - FIRST :], there + 1):
         log.info("migrating the job database to schema %d", step)
         for statement in statements:

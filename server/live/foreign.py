@@ -31,6 +31,16 @@ def off(value: Any) -> bool:
     return value in (False, 0, "false", "False", "0")
 
 
+def usual(*names: str) -> Callable[[Any], bool]:
+    return lambda value: value in names
+
+
+NOTHING = (None, "", [], {}, "None", "null")  # "None" and "null": how forms write null
+STAGE = "the model has one stage; leave it out"
+SILENT = "videos have no sound; leave it out"
+RATE = "pictures are made at the model's own rate; leave it out"
+
+
 # Field -> which values besides null and empty ones have no effect, and why all others are refused.
 FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "negative_prompt": (never, f"{DISTILLED} negative prompt; leave it out"),
@@ -43,9 +53,21 @@ FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_outputs_per_prompt": (one, "one video is made at a time; leave it out, or send 1"),
     "lora": (never, "the server loads no LoRA; leave it out"),
     "n": (one, "one video is made at a time; leave it out, or send 1"),
-    "quality": (lambda value: value in ("standard", "auto"), "there is one quality; leave it out, or send standard"),
-    "enable_stage2": (off, "the model has one stage; leave it out"),
-    "is_enable_stage2": (off, "the model has one stage; leave it out"),
+    "quality": (usual("standard", "auto", "default"), "there is one quality; leave it out, or send standard"),
+    "enable_stage2": (off, STAGE),
+    "is_enable_stage2": (off, STAGE),
+    "pyramid_num_stages": (one, STAGE),
+    "pyramid_num_inference_steps_list": (never, STAGE),
+    "is_amplify_first_chunk": (off, STAGE),
+    "generate_sound": (off, SILENT),
+    "sound_duration": (never, SILENT),
+    "enable_frame_interpolation": (off, RATE),
+    "frame_interpolation_exp": (one, RATE),
+    "frame_interpolation_scale": (one, RATE),
+    "frame_interpolation_model_path": (never, RATE),
+    "enable_teacache": (off, "every pass is made; leave it out"),
+    "output_path": (never, "videos are fetched with GET /v1/videos/{id}/content; leave it out"),
+    "reference_url": (never, "the server fetches nothing; send the picture itself as input_reference"),
     "user": (lambda value: isinstance(value, str), "it must be a string"),  # OpenAI's; not stored
 }
 
@@ -54,9 +76,11 @@ def taken(fields: dict[str, Any], path: str = "") -> dict[str, Any]:
     """The fields without the foreign ones. Raises PafuError unsupported for a foreign field with an effect."""
     kept = {}
     for name, value in fields.items():
+        if name == "model" and value in ("", "default"):  # sent by clients without a model name
+            continue
         if name in FOREIGN:
             neutral, reason = FOREIGN[name]
-            if value not in (None, "", [], {}) and not neutral(value):
+            if value not in NOTHING and not neutral(value):
                 raise PafuError("unsupported", f"{path}{name}: {reason}", f"{path}{name}")
         else:
             kept[name] = value

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.jobs import schema
+from server.jobs.connections import Connections
 from server.jobs.errors import StoreError, StoreUnavailable
 from server.jobs.job import StoredChunk
 from server.jobs.store import JobStore
@@ -101,3 +102,12 @@ def test_a_database_of_a_newer_pafu_is_not_touched(stores, url) -> None:
     run(url, "UPDATE pafu_meta SET value = '999'")
     with pytest.raises(StoreError, match=r"schema 999, this Pafu supports 1 to \d+: a newer Pafu has used it"):
         JobStore(url)
+
+
+def test_who_only_looks_migrates_nothing(schema1) -> None:
+    """A doctor of a newer Pafu beside a running older one."""
+    before = shape(schema1)
+    Connections(schema1, migrate=False).close()
+    assert shape(schema1) == before
+    Connections(schema1).close()
+    assert shape(schema1) != before

@@ -182,5 +182,5 @@ def test_a_file_system_without_locks_is_told_at_the_start_with_a_way_out(call, p
 @pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + b"\xff" * 4096])
 def test_a_damaged_database_ends_the_start_with_its_name_and_a_way_out(damage, path) -> None:
     path.write_bytes(damage)
-    with pytest.raises(ConfigError, match=f"{path.name}.*PAFU_DATA_DIR.*Backup and restore"):
+    with pytest.raises(ConfigError, match=f"{path.name}.*PAFU_DATA_DIR.*Restore in docs"):
         database_module.check(Settings(data_dir=path.parent))
