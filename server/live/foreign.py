@@ -35,7 +35,7 @@ def usual(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
 
-NOTHING = (None, "", [], {}, "None", "null")  # "None" and "null": how forms write null
+NOTHING: tuple[Any, ...] = (None, "", [], {}, "None", "null")  # "None" and "null": how forms write null
 STAGE = "the model has one stage; leave it out"
 SILENT = "videos have no sound; leave it out"
 RATE = "pictures are made at the model's own rate; leave it out"
