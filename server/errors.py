@@ -1,9 +1,8 @@
 """Every error that a caller can meet, in one table: code, HTTP status, WebSocket close code.
 
-A message says what was wrong, what is allowed, and what to do. The wire shapes are
-``{"error": {"message", "type", "code", "param"}}`` over HTTP and
-``{"type": "error", "message", "code", "param", "retryable"}`` over a WebSocket, with ``retry_after_seconds`` where it
-is known.
+A message says what was wrong, what is allowed, and what to do. The wire shapes are ``{"error": {"message", "type",
+"code", "param"}}`` over HTTP and ``{"type": "error", "message", "code", "param", "retryable"}`` over a WebSocket, with
+``retry_after_seconds`` if known.
 """
 
 from __future__ import annotations

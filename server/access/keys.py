@@ -204,8 +204,8 @@ def add(
         check_name(given)
     records = read(path) if path.exists() else {}
     if name in records:
-        beside = f"add a second one: pafu keys add {name}-2 --owner {records[name].owner or name}"
-        raise ConfigError(f"{path} already has a key {name!r}; {beside}, or remove it first: pafu keys remove {name}")
+        second = f"add a second one: pafu keys add {name}-2 --owner {records[name].owner or name}"
+        raise ConfigError(f"{path} already has a key {name!r}; {second}, or remove it first: pafu keys remove {name}")
     secret, made = new_secret(), datetime.now(UTC).replace(microsecond=0)
     expires = None if days is None else made + timedelta(days=days)
     record = Record(sha256=digest(secret).hex(), owner=owner, created=made, expires=expires, **limits)

@@ -21,7 +21,7 @@ MIB = 2**20
 NARROWEST = "bfloat16"  # the smallest dtype a model may compute in
 WIDEST = "float32"  # the assumed cache dtype until the worker reports its own
 COUNTED = 16  # consecutive chunks whose median lowers the chunk time
-COUNTED_AGAINST = 64  # consecutive chunks, of which 3/4 must be SLOWER times as slow to raise it
+COUNTED_AGAINST = 64  # consecutive chunks after which it may rise, if 3/4 took SLOWER times as long
 SLOWER = 1.25
 SPEED_MARGIN = 0.85  # usable share of real time; the rest covers the front, jobs and slower chunks
 

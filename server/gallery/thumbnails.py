@@ -1,4 +1,4 @@
-"""Thumbnails on disk, named by what they show (``Scene.name``)."""
+"""Thumbnails on disk; names are hashes of their content's parameters (``Scene.name``)."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class LiveSession:
     # ---- for the server
 
     async def stop(self) -> None:
-        """End after the chunk in hand."""
+        """End after the current chunk."""
         await self._life.stop()
 
     async def park(self) -> None:
