@@ -19,7 +19,7 @@ PROBES = frozenset({"/healthz", "/readyz"})
 LIVE = "/v1/realtime/video"  # a plain GET only gets the error upgrade_required
 PUBLIC = PROBES | {LIVE}
 READING = ("GET", "HEAD")
-BY_TOKEN = "/v1/live/"  # paths opened by the token in them (server.live.hls_output)
+BY_TOKEN = "/v1/live/"  # paths that contain a token (server.live.hls_output)
 OPERATORS = "/v1/workers/"  # paths that require the operator's secret
 # Browsers can send a ticket only as a WebSocket subprotocol; the second prefix is OpenAI's.
 TICKET_PROTOCOLS = ("pafu-ticket.", "openai-insecure-api-key.")

@@ -1,4 +1,4 @@
-"""Live sessions for players that take no WebSocket: low-latency HLS, opened by the token in the address."""
+"""Low-latency HLS routes for players without WebSocket support; the token in the URL gives access."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def replies(media_type: str) -> dict[int | str, dict[str, Any]]:
 
 
 def routes(outputs: HlsOutputs) -> APIRouter:
-    """Beneath /v1/live, where the guard asks for no key (server.access.gate)."""
+    """Routes below /v1/live, which need no API key (server.access.gate)."""
     router = APIRouter()
 
     @router.head(f"{ROUTE}/{PLAYLIST}", include_in_schema=False)
@@ -32,14 +32,14 @@ def routes(outputs: HlsOutputs) -> APIRouter:
         segment: Annotated[Number, Query(alias="_HLS_msn")] = None,
         part: Annotated[Number, Query(alias="_HLS_part")] = None,
     ) -> Response:
-        """The media playlist; with ``_HLS_msn`` (and ``_HLS_part``) as soon as it has them."""
+        """Get the media playlist; with ``_HLS_msn`` and ``_HLS_part``, wait until it has that segment or part."""
         text = await outputs.find(session_id, token).playlist(segment, part)
         return Response(text, headers={"cache-control": AS_IT_STANDS}, media_type=PLAYLIST_TYPE)
 
     @router.head(f"{ROUTE}/{{name}}", include_in_schema=False)
     @router.get(f"{ROUTE}/{{name}}", response_class=Response, responses=replies(VIDEO_TYPE))
     async def file(session_id: str, token: str, name: str) -> Response:
-        """What the playlist names: ``init.mp4``, segments and parts."""
+        """Get a file named in the playlist: ``init.mp4``, a segment or a part."""
         data = await outputs.find(session_id, token).file(name)
         return Response(data, headers={"cache-control": FOR_EVER}, media_type=VIDEO_TYPE)
 

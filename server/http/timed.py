@@ -47,7 +47,7 @@ def naming(request_id: str, send: Send) -> Send:
 
 
 def without_token(path: str) -> str:
-    """The path as the log may have it: who knows a token can look on."""
+    """The path for the log, without the watch token."""
     return TOKEN.sub(r"\1...", path)
 
 

@@ -100,7 +100,7 @@ class Audience:
         return self._join(Subscriber(owner=True, format=format, cursor=first))
 
     def watch(self, format: str, first: int = NEWEST) -> Subscriber:
-        """Add a watcher, which starts with chunk ``first``, or the oldest that is kept after it."""
+        """Add a watcher, which starts with chunk ``first`` or the oldest later one that is kept."""
         return self._join(Subscriber(owner=False, format=format, cursor=first))
 
     def _join(self, subscriber: Subscriber) -> Subscriber:

@@ -1,7 +1,7 @@
-"""A live session as low-latency HLS (RFC 8216bis): each chunk is a part, a few of them are a segment.
+"""A live session as low-latency HLS (RFC 8216bis): each chunk is a part, several parts form a segment.
 
-``HlsWindow`` holds the newest and writes the playlist; ``server.live.hls_output`` fills it. Numbers follow from the
-index of a chunk, so that they are the same from whichever server a player comes back to.
+``HlsWindow`` keeps the newest segments and writes the playlist; ``server.live.hls_output`` fills it. Numbers are
+derived from chunk indices, so every server that continues the session uses the same ones.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from model.spec import ModelSpec
 from server.errors import PafuError
 
-SEGMENT_SECONDS = 1.0  # at least; players that know no parts are a few segments late
-FIRST = 3  # whole segments in the first playlist, without which some players give up
-LISTED, KEPT = 8, 12  # segments in the playlist; in memory, for players that read an older one
+SEGMENT_SECONDS = 1.0  # at least; players without support for parts lag a few segments
+FIRST = 3  # complete segments in the first playlist; with fewer, some players give up
+LISTED, KEPT = 8, 12  # segments in the playlist; segments in memory, for players with an older playlist
 WITH_PARTS = 3  # newest segments whose parts are listed
-AHEAD = 2  # segments that a player may ask for before they are begun
+AHEAD = 2  # segments beyond the newest that a player may request
 
 
 @dataclass(frozen=True)
 class Part:
-    """One chunk: ``moof`` and ``mdat``, which begin with a key frame."""
+    """One chunk: ``moof`` and ``mdat``, starting with a key frame."""
 
     index: int
     seconds: float
@@ -57,16 +57,16 @@ class HlsWindow:
 
     @property
     def patience(self) -> float:
-        """Seconds that a request may wait for what comes next, by the standard."""
+        """Seconds that a request may block for new media, from the standard."""
         return 3.0 * self._target
 
     @property
     def playable(self) -> bool:
-        """Whether there is enough to begin with, for players that know no parts too."""
+        """Whether there is enough to start playback, even without support for parts."""
         return sum(segment.whole for segment in self._segments) >= (1 if self.ended else FIRST)
 
     def add(self, index: int, pictures: int, data: bytes) -> None:
-        """Take the next chunk; after a gap, begin anew."""
+        """Add the next chunk; after a gap, drop all earlier ones."""
         newest = self._segments[-1] if self._segments else None
         if newest is not None and index != newest.parts[-1].index + 1:
             self._segments.clear()
@@ -80,36 +80,40 @@ class HlsWindow:
             self._segments.popleft()
 
     def end(self) -> None:
-        """No chunk follows."""
+        """Mark the stream as ended."""
         self.ended = True
         if self._segments:
             self._segments[-1].whole = True
 
     def has(self, number: int, part: int | None) -> bool:
-        """Whether the playlist has this part of this segment (None: the whole of it). Raises PafuError for one that
-        is too far ahead."""
+        """Whether the playlist has this part of this segment (None: the whole segment).
+
+        Raises PafuError for a segment too far ahead.
+        """
         newest = self._segments[-1]
         if number > newest.number + AHEAD:
-            reason = f"the newest segment is {newest.number}; allowed is up to {newest.number + AHEAD}"
+            reason = f"the newest segment is {newest.number}; allowed: up to {newest.number + AHEAD}"
             raise PafuError("invalid_message", reason, "_HLS_msn")
         if number != newest.number:
             return number < newest.number
         return newest.whole if part is None else part < len(newest.parts)
 
     def part(self, index: int) -> bytes | None:
+        """The part with this chunk index; None if it is not kept."""
         found = (part for segment in self._segments for part in segment.parts if part.index == index)
         return next((part.data for part in found), None)
 
     def segment(self, number: int) -> bytes | None:
+        """The segment with this number; None if it is not kept or incomplete."""
         return next((each.data for each in self._segments if each.number == number and each.whole), None)
 
     def comes_next(self, index: int) -> bool:
-        """Whether a player that asks for this part may wait for it."""
+        """Whether this is the next part, for which a request may block."""
         newest = self._segments[-1].parts[-1].index if self._segments else index
         return not self.ended and newest < index <= newest + 1
 
     def playlist(self) -> str:
-        """The media playlist as it stands; every segment's address is relative to its own."""
+        """The current media playlist, with relative URLs."""
         listed = list(self._segments)[-LISTED:]
         with_parts = listed[-WITH_PARTS:]
         hold = f"PART-HOLD-BACK={3 * self._part_seconds:g},HOLD-BACK={3 * self._target}"

@@ -1,4 +1,4 @@
-"""Sessions that are watched over HTTP alone: one more watcher each, whose window all players of the session share."""
+"""HLS output of live sessions: one watcher per session, whose window all its HLS players share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from server.live.hls import HlsWindow
 from server.live.registry import SessionRegistry, unknown
 from server.live.session import LiveSession
 
-IDLE_SECONDS = 60.0  # without a request, and nobody plays it any more
-FIRST_SECONDS = 30.0  # that a player waits for the first segment, for most give up at a refusal
+IDLE_SECONDS = 60.0  # without a request, after which the output is closed
+FIRST_SECONDS = 30.0  # that the first request may block; most players give up after an error
 PLAYLIST, INIT = "live.m3u8", "init.mp4"
 PIECE = re.compile(r"(part|segment)(\d{1,12})\.m4s")
 
 
 class HlsOutput:
-    """The window of one session, from the first request until nobody asks any more."""
+    """The HLS window of one session, from the first request until IDLE_SECONDS after the last."""
 
     def __init__(self, session: LiveSession, spec: ModelSpec, done: Callable[[], None]) -> None:
-        """``done`` is called when nobody has asked for a while."""
+        """``done`` is called when the output is closed."""
         self.session, self._done = session, done
         self._window = HlsWindow(spec)
         self._over: Ended | PafuError | None = None
@@ -33,7 +33,7 @@ class HlsOutput:
         self._idle: asyncio.TimerHandle | None = None
 
     def touch(self) -> None:
-        """Somebody asks."""
+        """A request arrived: postpone closing."""
         if self._idle is not None:
             self._idle.cancel()
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close)
@@ -43,7 +43,7 @@ class HlsOutput:
         self._done()
 
     async def playlist(self, number: int | None, part: int | None) -> str:
-        """The playlist, once it has the segment or part. Raises PafuError."""
+        """The playlist; waits until it has the given segment or part. Raises PafuError."""
         await self._until(lambda: self._window.playable, FIRST_SECONDS)
         if number is not None:
             wanted = number
@@ -51,31 +51,31 @@ class HlsOutput:
         return self._window.playlist()
 
     async def file(self, name: str) -> bytes:
-        """The init segment, a segment or a part, also the one that comes next. Raises PafuError not_found."""
+        """The init segment, a segment or a part; waits for the next part. Raises PafuError not_found."""
         if name == INIT:
             await self._until(lambda: bool(self.session.init), FIRST_SECONDS)
             return self.session.init
         found = PIECE.fullmatch(name)
         if found is None:
-            raise PafuError("not_found", f"{name[:64]!r} is no file of a session; begin with {PLAYLIST}")
+            raise PafuError("not_found", f"{name[:64]!r} is not a file of a session; start with {PLAYLIST}")
         number = int(found[2])
         if found[1] == "part" and self._window.comes_next(number):
             await self._until(lambda: not self._window.comes_next(number), self._window.patience)
         data = self._window.part(number) if found[1] == "part" else self._window.segment(number)
         if data is None:
-            raise PafuError("not_found", f"{name} is not kept any more, or not made yet; read {PLAYLIST} again")
+            raise PafuError("not_found", f"{name} is no longer kept or does not exist yet; read {PLAYLIST} again")
         return data
 
     async def _until(self, ready: Callable[[], bool], within: float) -> None:
-        """Return when it is ready, or when the session is over. Raises PafuError."""
+        """Wait until ``ready`` or the session is over, at most ``within`` seconds. Raises PafuError."""
         try:
             async with asyncio.timeout(within), self._news:
                 await self._news.wait_for(lambda: self._over is not None or ready())
         except TimeoutError:
-            raise PafuError("not_ready", "the session makes no pictures now; ask again", retry_after=1.0) from None
+            raise PafuError("not_ready", "the session generates no pictures now; try again", retry_after=1.0) from None
         if isinstance(self._over, PafuError):
             raise self._over
-        if self._over is not None and not self._window.playable:  # it ended before its first picture
+        if self._over is not None and not self._window.playable:  # it ended before its first segment
             raise unknown(self.session.id)
 
     async def _run(self) -> None:
@@ -87,7 +87,7 @@ class HlsOutput:
             await self.session.leave(subscriber)
 
     async def _take(self, event: object) -> None:
-        """What the session tells its watchers."""
+        """Handle an event for watchers of the session."""
         async with self._news:
             match event:
                 case Fragment():
@@ -103,7 +103,7 @@ class HlsOutput:
 
 
 class HlsOutputs:
-    """Outputs by session; each is opened by the watch token of its session, which stands in its address."""
+    """The open outputs, by session. The session's watch token in the URL gives access."""
 
     def __init__(self, sessions: SessionRegistry, spec: ModelSpec, may_watch: Callable[[str], bool]) -> None:
         """``may_watch``: whether the session's caller still has a key."""
@@ -111,7 +111,7 @@ class HlsOutputs:
         self._outputs: dict[str, HlsOutput] = {}
 
     def find(self, session_id: str, token: str) -> HlsOutput:
-        """Raises PafuError unknown_session, for a wrong token as for no session."""
+        """The session's output, created if necessary. Raises PafuError unknown_session, also for a wrong token."""
         output = self._outputs.get(session_id)
         session = output.session if output else self._sessions.get(session_id)
         if session is None or not hmac.compare_digest(token.encode(), session.watch_token.encode()):

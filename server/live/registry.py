@@ -58,7 +58,7 @@ class SessionRegistry:
         return made, token
 
     def get(self, session_id: str) -> LiveSession | None:
-        """Whoever asks: the session with this id, if it is alive here."""
+        """The live session with this id, of any caller."""
         return self._live.get(session_id)
 
     def of(self, caller: Caller) -> list[LiveSession]:

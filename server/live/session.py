@@ -74,7 +74,7 @@ class LiveSession:
 
     @property
     def watch_token(self) -> str:
-        """Lets its holder watch, and nothing else. Every server that has the session derives the same one."""
+        """A token that only allows watching; every server with the session derives the same one."""
         return hmac.new(self._state.token, b"watch", "sha256").hexdigest()[:32]
 
     @property
@@ -199,7 +199,7 @@ class LiveSession:
         return owner
 
     async def watch(self, format: str, first: int = NEWEST) -> Subscriber:
-        """Add a watcher, which starts with chunk ``first``, or the oldest that is kept after it."""
+        """Add a watcher, which starts with chunk ``first`` or the oldest later one that is kept."""
         watcher = self._audience.watch(format, first)
         await self._life.settle()
         return watcher
