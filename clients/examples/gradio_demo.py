@@ -1,4 +1,5 @@
-"""A page by Gradio (``pip install gradio``): words, a seed, a picture to begin with; then the video and progress."""
+"""A Gradio page (``pip install gradio``) with a prompt, a seed and an optional first picture; shows progress and the
+video."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ PROMPT = "a meadow by day, a red house with a blue roof on the left and a white 
 
 
 def make(prompt: str, seconds: float, seed: float, image: str | None, progress: gr.Progress | None = None) -> str:
-    """The path of the video."""
+    """Create a video; returns its path."""
     told = (lambda video: progress(video.progress / 100, desc=video.status)) if progress else None
     begin = {"image": image} if image else {}
     try:
@@ -27,6 +28,7 @@ def make(prompt: str, seconds: float, seed: float, image: str | None, progress: 
 
 
 def page() -> gr.Blocks:
+    """The Gradio page."""
     with gr.Blocks(title="Pafu") as demo:
         gr.Markdown("# Pafu")
         prompt = gr.Textbox(PROMPT, label="What do you see?")

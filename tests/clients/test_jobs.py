@@ -91,5 +91,5 @@ async def test_nonsense_from_a_server_is_said(serve_http) -> None:
         reply(writer, 200, b'{"status": "queued"}')
 
     async with Jobs(await serve_http(answer)) as jobs:
-        with pytest.raises(PafuError, match="without sense"):
+        with pytest.raises(PafuError, match="invalid video"):
             await jobs.get("video_1")

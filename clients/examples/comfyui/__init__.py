@@ -1,5 +1,8 @@
-"""A node for ComfyUI: copy this folder into ``custom_nodes/pafu``. It asks a Pafu server for a video (``pip install
-pafu-client``, ``pafu serve``) and gives its pictures on, as (pictures, height, width, 3) from 0 to 1."""
+"""A ComfyUI node that gets a video from a Pafu server and outputs its pictures, (pictures, height, width, 3) from 0 to
+1.
+
+Copy this folder into ``custom_nodes/pafu``. It needs ``pip install pafu-client`` and a running ``pafu serve``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from PIL import Image
 
 
 class PafuVideo:
-    """A video by its words; with ``image``, one that begins with the first of these pictures."""
+    """Generates a video from a prompt; with ``image``, the video begins with the first of these pictures."""
 
     CATEGORY = "Pafu"
     FUNCTION = "make"
@@ -45,14 +48,14 @@ class PafuVideo:
 
 
 def png(picture: torch.Tensor) -> bytes:
-    """(height, width, 3) from 0 to 1, as a file."""
+    """A picture (height, width, 3) from 0 to 1 as a PNG file."""
     out = io.BytesIO()
     Image.fromarray((255 * picture.clamp(0, 1)).round().to(torch.uint8).numpy()).save(out, "PNG")
     return out.getvalue()
 
 
 def pictures(video: bytes) -> torch.Tensor:
-    """(pictures, height, width, 3) from 0 to 1."""
+    """The video's pictures (pictures, height, width, 3) from 0 to 1."""
     with av.open(io.BytesIO(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(frames)).float() / 255

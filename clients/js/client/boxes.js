@@ -1,7 +1,7 @@
-// The boxes of an MP4.
+// Finds boxes in an MP4.
 
 /**
- * Bytes before the first `moof` box: what a fresh SourceBuffer needs before any fragment. Empty if there is none.
+ * Bytes before the first `moof` box: the init segment for a new SourceBuffer. Empty if there is none.
  * @param {ArrayBuffer | ArrayBufferLike} data
  */
 export function initSegment(data) {

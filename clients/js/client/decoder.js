@@ -1,16 +1,16 @@
-// One Media Source decoder after the other for one stream: append, evict, and begin again with what was not shown.
+// Decodes a stream with Media Source Extensions: appends, evicts, and replaces a decoder that fails.
 
 import { initSegment } from "./boxes.js";
 
-const KEEP_BEHIND = 12; // seconds of past kept for the decoder; older ranges are evicted
-const REBUILDS = 5; // attempts between two healthy stretches
+const KEEP_BEHIND = 12; // seconds kept behind the playhead; older ranges are evicted
+const REBUILDS = 5; // replacements before the stream plays well again
 const REBUILD_AFTER_MS = 100;
 const DECODED_AHEAD = 0.5; // seconds that a decoder may be ahead of the playhead when it fails
 
-/** What a <video> is fed from; undefined in a browser without it. @type {typeof MediaSource | undefined} */
+/** The MediaSource class; undefined in browsers without one. @type {typeof MediaSource | undefined} */
 export const Source = /** @type {any} */ (globalThis).ManagedMediaSource ?? globalThis.MediaSource;
 
-/** @typedef {{data: ArrayBuffer, end: number}} Part a fragment, and the seconds at which it ends once a decoder has it */
+/** @typedef {{data: ArrayBuffer, end: number}} Part a fragment, and its end in seconds once appended */
 
 /** Whether this browser can play `mime` at all. @param {string} mime */
 export function canPlay(mime) {
@@ -18,8 +18,8 @@ export function canPlay(mime) {
 }
 
 /**
- * Decodes one stream into a <video>. Fragments are kept until they are behind the playhead: a decoder that fails is thrown
- * away, and the next one begins with what was not shown yet. Positions are in seconds of media time.
+ * Decodes one stream into a <video>. Fragments are kept until the playhead has passed them: if a decoder fails, the next one
+ * starts with what was not shown yet. Positions are in seconds of media time.
  */
 export class Decoder {
   #video;
@@ -31,13 +31,13 @@ export class Decoder {
   #buffer = null;
   /** @type {Part[]} to append */
   #queue = [];
-  /** @type {Part[]} those that it has, up to the playhead */
+  /** @type {Part[]} appended, not yet played */
   #unplayed = [];
-  /** @type {Part | null} the one that it is reading */
+  /** @type {Part | null} being appended */
   #appending = null;
   /** @type {ArrayBuffer | null} init segment */
   #init = null;
-  #at = 0; // where the decoder in hand began
+  #at = 0; // where the current decoder started
   #mime = "";
   #rebuilds = 0;
   #rebuilding = false;
@@ -46,7 +46,7 @@ export class Decoder {
 
   /**
    * @param {HTMLVideoElement} video
-   * @param {() => void} replaced a decoder failed, and the next one is on its way
+   * @param {() => void} replaced a decoder failed and is being replaced
    * @param {(reason: string) => void} failed no decoder can read this stream
    */
   constructor(video, replaced, failed) {
@@ -69,7 +69,7 @@ export class Decoder {
     this.#attach();
   }
 
-  /** Take no more; the picture stays. */
+  /** Stop; the last picture stays. */
   close() {
     this.#open = false;
     this.#forget();
@@ -79,7 +79,7 @@ export class Decoder {
     return Math.max(this.#at, this.#video.currentTime);
   }
 
-  /** Whether something that came is not decoded yet. */
+  /** Whether fragments are not decoded yet. */
   get busy() {
     return this.#rebuilding || this.#queue.length > 0 || this.#appending !== null;
   }
@@ -88,7 +88,7 @@ export class Decoder {
     return this.#finishing;
   }
 
-  /** It played for a while: earlier failures count no more. */
+  /** It played for a while: forget earlier failures. */
   healthy() {
     this.#rebuilds = 0;
   }
@@ -106,7 +106,7 @@ export class Decoder {
     this.#pump();
   }
 
-  /** A decoder that begins late begins where the one before it failed. */
+  /** Where the current decoder starts: 0, or where the previous one failed. */
   seek() {
     if (this.#video.currentTime < this.#at) this.#video.currentTime = this.#at;
   }
@@ -134,12 +134,12 @@ export class Decoder {
       },
       { once: true },
     );
-    this.#video.disableRemotePlayback = true; // ManagedMediaSource insists on it
+    this.#video.disableRemotePlayback = true; // required by ManagedMediaSource
     this.#video.src = url;
   }
 
   #updated() {
-    if (this.#source?.readyState !== "open") return; // it could not be read: the error event follows
+    if (this.#source?.readyState !== "open") return; // the append failed: an error event follows
     const { buffered } = this.#video;
     if (this.#appending && buffered.length) {
       this.#appending.end = buffered.end(buffered.length - 1);
@@ -171,7 +171,7 @@ export class Decoder {
     }
   }
 
-  // Every fragment begins with a key frame, so a cut more than a fragment behind the playhead cannot lose its decoder.
+  // Every fragment starts with a key frame, so evicting more than a fragment behind the playhead is safe.
   /** @param {SourceBuffer} buffer @param {number} keep seconds */
   #evict(buffer, keep) {
     const { buffered, currentTime } = this.#video;
@@ -181,7 +181,7 @@ export class Decoder {
     return true;
   }
 
-  // The server waits for the playhead, so what was there before must be there again, or the playhead never moves.
+  // The server waits for the playhead, so a new decoder must get the old fragments again, or the playhead never moves.
   #rebuild() {
     if (this.#rebuilding) return;
     if (++this.#rebuilds > REBUILDS || !this.#init?.byteLength) return this.#giveUp();
@@ -189,7 +189,7 @@ export class Decoder {
     this.#at = this.position;
     this.#queue = [{ data: this.#init, end: 0 }, ...this.#trusted(), ...this.#queue];
     this.#unplayed = [];
-    this.#appending = this.#buffer = null; // what arrives meanwhile must wait for the new one, behind the init segment
+    this.#appending = this.#buffer = null; // new fragments wait for the next decoder and its init segment
     this.#replaced();
     setTimeout(() => {
       this.#rebuilding = false;
@@ -201,8 +201,8 @@ export class Decoder {
     this.#failed(this.#video.error?.message || "the decoder gave up");
   }
 
-  // The fragment that could not be read is left out. Where none is to blame all are tried once more, then those behind the
-  // place of the accident, then only what is new.
+  // Skips the fragment that could not be appended. If none is to blame, it tries all fragments again, then those after the
+  // point of failure, then only new ones.
   #trusted() {
     const ahead = this.#unplayed.filter(({ end }) => end > this.#at);
     if (this.#appending || this.#rebuilds === 1) return ahead;

@@ -1,10 +1,10 @@
-// What goes wrong, as one kind of error.
+// The client's error class.
 
-/** A refusal of the server, or a failure on the way to it. */
+/** A refusal by the server, or a failed connection. */
 export class PafuError extends Error {
   /**
-   * @param {import("./protocol.js").Refusal} refusal `code` is a stable name; `param` the field at fault; `retryable`:
-   *   the same may work later
+   * @param {import("./protocol.js").Refusal} refusal `code` is a stable name, `param` the field at fault; `retryable`:
+   *   the same request may succeed later
    */
   constructor({ code, message, param, retryable }) {
     super(message || code);

@@ -1,19 +1,19 @@
-// What a server is asked over plain HTTP: its models, a ticket for a live socket, and videos as jobs.
+// HTTP requests: models, tickets for live sockets, and videos as jobs.
 
 import { PafuError } from "./errors.js";
 import { baseOf } from "./protocol.js";
 
-const POLL_MS = 1_000; // where the server does not say when to ask again
-const FIRST_DELAY_MS = 250; // before the second try to reach a server that does not answer; doubled with each
+const POLL_MS = 1_000; // if the server does not say when to poll again
+const FIRST_DELAY_MS = 250; // before the second attempt to reach a server; doubles with each
 const LONGEST_DELAY_MS = 5_000;
 const PATIENCE_MS = 60_000;
 
 /**
  * @typedef {object} Access
- * @property {string} [key] the API key, for servers with keys; a page should keep none
- * @property {number} [patience] milliseconds for which a server that does not answer is asked again (60,000)
+ * @property {string} [key] the API key, for servers with keys; a page should not store one
+ * @property {number} [patience] milliseconds to retry while the server does not answer (60,000)
  *
- * @typedef {object} Video a job, as /v1/videos tells it
+ * @typedef {object} Video a job, as in /v1/videos
  * @property {string} id
  * @property {"queued" | "in_progress" | "completed" | "failed"} status
  * @property {number} progress percent
@@ -22,15 +22,15 @@ const PATIENCE_MS = 60_000;
  * @property {number} seed
  * @property {{code: string, message: string} | null} error
  *
- * @typedef {object} Order what is left out is the server's choice
+ * @typedef {object} Order the server chooses what is not given
  * @property {string} prompt
  * @property {number} [seconds]
  * @property {number} [num_frames]
  * @property {number} [seed]
  * @property {string} [model]
- * @property {string} [input_reference] picture to begin with, as a data URL
+ * @property {string} [input_reference] the first picture, as a data URL
  * @property {object} [extra_params]
- * @property {object[]} [interactions] changes as session.start takes them
+ * @property {object[]} [interactions] changes as in session.start
  *
  * @typedef {"video" | "thumbnail" | "spritesheet" | "loop"} Variant
  */
@@ -41,44 +41,44 @@ export class Server {
   #key;
   #patience;
 
-  /** @param {string} [url] left out: that of the page @param {Access} [access] */
+  /** @param {string} [url] default: the page's own @param {Access} [access] */
   constructor(url, { key = "", patience = PATIENCE_MS } = {}) {
     this.#base = baseOf(url);
     this.#key = key;
     this.#patience = patience;
   }
 
-  /** The models that it offers, with the words that each knows. @returns {Promise<Record<string, any>[]>} */
+  /** The server's models and their vocabularies. @returns {Promise<Record<string, any>[]>} */
   async models() {
     return (await this.#json("v1/models")).data;
   }
 
-  /** Whether a stream would begin at once. */
+  /** Whether a stream would start at once. */
   async ready() {
     return (await this.#reach("readyz", {})).ok;
   }
 
-  /** A ticket for one live socket; null for a server without keys, and for who has none. */
+  /** A ticket for one live socket; null without a key. */
   async ticket() {
     return this.#key ? /** @type {string} */ ((await this.#json("v1/realtime/client_secrets", { method: "POST" })).value) : null;
   }
 
-  /** Order a video. @param {Order} order @returns {Promise<Video>} */
+  /** Create a video. @param {Order} order @returns {Promise<Video>} */
   create(order) {
     return this.#order("v1/videos", order);
   }
 
-  /** Go on with a completed video: a new one, whose length is the total. @param {string} id @param {{prompt: string, seconds?: number}} more */
+  /** Extend a completed video: creates a new one, whose length is the total. @param {string} id @param {{prompt: string, seconds?: number}} more */
   extend(id, more) {
     return this.#order("v1/videos/extensions", { video: { id }, ...more });
   }
 
-  /** The same order, seed and all, under other words. @param {string} id @param {string} prompt */
+  /** Create a video with the same options, including the seed, and another prompt. @param {string} id @param {string} prompt */
   remix(id, prompt) {
     return this.#order(`v1/videos/${id}/remix`, { prompt });
   }
 
-  /** How a video stands. @param {string} id @returns {Promise<Video>} */
+  /** A video's current state. @param {string} id @returns {Promise<Video>} */
   video(id) {
     return this.#json(`v1/videos/${id}`);
   }
@@ -89,13 +89,13 @@ export class Server {
     return (await this.#json(`v1/videos?${query}`)).data;
   }
 
-  /** Delete it; if it is being made, the work stops. @param {string} id */
+  /** Delete a video; a running job stops. @param {string} id */
   async remove(id) {
     await this.#json(`v1/videos/${id}`, { method: "DELETE" });
   }
 
   /**
-   * The completed video; `progress` hears of every change of its state. Rejects with the job's own error when it failed.
+   * Wait for a video to complete; `progress` is called for every change of its state. Rejects with the error of a failed job.
    * @param {string} id
    * @param {{progress?: (video: Video) => void, signal?: AbortSignal}} [options]
    * @returns {Promise<Video>}
@@ -121,7 +121,7 @@ export class Server {
     return new Uint8Array(await response.arrayBuffer());
   }
 
-  // An order that is sent again, because its answer was lost, is the same order.
+  // The key makes a repeated order, sent because the answer was lost, create only one video.
   /** @param {string} path @param {object} body @returns {Promise<Video>} */
   #order(path, body) {
     const headers = { "content-type": "application/json", "idempotency-key": `pafu-js-${crypto.randomUUID()}` };
@@ -133,7 +133,7 @@ export class Server {
     return answered(await this.#reach(path, request));
   }
 
-  /** The answer; asked again for a while when there is none. @param {string} path @param {RequestInit} request */
+  /** Send a request, and repeat it for a while if there is no answer. @param {string} path @param {RequestInit} request */
   async #reach(path, request) {
     const began = performance.now();
     const headers = { ...request.headers, ...(this.#key ? { authorization: `Bearer ${this.#key}` } : {}) };

@@ -1,4 +1,4 @@
-// @pafu/client: watch, steer and save live streams of a Pafu server, and order videos from it. `<pafu-player>` is in ./player-element.js.
+// @pafu/client: watch, steer and save live streams of a Pafu server, and create videos. `<pafu-player>` is in ./player-element.js.
 
 export { PafuError } from "./errors.js";
 export { Server } from "./http.js";

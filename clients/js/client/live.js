@@ -1,4 +1,4 @@
-// A live stream for programs: its chunks one after the other, in a browser or in Node.
+// A live stream as an async iterator of chunks, in browsers and Node.
 
 import { initSegment } from "./boxes.js";
 import { PafuError } from "./errors.js";
@@ -7,18 +7,18 @@ import { LiveSession } from "./protocol.js";
 
 /**
  * @typedef {object} Options beside the fields of session.start
- * @property {string} [key] the API key; a page mints tickets elsewhere and gives `pass`
+ * @property {string} [key] the API key; a page should use `pass` and get tickets from its backend
  * @property {import("./protocol.js").Pass} [pass]
- * @property {boolean} [realtime] true (the default): as fast as a viewer plays; false: as fast as the server makes it
+ * @property {boolean} [realtime] true (the default): play in real time; false: as fast as the server generates
  * @property {<T extends keyof import("./protocol.js").LiveEvents>(type: T, detail: import("./protocol.js").LiveEvents[T]) => void} [onEvent]
  *
  * @typedef {{metadata: import("./messages.js").ChunkMetadata, data: Uint8Array}} Chunk
  */
 
 /**
- * Open a stream: `const stream = await connect(url, { prompt }); for await (const { data } of stream) ...`. A connection
- * that breaks is made again; leaving the loop stops the session. Rejects with a PafuError.
- * @param {string | undefined} url of the server; undefined: that of the page
+ * Open a stream: `const stream = await connect(url, { prompt }); for await (const { data } of stream) ...`. A broken
+ * connection is reopened; leaving the loop stops the session. Rejects with a PafuError.
+ * @param {string | undefined} url of the server; undefined: the page's own
  * @param {Omit<import("./messages.js").SessionStart, "type"> & Options} options
  */
 export function connect(url, options) {
@@ -26,7 +26,7 @@ export function connect(url, options) {
 }
 
 /**
- * Look on at somebody's session, from its newest chunk on; who looks on cannot steer.
+ * Watch another viewer's session from its newest chunk on; watchers cannot steer.
  * @param {string | undefined} url
  * @param {string} session_id
  * @param {Options} [options]
@@ -46,14 +46,14 @@ async function opened(url, { key, pass, realtime = true, onEvent, ...request }) 
 export class Stream {
   #session;
   #realtime;
-  /** @type {Chunk[]} that nobody has read */
+  /** @type {Chunk[]} not read yet */
   #chunks = [];
   /** @type {(() => void)[]} */
   #waiting = [];
   /** @type {PafuError | null} */
   #failure = null;
   #over = false;
-  #shown = 0; // seconds of media that were read
+  #shown = 0; // seconds of media read
   #began = 0;
   #head = new Uint8Array();
   /** @type {import("./messages.js").VideoStart | null} */
@@ -78,7 +78,7 @@ export class Stream {
     }
   }
 
-  /** What the server said at the beginning. */
+  /** The server's video.start. */
   get start() {
     if (!this.#start) throw new PafuError({ code: "not_started", message: "the stream is not open yet" });
     return this.#start;
@@ -100,7 +100,7 @@ export class Stream {
     }
   }
 
-  /** The next chunk, or null when the stream ended in order. @returns {Promise<Chunk | null>} */
+  /** The next chunk, or null when the stream ended normally. @returns {Promise<Chunk | null>} */
   async next() {
     while (!this.#chunks.length && !this.#over) await this.#news();
     const chunk = this.#chunks.shift();
@@ -114,12 +114,12 @@ export class Stream {
     return chunk;
   }
 
-  /** Change words or camera, from the next chunk on; the change's id. @param {import("./protocol.js").Interaction} change */
+  /** Change the prompt or the camera from the next chunk on; returns the change's id. @param {import("./protocol.js").Interaction} change */
   interact(change) {
     return this.#session.interact(change);
   }
 
-  /** Make nothing more until `resume`. */
+  /** Stop generation until `resume`. */
   pause() {
     this.#session.pause();
   }
@@ -128,7 +128,7 @@ export class Stream {
     this.#session.pause(false);
   }
 
-  /** Ask for the end after the chunk in hand; go on reading what was already made. */
+  /** Stop after the current chunk; keep reading what is already generated. */
   stop() {
     this.#session.stop();
   }
@@ -142,12 +142,12 @@ export class Stream {
     return new Promise((resolve) => this.#waiting.push(() => resolve(undefined)));
   }
 
-  // What was read plays: in real time, or at once.
+  // Chunks that were read count as played: in real time, or at once.
   #playhead() {
     return this.#realtime ? Math.min(this.#shown, (performance.now() - this.#began) / 1000) : this.#shown;
   }
 
-  // Chunks joined over several connections are one file: the head that each connection begins with is kept once.
+  // Every connection starts with the MP4 head; keep only the first, so that joined chunks are one file.
   /** @param {Uint8Array} data */
   #whole(data) {
     if (!this.#head.length) this.#head = new Uint8Array(initSegment(data.buffer));

@@ -1,4 +1,4 @@
-// <pafu-player>: a live stream as an element. Our own page plays through it too, with a <video> of its own inside.
+// <pafu-player>: a live stream as an element. Our own page uses it too, with its own <video> inside.
 
 import { canPlay } from "./decoder.js";
 import { Player } from "./player.js";
@@ -28,15 +28,15 @@ const BAR = `
 
 /**
  * @typedef {object} Ways
- * @property {() => number} [position] the playhead that the server hears of; default: the player's
- * @property {import("./protocol.js").Pass} [pass] gives the ticket that a server with keys wants for every socket
+ * @property {() => number} [position] the playhead to report; default: the player's
+ * @property {import("./protocol.js").Pass} [pass] returns a ticket for each socket, for servers with keys
  * @property {import("./protocol.js").Place["why"]} [why]
  */
 
 /**
- * Attributes: src (address of the server; default: the page's), prompt (changed while it plays, it changes the video),
- * seed, model, policy, session (look on at that one), autoplay, controls, muted. For servers with keys set `pass`, a
- * function that gives a ticket. A <video> inside the element is used instead of its own.
+ * Attributes: src (URL of the server; default: the page's own), prompt (changing it during playback changes the video),
+ * seed, model, policy, session (watch that one), autoplay, controls, muted. For servers with keys, set `pass` to a
+ * function that returns a ticket. If the element contains a <video>, that one is used.
  *
  * Events: those of LiveSession and of Player, each a CustomEvent with the same detail; they do not bubble.
  */
@@ -44,7 +44,7 @@ export class PafuPlayer extends HTMLElement {
   static observedAttributes = ["prompt", "muted", "controls"];
   /** @type {import("./protocol.js").Pass | undefined} */
   pass;
-  /** @type {LiveSession | null} the running one */
+  /** @type {LiveSession | null} the current one */
   session = null;
   #paused = false;
   #shadow = this.attachShadow({ mode: "open" });
@@ -81,7 +81,7 @@ export class PafuPlayer extends HTMLElement {
   }
 
   disconnectedCallback() {
-    queueMicrotask(() => this.isConnected || this.stop()); // it may only have been moved
+    queueMicrotask(() => this.isConnected || this.stop()); // it may have only moved in the document
   }
 
   /** @param {string} name @param {string | null} old @param {string | null} value */
@@ -96,7 +96,7 @@ export class PafuPlayer extends HTMLElement {
     }
   }
 
-  /** Begin what the attributes say, or go on after `pause`. */
+  /** Start the stream that the attributes describe, or continue after `pause`. */
   play() {
     if (!this.session) return void this.start(this.#request(), { pass: this.pass });
     this.#paused = false;
@@ -105,7 +105,7 @@ export class PafuPlayer extends HTMLElement {
     this.#label();
   }
 
-  /** Stand still, and let the server make nothing more. */
+  /** Pause playback and generation. */
   pause() {
     this.#paused = true;
     this.player.pause();
@@ -123,13 +123,13 @@ export class PafuPlayer extends HTMLElement {
     this.#rest();
   }
 
-  /** Change words or camera; the change's id, or null. @param {import("./protocol.js").Interaction} change */
+  /** Change the prompt or the camera; returns the change's id, or null. @param {import("./protocol.js").Interaction} change */
   interact(change) {
     return this.session?.interact(change) ?? null;
   }
 
   /**
-   * Play the answer to `request` (session.start or session.watch); what the session tells is also told by the element.
+   * Play the answer to `request` (session.start or session.watch). The element re-emits the session's events.
    * @param {import("./protocol.js").Request} request
    * @param {Ways} [ways]
    */
@@ -152,8 +152,8 @@ export class PafuPlayer extends HTMLElement {
       session.fail({ code: "unsupported_video", message: mime });
     });
     on("chunk", ({ metadata, data }) => data.byteLength && this.player.append(data, metadata.num_frames / fps));
-    on("waiting", ({ position: place }) => this.#say(`Waiting for a place: number ${place}`));
-    on("reconnecting", () => this.#say("The connection is made again"));
+    on("waiting", ({ position: place }) => this.#say(`Waiting for a place: ${place} in line`));
+    on("reconnecting", () => this.#say("Reconnecting"));
     on("resumed", () => this.#say(""));
     on("done", () => this.player.finish());
     on("trouble", ({ message, code, fatal }) => fatal && this.#say(message || code));
@@ -221,7 +221,7 @@ export class PafuPlayer extends HTMLElement {
     button.setAttribute("aria-label", this.paused ? "Play" : "Pause");
   }
 
-  // Who brings a <video> says it in a place of his own.
+  // A page with its own <video> shows status texts itself.
   /** @param {string} text */
   #say(text) {
     const said = /** @type {HTMLElement} */ (this.#shadow.querySelector(".said"));

@@ -1,32 +1,32 @@
-// When a stream plays, and how fast: start, keep up, ease off, step over gaps.
+// Playback control: start, keep up, slow down, skip gaps.
 
 import { Decoder } from "./decoder.js";
 import { Pace } from "./pace.js";
 
 const START_WITH = 1.0; // seconds buffered before the first play; the first picture shows before that
-const START_ANYWAY_MS = 1500; // play whatever is there after this long
-const TOO_FAR = 4.0; // seconds of lead that mean the playhead was left behind
+const START_ANYWAY_MS = 1500; // after this long, play whatever is there
+const TOO_FAR = 4.0; // seconds of lead that mean the playhead fell behind
 const LAND_AT = 1.0; // seconds of lead after a jump forward
-const GAP = 0.12; // seconds; a smaller hole is stepped over by the browser itself
-const STUCK_MS = 1200; // playhead still with pictures ahead
+const GAP = 0.12; // seconds; browsers skip smaller gaps themselves
+const STUCK_MS = 1200; // of a playhead that does not move although pictures follow
 const TICK_MS = 200;
-const KEEPING_STEP = 0.8; // slowest pace of one that waits for another
-const NOTHING_AHEAD = 0.05; // seconds of lead that are no picture any more
+const KEEPING_STEP = 0.8; // slowest rate of a player that waits for the other one
+const NOTHING_AHEAD = 0.05; // seconds of lead that count as none
 
 /**
  * Plays one stream in a <video>. Events: firstpicture, playing, progress, waiting, pace [number], ended, blocked (the browser
- * wants a gesture), failed [message]. Positions and leads are in seconds of media time.
+ * needs a user gesture), failed [message]. Positions and leads are in seconds of media time.
  */
 export class Player extends EventTarget {
   #video;
   #decoder;
   #pace = new Pace();
-  #received = 0; // seconds of media that came, whatever became of them
+  #received = 0; // seconds of media received
   #begunAt = 0;
   #running = false;
   #playing = false;
-  #held = false; // by the viewer
-  /** Seconds by which it is ahead of somebody who plays in step with it. */
+  #held = false; // paused by the viewer
+  /** Seconds by which it is ahead of the player that it is synchronised with. */
   ahead = 0;
   #still = { at: 0, since: 0 };
   #timer = 0;
@@ -47,18 +47,18 @@ export class Player extends EventTarget {
     return this.#decoder.position;
   }
 
-  /** The position that a server should know: what came and cannot be shown (it was broken) counts as played. */
+  /** The position to report to the server: received media that cannot be shown (damaged) counts as played. */
   get playhead() {
     const ahead = this.#decoder.busy || this.lead > NOTHING_AHEAD;
     return ahead ? this.position : Math.max(this.position, this.#received);
   }
 
-  /** Seconds of media that came. */
+  /** Seconds of media received. */
   get received() {
     return this.#received;
   }
 
-  /** Seconds buffered ahead of the playhead, or of where it will go when it stands before all that there is. */
+  /** Seconds buffered ahead of the playhead, or of the buffer's start if the playhead is before it. */
   get lead() {
     const { buffered } = this.#video;
     return buffered.length ? Math.max(0, this.#bufferedUntil - Math.max(this.position, buffered.start(0))) : 0;
@@ -107,14 +107,14 @@ export class Player extends EventTarget {
     this.#video.pause();
   }
 
-  /** Stand still until `resume`; what comes meanwhile is kept. */
+  /** Pause until `resume`; media received meanwhile is kept. */
   pause() {
     this.#held = true;
     this.#pace.stand();
     this.#video.pause();
   }
 
-  /** Go on: after `pause`, or after a gesture when the browser refused to start on its own. */
+  /** Continue after `pause`, or after a user gesture if the browser blocked autoplay. */
   resume() {
     this.#held = false;
     this.#pace.stand();
@@ -157,7 +157,7 @@ export class Player extends EventTarget {
     }
   }
 
-  // Slower rather than stop and go where chunks come slower than they play, and where the other one is behind.
+  // Slow down instead of stalling if chunks arrive too slowly, or if the other player is behind.
   #ease() {
     const alone = this.#pace.tick(this.#decoder.finishing ? Infinity : this.lead);
     const pace = Math.min(alone, Math.max(KEEPING_STEP, 1 - this.ahead / 2));
@@ -182,7 +182,7 @@ export class Player extends EventTarget {
     }
   }
 
-  // Another decoder begins where the one before it failed.
+  // The next decoder starts where the previous one failed.
   #startAgain() {
     this.#playing = false;
     this.#begunAt = performance.now();

@@ -3,24 +3,24 @@
 export const PLAYBACK_EVERY_MS = 100;
 export const PING_EVERY_MS = 20_000;
 const STOP_PATIENCE_MS = 10_000;
-const FIRST_DELAY_MS = 250; // before the second try to come back; doubled with each
+const FIRST_DELAY_MS = 250; // before the second attempt to reconnect; doubles with each
 const LONGEST_DELAY_MS = 4_000;
 const COME_BACK_WITHIN_MS = 600_000; // about as long as a server keeps a session
-const BROKEN = [1005, 1006, 1014]; // close codes of a connection that nobody ended on purpose
-const LEFT = [1001, 1012]; // the server went; another may have the session
+const BROKEN = [1005, 1006, 1014]; // close codes of broken connections
+const LEFT = [1001, 1012]; // the server stopped; another may have the session
 
 /**
  * @typedef {{code: string, message?: string, param?: string | null, retryable?: boolean}} Refusal
  * @typedef {Record<string, any>} Request session.start without its type, or session.watch
  * @typedef {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at_chunk?: number}} Interaction
- * @typedef {() => Promise<string | null>} Pass gives the ticket that a server with keys wants for every socket
+ * @typedef {() => Promise<string | null>} Pass returns a ticket for each socket, for servers with keys
  * @typedef {object} Place
- * @property {string} [server] address of the server; left out: that of the page
- * @property {() => Promise<Refusal | null>} [why] asks over plain HTTP why no socket opens, which browsers do not tell
+ * @property {string} [server] URL of the server; default: the page's own
+ * @property {() => Promise<Refusal | null>} [why] finds out over HTTP why no socket opens, since browsers do not say
  */
 
 /**
- * What a session tells, by event.
+ * The events of a session and their details.
  * @typedef {object} LiveEvents
  * @property {import("./messages.js").VideoStart} start
  * @property {{metadata: import("./messages.js").ChunkMetadata, data: ArrayBuffer}} chunk
@@ -29,14 +29,14 @@ const LEFT = [1001, 1012]; // the server went; another may have the session
  * @property {import("./messages.js").SessionQueued} waiting for a place
  * @property {import("./messages.js").SessionInterrupted} interrupted
  * @property {{attempt: number}} reconnecting
- * @property {import("./messages.js").SessionDone} leaving the server is started again and keeps the session
+ * @property {import("./messages.js").SessionDone} leaving the server is restarting and keeps the session
  * @property {import("./messages.js").VideoStart} resumed
  * @property {import("./messages.js").SessionDone} done
  * @property {Refusal & {fatal: boolean}} trouble
  * @property {{clean: boolean}} closed
  */
 
-/** The WebSocket address next to the page, or at a server, so that both also work behind a path prefix. @param {string} [server] */
+/** The WebSocket URL next to the page or at a server; also works behind a path prefix. @param {string} [server] */
 export function liveAddress(server) {
   const url = new URL("v1/realtime/video", baseOf(server));
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -44,15 +44,15 @@ export function liveAddress(server) {
   return url.href;
 }
 
-/** What the paths of a server are relative to. @param {string} [server] */
+/** The base URL of a server's paths. @param {string} [server] */
 export function baseOf(server) {
   if (server === undefined) return document.baseURI;
   return new URL(server.endsWith("/") ? server : `${server}/`, globalThis.document?.baseURI).href;
 }
 
 /**
- * One live session over one socket after the other: a connection that breaks is made again, and the session goes on
- * behind the last chunk that came whole. Its events are CustomEvents, with what LiveEvents says as their detail.
+ * One live session. A broken connection is reopened, and the session resumes after the last chunk received whole. Its events
+ * are CustomEvents with the details of LiveEvents.
  */
 export class LiveSession extends EventTarget {
   #address;
@@ -60,7 +60,7 @@ export class LiveSession extends EventTarget {
   /** @type {WebSocket | null} */
   #socket = null;
   #position = () => 0;
-  /** @type {import("./messages.js").ChunkMetadata | null} of the binary message that comes next */
+  /** @type {import("./messages.js").ChunkMetadata | null} of the next binary message */
   #metadata = null;
   /** @type {number[]} */
   #timers = [];
@@ -75,10 +75,10 @@ export class LiveSession extends EventTarget {
   #pass = async () => null;
   /** @type {{session_id: string, token: string} | null} of a session that can be resumed */
   #key = null;
-  /** @type {Request | null} of one who looks on */
+  /** @type {Request | null} of a watcher */
   #watching = null;
-  #lastChunk = -1; // index of the newest chunk that came whole
-  /** @type {Map<string, object>} event id -> change without an answer, told again over a new connection */
+  #lastChunk = -1; // index of the newest chunk received whole
+  /** @type {Map<string, object>} event id -> unanswered change, sent again over a new connection */
   #unheard = new Map();
   #lostAt = 0; // when the connection broke; 0 while there is one
   #attempts = 0;
@@ -91,10 +91,10 @@ export class LiveSession extends EventTarget {
   }
 
   /**
-   * Open the socket and ask for a stream. `position` gives the playhead in seconds whenever it is called; `pass` gives
-   * (a promise of) the ticket that a server with keys wants for every socket. It goes as a subprotocol, since addresses
-   * end up in logs; the server answers with the other. A ticket that is not to be had is a fatal trouble. A request of
-   * the type session.watch looks on at somebody's session.
+   * Open the socket and request a stream. `position` returns the playhead in seconds. `pass` returns (a promise of) a ticket
+   * for each socket, for servers with keys. The ticket is sent as a subprotocol, because URLs end up in logs; the server
+   * selects the other subprotocol. Failing to get a ticket is a fatal trouble. A request of type session.watch watches
+   * another viewer's session.
    * @param {Request} request
    * @param {() => number} position
    * @param {Pass} [pass]
@@ -134,8 +134,8 @@ export class LiveSession extends EventTarget {
   }
 
   /**
-   * Steer the running stream, or, while the connection is away, as soon as it is back; the event's id, or null. The next
-   * chunk shows it, or chunk `at_chunk`.
+   * Steer the stream; without a connection, the change is sent after reconnecting. Returns the event's id, or null. The next
+   * chunk, or chunk `at_chunk`, shows the change.
    * @param {Interaction} change
    * @returns {string | null}
    */
@@ -149,13 +149,13 @@ export class LiveSession extends EventTarget {
     return event_id;
   }
 
-  /** Make no more pictures until `pause(false)`; a connection that breaks meanwhile does not change that. */
+  /** Stop generation until `pause(false)`, also across reconnects. */
   pause(paused = true) {
     this.#paused = paused;
     this.#send({ type: paused ? "session.pause" : "session.resume" });
   }
 
-  /** Report the playhead now: timers nearly stand still in a hidden page, the media's own events do not. */
+  /** Report the playhead now: in a hidden page timers are throttled, but media events are not. */
   report() {
     if (this.#begun && !this.#finished && !this.#lostAt) this.#send({ type: "session.playback", position_seconds: this.#position() });
   }
@@ -167,7 +167,7 @@ export class LiveSession extends EventTarget {
     this.#timers.push(setTimeout(() => this.abandon(), STOP_PATIENCE_MS));
   }
 
-  /** Drop the session and the connection, waiting for nothing. */
+  /** Drop the session and the connection at once. */
   abandon() {
     if (!this.#finished && !this.#stopping) this.#send({ type: "session.stop" });
     this.#finished = true;
@@ -175,7 +175,7 @@ export class LiveSession extends EventTarget {
     this.#socket.close(1000);
   }
 
-  /** End it because of something on this side. @param {Refusal} trouble */
+  /** End the session because of a failure on this side. @param {Refusal} trouble */
   fail(trouble) {
     this.#emit("trouble", { ...trouble, fatal: true });
     this.abandon();
@@ -188,7 +188,7 @@ export class LiveSession extends EventTarget {
     this.#timers.push(setInterval(() => this.#send({ type: "session.ping" }), PING_EVERY_MS));
   }
 
-  /** @param {object} message @returns {boolean} whether it went out */
+  /** @param {object} message @returns {boolean} whether it was sent */
   #send(message) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
@@ -242,17 +242,17 @@ export class LiveSession extends EventTarget {
   #receiveChunk(data) {
     const metadata = this.#metadata;
     this.#metadata = null;
-    this.#lastTrouble = null; // the stream went on: that error was not its end
+    this.#lastTrouble = null; // the stream continued: that error was not its end
     if (!metadata || (this.#watching && metadata.transport_chunk_index <= this.#lastChunk)) return;
     this.#lastChunk = metadata.transport_chunk_index;
     this.#emit("chunk", { metadata, data });
   }
 
-  // Whether an error ends the session shows only when the socket closes: a refused interaction leaves it running.
+  // Only a closing socket shows that an error ended the session: a refused interaction does not.
   /** @param {import("./messages.js").Error} message */
   #trouble({ code, message, param, retryable, event_id }) {
     if (event_id) this.#unheard.delete(event_id);
-    if (code === "event_id_conflict") return; // told twice, heard once
+    if (code === "event_id_conflict") return; // sent twice, received once
     if (this.#lostAt) return void (this.#lastTrouble = { code, message, param, retryable });
     this.#lastTrouble = { code, message, param };
     this.#emit("trouble", { ...this.#lastTrouble, fatal: !this.#begun });
@@ -275,7 +275,7 @@ export class LiveSession extends EventTarget {
     this.#emit("closed", { clean });
   }
 
-  // A browser keeps to itself what a refused handshake was answered with: ask again as an ordinary request.
+  // Browsers hide the answer to a refused handshake, so ask again over HTTP.
   /** @param {Refusal} closed */
   async #neverOpened(closed) {
     const why = closed.code === "connection_lost" ? await this.#why() : null;
@@ -283,7 +283,7 @@ export class LiveSession extends EventTarget {
     this.#emit("closed", { clean: false });
   }
 
-  // ---- a connection that broke
+  // ---- reconnecting
 
   /** @param {number} [code] */
   #mayComeBack(code) {
@@ -292,7 +292,7 @@ export class LiveSession extends EventTarget {
     return BROKEN.includes(code ?? 0) || (LEFT.includes(code ?? 0) && !this.#lastTrouble);
   }
 
-  // The first try at once, then ever more seldom.
+  // The first attempt at once, then with growing delays.
   #comeBack() {
     this.#lostAt ||= performance.now();
     this.#lastTrouble = null;

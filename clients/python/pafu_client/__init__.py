@@ -30,7 +30,7 @@ from pafu_client.pictures import Picture
 from pafu_client.stills import still
 from pafu_client.stream import VideoStream, connect, watch
 
-__version__ = "0.1.0"  # that of the server that it was written for
+__version__ = "0.1.0"  # equal to the version of the server
 
 __all__ = [
     "Camera",

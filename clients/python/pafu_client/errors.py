@@ -1,4 +1,4 @@
-"""Everything that goes wrong is a PafuError: what the server refused, and connections that fail."""
+"""All failures are PafuErrors: refusals by the server, and connections that fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# What a close code says when the server had no time for an error message.
+# What a close code means if the server could not send an error message.
 CLOSE_CODES = {
     1001: "shutting_down",
     1008: "session_rejected",
@@ -21,7 +21,7 @@ class PafuError(Exception):
     """A refusal or a failure.
 
     code: stable name ("unknown_model", "worker_failed", "connect_failed" ...). message: what was wrong, what is
-    allowed, what to do. param: the field at fault, or None. retryable: the same request may work later.
+    allowed, what to do. param: the field at fault, or None. retryable: the same request may succeed later.
     """
 
     def __init__(self, code: str, message: str, param: str | None = None, retryable: bool = False) -> None:
@@ -33,14 +33,14 @@ class PafuError(Exception):
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> PafuError:
-        """The error in ``{"message", "code", "param", "retryable"}``, however little of it is there."""
+        """The error in ``{"message", "code", "param", "retryable"}``; all fields are optional."""
         message = str(body.get("message") or "the server gave no reason")
         param = None if body.get("param") is None else str(body["param"])
         return cls(str(body.get("code") or "error"), message, param, bool(body.get("retryable")))
 
     @classmethod
     def from_http(cls, status: int, body: bytes | bytearray) -> PafuError:
-        """The error of an HTTP reply, ``{"error": {...}}`` in ours, anything in a proxy's."""
+        """The error of an HTTP reply: ``{"error": {...}}`` from Pafu, or any body from a proxy."""
         retryable = status in (429, 502, 503)
         try:
             return cls.from_wire({"retryable": retryable, **json.loads(body)["error"]})
@@ -49,7 +49,7 @@ class PafuError(Exception):
 
 
 class ConnectionLost(PafuError):
-    """The stream's connection ended before the stream did; ``close_code`` is the WebSocket's, None without one."""
+    """The connection ended before the stream; ``close_code`` is the WebSocket's close code, or None."""
 
     def __init__(self, close_code: int | None, reason: str) -> None:
         code = CLOSE_CODES.get(close_code or 0, "connection_lost")

@@ -1,4 +1,4 @@
-"""The little that a live client asks over plain HTTP."""
+"""The HTTP requests of a live client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLL_SECONDS = 0.5
 
 
 async def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
-    """The models of the server at ``url``, with the words that each knows. Raises PafuError."""
+    """The models of the server at ``url`` and their vocabularies. Raises PafuError."""
     async with http_client(http_address(url), timeout=10, headers=key_headers(api_key)) as client:
         try:
             reply = await client.get("/v1/models")
@@ -29,7 +29,8 @@ async def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
 
 
 async def wait_until_ready(url: str, timeout: float = 60.0) -> None:
-    """Return when the server at ``url`` can stream. Raises PafuError ``not_ready`` after ``timeout`` seconds."""
+    """Return when the server at ``url`` can start a stream. Raises PafuError ``not_ready`` after ``timeout``
+    seconds."""
     give_up = time.monotonic() + timeout
     async with http_client(http_address(url), timeout=10) as client:
         while True:

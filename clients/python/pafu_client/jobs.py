@@ -1,4 +1,4 @@
-"""Videos as jobs: ordered, waited for, downloaded, gone on with; for asyncio."""
+"""Videos as jobs, for asyncio: create, wait, download, extend."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pafu_client.opening import delays
 from pafu_client.options import VideoOptions, http_address, key_headers, video_order
 from pafu_client.proxies import http_client
 
-POLL_SECONDS = 1.0  # where the server does not say when to ask again
+POLL_SECONDS = 1.0  # if the server does not say when to poll again
 TIMEOUT = 60.0
 Variant = Literal["video", "thumbnail", "spritesheet", "loop"]
 
 
 @dataclass(frozen=True)
 class Video:
-    """How a job stands. ``raw`` keeps fields that are unknown here.
+    """The state of a job. ``raw`` has all fields, including those unknown to this version.
 
     status: "queued", "in_progress", "completed" or "failed". progress: percent. seconds: length of the whole video.
     error: why it failed.
@@ -42,11 +42,12 @@ class Video:
 
     @property
     def over(self) -> bool:
+        """Whether the job is completed or failed."""
         return self.status in ("completed", "failed")
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> Video:
-        """Raises PafuError ``bad_message`` when it is no video."""
+        """Raises PafuError ``bad_message`` for an invalid video."""
         try:
             error = body.get("error")
             return cls(
@@ -60,14 +61,14 @@ class Video:
                 raw=body,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PafuError("bad_message", f"the server sent a video without sense: {error!r}") from None
+            raise PafuError("bad_message", f"the server sent an invalid video: {error!r}") from None
 
 
 class Jobs:
-    """The videos of one caller on the server at ``url``: ``async with Jobs(url) as jobs: ...``.
+    """The caller's videos on the server at ``url``: ``async with Jobs(url) as jobs: ...``.
 
-    api_key: left out, the variable PAFU_API_KEY. patience: seconds for which a server that does not answer (it
-    restarts, the network is gone) is asked again; an order that is sent twice is one order. Methods raise PafuError.
+    api_key: default: the variable PAFU_API_KEY. patience: how many seconds to retry while the server does not answer (a
+    restart, a network failure); a repeated order creates only one video. All methods raise PafuError.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, patience: float = 60.0) -> None:
@@ -81,26 +82,26 @@ class Jobs:
         await self._http.aclose()
 
     async def create(self, prompt: str, **options: Unpack[VideoOptions]) -> Video:
-        """Order a video."""
+        """Create a video."""
         return await self._order("/v1/videos", video_order(prompt, options))
 
     async def extend(self, video: Video | str, prompt: str, *, seconds: float = 4.0) -> Video:
-        """Go on with a completed video for ``seconds`` more: a new one, whose length is the total."""
+        """Extend a completed video by ``seconds``: returns a new video, whose length is the total."""
         body = {"video": {"id": _id(video)}, "prompt": prompt, "seconds": seconds}
         return await self._order("/v1/videos/extensions", body)
 
     async def remix(self, video: Video | str, prompt: str) -> Video:
-        """The same order, seed and all, under other words."""
+        """Create a video with the same options, including the seed, and another prompt."""
         return await self._order(f"/v1/videos/{_id(video)}/remix", {"prompt": prompt})
 
     async def get(self, video: Video | str) -> Video:
-        """How it stands now."""
+        """The video's current state."""
         return Video.from_wire((await self._ask("GET", f"/v1/videos/{_id(video)}")).json())
 
     async def list(
         self, *, limit: int = 20, after: Video | str | None = None, oldest_first: bool = False
     ) -> tuple[Video, ...]:
-        """Up to ``limit`` videos (1 to 100) behind ``after``, newest first."""
+        """Up to ``limit`` videos (1 to 100) after ``after``, newest first."""
         query = {"limit": str(limit), "order": "asc" if oldest_first else "desc"}
         if after is not None:
             query["after"] = _id(after)
@@ -108,16 +109,15 @@ class Jobs:
         return tuple(Video.from_wire(body) for body in reply.json()["data"])
 
     async def delete(self, video: Video | str) -> None:
-        """Delete it; if it is being made, the work stops."""
+        """Delete the video; a running job stops."""
         await self._checked(await self._once("DELETE", f"/v1/videos/{_id(video)}"))
 
     async def wait(
         self, video: Video | str, *, on_progress: Callable[[Video], None] | None = None, timeout: float | None = None
     ) -> Video:
-        """The completed video; ``on_progress`` is called whenever status or progress have changed.
+        """Wait for the video to complete. ``on_progress`` is called whenever status or progress change.
 
-        Raises the job's own error when it failed, PafuError ``timeout`` when it is not over after ``timeout`` seconds
-        (it goes on).
+        Raises the job's error if it failed, and PafuError ``timeout`` after ``timeout`` seconds (the job continues).
         """
         give_up, told = time.monotonic() + (timeout if timeout is not None else float("inf")), None
         while True:
@@ -131,16 +131,18 @@ class Jobs:
             if now.over:
                 return now
             if time.monotonic() > give_up:
-                raise PafuError("timeout", f"{now.id} is {now.status} after {timeout:g} s; it goes on", retryable=True)
+                raise PafuError(
+                    "timeout", f"{now.id} is still {now.status} after {timeout:g} s; the job continues", retryable=True
+                )
             await asyncio.sleep(float(reply.headers.get("openai-poll-after-ms", 1000 * POLL_SECONDS)) / 1000)
 
     async def content(self, video: Video | str, variant: Variant = "video") -> bytes:
-        """The bytes of a completed video (MP4), its thumbnail (WebP), its sheet of pictures (JPEG) or a short
-        loop (animated WebP)."""
+        """The bytes of a completed video (MP4), its thumbnail (WebP), its contact sheet (JPEG) or a short loop
+        (animated WebP)."""
         return b"".join([piece async for piece in self._pieces(video, variant)])
 
     async def download(self, video: Video | str, path: str | os.PathLike[str], variant: Variant = "video") -> Path:
-        """The same into a file, whole or not at all; a connection that breaks is made again where it broke."""
+        """Write the content to a file, completely or not at all; a broken download continues where it broke."""
         target = Path(path)
         part = target.with_name(target.name + ".part")
         try:
@@ -152,14 +154,14 @@ class Jobs:
             part.unlink(missing_ok=True)
         return target
 
-    # ---- the other side
+    # ---- requests
 
     async def _order(self, path: str, body: Mapping[str, Any]) -> Video:
-        key = {"Idempotency-Key": f"pafu-client-{uuid.uuid4().hex}"}  # who hears no answer may send it again
+        key = {"Idempotency-Key": f"pafu-client-{uuid.uuid4().hex}"}  # allows repeating a request whose answer was lost
         return Video.from_wire((await self._ask("POST", path, json=body, headers=key)).json())
 
     async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The answer; asked again for ``patience`` seconds while there is none."""
+        """Send a request, and repeat it for ``patience`` seconds while there is no answer."""
         give_up = time.monotonic() + self._patience
         for delay in delays():
             await asyncio.sleep(delay)
@@ -169,7 +171,7 @@ class Jobs:
                 again = error.retryable if method == "GET" else error.code == "connect_failed"
                 if not again or time.monotonic() > give_up:
                     raise
-        raise AssertionError("delays never end")
+        raise AssertionError("delays are endless")
 
     async def _once(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
@@ -194,7 +196,7 @@ class Jobs:
                     raise self._silent(error) from None
 
     async def _checked(self, reply: httpx.Response, status: int = 200) -> httpx.Response:
-        """Raises the server's refusal."""
+        """Raises the server's error."""
         if reply.status_code != status:
             raise PafuError.from_http(reply.status_code, await reply.aread())
         return reply

@@ -1,4 +1,4 @@
-"""What the server says, as small frozen records. ``raw`` keeps fields that are unknown here."""
+"""The server's messages as frozen records. ``raw`` has all fields, including those unknown to this version."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pafu_client.errors import PafuError
 
 
 class Camera(TypedDict, total=False):
-    """What the camera is asked to do from the next chunk on; ``speed`` or ``pan``, not both."""
+    """A camera command, from the next chunk on; set ``speed`` or ``pan``, not both."""
 
-    speed: int  # pixels a picture, positive to the right, 0 holds
+    speed: int  # pixels per picture, positive to the right, 0 stops
     pan: Literal["left", "right", "hold"]
-    cut_to: float  # place to jump to, in screens from where the session began
-    rise: int  # pixels a picture, positive upwards, 0 holds; for models whose camera rises
+    cut_to: float  # where to jump, in screens from the session's starting point
+    rise: int  # pixels per picture, positive upwards, 0 keeps the height; for models whose camera rises
 
 
 @dataclass(frozen=True)
 class VideoStart:
-    """The server took the session. ``mime`` names container and codec, ``config`` the accepted values."""
+    """The server accepted the session. ``mime`` is the container and codec, ``config`` the accepted options."""
 
     request_id: str
     session_id: str
@@ -33,18 +33,18 @@ class VideoStart:
 
     @property
     def resume_token(self) -> str | None:
-        """What takes the session up over another connection; None where the server has no such thing."""
+        """The token to resume the session over another connection; None if the server does not support it."""
         token = self.raw.get("resume_token")
         return None if token is None else str(token)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about words of the prompt that will not be in the picture; none where the server tells none."""
+        """One sentence per part of the prompt that the model will not draw."""
         return tuple(map(str, self.raw.get("warnings") or ()))
 
     @property
     def fps(self) -> float:
-        """Pictures a second of the stream."""
+        """Pictures per second of the stream."""
         return float(self.config.get("fps") or 16)
 
     @classmethod
@@ -55,7 +55,7 @@ class VideoStart:
 
 @dataclass(frozen=True)
 class ChunkMetadata:
-    """What the server says about one binary frame."""
+    """The description of one binary frame."""
 
     kind: str
     index: int  # transport_chunk_index
@@ -70,7 +70,7 @@ class ChunkMetadata:
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> ChunkMetadata:
-        """Raises PafuError ``bad_message`` when a number is missing or is none."""
+        """Raises PafuError ``bad_message`` for a missing or invalid number."""
         try:
             index = int(body["transport_chunk_index"])
             return cls(
@@ -86,30 +86,30 @@ class ChunkMetadata:
                 raw=body,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise PafuError("bad_message", f"the server sent chunk metadata without sense: {error!r}") from None
+            raise PafuError("bad_message", f"the server sent invalid chunk metadata: {error!r}") from None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk of video. Joined in order, the ``data`` of a stream's chunks are a playable file."""
+    """One chunk of video. The joined ``data`` of a stream's chunks is a playable file."""
 
     metadata: ChunkMetadata
     data: bytes = field(repr=False)
 
     def pictures(self) -> list[bytes]:
-        """The part of each picture, for formats ``h264`` and ``jpeg``. Raises PafuError ``unsupported`` for m4s."""
+        """The bytes of each picture, for formats ``h264`` and ``jpeg``. Raises PafuError ``unsupported`` for m4s."""
         sizes = self.metadata.raw.get("frame_sizes")
         if not sizes:
-            raise PafuError("unsupported", "a chunk of this format has no parts; ask for jpeg or h264", "format")
+            raise PafuError("unsupported", "this format does not separate pictures; use format jpeg or h264", "format")
         ends = list(accumulate(sizes))
         return [self.data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 @dataclass(frozen=True)
 class SessionDone:
-    """The stream ended in order. ``reason``: "stopped", "complete", "server_shutdown"; "" where the server has none.
+    """The stream ended normally. ``reason``: "stopped", "complete", "server_shutdown", or "" if the server gives none.
 
-    resumable: after a shutdown, the server that follows can go on with the session.
+    resumable: the next server can continue the session after a shutdown.
     """
 
     chunks: int
@@ -125,14 +125,14 @@ class SessionDone:
 
 @dataclass(frozen=True)
 class InteractionQueued:
-    """The server heard a change; it waits for the next chunk."""
+    """The server received a change, which waits for the next chunk."""
 
     event_id: str
 
 
 @dataclass(frozen=True)
 class InteractionApplied:
-    """A change shows from chunk ``chunk_index`` on."""
+    """A change takes effect with chunk ``chunk_index``."""
 
     event_id: str
     chunk_index: int
@@ -140,7 +140,7 @@ class InteractionApplied:
 
 @dataclass(frozen=True)
 class InteractionFailed:
-    """The server refused something while the stream goes on; ``event_id`` is None where it did not say which."""
+    """The server refused a message, and the stream continues; ``event_id`` is None if the server did not name it."""
 
     event_id: str | None
     error: PafuError
@@ -148,7 +148,7 @@ class InteractionFailed:
 
 @dataclass(frozen=True)
 class SessionQueued:
-    """No place is free: the session waits for one; ``position`` 1 is next."""
+    """All places are taken: the session waits at ``position``; 1 is next."""
 
     position: int
     queue_depth: int
@@ -160,28 +160,28 @@ class SessionQueued:
 
 @dataclass(frozen=True)
 class SessionInterrupted:
-    """The server lost a worker; the stream goes on in another one after a gap, without a missing picture."""
+    """The server lost a worker; after a gap the stream continues in another one, with no picture missing."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class SessionPaused:
-    """Nothing more is made until ``resume()``; chunks before ``next_chunk_index`` may still come."""
+    """Generation has stopped until ``resume()``; chunks before ``next_chunk_index`` may still arrive."""
 
     next_chunk_index: int
 
 
 @dataclass(frozen=True)
 class SessionResumed:
-    """The stream goes on with ``next_chunk_index``, after ``resume()`` or over a new connection."""
+    """The stream continues with ``next_chunk_index``, after ``resume()`` or over a new connection."""
 
     next_chunk_index: int
 
 
 @dataclass(frozen=True)
 class Reconnecting:
-    """The connection was lost because of ``error``; try number ``attempt`` to come back begins in ``seconds``."""
+    """The connection was lost because of ``error``; attempt number ``attempt`` starts in ``seconds``."""
 
     attempt: int
     seconds: float

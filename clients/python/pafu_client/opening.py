@@ -1,4 +1,4 @@
-"""How a stream's connection is made: the first time, and again after it was lost."""
+"""Opens a stream's connection, for the first time and after it was lost."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pafu_client.messages import Event, Reconnecting, SessionQueued, VideoStart
 from pafu_client.proxies import blamed, is_here
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-FIRST_DELAY = 0.25  # seconds before the second try to come back; doubled with each
+FIRST_DELAY = 0.25  # seconds before the second attempt to reconnect; doubles with each
 LONGEST_DELAY = 5.0
 Tell = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
 class Door:
-    """Where the server is and how to get in. timeout: seconds until video.start must have come."""
+    """The server's address and how to connect to it. timeout: seconds to wait for video.start."""
 
     address: str
     headers: Mapping[str, str]
     timeout: float
 
     async def enter(self, first: Mapping[str, Any], tell: Tell) -> tuple[ClientConnection, VideoStart]:
-        """A connection whose first message was taken. Raises PafuError: no server, or its refusal."""
+        """Open a connection and send the first message. Raises PafuError if there is no server or it refuses."""
         socket = await self._open()
         try:
             return socket, await self._start(socket, first, tell)
@@ -44,7 +44,7 @@ class Door:
     async def reenter(
         self, first: Mapping[str, Any], tell: Tell, within: float, lost: PafuError
     ) -> tuple[ClientConnection, VideoStart]:
-        """Try again, ever more seldom, for ``within`` seconds. Raises a final refusal, or else ``lost``."""
+        """Reconnect with growing delays for up to ``within`` seconds. Raises a final refusal, or else ``lost``."""
         give_up = time.monotonic() + within
         reason = lost
         for attempt, delay in enumerate(delays(), 1):
@@ -58,7 +58,7 @@ class Door:
                 if not error.retryable:
                     raise
                 reason = error
-        raise AssertionError("delays never end")
+        raise AssertionError("delays are endless")
 
     async def _open(self) -> ClientConnection:
         try:
@@ -78,7 +78,7 @@ class Door:
             InvalidHandshake,
             InvalidProxy,
             ImportError,
-        ) as error:  # websockets wants python-socks
+        ) as error:  # websockets needs python-socks for SOCKS proxies
             message = (
                 f"no stream from {self.address}: {blamed(self.address, error)}; is the server running? (pafu serve)"
             )
@@ -107,7 +107,8 @@ class Door:
 
 
 def delays() -> Iterator[float]:
-    """Seconds to wait before each try: at once, then doubling; spread, so that viewers do not all come together."""
+    """Seconds to wait before each attempt: none at first, then doubling, with jitter so that clients do not reconnect
+    all at once."""
     yield 0.0
     delay = FIRST_DELAY
     while True:
@@ -116,11 +117,11 @@ def delays() -> Iterator[float]:
 
 
 def decoded(message: str | bytes) -> dict[str, Any]:
-    """A control message. Raises PafuError ``bad_message``."""
+    """Parse a control message. Raises PafuError ``bad_message``."""
     if isinstance(message, bytes):
-        raise PafuError("bad_message", "the server sent bytes where JSON text belongs")
+        raise PafuError("bad_message", "the server sent bytes instead of JSON text")
     try:
         body = json.loads(message)
     except ValueError:
-        raise PafuError("bad_message", "the server sent text that is no JSON") from None
+        raise PafuError("bad_message", "the server sent invalid JSON") from None
     return body if isinstance(body, dict) else {}

@@ -1,4 +1,4 @@
-"""How a stream is asked for; the same for the async and the sync client."""
+"""Options and messages that request a stream or a video; shared by the async and the sync client."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _WIRE = ("model", "prompt", "format", *_SIZE, "seed", *_PASSED)
 
 
 class WatchOptions(TypedDict, total=False):
-    """Keyword arguments of ``watch``; what is left out is the server's choice."""
+    """Keyword arguments of ``watch``; the server chooses what is not given."""
 
     format: str  # "m4s" (the default), "h264" for WebCodecs, "jpeg"
-    resume_within: float  # seconds to try to go on after a lost connection (60); 0: raise ConnectionLost at once
-    on_event: Callable[[Event], None]  # called for whatever happens to a change, the session or its connection
-    api_key: str  # for servers with keys; left out: the variable PAFU_API_KEY
-    headers: Mapping[str, str]  # of the WebSocket's opening request
-    open_timeout: float  # seconds until video.start must have come (60)
+    resume_within: float  # seconds to try to resume after a lost connection (60); 0: raise ConnectionLost at once
+    on_event: Callable[[Event], None]  # called for every event of a change, the session or its connection
+    api_key: str  # for servers with keys; default: the variable PAFU_API_KEY
+    headers: Mapping[str, str]  # headers of the WebSocket handshake
+    open_timeout: float  # seconds to wait for video.start (60)
 
 
 class Options(WatchOptions, total=False):
-    """Keyword arguments of ``connect``; what is left out is the server's choice."""
+    """Keyword arguments of ``connect``; the server chooses what is not given."""
 
     prompt: Required[str]
     model: str
@@ -37,17 +37,18 @@ class Options(WatchOptions, total=False):
     width: int
     height: int
     fps: int
-    num_frames: int  # pictures after which the stream ends; left out: without end
-    image: Picture  # what the video begins with: a file, its bytes, or a data URL
+    num_frames: int  # length in pictures; default: endless
+    image: Picture  # the first picture: a file, its bytes, or a data URL
     extra_params: Mapping[str, Any]
     streaming_buffer_seconds: float  # how far the server may run ahead of the playhead
-    memory: bool  # every chunk's statistics tell which tokens are kept
-    interactions: Sequence[Mapping[str, Any]]  # changes that are known from the beginning, each with its at_chunk
-    realtime: bool | None  # True: play like a viewer. False: as fast as the server makes it. None: no reports
+    memory: bool  # include the kept tokens in each chunk's statistics
+    interactions: Sequence[Mapping[str, Any]]  # changes known in advance, each with its at_chunk
+    # True: play in real time. False: as fast as the server generates. None: you report the playhead
+    realtime: bool | None
 
 
 class StillOptions(TypedDict, total=False):
-    """Keyword arguments of ``still``; what is left out is the server's choice."""
+    """Keyword arguments of ``still``; the server chooses what is not given."""
 
     model: str
     seed: int
@@ -60,27 +61,27 @@ class StillOptions(TypedDict, total=False):
 
 
 class VideoOptions(TypedDict, total=False):
-    """Keyword arguments of ``Jobs.create``; what is left out is the server's choice."""
+    """Keyword arguments of ``Jobs.create``; the server chooses what is not given."""
 
-    seconds: float  # length (4), or:
+    seconds: float  # length (4), or use:
     num_frames: int  # pictures
     seed: int
     model: str
     width: int
     height: int
     fps: int
-    image: Picture  # what the video begins with: a file, its bytes, or a data URL
+    image: Picture  # the first picture: a file, its bytes, or a data URL
     extra_params: Mapping[str, Any]
 
 
 def key_headers(api_key: str | None = None) -> dict[str, str]:
-    """The header that shows the key: the given one, or else the variable PAFU_API_KEY's."""
+    """The Authorization header, from the given key or the variable PAFU_API_KEY."""
     key = api_key or os.environ.get("PAFU_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def start_message(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``session.start`` with the options that were given. Raises TypeError for an option that is unknown."""
+    """``session.start`` with the given options. Raises TypeError for an unknown option."""
     check_names("connect", options, Options.__annotations__)
     given = {name: options[name] for name in _WIRE if options.get(name) is not None}
     if options.get("image") is not None:
@@ -89,7 +90,7 @@ def start_message(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def video_order(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of ``POST /v1/videos``. Raises TypeError for an option that is unknown."""
+    """The body of ``POST /v1/videos``. Raises TypeError for an unknown option."""
     check_names("create", options, VideoOptions.__annotations__)
     order = {name: value for name, value in options.items() if value is not None}
     if "image" in order:
@@ -98,7 +99,7 @@ def video_order(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def watch_message(session_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``session.watch``. Raises TypeError for an option that is unknown."""
+    """``session.watch``. Raises TypeError for an unknown option."""
     check_names("watch", options, WatchOptions.__annotations__)
     return {"type": "session.watch", "session_id": session_id, "format": options.get("format") or "m4s"}
 
@@ -110,7 +111,7 @@ def check_names(caller: str, options: Mapping[str, Any], known: Mapping[str, Any
 
 
 def live_address(url: str) -> str:
-    """The WebSocket address for a server's address: http(s) or ws(s), with or without the path."""
+    """The WebSocket URL for a server's URL: http(s) or ws(s), with or without the path."""
     scheme, host, path, query, _ = urlsplit(_with_scheme(url))
     path = path.rstrip("/")
     path = path if path.endswith(LIVE_PATH) else path + LIVE_PATH
@@ -118,7 +119,7 @@ def live_address(url: str) -> str:
 
 
 def http_address(url: str) -> str:
-    """The HTTP address of the server, without a trailing slash."""
+    """The server's HTTP URL without a trailing slash."""
     scheme, host, path, _, _ = urlsplit(_with_scheme(url))
     path = path.rstrip("/").removesuffix(LIVE_PATH)
     return urlunsplit(({"ws": "http", "wss": "https"}.get(scheme, scheme), host, path, "", ""))
@@ -128,5 +129,5 @@ def _with_scheme(url: str) -> str:
     full = url if "://" in url else f"http://{url}"
     parts = urlsplit(full)
     if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-        raise PafuError("bad_url", f"{url!r} is no server address; write one like http://127.0.0.1:8000", "url")
+        raise PafuError("bad_url", f"{url!r} is not a server address; use one like http://127.0.0.1:8000", "url")
     return full

@@ -1,4 +1,4 @@
-"""Pictures that a video begins with."""
+"""First pictures of videos."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Picture = bytes | str | PathLike[str]
 
 
 def data_url(picture: Picture) -> str:
-    """The picture as the server takes it. Raises PafuError ``bad_picture`` when its file cannot be read."""
+    """The picture as a data URL. Raises PafuError ``bad_picture`` if the file cannot be read."""
     if isinstance(picture, str) and picture.startswith("data:"):
         return picture
     data = picture if isinstance(picture, bytes) else _read(Path(picture))
-    return "data:application/octet-stream;base64," + base64.b64encode(data).decode()  # the server looks itself
+    return "data:application/octet-stream;base64," + base64.b64encode(data).decode()  # the server detects the format
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PafuError("bad_picture", f"the picture {path} cannot be read: {error.strerror}", "image") from None
+        raise PafuError("bad_picture", f"cannot read the picture {path}: {error.strerror}", "image") from None

@@ -1,13 +1,13 @@
-"""The playhead that a client without a screen reports: pure arithmetic over seconds."""
+"""The playhead that a client without a screen reports: pure arithmetic on seconds."""
 
 from __future__ import annotations
 
 
 class Playhead:
-    """Where a pretended viewer stands, in seconds of media; never past what the reader has taken.
+    """The position of a simulated viewer in seconds of media; never beyond what the reader has taken.
 
-    realtime: advance with the clock, and stand still when there is nothing left to show. Otherwise everything taken
-    counts as seen, so that the server goes on at once.
+    realtime: advance with the clock and stop when nothing is left. Otherwise everything taken counts as played, so that
+    the server continues at once.
     """
 
     def __init__(self, realtime: bool) -> None:

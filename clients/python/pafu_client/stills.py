@@ -1,4 +1,4 @@
-"""One picture of a stream, for those who want no video."""
+"""Single pictures of a stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pafu_client.stream import connect
 
 
 async def still(url: str, prompt: str, *, at_seconds: float = 0.0, **options: Unpack[StillOptions]) -> bytes:
-    """One JPEG: the picture that a stream of these options shows ``at_seconds`` after its start. Raises PafuError."""
+    """The picture that a stream with these options shows at ``at_seconds``, as JPEG. Raises PafuError."""
     (model, *_) = await models(url, options.get("api_key"))
     pictures = 1 + max(0, round(at_seconds * model["fps"]))
     newest: Chunk | None = None

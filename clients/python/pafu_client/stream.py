@@ -1,4 +1,4 @@
-"""The live stream over one WebSocket, for asyncio."""
+"""A live stream over a WebSocket, for asyncio."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from pafu_client.opening import Door, decoded
 from pafu_client.options import Options, WatchOptions, key_headers, live_address, start_message, watch_message
 from pafu_client.playhead import Playhead
 
-REPORT_SECONDS = 0.1  # between two reports of the playhead
+REPORT_SECONDS = 0.1  # between two playhead reports
 OPEN_TIMEOUT = 60.0
 RESUME_WITHIN = 60.0
-READ_AHEAD = 16  # chunks kept for a reader who does not read; the server is held back by the playhead long before
+READ_AHEAD = 16  # chunks buffered for a slow reader; the playhead normally holds the server back much earlier
 EVENTS_KEPT = 256
 
 
@@ -45,9 +45,9 @@ EVENTS_KEPT = 256
 async def connect(url: str, **options: Unpack[Options]) -> AsyncIterator[VideoStream]:
     """Open a live stream: ``async with connect(url, prompt=...) as stream: async for chunk in stream: ...``.
 
-    A connection that is lost is made again by itself, and the stream goes on behind the last chunk that came whole
-    (``resume_within`` seconds, 0 turns it off). Leaving the block stops the session. Raises PafuError when there is
-    no server, when it refuses the session (code, message and param are its own), or when the connection stays lost.
+    A lost connection is reopened automatically, and the stream resumes after the last chunk received whole (for up to
+    ``resume_within`` seconds; 0 turns this off). Leaving the block stops the session. Raises PafuError if there is no
+    server, if it refuses the session (with its code, message and param), or if the connection stays lost.
     """
     async with _entered(url, start_message(options), options, options.get("realtime", True)) as stream:
         yield stream
@@ -55,10 +55,10 @@ async def connect(url: str, **options: Unpack[Options]) -> AsyncIterator[VideoSt
 
 @asynccontextmanager
 async def watch(url: str, session_id: str, **options: Unpack[WatchOptions]) -> AsyncIterator[VideoStream]:
-    """Look on at somebody's session, from its newest chunk on and at its pace.
+    """Watch another viewer's session, from its newest chunk on, at its pace.
 
-    Who watches cannot steer; leaving the block leaves the session as it is. A connection that is lost is made again;
-    what was made meanwhile is missing. Raises PafuError, ``unknown_session`` where there is no such session (any more).
+    Watchers cannot steer; leaving the block does not affect the session. A lost connection is reopened; chunks
+    generated meanwhile are missing. Raises PafuError, ``unknown_session`` if the session does not exist or has ended.
     """
     async with _entered(url, watch_message(session_id, options), options, None) as stream:
         yield stream
@@ -80,7 +80,7 @@ async def _entered(
 
 
 class EventLog:
-    """The last events of a stream, each told to the caller as it happens."""
+    """The last events of a stream; each is passed to ``on_event`` as it happens."""
 
     def __init__(self, on_event: Callable[[Event], None] | None) -> None:
         self.kept: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -93,10 +93,10 @@ class EventLog:
 
 
 class VideoStream:
-    """A running stream: iterate over its chunks, change it, stop it. Made by ``connect`` or ``watch``.
+    """A running stream: iterate over its chunks, change it, stop it. Created by ``connect`` or ``watch``.
 
-    init: the server's first video.start. done: its session.done, None until then. events: the last things that
-    happened to changes, the session and its connection.
+    init: the server's first video.start. done: its session.done, None until then. events: the latest events of changes,
+    the session and its connection.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class VideoStream:
         self._looks_on = first["type"] == "session.watch"
         self._resume_within = resume_within if init.resume_token or self._looks_on else 0.0
         self._event_count = 0
-        self._unheard: dict[str, dict[str, Any]] = {}  # changes without an answer; sent again over a new connection
+        self._unheard: dict[str, dict[str, Any]] = {}  # unanswered changes, sent again over a new connection
         self._paused = self._stopping = False
-        self._failure: Exception | None = None  # the last error; it is the stream's end if nothing follows it
+        self._failure: Exception | None = None  # the last error; raised if the stream does not continue after it
         self._metadata: ChunkMetadata | None = None
-        self._last_index = -1  # of the chunks that came whole
-        self._head = b""  # of the MP4; a resumed stream begins with it again
+        self._last_index = -1  # of the chunks received whole
+        self._head = b""  # of the MP4; a resumed stream sends it again
         self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(READ_AHEAD)
         self._ended = self._over = False  # for the reader of chunks; for the connection
         self._playhead = None if realtime is None else Playhead(realtime)
@@ -142,7 +142,7 @@ class VideoStream:
         return chunk
 
     async def receive(self) -> Chunk | None:
-        """The next chunk, or None when the stream ended in order. Raises PafuError when it ended otherwise."""
+        """The next chunk, or None when the stream ended normally. Raises PafuError if it failed."""
         chunk = None if self._ended else await self._chunks.get()
         if chunk is None:
             self._ended = True
@@ -178,36 +178,37 @@ class VideoStream:
         await self._send({"type": "session.playback", "position_seconds": position_seconds})
 
     async def pause(self) -> None:
-        """Make nothing more until ``resume``; the place and the memory of the session are kept."""
+        """Stop generation until ``resume``; the session keeps its place and memory."""
         self._paused = True
         await self._send({"type": "session.pause"})
 
     async def resume(self) -> None:
-        """Go on after ``pause``."""
+        """Continue after ``pause``."""
         self._paused = False
         await self._send({"type": "session.resume"})
 
     async def stop(self) -> None:
-        """Ask for the end after the chunk in hand; go on iterating to receive what was already made."""
+        """Ask the server to stop after the current chunk; keep iterating to receive what is already generated."""
         self._stopping = True
         await self._send({"type": "session.stop"})
 
     async def close(self) -> None:
-        """Stop the session and close the connection. Done by leaving the ``connect`` block."""
+        """Stop the session and close the connection. Leaving the ``connect`` block does this."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.done is None:
-            with contextlib.suppress(ConnectionClosed):  # else the server would keep it for one who comes back
+            with contextlib.suppress(ConnectionClosed):  # otherwise the server would keep the session for a resume
                 await self._socket.send(json.dumps({"type": "session.stop"}))
         await self._socket.close()
 
-    # ---- the other side
+    # ---- the connection
 
     async def _send(self, message: Mapping[str, Any]) -> None:
-        """Raises the stream's failure when the connection is gone for good; silent after session.done.
+        """Send a message. Raises the stream's failure if the connection is lost for good; does nothing after
+        session.done.
 
-        While the connection is made again nothing is lost: changes, pause and stop are told over the new one.
+        While the client reconnects, nothing is lost: changes, pause and stop are sent over the new connection.
         """
         try:
             await self._socket.send(json.dumps(message))
@@ -216,31 +217,31 @@ class VideoStream:
                 raise self._end() from None
 
     async def _run(self) -> None:
-        """Read over one connection after the other, to the end of the stream."""
+        """Read from one connection after another until the stream ends."""
         try:
             await self._read()
             while self.done is None and self._may_resume:
                 await self._come_back()
                 await self._read()
-        except Exception as error:  # a refusal, nonsense from the server, or the caller's on_event: receive() raises it
+        except Exception as error:  # a refusal, an invalid message, or the caller's on_event; receive() raises it
             self._failure, self.done = error, None
             await self._socket.close(1002)
         self._over = True
         await self._chunks.put(None)
 
     async def _read(self) -> None:
-        with contextlib.suppress(ConnectionClosed):  # receive() says so, after the chunks that did arrive
+        with contextlib.suppress(ConnectionClosed):  # receive() reports it, after the chunks that did arrive
             async for message in self._socket:
                 await self._take(message)
 
     @property
     def _may_resume(self) -> bool:
-        """The connection broke, or the server left without a word on the session: it is not over."""
+        """Whether the session may continue: the connection broke, or the server left without ending the session."""
         code = self._socket.close_code
         return self._resume_within > 0 and (code == 1006 or (code in (1001, 1012) and self._failure is None))
 
     async def _come_back(self) -> None:
-        """Take the session up behind the last chunk. Raises PafuError."""
+        """Resume the session after the last chunk. Raises PafuError."""
         self._metadata = None
         first = self._first if self._looks_on else self._resumption()
         lost = ConnectionLost(self._socket.close_code, self._socket.close_reason or "")
@@ -262,10 +263,11 @@ class VideoStream:
 
     async def _take(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
-            before, chunk = self._last_index, self._chunk(message)  # who looks on again gets the newest again
+            # a watcher who reconnects receives the newest chunk again
+            before, chunk = self._last_index, self._chunk(message)
             if not self._looks_on or chunk.metadata.index > before:
                 await self._chunks.put(chunk)
-            self._failure = None  # the stream went on: that error was not its end
+            self._failure = None  # the stream continued, so that error was not its end
             return
         body = decoded(message)
         match body.get("type"):
@@ -287,7 +289,7 @@ class VideoStream:
                 done = SessionDone.from_wire(body)
                 mine = bool(self.init.resume_token) or self._looks_on
                 if self._stopping or not (done.resumable and self._resume_within > 0 and mine):
-                    self.done = done  # else the connection ends now, and the next server has the session
+                    self.done = done  # otherwise this connection ends, and the next server has the session
             case "error":
                 refusal = PafuError.from_wire(body)
                 self._failure = refusal
@@ -314,7 +316,8 @@ class VideoStream:
         return Chunk(metadata, self._without_second_head(data) if self.init.format == "m4s" else data)
 
     def _without_second_head(self, data: bytes) -> bytes:
-        """Chunks joined over several connections are one file: the head that each begins with is kept once."""
+        """Remove the MP4 head with which each connection begins, except the first, so that joined chunks are one
+        file."""
         if not self._head:
             self._head = data[: max(0, data.find(b"moof") - 4)]
         elif data.startswith(self._head):
@@ -323,10 +326,11 @@ class VideoStream:
 
     async def _report(self) -> None:
         while True:
-            await self._report_once()  # the first before anything was seen: the server keeps what is sent till then
+            # first report before anything is played: until then the server keeps what it sends
+            await self._report_once()
             await asyncio.sleep(REPORT_SECONDS)
 
     async def _report_once(self) -> None:
         if self._playhead is not None:
-            with contextlib.suppress(PafuError):  # a lost connection is told by receive()
+            with contextlib.suppress(PafuError):  # receive() reports a lost connection
                 await self.playback(self._playhead.position(time.monotonic()))

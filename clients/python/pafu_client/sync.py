@@ -1,4 +1,4 @@
-"""All of it without asyncio: the same stream and jobs, driven by an event loop in a thread of their own."""
+"""The client without asyncio: the same streams and jobs, run by an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
 
 
 def wait_until_ready(url: str, timeout: float = 60.0) -> None:
-    """Return when the server at ``url`` can stream. Raises PafuError ``not_ready`` after ``timeout`` seconds."""
+    """Return when the server at ``url`` can start a stream. Raises PafuError ``not_ready`` after ``timeout``
+    seconds."""
     asyncio.run(http.wait_until_ready(url, timeout))
 
 
 def still(url: str, prompt: str, *, at_seconds: float = 0.0, **options: Unpack[StillOptions]) -> bytes:
-    """One JPEG of a stream; see ``pafu_client.still``. Raises PafuError."""
+    """One picture of a stream as JPEG; see ``pafu_client.still``. Raises PafuError."""
     return asyncio.run(stills.still(url, prompt, at_seconds=at_seconds, **options))
 
 
@@ -48,7 +49,7 @@ def connect(url: str, **options: Unpack[Options]) -> Iterator[VideoStream]:
 
 @contextmanager
 def watch(url: str, session_id: str, **options: Unpack[WatchOptions]) -> Iterator[VideoStream]:
-    """Look on at somebody's session; see ``pafu_client.watch``. Raises PafuError."""
+    """Watch another viewer's session; see ``pafu_client.watch``. Raises PafuError."""
     with _blocking(async_stream.watch(url, session_id, **options)) as stream:
         yield stream
 
@@ -64,7 +65,7 @@ def _blocking(opening: AbstractAsyncContextManager[async_stream.VideoStream]) ->
 
 
 class VideoStream:
-    """A running stream, blocking; see ``pafu_client.VideoStream``."""
+    """A running stream with blocking methods; see ``pafu_client.VideoStream``."""
 
     def __init__(self, stream: async_stream.VideoStream, loop: asyncio.AbstractEventLoop) -> None:
         self._stream = stream
@@ -92,7 +93,7 @@ class VideoStream:
         return chunk
 
     def receive(self) -> Chunk | None:
-        """The next chunk, or None when the stream ended in order. Raises PafuError when it ended otherwise."""
+        """The next chunk, or None when the stream ended normally. Raises PafuError if it failed."""
         return _wait(self._loop, self._stream.receive())
 
     def interact(self, *, prompt: str | None = None, camera: Camera | None = None, event_id: str | None = None) -> str:
@@ -104,20 +105,20 @@ class VideoStream:
         _wait(self._loop, self._stream.playback(position_seconds))
 
     def pause(self) -> None:
-        """Make nothing more until ``resume``; the place and the memory of the session are kept."""
+        """Stop generation until ``resume``; the session keeps its place and memory."""
         _wait(self._loop, self._stream.pause())
 
     def resume(self) -> None:
-        """Go on after ``pause``."""
+        """Continue after ``pause``."""
         _wait(self._loop, self._stream.resume())
 
     def stop(self) -> None:
-        """Ask for the end after the chunk in hand; go on iterating to receive what was already made."""
+        """Ask the server to stop after the current chunk; keep iterating to receive what is already generated."""
         _wait(self._loop, self._stream.stop())
 
 
 class Jobs:
-    """Videos as jobs, blocking: ``with Jobs(url) as jobs: ...``; see ``pafu_client.Jobs``."""
+    """Videos as jobs with blocking methods: ``with Jobs(url) as jobs: ...``; see ``pafu_client.Jobs``."""
 
     def __init__(self, url: str, *, api_key: str | None = None, patience: float = 60.0) -> None:
         self._jobs = async_jobs.Jobs(url, api_key=api_key, patience=patience)
@@ -134,48 +135,48 @@ class Jobs:
             self._thread.__exit__(None, None, None)
 
     def create(self, prompt: str, **options: Unpack[VideoOptions]) -> Video:
-        """Order a video."""
+        """Create a video."""
         return _wait(self._loop, self._jobs.create(prompt, **options))
 
     def extend(self, video: Video | str, prompt: str, *, seconds: float = 4.0) -> Video:
-        """Go on with a completed video for ``seconds`` more."""
+        """Extend a completed video by ``seconds``."""
         return _wait(self._loop, self._jobs.extend(video, prompt, seconds=seconds))
 
     def remix(self, video: Video | str, prompt: str) -> Video:
-        """The same order, seed and all, under other words."""
+        """Create a video with the same options, including the seed, and another prompt."""
         return _wait(self._loop, self._jobs.remix(video, prompt))
 
     def get(self, video: Video | str) -> Video:
-        """How it stands now."""
+        """The video's current state."""
         return _wait(self._loop, self._jobs.get(video))
 
     def list(
         self, *, limit: int = 20, after: Video | str | None = None, oldest_first: bool = False
     ) -> tuple[Video, ...]:
-        """Up to ``limit`` videos (1 to 100) behind ``after``, newest first."""
+        """Up to ``limit`` videos (1 to 100) after ``after``, newest first."""
         return _wait(self._loop, self._jobs.list(limit=limit, after=after, oldest_first=oldest_first))
 
     def delete(self, video: Video | str) -> None:
-        """Delete it; if it is being made, the work stops."""
+        """Delete the video; a running job stops."""
         _wait(self._loop, self._jobs.delete(video))
 
     def wait(
         self, video: Video | str, *, on_progress: Callable[[Video], None] | None = None, timeout: float | None = None
     ) -> Video:
-        """The completed video; ``on_progress`` is called in the loop's thread. Raises the job's own error."""
+        """Wait for the video to complete. ``on_progress`` is called in the loop's thread. Raises the job's error."""
         return _wait(self._loop, self._jobs.wait(video, on_progress=on_progress, timeout=timeout))
 
     def content(self, video: Video | str, variant: Variant = "video") -> bytes:
-        """The bytes of a completed video, its thumbnail, its sheet of pictures or a short loop."""
+        """The bytes of a completed video, its thumbnail, its contact sheet or a short loop."""
         return _wait(self._loop, self._jobs.content(video, variant))
 
     def download(self, video: Video | str, path: str | PathLike[str], variant: Variant = "video") -> Path:
-        """The same into a file, whole or not at all."""
+        """Write the content to a file, completely or not at all."""
         return _wait(self._loop, self._jobs.download(video, path, variant))
 
 
 def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``; an interrupt of the waiting thread (Ctrl-C) cancels the work too."""
+    """The result of ``work``; an interrupt of the waiting thread (Ctrl-C) also cancels the work."""
     future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
