@@ -20,7 +20,7 @@ def module_command(name: str) -> tuple[str, ...]:
 
 
 async def answer_of(command: Sequence[str], data: bytes) -> tuple[int, bytes, bytes]:
-    """Exit status, stdout and stderr of a child that reads ``data`` on stdin. Cancelling the call kills the child."""
+    """Exit status, stdout and stderr of a child that reads ``data`` on stdin. Canceling the call kills the child."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True

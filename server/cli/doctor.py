@@ -23,7 +23,7 @@ from model import gpu
 from model.spec import ModelSpec
 from server import __version__
 from server.cli.console import print_json
-from server.cli.neighbour import Running, running
+from server.cli.running import Running, running
 from server.config import ConfigError, Settings, check_data_dir
 from server.config.devices import Slot
 from server.engine.admission import cache_bytes

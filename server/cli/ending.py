@@ -1,4 +1,4 @@
-"""Orderly end of long commands on Ctrl-C, with a line that says what was written."""
+"""Graceful end of long commands on Ctrl-C, with a line that says what was written."""
 
 from __future__ import annotations
 

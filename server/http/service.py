@@ -1,4 +1,4 @@
-"""Runs the front: start-up, signals, orderly shutdown."""
+"""Runs the front: start-up, signals, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Service(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Like uvicorn's, but does not re-raise a handled signal, so that an orderly end has exit status 0."""
+        """Like uvicorn's, but does not re-raise a handled signal, so that a graceful shutdown has exit status 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -101,7 +101,7 @@ class Service(uvicorn.Server):
                 signal.signal(name, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Shut down orderly at the first signal, immediately at the second."""
+        """Shut down gracefully at the first signal, immediately at the second."""
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True

@@ -50,7 +50,7 @@ def carry(order: CarryOrder) -> bytes:
 
 
 def _pictures(path: str, order: CarryOrder) -> Iterator[Picture]:
-    """Pictures (H, W, 3) at the new rate, scaled and centre-cropped to the new size."""
+    """Pictures (H, W, 3) at the new rate, scaled and center-cropped to the new size."""
     made, size = 0, (order.width, order.height)
     with av.open(path) as container:
         for place, frame in enumerate(container.decode(video=0)):

@@ -42,7 +42,7 @@ class H264Encoder:
             raise EncoderError(f"4:2:0 pictures need even sides, got {width}x{height}")
         self.width, self.height, self.fps = width, height, fps
         self._pictures = 0
-        self._reformatter = VideoReformatter()  # reused: it caches colour conversion tables
+        self._reformatter = VideoReformatter()  # reused: it caches color conversion tables
         self._context = _open(width, height, fps)
         self.avcc = avcc(cast(bytes, self._context.extradata))
 

@@ -17,7 +17,7 @@ KINDS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 40_000_000  # larger is taken for a decompression bomb
 LEAST_SIDE = 16
 DATA_URL = re.compile(r"data:[^,;]{0,80}(;[^,;]{0,80}){0,4};base64,", re.IGNORECASE)
-# other formats, recognised by the bytes at an offset
+# other formats, recognized by the bytes at an offset
 OTHERS = (
     (0, b"GIF8", "a GIF"),
     (0, b"BM", "a BMP"),
@@ -38,7 +38,7 @@ class PictureError(ValueError):
 
 
 def fitted(data: bytes, width: int, height: int) -> bytes:
-    """The picture upright and centre-cropped to ``width`` x ``height``, as PNG. Raises PictureError."""
+    """The picture upright and center-cropped to ``width`` x ``height``, as PNG. Raises PictureError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -92,8 +92,8 @@ def _check_size(image: Image.Image) -> None:
 
 def _in_rgb(image: Image.Image) -> Image.Image:
     """As 8-bit RGB; transparent areas become black."""
-    if image.mode.startswith("I"):  # 16-bit grey, which a plain conversion would clip at 255
-        return image.convert("I").point(lambda grey: grey / 257).convert("RGB")
+    if image.mode.startswith("I"):  # 16-bit gray, which a plain conversion would clip at 255
+        return image.convert("I").point(lambda gray: gray / 257).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "black"), layered).convert("RGB")

@@ -33,7 +33,7 @@ DEATHS = ("killed", "exited", "silent")
 PLACES = ("device", "disk")
 ROLES = ("owner", "watcher")
 JOB_STATES = ("queued", "in_progress", "completed", "failed")
-MOST_CHILDREN = 64  # label combinations initialised to 0
+MOST_CHILDREN = 64  # label combinations initialized to 0
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
 LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

@@ -304,7 +304,7 @@ def device_suspect(error: Exception) -> bool:
 
 
 def failure_code(error: Exception) -> str:
-    """The error code for a failed session; library errors are recognised by class name or message."""
+    """The error code for a failed session; library errors are recognized by class name or message."""
     names = {kind.__name__ for kind in type(error).__mro__}
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if names & {"OutOfMemoryError", "MemoryError"} or no_memory or CPU_OUT_OF_MEMORY in str(error):
