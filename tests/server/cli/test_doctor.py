@@ -71,7 +71,7 @@ def test_weights_larger_than_the_memory_are_not_even_opened(monkeypatch, tmp_pat
     with (tmp_path / "dit.safetensors").open("wb") as file:
         file.truncate(3 * 2**30)
     monkeypatch.setattr(doctor, "available_bytes", lambda: 2 * 2**30)
-    with pytest.raises(doctor.Wrong, match=r"holds 3.0 GiB, 2.0 GiB is free: free memory"):
+    with pytest.raises(doctor.Wrong, match=r"has 3.0 GiB, but 2.0 GiB are free: free memory"):
         doctor.weights(Settings(model="pafu-mini", device="cpu", weights=tmp_path), [])
 
 
@@ -86,7 +86,7 @@ def test_a_container_s_limit_counts_less_what_can_be_dropped(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "version", "told"),
-    [("uvicorn", "0.51.0", r"uvicorn is 0\.51\.0, at least 0\.5"), ("torch", "2.10.1", r"at least 2\.11 is needed")],
+    [("uvicorn", "0.51.0", r"uvicorn is 0\.51\.0, but at least 0\.5"), ("torch", "2.10.1", r"at least 2\.11 is needed")],
 )
 def test_a_package_that_is_too_old_is_named_with_what_is_needed(monkeypatch, package, version, told) -> None:
     assert doctor.outdated() == []
