@@ -86,7 +86,10 @@ def test_a_container_s_limit_counts_less_what_can_be_dropped(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "version", "told"),
-    [("uvicorn", "0.51.0", r"uvicorn is 0\.51\.0, but at least 0\.5"), ("torch", "2.10.1", r"at least 2\.11 is needed")],
+    [
+        ("uvicorn", "0.51.0", r"uvicorn is 0\.51\.0, but at least 0\.5"),
+        ("torch", "2.10.1", r"at least 2\.11 is needed"),
+    ],
 )
 def test_a_package_that_is_too_old_is_named_with_what_is_needed(monkeypatch, package, version, told) -> None:
     assert doctor.outdated() == []

@@ -97,7 +97,7 @@ def test_a_pipe_is_fed_as_it_comes(fragments, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "told"),
     [
-        ("x.webm", output.VIDEO, "this is MP4; call it 'x.mp4'"),
+        ("x.webm", output.VIDEO, "the format is MP4; name it 'x.mp4'"),
         ("x.gif", output.VIDEO, "this is MP4"),
         ("x.mp4.part", output.VIDEO, "this is MP4"),
         ("x.jpg", output.PICTURE, "this is PNG; call it 'x.png'"),
