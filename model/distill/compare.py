@@ -207,7 +207,7 @@ class Evaluation:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(cell, indent=1) + "\n")
-        return cell
+        return dict(json.loads(path.read_text()))  # a resumed run sees the same types
 
     def _finished(self) -> bool:
         """Whether no other cell is left that would need the reference."""

@@ -263,14 +263,14 @@ def test_learned_policies_are_left_out_without_a_head(model: LoadedModel, tmp_pa
 
 def counted(policy: str, right: list[int]) -> dict[str, object]:
     row = {span: [[r, 10, r, 12] for r in right] for span in ("new", "recent", "long")}
-    return {"policy": policy, "budget": 2.0, "tour": row, "announced": row}
+    return {"policy": policy, "budget": 2.0, "tour": row, "announced": row, "called": row}
 
 
 def test_verdicts_say_who_is_ahead_and_when_nobody_knows() -> None:
     cells = [counted("pafu", [8, 9, 8, 9]), counted("window", [1, 2, 1, 2]), counted("random", [8, 9, 9, 8])]
     result = {"cells": cells, "summary": [{"policy": "pafu", "budget": 2.0}]}
-    ahead, unknown, *announced = verdicts(result, "pafu")
-    assert len(announced) == 2 and all(line.startswith("announced tours, 2 latent frames") for line in announced)
+    ahead, unknown, *others = verdicts(result, "pafu")
+    assert [line.partition(",")[0] for line in others] == ["announced tours"] * 2 + ["called tours"] * 2
     assert "against window: +70.0 points [+70.0, +70.0], ahead" in ahead
     assert unknown.endswith("not told apart")
     assert differences(json.loads(json.dumps(cells)), "salience", 2.0) == {}
