@@ -18,7 +18,9 @@ class ServerMessage(
     """Base of all server messages; fields at their default are omitted."""
 
 
-class ExtraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChosenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``extra_params`` of session.start came to: the session's cache."""
+
     cache: CacheChoice
 
 
@@ -50,7 +52,7 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     seed: int
     chunk_frames: int
     streaming_buffer_seconds: float
-    extra_params: ExtraParams
+    extra_params: ChosenParams
     memory: MemoryShape | None = None
 
 
@@ -89,7 +91,7 @@ class VideoStart(ServerMessage, frozen=True, tag="video.start"):
             seed=order.seed,
             chunk_frames=spec.pictures_in_chunk(1),
             streaming_buffer_seconds=order.lead_seconds,
-            extra_params=ExtraParams(cache=order.cache),
+            extra_params=ChosenParams(cache=order.cache),
             memory=MemoryShape.of(spec) if order.memory else None,
         )
         mime = mime_of(said["format"], session_mime)

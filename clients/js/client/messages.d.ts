@@ -25,11 +25,11 @@ export interface SessionConfig {
   seed: number;
   chunk_frames: number;
   streaming_buffer_seconds: number;
-  extra_params: ExtraParams;
+  extra_params: ChosenParams;
   memory?: MemoryShape;
 }
 
-export interface ExtraParams {
+export interface ChosenParams {
   cache: CacheChoice;
 }
 

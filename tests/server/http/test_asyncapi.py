@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.json_schema import models_json_schema
 
 from server.errors import ERRORS, PafuError
 from server.http import asyncapi
@@ -42,6 +44,16 @@ def test_every_message_and_error_of_the_code_is_in_the_document() -> None:
     source = "".join(inspect.getsource(module) for module in (connection, steering))
     unsaid = [kind.__name__ for kind in SERVER_MESSAGES.values() if not re.search(rf"\b{kind.__name__}\b[(.]", source)]
     assert unsaid == ["SessionPaused", "SessionResumed"], "a message that no connection sends (these two: see _pause)"
+
+
+def test_no_two_schemas_share_a_name() -> None:
+    """One would hide the other: a client's message and a server's may have parts of the same name."""
+    schemas = DOCUMENT["components"]["schemas"]
+    _, spoken = msgspec.json.schema_components(SERVER_MESSAGES.values(), ref_template=asyncapi.SCHEMA)
+    received = [(model, "validation") for model in protocol.CLIENT_MESSAGES.values()]
+    template = asyncapi.SCHEMA.format(name="{model}")
+    _, parsed = models_json_schema(received, ref_template=template)  # type: ignore[arg-type]
+    assert schemas == {**spoken, **parsed["$defs"]} == {**parsed["$defs"], **spoken}
 
 
 def schema_of(kind: str) -> dict[str, Any]:
