@@ -29,7 +29,7 @@ log = logging.getLogger("pafu.jobs")
 def check(settings: Settings, migrate: bool = True) -> str:
     """Open the configured store and files once; returns a description of where they are. Raises ConfigError.
 
-    Without ``migrate`` the store of an older Pafu, which may be running, is left as it is.
+    Without ``migrate``, the store of an older version, which may be running, is not changed.
     """
     from sqlalchemy import make_url
 
@@ -43,7 +43,7 @@ def check(settings: Settings, migrate: bool = True) -> str:
         reason = " ".join(str(error).split())  # database drivers write several lines
         raise ConfigError(
             f"the job store cannot be reached: {reason} ({where}); see PAFU_DATABASE and PAFU_DATA_DIR, and for a "
-            "damaged file Restore in docs/operations.md",
+            "damaged file see Restore in docs/operations.md",
             "database",
         ) from None
     for what, given in (("videos", settings.videos), ("sessions", settings.sessions)):

@@ -126,7 +126,7 @@ def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
 
 
 def _unfolded(fields: dict[str, Any]) -> dict[str, Any]:
-    """vLLM-Omni's video_params are fields of the request; what the request says itself wins."""
+    """Merge vLLM-Omni's ``video_params`` into the fields; fields of the request itself take precedence."""
     inner = fields.get("video_params")
     if not (inner is None or isinstance(inner, dict)):
         raise PafuError("invalid_message", "video_params must be an object", "video_params")
@@ -287,7 +287,7 @@ def _size(asked: VideoRequest, spec: ModelSpec) -> tuple[int | None, int | None]
 
 def _pictures(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> int:
     if None not in (asked.num_frames, asked.seconds) and asked.num_frames != round((asked.seconds or 0) * spec.fps):
-        raise PafuError("invalid_message", "seconds and num_frames say different things; give one", "num_frames")
+        raise PafuError("invalid_message", "seconds and num_frames differ; give only one", "num_frames")
     if asked.num_frames is not None:
         check_length(asked.num_frames, spec, settings, "num_frames")
         return asked.num_frames

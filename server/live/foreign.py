@@ -32,13 +32,14 @@ def off(value: Any) -> bool:
 
 
 def usual(*names: str) -> Callable[[Any], bool]:
+    """Only these names are neutral."""
     return lambda value: value in names
 
 
-NOTHING: tuple[Any, ...] = (None, "", [], {}, "None", "null")  # "None" and "null": how forms write null
+NOTHING: tuple[Any, ...] = (None, "", [], {}, "None", "null")  # forms send null as "None" or "null"
 STAGE = "the model has one stage; leave it out"
 SILENT = "videos have no sound; leave it out"
-RATE = "pictures are made at the model's own rate; leave it out"
+RATE = "the frame rate is the model's own; leave it out"
 
 
 # Field -> which values besides null and empty ones have no effect, and why all others are refused.
@@ -50,9 +51,9 @@ FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "flow_shift": (never, "the schedule belongs to the model; leave it out"),
     "boundary_ratio": (never, "the schedule belongs to the model; leave it out"),
     "negative_prompt_2": (never, f"{DISTILLED} negative prompt; leave it out"),
-    "num_outputs_per_prompt": (one, "one video is made at a time; leave it out, or send 1"),
+    "num_outputs_per_prompt": (one, "a request makes one video; leave it out, or send 1"),
     "lora": (never, "the server loads no LoRA; leave it out"),
-    "n": (one, "one video is made at a time; leave it out, or send 1"),
+    "n": (one, "a request makes one video; leave it out, or send 1"),
     "quality": (usual("standard", "auto", "default"), "there is one quality; leave it out, or send standard"),
     "enable_stage2": (off, STAGE),
     "is_enable_stage2": (off, STAGE),
@@ -65,9 +66,9 @@ FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "frame_interpolation_exp": (one, RATE),
     "frame_interpolation_scale": (one, RATE),
     "frame_interpolation_model_path": (never, RATE),
-    "enable_teacache": (off, "every pass is made; leave it out"),
+    "enable_teacache": (off, "the model skips no passes; leave it out"),
     "output_path": (never, "videos are fetched with GET /v1/videos/{id}/content; leave it out"),
-    "reference_url": (never, "the server fetches nothing; send the picture itself as input_reference"),
+    "reference_url": (never, "URLs are not fetched; send the picture itself as input_reference"),
     "user": (lambda value: isinstance(value, str), "it must be a string"),  # OpenAI's; not stored
 }
 
