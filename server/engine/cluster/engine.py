@@ -23,11 +23,12 @@ from server.config import ConfigError, Settings, devices
 from server.config.devices import Slot
 from server.engine.admission import WIDEST, cache_bytes
 from server.engine.assignment import Assignment, assign
+from server.engine.cluster.conversation import HostLost, HostMismatch, decoded_about, mismatch
 from server.engine.cluster.host import Host
 from server.engine.cluster.join import first_line
 from server.engine.cluster.messages import Hello, Stores, encode
 from server.engine.cluster.nodes import workers
-from server.engine.cluster.remote import HostLost, HostMismatch, RemoteMember, decoded_about, mismatch
+from server.engine.cluster.remote import RemoteMember
 from server.engine.interface import EngineSession
 from server.engine.pool import Pool
 from server.engine.pooled import SHUT_DOWN, PooledEngine

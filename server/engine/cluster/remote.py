@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
-
-import msgspec
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from server.engine.admission import WIDEST, Account, Capacity, cache_bytes
 from server.engine.assignment import Assignment
-from server.engine.cluster.messages import (
-    About,
-    Admit,
-    Drain,
-    Heard,
-    Hello,
-    Move,
-    Refused,
-    Report,
-    Said,
-    Told,
-    Undrain,
-    decode,
-    encode,
-)
+from server.engine.cluster.conversation import Conversation, Link
+from server.engine.cluster.messages import Admit, Drain, Heard, Hello, Move, Refused, Report, Said, Undrain
 from server.engine.interface import WorkerStatus
 from server.engine.line import Line
 from server.errors import PafuError
@@ -36,28 +19,6 @@ from server.states import WorkerState
 from server.telemetry.observer import Observer
 
 log = logging.getLogger("pafu.engine")
-
-SILENT = 10.0  # seconds; a host answers twice a second
-AGAIN = 0.5  # seconds between two tries to reach a host
-AGAIN_REFUSED = 10.0
-
-
-class HostLost(Exception):
-    """The actor is gone, unreachable, or not of our kind; the message says it in one line."""
-
-
-class HostMismatch(HostLost):
-    """It can be reached, but this front cannot use it."""
-
-
-class Link(Protocol):
-    """The calls of a host (server.engine.cluster.host), from afar. Raise HostLost."""
-
-    def about(self) -> Awaitable[bytes]: ...
-    def hello(self, hello: bytes) -> Awaitable[bytes]: ...
-    def tell(self, front: str, told: bytes) -> Awaitable[None]: ...
-    def hear(self, front: str) -> Awaitable[bytes]: ...
-    def bye(self, front: str) -> Awaitable[None]: ...
 
 
 class RemoteMember:
@@ -71,14 +32,12 @@ class RemoteMember:
         self.account = Account(0)
         self.state = WorkerState.STARTING
         self._message = f"{assignment.name} is starting"
-        self._assignment, self._link, self._front = assignment, link, front
+        self._assignment = assignment
+        self._conversation = Conversation(assignment, link, front, self._take, self._broke)
         self._observer, self._changed = observer, changed
         self._report: Report | None = None
         self._gone: set[str] = set()  # sessions that are over, though the last report still had them
-        self._outbox: list[Told] = []
-        self._written = asyncio.Event()
         self._heard = time.monotonic()
-        self._following: asyncio.Task[None] | None = None
 
     # ---- what the engine asks
 
@@ -102,20 +61,16 @@ class RemoteMember:
 
     def status(self) -> WorkerStatus:
         known = self._report.status if self._report is not None else self._unknown()
-        return WorkerStatus(
+        return replace(
+            known,
             worker=self.slot.worker,
             device=self.slot.device,
             state=self.state,
             message=self._message,
             sessions=len(self.account),
-            restarts=known.restarts,
-            pid=known.pid,
-            rss_bytes=known.rss_bytes,
-            ready=known.ready,
             silent_seconds=self.silent_seconds,
             cache_held_bytes=self.account.held_bytes,
             cache_room_bytes=self.account.room,
-            capacity=known.capacity,
         )
 
     def cache_bytes(self, cache: CacheChoice) -> int:
@@ -128,7 +83,7 @@ class RemoteMember:
             self._free(name)
         self.account.hold(order, self.cache_bytes(order.cache))
         line = self.lines[order.session] = Line(self, order)
-        self._tell(Admit(order=order, displaced=list(displaced)))
+        self._conversation.tell(Admit(order=order, displaced=list(displaced)))
         try:
             await line.opened
         except BaseException:
@@ -137,7 +92,7 @@ class RemoteMember:
         return line
 
     async def move(self, session_id: str) -> None:
-        self._tell(Move(session=session_id))
+        self._conversation.tell(Move(session=session_id))
 
     async def release(self, session_id: str) -> None:
         """Forget a session here and there; harmless when it is already over."""
@@ -146,96 +101,45 @@ class RemoteMember:
 
     def evict(self, session_id: str) -> None:
         """End a session there, whosever it was."""
-        self._tell(Close(session=session_id))
+        self._conversation.tell(Close(session=session_id))
         self._free(session_id)
         self._changed()
 
     async def send(self, message: Message) -> None:
         if getattr(message, "session", None) in self.lines:
-            self._tell(message)
+            self._conversation.tell(message)  # type: ignore[arg-type]
 
     def drain(self) -> None:
-        self._tell(Drain())
+        self._conversation.tell(Drain())
         self._become(WorkerState.DRAINING, "")
 
     async def leave(self) -> None:
         """Its host ends it, when the sessions of all fronts have gone."""
 
     async def undrain(self) -> None:
-        self._tell(Undrain())
+        self._conversation.tell(Undrain())
         self._become(WorkerState.STARTING if self.state is WorkerState.DRAINED else WorkerState.READY, "")
 
-    # ---- the conversation
-
     def start(self) -> None:
-        self._following = asyncio.create_task(self._follow(), name=f"{self._assignment.name}")
+        self._conversation.start()
 
     async def stop(self, within: float, code: str, reason: str) -> None:
         """Say good-bye, waiting at most ``within`` seconds for it; the sessions of this front are over."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        await self._conversation.stop()
         self._lose(code, reason)
         if within > 0 and self._report is not None:
-            with contextlib.suppress(HostLost, TimeoutError):
-                async with asyncio.timeout(within):
-                    await self._link.bye(self._front.front)
+            await self._conversation.bye(within)
         self._observer.worker_gone(self.slot.worker)
-
-    def _tell(self, message: Told | Message) -> None:
-        self._outbox.append(message)  # type: ignore[arg-type]
-        self._written.set()
-
-    async def _follow(self) -> None:
-        while True:
-            patience = AGAIN
-            try:
-                await self._greet()
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(self._listen())
-                    both.create_task(self._speak())
-            except* HostMismatch as refused:
-                self._broke(WorkerState.FAILED, str(refused.exceptions[0]))
-                patience = AGAIN_REFUSED
-            except* HostLost as lost:
-                self._broke(WorkerState.RESTARTING, f"{self._assignment.name} was lost ({lost.exceptions[0]})")
-            except* Exception:
-                log.exception("%s cannot be followed", self._assignment.name)
-                self._broke(WorkerState.RESTARTING, "this server made a mistake; its error is in the log")
-            await asyncio.sleep(patience)
-
-    async def _greet(self) -> None:
-        about = decoded_about(await self._within(self._assignment.load_within, self._link.hello(encode(self._front))))
-        if why := mismatch(about, self._front, self._assignment):
-            await self._link.bye(self._front.front)
-            raise HostMismatch(why)
-        self._outbox.clear()
-
-    async def _listen(self) -> None:
-        while True:
-            heard = decode(await self._within(SILENT, self._link.hear(self._front.front)), Heard)
-            self._heard = time.monotonic()
-            for said in heard.said:
-                self._take(said)
-            self._mirror(heard.report)
-
-    async def _speak(self) -> None:
-        while True:
-            await self._written.wait()
-            self._written.clear()
-            told, self._outbox = self._outbox, []
-            await self._within(SILENT, self._link.tell(self._front.front, encode(told)))
-
-    async def _within(self, seconds: float, call: Awaitable[bytes | None]) -> bytes:
-        try:
-            async with asyncio.timeout(seconds):
-                return await call or b""
-        except TimeoutError:
-            raise HostLost(f"no answer for {seconds:g} s") from None
 
     # ---- what it hears
 
-    def _take(self, said: Said) -> None:
+    def _take(self, heard: Heard) -> None:
+        self._heard = time.monotonic()
+        for said in heard.said:
+            self._pass_on(said)
+        self._mirror(heard.report)
+
+    def _pass_on(self, said: Said) -> None:
         line = self.lines.get(said.session)
         if line is None:
             return
@@ -289,7 +193,7 @@ class RemoteMember:
 
     def _lose(self, code: str, reason: str) -> None:
         for name in list(self.lines):
-            self._take(Ended(session=name, chunks=0, reason="failed", code=code, message=reason))
+            self._pass_on(Ended(session=name, chunks=0, reason="failed", code=code, message=reason))
 
     def _forget(self, line: Line) -> None:
         self.lines.pop(line.id, None)
@@ -321,33 +225,3 @@ class RemoteMember:
             cache_room_bytes=0,
             capacity=Capacity(),
         )
-
-
-def decoded_about(data: bytes) -> About:
-    """Raises HostMismatch for what another version says."""
-    try:
-        return decode(data, About)
-    except msgspec.MsgspecError as error:
-        raise HostMismatch(f"the cluster's workers are of another version of Pafu ({error})") from None
-
-
-def mismatch(about: About, front: Hello, assignment: Assignment) -> str:
-    """Why this front cannot use the worker; empty when it can."""
-    other = "give this server another --ray-namespace, or stop the others"
-    if about.version != front.version:
-        return f"the cluster's workers run Pafu {about.version}, this server {front.version}: {other}"
-    try:
-        theirs, ours = decode(bytes(about.assignment), Assignment).configure, assignment.configure
-    except msgspec.MsgspecError as error:
-        return f"the cluster's workers have another Pafu of version {about.version} ({error}): {other}"
-    for name in ("model", "weights", "salience_head", "parts"):
-        if getattr(theirs, name) != getattr(ours, name):
-            said = f"{getattr(theirs, name)!r}, this server was told {getattr(ours, name)!r}"
-            return f"the cluster's workers have the {name.replace('_', ' ')} {said}: {other}"
-    for name, (theirs_id, theirs_place) in (about.stores or {}).items():
-        ours_id, ours_place = front.stores.get(name, ("", "its own"))
-        if theirs_id != ours_id:
-            said = f"PAFU_{name.upper()}: this server's is {ours_place}, the others' {theirs_place}"
-            alike = ", which only one machine reaches under this name" if ours_place == theirs_place else ""
-            return f"{said}{alike}; give all servers of a cluster one that every machine reaches"
-    return ""

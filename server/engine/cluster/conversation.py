@@ -1,0 +1,150 @@
+"""A front's talk with one host of the cluster: greet, then tell and hear at once; after a break, begin anew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from server.engine.assignment import Assignment
+from server.engine.cluster.messages import About, Heard, Hello, Told, decode, encode
+from server.states import WorkerState
+
+log = logging.getLogger("pafu.engine")
+
+SILENT = 10.0  # seconds; a host answers twice a second
+AGAIN = 0.5  # seconds between two tries to reach a host
+AGAIN_REFUSED = 10.0
+
+
+class HostLost(Exception):
+    """The actor is gone, unreachable, or not of our kind; the message says it in one line."""
+
+
+class HostMismatch(HostLost):
+    """It can be reached, but this front cannot use it."""
+
+
+class Link(Protocol):
+    """The calls of a host (server.engine.cluster.host), from afar. Raise HostLost."""
+
+    def about(self) -> Awaitable[bytes]: ...
+    def hello(self, hello: bytes) -> Awaitable[bytes]: ...
+    def tell(self, front: str, told: bytes) -> Awaitable[None]: ...
+    def hear(self, front: str) -> Awaitable[bytes]: ...
+    def bye(self, front: str) -> Awaitable[None]: ...
+
+
+class Conversation:
+    """With the host of one worker, over ``link``. ``take`` is called with what is heard; ``broken`` with the worker's
+    state and a sentence, when the host cannot be reached or used."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        link: Link,
+        front: Hello,
+        take: Callable[[Heard], None],
+        broken: Callable[[WorkerState, str], None],
+    ) -> None:
+        self._assignment, self._link, self._front = assignment, link, front
+        self._take, self._broken = take, broken
+        self._outbox: list[Told] = []
+        self._written = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._following = asyncio.create_task(self._follow(), name=f"{self._assignment.name}")
+
+    def tell(self, told: Told) -> None:
+        self._outbox.append(told)
+        self._written.set()
+
+    async def stop(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+
+    async def bye(self, within: float) -> None:
+        """Say that this front goes; wait at most ``within`` seconds for the answer."""
+        with contextlib.suppress(HostLost, TimeoutError):
+            async with asyncio.timeout(within):
+                await self._link.bye(self._front.front)
+
+    async def _follow(self) -> None:
+        while True:
+            patience = AGAIN
+            try:
+                await self._greet()
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._listen())
+                    both.create_task(self._speak())
+            except* HostMismatch as refused:
+                self._broken(WorkerState.FAILED, str(refused.exceptions[0]))
+                patience = AGAIN_REFUSED
+            except* HostLost as lost:
+                self._broken(WorkerState.RESTARTING, f"{self._assignment.name} was lost ({lost.exceptions[0]})")
+            except* Exception:
+                log.exception("%s cannot be followed", self._assignment.name)
+                self._broken(WorkerState.RESTARTING, "this server made a mistake; its error is in the log")
+            await asyncio.sleep(patience)
+
+    async def _greet(self) -> None:
+        about = decoded_about(await self._within(self._assignment.load_within, self._link.hello(encode(self._front))))
+        if why := mismatch(about, self._front, self._assignment):
+            await self._link.bye(self._front.front)
+            raise HostMismatch(why)
+        self._outbox.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            heard = decode(await self._within(SILENT, self._link.hear(self._front.front)), Heard)
+            self._take(heard)
+
+    async def _speak(self) -> None:
+        while True:
+            await self._written.wait()
+            self._written.clear()
+            told, self._outbox = self._outbox, []
+            await self._within(SILENT, self._link.tell(self._front.front, encode(told)))
+
+    async def _within(self, seconds: float, call: Awaitable[bytes | None]) -> bytes:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call or b""
+        except TimeoutError:
+            raise HostLost(f"no answer for {seconds:g} s") from None
+
+
+def decoded_about(data: bytes) -> About:
+    """Raises HostMismatch for what another version says."""
+    try:
+        return decode(data, About)
+    except msgspec.MsgspecError as error:
+        raise HostMismatch(f"the cluster's workers are of another version of Pafu ({error})") from None
+
+
+def mismatch(about: About, front: Hello, assignment: Assignment) -> str:
+    """Why this front cannot use the worker; empty when it can."""
+    other = "give this server another --ray-namespace, or stop the others"
+    if about.version != front.version:
+        return f"the cluster's workers run Pafu {about.version}, this server {front.version}: {other}"
+    try:
+        theirs, ours = decode(bytes(about.assignment), Assignment).configure, assignment.configure
+    except msgspec.MsgspecError as error:
+        return f"the cluster's workers have another Pafu of version {about.version} ({error}): {other}"
+    for name in ("model", "weights", "salience_head", "parts"):
+        if getattr(theirs, name) != getattr(ours, name):
+            said = f"{getattr(theirs, name)!r}, this server was told {getattr(ours, name)!r}"
+            return f"the cluster's workers have the {name.replace('_', ' ')} {said}: {other}"
+    for name, (theirs_id, theirs_place) in (about.stores or {}).items():
+        ours_id, ours_place = front.stores.get(name, ("", "its own"))
+        if theirs_id != ours_id:
+            said = f"PAFU_{name.upper()}: this server's is {ours_place}, the others' {theirs_place}"
+            alike = ", which only one machine reaches under this name" if ours_place == theirs_place else ""
+            return f"{said}{alike}; give all servers of a cluster one that every machine reaches"
+    return ""
