@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -26,18 +25,14 @@ from server.jobs.database import Database
 from server.jobs.errors import LeaseLost, StoreUnavailable
 from server.jobs.files import Files, FilesUnavailable
 from server.jobs.job import DISK_FULL, AssemblyOrder, Job, Lease, Results
+from server.jobs.lease_holder import RETRY_SECONDS, LeaseHolder
 from server.live.resume_point import ResumePoint
 from server.process import answer_of, module_command
 from server.telemetry import logs
 from server.telemetry.traces import SessionTrace, trace_id_of
 
-if TYPE_CHECKING:
-    from server.jobs.store import JobStore
-
 log = logging.getLogger("pafu.jobs")
 
-T = TypeVar("T")
-RETRY_SECONDS = 0.5
 DISK_TRIES = 5
 GIVEN_BACK = "given_back"
 ASSEMBLE_COMMAND = module_command("server.jobs.assemble")
@@ -65,7 +60,7 @@ class Attempt:
         self.line: EngineSession | None = None
         self.finishing = False  # it begins no more chunks
         self._settings, self._spec, self._engine, self._database = settings, spec, engine, database
-        self._safe_at = time.monotonic()  # when the store last confirmed the lease
+        self._lease_holder = LeaseHolder(lease, database, settings.job_lease_seconds)
         self._outcome = GIVEN_BACK
         self._trace = self._begin_trace()
         self.task = asyncio.create_task(self._run(), name=job.id)
@@ -74,6 +69,10 @@ class Attempt:
         traces = self._engine.observer.traces
         ids = {"job_id": self.job.id, "request_id": self.job.order.request, "fence": str(self.lease.fence)}
         return None if traces is None else traces.attempt(ids, self.job.order.traceparent, self._spec.name)
+
+    def _silent_seconds(self) -> float:
+        """Since the worker's last sign of life; 0 before there is one."""
+        return 0.0 if self.line is None else self.line.silent_seconds
 
     def cancel(self) -> None:
         """Leave the chunk in hand, and give the job back if it still exists."""
@@ -107,7 +106,9 @@ class Attempt:
         return {name: value for name, value in ids.items() if value}
 
     async def _attempt(self) -> None:
-        heart = asyncio.create_task(self._beat(), name=f"{self.job.id}-heart")
+        heart = asyncio.create_task(
+            self._lease_holder.beat(self._silent_seconds, self.cancel), name=f"{self.job.id}-heart"
+        )
         try:
             await self._make()
         except LeaseLost as lost:
@@ -136,7 +137,7 @@ class Attempt:
             return await self._give_back()
         results = await self._assemble()
         keep = self._settings.job_keep_seconds
-        await self._ask_again(lambda store: store.finish(self.lease, results, keep))
+        await self._lease_holder.ask(lambda store: store.finish(self.lease, results, keep))
         self._engine.observer.job_over("completed")
         self._outcome = "completed"
         log.info("%s: completed", self.job.id)
@@ -152,7 +153,7 @@ class Attempt:
         line = await self._open(past, count)
         if line is None:
             return False
-        await self._ask_again(lambda store: store.admitted(self.lease))
+        await self._lease_holder.ask(lambda store: store.admitted(self.lease))
         async for event in line.events():
             if isinstance(event, Fragment):
                 began = time.monotonic()
@@ -229,7 +230,7 @@ class Attempt:
             files.write(chunk.past, msgspec.msgpack.encode(state))
 
         await self._on_disk(write)
-        await self._ask_again(lambda store: store.add_chunk(self.lease, chunk, fragment.stats.chunk_seconds))
+        await self._lease_holder.ask(lambda store: store.add_chunk(self.lease, chunk, fragment.stats.chunk_seconds))
 
     async def _on_disk(self, write: Callable[[Files], None]) -> None:
         """Write, and write again: a disk may be full only for a moment."""
@@ -260,37 +261,7 @@ class Attempt:
             await asyncio.sleep(RETRY_SECONDS)
         raise AssertionError("unreachable")
 
-    # ---- the lease
-
-    async def _ask_again(self, query: Callable[[JobStore], T]) -> T:
-        """Ask the store until it answers, but no longer than the lease is certainly ours."""
-        while True:
-            try:
-                answer = await self._database.run(query)
-            except StoreUnavailable as error:
-                if time.monotonic() - self._safe_at > self._settings.job_lease_seconds:
-                    raise
-                log.warning("%s: %s", self.lease.job_id, error)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self._safe_at = time.monotonic()
-                return answer
-
-    async def _beat(self) -> None:
-        """Tell the store that the job is being worked on, as long as the worker's step loop gives signs of life."""
-        seconds = self._settings.job_lease_seconds
-        while True:
-            await asyncio.sleep(seconds / 3)
-            if self.line is not None and self.line.silent_seconds > seconds:
-                continue
-            try:
-                await self._database.run(lambda store: store.beat(self.lease))
-                self._safe_at = time.monotonic()
-            except StoreUnavailable as error:
-                log.warning("%s: no heartbeat: %s", self.lease.job_id, error)
-            except LeaseLost:
-                log.info("%s was deleted or is worked on elsewhere", self.lease.job_id)
-                return self.cancel()
+    # ---- the end
 
     async def _give_back(self, lost: str | None = None) -> None:
         """Back to the queue; with ``lost``, why this attempt failed, and too many of those in a row end the job."""
@@ -309,7 +280,7 @@ class Attempt:
         name, keep = self.lease.job_id, self._settings.job_keep_seconds
         log.warning("%s: %s", name, message)
         with contextlib.suppress(LeaseLost):
-            await self._ask_again(lambda store: store.fail(self.lease, code, message, keep))
+            await self._lease_holder.ask(lambda store: store.fail(self.lease, code, message, keep))
             self._engine.observer.job_over("failed")
             with contextlib.suppress(FilesUnavailable):  # then they go with the job's row
                 await self._database.file(lambda files: files.remove_folder(name))
