@@ -35,6 +35,10 @@ class CameraPath:
         places = torch.tensor([[(view.offset, -view.height) for view in views]], dtype=torch.float32)
         return world_positions(self.spec, places, first_latent)[0]
 
+    def chunk_positions(self, chunk: int) -> Tensor:
+        """(tokens, 3) of the chunk of that number."""
+        return self.positions(chunk * self.spec.chunk_latents)
+
     def control(self) -> Tensor | None:
         """(1, F, control_dim): speed to the right and down, whether positions are world positions, and whether the
         camera jumped here. None for a model without control input."""

@@ -22,9 +22,11 @@ from model.distill.parallel import encode_context
 from model.distill.script import Script
 from model.dit import Context
 from model.sampler import add_noise, clean_from_velocity
+from model.session_cache import new_cache
 from model.spec import ModelSpec
-from model.stream import CLEAN, SEED_LIMIT, SEED_PRIME, follow_words, new_cache
+from model.stream import CLEAN, SEED_LIMIT, SEED_PRIME
 from model.weights import LoadedModel
+from model.wording import follow_words
 
 
 class Foresight:

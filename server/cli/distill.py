@@ -104,7 +104,7 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
     from cache.errors import CacheError
     from model.distill import parallel
     from model.distill.salience_stage import DistillError
-    from model.stream import StreamError
+    from model.stream_state import StreamError
     from model.weights import WeightsError
 
     try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     import model.stream
+    import model.stream_state
     from model.checkpoints.public import Beside
     from model.stream import VideoStream
     from model.weights import LoadedModel
@@ -176,10 +177,10 @@ class ModelGenerator:
         chunks = [self._remembered(chunk) for chunk in past.chunks]
         stream.recall(chunks, past.next_index, CameraState.of(past.camera))
 
-    def _remembered(self, chunk: PastChunk) -> model.stream.PastChunk:
+    def _remembered(self, chunk: PastChunk) -> model.stream_state.PastChunk:
         import torch
 
-        from model.stream import PastChunk as Remembered
+        from model.stream_state import PastChunk as Remembered
 
         spec = self.spec
         shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)

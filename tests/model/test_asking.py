@@ -13,7 +13,8 @@ from model.asking import ASKING_FILE, AskingHead
 from model.dit import CausalDiT
 from model.salience import HEAD_FILE, SalienceError, SalienceHead, load_head, save_head
 from model.spec import SPECS, TEST_TINY
-from model.stream import StreamError, VideoStream
+from model.stream import VideoStream
+from model.stream_state import StreamError
 from model.weights import LoadedModel, load_model, random_model, save_model, with_asking
 
 DIGEST = "d" * 64

@@ -30,7 +30,7 @@ def test_a_run_takes_what_was_counted(size: tuple[int, int]) -> None:
         stream.next_chunk()
     assert counted.cache == stream.cache.nbytes
     assert counted.workspace == stream.cache.workspace.nbytes
-    assert counted.codec_state == sum(tensor.nbytes for tensor in stream._vae_state or [])
+    assert counted.codec_state == sum(tensor.nbytes for tensor in stream._state.vae_state or [])
     for words in ("a cat", "a dog"):  # the second has what is remembered written again
         stream.set_prompt(words)
         with LiveBytes() as live:

@@ -115,7 +115,7 @@ def test_a_chunk_that_is_given_up_leaves_nothing_half_written(model: LoadedModel
     if passes < 1:  # and what is asked for meanwhile is another thing
         session.set_prompt("a red house")
         undisturbed.set_prompt("a red house")
-        undisturbed._written_under = None  # it is written again, under what it was written under before
+        undisturbed._state.written_under = None  # it is written again, under what it was written under before
     assert torch.equal(session.next_chunk().latents, undisturbed.next_chunk().latents)
 
 

@@ -12,7 +12,8 @@ from cache.config import CacheConfig
 from model.camera import CameraControl, CameraLimits, CameraState, walk
 from model.camera_path import CameraPath
 from model.spec import PAFU_MINI, PAFU_MINI_2, spec_named
-from model.stream import StreamError, VideoStream
+from model.stream import VideoStream
+from model.stream_state import StreamError
 from model.weights import LoadedModel, random_model
 from model.words import words_of
 

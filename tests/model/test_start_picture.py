@@ -9,7 +9,8 @@ import torch
 
 from cache.config import CacheConfig
 from model.spec import TEST_WAN
-from model.stream import StreamError, VideoStream
+from model.stream import VideoStream
+from model.stream_state import StreamError
 from model.vae import from_pictures
 from model.weights import LoadedModel, load_model, random_model
 

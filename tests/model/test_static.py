@@ -19,8 +19,9 @@ from model.attention import turn_by_time
 from model.dit import CausalDiT
 from model.positions import grid_positions
 from model.salience import SalienceHead
+from model.session_cache import new_cache
 from model.spec import WAN_1_3B, ModelSpec
-from model.stream import _Velocity, new_cache
+from model.stream import _Velocity
 from model.weights import LoadedModel
 
 SPEC, META = WAN_1_3B, torch.device("meta")

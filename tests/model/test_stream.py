@@ -15,7 +15,8 @@ from model import rope
 from model.camera import MAX_SPEED, CameraControl, CameraState
 from model.salience import SalienceHead
 from model.spec import TEST_TINY
-from model.stream import Chunk, NotFiniteError, StreamError, VideoStream
+from model.stream import Chunk, NotFiniteError, VideoStream
+from model.stream_state import StreamError
 from model.vae import to_pictures
 from model.weights import LoadedModel, random_model
 

@@ -1,0 +1,60 @@
+"""The cache of one session of a model."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from cache.config import HEAD_OF, CacheConfig
+from cache.kv_cache import KVCache
+from cache.registry import policy_named
+from model import rope
+from model.spec import ModelSpec
+from model.stream_state import StreamError
+from model.weights import LoadedModel
+
+
+def new_cache(
+    model: LoadedModel,
+    config: CacheConfig,
+    seed: int,
+    foresight: bool = False,
+    shared: bool = False,
+    pose: bool = True,
+) -> KVCache:
+    """A session's cache; in the model's ``shared`` workspace, if chunks are made one after the other. Raises
+    StreamError when nobody can bring what the policy needs; only an evaluation has ``foresight``, or
+    hides the ``pose``: its policies see keys that no place has turned."""
+    spec = model.spec
+    needs = policy_named(config.policy).needs
+    head = HEAD_OF.get(config.policy)
+    if head is not None and getattr(model, head) is None:
+        raise StreamError(
+            f"cache policy {config.policy!r} needs a head for {head}, and these weights of {spec.name!r} have none: "
+            f"train one with `pafu distill {head}`, or choose a policy without one, for example 'value_novelty'"
+        )
+    if "future" in needs and not foresight:
+        raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
+    return KVCache(
+        layers=spec.num_layers,
+        heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        budget=config.budget_tokens(spec.tokens_per_latent),
+        chunk=spec.tokens_per_chunk,
+        policy=config.policy,
+        sink=round(config.sink_latents * spec.tokens_per_latent),
+        recent=round(config.recent_latents * spec.tokens_per_latent),
+        dtype=model.dtype,
+        device=model.device,
+        position_range=spec.trained_latents if config.position_mode == "relative" else None,
+        seed=seed,
+        kv_dtype=config.kv_dtype,
+        unplaced=None if pose else partial(_unplaced, spec),
+        workspace=model.passes.workspace(model.dtype, model.device) if shared else None,
+    )
+
+
+def _unplaced(spec: ModelSpec, keys: Tensor, positions: Tensor) -> Tensor:
+    """Keys (n, H, D) as they were before row and column of positions (n, 3) turned them."""
+    return rope.undo_place(keys[None], positions[None], spec.rope_split, spec.rope_theta)[0]

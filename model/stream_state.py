@@ -1,0 +1,108 @@
+"""Where a stream stands, and its snapshot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import deque
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from cache.config import CacheConfig
+from model.camera import CameraState
+from model.weights import LoadedModel
+
+SNAPSHOT_FORMAT = 3
+
+
+class StreamError(ValueError):
+    """A change that the model cannot follow, or a snapshot that does not belong to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PastChunk:
+    """A finished chunk as it can be kept outside of the model, enough to write it into a cache again.
+
+    latents: (1, F, C, h, w) float32. camera: its state when the chunk began.
+    """
+
+    index: int
+    prompt: str
+    camera: CameraState
+    latents: Tensor
+
+
+@dataclasses.dataclass
+class StreamState:
+    """All that a stream is besides its cache: the chunk that comes next is number ``index``, under ``prompt``."""
+
+    prompt: str
+    seed: int
+    config: CacheConfig
+    recent: deque[PastChunk]  # the newest chunks, as many as a new prompt may have written again
+    written_under: str | None = None  # the prompt that the cache holds those under
+    camera: CameraState = CameraState()
+    index: int = 0
+    vae_state: list[Tensor] | None = None
+    start: Tensor | None = None  # latents of the first chunk, where a picture says what they are
+
+    def packed(self, model: LoadedModel, cache: dict[str, Tensor]) -> bytes:
+        """This and the snapshot of the stream's ``cache``, as safetensors bytes."""
+        vae_state = self.vae_state or []
+        tensors = {f"cache.{name}": tensor for name, tensor in cache.items()}
+        tensors |= {f"vae.{place}": tensor.cpu().contiguous() for place, tensor in enumerate(vae_state)}
+        tensors |= {} if self.start is None else {"start": self.start.cpu()}
+        tensors |= {f"recent.{place}": past.latents.cpu().contiguous() for place, past in enumerate(self.recent)}
+        state = {
+            "format": SNAPSHOT_FORMAT,
+            "model": model.spec.name,
+            "digest": model.digest,
+            "prompt": self.prompt,
+            "written_under": self.written_under,
+            "recent": [(past.index, past.prompt, dataclasses.asdict(past.camera)) for past in self.recent],
+            "seed": self.seed,
+            "index": self.index,
+            "camera": dataclasses.asdict(self.camera),
+            "cache": dataclasses.asdict(self.config),
+            "vae_tensors": len(vae_state),
+        }
+        text = json.dumps(state).encode()
+        return save_safetensors({**tensors, "state": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+
+    @classmethod
+    def unpacked(cls, model: LoadedModel, snapshot: bytes) -> tuple[StreamState, dict[str, Tensor]]:
+        """What was packed: the state, and the cache's snapshot. Raises StreamError if it is not of ``model``."""
+        try:
+            tensors = load_safetensors(snapshot)
+            told = json.loads(tensors.pop("state").numpy().tobytes())
+        except Exception as error:  # safetensors raises its own type and plain ValueErrors alike
+            raise StreamError(f"the stream snapshot of {len(snapshot)} bytes cannot be read: {error}") from error
+        _check_origin(model, told)
+        held = {name.removeprefix("cache."): tensor for name, tensor in tensors.items() if name.startswith("cache.")}
+        state = cls(
+            prompt=told["prompt"],
+            seed=told["seed"],
+            config=CacheConfig(**told["cache"]),
+            recent=deque(maxlen=model.spec.recache_chunks),
+            written_under=told["written_under"],
+            camera=CameraState(**told["camera"]),
+            index=told["index"],
+            start=tensors["start"].to(model.device) if "start" in tensors else None,
+        )
+        for place, (index, prompt, camera) in enumerate(told["recent"]):
+            latents = tensors[f"recent.{place}"].to(model.device)
+            state.recent.append(PastChunk(index, prompt, CameraState(**camera), latents))
+        if told["vae_tensors"]:
+            state.vae_state = [tensors[f"vae.{place}"].to(model.device) for place in range(told["vae_tensors"])]
+        return state, held
+
+
+def _check_origin(model: LoadedModel, state: dict[str, Any]) -> None:
+    expected = {"format": SNAPSHOT_FORMAT, "model": model.spec.name, "digest": model.digest}
+    for name, value in expected.items():
+        if state.get(name) != value:
+            raise StreamError(f"the stream snapshot has {name} {state.get(name)!r}, this model needs {value!r}")
