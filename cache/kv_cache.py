@@ -10,7 +10,7 @@ stay is known to the device alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,41 +18,34 @@ from torch import Tensor
 
 from cache import config
 from cache.errors import CacheError
+from cache.open_chunk import OpenChunk, Turn
 from cache.policy import Candidates, Evidence
 from cache.pruner import Pruner
-from cache.storage import Workspace, part_of
+from cache.storage import Geometry, Workspace, part_of
 from cache.token_store import TokenStore
 
 NO_EVIDENCE = Evidence()
 COUNTERS = 3  # chunks, evicted tokens, fell back; then the tokens of each layer
-Turn = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> keys that may be attended to
 
 
 class KVCache:
     """Key/value cache of one session.
 
-    Sizes ``budget``, ``chunk``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of
-    latent frames seen in training: temporal positions are re-indexed into it (relative mode), or left as they are
-    when it is None (absolute mode). ``seed`` feeds policies that draw. Committed tokens are kept as ``kv_dtype`` says;
-    the open chunk is always in full precision. Sessions whose chunks are made one after the
-    other may share a ``workspace``; without one the cache makes its own.
+    Sizes ``budget``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of latent frames
+    seen in training: temporal positions are re-indexed into it (relative mode), or left as they are when it is None
+    (absolute mode). ``seed`` feeds policies that draw. Committed tokens are kept as ``kv_dtype`` says; the open chunk
+    is always in full precision. Sessions whose chunks are made one after the other may share a ``workspace``; without
+    one the cache makes its own.
     """
-
-    promised_bytes = staticmethod(config.promised_bytes)
 
     def __init__(
         self,
+        geometry: Geometry,
         *,
-        layers: int,
-        heads: int,
-        head_dim: int,
         budget: int,
-        chunk: int,
         policy: str,
         sink: int,
         recent: int,
-        dtype: torch.dtype,
-        device: torch.device | str = "cpu",
         position_range: int | None,
         seed: int = 0,
         kv_dtype: str = "auto",
@@ -60,24 +53,20 @@ class KVCache:
         unplaced: Turn | None = None,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
-        if min(layers, heads, head_dim, chunk) < 1:
-            raise CacheError(f"layers {layers}, heads {heads}, head_dim {head_dim}, chunk {chunk} must be 1 or more")
         if position_range is not None and position_range < 1:
             raise CacheError(f"position_range of {position_range} latent frames must be 1 or more, or None")
-        config.check_kv_dtype(kv_dtype, str(dtype).removeprefix("torch."))
-        self.layers, self.budget, self.chunk = layers, budget, chunk
+        config.check_kv_dtype(kv_dtype, str(geometry.dtype).removeprefix("torch."))
+        self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
-        self.position_range = position_range
-        size = {"layers": layers, "heads": heads, "head_dim": head_dim, "chunk": chunk}
         self._pruner = Pruner(policy, budget, sink)
-        self._store = TokenStore(**size, budget=budget, dtype=dtype, device=device, kv_dtype=kv_dtype)
-        self._workspace = workspace or Workspace(**size, slots=budget + chunk, dtype=dtype, device=device)
-        self._workspace.check_fits(**size)
-        self._workspace.grow(budget + chunk)
+        self._store = TokenStore(geometry, budget, kv_dtype, position_range)
+        self._workspace = workspace or Workspace(geometry, budget + self.chunk)
+        self._workspace.check_fits(geometry)
+        self._workspace.grow(budget + self.chunk)
         self._unplaced = unplaced
         self._first_layer = 0  # of those in this object's hands; see ``alone``
-        self._written: set[int] | None = None  # layers stored since begin_chunk; None between chunks
-        self._before: tuple[list[int], int] = ([0] * layers, 0)  # tokens of each layer and evictions, a commit ago
+        self._open: OpenChunk | None = None
+        self._before: tuple[list[int], int] = ([0] * self.layers, 0)  # tokens of each layer and evictions, a commit ago
         self.chunks = 0  # committed so far
         self.evicted_tokens = 0  # since construction, summed over layers
 
@@ -89,52 +78,29 @@ class KVCache:
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
         self._store.open(positions)
-        self._written = set()
-        self._workspace.user = self
-        self._lay_out(turn)
-
-    def _lay_out(self, turn: Turn | None) -> None:
-        for some, kept in self._store.runs(by_bytes=True):
-            if kept:
-                keys = self._store.keys.read(some, kept)
-                if turn is not None:
-                    keys = turn(keys, self._times(some, kept + self.chunk)[:, :kept])
-                self._workspace.keys[some, :kept] = keys
-                self._workspace.values[some, :kept] = self._store.values.read(some, kept)
+        self._open = OpenChunk(self._store, self._workspace, turn)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Lay out the open chunk's keys, turned, and values (1, chunk, H, D); return all that it may attend to.
 
         Returns dense views (1, kept + chunk, H, D). Every pass overwrites the slots of the one before.
         """
-        self._check_open("extend")
-        expected = (1, self.chunk, *self._workspace.fresh.shape[2:])
-        if keys.shape != expected or values.shape != expected:
-            raise CacheError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must both be {expected}")
-        kept = self._store.kept[layer]
-        end = kept + self.chunk
-        self._workspace.keys[layer, kept:end] = keys[0]
-        self._workspace.values[layer, kept:end] = values[0]
-        return self._workspace.keys[layer, :end].unsqueeze(0), self._workspace.values[layer, :end].unsqueeze(0)
+        return self._chunk_for("extend").extend(layer, keys, values)
 
     def store(self, layer: int, keys: Tensor) -> None:
         """Write the open chunk's keys (1, chunk, H, D) as they will be kept; its values are those of ``extend``."""
-        written = self._check_open("store")
-        if keys.shape != (1, *self._workspace.fresh.shape[1:]):
-            raise CacheError(f"keys {tuple(keys.shape)} must be {(1, *self._workspace.fresh.shape[1:])}")
-        self._workspace.fresh[layer] = keys[0]
-        written.add(layer)
+        self._chunk_for("store").store(layer, keys)
 
     def stored_elsewhere(self) -> None:
         """A replayed pass has written the open chunk of every layer into the workspace."""
-        self._check_open("stored_elsewhere").update(range(self.layers))
+        self._chunk_for("stored_elsewhere").written.update(range(self.layers))
 
-    def _check_open(self, what: str) -> set[int]:
-        if self._written is None:
+    def _chunk_for(self, what: str) -> OpenChunk:
+        if self._open is None:
             raise CacheError(f"{what} without begin_chunk: a chunk's positions must be known before its keys")
-        if self._workspace.user is not self:
+        if self._workspace.user is not self._open:
             raise CacheError(f"{what} after another session began a chunk in the shared workspace: begin this one anew")
-        return self._written
+        return self._open
 
     def positions(self, layer: int) -> Tensor:
         """Positions (1, n, 3) to rotate by: n = kept + chunk while a chunk is open, else kept.
@@ -142,23 +108,13 @@ class KVCache:
         In relative mode the newest token stands at position_range - 1, and whatever is older than the range
         stands at 0, so that a stream of any length stays inside the positions that the model was trained on.
         """
-        filled = self._filled(layer)
-        positions = self._store.positions[layer, :filled].unsqueeze(0)
-        if self.position_range is None or not filled:
-            return positions
-        time = self._times(slice(layer, layer + 1), filled)
-        return torch.cat((time.unsqueeze(-1), positions[..., 1:]), dim=-1)
-
-    def _times(self, layers: slice, filled: int) -> Tensor:
-        """(l, filled): when each token stands, re-indexed in relative mode."""
-        times = self._store.positions[layers, :filled, 0]
-        if self.position_range is None:
-            return times
-        return (times - times[:, -1:] + (self.position_range - 1)).clamp(min=0)
+        some, filled = slice(layer, layer + 1), self._filled(layer)
+        times = self._store.times(some, filled)
+        return torch.cat((times.unsqueeze(-1), self._store.positions[some, :filled, 1:]), dim=-1)
 
     def chunk_positions(self) -> Tensor:
         """Positions (1, chunk, 3) of the open chunk to rotate by: the same in all layers."""
-        self._check_open("chunk_positions")
+        self._chunk_for("chunk_positions")
         return self.positions(0)[:, -self.chunk :]
 
     @property
@@ -193,9 +149,10 @@ class KVCache:
         Raises before anything is changed, so that a failed commit leaves the cache as it was. What happens to scores
         that are not finite is the ``Pruner``'s.
         """
-        if self._written is None or len(self._written) < self.layers:
-            raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(self._written or ())}")
-        self._check_open("commit")
+        written = self._open.written if self._open is not None else ()
+        if len(written) < self.layers:
+            raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(written)}")
+        self._chunk_for("commit")
         evidence.check(self._pruner.policy, self.chunk, [self._filled(layer) for layer in range(self.layers)])
         kept, scores = self._pruner.judge(self._candidates(layer, evidence) for layer in range(self.layers))
         if valid is not None:
@@ -205,7 +162,7 @@ class KVCache:
             self._store.scores[layer, : self._filled(layer)] = row
         self._before = (self._store.kept, self.evicted_tokens)
         self.evicted_tokens += self._store.commit(kept, self._workspace)
-        self._written = None
+        self._open = None
         self.chunks += 1
 
     def take_back(self) -> None:
@@ -228,7 +185,7 @@ class KVCache:
 
     def forget(self, gone: Sequence[Tensor]) -> None:
         """Drop the committed tokens that are True in ``gone``, (kept,) bool per layer, and an open chunk."""
-        self._written = None
+        self._open = None
         self._store.forget(gone)
 
     @contextmanager
@@ -236,7 +193,7 @@ class KVCache:
         """One layer as a cache of its own (its layer 0) in the same memory: several chunks are committed to it before
         the next layer's turn comes. When the last layer has had its turn, this cache has committed them."""
         self.settle()
-        self._written = self._workspace.user = None
+        self._open = self._workspace.user = None
         part = copy.copy(self)
         part._store = self._store.of_layer(layer)
         part._workspace = part_of(self._workspace, slice(layer, layer + 1))
@@ -298,14 +255,14 @@ class KVCache:
         self._store.restore(state, kept)
         self.chunks, self.evicted_tokens = chunks, evicted
         self._pruner.reset(bool(fell_back))
-        self._written = None
+        self._open = None
 
     def check_integrity(self) -> None:
         """Raise CacheCorrupt if the committed state breaks a promise: budget, order, finite numbers."""
         self._store.check_integrity()
 
     def _filled(self, layer: int) -> int:
-        return self._store.kept[layer] + (self.chunk if self._written is not None else 0)
+        return self._store.kept[layer] + (self.chunk if self._open is not None else 0)
 
     def _candidates(self, layer: int, evidence: Evidence) -> Candidates:
         store, end = self._store, self._filled(layer)
@@ -327,7 +284,7 @@ class KVCache:
 
     def _shown_keys(self, layer: int) -> Tensor:
         """The candidates' keys as policies see them (n, H, D)."""
-        kept, some = self._store.kept[layer], slice(layer, layer + 1)
-        keys = torch.cat((self._store.keys.read(some, kept)[0], self._workspace.fresh[layer]))
+        held = self._store.keys.read(slice(layer, layer + 1), self._store.kept[layer])[0]
+        keys = torch.cat((held, self._workspace.fresh[layer]))
         positions = self._store.positions[layer, : self._filled(layer)]
         return keys if self._unplaced is None else self._unplaced(keys, positions)

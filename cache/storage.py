@@ -8,6 +8,7 @@ a pass serves every session of the same size.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -29,6 +30,29 @@ def part_of(stored: T, layers: slice) -> T:
     return part
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """What a cache is made for: ``chunk`` tokens at a time, in each layer ``heads`` keys and values of ``head_dim``
+    numbers. Raises CacheError for less than 1 of anything."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    chunk: int
+    dtype: torch.dtype
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("layers", "heads", "head_dim", "chunk")}
+        if min(sizes.values()) < 1:
+            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise CacheError(f"{told} must be 1 or more")
+
+    def rows(self, count: int) -> Tensor:
+        """Zeros (layers, count, H, D)."""
+        return torch.zeros(self.layers, count, self.heads, self.head_dim, dtype=self.dtype, device=self.device)
+
+
 class Workspace:
     """Keys and values of one chunk and of everything it attends to: kept tokens, oldest first, then the chunk.
 
@@ -36,18 +60,8 @@ class Workspace:
     chunk last.
     """
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        slots: int,
-        chunk: int,
-        heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
-        self.fresh = torch.zeros(layers, chunk, heads, head_dim, dtype=dtype, device=device)
+    def __init__(self, geometry: Geometry, slots: int) -> None:
+        self.fresh = geometry.rows(geometry.chunk)
         self.keys = self.values = self.fresh[:, :0]
         self.user: object = None
         self.grow(slots)
@@ -71,9 +85,10 @@ class Workspace:
             self.keys = self.fresh.new_zeros(layers, slots, *row)
             self.values = torch.zeros_like(self.keys)
 
-    def check_fits(self, layers: int, chunk: int, heads: int, head_dim: int) -> None:
+    def check_fits(self, geometry: Geometry) -> None:
         """Raise CacheError unless a cache of this geometry can use this workspace."""
-        found, needed = tuple(self.fresh.shape), (layers, chunk, heads, head_dim)
+        needed = (geometry.layers, geometry.chunk, geometry.heads, geometry.head_dim)
+        found = tuple(self.fresh.shape)
         if found != needed:
             raise CacheError(f"the workspace has (layers, chunk, heads, head_dim) {found}, this cache has {needed}")
 
@@ -92,10 +107,8 @@ def gathered(rows: Tensor, indices: Tensor) -> Tensor:
 class Rows:
     """One kind of row (keys or values) of all layers' committed tokens, unquantised: (layers, budget, H, D)."""
 
-    def __init__(
-        self, layers: int, budget: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
-    ) -> None:
-        self._rows = torch.zeros(layers, budget, heads, head_dim, dtype=dtype, device=device)
+    def __init__(self, geometry: Geometry, budget: int) -> None:
+        self._rows = geometry.rows(budget)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -119,21 +132,13 @@ class Rows:
 class QuantisedRows:
     """Rows as integers of 8 or 4 bits, with one scale per group of 64 neighbours; otherwise as ``Rows``.
 
-    A row is rounded once, when its chunk is committed; moving a row moves its codes. Rows are read back as ``dtype``.
+    A row is rounded once, when its chunk is committed; moving a row moves its codes. They are read in the geometry's dtype.
     """
 
-    def __init__(
-        self,
-        layers: int,
-        budget: int,
-        heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        bits: int,
-    ) -> None:
-        self._row, self._dtype, self._bits = (heads, head_dim), dtype, bits
-        self._groups = -(-heads * head_dim // GROUP)
+    def __init__(self, geometry: Geometry, budget: int, bits: int) -> None:
+        layers, device = geometry.layers, geometry.device
+        self._row, self._dtype, self._bits = (geometry.heads, geometry.head_dim), geometry.dtype, bits
+        self._groups = -(-geometry.heads * geometry.head_dim // GROUP)
         width = self._groups * GROUP * bits // 8
         self._codes = torch.zeros(layers, budget, width, dtype=torch.uint8, device=device)
         self._scales = torch.zeros(layers, budget, self._groups, dtype=SCALE, device=device)
@@ -173,10 +178,8 @@ class QuantisedRows:
         return (codes[..., ::2] | codes[..., 1::2] << 4 if self._bits == 4 else codes), scales
 
 
-def rows_of(
-    kv_dtype: str, layers: int, budget: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
-) -> Rows | QuantisedRows:
-    """Storage for rows in ``kv_dtype`` ("auto": as computed) that are read as ``dtype``."""
+def rows_of(kv_dtype: str, geometry: Geometry, budget: int) -> Rows | QuantisedRows:
+    """Storage for rows in ``kv_dtype`` ("auto": as computed) that are read in the geometry's dtype."""
     if bits := QUANTISED_BITS.get(kv_dtype):
-        return QuantisedRows(layers, budget, heads, head_dim, dtype, device, bits)
-    return Rows(layers, budget, heads, head_dim, dtype, device)
+        return QuantisedRows(geometry, budget, bits)
+    return Rows(geometry, budget)

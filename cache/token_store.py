@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import CacheCorrupt, CacheError
-from cache.storage import Workspace, at_once, gathered, part_of, rows_of
+from cache.storage import Geometry, Workspace, at_once, gathered, part_of, rows_of
 
 ABOUT = ("positions", "numbers", "scores")  # of committed tokens and of the open chunk
 
@@ -21,27 +21,17 @@ ABOUT = ("positions", "numbers", "scores")  # of committed tokens and of the ope
 class TokenStore:
     """The tokens of one session. ``kept`` is the number of committed tokens per layer, at most ``budget``."""
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        heads: int,
-        head_dim: int,
-        budget: int,
-        chunk: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        kv_dtype: str,
-    ) -> None:
-        self.layers, self.budget, self.chunk = layers, budget, chunk
-        self.keys = rows_of(kv_dtype, layers, budget, heads, head_dim, dtype, device)
-        self.values = rows_of(kv_dtype, layers, budget, heads, head_dim, dtype, device)
-        slots = (layers, budget + chunk)
+    def __init__(self, geometry: Geometry, budget: int, kv_dtype: str, position_range: int | None) -> None:
+        self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
+        self.keys = rows_of(kv_dtype, geometry, budget)
+        self.values = rows_of(kv_dtype, geometry, budget)
+        slots, device = (geometry.layers, budget + geometry.chunk), geometry.device
         self.positions = torch.zeros(*slots, 3, device=device)  # (t, h, w) as given
         self.numbers = torch.zeros(slots, dtype=torch.int64, device=device)  # since the stream began
         self.scores = torch.zeros(slots, device=device)
-        self.kept = [0] * layers
-        self._token_bytes = heads * head_dim * dtype.itemsize
+        self.position_range = position_range
+        self.kept = [0] * geometry.layers
+        self._token_bytes = geometry.heads * geometry.head_dim * geometry.dtype.itemsize
 
     def of_layer(self, layer: int) -> TokenStore:
         """One layer as a store of its own that shares the memory; its ``kept`` is a copy."""
@@ -85,6 +75,13 @@ class TokenStore:
             self.positions[some, tail] = positions
             self.numbers[some, tail] = numbers
             self.scores[some, tail] = 0
+
+    def times(self, layers: slice, filled: int) -> Tensor:
+        """(l, filled): when each token stands. With a range the newest is at its end, and none is before its start."""
+        times = self.positions[layers, :filled, 0]
+        if self.position_range is None:
+            return times
+        return (times - times[:, -1:] + (self.position_range - 1)).clamp(min=0)
 
     def committed(self, layer: int) -> tuple[Tensor, Tensor]:
         """Copies of the committed tokens' keys, as stored, and values, each (kept, H, D)."""

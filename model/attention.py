@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cache.kv_cache import KVCache, Turn
+from cache.kv_cache import KVCache
+from cache.open_chunk import Turn
 from cache.policy import Evidence
 from cache.scoring import mean_affinity, received_attention
 from model import rope

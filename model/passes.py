@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache.kv_cache import KVCache
 from cache.policy import Evidence
-from cache.storage import Workspace
+from cache.storage import Geometry, Workspace
 from model import rope
 from model.asking import Heads
 from model.attention import Angles, Cached, Rewriting, Rotate, Watch, told_by
@@ -74,6 +74,11 @@ class Captured:
         return self.result
 
 
+def geometry_of(spec: ModelSpec, dtype: torch.dtype, device: torch.device | str) -> Geometry:
+    """That of a cache for this model."""
+    return Geometry(spec.num_layers, spec.num_heads, spec.head_dim, spec.tokens_per_chunk, dtype, device)
+
+
 class Passes:
     """Runs the passes of one model, whose sessions make one chunk at a time."""
 
@@ -100,16 +105,7 @@ class Passes:
     def workspace(self, dtype: torch.dtype, device: torch.device) -> Workspace:
         """The workspace that all sessions share; caches enlarge it as needed."""
         if self._workspace is None:
-            spec = self._spec
-            self._workspace = Workspace(
-                layers=spec.num_layers,
-                slots=spec.tokens_per_chunk,
-                chunk=spec.tokens_per_chunk,
-                heads=spec.num_heads,
-                head_dim=spec.head_dim,
-                dtype=dtype,
-                device=device,
-            )
+            self._workspace = Workspace(geometry_of(self._spec, dtype, device), self._spec.tokens_per_chunk)
         return self._workspace
 
     def run(self, cache: KVCache, latents: Tensor, timestep: float, given: Given, last: bool) -> Result:

@@ -10,6 +10,7 @@ from cache.config import HEAD_OF, CacheConfig
 from cache.kv_cache import KVCache
 from cache.registry import policy_named
 from model import rope
+from model.passes import geometry_of
 from model.spec import ModelSpec
 from model.stream_state import StreamError
 from model.weights import LoadedModel
@@ -37,16 +38,11 @@ def new_cache(
     if "future" in needs and not foresight:
         raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
     return KVCache(
-        layers=spec.num_layers,
-        heads=spec.num_heads,
-        head_dim=spec.head_dim,
+        geometry_of(spec, model.dtype, model.device),
         budget=config.budget_tokens(spec.tokens_per_latent),
-        chunk=spec.tokens_per_chunk,
         policy=config.policy,
         sink=round(config.sink_latents * spec.tokens_per_latent),
         recent=round(config.recent_latents * spec.tokens_per_latent),
-        dtype=model.dtype,
-        device=model.device,
         position_range=spec.trained_latents if config.position_mode == "relative" else None,
         seed=seed,
         kv_dtype=config.kv_dtype,

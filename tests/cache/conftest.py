@@ -8,6 +8,7 @@ import torch
 
 from cache.kv_cache import KVCache
 from cache.policy import Evidence
+from cache.storage import Geometry
 
 LAYERS, HEADS, HEAD_DIM, CHUNK, FRAME = 2, 2, 4, 6, 2  # a chunk is three latent frames of two tokens
 
@@ -19,22 +20,25 @@ def one_thread() -> None:
 
 @pytest.fixture
 def small_cache() -> Callable[..., KVCache]:
-    """A small cache; any argument of KVCache may be overridden."""
+    """A small cache; any argument of KVCache and Geometry may be overridden."""
 
     def build(**overrides: Any) -> KVCache:
         arguments = {
-            "layers": LAYERS,
-            "heads": HEADS,
-            "head_dim": HEAD_DIM,
             "budget": 10,
-            "chunk": CHUNK,
             "policy": "sink_window",
             "sink": 2,
             "recent": 4,
-            "dtype": torch.float32,
             "position_range": None,
         }
-        return KVCache(**{**arguments, **overrides})
+        geometry = {
+            "layers": LAYERS,
+            "heads": HEADS,
+            "head_dim": HEAD_DIM,
+            "chunk": CHUNK,
+            "dtype": torch.float32,
+        }
+        geometry |= {name: overrides.pop(name) for name in geometry.keys() & overrides.keys()}
+        return KVCache(Geometry(**geometry), **{**arguments, **overrides})
 
     return build
 

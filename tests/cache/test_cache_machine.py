@@ -11,6 +11,7 @@ from cache.config import POLICY_NAMES, RULES, promised_bytes
 from cache.errors import CacheFull
 from cache.kv_cache import KVCache
 from cache.policy import Evidence
+from cache.storage import Geometry
 
 LAYERS, HEADS, HEAD_DIM, CHUNK = 2, 1, 2, 4
 GEOMETRY = {"layers": LAYERS, "heads": HEADS, "head_dim": HEAD_DIM, "chunk": CHUNK}
@@ -52,12 +53,11 @@ class CacheMachine(RuleBasedStateMachine):
 
     def new_cache(self) -> KVCache:
         return KVCache(
-            **GEOMETRY,
+            Geometry(**GEOMETRY, dtype=torch.bfloat16),
             budget=self.budget,
             policy=self.policy,
             sink=self.sink,
             recent=self.recent,
-            dtype=torch.bfloat16,
             position_range=self.range,
             seed=self.seed,
         )

@@ -11,7 +11,7 @@ from cache.config import promised_bytes
 from cache.errors import CacheCorrupt, CacheError, CacheFull
 from cache.kv_cache import KVCache
 from cache.policy import Choice, Evidence
-from cache.storage import Workspace
+from cache.storage import Geometry, Workspace
 
 Build = Callable[..., KVCache]
 Put = Callable[..., torch.Tensor]
@@ -305,7 +305,7 @@ def test_a_chunk_that_turns_out_to_be_none_is_taken_back(
 
 def test_sessions_take_turns_in_one_workspace(small_cache: Build, put_chunk: Put) -> None:
     """What a session keeps is its own, whoever used the workspace in between, and however large it had to become."""
-    shared = Workspace(layers=2, slots=6, chunk=6, heads=2, head_dim=4, dtype=torch.float32, device="cpu")
+    shared = Workspace(Geometry(layers=2, heads=2, head_dim=4, chunk=6, dtype=torch.float32), slots=6)
     small, large = small_cache(workspace=shared), small_cache(workspace=shared, budget=20)
     alone = small_cache()
     assert shared.slots == 26
@@ -318,7 +318,7 @@ def test_sessions_take_turns_in_one_workspace(small_cache: Build, put_chunk: Put
 
 
 def test_a_chunk_that_another_session_interrupted_must_be_begun_anew(small_cache: Build, put_chunk: Put) -> None:
-    shared = Workspace(layers=2, slots=16, chunk=6, heads=2, head_dim=4, dtype=torch.float32, device="cpu")
+    shared = Workspace(Geometry(layers=2, heads=2, head_dim=4, chunk=6, dtype=torch.float32), slots=16)
     first, second = small_cache(workspace=shared), small_cache(workspace=shared)
     first.begin_chunk(torch.zeros(6, 3))
     put_chunk(second, 0)

@@ -8,6 +8,7 @@ import torch
 
 from cache.kv_cache import KVCache
 from model.dit import CausalDiT
+from model.passes import geometry_of
 from model.spec import TEST_TINY, ModelSpec
 
 
@@ -57,15 +58,11 @@ def new_cache() -> Callable[..., KVCache]:
 
     def build(spec: ModelSpec, policy: str = "full", budget: int = 24, position_range: int | None = None) -> KVCache:
         return KVCache(
-            layers=spec.num_layers,
-            heads=spec.num_heads,
-            head_dim=spec.head_dim,
+            geometry_of(spec, torch.float32, "cpu"),
             budget=budget * spec.tokens_per_latent,
-            chunk=spec.tokens_per_chunk,
             policy=policy,
             sink=0,
             recent=0,
-            dtype=torch.float32,
             position_range=position_range,
         )
 

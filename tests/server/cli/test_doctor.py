@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from cache.kv_cache import KVCache
+from model.passes import geometry_of
 from model.spec import spec_named
 from model.weights import preferred_dtype
 from server import process
@@ -30,15 +31,11 @@ def test_the_bytes_of_a_session_are_those_that_its_cache_will_take() -> None:
 
     settings = Settings(model="test-tiny", cache_budget_latents=9)
     cache = KVCache(
-        layers=SPEC.num_layers,
-        heads=SPEC.num_heads,
-        head_dim=SPEC.head_dim,
+        geometry_of(SPEC, torch.float32, "cpu"),
         budget=9 * SPEC.tokens_per_latent,
-        chunk=SPEC.tokens_per_chunk,
         policy="window",
         sink=0,
         recent=0,
-        dtype=torch.float32,
         position_range=None,
     )
     assert doctor.session_bytes(settings, SPEC, "float32") == cache.nbytes

@@ -1,0 +1,49 @@
+"""The chunk that is being made: what its passes attend to, and its own keys until they are committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cache.errors import CacheError
+from cache.storage import Workspace
+from cache.token_store import TokenStore
+
+Turn = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> keys that may be attended to
+
+
+class OpenChunk:
+    """In a workspace that is its own until another chunk is opened there. ``written``: layers whose keys are stored."""
+
+    def __init__(self, store: TokenStore, workspace: Workspace, turn: Turn | None) -> None:
+        """Lay out the kept tokens for attention, their keys as ``turn`` makes them of their times."""
+        self.written: set[int] = set()
+        self._kept, self._workspace = store.kept, workspace
+        workspace.user = self
+        for some, kept in store.runs(by_bytes=True):
+            if kept:
+                keys = store.keys.read(some, kept)
+                if turn is not None:
+                    keys = turn(keys, store.times(some, kept + store.chunk)[:, :kept])
+                workspace.keys[some, :kept] = keys
+                workspace.values[some, :kept] = store.values.read(some, kept)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See KVCache.extend."""
+        kept, space = self._kept[layer], self._workspace
+        expected = (1, *space.fresh.shape[1:])
+        if keys.shape != expected or values.shape != expected:
+            raise CacheError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must both be {expected}")
+        end = kept + space.fresh.shape[1]
+        space.keys[layer, kept:end] = keys[0]
+        space.values[layer, kept:end] = values[0]
+        return space.keys[layer, :end].unsqueeze(0), space.values[layer, :end].unsqueeze(0)
+
+    def store(self, layer: int, keys: Tensor) -> None:
+        """See KVCache.store."""
+        expected = (1, *self._workspace.fresh.shape[1:])
+        if keys.shape != expected:
+            raise CacheError(f"keys {tuple(keys.shape)} must be {expected}")
+        self._workspace.fresh[layer] = keys[0]
+        self.written.add(layer)
