@@ -132,7 +132,8 @@ class Rows:
 class QuantisedRows:
     """Rows as integers of 8 or 4 bits, with one scale per group of 64 neighbours; otherwise as ``Rows``.
 
-    A row is rounded once, when its chunk is committed; moving a row moves its codes. They are read in the geometry's dtype.
+    A row is rounded once, when its chunk is committed; moving a row moves its codes. Rows are read back in the dtype of
+    the geometry.
     """
 
     def __init__(self, geometry: Geometry, budget: int, bits: int) -> None:
