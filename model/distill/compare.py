@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from cache.config import HEAD_OF, POLICY_NAMES, CacheConfig
-from model.attention import told_by
 from model.camera import CameraControl, CameraState, advance
 from model.distill import measures
+from model.distill.cost import COST_CHUNKS, cost
+from model.distill.free_videos import FULL, SEED, FreeVideos
 from model.distill.judge import Claims, adherence, judge_prompts, landmarks_in_world, same_again
 from model.distill.probe import Probe
 from model.distill.revisits import SIMILARITIES, gains, mirrored, pairs_of
@@ -44,13 +43,9 @@ from model.distill.tours import (
     tour_clip,
     tour_seed,
 )
-from model.stream import VideoStream
-from model.vae import to_pictures
 from model.weights import LoadedModel
 
-FULL = "full"
 SETTINGS_FILE = "eval.settings.json"
-SEED = 7001
 TOURS = {"tour": tour_clip, "announced": announced_tour_clip, "called": called_tour_clip}
 LOOK_CHUNKS = 2  # of a long video at its start, and again at its end
 MIRROR_SPEED = 16
@@ -132,7 +127,7 @@ class Evaluation:
         if not model.spec.camera:
             raise EvalError(f"model {model.spec.name!r} has no camera: the tours that memory is measured on need one")
         self._model, self._out, self._settings, self._probe = model, out, settings, probe
-        self._references: dict[str, list[Tensor]] = {}
+        self._free = FreeVideos(model, settings.together, self._advance)
         self._tours: dict[str, list[Tour]] = {}
         self._foresight: dict[str, list[Foresight]] = {}
         self._progress: Any = None
@@ -203,7 +198,7 @@ class Evaluation:
             "change": self._change_cell(policy, budget),
             "mirror": self._mirror_cell(policy, budget),
             "drift": self._drift_cell(policy, budget),
-            "cost": self._cost(policy, budget),
+            "cost": {} if policy == "oracle" else cost(self._model, self._config(policy, budget, COST_CHUNKS)),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(cell, indent=1) + "\n")
@@ -221,7 +216,7 @@ class Evaluation:
             make, number = TOURS[kind], numbers[kind]
             seed = tour_seed(settings.split, settings.seed)
             self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks, seed)) for n in range(number)]
-            self._foresight[kind] = [self._table(settings.tour_chunks) for _ in range(number)]
+            self._foresight[kind] = [Foresight(self._model.spec, settings.tour_chunks) for _ in range(number)]
         tours, foresight = self._tours[kind], self._foresight[kind]
         config = self._config(policy, budget, settings.tour_chunks)
         for first in range(0, len(tours), settings.together):
@@ -255,18 +250,15 @@ class Evaluation:
             self._advance(len(tours))
         return sums
 
-    def _table(self, chunks: int) -> Foresight:
-        return Foresight(self._model.spec.num_layers, chunks, self._model.spec.tokens_per_chunk)
-
     def _absence_cell(self, policy: str, budget: float) -> list[list[bool]]:
         """Free videos whose landmarks are hidden by cuts to other places: for each, which are the same again."""
         if self._probe is None:
             return []
         spec, chunks = self._model.spec, len(ABSENCE)
         scripts = [absence_script(each, spec.width) for each in judge_prompts(self._settings.absences)]
-        videos, again = self._free("absence", scripts, policy, budget, chunks), []
+        videos, again = self._free.make("absence", scripts, self._config(policy, budget, chunks)), []
         for script, latents in zip(scripts, videos, strict=True):
-            pictures, views = self._pictures(latents), [float(view) for view in script.views(spec)]
+            pictures, views = self._free.pictures(latents), [float(view) for view in script.views(spec)]
             ends = [slice(0, 2 * spec.chunk_latents), slice(-2 * spec.chunk_latents, None)]
             before, after = (landmarks_in_world(self._probe.read(pictures[end]), views[end]) for end in ends)
             again.append(same_again(before, after))
@@ -277,11 +269,12 @@ class Evaluation:
         chunks = self._settings.change_chunks
         pairs = list(zip(*(iter(judge_prompts(2 * self._settings.changes)),) * 2, strict=True))
         scripts = [change_script(before, after, chunks, self._model.spec.width) for before, after in pairs]
-        videos = self._free("change", scripts, policy, budget, chunks)
+        videos = self._free.make("change", scripts, self._config(policy, budget, chunks))
         out: dict[str, Any] = {"psnr": [], "distance": [], "motion": [], "adherence": [], "chance": []}
-        played = [self._played(latents, script) for latents, script in zip(videos, scripts, strict=True)]
-        for number, (claims, latents, full) in enumerate(zip(pairs, videos, self._references["change"], strict=True)):
-            views, reference = self._pictures(latents), self._pictures(full)
+        played = [self._free.played(latents, script) for latents, script in zip(videos, scripts, strict=True)]
+        references = self._free.references["change"]
+        for number, (claims, latents, full) in enumerate(zip(pairs, videos, references, strict=True)):
+            views, reference = self._free.pictures(latents), self._free.pictures(full)
             out["psnr"].append(over_chunks(measures.psnr, views, reference, chunks))
             out["distance"].append((latents - full).square().mean((1, 2, 3)).sqrt().view(chunks, -1).mean(1).tolist())
             pictures, others = played[number], played[(number + 1) % len(played)]
@@ -301,12 +294,13 @@ class Evaluation:
             f"{kind}_{name}": [] for kind in ("gain", "mirrored") for name in SIMILARITIES
         }
         half = 2 * MIRRORED.index(-MIRROR_SPEED) * self._model.spec.chunk_latents
-        for latents, script in zip(self._free("mirror", scripts, policy, budget, len(MIRRORED)), scripts, strict=True):
-            pictures, views = self._pictures(latents), [float(view) for view in script.views(self._model.spec)]
+        videos = self._free.make("mirror", scripts, self._config(policy, budget, len(MIRRORED)))
+        for latents, script in zip(videos, scripts, strict=True):
+            pictures, views = self._free.pictures(latents), [float(view) for view in script.views(self._model.spec)]
             for name, similarity in SIMILARITIES.items():
                 out[f"gain_{name}"].append(gains(pictures, pairs_of(views, SAME_VIEW), similarity))
                 out[f"mirrored_{name}"].append(mirrored(pictures[:half], similarity))
-            out["flicker"].append(measures.flicker(self._played(latents, script)))
+            out["flicker"].append(measures.flicker(self._free.played(latents, script)))
             out["drift"].append(measures.ends_apart(pictures, lambda part: float(measures.colour(part)[:3].mean())))
         return out
 
@@ -317,8 +311,8 @@ class Evaluation:
         scripts = [wandering(each.prompt, chunks, self._model.spec.width) for each in claims]
         part = LOOK_CHUNKS * self._model.spec.chunk_latents
         out: dict[str, Any] = {"colour": [], "sharpness": [], "confidence": []}
-        for latents in self._free("drift", scripts, policy, budget, chunks):
-            pictures = self._pictures(latents)
+        for latents in self._free.make("drift", scripts, self._config(policy, budget, chunks)):
+            pictures = self._free.pictures(latents)
             first, last = pictures[:part], pictures[-part:]
             out["colour"].append(float(np.abs(measures.colour(last) - measures.colour(first)).mean()))
             out["sharpness"].append(measures.sharpness(last) / max(1e-6, measures.sharpness(first)))
@@ -330,67 +324,6 @@ class Evaluation:
         assert self._probe is not None
         seen = [mark.confidence for reading in self._probe.read(pictures[::4]) for mark in reading.landmarks]
         return float(np.mean(seen)) if seen else 0.0
-
-    def _free(self, kind: str, scripts: list[Script], policy: str, budget: float, chunks: int) -> list[Tensor]:
-        """Latents (F, C, h, w) of free videos; those of the full cache are kept as reference and give the foresight."""
-        config = self._config(policy, budget, chunks)
-        if policy == FULL:
-            setattr(self, f"_{kind}_foresight", [self._table(chunks) for _ in scripts])
-        foresight, videos = getattr(self, f"_{kind}_foresight"), []
-        for first in range(0, len(scripts), self._settings.together):
-            batch = slice(first, first + self._settings.together)
-            seeds = [SEED + 500 + first + i for i in range(len(scripts[batch]))]
-            rollout = Rollout(self._model, scripts[batch], seeds, config, foresight[batch], policy == FULL)
-            rows = []
-            for _ in range(chunks):
-                rows.append(rollout.draw())
-                rollout.commit(rows[-1])
-                self._advance(len(seeds))
-            videos += list(torch.cat(rows, 1).cpu())
-        if policy == FULL:
-            self._references[kind] = videos
-        return videos
-
-    def _pictures(self, latents: Tensor) -> np.ndarray:
-        """The view of every latent frame as uint8 (F, H, W, 3)."""
-        return to_pictures(shown(self._model, latents)).numpy()
-
-    def _played(self, latents: Tensor, script: Script) -> np.ndarray:
-        """Every picture of a video, as a viewer sees it, uint8 (T, H, W, 3)."""
-        model = self._model
-        pictures, _ = model.vae.decode(latents[None].to(model.device, model.dtype), None, script.motions(model.spec))
-        return to_pictures(pictures)[0].cpu().numpy()
-
-    def _cost(self, policy: str, budget: float) -> dict[str, float]:
-        """Seconds of a chunk, its clean pass, scoring and pruning, and the head alone, and the cache's bytes, in a
-        session of its own."""
-        chunks = 6
-        config = self._config(policy, budget, chunks)
-        if policy == "oracle":
-            return {}
-        stream, seconds = VideoStream(self._model, "a meadow by day", SEED, config), []
-        for _ in range(chunks):
-            chunk = stream.next_chunk()
-            by_stage = chunk.stats.seconds
-            seconds.append([sum(by_stage.values()), by_stage["clean"], by_stage["prune"]])
-        total, clean, prune = np.median(seconds[2:], axis=0)
-        cost = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
-        return cost | ({"head": self._head_seconds(stream, policy)} if policy in HEAD_OF else {})
-
-    def _head_seconds(self, stream: VideoStream, policy: str) -> float:
-        """Of what the policy's head does for one chunk, all layers: the median of 20 times."""
-        model, cache, seconds = self._model, stream.cache, []
-        heads, told = model.heads, told_by(model.dit.encode_context(model.text.encode("a meadow by day")[None, None]))
-        held = [cache.committed(layer) for layer in range(cache.layers)]
-        for _ in range(20):
-            began = time.perf_counter()
-            for layer, (keys, values) in enumerate(held):
-                if HEAD_OF[policy] == "asking" and heads.asking is not None:
-                    heads.asking.asked(layer, torch.cat((values, values[: cache.chunk])), told[layer]).cpu()
-                elif heads.salience is not None:
-                    heads.salience.score(layer, keys[: cache.chunk], values[: cache.chunk]).cpu()
-            seconds.append(time.perf_counter() - began)
-        return float(np.median(seconds))
 
 
 def told(model: LoadedModel, kind: str) -> LoadedModel:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from model.distill.compare import FULL, differences
+from model.distill.compare import differences
+from model.distill.free_videos import FULL
 
 MEMORY = {
     "long_accuracy": "long",

@@ -36,8 +36,8 @@ class Foresight:
     the maximum over all later chunks.
     """
 
-    def __init__(self, layers: int, chunks: int, tokens_per_chunk: int) -> None:
-        self._seen = torch.zeros(layers, chunks, chunks * tokens_per_chunk)
+    def __init__(self, spec: ModelSpec, chunks: int) -> None:
+        self._seen = torch.zeros(spec.num_layers, chunks, chunks * spec.tokens_per_chunk)
 
     def note(self, layer: int, chunk: int, numbers: Tensor, attention: Tensor) -> None:
         row = self._seen[layer, chunk]

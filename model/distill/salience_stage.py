@@ -314,7 +314,7 @@ class SalienceDistillation:
     def _lesson(self, n: int) -> Lesson:
         script, latents, spec = self._script(n), load_clip(self._out / "dreams", n), self._student.spec
         own = self._settings.signal == "student"
-        table = Foresight(spec.num_layers, script.chunks, spec.tokens_per_chunk) if own else None
+        table = Foresight(spec, script.chunks) if own else None
         target = None if own else self._target(n, script, latents, None)  # before the student's cache is made
         cache = student_rollout(self._student, script, latents, table).caches[0]
         if target is None:

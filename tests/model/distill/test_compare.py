@@ -27,6 +27,7 @@ from model.distill.compare import (
 )
 from model.distill.compare_report import cell, markdown, plots, show, verdicts
 from model.distill.dreams import world_clip
+from model.distill.free_videos import FreeVideos
 from model.distill.holdout import reserved
 from model.distill.judge import judge_prompts
 from model.distill.script import Script
@@ -236,7 +237,7 @@ def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedM
     assert "…" not in text and max(map(len, text.partition("open tours,")[0].splitlines())) <= 80
 
 
-def test_adherence_and_motion_are_those_of_every_picture_that_a_viewer_sees(model: LoadedModel, tmp_path: Path) -> None:
+def test_adherence_and_motion_are_those_of_every_picture_that_a_viewer_sees(model: LoadedModel) -> None:
     claims = judge_prompts(2)
     script = change_script(
         *(dataclasses.replace(each, speed=speed) for each, speed in zip(claims, (8, -4), strict=True)), 4, 256
@@ -247,7 +248,7 @@ def test_adherence_and_motion_are_those_of_every_picture_that_a_viewer_sees(mode
         stream.set_prompt(prompt)
         stream.set_camera(CameraControl(speed=claims_speed(script, chunk)))
         chunks.append(stream.next_chunk())
-    played = Evaluation(model, tmp_path, FEW)._played(torch.cat([c.latents[0] for c in chunks]), script)
+    played = FreeVideos(model, 1, lambda _: None).played(torch.cat([c.latents[0] for c in chunks]), script)
     assert np.array_equal(played, np.concatenate([c.pictures for c in chunks]))
 
 

@@ -60,7 +60,7 @@ def test_side_by_side_equals_one_by_one(model: LoadedModel, policy: str) -> None
 
 def test_foresight_is_the_attention_that_was_going_to_come(model: LoadedModel) -> None:
     full = dataclasses.replace(TIGHT, policy="full", budget_latents=12, sink_latents=0, recent_latents=0)
-    table = Foresight(SPEC.num_layers, 4, SPEC.tokens_per_chunk)
+    table = Foresight(SPEC, 4)
     rollout = Rollout(model, SCRIPTS[1:], [3], full, [table], note=True)
     for _ in range(4):
         rollout.commit(rollout.draw())
@@ -76,7 +76,7 @@ def test_foresight_is_the_attention_that_was_going_to_come(model: LoadedModel) -
 
 
 def test_the_oracle_keeps_what_the_future_looks_at(model: LoadedModel) -> None:
-    table = Foresight(SPEC.num_layers, 4, SPEC.tokens_per_chunk)
+    table = Foresight(SPEC, 4)
     precious = torch.tensor([5, 17, 40])
     for layer in range(SPEC.num_layers):
         table.note(layer, 3, precious, torch.full((3,), 1.0))
