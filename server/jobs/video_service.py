@@ -8,7 +8,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,21 +22,21 @@ from server.engine.interface import Engine
 from server.errors import RETRY_AFTER, PafuError
 from server.jobs import request
 from server.jobs.database import Database
-from server.jobs.errors import IdempotencyConflict, StoreUnavailable
-from server.jobs.files import Files, FilesUnavailable
-from server.jobs.job import CarryOrder, Job, Order, Results, StoredChunk, carried_name
+from server.jobs.errors import IdempotencyConflict
+from server.jobs.files import FilesUnavailable
+from server.jobs.job import Job, Order, Results, StoredChunk
 from server.jobs.runner import Runner
+from server.jobs.source_files import SourceFiles
+from server.jobs.storage import Storage
 from server.jobs.sweeper import Sweeper
-from server.process import answer_of, module_command
 from server.states import JobState
 from server.telemetry.traces import trace_id_of
 
 if TYPE_CHECKING:
-    from server.jobs.store import JobStore
+    pass
 
 T = TypeVar("T")
 Bring = Callable[[str], Awaitable[tuple[Order, list[StoredChunk]]]]  # job id -> the order and the chunks it starts with
-CARRY_COMMAND = module_command("server.jobs.carry")
 FIGURES_WITHIN = 2.0  # seconds
 FULL_BELOW = 2**20  # free bytes below which the disk counts as full
 WATCH_SECONDS = 1.0  # poll interval for a caller who waits for a job on another server
@@ -64,10 +64,11 @@ class VideoService:
         self._spec = spec
         self._limits = limits
         self._database = Database(settings)
+        self._storage = Storage(self._database)
+        self._sources = SourceFiles(settings, self._storage)
         self._runner = Runner(settings, spec, engine, self._database)
         self._sweeper = Sweeper(settings, self._database)
         self._draining = False
-        self._carrying = asyncio.Lock()
         self._observer = engine.observer
         self._observer.sources.append(self._report_gauges)
 
@@ -134,7 +135,7 @@ class VideoService:
         source = await self.get(source_id, sender.caller)
         self._check_model(source)
         order = request.remixed_order(source.order, asked, self._spec)
-        adopting = partial(self._adopt, source, order, [])
+        adopting = partial(self._sources.adopt, source, order, [])
         return await self._queue(order, sender, (f"remix {source_id}", fields), adopting, remixed_from=source_id)
 
     async def extend(self, fields: dict[str, Any], sender: Sender) -> Job:
@@ -144,10 +145,10 @@ class VideoService:
         source = await self._completed(asked.video.id, sender.caller)
         if why := request.unlike(source.order, self._spec):
             order = request.carrying_order(source.order, asked, why, self._spec, self._settings)
-            return await self._queue(order, sender, ("extend", fields), partial(self._carry, source, order))
-        chunks = await self._ask(lambda store: store.chunks(source.id))
+            return await self._queue(order, sender, ("extend", fields), partial(self._sources.carry, source, order))
+        chunks = await self._storage.ask(lambda store: store.chunks(source.id))
         order = request.longer_order(source.order, asked, len(chunks), self._spec, self._settings)
-        return await self._queue(order, sender, ("extend", fields), partial(self._adopt, source, order, chunks))
+        return await self._queue(order, sender, ("extend", fields), partial(self._sources.adopt, source, order, chunks))
 
     def _check_model(self, source: Job) -> None:
         """Refuse a source made by another model; other servers on this store may use other models."""
@@ -173,9 +174,9 @@ class VideoService:
         idempotency = None if key is None else (key, request.digest(*asked))
         new = False
         try:
-            async with self._one_order():  # otherwise concurrent requests would all see the last free place
+            async with self._storage.ordering():  # otherwise concurrent requests would all see the last free place
                 await self._check_room(caller, key)
-                job, new = await self._ask(
+                job, new = await self._storage.ask(
                     lambda store: store.add(
                         job_id, caller.name, order, remixed_from=remixed_from, given=chunks, idempotency=idempotency
                     )
@@ -188,12 +189,6 @@ class VideoService:
         self._runner.wake()
         return job
 
-    @contextlib.asynccontextmanager
-    async def _one_order(self) -> AsyncIterator[None]:
-        with _named():
-            async with self._database.ordering():
-                yield
-
     def _traced(self, job_id: str, sender: Sender) -> str:
         """Trace context for the work on a new job: a new span, or the caller's if tracing is off."""
         if self._observer.traces is None:
@@ -203,52 +198,19 @@ class VideoService:
 
     async def _check_room(self, caller: Caller, key: str | None) -> None:
         """Raises PafuError if the job limits are reached, unless the idempotency key is known."""
-        if key is not None and await self._ask(lambda store: store.has_key(caller.name, key)):
+        if key is not None and await self._storage.ask(lambda store: store.has_key(caller.name, key)):
             return
         most = self._settings.max_queued_jobs
-        unfinished = await self._ask(lambda store: store.unfinished())
+        unfinished = await self._storage.ask(lambda store: store.unfinished())
         if unfinished >= most:
             reason = f"{unfinished} videos are unfinished and the limit is {most}; try again later"
             raise PafuError("too_many_jobs", reason, retry_after=RETRY_AFTER)
-        self._limits.check_job(caller, await self._ask(lambda store: store.unfinished(caller.name)))
-
-    async def _adopt(
-        self, source: Job, order: Order, given: list[StoredChunk], job_id: str
-    ) -> tuple[Order, list[StoredChunk]]:
-        """Copy the source's chunks and carried pictures, so that this job does not depend on it."""
-        adopted = [
-            StoredChunk(number=c.number, media=f"{job_id}/{c.number:06d}-0.m4s", past=f"{job_id}/{c.number:06d}-0.past")
-            for c in given
-        ]
-
-        def copy(files: Files) -> None:
-            for old, new in zip(given, adopted, strict=True):
-                files.copy(old.media, new.media)
-                files.copy(old.past, new.past)
-            if order.carried:
-                files.copy(carried_name(source.id), carried_name(job_id))
-
-        if given or order.carried:
-            await self._file(copy)
-        return order, adopted
-
-    async def _carry(self, source: Job, order: Order, job_id: str) -> tuple[Order, list[StoredChunk]]:
-        """Convert the source's pictures in a child process; one at a time, since each uses a core."""
-        wanted = CarryOrder.of(source, job_id, order, self._settings)
-        async with self._carrying:
-            status, png, errors = await answer_of(CARRY_COMMAND, msgspec.json.encode(wanted))
-        if status:
-            log.warning(
-                "%s: its pictures cannot be converted: %s", source.id, errors.decode(errors="replace").strip()[-500:]
-            )
-            reason = f"the pictures of {source.id} cannot be read now; try again later"
-            raise PafuError("storage_unavailable", reason, "video", retry_after=RETRY_AFTER)
-        return msgspec.structs.replace(order, image=png), []
+        self._limits.check_job(caller, await self._storage.ask(lambda store: store.unfinished(caller.name)))
 
     # ---- existing jobs
 
     async def get(self, job_id: str, caller: Caller) -> Job:
-        job = None if NUL in job_id else await self._ask(lambda store: store.get(job_id, caller.name))
+        job = None if NUL in job_id else await self._storage.ask(lambda store: store.get(job_id, caller.name))
         if job is None:
             raise PafuError(
                 "not_found", f"there is no video {job_id[:64]!r}; list them with GET /v1/videos", "video_id"
@@ -259,7 +221,7 @@ class VideoService:
         try:
             if NUL in (after or ""):
                 raise KeyError(after)
-            return await self._ask(lambda store: store.page(caller.name, after, limit, newest_first))
+            return await self._storage.ask(lambda store: store.page(caller.name, after, limit, newest_first))
         except KeyError:
             reason = f"there is no video {after!r:.80}; list again without 'after'"
             raise PafuError("invalid_message", reason, "after") from None
@@ -267,13 +229,13 @@ class VideoService:
     async def delete(self, job_id: str, caller: Caller) -> None:
         """Delete a video; running work stops before the next pass of the model."""
         try:
-            deleted = NUL not in job_id and await self._ask(lambda store: store.delete(job_id, caller.name))
+            deleted = NUL not in job_id and await self._storage.ask(lambda store: store.delete(job_id, caller.name))
         except PafuError:
             if self._room_left() > FULL_BELOW:
                 raise
             await self.get(job_id, caller)  # a full disk has no room for the tombstone until the files are gone
             await self._stop(job_id)
-            deleted = await self._ask(lambda store: store.delete(job_id, caller.name))
+            deleted = await self._storage.ask(lambda store: store.delete(job_id, caller.name))
         if not deleted:
             await self.get(job_id, caller)
         await self._stop(job_id)
@@ -301,11 +263,11 @@ class VideoService:
         if name is None:
             reason = f"{job_id} was made by an older version without {variant}; a remix of it has one"
             raise PafuError("not_found", reason, "variant")
-        return name, await self._file(lambda files: files.size(name))
+        return name, await self._storage.file(lambda files: files.size(name))
 
     async def piece(self, name: str, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of a result file."""
-        return await self._file(lambda files: b"".join(files.chunks(name, start, stop)))
+        return await self._storage.file(lambda files: b"".join(files.chunks(name, start, stop)))
 
     async def over(self, job_id: str, caller: Caller) -> Job:
         """Wait until the job is completed or failed."""
@@ -323,25 +285,3 @@ class VideoService:
             JobState.RUNNING: f"{job.id} is still in progress; poll it until it is completed",
         }
         raise PafuError("not_completed", reasons[job.state], "video_id")
-
-    # ---- errors
-
-    async def _ask(self, query: Callable[[JobStore], T]) -> T:
-        with _named():
-            return await self._database.run(query)
-
-    async def _file(self, work: Callable[[Files], T]) -> T:
-        with _named():
-            return await self._database.file(work)
-
-
-@contextlib.contextmanager
-def _named() -> Iterator[None]:
-    try:
-        yield
-    except (StoreUnavailable, FilesUnavailable) as error:
-        log.log(
-            logging.DEBUG if isinstance(error, StoreUnavailable) else logging.WARNING, "%s", error
-        )  # the store logs its own
-        reason = "the video storage does not answer; nothing was lost, try again later"
-        raise PafuError("storage_unavailable", reason, retry_after=RETRY_AFTER) from error
