@@ -1,4 +1,4 @@
-"""Generates docs/settings.md and the example configuration from server.config.Settings."""
+"""Generates docs/settings.md and the example configuration from the groups of server/config/settings.py."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from server.cli.main import serve
-from server.config import PREFIX, Settings
+from server.config import PREFIX
+from server.config.settings import GROUPS
 
-HEADINGS = {  # first setting of a group -> heading
-    "host": "The server",
-    "max_sessions": "Sessions",
-    "data_dir": "Jobs and storage",
-    "cache_policy": "Caches",
-    "start_timeout": "Timeouts and limits on input",
-    "api_keys": "Keys",
-}
 EXAMPLES: dict[str, Any] = {  # for settings without a default
     "metrics_port": 9090,
     "weights": "/weights/my-model",
@@ -63,29 +56,24 @@ Times are in seconds, sizes in bytes; lists in a variable are separated by comma
 def settings_page(note: str) -> str:
     """docs/settings.md: every setting with allowed values, default and flag, by group."""
     lines = ["# Settings", "", f"<!-- {note} -->", "", INTRODUCTION]
-    for name, field in Settings.model_fields.items():
-        if name in HEADINGS:
-            lines += [
-                "",
-                f"## {HEADINGS[name]}",
-                "",
-                "| setting | allowed | default | description |",
-                "|---|---|---|---|",
-            ]
-        flag = f", `--{name.replace('_', '-')}`" if name in inspect.signature(serve).parameters else ""
-        words = (field.description or "").replace("|", "\\|")
-        lines.append(f"| `{PREFIX}{name.upper()}`{flag} | {allowed(field)} | {default(name, field)} | {words} |")
+    flags = inspect.signature(serve).parameters
+    for group in GROUPS:
+        lines += ["", f"## {group.heading}", "", "| setting | allowed | default | description |", "|---|---|---|---|"]
+        for name, field in group.model_fields.items():
+            flag = f", `--{name.replace('_', '-')}`" if name in flags else ""
+            words = (field.description or "").replace("|", "\\|")
+            lines.append(f"| `{PREFIX}{name.upper()}`{flag} | {allowed(field)} | {default(name, field)} | {words} |")
     return "\n".join(lines) + "\n"
 
 
 def example_toml(note: str) -> str:
     """A configuration file with every setting commented out, at its default or an example value."""
     lines = [f"# {note}", "# Every setting at its default, or an example value if it has none. See docs/settings.md."]
-    for name, field in Settings.model_fields.items():
-        if name in HEADINGS:
-            lines += ["", f"# ---- {HEADINGS[name]}"]
-        value = EXAMPLES.get(name, field.default)
-        lines += ["", f"# {field.description}", f"# {name} = {json.dumps(value)}"]
+    for group in GROUPS:
+        lines += ["", f"# ---- {group.heading}"]
+        for name, field in group.model_fields.items():
+            value = EXAMPLES.get(name, field.default)
+            lines += ["", f"# {field.description}", f"# {name} = {json.dumps(value)}"]
     return "\n".join(lines) + "\n"
 
 

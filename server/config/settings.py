@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cache.config import CacheConfig, PositionMode, check_room
@@ -49,14 +49,16 @@ def default_data_dir() -> Path:
     return Path(home) / "pafu"
 
 
-class Settings(BaseSettings):
-    """All settings of a server. Times are in seconds, sizes in bytes."""
+class Group(BaseModel):
+    """Settings of one topic, under a ``heading`` in docs/settings.md."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
-    )
+    heading: ClassVar[str]
 
-    _called: dict[str, str] = PrivateAttr(default_factory=dict)
+
+class Server(Group):
+    """What is served, on what, and how it is watched."""
+
+    heading: ClassVar[str] = "The server"
 
     host: str = Field(default="127.0.0.1", description="address to listen on; API keys are required beyond loopback")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0: any free one")
@@ -104,6 +106,37 @@ class Settings(BaseSettings):
         description="generate an animated thumbnail for each example prompt, once, while the server is idle",
     )
 
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in SPECS:
+            raise ValueError(f"unknown model; {nearest(value, list(SPECS))}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        devices.parse(value)
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _can_be_made(cls, value: str | None) -> str | None:
+        if value is not None and not all(0 < int(side) <= MOST_PIXELS for side in value.split("x")):
+            raise ValueError(f"each side must have 1 to {MOST_PIXELS} pixels")
+        return value
+
+    @field_validator("weights", "text_encoder", "vae", mode="before")
+    @classmethod
+    def _path_or_id(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+
+class Sessions(Group):
+    """How many live sessions there are, and how long they are kept."""
+
+    heading: ClassVar[str] = "Sessions"
+
     max_sessions: int | None = Field(
         default=None,
         ge=1,
@@ -127,6 +160,12 @@ class Settings(BaseSettings):
     lead_seconds: float = Field(default=1.25, gt=0, le=60, description="media generated ahead of a viewer's playhead")
     max_lead_seconds: float = Field(default=10.0, gt=0, le=86_400, description="largest lead that a viewer may request")
     max_seconds: float = Field(default=86_400, gt=0, description="longest video of a session")
+
+
+class Storage(Group):
+    """Where things are kept, and video jobs."""
+
+    heading: ClassVar[str] = "Jobs and storage"
 
     data_dir: Path = Field(
         default_factory=default_data_dir, description="folder for jobs, sessions and other persistent data"
@@ -161,6 +200,12 @@ class Settings(BaseSettings):
         default=20 * 2**30, ge=0, description="limit on the size of finished videos; above it, the oldest are deleted"
     )
 
+
+class Caches(Group):
+    """What a session's key/value cache holds."""
+
+    heading: ClassVar[str] = "Caches"
+
     cache_policy: str | None = Field(
         default=None,
         description="cache policy of sessions that choose none; default: the model's own",
@@ -192,6 +237,12 @@ class Settings(BaseSettings):
     cache_max_latents: float = Field(
         default=256.0, gt=0, description="largest cache budget, in latent frames, that a viewer may request"
     )
+
+
+class Limits(Group):
+    """What is accepted from whom, and for how long anything is waited for."""
+
+    heading: ClassVar[str] = "Timeouts and limits on input"
 
     start_timeout: float = Field(default=10.0, gt=0, description="time limit for session.start after connecting")
     ready_wait: float = Field(default=20.0, ge=0, description="how long a new session waits for a starting worker")
@@ -234,6 +285,18 @@ class Settings(BaseSettings):
         default=100.0, gt=0, description="message rate per viewer; faster messages are read more slowly"
     )
 
+    @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies")
+    @classmethod
+    def _can_match(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        check = {"allowed_hosts": addresses.host, "allowed_origins": addresses.origin}
+        return tuple(str(check.get(info.field_name or "", addresses.network)(part)) for part in value)
+
+
+class Keys(Group):
+    """Who may use the server."""
+
+    heading: ClassVar[str] = "Keys"
+
     api_keys: Names = Field(default=(), description="API keys, plain or sha256:<hex>; stored as hashes")
     keys_file: Path | None = Field(default=None, description="TOML file of hashed API keys, see pafu keys")
     max_sessions_per_key: int | None = Field(
@@ -250,6 +313,30 @@ class Settings(BaseSettings):
         default=(), description="paths that need no key, in addition to the page, /healthz and /readyz"
     )
     allow_anonymous: bool = Field(default=False, description="allow listening beyond loopback without keys")
+
+    @field_validator("public_paths")
+    @classmethod
+    def _paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(addresses.path(part) for part in value)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_hash_of_key(key) for key in value)
+
+
+GROUPS: tuple[type[Group], ...] = (Server, Sessions, Storage, Caches, Limits, Keys)
+
+
+class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
+    """All settings of a server. Times are in seconds, sizes in bytes. The groups are listed backwards, because pydantic
+    puts the fields of the last base first."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
+    )
+
+    _called: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator(*NAMES, mode="before")
     @classmethod
@@ -274,42 +361,6 @@ class Settings(BaseSettings):
         most = LARGEST if isinstance(value, int) else LONGEST
         if isinstance(value, int | float) and value > most:
             raise ValueError(f"the maximum is {most:g}")
-        return value
-
-    @field_validator("size")
-    @classmethod
-    def _can_be_made(cls, value: str | None) -> str | None:
-        if value is not None and not all(0 < int(side) <= MOST_PIXELS for side in value.split("x")):
-            raise ValueError(f"each side must have 1 to {MOST_PIXELS} pixels")
-        return value
-
-    @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", "public_paths")
-    @classmethod
-    def _can_match(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        check = {"allowed_hosts": addresses.host, "allowed_origins": addresses.origin, "public_paths": addresses.path}
-        return tuple(str(check.get(info.field_name or "", addresses.network)(part)) for part in value)
-
-    @field_validator("weights", "text_encoder", "vae", mode="before")
-    @classmethod
-    def _path_or_id(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
-    @field_validator("api_keys")
-    @classmethod
-    def _hashed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_hash_of_key(key) for key in value)
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        devices.parse(value)
-        return value
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, value: str) -> str:
-        if value not in SPECS:
-            raise ValueError(f"unknown model; {nearest(value, list(SPECS))}")
         return value
 
     @model_validator(mode="after")
