@@ -244,7 +244,8 @@ async def test_a_short_tap_on_an_arrow_moves_the_camera(visit: Visit) -> None:
     await visit.frames(12)
     await visit.page.keyboard.press("ArrowLeft")
     await visit.chunk_where(lambda stats: stats["camera"]["speed"] < 0)
-    await visit.chunk_where(lambda stats: stats["camera"]["speed"] == 0)
+    stats = await visit.chunk_where(lambda stats: stats["camera"]["speed"] == 0)
+    assert stats["camera"]["offset"] < 0, "it looked to the left for a chunk"
 
 
 async def test_light_buttons_change_the_words_and_the_stream(visit: Visit) -> None:
@@ -458,8 +459,10 @@ async def test_a_model_that_is_started_again_is_told(visit: Visit) -> None:
     await visit.page.press("#prompt", "Enter")
     await visit.page.wait_for_selector("#wait-text >> text=the stream goes on by itself")
     await visit.status("A moment, please")
+    assert await visit.page.is_hidden("#trouble"), "it is no failure of the stream"
     await visit.page.click("#stop")
     await visit.phase("ready")
+    assert [m["type"] for m in visit.sent] == ["session.start", "session.stop"] and visit.problems == []
 
 
 async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
@@ -473,6 +476,8 @@ async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
     await visit.page.press("#prompt", "Enter")
     await visit.page.wait_for_selector("#wait-text >> text=number 2 in line")
     await visit.status("Waiting for a place")
+    assert await visit.page.is_hidden("#trouble") and visit.problems == []
+    assert [m["type"] for m in visit.sent] == ["session.start"]
 
 
 def zeros(fragment: bytes) -> bytes:
@@ -528,6 +533,7 @@ async def test_a_picture_that_the_browser_paused_goes_on(visit: Visit) -> None:
     await visit.page.evaluate("picture.pause()")
     await visit.page.wait_for_function("!picture.paused")
     await visit.frames(int(await visit.page.evaluate(FRAMES_SHOWN)) + 24)
+    assert await visit.page.evaluate("document.body.dataset.phase") == "live" and visit.problems == []
 
 
 async def test_an_empty_prompt_is_answered_on_the_page(visit: Visit) -> None:

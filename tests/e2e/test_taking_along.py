@@ -138,6 +138,7 @@ async def test_without_a_second_place_the_first_stream_goes_on_and_it_is_said(vi
     await page.wait_for_selector("#trouble >> text=There is no place for a second stream")
     await visit.frames(24)
     await visit.status("Live")
+    assert len(sockets) == 2 and visit.problems == []
 
 
 async def test_a_damaged_link_is_named_and_waiting_is_told_in_seconds(visit: Visit) -> None:

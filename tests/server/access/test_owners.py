@@ -170,9 +170,11 @@ async def test_taking_its_session_up_again_costs_a_key_no_second_place(serve, pe
 async def test_nobody_who_comes_back_frees_the_place(serve, people) -> None:
     path, alice, _ = people
     server = await serve(keys_file=path, keep_on_device=0.05, keep_on_disk=0.05)
-    await alice.begun(server)
+    first = await alice.begun(server)
     await server.empties()
-    await alice.begun(server)
+    assert (await alice.refused(server, resume_message(first)))["code"] == "unknown_session"
+    second = await alice.begun(server)
+    assert resume_message(second)["session_id"] != resume_message(first)["session_id"]
 
 
 async def test_a_key_cannot_open_connections_without_end(serve, people) -> None:

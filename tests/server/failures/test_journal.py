@@ -210,6 +210,8 @@ async def test_a_folder_that_comes_back_is_used_again(serve, viewer_of, tmp_path
         path = tmp_path / "sessions" / f"{start['session_id']}.session"
         while not path.exists():
             await play(viewer, 0, len(viewer.fragments) + 1)
+    assert chunk_indices([viewer]) == list(range(len(viewer.fragments))), "the stream went on meanwhile"
+    assert viewer.fragments[-1] in path.read_bytes()
 
 
 async def test_a_disk_that_hangs_disturbs_no_stream(serve, viewer_of, monkeypatch, request) -> None:
@@ -267,6 +269,7 @@ async def test_what_a_viewer_sees_is_forced_to_disk(serve, viewer_of, tmp_path, 
         path = tmp_path / "sessions" / f"{start['session_id']}.session"
         while safe[-1] < path.stat().st_size:
             await asyncio.sleep(0.01)
+        assert viewer.fragments[-1] in path.read_bytes()[: safe[-1]]
 
 
 async def test_without_a_disk_to_keep_sessions_nothing_is_written(serve, viewer_of, tmp_path) -> None:

@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from server.errors import ERRORS, PafuError
 from server.http import asyncapi
 from server.live import client_messages as protocol
-from server.live import connection, steering
+from server.live import connection, delivery, steering
 from server.live.server_messages import SERVER_MESSAGES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,9 +31,12 @@ def test_the_document_in_the_repository_is_the_codes() -> None:
 
 
 def test_all_references_lead_somewhere() -> None:
-    for reference in re.findall(r'"\$ref": "#/([^"]+)"', asyncapi.text()):
+    references = set(re.findall(r'"\$ref": "#/([^"]+)"', asyncapi.text()))
+    assert len(references) > len(SERVER_MESSAGES)
+    for reference in references:
         place: Any = DOCUMENT
         for part in reference.split("/"):
+            assert part in place, reference
             place = place[part]
 
 
@@ -41,7 +44,7 @@ def test_every_message_and_error_of_the_code_is_in_the_document() -> None:
     names = {message["name"] for message in DOCUMENT["components"]["messages"].values()}
     assert names == {*protocol.CLIENT_MESSAGES, *SERVER_MESSAGES, asyncapi.CHUNK}
     assert set(DOCUMENT["x-errors"]) == set(ERRORS)
-    source = "".join(inspect.getsource(module) for module in (connection, steering))
+    source = "".join(inspect.getsource(module) for module in (connection, delivery, steering))
     unsaid = [kind.__name__ for kind in SERVER_MESSAGES.values() if not re.search(rf"\b{kind.__name__}\b[(.]", source)]
     assert unsaid == ["SessionPaused", "SessionResumed"], "a message that no connection sends (these two: see _pause)"
 

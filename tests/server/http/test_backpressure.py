@@ -68,6 +68,7 @@ async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_re
             await server.empties()
             while sockets() > before + 1:  # the viewer's own end
                 await asyncio.sleep(0.05)
+        assert not server.front.viewers and not list(server.front.sessions)
 
 
 async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours(server, monkeypatch, caplog) -> None:

@@ -237,9 +237,11 @@ async def test_a_session_under_which_workers_die_again_and_again_is_given_up(ser
 
 
 async def test_a_session_that_begins_while_the_worker_restarts_waits_and_works(server) -> None:
-    await server.engine.settled()
-    os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
+    pid = await first_pid(server)
+    os.kill(pid, signal.SIGKILL)
     await server.works()
+    (worker,) = server.engine.status().workers
+    assert worker.pid != pid and worker.restarts == 1
 
 
 async def test_a_session_whose_worker_dies_before_it_began_is_given_the_next_one(server, viewer_of) -> None:
