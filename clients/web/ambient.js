@@ -1,13 +1,13 @@
-// The room around the picture takes its colours from the picture.
+// Colours the background of the page from the picture.
 
 import { brush } from "./dom.js";
 
 const COLUMNS = 10;
 const ROWS = 7;
-const SOFTER = 12; // the small copy is enlarged smoothly this much before the page stretches it
+const SOFTER = 12; // the small copy is smoothly enlarged by this factor before the page stretches it
 const EVERY_MS = 250;
 const SATURATE = 1.5;
-const BLEND = 0.12; // share of the new picture at each step: slow enough to breathe, never to flicker
+const BLEND = 0.12; // share of the new picture per step: slow enough not to flicker
 
 /** Paints a tiny, slowly mixed copy of `video` into `canvas`; enlarging makes it soft without a blur filter. */
 export class Ambient {
@@ -22,7 +22,7 @@ export class Ambient {
     this.#tiny = sized(document.createElement("canvas"), COLUMNS, ROWS);
     this.#soft = sized(canvas, COLUMNS * SOFTER, ROWS * SOFTER);
     this.#soft.imageSmoothingQuality = "high";
-    this.#tiny.filter = `saturate(${SATURATE})`; // where this is not supported, the room is only paler
+    this.#tiny.filter = `saturate(${SATURATE})`; // without support, the background is only paler
     this.#video = video;
   }
 

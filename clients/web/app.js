@@ -1,4 +1,4 @@
-// The page: one App wires the stream and the controls to the state (state.js) and the document (page.js).
+// The page: App connects the stream and the controls to the state (state.js) and the document (page.js).
 
 import { CameraWish } from "./camera.js";
 import { CameraControls, LightControls, PromptBox, bindButtons, bindPageKeys } from "./controls.js";
@@ -67,7 +67,7 @@ class App {
     return this.#state.phase === Phase.LIVE;
   }
 
-  /** The only way to another state. @param {string} type @param {object} [event] */
+  /** Every change of state goes through here. @param {string} type @param {object} [event] */
   #dispatch(type, event = {}) {
     this.#state = reduce(this.#state, { type, ...event });
     this.#show();
@@ -174,7 +174,7 @@ class App {
     this.#stream.start(request, { ...this.#recalled(request), policy });
   }
 
-  // What a link brought, if its words and seed still stand; else the address says what begins now.
+  // The link's changes, if its prompt and seed are unchanged; otherwise the address is set to the new stream.
   /** @param {{prompt: string, seed: number}} request */
   #recalled(request) {
     try {
@@ -228,7 +228,7 @@ class App {
     leaveWords();
   }
 
-  // The server did not take a change; the stream goes on.
+  // The server refused a change; the stream continues.
   /** @param {Trouble} trouble */
   #refused(trouble) {
     this.#dispatch("refused");
@@ -249,7 +249,7 @@ class App {
   /** @param {import("./prompt.js").Light} light */
   #chooseLight(light) {
     this.#prompt.text = withLight(this.#prompt.text, light);
-    // The camera goes on as it is: its words in the prompt are not meant anew.
+    // The camera keeps its motion: the camera phrase in the prompt is not new.
     if (this.#live) this.#changePrompt(this.#camera.speed === null ? undefined : { speed: this.#camera.speed });
   }
 
@@ -289,10 +289,10 @@ class App {
     this.#awaitServer();
   }
 
-  // A link to this stream for others to look on.
+  // A link with which others can watch this stream.
   async #share() {
     const link = new URL(`#watch=${this.#state.sessionId}`, location.href).href;
-    const text = (await copied(link)) ? "The link is copied: who opens it looks on." : `Who opens this link looks on: ${link}`;
+    const text = (await copied(link)) ? "Link copied: whoever opens it watches along." : `Whoever opens this link watches along: ${link}`;
     this.#dispatch("note", { text });
   }
 }

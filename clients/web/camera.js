@@ -1,14 +1,14 @@
-// What the viewer wants of the camera, turned into few interactions. No DOM.
+// Turns the viewer's camera commands into as few interactions as possible. No DOM.
 
 /** @type {Readonly<Record<string, number>>} */
-export const SPEEDS = { slow: 4, steady: 8, fast: 16 }; // pixels a picture
-const HOLD_PATIENCE_MS = 30_000; // a chunk of a slow machine takes seconds
+export const SPEEDS = { slow: 4, steady: 8, fast: 16 }; // pixels per picture
+const HOLD_PATIENCE_MS = 30_000; // on a slow machine a chunk takes seconds
 
 /**
- * The camera's wishes. `send(speed)` must send one interaction and return its event id (or null).
+ * Camera commands. `send(speed)` must send one interaction and return its event id (or null).
  *
- * Changes take effect at chunk boundaries, so a short tap would be pressed and released within one chunk and do
- * nothing. A release therefore waits until the move before it was applied.
+ * Changes take effect at chunk boundaries, so pressing and releasing within one chunk would do nothing. A release
+ * therefore waits until the preceding move has been applied.
  */
 export class CameraWish {
   #send;
@@ -25,13 +25,13 @@ export class CameraWish {
     this.#send = send;
   }
 
-  /** Speed last asked for, pixels a picture, positive to the right; null where the words of a prompt say it. */
+  /** The last requested speed, pixels per picture, positive to the right; null if a prompt set it. */
   get speed() {
     return this.#wanted;
   }
 
   /**
-   * A new stream begins, or a prompt set the camera: nothing is on its way, the camera moves at `speed`.
+   * A new stream began, or a prompt set the camera: nothing is pending, and the camera moves at `speed`.
    * @param {number | null} speed
    */
   reset(speed = 0) {

@@ -1,4 +1,4 @@
-// What a stream is asked for beside its words: which model, which seed, how large a buffer, which picture to begin with.
+// The options of a stream besides its prompt: model, seed, buffer, first picture.
 
 import { byId } from "./dom.js";
 import { offerModels, offerRivals, showAspect } from "./page.js";
@@ -7,7 +7,7 @@ import { cacheWords } from "./stats.js";
 
 const BUFFER_SECONDS = 1.25; // how far the server may run ahead of the playhead
 
-/** The choices of the page; `offered(model)` is called with the model that is chosen. */
+/** The page's options; `offered(model)` is called with the chosen model. */
 export class Choice {
   #offered;
   #seed = byId("seed", HTMLInputElement);
@@ -26,7 +26,7 @@ export class Choice {
     this.#picture = new StartPicture(told);
   }
 
-  /** Name of the chosen model; "" before any was offered. */
+  /** Name of the chosen model; "" before the models are known. */
   get model() {
     return this.#select.value;
   }
@@ -36,13 +36,13 @@ export class Choice {
     this.#seed.value = seed;
   }
 
-  /** Who paints. @param {string} pafu version of the server @returns {import("./scene.js").Maker} */
+  /** What generates the pictures. @param {string} pafu version of the server @returns {import("./scene.js").Maker} */
   maker(pafu) {
     const { digest } = this.#models.find(({ id }) => id === this.model) ?? {};
     return { model: this.model, by: (digest ?? "").slice(0, 12), pafu };
   }
 
-  /** What a stream that runs was given. @param {import("./client/messages.js").SessionConfig} config */
+  /** Show the options that the running stream got. @param {import("./client/messages.js").SessionConfig} config */
   show(config) {
     this.#seed.placeholder = String(config.seed);
     byId("cache-words").textContent = cacheWords(config);
@@ -68,7 +68,7 @@ export class Choice {
     this.#offered(model);
   }
 
-  /** session.start for these words, without its type. @param {string} prompt */
+  /** session.start for this prompt, without its type. @param {string} prompt */
   request(prompt) {
     const seed = Number.parseInt(this.#seed.value, 10);
     const request = {

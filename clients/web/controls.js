@@ -1,22 +1,22 @@
-// The page's controls: they turn keys, pointers and words into wishes and know nothing of sockets or video.
+// The page's controls: they turn keys, pointers and text into calls, and know nothing about sockets or video.
 
 import { SPEEDS } from "./camera.js";
 import { byId } from "./dom.js";
 import { PromptHistory } from "./history.js";
 import { insertWord, join } from "./prompt.js";
 
-const SWIPE = 24; // pixels that a finger moves before the camera does
+const SWIPE = 24; // pixels that a finger must move to move the camera
 const press = (/** @type {HTMLElement[]} */ buttons, /** @type {HTMLElement | undefined} */ chosen) =>
   buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
 const typing = (/** @type {EventTarget | null} */ target) => !(target instanceof Element) || target.closest("textarea, input, select") !== null;
 
 /**
- * Camera buttons and keys. Calls `wish(speed)`: pixels a picture, positive to the right, 0 on release.
+ * Camera buttons and keys. Calls `wish(speed)`: pixels per picture, positive to the right, 0 on release.
  */
 export class CameraControls {
   #wish;
   #pace = "steady";
-  /** @type {Map<Element | string, {direction: number, hurry: boolean}>} what is held down; the newest decides */
+  /** @type {Map<Element | string, {direction: number, hurry: boolean}>} pressed buttons and keys; the newest decides */
   #held = new Map();
   #paces = [...byId("speeds").querySelectorAll("button")];
   #keep = byId("keep");
@@ -42,7 +42,7 @@ export class CameraControls {
     /** @type {HTMLElement} */ (byId("tour-away").parentElement).hidden = !yes;
   }
 
-  /** Show where the camera really goes, pixels a picture. @param {number} speed */
+  /** Show the camera's actual speed, pixels per picture. @param {number} speed */
   show(speed) {
     byId("pan-left").classList.toggle("moving", speed < 0);
     byId("pan-right").classList.toggle("moving", speed > 0);
@@ -66,7 +66,7 @@ export class CameraControls {
     button.addEventListener("keyup", (event) => (event.key === "Enter" || event.key === " ") && let_go());
   }
 
-  // A finger that moves over the picture drags the world along: to the left means that the camera goes right.
+  // A finger on the picture drags the world: dragging left moves the camera right.
   /** @param {HTMLElement} picture */
   #bindSwipe(picture) {
     /** @type {number | null} */
@@ -77,7 +77,7 @@ export class CameraControls {
       picture.setPointerCapture(pointerId);
       const direction = clientX < from ? 1 : -1;
       if (this.#held.get(picture)?.direction !== direction) this.#hold(picture, direction);
-      from = clientX + direction * SWIPE; // turning back takes as far again
+      from = clientX + direction * SWIPE; // reversing needs the same distance again
     });
     const end = (/** @type {Event} */ event) => {
       from = null;
@@ -164,12 +164,12 @@ export class PromptBox {
     });
   }
 
-  /** Remember a prompt that was sent: arrow up in the box brings it back. @param {string} text */
+  /** Remember a sent prompt: arrow up in the box brings it back. @param {string} text */
   remember(text) {
     this.#history.add(text);
   }
 
-  // Only from the first line upwards and from the last one downwards: inside a text the arrows move the caret.
+  // Only up from the first line and down from the last one: inside a text the arrows move the caret.
   /** @param {KeyboardEvent} event */
   #leaf(event) {
     const { value, selectionStart: caret } = this.#box;
@@ -201,7 +201,7 @@ export class PromptBox {
     this.#box.maxLength = characters;
   }
 
-  /** Offer these words, by their group. @param {Record<string, string[]>} words */
+  /** Offer these words by group. @param {Record<string, string[]>} words */
   offer(words) {
     byId("words").replaceChildren(...Object.entries(words).map(([group, list]) => this.#group(group, list)));
     byId("vocabulary").hidden = Object.keys(words).length === 0;
@@ -222,7 +222,7 @@ export class PromptBox {
   /** @param {string} phrase @param {string} group */
   #add(phrase, group) {
     const { value, selectionStart } = this.#box;
-    const whole = join(value, phrase, ";"); // a sentence about the camera stands behind the others
+    const whole = join(value, phrase, ";"); // a camera phrase goes to the end
     const { text, caret } = group === "camera" ? { text: whole, caret: whole.length } : insertWord(value, phrase, selectionStart);
     this.text = text;
     this.#box.setSelectionRange(caret, caret);
@@ -245,12 +245,12 @@ export class LightControls {
   }
 }
 
-/** What a click on each of these elements does, by id. @param {Record<string, () => unknown>} actions */
+/** Click handlers by element id. @param {Record<string, () => unknown>} actions */
 export function bindButtons(actions) {
   for (const [id, action] of Object.entries(actions)) byId(id).addEventListener("click", () => action());
 }
 
-/** Keys of the whole page that are not about the camera. @param {Record<"toggle" | "stop" | "fullscreen" | "write" | "memory" | "keys", () => void>} _ */
+/** Keys of the whole page other than the camera's. @param {Record<"toggle" | "stop" | "fullscreen" | "write" | "memory" | "keys", () => void>} _ */
 export function bindPageKeys({ toggle, stop, fullscreen, write, memory, keys }) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;

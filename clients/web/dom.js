@@ -1,7 +1,7 @@
-// Elements of the document by their id, and canvases.
+// Elements by id, and canvases.
 
 /**
- * The element called `id`, as what it must be. Throws for a document without it.
+ * The element with this id, of class `kind`. Throws if there is none.
  * @template {HTMLElement} T
  * @param {string} id
  * @param {{new (): T}} kind
@@ -14,7 +14,7 @@ export function byId(id, kind = /** @type {any} */ (HTMLElement)) {
 }
 
 /**
- * The part of `root` that `selector` finds first. Throws for a document without it.
+ * The first element in `root` that matches `selector`. Throws if there is none.
  * @param {Element} root
  * @param {string} selector
  */
@@ -25,7 +25,7 @@ export function part(root, selector) {
 }
 
 /**
- * What draws on `canvas`. Throws where a browser gives none.
+ * The 2D context of `canvas`. Throws if the browser has none.
  * @param {HTMLCanvasElement} canvas
  * @param {CanvasRenderingContext2DSettings} [settings]
  */
@@ -36,7 +36,7 @@ export function brush(canvas, settings) {
 }
 
 /**
- * A canvas outside the page, and what draws on it.
+ * A canvas outside the page, and its 2D context.
  * @param {number} width
  * @param {number} height
  */

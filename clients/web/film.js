@@ -1,21 +1,21 @@
-// Drawing of the memory: tiles over a picture, and the filmstrip of moments. What to draw is decided elsewhere.
+// Draws the memory view: tiles over a picture, and the filmstrip of moments. moments.js decides what to draw.
 
 import { brush } from "./dom.js";
 
 /**
  * @typedef {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} Brush
- * @typedef {{rows: number, columns: number}} Grid of the tokens of a picture
+ * @typedef {{rows: number, columns: number}} Grid token grid of a picture
  * @typedef {{x: number, y: number, width: number, height: number}} Area in pixels of the canvas
  * @typedef {import("./moments.js").Moment} Moment
  * @typedef {Area & import("./moments.js").Shown} Placed a moment with its place on the filmstrip
  */
 
-export const LABEL = 18; // pixels under each picture, for when that was
+export const LABEL = 18; // pixels under each picture, for its time
 export const GAP = 8; // pixels between pictures
-const NARROWEST = 76; // pixels of a picture, also on a phone
-const FEW = 6; // moments: where there is room for more in full size, more
+const NARROWEST = 76; // pixels: minimum width of a picture
+const FEW = 6; // moments to show at least, made smaller if necessary
 const MOST = 12;
-const ROOM_FOR_BOTH = 110; // pixels: narrower pictures tell only when they were
+const ROOM_FOR_BOTH = 110; // pixels: narrower pictures show only their time
 const GOLD = "255 214 130";
 const ROSE = "255 98 122";
 const INK = "12 14 24";
@@ -23,14 +23,14 @@ const INK = "12 14 24";
 /** @param {string} colour @param {number} alpha */
 const ink = (colour, alpha) => `rgb(${colour} / ${(100 * Math.max(0, Math.min(1, alpha))).toFixed(1)}%)`;
 
-/** Canvas pixels for each pixel of the page. */
+/** Canvas pixels per page pixel. */
 export function density() {
   return Math.min(2, devicePixelRatio || 1);
 }
 
 /**
- * How many moments stand side by side in `room` pixels, and how wide each is: as wide as it may be (`widest`), but where
- * that makes few of them rather smaller and more.
+ * How many moments fit side by side into `room` pixels, and how wide each is: up to `widest`, but narrower if that would
+ * leave fewer than FEW.
  * @param {number} room
  * @param {number} widest
  */
@@ -41,7 +41,7 @@ export function tiles(room, widest) {
 }
 
 /**
- * Make the canvas empty, and as sharp as `width` x `height` pixels of the page ask for.
+ * Clear the canvas and give it the resolution for `width` x `height` page pixels.
  * @param {HTMLCanvasElement} canvas
  * @param {number} width
  * @param {number} height
@@ -51,7 +51,7 @@ export function fit(canvas, width, height) {
 }
 
 /**
- * Calls `draw(cell, x, y, width, height)` for every tile of the area; whole pixels, so that no seams show between tiles.
+ * Calls `draw(cell, x, y, width, height)` for every tile of the area, in whole pixels, so that there are no seams.
  * @param {Area} area
  * @param {Grid} grid
  * @param {(cell: number, ...place: [x: number, y: number, width: number, height: number]) => void} draw
@@ -68,7 +68,7 @@ function eachTile({ x, y, width, height }, { rows, columns }, draw) {
 }
 
 /**
- * A golden edge, the brighter the stronger (0 to 1).
+ * A golden edge; `strength` (0 to 1) is its brightness.
  * @param {Brush} context
  * @param {number} strength
  * @param {[x: number, y: number, width: number, height: number]} place
@@ -89,7 +89,7 @@ function edge(context, strength, ...[x, y, width, height]) {
 const strength = ({ kept, salience }, cell) => (salience ? (kept[cell] / 255) * (salience[cell] / 255) ** 2 : 0);
 
 /**
- * Over the playing picture: golden edges where `moment` is salient, shade where it was dropped already.
+ * Draw over the playing picture: golden edges where `moment` is salient, shade where it is already dropped.
  * @param {HTMLCanvasElement} canvas
  * @param {Moment | undefined} moment
  * @param {Grid} grid
@@ -106,9 +106,9 @@ export function drawVeil(canvas, moment, grid) {
 }
 
 /**
- * Grey and dark first, then the tiles that are kept with their colours.
+ * Draw the moment grey and dark, then its kept tiles in colour.
  * @param {Brush} context
- * @param {OffscreenCanvas | null} thumb null: made, but not shown yet
+ * @param {OffscreenCanvas | null} thumb null: generated, but not shown yet
  * @param {Placed} place
  * @param {Grid} grid
  */
@@ -139,7 +139,7 @@ function drawKept(context, thumb, place, grid) {
   const [sx, sy] = [thumb.width / width, thumb.height / height];
   eachTile(place, grid, (cell, left, top, across, down) => {
     if (!kept[cell]) return;
-    context.globalAlpha = Math.sqrt(kept[cell] / 255); // a token that few layers hold is still to be seen
+    context.globalAlpha = Math.sqrt(kept[cell] / 255); // keep a token visible if only a few layers hold it
     context.drawImage(thumb, (left - x) * sx, (top - y) * sy, across * sx, down * sy, left, top, across, down);
     context.globalAlpha = 1;
     edge(context, strength(place, cell), left, top, across, down);
@@ -147,7 +147,7 @@ function drawKept(context, thumb, place, grid) {
 }
 
 /**
- * Under a moment: `when` it was at the left, `much` of it that is kept at the right.
+ * The label of a moment: its time (`when`) at the left, its kept share (`much`) at the right.
  * @param {Brush} context
  * @param {Area} place
  * @param {string} when
@@ -168,9 +168,9 @@ export function drawLabel(context, { x, y, width, height }, when, much, colour) 
 }
 
 /**
- * What was just dropped glows; `left` falls from 1 to 0.
+ * Tokens that were just dropped glow; `left` falls from 1 to 0.
  * @param {Brush} context
- * @param {Float32Array} cells share lost of each
+ * @param {Float32Array} cells lost share of each tile
  * @param {number} left
  * @param {Area} place
  * @param {Grid} grid

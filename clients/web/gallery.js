@@ -1,10 +1,10 @@
-// Starting points: words and a seed to begin with, each with a moving thumbnail as soon as the server has painted it.
+// Starting points: a prompt and a seed, with an animated thumbnail as soon as the server has generated it.
 
 import { byId } from "./dom.js";
 import { gallery, picture } from "./server.js";
 
-const AGAIN_MS = 15_000; // between looks for thumbnails that are still missing
-const LOOKS = 40; // a server that paints none is not asked for ever
+const AGAIN_MS = 15_000; // between requests for missing thumbnails
+const LOOKS = 40; // requests at most, in case the server never has them
 
 /** @typedef {{prompt: string, seed?: number, loop?: string | null}} StartingPoint */
 
@@ -24,13 +24,13 @@ export class Gallery {
     this.#still.addEventListener("change", () => this.#show());
   }
 
-  /** Offer these words, until the server has told of its gallery. @param {string[]} prompts */
+  /** Offer these prompts until the server's gallery is known. @param {string[]} prompts */
   offer(prompts) {
     if (!this.#points.some(({ loop }) => loop)) this.#points = prompts.map((prompt) => ({ prompt }));
     this.#show();
   }
 
-  /** Ask the server; and again later, as long as it has not painted all. */
+  /** Ask the server, and ask again later while thumbnails are missing. */
   async look() {
     const points = await gallery();
     if (points.length) this.#points = points;
@@ -67,7 +67,7 @@ export class Gallery {
   }
 }
 
-/** The first picture of an animation, for people who want nothing to move. @param {HTMLImageElement} image */
+/** The first picture of an animation, for viewers who prefer reduced motion. @param {HTMLImageElement} image */
 function frozen(image) {
   const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
   canvas.getContext("2d")?.drawImage(image, 0, 0);

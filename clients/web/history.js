@@ -1,25 +1,25 @@
-// The prompts of this browser, newest last: the prompt box leafs through them.
+// The prompts sent in this browser, newest last, for the prompt box.
 
 const NAME = "pafu-prompts";
 const MOST = 50;
 
 export class PromptHistory {
   #texts = stored();
-  #at = this.#texts.length; // where the box stands; the length means: what is being written
+  #at = this.#texts.length; // index of the prompt in the box; the length means the draft
   #draft = "";
 
-  /** Keep `text` as the newest; the same text twice is kept once. @param {string} text */
+  /** Add `text` as the newest; a repeated text is kept once. @param {string} text */
   add(text) {
     this.#texts = [...this.#texts.filter((known) => known !== text), text].slice(-MOST);
     this.#at = this.#texts.length;
     try {
       localStorage.setItem(NAME, JSON.stringify(this.#texts));
     } catch {
-      // a browser that stores nothing remembers while the page is open
+      // without storage, prompts last as long as the page
     }
   }
 
-  /** The one before, or null at the oldest; `draft` is what stands in the box now. @param {string} draft */
+  /** The previous prompt, or null at the oldest; `draft` is the text in the box now. @param {string} draft */
   older(draft) {
     if (this.#at === this.#texts.length) this.#draft = draft;
     const before = this.#texts.slice(0, this.#at).findLastIndex((text) => text !== draft);
@@ -28,7 +28,7 @@ export class PromptHistory {
     return this.#texts[before];
   }
 
-  /** The one after, at last the draft; null when there is none. */
+  /** The next prompt, finally the draft; null if there is none. */
   newer() {
     if (this.#at >= this.#texts.length) return null;
     this.#at++;

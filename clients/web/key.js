@@ -1,10 +1,10 @@
-// The API key, for servers that want one: kept for this tab only, and never sent over a live socket.
+// The API key, for servers with keys: stored for this tab only, and never sent over a live socket.
 
 import { byId } from "./dom.js";
 
 const NAME = "pafu-key";
 
-/** The tab's store; in a frame of another page a browser may deny it, and the key lives as long as the page. */
+/** The tab's storage; a browser may deny it in another page's frame, and the key then lasts as long as the page. */
 const store = (() => {
   try {
     return sessionStorage;
@@ -22,7 +22,7 @@ export function keyHeaders() {
 
 export const hasKey = () => store.getItem(NAME) !== null;
 
-/** The form that asks for the key; `given` is called when somebody wrote one. */
+/** The form that asks for the key; `given` is called when one was entered. */
 export class KeyForm {
   #form = byId("key-form");
   #field = byId("key", HTMLInputElement);

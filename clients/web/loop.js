@@ -1,20 +1,20 @@
-// A short loop of what was watched last: it plays forwards and then backwards, so that it has no seam.
+// A short loop of the last seconds: plays forwards, then backwards, so that it has no seam.
 
 import { Source } from "./client/decoder.js";
 import { brush } from "./dom.js";
 import { animated } from "./webp.js";
 
 const SECONDS = 3; // of the video; the loop lasts nearly twice as long
-const RATE = 8; // pictures a second
+const RATE = 8; // pictures per second
 const WIDEST = 320; // pixels
 const QUALITY = 0.7;
 const TYPE = "image/webp";
 
-/** Seconds of media that a loop needs. */
+/** Seconds of media that a loop uses. */
 export const LOOP_SECONDS = SECONDS + 1;
 
 /**
- * The loop as an animated WebP. Throws {code, message} where the browser writes no WebP.
+ * The loop as an animated WebP. Throws {code, message} if the browser cannot write WebP.
  * @param {BlobPart[]} fragments init segment and fragments, the last of which ends the loop
  * @param {string} mime
  */
@@ -26,10 +26,10 @@ export async function loopOf(fragments, mime) {
   try {
     await heard(source, "sourceopen");
     const buffer = source.addSourceBuffer(mime);
-    const begun = heard(video, "loadedmetadata"); // where the reel is long, there is nothing at its beginning
+    const begun = heard(video, "loadedmetadata"); // a long reel has no media at its beginning
     buffer.appendBuffer(await new Blob(fragments).arrayBuffer());
     await heard(buffer, "updateend");
-    await begun; // before that the video has no size
+    await begun; // the video has no size before
     source.endOfStream();
     return await drawn(video);
   } finally {

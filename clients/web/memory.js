@@ -1,9 +1,9 @@
-// The memory view: what the model still knows of what it has shown.
+// The memory view: which tokens of the shown video the cache still holds.
 //
-// Every moment that the cache still holds something of becomes a picture in a filmstrip, cut into the model's own tokens:
-// a tile that is kept has its colours, with a golden edge the brighter the more salient it is; a tile that was dropped
-// flashes and is grey from then on. On demand the same edges lie over the picture that is playing. All of it comes from
-// `stats.memory` of the chunks and from the video itself.
+// Every moment (latent frame) with cached tokens is a picture in a filmstrip, divided into tiles, one per token. A kept
+// tile has its colours, and a golden edge whose brightness shows its salience; a dropped tile flashes and then stays grey.
+// On demand the same edges are drawn over the playing picture. The data are the chunks' `stats.memory` and the video
+// itself.
 
 import { brush, offscreen, part } from "./dom.js";
 import { GAP, LABEL, density, drawGlow, drawLabel, drawMoment, drawVeil, fit, tiles } from "./film.js";
@@ -11,12 +11,12 @@ import { endOf, inWords, latentAt, lostBetween, moments, readMemory, share, stil
 import { Thumbs } from "./thumbs.js";
 
 const TILE_HEIGHT = 84; // pixels of a moment on the filmstrip
-const NOW = 0.3; // seconds: the newest moment is what is on display
-const FADE_MS = 1200; // how long a dropped token glows before it is grey
+const NOW = 0.3; // seconds: a moment this new is on display
+const FADE_MS = 1200; // how long a dropped token glows
 const CAPTURE_MS = 40;
 const PRESS_PLAY = "Press Play to see what it remembers.";
 
-/** `button` shows `section`, which holds the filmstrip and the words; `veil` is a canvas over the playing `video`. */
+/** `button` shows `section`, which contains the filmstrip and the texts; `veil` is a canvas over the playing `video`. */
 export class MemoryView {
   #video;
   #button;
@@ -25,20 +25,20 @@ export class MemoryView {
   #film;
   #thumbs;
   #on = false;
-  /** @type {import("./client/messages.js").MemoryShape | null} as video.start says it */
+  /** @type {import("./client/messages.js").MemoryShape | null} from video.start */
   #config = null;
   #fps = 16;
   #grid = { rows: 0, columns: 0 };
   /** @type {import("./moments.js").Memory} */
   #memory = new Map();
-  /** @type {Map<number, {cells: Float32Array, at: number}>} what was lost of each latent, and when */
+  /** @type {Map<number, {cells: Float32Array, at: number}>} the lost tokens of each latent, and when */
   #dropped = new Map();
-  #seen = -1; // newest latent that was made
-  /** @type {Map<number, string>} latent -> where the camera stood still; missing while it moved */
+  #seen = -1; // newest generated latent
+  /** @type {Map<number, string>} latent -> the camera's position at rest; missing while it moved */
   #views = new Map();
   /** @type {number | null} latent that the veil shows now */
   #veiled = null;
-  /** @type {OffscreenCanvas | null} the filmstrip without what glows */
+  /** @type {OffscreenCanvas | null} the filmstrip without glowing tiles */
   #still = null;
   /** @type {import("./client/messages.js").ServedStats | null} of the newest chunk */
   #stats = null;
@@ -120,7 +120,7 @@ export class MemoryView {
     this.#veiled = null;
   }
 
-  // ---- what happened
+  // ---- events
 
   /** @param {import("./client/messages.js").CameraView} camera */
   #noteMade(camera) {
@@ -154,7 +154,7 @@ export class MemoryView {
     drawVeil(this.#veil, this.#memory.get(latent), this.#grid);
   }
 
-  // ---- what is shown
+  // ---- drawing
 
   #redraw() {
     cancelAnimationFrame(this.#frame);
@@ -165,7 +165,7 @@ export class MemoryView {
     this.#animate();
   }
 
-  // Only what glows is drawn again and again, over the strip that stays as it is until the next chunk.
+  // Only glowing tiles are redrawn; the strip below them stays the same until the next chunk.
   #animate() {
     this.#forget();
     const context = brush(this.#film);
@@ -200,7 +200,7 @@ export class MemoryView {
     return `${Math.max(0, seconds).toFixed(seconds < 9.95 ? 1 : 0)} s ago`;
   }
 
-  /** The moments with their places on the filmstrip: one row, oldest first. Fits the canvas to them. */
+  /** The moments with their places on the filmstrip, in one row, oldest first. Resizes the canvas. */
   #layOut() {
     const { clientWidth } = this.#film;
     const aspect = this.#video.videoWidth / this.#video.videoHeight || 2;
@@ -249,7 +249,7 @@ export class MemoryView {
     const tokens = `Remembers ${kept.toLocaleString("en")} of the ${total.toLocaleString("en")} tokens it has seen (${percent}\u00a0%)`;
     const count = `${known.length} ${known.length === 1 ? "moment" : "moments"}`;
     const reach = `the oldest from ${Math.max(0, Math.round(this.#age(known[0])))} s ago`;
-    return `${tokens}: ${count}, ${reach}. Policy ${policy}${fell ? ", fallen back to because scores were not numbers" : ""}.`;
+    return `${tokens}: ${count}, ${reach}. Policy ${policy}${fell ? ", the fallback, because scores were not finite" : ""}.`;
   }
 
   /** @param {{offsetX: number, offsetY: number} | null} pointer */

@@ -1,17 +1,17 @@
-// The memory as data: what a chunk says of the cache, which moments to show, and one plain sentence about it. No DOM.
+// The memory view's data: a chunk's cache content, the moments to show, and a summary sentence. No DOM.
 
 /**
  * @typedef {{kept: Uint8Array, salience: Uint8Array | null}} Moment one latent frame: share of the layers that hold each
  *   token, and its salience, both 0 to 255, rows x columns; no salience under a policy without scores
- * @typedef {Map<number, Moment>} Memory of each latent
- * @typedef {Moment & {latent: number, latents: number[], view: unknown}} Shown one or several neighbours of one view
+ * @typedef {Map<number, Moment>} Memory by latent
+ * @typedef {Moment & {latent: number, latents: number[], view: unknown}} Shown one moment, or several consecutive ones of one view
  * @typedef {import("./client/messages.js").MemoryShape} Timing
  */
 
-const SHOWN_FROM = 0.02; // share of a moment's tokens below which it is as good as forgotten
-const CLEARLY = 1.3; // times the mean share: a part of the picture that was clearly kept, or clearly let go
+const SHOWN_FROM = 0.02; // share of a moment's tokens below which it counts as forgotten
+const CLEARLY = 1.3; // times the mean share: a part of the picture is clearly kept above it, clearly dropped below its inverse
 const BANDS = ["the sky", "what stands in the middle", "the ground"]; // of the picture, from top to bottom
-const EVERYTHING = 0.98; // share of all tokens from which nothing was let go
+const EVERYTHING = 0.98; // share of all tokens from which on nothing counts as dropped
 
 /** Bytes of a base64 text. @param {string} text */
 export function bytesOf(text) {
@@ -37,15 +37,15 @@ export function share(moment) {
   return moment.kept.reduce((sum, value) => sum + value, 0) / (255 * moment.kept.length);
 }
 
-/** [latent, moment] of those that are not as good as forgotten, in time order. @param {Memory} memory */
+/** [latent, moment] of those that do not count as forgotten, in time order. @param {Memory} memory */
 export function stillKnown(memory) {
   return [...memory].filter(([, moment]) => share(moment) >= SHOWN_FROM).sort(([a], [b]) => a - b);
 }
 
 /**
- * Moments to show, in time order. Where there are too many, neighbours of one view
- * (`viewOf(latent)`; a camera that stands still) become one, which holds what any of them holds. Of the moments those that
- * hold most, but as many of the older half as of the newer: what is long past and still known is what a memory is for.
+ * Moments to show, in time order, at most `most`. If there are more, consecutive moments of one view (`viewOf(latent)`, a
+ * camera at rest) are merged. Then those with most tokens are chosen, half of them from the older half of the moments,
+ * because old moments that are still known are what a memory is for.
  * @param {Memory} memory
  * @param {number} most
  * @param {(latent: number) => unknown} [viewOf]
@@ -80,7 +80,7 @@ function join(into, latent, { kept, salience }) {
 }
 
 /**
- * What of each moment `after` no longer holds: the share lost of each cell, by latent, only where it shows.
+ * The tokens that `after` no longer holds: the lost share of each cell, by latent, if it is visible.
  * @param {Memory} before
  * @param {Memory} after
  * @returns {Map<number, Float32Array>}
@@ -100,14 +100,14 @@ export function endOf(latent, { pictures_per_latent: each, first_latent_pictures
   return (first + latent * each) / fps;
 }
 
-/** The latent frame that the picture at `seconds` of media time belongs to. @param {number} seconds @param {Timing} timing @param {number} fps */
+/** The latent frame of the picture at `seconds` of media time. @param {number} seconds @param {Timing} timing @param {number} fps */
 export function latentAt(seconds, { pictures_per_latent: each, first_latent_pictures: first }, fps) {
   const picture = Math.floor(seconds * fps + 0.01);
   return picture < first ? 0 : 1 + Math.floor((picture - first) / each);
 }
 
 /**
- * One plain sentence: which parts of the picture the memory kept, and which it let go.
+ * A sentence that says which parts of the picture the memory kept, and which it dropped.
  * @param {Memory} memory
  * @param {number} rows
  * @param {number} columns
@@ -125,7 +125,7 @@ export function inWords(memory, rows, columns, percent) {
   return gone ? `It let ${gone} go and kept the rest.` : "It kept a little of everything.";
 }
 
-/** Share kept of each band of the picture, over all moments. @param {Moment[]} all @param {number} rows @param {number} columns */
+/** The kept share of each band of the picture, over all moments. @param {Moment[]} all @param {number} rows @param {number} columns */
 function bandShares(all, rows, columns) {
   const shares = BANDS.map(() => ({ kept: 0, cells: 0 }));
   for (const { kept } of all) {

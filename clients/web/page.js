@@ -1,11 +1,11 @@
-// The page as it is seen: writes a view (state.js) and troubles into the document, and nothing else.
+// Writes a view (state.js) and troubles into the document.
 
 import { byId } from "./dom.js";
 import { explain } from "./errors.js";
 import { sentence } from "./state.js";
 
 /**
- * Write `view(state)` into the document. What did not change is left alone, so that screen readers do not repeat it.
+ * Write `view(state)` into the document. Only changes are written, so that screen readers do not repeat the rest.
  * @param {ReturnType<typeof import("./state.js").view>} view
  */
 export function paint(view) {
@@ -19,8 +19,8 @@ export function paint(view) {
   write("prompt-note", view.note);
   byId("wait").hidden = view.wait === null;
   if (view.wait !== null) write("wait-text", view.wait);
-  write("pause", view.paused ? "Go on" : "Pause");
-  byId("begin").setAttribute("aria-label", view.paused ? "Go on" : "Play");
+  write("pause", view.paused ? "Resume" : "Pause");
+  byId("begin").setAttribute("aria-label", view.paused ? "Resume" : "Play");
   byId("begin").hidden = !view.begin;
   byId("stop").hidden = !view.canStop;
   byId("along").hidden = !view.kept;
@@ -48,22 +48,22 @@ export function hideTrouble() {
   byId("trouble").hidden = true;
 }
 
-/** The picture's label says what is shown: the words, and where the camera goes. @param {import("./client/messages.js").ServedStats} stats */
+/** Update the picture's label: the prompt and the camera's motion. @param {import("./client/messages.js").ServedStats} stats */
 export function labelPicture({ prompt, camera }) {
-  const moves = camera.speed ? `the camera moves ${camera.speed < 0 ? "left" : "right"}` : "the camera stands still";
-  const label = `The generated video: ${prompt || "no words"}; ${moves}`;
+  const moves = camera.speed ? `the camera moves ${camera.speed < 0 ? "left" : "right"}` : "the camera is at rest";
+  const label = `The generated video: ${prompt || "no prompt"}; ${moves}`;
   if (byId("picture").getAttribute("aria-label") !== label) byId("picture").setAttribute("aria-label", label);
 }
 
 /**
- * The window takes the shape of the pictures.
+ * Give the player the aspect ratio of the pictures.
  * @param {{width?: number, height?: number}} size
  */
 export function showAspect({ width, height }) {
   if (width && height) document.documentElement.style.setProperty("--aspect", (width / height).toFixed(4));
 }
 
-/** Offer the models; calls `chosen(id)` when the viewer takes another one. @param {string[]} ids @param {(id: string) => void} chosen */
+/** Offer the models; calls `chosen(id)` when the viewer chooses another one. @param {string[]} ids @param {(id: string) => void} chosen */
 export function offerModels(ids, chosen) {
   const select = byId("model", HTMLSelectElement);
   select.replaceChildren(...ids.map((id) => new Option(id, id)));
@@ -71,13 +71,13 @@ export function offerModels(ids, chosen) {
   select.onchange = () => chosen(select.value);
 }
 
-/** Somebody else's picture is shown: its words are not to be changed here. */
+/** The page shows another viewer's stream: its prompt cannot be changed here. */
 export function lookOn() {
   document.body.classList.add("watching");
   byId("prompt", HTMLTextAreaElement).readOnly = true;
 }
 
-/** Put `text` on the clipboard; whether the browser let us. @param {string} text */
+/** Copy `text` to the clipboard; false if the browser refuses. @param {string} text */
 export async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -87,7 +87,7 @@ export async function copied(text) {
   }
 }
 
-/** From the words to the picture, where the arrows are the camera's; a button that was pressed keeps the focus. */
+/** Move the focus from the prompt to the picture, where the arrows move the camera; a pressed button keeps it. */
 export function leaveWords() {
   const stage = byId("stage");
   const at = document.activeElement;
@@ -101,7 +101,7 @@ export function toggleFullscreen() {
   else byId("theatre").requestFullscreen?.();
 }
 
-/** What the address says; "" for what it does not say. */
+/** The fields of the address; "" for missing ones. */
 export function readAddress() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const said = (/** @type {string} */ name) => hash.get(name) ?? "";
@@ -109,14 +109,14 @@ export function readAddress() {
   return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), maker, log: said("log"), until: Number(said("until")) || 0 };
 }
 
-/** Offer the cache policies that a second stream may have beside the first. @param {string[]} policies */
+/** Offer the cache policies for a second stream. @param {string[]} policies */
 export function offerRivals(policies) {
   const select = byId("rival-policy", HTMLSelectElement);
   select.replaceChildren(new Option("nothing", ""), ...policies.map((name) => new Option(name, name)));
   byId("rival-field").hidden = !policies.length;
 }
 
-/** The address leads back to this place: the same words, the same seed. @param {{prompt: string, seed: string}} _ */
+/** Make the address lead back here: the same prompt, the same seed. @param {{prompt: string, seed: string}} _ */
 export function writeAddress({ prompt, seed }) {
   history.replaceState(null, "", `#${new URLSearchParams({ prompt, seed })}`);
 }

@@ -20,19 +20,19 @@ const ALL_NAMES = [...LIGHT_OF.keys()].sort((a, b) => b.length - a.length).join(
 const LEADS = "(?:(?:early |late )?in the (?:early |late )?|at |by |during the |under the )";
 const LIGHT_PHRASE = new RegExp(`\\b(${LEADS})?(${ALL_NAMES})\\b`, "gi");
 
-// Words that stand before a noun ("a sunny meadow") must be replaced by a word that can stand there too.
+// A word before a noun ("a sunny meadow") must be replaced by an adjective.
 const ADJECTIVES = new Set(["sunny", "moonlit", "starry"]);
 /** @type {Record<Light, string>} */
 const AS_ADJECTIVE = { morning: "morning", day: "sunny", sunset: "sunset", night: "moonlit" };
 
-/** The last light that the prompt names, or null. @param {string} prompt */
+/** The last light in the prompt, or null. @param {string} prompt */
 export function lightIn(prompt) {
   const found = [...prompt.matchAll(LIGHT_PHRASE)].at(-1);
   return (found && LIGHT_OF.get(found[2].toLowerCase())) ?? null;
 }
 
 /**
- * The prompt with its light words changed to `light`; the light is appended when the prompt names none.
+ * The prompt with its light changed to `light`, or with `light` appended if it has none.
  * @param {string} prompt
  * @param {Light} light
  */
@@ -46,7 +46,7 @@ export function withLight(prompt, light) {
 }
 
 /**
- * `phrase` put into `prompt` at the caret, with commas and spaces as a writer would set them.
+ * `prompt` with `phrase` inserted at the caret, with proper commas and spaces.
  * @param {string} prompt
  * @param {string} phrase
  * @param {number} caret
@@ -59,7 +59,7 @@ export function insertWord(prompt, phrase, caret) {
   return { text: tight ? text + after : `${text} ${after}`, caret: text.length + (tight ? 0 : 1) };
 }
 
-/** `phrase` put behind the prompt as a part of its own. @param {string} prompt @param {string} phrase */
+/** `prompt` with `phrase` appended as a separate part. @param {string} prompt @param {string} phrase */
 export function join(prompt, phrase, mark = ",") {
   const head = prompt.trim().replace(/[,;.\s]+$/, "");
   return head ? `${head}${mark} ${phrase}` : phrase;

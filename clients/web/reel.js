@@ -1,11 +1,11 @@
-// What was watched, as a file: an MP4 of the fragments that came, with its words as chapters. No DOM.
+// The recording: an MP4 of the received fragments, with the prompts as chapters. No DOM.
 
 import { initSegment } from "./client/boxes.js";
 
-const ROOM = 256 * 2 ** 20; // bytes of a recording; the oldest pictures go first
+const ROOM = 256 * 2 ** 20; // bytes of a recording; the oldest pictures are dropped
 const MOST_CHAPTERS = 255;
 const TITLE_BYTES = 255;
-const TICKS = 10_000_000; // a second in chapter marks
+const TICKS = 10_000_000; // units per second in chapter marks
 
 /** @typedef {{at: number, title: string}} Chapter */
 
@@ -15,7 +15,7 @@ export class Reel {
   #fragments = [];
   #bytes = 0;
   #room;
-  /** Seconds that no longer had room. */
+  /** Seconds that were dropped. */
   lost = 0;
 
   /** @param {number} [room] bytes */
@@ -30,7 +30,7 @@ export class Reel {
   }
 
   /**
-   * A fragment that came, the seconds of media in it and the words that it shows.
+   * Add a fragment, the seconds of media in it and its prompt.
    * @param {ArrayBuffer} data
    * @param {number} seconds
    * @param {string} [prompt]
@@ -57,7 +57,7 @@ export class Reel {
     return this.#fragments.reduce((sum, { seconds }) => sum + seconds, 0);
   }
 
-  /** Where new words begin, in seconds from the stream's beginning. */
+  /** Where each prompt begins, in seconds from the start of the stream. */
   get chapters() {
     let at = this.lost;
     /** @type {Chapter[]} */
@@ -101,7 +101,7 @@ export function withChapters(init, chapters) {
   return whole.buffer;
 }
 
-// Version 1: flags, four bytes of nothing, the count; then start, length and title of each.
+// Version 1: flags, four reserved bytes, the count; then start, length and title of each.
 /** @param {Chapter[]} chapters */
 function chapterList(chapters) {
   const bytes = [1, 0, 0, 0, 0, 0, 0, 0, chapters.length];

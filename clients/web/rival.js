@@ -1,14 +1,14 @@
-// A second stream beside the first: the same seed, words and camera under another cache policy, played in step with it.
+// A second stream for comparison: the same seed, prompt and camera under another cache policy, played in sync.
 
 import { byId } from "./dom.js";
 import { PafuPlayer } from "./client/player-element.js";
 import { whyNoSocket } from "./server.js";
 
-const AHEAD = 3; // chunks from now at which a change surely is in time for both
-const IN_STEP = 0.25; // seconds that the two playheads may be apart
+const AHEAD = 3; // chunks from now at which a change is in time for both streams
+const IN_STEP = 0.25; // seconds that the playheads may differ
 const EVERY_MS = 200;
 
-/** `failed(trouble)` is called when the second stream ends by itself; the first one goes on. */
+/** `failed(trouble)` is called if the second stream ends by itself; the first one continues. */
 export class Rival {
   #main;
   #element = byId("rival-player", PafuPlayer);
@@ -20,7 +20,7 @@ export class Rival {
   #timer = 0;
 
   /**
-   * @param {import("./client/player.js").Player} main that of the first stream
+   * @param {import("./client/player.js").Player} main the first stream's player
    * @param {(trouble: import("./errors.js").Trouble) => void} failed
    */
   constructor(main, failed) {
@@ -33,7 +33,7 @@ export class Rival {
   }
 
   /**
-   * Begin `request` (that of the first stream) under `policy`. `pass` as for LiveSession.open.
+   * Start `request` (the first stream's) under `policy`. `pass` as for LiveSession.open.
    * @param {import("./client/protocol.js").Request} request
    * @param {string} policy
    * @param {import("./client/protocol.js").Pass} pass
@@ -52,7 +52,7 @@ export class Rival {
     byId("rival-name").textContent = policy;
   }
 
-  /** The chunk at which a change is in time for both, given the `next` chunk of the first stream. @param {number} next */
+  /** The earliest chunk that a change reaches in both streams; `next` is the first stream's next chunk. @param {number} next */
   chunkForBoth(next) {
     return Math.max(next, this.#next) + AHEAD;
   }
@@ -70,7 +70,7 @@ export class Rival {
     this.#session.pause(paused);
   }
 
-  /** End the second stream; its last picture goes with it. */
+  /** End the second stream and remove its picture. */
   stop() {
     clearInterval(this.#timer);
     this.#session?.abandon();
@@ -86,7 +86,7 @@ export class Rival {
     this.#failed(trouble);
   }
 
-  // Who is ahead plays slower until the other one is there.
+  // The player that is ahead slows down until the other one catches up.
   #keepStep() {
     const apart = this.#main.position - this.#player.position;
     this.#main.ahead = apart > IN_STEP ? apart : 0;

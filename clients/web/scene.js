@@ -1,6 +1,6 @@
-// A scene as an address: words, seed, model, and what was changed at which chunk. The same again paints the same pictures.
+// A scene as a link: prompt, seed, model, and the changes with their chunks. Opening it generates the same pictures.
 
-const MOST = 64; // changes that a server takes at the beginning
+const MOST = 64; // changes that session.start accepts
 
 /**
  * @typedef {{at: number, prompt?: string, speed?: number, cut_to?: number}} Change
@@ -10,9 +10,9 @@ const MOST = 64; // changes that a server takes at the beginning
  *   interactions: ReturnType<typeof asInteractions>}} JobOrder as POST /v1/videos takes it
  */
 
-/** What was changed in one stream, in the order in which it came into force. */
+/** The changes of a stream, in the order in which they took effect. */
 export class SceneLog {
-  /** @type {Map<string, Omit<Change, "at">>} event id -> the change, not in force yet */
+  /** @type {Map<string, Omit<Change, "at">>} event id -> change that has not taken effect */
   #told = new Map();
   /** @type {Change[]} */
   #changes = [];
@@ -34,7 +34,7 @@ export class SceneLog {
     if (change) this.#changes.push({ at: chunk, ...change });
   }
 
-  /** Known from the beginning: what a link said. @param {Change[]} changes */
+  /** Changes known at the start, from a link. @param {Change[]} changes */
   begin(changes) {
     changes.forEach(({ prompt, speed, cut_to }, place) => this.told(`evt_start_${place}`, { prompt, camera: cameraOf({ speed, cut_to }) }));
   }
@@ -45,12 +45,12 @@ export class SceneLog {
   }
 }
 
-/** What of the camera is said. @param {{speed?: number, cut_to?: number}} change */
+/** The camera part of a change. @param {{speed?: number, cut_to?: number}} change */
 function cameraOf({ speed, cut_to }) {
   return { ...(speed === undefined ? {} : { speed }), ...(cut_to === undefined ? {} : { cut_to }) };
 }
 
-/** The part of an address behind `#`. Null when there are too many changes for one. @param {Scene} scene */
+/** The link's part after `#`; null if there are too many changes for a link. @param {Scene} scene */
 export function sceneHash({ prompt, seed, maker, changes, until }) {
   if (changes.length > MOST) return null;
   const said = Object.entries(maker).filter(([, value]) => value);
@@ -63,8 +63,8 @@ export function sceneHash({ prompt, seed, maker, changes, until }) {
 }
 
 /**
- * What is another than when a link was made, as the code of a trouble; null when it paints the same pictures.
- * @param {Maker} made what the link says, "" for what it does not say
+ * A trouble that says what differs from when the link was made; null if it generates the same pictures.
+ * @param {Maker} made from the link, "" for missing fields
  * @param {Maker} here
  */
 export function madeElsewhere(made, here) {
@@ -74,7 +74,7 @@ export function madeElsewhere(made, here) {
   return null;
 }
 
-/** The changes of an address; throws for a text that says none. @param {string} text @returns {Change[]} */
+/** Parse the changes of a link; throws if they are invalid. @param {string} text @returns {Change[]} */
 export function readLog(text) {
   const changes = JSON.parse(text || "[]");
   const whole = (/** @type {unknown} */ value) => value === undefined || Number.isInteger(value);
@@ -86,7 +86,7 @@ export function readLog(text) {
 }
 
 /**
- * The changes that an address brings, if the words and the seed of `request` are still its own; throws as readLog.
+ * The changes of a link, if `request` still has its prompt and seed; throws as readLog.
  * @param {{prompt: string, seed: string, log: string, until: number}} address
  * @param {{prompt: string, seed: number}} request
  */
@@ -95,7 +95,7 @@ export function recalled({ prompt, seed, log, until }, request) {
   return same ? { changes: readLog(log), until } : null;
 }
 
-/** Changes as session.start takes them. @param {Change[]} changes */
+/** Changes in the form of session.start. @param {Change[]} changes */
 export function asInteractions(changes) {
   return changes.map(({ at, prompt, speed, cut_to }) => {
     const camera = cameraOf({ speed, cut_to });

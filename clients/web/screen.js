@@ -1,4 +1,4 @@
-// What shows a stream: the picture, the room around it, the read-out and the memory; and what was shown, as a recording.
+// Shows a stream: picture, surrounding colours, read-out and memory; and records it.
 
 import { Ambient } from "./ambient.js";
 import { byId } from "./dom.js";
@@ -26,7 +26,7 @@ export class Screen {
   #fps = 16;
   #askedAt = 0;
 
-  /** A stream was asked for: nothing of the one before counts any more. */
+  /** A stream was requested: reset everything from the previous one. */
   clear() {
     this.#askedAt = performance.now();
     for (const part of [this.#readout, this.timeline, this.reel]) part.clear();
@@ -56,12 +56,12 @@ export class Screen {
     this.#ambient.start();
   }
 
-  /** Once a second, while it is live. */
+  /** Called once a second during a live stream. */
   tick() {
     this.#readout.tick(this.player.framesShown, this.player.lead);
   }
 
-  /** Index of the chunk that is on display. */
+  /** Index of the chunk on display. */
   get playing() {
     return this.timeline.chunkAt(this.player.position);
   }

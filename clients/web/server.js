@@ -1,4 +1,4 @@
-// What the page asks over plain HTTP: is the server warm, what does its model know, and may this page come in.
+// The page's HTTP requests: readiness, models, tickets, gallery and jobs.
 
 import { keyHeaders } from "./key.js";
 
@@ -14,7 +14,7 @@ async function ask(path, method = "GET") {
 }
 
 /**
- * Whether a stream would begin at once.
+ * Whether a stream would start at once.
  * @returns {Promise<{state: "ready" | "warming" | "away", reason: string}>}
  */
 export async function readiness() {
@@ -28,7 +28,7 @@ export async function readiness() {
 }
 
 /**
- * Wait until a stream would begin at once; `told` hears each answer before that.
+ * Wait until a stream would start at once; `told` is called with each answer before.
  * @param {(server: {state: "warming" | "away", reason: string}) => void} told
  */
 export async function untilReady(told) {
@@ -47,7 +47,7 @@ export async function untilReady(told) {
  */
 
 /**
- * The models that the server offers, [] when it does not say, null when it wants a key first.
+ * The server's models; [] if they are unknown, null if the server needs a key first.
  * @returns {Promise<Model[] | null>}
  */
 export async function models() {
@@ -60,25 +60,25 @@ export async function models() {
   }
 }
 
-/** The starting points of the server's gallery; [] when it has none. @returns {Promise<import("./gallery.js").StartingPoint[]>} */
+/** The starting points of the server's gallery; [] if it has none. @returns {Promise<import("./gallery.js").StartingPoint[]>} */
 export async function gallery() {
   const { body } = await ask("v1/gallery").catch(() => ({ body: {} }));
   return Array.isArray(body.data) ? body.data : [];
 }
 
-/** A picture that the server named by its path. @param {string} path @returns {Promise<Blob>} */
+/** A picture by its path on the server. @param {string} path @returns {Promise<Blob>} */
 export async function picture(path) {
   return answered(await fetch(new URL(path.replace(/^\//, ""), document.baseURI), { headers: keyHeaders() }));
 }
 
-/** Version of the server; "" when it does not say. @returns {Promise<string>} */
+/** The server's version; "" if unknown. @returns {Promise<string>} */
 export async function version() {
   const { body } = await ask("version").catch(() => ({ body: {} }));
   return body.version ?? "";
 }
 
 /**
- * Order a video; the job, as /v1/videos tells it. Throws {code, message}.
+ * Create a video; returns the job as in /v1/videos. Throws {code, message}.
  * @param {import("./scene.js").JobOrder} order
  */
 export async function makeJob(order) {
@@ -86,7 +86,7 @@ export async function makeJob(order) {
   return answered(await fetch(new URL("v1/videos", document.baseURI), { method: "POST", headers, body: JSON.stringify(order) }));
 }
 
-/** A job as it stands, or with part "content" its file. Throws {code, message}. @param {string} id */
+/** A job's state, or with part "content" its file. Throws {code, message}. @param {string} id */
 export async function videoOf(id, part = "") {
   return answered(await fetch(new URL(`v1/videos/${id}${part && `/${part}`}`, document.baseURI), { headers: keyHeaders(), cache: "no-store" }));
 }
@@ -99,7 +99,7 @@ async function answered(response) {
   return body;
 }
 
-/** A ticket for one live socket. Throws {code, message} when the server gives none. @returns {Promise<string>} */
+/** A ticket for one live socket. Throws {code, message} if the server refuses. @returns {Promise<string>} */
 export async function ticket() {
   const { status, body } = await ask("v1/realtime/client_secrets", "POST").catch(() => ({ status: 0, body: {} }));
   if (status === 200) return body.value;
@@ -107,7 +107,7 @@ export async function ticket() {
 }
 
 /**
- * Why no socket opens: what the server answers to the same page over HTTP. Null when it is away.
+ * Why no socket opens: the server's answer to the same request over HTTP. Null if the server is away.
  * @returns {Promise<import("./errors.js").Trouble | null>}
  */
 export async function whyNoSocket() {
@@ -117,7 +117,7 @@ export async function whyNoSocket() {
   return { code: "no_websocket", message: "the server answers, but its WebSocket does not open" };
 }
 
-/** What keeps a live connection from being made again: offline, server, proxy, origin, or key. */
+/** What prevents a reconnect: offline, server, proxy, origin, or key. */
 export async function whyAway() {
   if (!navigator.onLine) return "offline";
   const trouble = await whyNoSocket();

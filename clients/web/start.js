@@ -1,15 +1,15 @@
-// The picture that the next video begins with: dropped on the page or chosen, and made ready for the server here.
+// The next video's first picture: dropped on the page or chosen in a dialog, and scaled for the server.
 
 import { byId } from "./dom.js";
 
 const MOST_BYTES = 40 * 2 ** 20; // of a file
-const LEAST_SIDE = 16; // pixels: the server takes no less
-const LONGEST_SIDE = 1600; // of what is sent; the server cuts it to the model's size
+const LEAST_SIDE = 16; // pixels: the server's minimum
+const LONGEST_SIDE = 1600; // sent to the server, which crops it to the model's size
 const THUMB_HEIGHT = 28;
 
 /** @typedef {import("./errors.js").Trouble} Trouble */
 
-/** `say(text)` tells what will happen, `failed(trouble)` why a file was not taken, `fine()` that one was. */
+/** `say(text)` shows a status, `failed(trouble)` why a file was refused, `fine()` that one was accepted. */
 export class StartPicture {
   #button = byId("start-picture", HTMLButtonElement);
   #file = byId("start-file", HTMLInputElement);
@@ -17,8 +17,8 @@ export class StartPicture {
   #say;
   #failed;
   #fine;
-  #url = ""; // of the picture as it is sent; "" for none
-  #taken = 0; // files so far: the newest one counts
+  #url = ""; // data URL to send; "" for none
+  #taken = 0; // number of files so far: only the newest counts
 
   /** @param {{say: (text: string) => void, failed: (trouble: Trouble) => void, fine: () => void}} told */
   constructor({ say, failed, fine }) {
@@ -35,7 +35,7 @@ export class StartPicture {
     });
   }
 
-  /** What session.start and POST /v1/videos take; "" for none. */
+  /** The picture for session.start and POST /v1/videos; "" for none. */
   get url() {
     return this.#url;
   }
@@ -49,7 +49,7 @@ export class StartPicture {
   #clear() {
     this.#url = this.#file.value = "";
     this.#show();
-    this.#say("The next video begins with words alone.");
+    this.#say("The next video begins without a picture.");
   }
 
   /** @param {File | undefined} file */
@@ -81,18 +81,18 @@ const refused = (message) => ({ code: "bad_picture", message });
 
 /** @param {File | undefined} file @returns {Promise<ImageBitmap>} upright; throws {code, message}. */
 async function read(file) {
-  if (!file) throw refused("What was dropped is no file: save the picture first, then drop it.");
-  if (!file.type.startsWith("image/")) throw refused(`“${file.name}” is no picture.`);
-  if (file.size > MOST_BYTES) throw refused(`“${file.name}” has ${Math.round(file.size / 2 ** 20)} MiB; at most ${MOST_BYTES / 2 ** 20} are taken.`);
+  if (!file) throw refused("This is not a file: save the picture first, then drop it.");
+  if (!file.type.startsWith("image/")) throw refused(`“${file.name}” is not a picture.`);
+  if (file.size > MOST_BYTES) throw refused(`“${file.name}” has ${Math.round(file.size / 2 ** 20)} MiB; the limit is ${MOST_BYTES / 2 ** 20} MiB.`);
   const picture = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
-    throw refused(`This browser cannot read “${file.name}”: it is damaged, too large, or of a kind that is not known.`);
+    throw refused(`This browser cannot read “${file.name}”: it is damaged, too large, or of an unknown format.`);
   });
   const { width, height } = picture;
   if (Math.min(width, height) < LEAST_SIDE) throw refused(`“${file.name}” has ${width}x${height} pixels; each side needs at least ${LEAST_SIDE}.`);
   return picture;
 }
 
-/** At its own size, or smaller. @param {HTMLCanvasElement} canvas @param {ImageBitmap} picture @param {number} scale */
+/** Draw the picture at its own size, or smaller. @param {HTMLCanvasElement} canvas @param {ImageBitmap} picture @param {number} scale */
 function drawn(canvas, picture, scale) {
   const factor = Math.min(1, scale);
   Object.assign(canvas, { width: Math.max(1, Math.round(picture.width * factor)), height: Math.max(1, Math.round(picture.height * factor)) });

@@ -1,4 +1,4 @@
-// What the page is doing, as data: `reduce` turns a state and an event into the next state, `view` says what to show.
+// The page's state: `reduce` computes the next state from a state and an event, `view` computes what to show.
 // No DOM, no sockets, no clocks.
 
 export const Phase = Object.freeze({ WAKING: "waking", READY: "ready", OPENING: "opening", LIVE: "live", STOPPING: "stopping" });
@@ -11,18 +11,18 @@ const STATUS = {
   live: "Live",
   stopping: "Stopping",
 };
-const WARMING = "Warming up: the model draws its first pictures";
-const STARVED = "Slower than it plays: the next pictures are being painted.";
+const WARMING = "Warming up: the model is drawing its first pictures";
+const STARVED = "The server is slower than playback: the next pictures are being painted.";
 const MOST_WARNINGS = 3;
-const BY_ITSELF = "the stream goes on by itself.";
+const BY_ITSELF = "the stream continues by itself.";
 const BROKEN = `The connection broke; ${BY_ITSELF}`;
 /** @type {Record<string, string>} */
 const CAUSES = {
   offline: "This device is offline",
   server: "The server does not answer",
-  proxy: "The server answers, but a proxy before it does not pass the live connection",
-  origin: "The server does not take this page any more",
-  key: "The server does not take this key any more",
+  proxy: "The server answers, but a proxy blocks the live connection",
+  origin: "The server no longer accepts this page",
+  key: "The server no longer accepts this key",
 };
 
 /** @typedef {"waking" | "ready" | "opening" | "live" | "stopping"} PhaseName */
@@ -30,26 +30,26 @@ const CAUSES = {
 /**
  * @typedef {object} State
  * @property {PhaseName} phase
- * @property {string} watching session that the page looks on at, "" for its own
- * @property {{state: "ready" | "warming" | "away", reason: string}} server what /readyz said last
+ * @property {string} watching session of another viewer, "" for the page's own
+ * @property {{state: "ready" | "warming" | "away", reason: string}} server the last answer of /readyz
  * @property {boolean} startWhenWarm
  * @property {string} sessionId of the running stream
- * @property {string} shown the prompt that the running stream has
- * @property {Record<string, string>} pending event id -> prompt that is not in the picture yet
- * @property {string[]} warnings sentences about words of the prompt that will not be in the picture
+ * @property {string} shown the running stream's prompt
+ * @property {Record<string, string>} pending event id -> prompt that is not visible yet
+ * @property {string[]} warnings sentences about parts of the prompt that will not be drawn
  * @property {number} chunks of the running stream
  * @property {boolean} paused by the viewer
- * @property {boolean} blocked by the browser, until a gesture
+ * @property {boolean} blocked by the browser, until a user gesture
  * @property {boolean} starved nothing left to play
- * @property {number} pace of the normal one, in tenths
- * @property {{title: string, text: string} | null} hitch why no pictures come just now
- * @property {boolean} hasPicture a picture stands in the window
+ * @property {number} pace playback rate, in steps of 0.1
+ * @property {{title: string, text: string} | null} hitch why there are no new pictures now
+ * @property {boolean} hasPicture the player shows a picture
  * @property {string} note
  */
 
 const stream = { chunks: 0, paused: false, blocked: false, starved: false, pace: 1, hitch: null, pending: {} };
 
-/** The state of a page that was just opened. @returns {State} */
+/** The state of a newly opened page. @returns {State} */
 export function opened(watching = "") {
   return {
     phase: Phase.WAKING,
@@ -68,7 +68,7 @@ export function opened(watching = "") {
 /** @param {string} title @param {string} text */
 const hitch = (title, text) => ({ hitch: { title, text }, note: text });
 const rested = () => ({ ...stream, phase: Phase.READY, note: "Press Enter to begin." });
-/** Whether a stream begins or plays. @param {State} state */
+/** Whether a stream is opening or live. @param {State} state */
 export const running = ({ phase }) => phase === Phase.OPENING || phase === Phase.LIVE;
 
 /** @type {Record<string, (state: State, event: any) => Partial<State>>} what each event changes */
@@ -76,7 +76,7 @@ const HANDLERS = {
   // the server
   readiness: (state, { server }) => (state.phase === Phase.WAKING ? { server } : {}),
   warm: () => ({ phase: Phase.READY, note: "Press Enter to begin." }),
-  wish: () => ({ startWhenWarm: true, note: "It begins as soon as the model is warm." }),
+  wish: () => ({ startWhenWarm: true, note: "The stream starts as soon as the model is ready." }),
   // one stream
   start: (state, { prompt }) => ({ ...stream, phase: Phase.OPENING, shown: prompt, warnings: [], startWhenWarm: false, note: "" }),
   accepted: (state, { sessionId, warnings }) => ({ sessionId, warnings, hasPicture: false }),
@@ -86,16 +86,16 @@ const HANDLERS = {
   stop: () => ({ ...stream, phase: Phase.STOPPING, note: "" }),
   rest: rested,
   fail: (state) => (state.phase === Phase.STOPPING ? rested() : { ...rested(), phase: Phase.WAKING, note: "" }),
-  // what keeps pictures from coming
+  // interruptions
   inLine: (state, { position, seconds }) => hitch("Waiting for a place", placeInLine(position, seconds)),
-  interrupted: () => hitch("A moment, please", `The model was lost and is started again; ${BY_ITSELF}`),
-  leaving: () => hitch("Reconnecting", `The server is started again; ${BY_ITSELF}`),
+  interrupted: () => hitch("A moment, please", `The worker was lost and is restarting; ${BY_ITSELF}`),
+  leaving: () => hitch("Reconnecting", `The server is restarting; ${BY_ITSELF}`),
   reconnecting: (state) => (state.hitch?.title === "Reconnecting" ? {} : hitch("Reconnecting", BROKEN)),
-  // A server that said why it leaves is believed.
-  cause: (state, { code }) => (state.hitch?.text === BROKEN ? hitch("Reconnecting", `${CAUSES[code]}; as soon as that is over ${BY_ITSELF}`) : {}),
-  // While it is paused no picture comes to say that all is well.
+  // Keep the server's own reason for leaving.
+  cause: (state, { code }) => (state.hitch?.text === BROKEN ? hitch("Reconnecting", `${CAUSES[code]}; afterwards ${BY_ITSELF}`) : {}),
+  // A paused stream has no new picture that would clear the message.
   resumed: (state) =>
-    state.paused ? recovered(state) : hitch("Back again", "Connected again; the next pictures are on their way."),
+    state.paused ? recovered(state) : hitch("Back again", "Reconnected; the next pictures are on their way."),
   starved: (state) => ({ starved: state.phase === Phase.LIVE && !state.paused }),
   playing: () => ({ blocked: false, starved: false }),
   pace: (state, { pace }) => ({ pace: Math.round(10 * pace) / 10 }),
@@ -108,11 +108,11 @@ const HANDLERS = {
   told: (state, { id, prompt }) => ({
     shown: prompt,
     pending: { ...state.pending, [id]: prompt },
-    note: state.paused ? "It shows when you go on." : "On its way.",
+    note: state.paused ? "It will show when you resume." : "Sent.",
   }),
   heard: (state, { id, warnings }) => {
     if (!(id in state.pending)) return {};
-    const soon = state.paused ? "Heard. It shows when you go on." : "Heard. It shows with the next pictures.";
+    const soon = state.paused ? "Received. It will show when you resume." : "Received. It will show with the next pictures.";
     return { warnings, note: leftOut(warnings) || soon };
   },
   applied: (state, { id }) => {
@@ -120,7 +120,7 @@ const HANDLERS = {
     const pending = { ...state.pending };
     delete pending[id];
     if (Object.keys(pending).length) return { pending };
-    return { pending, note: leftOut(state.warnings) || "The new words are in the picture." };
+    return { pending, note: leftOut(state.warnings) || "The picture shows the new prompt." };
   },
   refused: () => ({ pending: {}, note: "" }),
   note: (state, { text }) => ({ note: text }),
@@ -132,7 +132,7 @@ function recovered(state) {
 }
 
 /**
- * The state after `event`. Unknown events are programming errors.
+ * The state after `event`; the event must be known.
  * @param {State} state
  * @param {{type: string, [more: string]: any}} event
  * @returns {State}
@@ -142,7 +142,7 @@ export function reduce(state, event) {
 }
 
 /**
- * What the page shows in this state, given the words in the prompt box.
+ * What the page shows in this state; `prompt` is the text in the prompt box.
  * @param {State} state
  * @param {string} prompt
  */
@@ -154,14 +154,14 @@ export function view(state, prompt) {
     status: status(state),
     note: state.note,
     wait: waitText(state),
-    slow: live && !paused && state.pace < 1 ? `In slow motion: ${Math.round(100 * state.pace)} %` : "", // chunks come slower than they play
+    slow: live && !paused && state.pace < 1 ? `In slow motion: ${Math.round(100 * state.pace)} %` : "", // chunks arrive more slowly than they play
     paused,
     kept: state.hasPicture,
     begin: paused || phase === Phase.READY,
     canStop: running(state) || phase === Phase.STOPPING,
     canPause: live,
     canSteer: live && !paused && !state.watching,
-    trouble: Boolean(state.hitch) || state.starved || state.blocked, // pictures stand still, and the page says why
+    trouble: Boolean(state.hitch) || state.starved || state.blocked, // the picture stands still, and the page says why
     send: live ? "Change" : "Play",
     canSend: phase === Phase.READY || phase === Phase.WAKING || (live && prompt !== state.shown),
   };
@@ -174,10 +174,10 @@ function status(state) {
   if (state.blocked) return "Tap the picture to play";
   if (state.starved) return "Waiting for pictures";
   if (state.phase === Phase.WAKING) return state.server.state === "away" ? "Looking for the server" : STATUS.waking;
-  return state.phase === Phase.LIVE && state.watching ? "Looking on" : STATUS[state.phase];
+  return state.phase === Phase.LIVE && state.watching ? "Watching" : STATUS[state.phase];
 }
 
-/** What stands over the picture while nothing moves in it: why, or null. @param {State} state */
+/** The text over a picture that stands still, or null. @param {State} state */
 function waitText(state) {
   if (state.phase === Phase.LIVE) return state.starved && !state.blocked ? (state.hitch?.text ?? STARVED) : null;
   if (state.phase !== Phase.WAKING && state.phase !== Phase.OPENING) return null;
@@ -188,19 +188,19 @@ function waitText(state) {
 
 /** @param {State} state */
 function hint({ watching, paused }) {
-  if (watching) return "You look on at somebody's picture.";
-  return paused ? "Nothing is painted meanwhile. Space goes on." : "Change the words and press Enter.";
+  if (watching) return "You are watching another viewer's stream.";
+  return paused ? "Paused: nothing is being painted. Press Space to resume." : "Change the prompt and press Enter.";
 }
 
 /** @param {number} position @param {number} [seconds] */
 function placeInLine(position, seconds) {
   const place = position === 1 ? "You are next" : `You are number ${position} in line`;
-  const soon = seconds === undefined ? "" : `: in about ${Math.max(1, Math.round(seconds))} s, by how long others waited`;
+  const soon = seconds === undefined ? "" : `, probably for about ${Math.max(1, Math.round(seconds))} s`;
   return `All places are taken. ${place}${soon}.`;
 }
 
 /**
- * What the server says of words that will not be in the picture; "" when it has nothing to say.
+ * The server's warnings about parts of the prompt that will not be drawn; "" without warnings.
  * @param {string[]} warnings
  */
 function leftOut(warnings) {

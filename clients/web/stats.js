@@ -67,7 +67,7 @@ export class ReadOut {
   }
 
   /**
-   * Statistics of one chunk; `period` is the seconds of video in it.
+   * Show the statistics of a chunk with `period` seconds of video.
    * @param {Partial<import("./client/messages.js").ServedStats>} stats
    * @param {number} period
    */
@@ -80,7 +80,7 @@ export class ReadOut {
     this.#draw();
   }
 
-  // The curve's full height is real time: a line near the bottom is a machine with time to spare.
+  // The full height is real time: a curve near the bottom means a machine with time to spare.
   #draw() {
     const points = this.#chunks.map((ratio, i) => `${(i * 100) / (HISTORY - 1)},${(22 - 20 * Math.min(1, ratio)).toFixed(1)}`);
     this.#curve.setAttribute("points", points.join(" "));

@@ -1,4 +1,4 @@
-// One stream of the page: its session, what is changed in it, and the stream beside it that is compared with it.
+// The page's stream: its session, its changes, and a second stream for comparison.
 
 import { byId } from "./dom.js";
 import { hasKey } from "./key.js";
@@ -8,15 +8,15 @@ import { Screen } from "./screen.js";
 import { ticket, whyAway, whyNoSocket } from "./server.js";
 
 /**
- * What a stream tells the page.
+ * The stream's callbacks.
  * @typedef {object} Told
  * @property {(type: string, event?: object) => void} dispatch an event of state.js
  * @property {(config: import("./client/messages.js").SessionConfig) => void} accepted
  * @property {(stats: import("./client/messages.js").ServedStats) => void} chunk
  * @property {(id: string) => void} applied a change, by its event id
- * @property {(trouble: import("./errors.js").Trouble) => void} refused a change; the stream goes on
- * @property {(trouble: import("./errors.js").Trouble) => void} failed the stream, which is over
- * @property {(trouble: import("./errors.js").Trouble) => void} rivalFailed the stream beside it, which is over; this one goes on
+ * @property {(trouble: import("./errors.js").Trouble) => void} refused a change; the stream continues
+ * @property {(trouble: import("./errors.js").Trouble) => void} failed the stream has ended
+ * @property {(trouble: import("./errors.js").Trouble) => void} rivalFailed the second stream has ended; this one continues
  * @property {(reason: string) => void} done
  * @property {() => void} closed
  */
@@ -28,11 +28,11 @@ export class Stream {
   #log = new SceneLog();
   /** @type {import("./client/protocol.js").LiveSession | null} */
   #session = null;
-  #begun = { prompt: "", seed: "", image: "" }; // what it began with
+  #begun = { prompt: "", seed: "", image: "" }; // its start options
   /** @type {{id: string, chunk: number}[]} */
-  #coming = []; // changes whose chunk is not on display yet
+  #coming = []; // changes whose chunk is not displayed yet
   #mime = "";
-  #hurry = -1; // up to this chunk the scene of a link is only brought back
+  #hurry = -1; // up to this chunk a link's scene is only replayed
 
   /** @param {Told} told */
   constructor(told) {
@@ -42,8 +42,8 @@ export class Stream {
   }
 
   /**
-   * Ask for a stream: with the `changes` of a link, which is only brought back `until` that chunk, and with a stream
-   * under `policy` beside it, where that is not "".
+   * Start a stream, with the `changes` of a link (replayed up to chunk `until`), and with a second stream under `policy`
+   * unless that is "".
    * @param {import("./client/protocol.js").Request} request
    * @param {{changes?: import("./scene.js").Change[], until?: number, policy?: string}} [more]
    */
@@ -63,7 +63,7 @@ export class Stream {
   #open(request) {
     const { dispatch, refused, failed, closed } = this.#told;
     const { player, timeline } = this.screen;
-    // What is only brought back counts as played, so that the server does not wait for it.
+    // Replayed chunks count as played, so that the server does not wait.
     const position = () => (timeline.next <= this.#hurry ? player.received : player.playhead);
     const session = this.screen.element.start(request, { position, pass: this.#pass, why: whyNoSocket });
     this.#session = session;
@@ -81,14 +81,14 @@ export class Stream {
     on("closed", closed);
   }
 
-  // One try may fail for any reason; from the second on the cause is looked for.
+  // A first failed attempt may have any reason; after the second, look for the cause.
   /** @param {number} attempt */
   async #lost(attempt) {
     this.#told.dispatch("reconnecting");
     if (attempt === 2) this.#told.dispatch("cause", { code: await whyAway() });
   }
 
-  // A server with keys gives a ticket for each socket.
+  // A server with keys needs a ticket for each socket.
   #pass = async () => (hasKey() ? ticket() : null);
 
   /** @param {import("./client/messages.js").VideoStart} start */
@@ -114,7 +114,7 @@ export class Stream {
     this.#coming.push({ id, chunk });
   }
 
-  // New words count as shown when their first chunk is on display.
+  // A new prompt counts as shown when its first chunk is displayed.
   #progress() {
     this.#session?.report();
     const shown = Math.min(this.screen.playing, this.screen.timeline.next - 1);
@@ -129,7 +129,7 @@ export class Stream {
   }
 
   /**
-   * A change for this stream, and for the one beside it at the same chunk; the event's id, or null.
+   * Change this stream, and the second one at the same chunk; returns the event's id, or null.
    * @param {{prompt?: string, camera?: {speed?: number, cut_to?: number}, at?: number}} change
    */
   tell({ at, ...change }) {
@@ -154,12 +154,12 @@ export class Stream {
     this.#session?.stop();
   }
 
-  /** End at once, waiting for nothing. */
+  /** End at once. */
   abandon() {
     this.#session?.abandon();
   }
 
-  /** It is over: the last picture stays. */
+  /** The stream has ended: the last picture stays. */
   rest() {
     this.#rival.stop();
     this.screen.end();
@@ -167,8 +167,8 @@ export class Stream {
   }
 
   /**
-   * What it began with; its address for the same again, null where one cannot hold that; and the order of a job that makes
-   * it once more and goes on for so many seconds.
+   * Its start options; its link, or null if a link cannot hold it; and the order of a job that generates it again and
+   * continues for `more` seconds.
    * @param {import("./scene.js").Maker} maker
    * @param {number} more seconds
    */

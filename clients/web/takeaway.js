@@ -1,4 +1,4 @@
-// Taking along: what was watched as a file, a still, a small window, links, and the same scene as a job.
+// Exports: the recording as a file, a still, a loop, a small window, links, and the scene as a job.
 
 import { bindButtons } from "./controls.js";
 import { brush, byId } from "./dom.js";
@@ -10,8 +10,8 @@ const JOB_SECONDS = 10;
 const JOB_EVERY_MS = 2_000;
 
 /**
- * Buttons of the section `along`. `scene(more)` gives what is on display (Stream.scene); `say(text)` tells how it goes,
- * `failed(trouble)` what went wrong.
+ * Buttons of the section `along`. `scene(more)` returns the present scene (Stream.scene); `say(text)` shows progress,
+ * `failed(trouble)` errors.
  */
 export class TakeAlong {
   #video = byId("picture", HTMLVideoElement);
@@ -35,8 +35,8 @@ export class TakeAlong {
       "take-video": () => this.#takeVideo(),
       "take-still": () => this.#takeStill(),
       "take-loop": () => this.#busy("take-loop", () => this.#takeLoop()),
-      "take-link": () => this.#copy(link(), "The link is copied: it paints this scene again, as it is now."),
-      "take-embed": () => this.#copy(embedCode(link()), "The code is copied. The server must allow the other page: PAFU_ALLOWED_ORIGINS."),
+      "take-link": () => this.#copy(link(), "Link copied: it paints this scene again, as it is now."),
+      "take-embed": () => this.#copy(embedCode(link()), "Code copied. The server must allow the other page's origin: PAFU_ALLOWED_ORIGINS."),
       "take-job": () => this.#busy("take-job", () => this.#takeJob()),
       "take-window": () => this.#smallWindow(),
     });
@@ -46,7 +46,7 @@ export class TakeAlong {
   #takeVideo() {
     download(this.#reel.mp4(), this.#name("mp4"));
     const lost = Math.round(this.#reel.lost);
-    this.#say(lost ? `Saved; the first ${lost} seconds had no room any more.` : "Saved: all that was painted so far.");
+    this.#say(lost ? `Saved without the first ${lost} seconds, which no longer fit into the recording.` : "Saved: everything painted so far.");
   }
 
   #takeStill() {
@@ -67,21 +67,21 @@ export class TakeAlong {
 
   /** @param {string | null} text @param {string} done */
   async #copy(text, done) {
-    if (text === null) return this.#say("A link cannot hold this scene: it began with a picture, or too much was changed. Save the video instead.");
+    if (text === null) return this.#say("A link cannot hold this scene: it began with a picture, or has too many changes. Save the video instead.");
     this.#say((await copied(text)) ? done : text);
   }
 
   async #takeLoop() {
-    this.#say("The loop is being made.");
+    this.#say("Making the loop.");
     download(await loopOf(this.#reel.newest(LOOP_SECONDS), this.#scene(0).mime), this.#name("webp"));
-    this.#say("Saved: the last seconds, as a picture that moves.");
+    this.#say("Saved: the last seconds as an animated picture.");
   }
 
   async #takeJob() {
     const { job: order } = this.#scene(JOB_SECONDS);
     let job = await makeJob(order);
     while (["queued", "in_progress"].includes(job.status)) {
-      this.#say(job.status === "queued" ? "The job waits for its turn." : `The job is at ${job.progress} %; live pictures go first.`);
+      this.#say(job.status === "queued" ? "The job is queued." : `The job is at ${job.progress} %; live streams have priority.`);
       await new Promise((resolve) => setTimeout(resolve, JOB_EVERY_MS));
       job = await videoOf(job.id);
     }

@@ -1,11 +1,11 @@
-// Small pictures of what was shown, one for each latent frame, taken from the video while it plays.
+// Thumbnails of the video, one per latent frame, taken while it plays.
 
 import { offscreen } from "./dom.js";
 import { endOf } from "./moments.js";
 
 const HEIGHT = 128; // pixels of a stored picture
-const NEAR = 3; // a moment whose picture the player skipped borrows one that is so near
-const LAST_PICTURES = 1.6; // of a latent frame: its picture is its last one, where its tokens stand
+const NEAR = 3; // latents: if the player skipped a picture, use one at most this far away
+const LAST_PICTURES = 1.6; // pictures: a latent frame's thumbnail is its last picture, which matches its tokens
 
 export class Thumbs {
   #video;
@@ -22,7 +22,7 @@ export class Thumbs {
   }
 
   /**
-   * Take the picture on display, which belongs to `latent`, if it is the first one of it or its last.
+   * Take the displayed picture for `latent`, if it is the first one seen or the last one of that latent.
    * @param {number} latent
    * @param {import("./client/messages.js").MemoryShape} timing
    * @param {number} fps
@@ -46,7 +46,7 @@ export class Thumbs {
   }
 
   /**
-   * Forget those from before `playing` that `needed(latent)` does not name.
+   * Drop thumbnails before `playing` unless `needed(latent)`.
    * @param {number} playing
    * @param {(latent: number) => boolean} needed
    */

@@ -1,10 +1,10 @@
-// Which chunk is where in media time: chunks come in order, each as long as its pictures. No DOM.
+// Maps chunks to media time. Chunks arrive in order; each lasts as long as its pictures. No DOM.
 
 export class Timeline {
   /** @type {number[]} */
   #begins = []; // seconds at which each chunk begins
   #end = 0;
-  #first = 0; // index of the first chunk that came
+  #first = 0; // index of the first received chunk
   chunkSeconds = 0.75; // of the newest chunk
 
   clear() {
@@ -20,7 +20,7 @@ export class Timeline {
     if (seconds) this.chunkSeconds = seconds;
   }
 
-  /** Index of the chunk that comes next. */
+  /** Index of the next chunk. */
   get next() {
     return this.#first + this.#begins.length;
   }

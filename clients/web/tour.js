@@ -1,8 +1,8 @@
-// Go away and come back: the plan of a tour, chunk by chunk. No DOM, no clocks.
+// "Go away and come back": the plan of a tour, chunk by chunk. No DOM, no clocks.
 
-const PACE = 8; // pixels a picture
-const SOON = 4; // chunks from now: the order before that is surely in time
-const LOOK = 2; // chunks at the place when it is back
+const PACE = 8; // pixels per picture
+const SOON = 4; // chunks from now: an order is in time for it
+const LOOK = 2; // chunks at the place after the return
 
 /**
  * @typedef {{at: number, speed: number}} Order what the camera does from chunk `at` on
@@ -13,14 +13,14 @@ const LOOK = 2; // chunks at the place when it is back
 /** @type {Picture[]} in the order in which they are kept */
 const PICTURES = ["before", "farthest", "after"];
 
-/** Seconds of a tour behind which the place is seen again, for those that are offered. */
+/** The offered absences, in seconds. */
 export const AWAY = [6, 20, 50];
 
 /**
- * The tour from chunk `next` on, whose chunks last `chunkSeconds`: for `away` seconds the place is out of sight.
- * Both ways take equally many chunks, and between them the camera stands for one, so that it comes back to the pixel.
+ * The tour from chunk `next` on, with chunks of `chunkSeconds`: the place is out of view for `away` seconds. Both ways take
+ * the same number of chunks, with a stop of one chunk between them, so that the camera returns to the same pixel.
  *
- * {orders: [{at, speed}], before, farthest, after: chunks at whose end a picture is to be kept, all standing still}
+ * {orders: [{at, speed}], before, farthest, after: chunks at whose end to keep a picture; the camera is at rest}
  * @param {{next: number, chunkSeconds: number, away: number}} _
  */
 export function planTour({ next, chunkSeconds, away }) {
@@ -43,7 +43,7 @@ export function planTour({ next, chunkSeconds, away }) {
 }
 
 /**
- * Which picture of `plan` is due while chunk `playing` is on display, given those that are `kept`; null for none.
+ * The picture of `plan` to take while chunk `playing` is displayed, given the `kept` ones; null for none.
  * @param {Plan} plan
  * @param {number} playing
  * @param {Picture[]} kept
@@ -60,7 +60,7 @@ export function tourWords(plan, playing) {
 }
 
 /**
- * Mean likeness of two pictures of the same size (RGBA bytes) as PSNR in dB; infinite when they are equal.
+ * PSNR in dB of two pictures of the same size (RGBA bytes); infinite if they are equal.
  * @param {Uint8ClampedArray} one
  * @param {Uint8ClampedArray} other
  */

@@ -1,11 +1,11 @@
-// The tour as it is seen: a button sends the camera away and back, and shows the place before and after, side by side.
+// The tour's view: a button sends the camera away and back, and shows the place before and after, side by side.
 
 import { brush, byId } from "./dom.js";
 import { AWAY, likeness, pictureDue, planTour, tourWords } from "./tour.js";
 
 const LOOK_MS = 40;
 
-/** `steer({speed, at})` sends the camera; `say(text)` tells the viewer how it goes. */
+/** `steer({speed, at})` moves the camera; `say(text)` shows progress. */
 export class TourView {
   #video = byId("picture", HTMLVideoElement);
   #button = byId("tour", HTMLButtonElement);
@@ -21,7 +21,7 @@ export class TourView {
   #timer = 0;
 
   /**
-   * @param {import("./timeline.js").Timeline} timeline of the chunks that came
+   * @param {import("./timeline.js").Timeline} timeline of the received chunks
    * @param {(order: import("./tour.js").Order) => void} steer
    * @param {(text: string) => void} say
    */
@@ -80,12 +80,12 @@ export class TourView {
       return brush(canvas).getImageData(0, 0, canvas.width, canvas.height).data;
     };
     const alike = likeness(pixels("before"), pixels("after"));
-    const shown = Number.isFinite(alike) ? `${alike.toFixed(1)} dB alike` : "the same picture";
-    byId("tour-words").textContent = `Back after ${this.#away.value} s: ${shown}. The more, the better it remembered.`;
+    const shown = Number.isFinite(alike) ? `similarity ${alike.toFixed(1)} dB` : "the same picture";
+    byId("tour-words").textContent = `Back after ${this.#away.value} s: ${shown}. A higher similarity means better memory.`;
     this.#end();
     this.#button.disabled = false;
     this.#section.hidden = false;
     this.#section.scrollIntoView({ block: "nearest" });
-    this.#say("Back again: before and after stand below the picture.");
+    this.#say("Back again: see before and after below the picture.");
   }
 }

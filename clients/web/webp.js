@@ -1,11 +1,11 @@
-// An animated WebP of still ones. The container is described in RFC 9649; browsers make the stills. No DOM.
+// Joins WebP stills, which the browser encodes, into an animated WebP (container: RFC 9649). No DOM.
 
-const PICTURE = ["ALPH", "VP8 ", "VP8L"]; // the chunks of a still that are its picture
+const PICTURE = ["ALPH", "VP8 ", "VP8L"]; // the chunks of a still that hold its picture
 const ANIMATED = 0x02;
 
 /**
  * @param {ArrayBuffer[]} stills WebP files of `width` x `height` pixels, without alpha
- * @param {{width: number, height: number, milliseconds: number}} about how long each is shown; the whole repeats for ever
+ * @param {{width: number, height: number, milliseconds: number}} about duration of each still; the animation repeats for ever
  */
 export function animated(stills, { width, height, milliseconds }) {
   const size = [...little(width - 1, 3), ...little(height - 1, 3)];

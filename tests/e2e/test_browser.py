@@ -202,7 +202,7 @@ async def test_page_plays_takes_new_words_and_camera_keys_and_stops(visit: Visit
     await visit.chunk_where(lambda stats: stats["prompt"] == words)
     assert visit.said("session.interaction.queued") and visit.said("session.interaction.applied")
     note = "document.querySelector('#prompt-note').textContent"
-    await page.wait_for_function(f"{note} === 'The new words are in the picture.'")
+    await page.wait_for_function(f"{note} === 'The picture shows the new prompt.'")
 
     await page.keyboard.down("ArrowRight")  # Enter has left the prompt: the arrows are the camera's
     await visit.chunk_where(lambda stats: stats["camera"]["speed"] > 0)
@@ -392,8 +392,8 @@ async def speak_another_codec(socket: WebSocketRoute) -> None:
 @pytest.mark.parametrize(
     ("behave", "title", "detail"),
     [
-        (refuse, "There is no free place", "4 of 4 places are taken"),
-        (vanish, "The model stopped in the middle of a picture", ""),
+        (refuse, "All places are taken", "4 of 4 places are taken"),
+        (vanish, "The model stopped", ""),
         (speak_another_codec, "This browser cannot play the stream", "xyz"),
     ],
 )
@@ -457,7 +457,7 @@ async def test_a_model_that_is_started_again_is_told(visit: Visit) -> None:
     await visit.open()
     await visit.phase("ready")
     await visit.page.press("#prompt", "Enter")
-    await visit.page.wait_for_selector("#wait-text >> text=the stream goes on by itself")
+    await visit.page.wait_for_selector("#wait-text >> text=the stream continues by itself")
     await visit.status("A moment, please")
     assert await visit.page.is_hidden("#trouble"), "it is no failure of the stream"
     await visit.page.click("#stop")
@@ -541,7 +541,7 @@ async def test_an_empty_prompt_is_answered_on_the_page(visit: Visit) -> None:
     await visit.phase("ready")
     await visit.page.fill("#prompt", "   ")
     await visit.page.press("#prompt", "Enter")
-    await visit.page.wait_for_selector("[role=alert] >> text=Nothing to paint yet")
+    await visit.page.wait_for_selector("[role=alert] >> text=The prompt is empty")
     assert visit.sent == []
 
 
@@ -582,7 +582,7 @@ async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser)
     await page.press("#prompt", "Enter")
     await visit.frames(12)
     await page.click("#share")
-    await page.wait_for_selector("text=The link is copied")
+    await page.wait_for_selector("text=Link copied")
     link = await page.evaluate("navigator.clipboard.readText()")
 
     other = Visit(await browser.new_page(bypass_csp=True, viewport={"width": 1280, "height": 800}), link)
@@ -591,7 +591,7 @@ async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser)
     await other.frames(24)
     of_itself = ("session.playback", "session.ping")
     assert [message["type"] for message in other.sent if message["type"] not in of_itself] == ["session.watch"]
-    await other.status("Looking on")
+    await other.status("Watching")
     assert await other.page.input_value("#prompt") == "a sunny meadow, a red house"
     for control in ("#send", "#lights", "#pan-left", "#examples"):
         assert await other.page.is_hidden(control)
@@ -599,7 +599,7 @@ async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser)
 
     await page.click("#stop")
     await visit.phase("ready")
-    await other.page.wait_for_selector("[role=alert] >> text=There is nothing to look on at")
+    await other.page.wait_for_selector("[role=alert] >> text=There is nothing to watch")
     await other.phase("ready")
     assert visit.problems == other.problems == []
     await other.page.click("#own")
@@ -615,9 +615,9 @@ async def test_the_page_is_driven_by_its_state_alone(visit: Visit) -> None:
       const { status, note, wait, trouble } = m.view(state, 'a mill'); return { status, note, wait, trouble } }"""
     begin = [{"type": "warm"}, {"type": "start", "prompt": "a mill"}, {"type": "firstPicture"}]
     live = await visit.page.evaluate(shown, begin)
-    assert live == {"status": "Live", "note": "Change the words and press Enter.", "wait": None, "trouble": False}
+    assert live == {"status": "Live", "note": "Change the prompt and press Enter.", "wait": None, "trouble": False}
     starved = await visit.page.evaluate(shown, [*begin, {"type": "starved"}])
-    assert starved["status"] == "Waiting for pictures" and "Slower than it plays" in starved["wait"]
+    assert starved["status"] == "Waiting for pictures" and "slower than playback" in starved["wait"]
     lost = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "starved"}])
     assert lost["trouble"] and "connection broke" in lost["wait"]
     back = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "chunk"}, {"type": "playing"}])
@@ -625,7 +625,7 @@ async def test_the_page_is_driven_by_its_state_alone(visit: Visit) -> None:
     told = [*begin, {"type": "told", "id": "e1", "prompt": "a tower"}, {"type": "told", "id": "e2", "prompt": "a barn"}]
     half = await visit.page.evaluate(shown, [*told, {"type": "applied", "id": "e1"}])
     both = await visit.page.evaluate(shown, [*told, {"type": "applied", "id": "e1"}, {"type": "applied", "id": "e2"}])
-    assert half["note"] == "On its way." and both["note"] == "The new words are in the picture."
+    assert half["note"] == "Sent." and both["note"] == "The picture shows the new prompt."
 
 
 async def test_prompts_come_back_with_the_arrow_and_keys_with_the_question_mark(visit: Visit) -> None:
@@ -648,7 +648,7 @@ async def test_prompts_come_back_with_the_arrow_and_keys_with_the_question_mark(
     await page.press("#stage", "?")
     assert await page.is_visible("#keys-dialog")
     await page.press("#keys-dialog", "Escape")
-    await page.wait_for_function("picture.getAttribute('aria-label').includes('the camera stands still')")
+    await page.wait_for_function("picture.getAttribute('aria-label').includes('the camera is at rest')")
 
 
 async def test_a_swipe_moves_the_camera(phone_visit: Visit) -> None:

@@ -90,7 +90,7 @@ async def test_the_page_goes_on_in_the_next_server(visit: Visit, place: Place) -
     await page.press("#prompt", "Enter")
     await visit.frames(12)
     restarting = asyncio.create_task(place.restart())
-    await page.wait_for_selector("text=The server is started again")
+    await page.wait_for_selector("text=The server is restarting")
     await visit.status("Reconnecting")
     await restarting
     await visit.status("Live")

@@ -116,7 +116,7 @@ async def test_a_link_and_a_job_bring_the_same_pictures_as_were_seen(context: Br
     await page.press("#stage", " ")
     await page.click("#along summary")
     await page.click("#take-link")
-    await page.wait_for_selector("#along-note >> text=The link is copied")
+    await page.wait_for_selector("#along-note >> text=Link copied")
     link = await page.evaluate("navigator.clipboard.readText()")
     said = parse_qs(urlsplit(link).fragment)
     assert said["model"] == ["test-tiny"] and said["by"] == ["random-0"] and said["pafu"]

@@ -64,7 +64,7 @@ async def test_a_tour_comes_back_and_the_scene_is_taken_along(visit: Visit, tmp_
 
     await page.click("#along summary")
     await page.click("#take-link")
-    await page.wait_for_selector("#along-note >> text=The link is copied")
+    await page.wait_for_selector("#along-note >> text=Link copied")
     link = await page.evaluate("navigator.clipboard.readText()")
     async with page.expect_download() as still:
         await page.click("#take-still")
@@ -153,7 +153,7 @@ async def test_a_damaged_link_is_named_and_waiting_is_told_in_seconds(visit: Vis
     line = "All places are taken. You are number 3 in line"
     assert (
         await page.evaluate(waits, {"position": 3, "seconds": 41.6})
-        == f"{line}: in about 42 s, by how long others waited."
+        == f"{line}, probably for about 42 s."
     )
     assert await page.evaluate(waits, {"position": 3}) == f"{line}."
     await page.press("#prompt", "Enter")

@@ -47,7 +47,7 @@ async def test_chunks_of_9_12_12_pictures_play_without_a_gap_and_a_dropped_pictu
     await visit.open()
     await visit.phase("ready")
     for name, kind, data, said in (
-        ("notes.pdf", "application/pdf", "JVBERg==", "“notes.pdf” is no picture"),
+        ("notes.pdf", "application/pdf", "JVBERg==", "“notes.pdf” is not a picture"),
         ("torn.png", "image/png", "iVBORw0KGgo=", "cannot read “torn.png”"),
         ("dot.png", "image/png", png(1, 1), "has 1x1 pixels; each side needs at least 16"),
     ):
