@@ -1,6 +1,6 @@
-"""Pickled checkpoints (.pt, .pth) to safetensors, once and offline: the only module that unpickles, tensors only.
+"""Converts pickled checkpoints (.pt, .pth) to safetensors. The only module that unpickles, and it accepts only tensors.
 
-A server reads safetensors alone. The new file says what it was made of; a note beside it holds both checksums.
+Servers read only safetensors. The new file records its source; a note beside it has both checksums.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from torch import Tensor
 from model.checkpoints.errors import WeightsError
 from model.checkpoints.layouts import TRAINED, is_lora, recognise
 
-LORAS = ("generator_lora", "lora")  # where training dumps keep one
+LORAS = ("generator_lora", "lora")  # keys of LoRAs in training dumps
 CONTAINERS = (*TRAINED, *LORAS, "state_dict", "model_state_dict", "module", "params")
 BLOCK = 2**22
 ABOUT = "pafu"
-UNSAFE = re.compile(r"(?:GLOBAL|global:? (?:GLOBAL )?|class:?) ?([\w.]+)")  # in torch's refusal: what it would have run
+UNSAFE = re.compile(r"(?:GLOBAL|global:? (?:GLOBAL )?|class:?) ?([\w.]+)")  # the refused name in torch's message
 
 
 @dataclass(frozen=True)
 class Converted:
+    """The result of a conversion."""
+
     file: Path
-    part: str  # what it is: the layout's name and part, or a LoRA
+    part: str  # the layout's name and part, or a LoRA
     tensors: int
     sha256: str
 
@@ -39,8 +41,8 @@ class Converted:
 def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None = None, origin: str = "") -> Converted:
     """Write ``source``'s tensors to ``target`` (None: beside it), floating-point ones in ``dtype`` (None: as stored).
 
-    ``origin`` says where the file came from. Of a training dump only what is served is kept: the averaged generator
-    if there is one. Raises WeightsError for what is no checkpoint, or holds more than tensors.
+    ``origin`` says where the file came from. Of a training dump, only the tensors for serving are kept: the averaged
+    generator if there is one. Raises WeightsError if it is not a checkpoint, or contains more than tensors.
     """
     target = target or source.with_suffix(".safetensors")
     if target.suffix != ".safetensors":
@@ -57,19 +59,20 @@ def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None 
     }
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(ready, part, {ABOUT: json.dumps(note)})  # one key: of several the order would be any, and so the checksum
+    save_file(ready, part, {ABOUT: json.dumps(note)})  # one key: the order of several varies, and with it the checksum
     checksum = sha256(part)
     note_file(target).write_text(json.dumps({**note, "sha256": checksum}, indent=2) + "\n")
-    part.replace(target)  # the last step: a file of this name is whole
+    part.replace(target)  # last, so that a file of this name is always complete
     return Converted(target, what, len(ready), checksum)
 
 
 def note_file(target: Path) -> Path:
-    """Where the checksums of a converted file are."""
+    """The path of the note with the checksums of a converted file."""
     return target.with_suffix(".origin.json")
 
 
 def sha256(file: Path) -> str:
+    """The file's SHA-256, as hex."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         while block := opened.read(BLOCK):
@@ -89,7 +92,7 @@ def _unpickled(source: Path) -> Any:
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if foreign := UNSAFE.search(str(error)):
-            reason = f"{source} holds more than tensors ({foreign[1]}), and Pafu runs no code from files"
+            reason = f"{source} contains more than tensors ({foreign[1]}), and Pafu runs no code from files"
             raise WeightsError(f"{reason}: take a checkpoint that holds tensors only") from error
         raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: download it again") from error
     except OSError as error:
@@ -99,7 +102,7 @@ def _unpickled(source: Path) -> Any:
 
 
 def _chosen(loaded: Any) -> tuple[str, dict[str, Tensor]]:
-    """What is served of a dump: the names of the containers that were opened, and its tensors."""
+    """The tensors of a dump that are needed for serving, and the names of the containers around them."""
     opened = []
     while isinstance(loaded, Mapping):
         inner = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
@@ -122,12 +125,12 @@ def _recognised(source: Path, tensors: dict[str, Tensor]) -> str:
     found = recognise(tensors)
     if found is None:
         examples = ", ".join(repr(name) for name in sorted(tensors)[:3]) or "no tensor"
-        raise WeightsError(f"{source} is no part of the Wan2.1 family: it holds {examples}")
+        raise WeightsError(f"{source} is not a part of the Wan2.1 family: it contains {examples}")
     return f"{found.layout.part} ({found.layout.name} layout)"
 
 
 def _owned(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Dense and of its own memory, as the format wants it; a mapped tensor that is dense already costs none."""
+    """A dense tensor with its own memory, as safetensors needs it; copies only if necessary."""
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     dense = tensor.detach().to(wanted).contiguous()
     return dense if dense.numel() * dense.element_size() == dense.untyped_storage().nbytes() else dense.clone()

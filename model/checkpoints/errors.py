@@ -1,4 +1,4 @@
-"""What can be wrong with weights."""
+"""Errors of weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 
 class WeightsError(ValueError):
-    """Weights that are missing, damaged, or of another model; the message names the file and the tensor.
+    """Weights are missing, damaged, or belong to another model; the message names the file and the tensor.
 
-    ``part``: whose file is at fault: "weights", "text_encoder", "vae" or "salience_head", where it was named apart.
+    ``part`` is the part at fault if it has its own setting: "weights", "text_encoder", "vae" or "salience_head".
     """
 
     def __init__(self, message: str, part: str = "weights") -> None:
@@ -19,7 +19,7 @@ class WeightsError(ValueError):
 
 @contextmanager
 def of_part(part: str) -> Iterator[None]:
-    """What is found wrong in this block is wrong with this part. Raises WeightsError."""
+    """Attribute WeightsErrors raised in this block to ``part``."""
     try:
         yield
     except WeightsError as error:

@@ -1,6 +1,6 @@
-"""Safetensors files of a folder, grouped into what they are: transformer, text encoder, VAE, LoRA.
+"""Finds safetensors files in a folder and groups them by part: transformer, text encoder, VAE, LoRA.
 
-Only headers are read here. A tensor's bytes are mapped when it is asked for, one at a time.
+Only headers are read here. A tensor's bytes are mapped when it is read, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.salience import HEAD_FILE
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 HALF_DOWNLOADED = (".incomplete", ".part", ".tmp", ".aria2")
-PIECE, PIECES = 64 * 1024, 64  # of a file, that its fingerprint looks at
+PIECE, PIECES = 64 * 1024, 64  # bytes and number of the samples in a fingerprint
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Stored:
     shape: tuple[int, ...]
 
     def read(self) -> Tensor:
+        """The tensor's values."""
         with safe_open(self.file, "pt") as file:
             tensor: Tensor = file.get_tensor(self.name)
             return tensor
@@ -41,7 +42,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Part:
-    """The tensors of one part under our names, and the files that they are in."""
+    """The tensors of one part by our names, and their files."""
 
     layout: Layout
     tensors: dict[str, Stored]
@@ -49,21 +50,24 @@ class Part:
 
     @property
     def where(self) -> str:
+        """The file or folder, for messages."""
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
 
 @dataclass(frozen=True)
 class Lora:
+    """The tensors of a LoRA file."""
+
     file: Path
     tensors: dict[str, Stored]
 
 
-PART_FOLDERS = ("text_encoder", "vae")  # as diffusers names them
+PART_FOLDERS = ("text_encoder", "vae")  # diffusers' names
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What there is in a folder or a file: parts by kind, and LoRAs."""
+    """The parts by kind, and the LoRAs, found in a folder or file."""
 
     parts: dict[str, list[Part]]
     loras: list[Lora]
@@ -71,7 +75,7 @@ class Contents:
 
 
 def survey(path: Path) -> Contents:
-    """Look into ``path``, a safetensors file or a folder of them. Raises WeightsError."""
+    """Examine ``path``, a safetensors file or a folder of them. Raises WeightsError."""
     if not path.exists():
         raise WeightsError(f"{path} is missing: name a folder, a .safetensors file or a repository of the hub")
     if path.is_file() and path.suffix in PICKLED:
@@ -81,13 +85,13 @@ def survey(path: Path) -> Contents:
     for group in _grouped(file for file in files if file.name != HEAD_FILE):
         _sort_in(group, contents)
     if path.is_dir() and (torn := [each for each in path.rglob("*") if each.suffix in HALF_DOWNLOADED]):
-        raise WeightsError(f"{torn[0]} is half-downloaded: run the download again, it goes on where it stopped")
+        raise WeightsError(f"the download of {torn[0]} is incomplete: run it again, it resumes")
     return contents
 
 
 def survey_beside(file: Path) -> Contents:
-    """Look for other parts beside ``file``: in its folder, and there in folders that are named after parts; what else
-    lies around is nobody's business. Raises WeightsError."""
+    """Look for other parts beside ``file``: in its folder, and in that folder's subfolders named after parts.
+    Everything else is ignored. Raises WeightsError."""
     folders = (file.parent, *(file.parent / name for name in PART_FOLDERS))
     found = sorted(each for folder in folders for each in folder.glob("*.safetensors") if each.name != HEAD_FILE)
     contents = Contents(defaultdict(list), [], [each for each in _pickled(file.parent) if each.parent in folders])
@@ -97,7 +101,7 @@ def survey_beside(file: Path) -> Contents:
 
 
 def header(file: Path) -> dict[str, Stored]:
-    """The tensors in a safetensors file. Raises WeightsError for one that is truncated or of another format."""
+    """The tensors in a safetensors file. Raises WeightsError for a truncated or invalid file."""
     try:
         with safe_open(file, "pt") as opened:
             names = opened.keys()
@@ -110,7 +114,7 @@ def header(file: Path) -> dict[str, Stored]:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """A digest that tells sets of weights apart: names' order does not count; headers, sizes and samples do."""
+    """A digest that identifies a set of weights: headers, sizes and samples, independent of the files' order."""
     return hashlib.sha256("".join(sorted(_sampled(file) for file in files)).encode()).hexdigest()
 
 
@@ -127,13 +131,13 @@ def _sampled(file: Path) -> str:
 
 
 def _pickled(folder: Path) -> list[Path]:
-    """Pickles that no converted file stands beside."""
+    """Pickles without a converted file beside them."""
     found = (file for suffix in PICKLED for file in sorted(folder.rglob(f"*{suffix}")))
     return [file for file in found if not file.with_suffix(".safetensors").exists()]
 
 
 def _grouped(files: Iterator[Path]) -> list[list[Path]]:
-    """Files that belong together: the shards of one checkpoint."""
+    """Groups files into checkpoints: the shards of one belong together."""
     groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for file in files:
         groups[file.parent, SHARD.sub("", file.stem)].append(file)
@@ -143,7 +147,7 @@ def _grouped(files: Iterator[Path]) -> list[list[Path]]:
             there = {int(SHARD.search(file.stem)[1]) for file in group}  # type: ignore[index]
             absent = min(set(range(1, int(shard[2]) + 1)) - there)
             name = SHARD.sub(f"-{absent:0{len(shard[1])}}-of-{shard[2]}", group[0].stem)
-            raise WeightsError(f"{group[0].parent / name}.safetensors is missing: the download is not complete")
+            raise WeightsError(f"{group[0].parent / name}.safetensors is missing: the download is incomplete")
     return list(groups.values())
 
 

@@ -1,7 +1,7 @@
-"""Weights from the Hugging Face hub, in Pafu's own cache folder: pinned revisions, downloads that go on, offline use.
+"""Weights from the Hugging Face hub in Pafu's own cache folder: pinned revisions, resumed downloads, offline use.
 
-The hub's library does the work, and reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE. What was pulled first stays in
-use until somebody pulls another revision. No torch here.
+The hub's library does the work, and reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE. The first pulled revision stays in
+use until another one is pulled. No torch here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from model.spec import SPECS, WAN_BASE, WAN_PARTS, ModelSpec, Source
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CACHE_VARIABLE = "PAFU_HUB_CACHE"
 PINS = "revisions.json"
-WHOLE = ("*.safetensors", "*.json", "spiece.model", "*/spiece.model")  # of a repository that no row names
+WHOLE = ("*.safetensors", "*.json", "spiece.model", "*/spiece.model")  # downloaded from a repository that no spec names
 PICKLES = (".pt", ".pth")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Files of a repository at a revision; None: the one that is pinned, or the newest."""
+    """Files of a repository at a revision; None: the pinned one, or the newest."""
 
     repo: str
     files: tuple[str, ...]
@@ -34,18 +34,18 @@ class Wanted:
 
 
 def cache_folder() -> Path:
-    """Where pulled weights are kept."""
+    """The folder for pulled weights."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "pafu" / "hub")
 
 
 def is_hub_id(weights: str) -> bool:
-    """``owner/name`` or ``owner/name@revision`` that is no path here."""
+    """Whether this is ``owner/name`` or ``owner/name@revision``, and not an existing path."""
     return bool(HUB_ID.fullmatch(weights.partition("@")[0])) and not Path(weights).exists()
 
 
 def wanted(name: str) -> list[Wanted]:
-    """What a model's name or a hub id stands for, its text encoder and VAE included. Raises WeightsError."""
+    """The downloads for a model's name or a hub id, including text encoder and VAE. Raises WeightsError."""
     repo, _, revision = name.partition("@")
     if repo in SPECS:
         source = SPECS[repo].source
@@ -61,9 +61,9 @@ def wanted(name: str) -> list[Wanted]:
 
 
 def pull(each: Wanted) -> Path:
-    """Download, or finish downloading, into the cache folder, and pin the revision; the folder of the files.
+    """Download into the cache folder, or resume a download, and pin the revision; returns the folder of the files.
 
-    Raises WeightsError in one line: no network, no such repository or revision, no right to it.
+    Raises WeightsError, in one line: no network, no such repository or revision, no access.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
@@ -79,8 +79,8 @@ def pull(each: Wanted) -> Path:
         raise WeightsError(f"{each.repo} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except LocalEntryNotFoundError as error:
         raise WeightsError(
-            f"{each.repo} is not here and the hub cannot be reached (offline?): pull it where there is a network and "
-            f"copy {cache_folder()}, or set {CACHE_VARIABLE}"
+            f"{each.repo} is not downloaded, and the hub cannot be reached (offline?): pull it on a machine "
+            f"with a network and copy {cache_folder()}, or set {CACHE_VARIABLE}"
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -91,7 +91,7 @@ def pull(each: Wanted) -> Path:
 
 
 def pinned(repo: str) -> str | None:
-    """The commit that was pulled first."""
+    """The pinned commit, or None."""
     try:
         pins = json.loads((cache_folder() / PINS).read_text())
     except FileNotFoundError:
@@ -103,8 +103,8 @@ def pinned(repo: str) -> str | None:
 
 
 def pulled(each: Wanted) -> Path | None:
-    """The folder of files that are here already; None when they were never pulled. Raises WeightsError when a
-    download stopped half-way."""
+    """The folder of a complete download; None if it was never pulled. Raises WeightsError if the download is
+    incomplete."""
     repo = cache_folder() / f"models--{each.repo.replace('/', '--')}"
     revision = each.revision or pinned(each.repo)
     named = repo / "refs" / (revision or "main")
@@ -119,7 +119,7 @@ def pulled(each: Wanted) -> Path | None:
 
 
 def locate(weights: str, spec: ModelSpec) -> Path:
-    """The file or folder that ``weights``, a path or a hub id, stands for, without a network. Raises WeightsError."""
+    """The file or folder of ``weights``, a path or a hub id, without using the network. Raises WeightsError."""
     if not is_hub_id(weights):
         return Path(weights)
     repo, _, revision = weights.partition("@")
@@ -133,17 +133,17 @@ def locate(weights: str, spec: ModelSpec) -> Path:
     converted = [_as_served(folder / file) for file in source.files]
     for file in converted:
         if not file.is_file():
-            raise WeightsError(f"{weights} is here but not converted: run `pafu pull {weights}` again")
+            raise WeightsError(f"{weights} is downloaded but not converted: run `pafu pull {weights}` again")
     return converted[0] if len(converted) == 1 else converted[0].parent
 
 
 def base_of(spec: ModelSpec) -> Path | None:
-    """The pulled repository with the family's text encoder and VAE, if there is one."""
+    """The pulled repository with the family's text encoder and VAE, or None."""
     return pulled(Wanted(spec.source.base or spec.source.repo, WAN_PARTS)) if spec.source else None
 
 
 def pickles(each: Wanted, folder: Path) -> Iterator[Path]:
-    """Files that ``pafu convert`` has to make safetensors of."""
+    """Files that ``pafu convert`` must convert."""
     for file in sorted(folder.rglob("*")):
         if file.suffix in PICKLES and _matches(file, folder, each.files) and not _as_served(file).is_file():
             yield file
@@ -163,9 +163,9 @@ def _matches(file: Path, folder: Path, patterns: tuple[str, ...]) -> bool:
 
 
 def _check_complete(each: Wanted, folder: Path) -> None:
-    """Raises WeightsError when a pattern of a row has no file, or a file no content."""
+    """Raises WeightsError if a pattern of ``each`` matches no file, or a file is empty."""
     files = [file for file in folder.rglob("*") if not file.is_dir()]
-    torn = [file for file in files if not file.exists()]  # a link to what is not there
+    torn = [file for file in files if not file.exists()]  # a dangling link
     absent = (
         []
         if each.files == WHOLE
@@ -174,11 +174,11 @@ def _check_complete(each: Wanted, folder: Path) -> None:
     if torn:
         raise _half(each)
     if absent:
-        raise WeightsError(f"{each.repo} is here without {absent[0]}: run `pafu pull {each.repo}`, it goes on")
+        raise WeightsError(f"{each.repo} lacks {absent[0]}: run `pafu pull {each.repo}`, which resumes the download")
 
 
 def _half(each: Wanted) -> WeightsError:
-    return WeightsError(f"{each.repo} is half-downloaded: run `pafu pull {each.repo}`, it goes on where it stopped")
+    return WeightsError(f"the download of {each.repo} is incomplete: run `pafu pull {each.repo}`, which resumes it")
 
 
 def _pin(repo: str, revision: str) -> None:

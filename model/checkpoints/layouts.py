@@ -1,7 +1,7 @@
-"""Public layouts of weights, recognised by their tensors' names; each gives the names that our modules have.
+"""Public layouts of weights, recognised by tensor names, with their mapping to our names.
 
-The transformer: Wan's own names (ours too), diffusers', and training dumps that wrap either in more words. The text
-encoder: Wan's own and transformers'. The VAE: Wan's own and diffusers', and TAEHV's tiny one.
+Transformer: Wan's names (also ours), diffusers', and training dumps that add prefixes to either. Text encoder: Wan's
+and transformers'. VAE: Wan's, diffusers', and TAEHV's tiny one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-TRAINED = ("generator_ema", "generator", "model")  # of a training's parts the one to serve: the first that is there
+TRAINED = ("generator_ema", "generator", "model")  # parts of a training dump; the first that exists is served
 WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 PREFIXES = re.compile(r"^(?:module|model\.diffusion_model|diffusion_model|model|net)\.")
 LORA = re.compile(r"\.(?:lora_[AB]|lora_(?:down|up))(?:\.[\w-]+)?\.weight$|\.alpha$")
@@ -19,7 +19,7 @@ Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """``mark``: the name of a tensor that no other layout has. ``renames``: patterns, applied in order."""
+    """``mark``: a tensor name that only this layout has. ``renames``: patterns, applied in order."""
 
     part: str  # "dit", "text", "vae" or "tiny_vae"
     name: str
@@ -27,6 +27,7 @@ class Layout:
     renames: Renames = ()
 
     def rename(self, name: str) -> str:
+        """Our name of a stored tensor."""
         for pattern, ours in self.renames:
             name = re.sub(pattern, ours, name)
         return name
@@ -76,7 +77,7 @@ WAN_VAE: Renames = (
     (r"\.residual\.3\.", ".norm2."),
     (r"\.residual\.6\.", ".conv2."),
     (r"\.shortcut\.", ".conv_shortcut."),
-    # Wan counts its decoder's steps through: three blocks and a doubling at each size but the last
+    # Wan numbers its decoder's steps consecutively: three blocks and an upsampler at each size but the last
     (r"\.upsamples\.(3|7|11)\.", lambda found: f".up_blocks.{int(found[1]) // 4}.upsamplers.0."),
     (r"\.upsamples\.(\d+)\.", lambda found: f".up_blocks.{int(found[1]) // 4}.resnets.{int(found[1]) % 4}."),
 )
@@ -94,14 +95,14 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Recognised:
-    """``names``: ours -> as it is stored."""
+    """``names``: our name -> stored name."""
 
     layout: Layout
     names: dict[str, str]
 
 
 def recognise(stored: Iterable[str]) -> Recognised | None:
-    """The layout of these tensors, or None when no part of this family looks so."""
+    """The layout of these tensors, or None if they belong to no part of this family."""
     bare = unwrapped(stored)
     for layout in LAYOUTS:
         if layout.mark in bare:
@@ -110,7 +111,7 @@ def recognise(stored: Iterable[str]) -> Recognised | None:
 
 
 def unwrapped(stored: Iterable[str]) -> dict[str, str]:
-    """Names without what trainings wrap around them -> as they are stored; of several copies the one to serve."""
+    """Names without training prefixes -> stored names; of several copies, the one to serve."""
     names = list(stored)
     for part in TRAINED[:2]:
         chosen = [name for name in names if name.startswith(f"{part}.")]
@@ -127,4 +128,5 @@ def _bare(name: str) -> str:
 
 
 def is_lora(stored: Iterable[str]) -> bool:
+    """Whether these are the tensors of a LoRA."""
     return any(LORA.search(name) for name in stored)

@@ -1,7 +1,7 @@
-"""LoRAs in PEFT's names (and kohya's), merged into the weights that they change while these are read.
+"""LoRAs with PEFT's or kohya's names, merged into the weights while these are read.
 
-Nothing is left of them at run time: W + alpha / rank * B A. PEFT keeps alpha in ``adapter_config.json`` beside the
-file; without one, and without ``.alpha`` tensors, alpha is the rank, as LongLive trains it.
+Nothing remains at run time: W + alpha / rank * B A. PEFT stores alpha in ``adapter_config.json`` beside the file.
+Without it and without ``.alpha`` tensors, alpha equals the rank, as in LongLive's training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DOWN, UP = (".lora_A", ".lora_down"), (".lora_B", ".lora_up")
 
 @dataclass(frozen=True)
 class Change:
-    """What a LoRA adds to one matrix."""
+    """The LoRA update of one matrix."""
 
     down: Stored  # (rank, inputs)
     up: Stored  # (outputs, rank)
@@ -32,15 +32,16 @@ class Change:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The shape of the matrix."""
         return self.up.shape[0], self.down.shape[1]
 
     def added_to(self, weight: Tensor) -> Tensor:
-        """The changed matrix, float32."""
+        """The updated matrix, float32."""
         return torch.addmm(weight.float(), self.up.read().float(), self.down.read().float(), alpha=self.scale)
 
 
 def changes(loras: Iterable[Lora], expected: dict[str, Tensor]) -> dict[str, list[Change]]:
-    """By name of the weight. Raises WeightsError for a LoRA of another base."""
+    """Updates by weight name. Raises WeightsError for a LoRA of another base model."""
     found: dict[str, list[Change]] = {}
     for lora in loras:
         for name, change in _of(lora).items():
@@ -68,17 +69,17 @@ def _of(lora: Lora) -> dict[str, Change]:
 
 def _change(lora: Lora, name: str, parts: dict[str, Stored], usual: float | None) -> Change:
     if not {"down", "up"} <= parts.keys():
-        raise WeightsError(f"{lora.file} is damaged: {name!r} has only one half of its LoRA")
+        raise WeightsError(f"{lora.file} is damaged: the LoRA of {name!r} has only one of its two matrices")
     down, up = parts["down"], parts["up"]
     rank = down.shape[0]
     if len(down.shape) != 2 or len(up.shape) != 2 or up.shape[1] != rank:
-        raise WeightsError(f"{lora.file}: the halves of {name!r} do not fit: {up.shape} and {down.shape}")
+        raise WeightsError(f"{lora.file}: the two matrices of {name!r} do not fit: {up.shape} and {down.shape}")
     alpha = float(parts["alpha"].read()) if "alpha" in parts else usual if usual is not None else rank
     return Change(down, up, alpha / rank)
 
 
 def _target(name: str) -> str:
-    """Our name of the weight that is changed."""
+    """Our name of the updated weight."""
     bare = WRAPPED.sub("", WRAPPERS.sub("", name)) + ".weight"
     if ".attn1." in bare or ".attn2." in bare or ".ffn.net." in bare:  # diffusers' names
         for pattern, ours in DIFFUSERS_DIT:

@@ -1,6 +1,6 @@
-"""Public checkpoints of the Wan2.1 family, loaded once: headers compared first, then tensor by tensor, cast as read.
+"""Loads public checkpoints of the Wan2.1 family: compares headers first, then reads and casts tensor by tensor.
 
-What is missing, extra or of the wrong shape is named together with the command that fetches or converts it.
+Errors name tensors that are missing, extra or of the wrong shape, and the command that downloads or converts the file.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from model.spec import WAN_FAMILY, ModelSpec
 from model.wan.text import Placement, TokenizerMissing, Umt5
 
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", ".")
-TINY_CODECS = {"wan2.1": "taew2.1", "wan2.1-tiny": "taew2.1"}  # what a TAEHV file stands in for
+TINY_CODECS = {"wan2.1": "taew2.1", "wan2.1-tiny": "taew2.1"}  # the codecs that a TAEHV file replaces
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Where the parts beside the transformer are, if not with it, and where the text encoder waits."""
+    """Paths of the parts beside the transformer, if they are elsewhere, and where the text encoder stays."""
 
     text_encoder: Path | None = None
     vae: Path | None = None
-    base: Path | None = None  # where either is looked for in the end: a pulled repository of the family
+    base: Path | None = None  # the last place to look: a pulled repository of the family
     text_placement: str = "offload"  # a Placement
 
 
 def load_public(
     spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype, beside: Beside
 ) -> tuple[dict[str, nn.Module], str]:
-    """Parts "dit", "text" and "vae" ready on ``device``, and the digest of their files. Raises WeightsError."""
+    """The parts "dit", "text" and "vae" on ``device``, and the digest of their files. Raises WeightsError."""
     around = weights if weights.is_dir() else weights.parent
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
-    named = beside.text_encoder and beside.vae  # then nobody has to look around
+    named = beside.text_encoder and beside.vae  # then there is nothing to search for
     others = contents if weights.is_dir() or named else survey_beside(weights)
     of_text, of_vae = "text_encoder" if beside.text_encoder else "weights", "vae" if beside.vae else "weights"
     with of_part(of_text):
@@ -84,13 +84,14 @@ def _text(spec: ModelSpec, part: Part, beside: Beside, device: torch.device, dty
     module.placement = cast(Placement, beside.text_placement)
     where = device if beside.text_placement == "device" else torch.device("cpu")
     fill(module.encoder, tensors, where, dtype)
-    module.encoder.encoder.embed_tokens.weight = module.encoder.shared.weight  # one parameter, or each moves by itself
+    # one shared parameter; otherwise each would be moved separately
+    module.encoder.encoder.embed_tokens.weight = module.encoder.shared.weight
     _read_tokenizer(module, part)
     return settle(module, device, dtype)
 
 
 def _read_tokenizer(module: Umt5, part: Part) -> None:
-    """Beside the text encoder's file, or beside its folder; byte-level encoders need none."""
+    """Read the tokenizer beside the text encoder's file or its folder; byte-level encoders need none."""
     if not module.needs_tokenizer:
         return
     folder = part.files[0].parent
@@ -124,9 +125,9 @@ def fill(
     changed: Mapping[str, list[Change]] | None = None,
     keep_last: Mapping[str, int] | None = None,
 ) -> None:
-    """Make ``tensors`` the parameters of ``module``, one after the other: never more than one is held twice.
+    """Make ``tensors`` the parameters of ``module``, one at a time, so that at most one is in memory twice.
 
-    ``keep_last``: rows that the module has of a tensor; a file may hold more, of which the last count.
+    ``keep_last``: how many rows the module uses of a tensor; if a file has more, the last ones are used.
     """
     state: dict[str, Tensor] = {}
     read: dict[tuple[Path, str], Tensor] = {}
@@ -150,8 +151,8 @@ def check_tensors(
     tensors: Mapping[str, Stored] | None = None,
     fewer: tuple[str, ...] = (),
 ) -> None:
-    """Raise WeightsError naming the first tensor that is missing, extra or of the wrong shape. Of those in ``fewer``
-    the file may hold more rows than are used."""
+    """Raise WeightsError for the first tensor that is missing, extra or of the wrong shape. Tensors in ``fewer`` may
+    have more rows in the file than are used."""
     found = part.tensors if tensors is None else tensors
     about = f"{part.where} ({part.layout.name} layout)"
     if missing := sorted(expected.keys() - found.keys()):
@@ -165,7 +166,7 @@ def check_tensors(
 
 
 def _check_family(spec: ModelSpec, part: Part) -> None:
-    """A checkpoint of another size or task is named as what it is."""
+    """Raise WeightsError with a clear message for a checkpoint of another size or task."""
     patch, block = part.tensors.get("patch_embedding.weight"), part.tensors.get("blocks.0.self_attn.q.weight")
     if any("img" in name for name in part.tensors) or (
         patch and len(patch.shape) == 5 and patch.shape[:1] == (spec.dim,) and patch.shape[1] > spec.latent_channels
@@ -175,7 +176,7 @@ def _check_family(spec: ModelSpec, part: Part) -> None:
         fitting = [each.name for each in WAN_FAMILY if each.dim == block.shape[0]]
         which = f"models of that size: {', '.join(fitting)}" if fitting else "no model of that size is known"
         raise WeightsError(
-            f"{part.where} is a transformer of width {block.shape[0]}, {spec.name!r} has {spec.dim}; {which}"
+            f"{part.where} is a transformer of width {block.shape[0]}, but {spec.name!r} has {spec.dim}; {which}"
         )
 
 
@@ -186,7 +187,7 @@ def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
     if found:
         raise WeightsError(f"{path} holds {len(found)} transformers: name one file, for example {found[0].files[0]}")
     if contents.pickled:
-        raise WeightsError(f"{path} holds pickles only: convert them once with `pafu convert {contents.pickled[0]}`")
+        raise WeightsError(f"{path} contains only pickles: convert them once with `pafu convert {contents.pickled[0]}`")
     others = [f"a {each.layout.part.replace('_', ' ')}" for parts in contents.parts.values() for each in parts]
     unknown = contents.parts.get("unknown")
     if unknown:
@@ -200,7 +201,7 @@ def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
 
 
 def _beside(named: Path | None, others: Contents, base: Path | None, *kinds: str) -> Part | None:
-    """From where it is said to be; else from beside the weights; else from the family's own repository."""
+    """The part's path: the given one, else beside the weights, else in the family's base repository."""
     if named is not None:
         return _one_of(survey(named), *kinds)
     return _one_of(others, *kinds) or (_one_of(survey(base), *kinds) if base else None)
@@ -220,7 +221,7 @@ def _missing(spec: ModelSpec, what: str, where: Path, contents: Contents, flag: 
 
 
 def _fetch(spec: ModelSpec) -> str:
-    return f"`pafu pull {spec.name}` fetches all that it needs" if spec.source else "its weights are random"
+    return f"`pafu pull {spec.name}` downloads everything" if spec.source else "its weights are random"
 
 
 def _more(names: list[str]) -> str:

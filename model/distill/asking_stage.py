@@ -1,8 +1,8 @@
 """``pafu distill asking``: teach a student's asking head which of its cached values show what a prompt names.
 
-Clips of the built-in world, in which every thing is known by kind and colours: the student's own clean passes give the
-values, a prompt is drawn that names some of the things and some that are not there, and every token is asked whether it
-shows a named one. Clip, prompt and order depend on (settings, n) alone.
+It trains on clips of the built-in world, where the kind and colours of every thing are known. The student's clean
+passes give the values. A random prompt names some of the clip's things, and some that are not there. For every token,
+the head predicts whether it shows a named thing. Clip, prompt and order depend only on (settings, n).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ STAGE = "asking"
 SETTINGS_FILE = "asking.settings.json"
 SEED = 6006
 CLIP_CHUNKS = 8
-SHOWN = 0.08  # share of a token's pixels that a thing must cover to be shown by it
-NEAR = 44  # pixels from a thing's middle
-COVERS = 12.0  # grey levels by which a pixel must differ from the same without things
+SHOWN = 0.08  # share of a token's pixels that a thing must cover
+NEAR = 44  # pixels from the middle of a thing
+COVERS = 12.0  # grey levels by which a pixel must differ from the same picture without things
 MOST_NAMED = 3
-THERE, SILENT = 0.75, 0.2  # share of named things that the clip shows, of prompts that name nothing
+THERE, SILENT = 0.75, 0.2  # share of named things that the clip shows; share of prompts that name nothing
 
 
 @dataclass(frozen=True)
 class AskingSettings:
-    """What decides the result; ``tokens`` are drawn of each clip for a step."""
+    """The settings that determine the result; ``tokens`` are sampled per clip and step."""
 
     clips: int = 96
     held_out: int = 8
@@ -61,7 +61,7 @@ class AskingSettings:
 
 @dataclass(frozen=True)
 class Lesson:
-    """values (layers, tokens, H, D); shown (tokens,): which of ``things`` each token shows, -1 for none."""
+    """values (layers, tokens, H, D); shown (tokens,): index in ``things`` of the thing that each token shows, or -1."""
 
     values: Tensor
     shown: Tensor
@@ -69,7 +69,7 @@ class Lesson:
 
 
 def things_shown(clip: Clip, spec: ModelSpec) -> Tensor:
-    """(tokens,): for every token of the clip's views which landmark it shows, by its number in the scene, or -1."""
+    """(tokens,): for every token of the clip's views, the index in the scene of the landmark that it shows, or -1."""
     bare = dataclasses.replace(clip, scene=dataclasses.replace(clip.scene, landmarks=()))
     full, empty = (torch.from_numpy(render_views(each)).float() for each in (clip, bare))
     covered = ((full - empty).abs().mean(-1) > COVERS).float()[:, None]
@@ -84,7 +84,7 @@ def things_shown(clip: Clip, spec: ModelSpec) -> Tensor:
 
 
 def lesson_of(student: LoadedModel, n: int) -> Lesson:
-    """The n-th clip, as the student's clean passes over a cache that keeps everything see it."""
+    """The n-th clip, as the student's clean passes see it over a cache that keeps everything."""
     spec, clip = student.spec, dreams.world_clip(CLIP_CHUNKS, dreams.DREAM_SEED, n)
     rollout = student_rollout(student, Script.of_clip(clip, spec), dreams.painted(student, n), None)
     values = rollout.caches[0].snapshot()["values"].half()
@@ -92,7 +92,8 @@ def lesson_of(student: LoadedModel, n: int) -> Lesson:
 
 
 def asked_prompt(rng: np.random.Generator, lesson: Lesson) -> tuple[str, Tensor]:
-    """A prompt that no judge keeps, and which tokens show a thing that it names (tokens,) float32."""
+    """A prompt that is not reserved for judging, and whether each token shows a thing that it names, (tokens,)
+    float32."""
     while True:
         wanted = _wanted(rng, lesson)
         light, ground = str(rng.choice(list(LIGHT_PHRASES.values()))), str(rng.choice(list(GROUND_PHRASES.values())))
@@ -104,7 +105,7 @@ def asked_prompt(rng: np.random.Generator, lesson: Lesson) -> tuple[str, Tensor]
 
 
 def _wanted(rng: np.random.Generator, lesson: Lesson) -> list[Landmark]:
-    """Things to name, silent about some of their colours (""), some of them not in the clip."""
+    """Things to name: some without some of their colours (""), some that the clip does not show."""
     if rng.random() < SILENT:
         return []
     seen, wanted = sorted(set(lesson.shown.tolist()) - {-1}), []
@@ -129,11 +130,11 @@ def _fits(thing: Landmark, wanted: Landmark) -> bool:
 
 
 class AskingDistillation:
-    """Everything that one run needs, from clips to the head's file."""
+    """One run, from clips to the head's file."""
 
     def __init__(self, student: LoadedModel, out: Path, settings: AskingSettings) -> None:
         if student.spec.name != PAFU_MINI.name:
-            raise DistillError(f"the head learns from the built-in world, which {student.spec.name!r} does not draw")
+            raise DistillError(f"the head trains on the built-in world, which {student.spec.name!r} does not draw")
         self._student, self._out, self._settings = student, out, settings
         torch.manual_seed(SEED)
         self.head = AskingHead(student.spec)
@@ -141,7 +142,7 @@ class AskingDistillation:
         keep_settings(out / SETTINGS_FILE, {**asdict(settings), "student": student.digest}, writes=True)
 
     def run(self) -> dict[str, list[float]]:
-        """Train, report; the report's figures: area under the curve by layer."""
+        """Train and report; returns the area under the curve by layer."""
         settings, head = self._settings, self.head
         sizes = [self.lesson(n).values.float().square().mean((1, 2, 3)) for n in range(settings.clips)]
         head.scale.copy_(torch.stack(sizes).mean(0).sqrt().view(-1, 1, 1))
@@ -156,7 +157,7 @@ class AskingDistillation:
         return report
 
     def _told(self, prompt: str) -> Tensor:
-        """The prompt's keys of cross-attention (layers, slots, H, D)."""
+        """The prompt's cross-attention keys (layers, slots, H, D)."""
         with torch.no_grad():
             model = self._student
             return torch.stack(told_by(model.dit.encode_context(model.text.encode(prompt)[None, None]))).float()
@@ -174,8 +175,8 @@ class AskingDistillation:
 
     @torch.no_grad()
     def _report(self) -> dict[str, list[float]]:
-        """On held-out clips, by layer: area under the curve of named things' tokens over other things' tokens, and over
-        all other tokens; chance is .5."""
+        """On held-out clips, by layer: area under the curve of tokens of named things against tokens of other things,
+        and against all other tokens; chance is .5."""
         settings, asked, targets, shows = self._settings, [], [], []
         for n in range(settings.clips, settings.clips + settings.held_out):
             lesson, rng = self.lesson(n), np.random.default_rng((SEED, n, 1))
@@ -190,6 +191,6 @@ class AskingDistillation:
 
 
 def area(ours: Tensor, theirs: Tensor) -> float:
-    """Area under the curve: how often one of ``ours`` (n,) is above one of ``theirs`` (m,)."""
+    """Area under the curve: how often a value of ``ours`` (n,) is above a value of ``theirs`` (m,)."""
     ranks = torch.cat((ours, theirs)).argsort().argsort().double() + 1
     return float((ranks[: len(ours)].sum() - len(ours) * (len(ours) + 1) / 2) / (len(ours) * max(1, len(theirs))))

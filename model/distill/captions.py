@@ -1,4 +1,4 @@
-"""Captions: a small grammar that says what a clip shows, in the words of ``model.vocabulary`` and their synonyms."""
+"""Captions: a small grammar that describes a clip in the words of ``model.vocabulary`` and their synonyms."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from model.distill.world import Landmark, Scene, Segment
 
 WIDTH, CHUNK_LATENTS = PAFU_MINI.width, PAFU_MINI.chunk_latents
-MOST_NAMED = PAFU_MINI.text_len - 1  # things that the text encoder has slots for
+MOST_NAMED = PAFU_MINI.text_len - 1  # the text encoder's slots for things
 SAID_AHEAD = 3  # chunks
-SILENT = 0.25  # share of later prompts that name no thing
-EDGE = 16  # a landmark whose middle is nearer to the picture's edge is not named
+SILENT = 0.25  # share of later prompts that name nothing
+EDGE = 16  # a landmark whose middle is closer to the picture's edge is not named
 
 PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right", "ahead": "ahead"}
 LIGHT_PHRASES = {"morning": "in the morning", "day": "by day", "sunset": "at sunset", "night": "at night"}
@@ -26,14 +26,14 @@ GROUND_PHRASES = {"meadow": "a meadow", "desert": "a desert", "snow": "snow"}
 
 
 def place_of(x: float) -> str | None:
-    """The third of the picture that screen column ``x`` (pixels) lies in, or None outside of it."""
+    """The third of the picture at screen column ``x`` (pixels), or None outside the picture."""
     if not EDGE <= x <= WIDTH - EDGE:
         return None
     return ("left", "middle", "right")[min(2, int(3 * x / WIDTH))]
 
 
 def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) -> tuple[Segment, ...]:
-    """One or two prompts for a clip: what is in view when each begins, what will come into view while it lasts."""
+    """One or two prompts for a clip: each names what is in view at its beginning and what comes into view during it."""
     from model.distill.world import Segment
 
     chunks = len(offsets) // CHUNK_LATENTS
@@ -49,8 +49,8 @@ def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) 
 
 
 def prompts_by_chunk(rng: np.random.Generator, scene: Scene, lights: list[str], offsets: list[int]) -> list[str]:
-    """For every chunk what could be said as it begins: what is in view then and comes into view in the next three
-    chunks; from the second chunk on often nothing but ground and light, so that things must be remembered."""
+    """A possible prompt for the beginning of every chunk: what is in view then, and what comes into view in the next
+    three chunks. From the second chunk on, many name only ground and light, so that things must be remembered."""
     prompts = []
     for chunk, light in enumerate(lights):
         view = offsets[chunk * CHUNK_LATENTS : (chunk + SAID_AHEAD) * CHUNK_LATENTS]
@@ -60,7 +60,7 @@ def prompts_by_chunk(rng: np.random.Generator, scene: Scene, lights: list[str], 
 
 
 def _unreserved(draw: Callable[[], str]) -> str:
-    """The first prompt drawn that is not kept for judging."""
+    """Draws prompts until one is not reserved for judging."""
     from model.distill.holdout import reserved
     from model.text import phrase_ids
 
@@ -71,14 +71,14 @@ def _unreserved(draw: Callable[[], str]) -> str:
 
 
 def caption(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
-    """A prompt that is never silent about what stands in the first view of the stretch ``offsets``."""
+    """A prompt that always names things in the first view of the stretch ``offsets``."""
     named = [_landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets[:1])[:MOST_NAMED]]
     head = f"{GROUND_PHRASES[scene.ground]} {LIGHT_PHRASES[light]}"
     return ", ".join(part for part in (head, " and ".join(named)) if part)
 
 
 def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
-    """A caption of the stretch of tour ``offsets`` (first-picture offset per latent frame, pixels)."""
+    """A caption for a part of a tour, ``offsets`` (first-picture offset per latent frame, pixels)."""
     silent = rng.random() < 0.08
     shown = [] if silent else in_view(scene, offsets)
     named = [_landmark_phrase(rng, mark, place) for mark, place in shown if rng.random() < 0.95][:MOST_NAMED]
@@ -90,7 +90,8 @@ def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: l
 
 
 def in_view(scene: Scene, offsets: list[int]) -> list[tuple[Landmark, str]]:
-    """Landmarks with their places: in the first picture by thirds, then those that come into view later, "ahead"."""
+    """Landmarks with their places: those of the first picture by thirds, then those that come into view later, as
+    "ahead"."""
     if not offsets:
         return []
     first = [(mark, place_of(mark.x - offsets[0])) for mark in scene.landmarks]
@@ -123,7 +124,7 @@ def with_synonyms(rng: np.random.Generator, prompt: str) -> str:
 
 
 def camera_phrase(speed: int) -> str:
-    """The words that make the camera move at ``speed`` (pixels a picture)."""
+    """The phrase that makes the camera move at ``speed`` (pixels per picture)."""
     if speed == 0:
         return "the camera holds still"
     pace = " slowly" if abs(speed) < DEFAULT_SPEED else " fast" if abs(speed) > DEFAULT_SPEED else ""

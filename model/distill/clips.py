@@ -1,4 +1,4 @@
-"""Clips to train on and to judge by: a random scene, a camera that tours it, and what is said on the way."""
+"""Clips for training and judging: a random scene, a camera tour through it, and prompts on the way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.distill.world import CHUNK_LATENTS, PICTURES_PER_LATENT, WIDTH, Clip,
 
 
 def random_tour(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
-    """One control per chunk: far returns, holds, cuts; waypoints lie up to three screens from the start."""
+    """One control per chunk: far returns, stops, cuts. Waypoints are at most three screens from the start."""
     style = rng.choice(["tour", "return", "stay"], p=[0.7, 0.15, 0.15])
     if style == "stay":
         speeds = rng.choice([0, 0, SPEED_STEP, -SPEED_STEP], size=1).repeat(chunks)
@@ -58,6 +58,7 @@ def _random_pace(rng: np.random.Generator) -> int:
 
 
 def random_clip(rng: np.random.Generator, chunks: int = 8) -> Clip:
+    """A random scene with a tour and its prompts."""
     state, offsets, speeds = CameraState(), [], []
     for control in random_tour(rng, chunks):
         state, o, s = advance(state.steered(control, WIDTH), CHUNK_LATENTS)

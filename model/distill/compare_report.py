@@ -1,4 +1,4 @@
-"""What an evaluation says: one table, and curves of quality against budget with their bands."""
+"""Reports of an evaluation: tables, and curves of quality against budget with confidence bands."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ DRIFT = {
 }
 COLUMNS = MEMORY | FIELD | PICTURES | DRIFT
 CURVES = {
-    "long_accuracy": "landmarks unseen for long, share of pixels right",
-    "announced_accuracy": "landmarks of announced places, share of pixels right",
-    "called_accuracy": "landmarks of places that were called back, share of pixels right",
+    "long_accuracy": "landmarks unseen for long, share of correct pixels",
+    "announced_accuracy": "landmarks of announced places, share of correct pixels",
+    "called_accuracy": "landmarks of places that were called back, share of correct pixels",
     "recent_accuracy": "landmarks seen lately",
     "long_iou": "landmarks unseen for long, IoU",
     "psnr": "PSNR to the full cache (dB)",
@@ -66,8 +66,8 @@ STYLE = {
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
-    """Mean and 95 % interval of every measure, one row per cell; several tables, so that a terminal of 80 columns has
-    room for each."""
+    """Mean and 95 % interval of every measure, one row per cell, as several tables that fit a terminal of 80
+    columns."""
     head = f"{result['model']}, {_size(result)}"
     parts = {f"{head}: memory": MEMORY, "in the field's terms": FIELD, "free videos": PICTURES, "drift and cost": DRIFT}
     out = [_table(title, columns) for title, columns in parts.items()]
@@ -96,7 +96,7 @@ def _budget(row: dict[str, Any]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The same table for a document, long-unseen consistency first."""
+    """The same table as Markdown, with long-unseen landmarks first."""
     names = ["long_accuracy", "announced_accuracy", "recent_accuracy", "new_accuracy", "long_iou", "absence", "psnr"]
     head = ["policy", "budget", *(COLUMNS[name] for name in names)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -120,12 +120,12 @@ def _size(result: dict[str, Any]) -> str:
 
 
 def verdicts(result: dict[str, Any], ours: str = "asked") -> list[str]:
-    """Sentences: how far ``ours`` is ahead of every other policy on long-unseen landmarks, same tours."""
+    """Sentences on how far ``ours`` leads every other policy on long-unseen landmarks, on the same tours."""
     lines = []
     for tours, name in (("tour", "open tours"), ("announced", "announced tours"), ("called", "called tours")):
         for budget in sorted({row["budget"] for row in result["summary"] if row["policy"] == ours}):
             for policy, gap in differences(result["cells"], ours, budget, tours).items():
-                sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "not told apart"
+                sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "no significant difference"
                 size = f"{100 * gap['mean']:+.1f} points [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
                 lines.append(f"{name}, {budget:g} latent frames: {ours} against {policy}: {size}, {sure}")
     return lines
@@ -138,14 +138,14 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     if not result["head"]:
         console.print(
-            "These weights lack a head: policies that need it were left out (pafu distill salience or asking)."
+            "These weights lack a head, so policies that need it were skipped (pafu distill salience or asking)."
         )
     if not result["probe"]:
-        console.print("Without --probe nothing reads the pictures: adherence and probe confidence were left out.")
+        console.print("Without --probe, adherence and probe confidence were not measured.")
 
 
 def plots(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Quality against budget, one line a policy with its band, and fidelity over time."""
+    """Quality against budget, one line with its band per policy, and fidelity over time."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""A small discriminator of patches, which asks a decoder for detail where pixels alone would settle for a mean."""
+"""A small patch discriminator, which makes a decoder produce detail where a pixel loss alone would give a mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CRITIC_WEIGHT = 0.25  # of the reconstruction's gradient at the decoder's last l
 
 
 class Critic(nn.Module):
-    """Says of every patch whether it is a picture of the world (high) or a decoded one."""
+    """Scores every patch: high for a picture of the world, low for a decoded one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class Critic(nn.Module):
 
 
 def critic_loss(drawn_score: Tensor, true_score: Tensor) -> Tensor:
-    """The hinge loss that teaches the critic."""
+    """The hinge loss that trains the critic."""
     return F.relu(1 + drawn_score).mean() + F.relu(1 - true_score).mean()
 
 
 def critic_weight(pixels: Tensor, opinion: Tensor, last: Tensor) -> Tensor:
-    """The weight that makes the gradient of the critic's ``opinion`` CRITIC_WEIGHT of that of the loss on ``pixels`` at
-    the decoder's ``last`` weights, as in VQGAN (2012.09841)."""
+    """The weight that scales the critic's gradient at the decoder's ``last`` weights to CRITIC_WEIGHT of the gradient
+    of the loss on ``pixels``, as in VQGAN (2012.09841)."""
     ours = torch.autograd.grad(pixels, last, retain_graph=True)[0].norm()
     theirs = torch.autograd.grad(opinion, last, retain_graph=True)[0].norm()
     weight: Tensor = CRITIC_WEIGHT * ours / (theirs + 1e-6)

@@ -1,4 +1,4 @@
-"""Clips as latents on disk: rendered and encoded once, in shards, then read as often as training likes."""
+"""Clips as latents on disk: rendered and encoded once, in shards, then read repeatedly by training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from model.vocabulary import LIGHTS
 CHUNKS = PAFU_MINI.trained_latents // CHUNK_LATENTS
 SHARD = 1536  # latent frames
 TRAIN_SEED, HELD_OUT_SEED = 7, 900_007
-NEW_WORDS = 0.5  # share of the chunks behind the first that begin under new words
+NEW_WORDS = 0.5  # share of the chunks after the first that begin with a new prompt
 
 
 @dataclass
 class Batch:
-    """B clips of F latent frames in G = F / chunk prompt groups."""
+    """B clips of F latent frames, with G = F / chunk prompts."""
 
     latents: Tensor  # (B, F, C, h, w) float32
     ids: Tensor  # (B, G, slots, symbols) int64
@@ -47,7 +47,7 @@ class Batch:
         return Batch(*(getattr(self, field.name)[:, :1] for field in dataclasses.fields(self)))
 
     def new_words(self) -> Tensor:
-        """(B, G) bool: chunks whose prompt is another than the chunk's before; False for the first."""
+        """(B, G) bool: chunks whose prompt differs from the previous chunk's; False for the first."""
         new = torch.zeros(self.ids.shape[:2], dtype=torch.bool, device=self.ids.device)
         new[:, 1:] = (self.ids[:, 1:] != self.ids[:, :-1]).flatten(2).any(2)
         return new
@@ -63,7 +63,7 @@ def clip_of(seed: int, index: int, chunks: int = CHUNKS) -> Clip:
 
 
 def clip_tensors(clip: Clip, vae: StreamingVAE, rng: np.random.Generator) -> dict[str, Tensor]:
-    """One clip as tensors; latents in half precision. Its prompts are what could be said at every chunk."""
+    """One clip as tensors, latents in half precision, with a possible prompt for every chunk."""
     with torch.inference_mode():
         latents = vae.encode(from_pictures(torch.from_numpy(render_views(clip)))).contiguous()
     return {
@@ -75,7 +75,7 @@ def clip_tensors(clip: Clip, vae: StreamingVAE, rng: np.random.Generator) -> dic
 
 
 def said_tensors(clip: Clip, rng: np.random.Generator) -> dict[str, Tensor]:
-    """What could be said at every chunk of a clip, and under which light it lies."""
+    """The possible prompts of a clip's chunks, and their lights."""
     lights = [clip.segment_of(chunk).light for chunk in range(len(clip.offsets) // CHUNK_LATENTS)]
     prompts = prompts_by_chunk(rng, clip.scene, lights, list(clip.offsets))
     return {
@@ -85,10 +85,9 @@ def said_tensors(clip: Clip, rng: np.random.Generator) -> dict[str, Tensor]:
 
 
 def build(folder: Path, vae: StreamingVAE, clips: int, chunks: int = CHUNKS, seed: int = TRAIN_SEED) -> None:
-    """Render and encode ``clips`` clips of ``chunks`` chunks into shards below ``folder``; shards that are there
-    already are kept."""
+    """Render and encode ``clips`` clips of ``chunks`` chunks into shards in ``folder``; existing shards are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    shard = SHARD // (chunks * CHUNK_LATENTS)  # clips
+    shard = SHARD // (chunks * CHUNK_LATENTS)  # clips per shard
     for number in track(range(-(-clips // shard)), description=f"rendering {folder.name}"):
         path = folder / f"clips-{number:05d}.safetensors"
         if path.exists():
@@ -104,8 +103,8 @@ def _row(seed: int, index: int, chunks: int, vae: StreamingVAE) -> dict[str, Ten
 
 
 class Clips:
-    """The shards of a folder without the clips that have a reserved prompt; which clips step n sees depends on n alone
-    and on how many shards there were at the start."""
+    """The shards of a folder, without clips that have a reserved prompt. The clips of step n depend only on n and on
+    the number of shards at the start."""
 
     def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("clips-*.safetensors"))
@@ -120,10 +119,10 @@ class Clips:
         return len(self._tensors["latents"])
 
     def batch(self, step: int, size: int, chunks: int | None = None) -> Batch:
-        """``size`` clips, or as many stretches of ``chunks`` chunks; every clip comes once before any comes twice.
+        """``size`` clips, or as many stretches of ``chunks`` chunks. All clips are used once before any is used twice.
 
-        Which of the prompts that could be said are said is drawn: the first, one with every change of the light, and
-        some of the others. Each holds until the next.
+        The prompts to use are drawn from the possible ones: the first, one at every change of the light, and some
+        others. Each lasts until the next.
         """
         epoch_steps = len(self) // size
         order = np.random.default_rng((TRAIN_SEED, step // epoch_steps)).permutation(len(self))
@@ -143,7 +142,7 @@ class Clips:
 
 
 def stretches(rng: np.random.Generator, batch: Batch, chunks: int) -> Batch:
-    """``chunks`` chunks of each clip, from a chunk that is drawn."""
+    """``chunks`` chunks of each clip, from a random chunk on."""
     size, groups = batch.ids.shape[:2]
     first = torch.from_numpy(rng.integers(0, groups - chunks + 1, size))[:, None]
     group = first + torch.arange(chunks)
@@ -159,7 +158,7 @@ def stretches(rng: np.random.Generator, batch: Batch, chunks: int) -> Batch:
 
 
 def said(rng: np.random.Generator, batch: Batch) -> Batch:
-    """Let some of the prompts hold longer than a chunk, in the place of those that could follow."""
+    """Extend some prompts over the following chunks, replacing their prompts."""
     size, groups = batch.ids.shape[:2]
     begins = torch.from_numpy(rng.random((size, groups)) < NEW_WORDS)
     begins[:, 0] = True

@@ -1,8 +1,8 @@
-"""Stage ``decoder``: the autoencoder's decoder, taught for what it will live on.
+"""Stage ``decoder``: trains the autoencoder's decoder on the latents that it will decode in use.
 
-Half of its latents are true ones with a little noise, half are what the student makes of noised true latents given the
-true past, as in the sampler's last steps: there the truth is known too. Losses are those of pixels and their
-differences, later a critic's opinion as well.
+Half of its latents are true ones with a little noise. The other half are the student's predictions from noised true
+latents with the true past, as in the sampler's last steps; their true pictures are known too. The losses are on pixels
+and their differences, later also from a critic.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from model.weights import LoadedModel
 SPEC = PAFU_MINI
 SEED = 6006
 CLIPS = 320  # of 24 views
-HELD_OUT = 8  # further clips, to look at
+HELD_OUT = 8  # additional clips for inspection
 CROP = 8  # latent columns
 CROPS = 12
-TRUE_NOISE, MADE_NOISE = 0.2, 0.1  # standard deviation of what is added to latents, at most
+TRUE_NOISE, MADE_NOISE = 0.2, 0.1  # standard deviation of the noise added to latents, at most
 RATE, CRITIC_RATE = 1.5e-3, 2e-4
-CRITIC_FROM = 0.6  # of the steps
-JUDGED = 2  # every second crop goes before the critic, which costs as much as the decoder
-LAST_STEPS = 2  # of the sampler's, whose predictions the decoder learns from
+CRITIC_FROM = 0.6  # share of the steps
+JUDGED = 2  # every second crop is judged by the critic, which costs as much as the decoder
+LAST_STEPS = 2  # the sampler steps whose predictions the decoder trains on
 
 
 @dataclass
 class Pairs:
-    """Views uint8 (N, H, W, 3), their latents and what the student made of them, both (N, C, h, w)."""
+    """Views uint8 (N, H, W, 3), their latents and the student's predictions of them, both (N, C, h, w)."""
 
     views: Tensor
     true: Tensor
     made: Tensor
 
     def crops(self, step: int) -> tuple[Tensor, Tensor]:
-        """Latents (CROPS, C, h, CROP), the first half true ones, and pictures in [-1, 1]; of ``step`` alone."""
+        """Latents (CROPS, C, h, CROP), the first half true ones, and pictures in [-1, 1]; depends only on ``step``."""
         rng = np.random.default_rng((SEED, step))
         generator = torch.Generator().manual_seed(SEED * 100_003 + step)
         latents, pictures = [], []
@@ -82,8 +82,8 @@ def pairs_of(model: LoadedModel, n: int) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def predictions(model: LoadedModel, batch: Batch, seed: int) -> Tensor:
-    """The student's clean latents (B, F, C, h, w) of every chunk, noised to one of the sampler's last timesteps, given
-    the true chunks before it."""
+    """The student's clean latents (B, F, C, h, w) of every chunk, from a noise level of one of the sampler's last
+    timesteps and the true previous chunks."""
     generator = torch.Generator().manual_seed(SEED * 100_003 + seed)
     size, frames = batch.latents.shape[:2]
     last = torch.tensor(SPEC.timesteps[-LAST_STEPS:])
@@ -102,9 +102,9 @@ def predictions(model: LoadedModel, batch: Batch, seed: int) -> Tensor:
 
 
 def load_pairs(model: LoadedModel, folder: Path, clips: range) -> Pairs:
-    """The pairs of ``clips``, made below ``folder`` where they are not there yet."""
+    """The pairs of ``clips``; missing ones are made in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for n in track(clips, description="what the student makes of clips"):
+    for n in track(clips, description="the student's predictions of clips"):
         path = folder / f"{n:05d}.safetensors"
         if not path.exists():
             aside = path.with_suffix(".part")
@@ -115,7 +115,7 @@ def load_pairs(model: LoadedModel, folder: Path, clips: range) -> Pairs:
 
 
 def decoder_stage(model: LoadedModel, folder: Path, steps: int) -> Stage:
-    """Trains the decoder of ``model``, whose other parts stay as they are."""
+    """Train the decoder of ``model``; its other parts do not change."""
     torch.manual_seed(SEED)
     pairs = load_pairs(model, folder / "pairs", range(CLIPS))
     seen = load_pairs(model, folder / "pairs", range(CLIPS, CLIPS + HELD_OUT))
@@ -138,7 +138,7 @@ def decoder_stage(model: LoadedModel, folder: Path, steps: int) -> Stage:
 
 
 class Painting:
-    """The decoder's losses, and those of its critic once it is asked."""
+    """The decoder's losses, including the critic's from CRITIC_FROM on."""
 
     def __init__(self, vae: StreamingVAE, critic: Critic, dtype: torch.dtype) -> None:
         self._vae, self._critic = vae, critic
@@ -163,7 +163,7 @@ class Painting:
 
 
 def save_look(weights: dict[str, Tensor], pairs: Pairs, path: Path) -> None:
-    """Truth, decoded true latents, decoded predictions: a row each."""
+    """A sheet with three rows: truth, decoded true latents, decoded predictions."""
     vae = StreamingVAE(SPEC).eval()
     vae.load_state_dict({name.removeprefix("vae."): v for name, v in weights.items() if name.startswith("vae.")})
     picked = list(range(5, len(pairs.views), 32))[:6]

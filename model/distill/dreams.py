@@ -1,4 +1,4 @@
-"""Clips out of a bidirectional teacher: prompts in, latents out. No data set is needed to distil from it."""
+"""Clips sampled from a bidirectional teacher: prompts in, latents out. Distillation needs no data set."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ if TYPE_CHECKING:
     from model.distill.world import Clip
 
 DREAM_SEED = 41
-NEGATIVE = ""  # the prompt that guidance leads away from
+NEGATIVE = ""  # the negative prompt of the guidance
 
 
 def scripts(spec: ModelSpec, prompts: Path | None, chunks: int, seed: int = DREAM_SEED) -> Callable[[int], Script]:
-    """The n-th script of ``chunks`` chunks: prompts from a file (one a line), or the built-in world's tours.
+    """The n-th script of ``chunks`` chunks: prompts from a file (one per line), or the built-in world's tours.
 
-    Raises ValueError when a model without a world of its own is given no prompts.
+    Raises ValueError if a model without a world of its own gets no prompts.
     """
     if prompts is not None:
         lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
         if not lines:
-            raise ValueError(f"{prompts} holds no prompts: write one a line")
+            raise ValueError(f"{prompts} contains no prompts: write one per line")
         return lambda n: _of_prompt(lines[n % len(lines)], spec, chunks)
     if not spec.camera:
-        raise ValueError(f"model {spec.name!r} has no world of its own: give a file of prompts, one a line (--prompts)")
+        raise ValueError(
+            f"model {spec.name!r} has no world of its own: give a file of prompts, one per line (--prompts)"
+        )
     return lambda n: Script.of_clip(world_clip(chunks, seed, n), spec)
 
 
 def world_clip(chunks: int, seed: int, n: int) -> Clip:
-    """The n-th clip of the built-in world, in turn as the student saw them in training and as announced tours; prompts
-    that are kept for judging do not occur."""
+    """The n-th clip of the built-in world, alternating between training clips and announced tours, without prompts that
+    are reserved for judging."""
     from model.distill.clips import random_clip
     from model.distill.holdout import reserved
     from model.distill.tours import announced_clip
@@ -61,11 +63,11 @@ def world_clip(chunks: int, seed: int, n: int) -> Clip:
         told = torch.stack([phrase_ids(segment.prompt, PAFU_MINI.text_len) for segment in clip.segments])
         if not bool(reserved(told).any()):
             return clip
-    raise AssertionError  # the loop has no other end
+    raise AssertionError  # unreachable: the loop only ends by returning
 
 
 def _of_prompt(prompt: str, spec: ModelSpec, chunks: int) -> Script:
-    """One prompt throughout; its words move the camera, if the model has one."""
+    """A script with one prompt; its camera phrase moves the camera, if the model has one."""
     from model.camera import CameraState, advance, camera_from_prompt
 
     if not spec.camera:
@@ -77,12 +79,12 @@ def _of_prompt(prompt: str, spec: ModelSpec, chunks: int) -> Script:
 
 
 def digest(prompts: Path | None) -> str | None:
-    """Of what a file of prompts says, for a run's settings; None for the built-in world's own."""
+    """A digest of a prompts file, for a run's settings; None for the built-in world."""
     return None if prompts is None else hashlib.sha256(prompts.read_bytes()).hexdigest()
 
 
 class Telling:
-    """A script in a model's own terms: what every pass over the whole clip takes."""
+    """A script as inputs of passes over the whole clip."""
 
     def __init__(self, model: LoadedModel, script: Script) -> None:
         self.model, self.script = model, script
@@ -92,6 +94,7 @@ class Telling:
 
     @property
     def frames(self) -> int:
+        """Number of latent frames."""
         return self.script.chunks * self.model.spec.chunk_latents
 
     def context(self, prompts: tuple[str, ...] | None = None) -> Context:
@@ -108,7 +111,7 @@ class Telling:
 
 @torch.no_grad()
 def dream(teacher: LoadedModel, script: Script, seed: int, steps: int, guidance: float = 1.0) -> Tensor:
-    """Latents (frames, C, h, w) float32 of one clip: ``steps`` Euler steps of the teacher's flow from noise."""
+    """Latents (frames, C, h, w) float32 of one clip: ``steps`` Euler steps of the teacher's flow, from noise."""
     spec, telling = teacher.spec, Telling(teacher, script)
     told, attention = telling.context(), Bidirectional(telling.positions, spec)
     untold = telling.context((NEGATIVE,) * script.chunks) if guidance != 1 else None
@@ -129,7 +132,7 @@ def dream(teacher: LoadedModel, script: Script, seed: int, steps: int, guidance:
 
 @torch.no_grad()
 def painted(student: LoadedModel, n: int) -> Tensor:
-    """Latents of the n-th clip of the built-in world, as its autoencoder sees it: the truth instead of a dream."""
+    """Latents of the n-th clip of the built-in world from its autoencoder: the truth instead of a dream."""
     from model.distill.world import render_views
     from model.vae import StreamingVAE, from_pictures
 
@@ -143,12 +146,12 @@ def painted(student: LoadedModel, n: int) -> Tensor:
 
 
 def build(folder: Path, count: int, make: Callable[[int], Tensor], rank: int = 0, processes: int = 1) -> None:
-    """Make clip 0 ... count-1 below ``folder``, one file each; files that are there are kept."""
+    """Make clips 0 ... count-1 in ``folder``, one file each; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for first in track(range(0, count, processes), description="dreaming clips", disable=rank > 0):
         round_of_all = range(first, min(first + processes, count))
         there = all(clip_path(folder, n).exists() for n in round_of_all)
-        parallel.barrier()  # sharded weights want all processes at work, or none
+        parallel.barrier()  # with sharded weights, all processes must work at the same time
         if there:
             continue
         n = min(first + rank, count - 1)
@@ -165,12 +168,12 @@ def clip_path(folder: Path, n: int) -> Path:
 
 
 def load_clip(folder: Path, n: int) -> Tensor:
-    """Raises WeightsError for a file that is damaged."""
+    """Load a clip. Raises WeightsError for a damaged file."""
     path = clip_path(folder, n)
     try:
         return load_file(path)["latents"].float()
     except (SafetensorError, KeyError) as error:
-        raise WeightsError(f"{path} is damaged ({error}): remove it, and the same command makes it anew") from error
+        raise WeightsError(f"{path} is damaged ({error}): remove it and run the same command again") from error
 
 
 def noised(latents: Tensor, level: float, seed: int) -> Tensor:

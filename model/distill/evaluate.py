@@ -1,4 +1,4 @@
-"""What a trained pafu-mini can do: adherence to held-out prompts, motion, and memory with and without a full cache."""
+"""Evaluates a trained pafu-mini: adherence to held-out prompts, motion, and memory with and without a full cache."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from model.weights import LoadedModel
 CLIP_CHUNKS = 14  # 10.5 seconds
 FULL = CacheConfig(policy="full", budget_latents=60, sink_latents=0, recent_latents=0, position_mode="relative")
 TWO_CHUNKS = CacheConfig(policy="window", budget_latents=6, sink_latents=0, recent_latents=6, position_mode="relative")
-# away far enough that nothing of the first view stands in the last two chunks when the camera returns
+# far enough away that the last two chunks show nothing of the first view except what was remembered
 AWAY_AND_BACK = (0, 16, 16, 16, 0, -16, -16, -16, 0)
 
 
 @dataclass(frozen=True)
 class Take:
-    """A generated clip: uint8 pictures (T, H, W, 3) and where the camera stood at each, in pixels."""
+    """A generated clip: uint8 pictures (T, H, W, 3) and the camera's position at each, in pixels."""
 
     pictures: np.ndarray
     offsets: Sequence[float]
@@ -47,8 +47,8 @@ class Take:
 def film(
     model: LoadedModel, prompt: str, seed: int, cache: CacheConfig, speeds: list[int | None], later: str | None = None
 ) -> Take:
-    """One chunk per entry of ``speeds``; an entry that is not None steers the camera first. From the second chunk on
-    the prompt is ``later``, if that is given."""
+    """One chunk per entry of ``speeds``; an entry that is not None first steers the camera. From the second chunk on,
+    the prompt is ``later`` if given."""
     stream, pictures, offsets = VideoStream(model, prompt, seed, cache), [], []
     for number, speed in enumerate(speeds):
         if speed is not None:
@@ -64,14 +64,14 @@ def film(
 
 def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, waits: bool = False) -> list[int]:
     """Camera offset of each of the next ``pictures`` pictures from camera state ``begin``; a stream's first latent
-    ``waits`` at its view."""
+    frame ``waits`` at its view."""
     _, offsets, speeds = advance(begin, pictures // per_latent, per_latent)
     moving = [o + part * s for o, s in zip(offsets, speeds, strict=True) for part in range(per_latent)]
     return [view_offset(offsets[0], speeds[0])] * per_latent + moving[per_latent:] if waits else moving
 
 
 def served_cache(model: LoadedModel) -> CacheConfig:
-    """What a server gives a session that does not choose; without a head, a window as large."""
+    """The server's default cache; without a head, a window of the same size."""
     spec = model.spec
     head = HEAD_OF.get(spec.cache_policy)
     policy = spec.cache_policy if head is None or getattr(model, head) is not None else "sink_window"
@@ -79,7 +79,7 @@ def served_cache(model: LoadedModel) -> CacheConfig:
 
 
 def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path) -> dict[str, float]:
-    """Share of claims that hold, per kind of claim and over all, on 10-second clips; motion in grey levels."""
+    """Share of claims that hold, by kind of claim and overall, on 10-second clips; motion in grey levels."""
     held: dict[str, list[bool]] = defaultdict(list)
     motions, rows = [], []
     for index, claims in enumerate(track(judge_prompts(prompts), description="adherence")):
@@ -93,7 +93,7 @@ def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path
             rows.append(take.pictures[[0, 11, 40, 80, 120, 160]])
     save_sheet(rows, folder / "judge.adherence.png")
     scores = {name: float(np.mean(values)) for name, values in held.items()}
-    # Ground is reported but not part of the bar, which names object, colour, place, camera direction and light.
+    # Ground is reported but is not part of the target, which names object, colour, place, camera direction and light.
     asked = [v for name in ("object", "colour", "place", "camera", "light") for v in held[name]]
     return {"adherence": float(np.mean(asked)), **scores, "motion": float(np.mean(motions))}
 
@@ -101,8 +101,8 @@ def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path
 def judge_memory(model: LoadedModel, probe: Probe, scenes: int, folder: Path) -> dict[str, float]:
     """Landmark accuracy after panning away and back: full cache, a window of two chunks, and chance.
 
-    The first chunk's prompt names landmarks, the later ones' none, so that only memory can bring the same ones back.
-    Chance compares with another scene's.
+    The first chunk's prompt names landmarks; later prompts name none, so that only memory can restore them. Chance
+    compares with another scene's landmarks.
     """
     again: dict[str, list[bool]] = defaultdict(list)
     firsts, laters, rows = [], [], []
@@ -126,10 +126,10 @@ def judge_memory(model: LoadedModel, probe: Probe, scenes: int, folder: Path) ->
 
 
 def _sightings(take: Take, probe: Probe) -> tuple[list[Seen], list[Seen]]:
-    """Landmarks of the first chunk and of the last one, in world pixels; only those that were out of sight for long."""
+    """Landmarks of the first chunk and of the last one, in world pixels; only those that were out of view for long."""
     first = range(2, 12, 2)
     last = range(len(take.pictures) - 8, len(take.pictures), 2)
-    hidden = WIDTH - 60  # what lies farther right came back into view earlier than two chunks before the end
+    hidden = WIDTH - 60  # anything farther right came back into view earlier than two chunks before the end
     return tuple(  # type: ignore[return-value]
         [s for s in _seen_at(take, probe, pictures) if s.x < hidden] for pictures in (first, last)
     )
@@ -141,7 +141,7 @@ def _seen_at(take: Take, probe: Probe, pictures: range) -> list[Seen]:
 
 
 def judge(model: LoadedModel, probe: Probe, folder: Path, prompts: int = 32, scenes: int = 96) -> dict[str, float]:
-    """All of it: prints a table, writes ``judge.json`` and contact sheets below ``folder``."""
+    """Run all judgements: prints a table, and writes ``judge.json`` and contact sheets into ``folder``."""
     scores = judge_adherence(model, probe, prompts, folder) | judge_memory(model, probe, scenes, folder)
     table = Table("measure", "value", title=f"pafu-mini, {prompts} held-out prompts, {scenes} scenes")
     for name, value in scores.items():

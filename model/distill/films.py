@@ -1,8 +1,8 @@
-"""``pafu eval`` for models without a camera: prompts x policies x minutes as films, and what can be measured on them.
+"""``pafu eval`` for models without a camera: films for all prompts, policies and lengths, and their measurements.
 
-Every film is an MP4 in the folder layout that VBench-long reads: a folder for each policy and length, in it
-``PROMPT-0.mp4``, ``PROMPT-1.mp4`` and so on. Measured without other weights: speed, peak memory, how far the last
-seconds are from the first, temporal flickering. VBench's own scores come with it when the user has installed it.
+Every film is an MP4 in VBench-long's folder layout: one folder per policy and length, with ``PROMPT-0.mp4``,
+``PROMPT-1.mp4`` and so on. Measured without extra weights: speed, peak memory, the drift from the first to the last
+seconds, temporal flickering. VBench's own scores are added if it is installed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from model.spec import ModelSpec
 from model.stream import VideoStream
 from model.weights import LoadedModel
 
-LOOK_SECONDS = 5.0  # of a film at its start, and again at its end; a third of a film that is shorter than 15 s
-LONGEST_NAME = 200  # bytes of a prompt in a file's name
-CRF = "16"  # of H.264: nothing that the measures see
+LOOK_SECONDS = 5.0  # length of a film's start and end that are compared; a third of a film shorter than 15 s
+LONGEST_NAME = 200  # bytes of the prompt in a file name
+CRF = "16"  # of H.264: too fine for the measures to notice
 SEED = 7001
 SETTINGS_FILE = "eval.settings.json"
-# what VBench-long offers for videos of one's own
+# VBench-long's dimensions for custom videos
 VBENCH_DIMENSIONS = (
     "subject_consistency",
     "background_consistency",
@@ -53,7 +53,7 @@ Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """``samples`` films of each prompt, each with a seed of its own; budgets in latent frames."""
+    """``samples`` films of each prompt, each with its own seed; budgets in latent frames."""
 
     prompts: tuple[str, ...]
     policies: tuple[str, ...]
@@ -64,11 +64,11 @@ class FilmSettings:
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise EvalError("a model without a camera is judged on prompts: write them one a line (--prompts)")
+            raise EvalError("a model without a camera needs prompts: write one per line (--prompts)")
         for policy in self.policies:
             if policy not in SERVED_POLICIES or policy == "full":
                 known = ", ".join(each for each in SERVED_POLICIES if each != "full")
-                raise EvalError(f"policy {policy!r} makes no films of any length; known: {known}")
+                raise EvalError(f"policy {policy!r} cannot make films of any length; known: {known}")
         if not self.budgets or not all(0 < budget < np.inf for budget in self.budgets):
             raise EvalError(f"budgets are {self.budgets}; give latent frames above 0")
         if not self.minutes or not all(0 < each <= 24 * 60 for each in self.minutes):
@@ -77,12 +77,12 @@ class FilmSettings:
 
 @dataclass(frozen=True)
 class Film:
-    """What one film is like. Drift compares its last seconds with its first: ``colour`` in grey levels (0 is none),
-    ``sharpness`` as a ratio (1 is none). ``flickering`` is VBench's measure, 1 for pictures that stand still; it falls
-    with motion too, so compare it at equal ``motion``."""
+    """Measurements of a film. Drift compares its last seconds with its first: ``colour`` in grey levels (0: none),
+    ``sharpness`` as a ratio (1: none). ``flickering`` is VBench's measure, 1 for a still picture; it also falls with
+    motion, so compare it at equal ``motion``."""
 
     pictures: int
-    seconds: float  # that it took, decoding included
+    seconds: float  # generation time, decoding included
     colour: float
     sharpness: float
     flickering: float
@@ -90,7 +90,7 @@ class Film:
 
 
 class Watcher:
-    """Sees the pictures of a film as they come, and keeps no more than its ends."""
+    """Receives the pictures of a film as they come, and keeps only its ends."""
 
     def __init__(self, look: int) -> None:
         self._look = look
@@ -99,7 +99,7 @@ class Watcher:
         self._steps: list[float] = []
 
     def see(self, pictures: Pictures) -> None:
-        """The next ones (T, H, W, 3)."""
+        """Receive the next pictures (T, H, W, 3)."""
         for picture in pictures:
             if self._last:
                 self._steps.append(float(np.abs(picture.astype(np.int16) - self._last[-1]).mean()))
@@ -120,7 +120,7 @@ class Watcher:
 
 
 class Films:
-    """One run: its cells (policy, budget, minutes), each with a folder of films and a file of figures."""
+    """One run: its cells (policy, budget, minutes), each with a folder of films and a file of measurements."""
 
     def __init__(self, model: LoadedModel, out: Path, settings: FilmSettings) -> None:
         self._model, self._out, self._settings = model, out, settings
@@ -133,7 +133,7 @@ class Films:
             config_of(model.spec, policy, budget)
 
     def run(self, console: Console) -> dict[str, Any]:
-        """All films that are missing; the figures, which are also in ``out``/eval.json."""
+        """Make all missing films; returns the measurements, which are also in ``out``/eval.json."""
         self._keep_settings()
         work = sum(self._pictures(minutes) for *_, minutes in self._cells) * len(list(self._takes()))
         with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -152,7 +152,7 @@ class Films:
     def _keep_settings(self) -> None:
         path, text = self._out / SETTINGS_FILE, json.dumps(self._about(), indent=1) + "\n"
         if path.exists() and path.read_text() != text:
-            raise EvalError(f"{self._out} holds another evaluation: choose another folder, or remove this one")
+            raise EvalError(f"{self._out} contains another evaluation: choose another folder, or remove this one")
         self._out.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -212,7 +212,7 @@ class Films:
 
 
 def config_of(spec: ModelSpec, policy: str, budget: float) -> CacheConfig:
-    """The cache of a cell; the model's own sink where it is the model's own policy and budget. Raises EvalError."""
+    """The cache of a cell; the model's own sink for the model's own policy and budget. Raises EvalError."""
     own = policy == spec.cache_policy and budget == spec.cache_budget_latents
     sink = spec.cache_sink_latents if own else None
     try:
@@ -222,13 +222,13 @@ def config_of(spec: ModelSpec, policy: str, budget: float) -> CacheConfig:
 
 
 def file_name(prompt: str) -> str:
-    """The prompt as VBench finds it in a file's name: as it is, but for what a file system does not take."""
+    """The prompt as VBench expects it in a file name: unchanged, except for characters that file systems reject."""
     name = re.sub(r"[/\\\x00-\x1f]+", " ", prompt).strip(" .")
     return name.encode()[:LONGEST_NAME].decode(errors="ignore").strip()
 
 
 class PeakMemory:
-    """``peak`` bytes while it is open: of the GPU's allocator, or of this process so far on a CPU."""
+    """``peak`` bytes while it is open: of the GPU's allocator, or on a CPU of this process so far."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self.peak = device, 0
@@ -246,7 +246,7 @@ class PeakMemory:
 
 
 def vbench(videos: Path, out: Path) -> dict[str, float] | str:
-    """VBench-long's scores of a folder of films by its own program, or why there are none."""
+    """VBench-long's scores of a folder of films from its own program, or why there are none."""
     found = importlib.util.find_spec("vbench2_beta_long")
     program = Path(found.origin).with_name("eval_long.py") if found and found.origin else None
     if program is None or not program.is_file():

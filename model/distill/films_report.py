@@ -1,4 +1,4 @@
-"""What films say of policies: one table, as Markdown and for a terminal."""
+"""The report of films: one table, as Markdown and for a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIGITS = {"colour": 1, "sharpness": 2, "flickering": 4, "motion": 2}
 
 
 def rows(result: dict[str, Any], intervals: bool = True) -> list[tuple[str, ...]]:
-    """A row for each cell, with what VBench said in columns of their own behind."""
+    """One row per cell, followed by columns with VBench's scores."""
     out = []
     for cell in result["cells"]:
         films = cell["films"]
@@ -30,7 +30,7 @@ def rows(result: dict[str, Any], intervals: bool = True) -> list[tuple[str, ...]
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table with what it was made of."""
+    """The table, with the model and device."""
     head = (*COLUMNS, *_dimensions(result))
     lines = [f"{result['model']} at {result['size']} on {result['device']}, {result['dtype']}", ""]
     lines += [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows(result))]
@@ -58,7 +58,7 @@ def _dimensions(result: dict[str, Any]) -> list[str]:
 
 
 def _shown(estimate: Estimate | None, digits: int, intervals: bool) -> str:
-    """Mean and, of several films, the 95 % interval."""
+    """The mean and, for several films, the 95 % interval."""
     if estimate is None:
         return ""
     interval = f" ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})" if intervals and estimate.n > 1 else ""

@@ -1,8 +1,8 @@
 """Stages ``teacher`` and ``student``: flow matching on latents of the training world.
 
-The teacher sees a whole clip at once and noises all of it alike. The student starts from the teacher's weights, sees
-only the past (teacher forcing, often with holes in it) and learns mainly at the timesteps that its few-
-step sampler uses.
+The teacher sees a whole clip at once, with the same noise level everywhere. The student starts from the teacher's
+weights, sees only the past (teacher forcing, often with holes), and trains mainly at the timesteps of its few-step
+sampler.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from model.weights import LoadedModel, assemble
 
 SPEC = PAFU_MINI
 SEED = 2002
-CONTEXT_NOISE = 0.12  # the student's past is its own work and never exact
-HOLES = 0.35  # share of the steps in which the past is pruned
-FORGET = 0.5  # share of the new words at which what is in sight is forgotten
-LEAST_LEVEL = 0.3  # the sampler never asks for less noise
-SAMPLER_STEPS = 0.8  # share of the chunks that are noised to one of the sampler's own timesteps
-RATE = 4e-3  # of vectors; matrices learn three times as fast
-GENTLE = 0.4  # of the rate, for the student: it goes on from the teacher, a few clips a step
+CONTEXT_NOISE = 0.12  # noise on the student's past, which in use is its own inexact output
+HOLES = 0.35  # share of the steps with a pruned past
+FORGET = 0.5  # share of the new prompts at which the view is forgotten
+LEAST_LEVEL = 0.3  # the sampler never uses less noise
+SAMPLER_STEPS = 0.8  # share of the chunks at one of the sampler's own timesteps
+RATE = 4e-3  # for vectors; matrices train at three times this rate
+GENTLE = 0.4  # the student's factor on the rate: it continues from the teacher, with few clips per step
 SAMPLES = 6
 SAMPLE_CACHE = CacheConfig(policy="full", budget_latents=9, sink_latents=0, recent_latents=0, position_mode="relative")
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one training step learns from: ``size`` clips of ``source`` and the loss on them."""
+    """The data and loss of one training step: ``size`` clips of ``source``."""
 
     source: str  # "beginnings" (one chunk each) or "clips"
     size: int
     loss: Callable[[nn.ModuleDict, Batch, torch.Generator], Losses]
-    chunks: int | None = None  # of a clip, None for all
+    chunks: int | None = None  # per clip, None for all
 
 
 def networks() -> nn.ModuleDict:
@@ -70,27 +70,27 @@ def encode_prompts(modules: nn.ModuleDict, ids: Tensor) -> Context:
 
 
 def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawn on the CPU, so that a seed means the same on every device."""
+    """Noise drawn on the CPU, so that a seed gives the same noise on every device."""
     return torch.randn(latents.shape, generator=generator).to(latents.device)
 
 
 def still_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
-    """Error of the first latent frame alone, out of nothing but noise: only the words can help, so they are learned
-    several times sooner than among noise levels at which the picture shows through."""
+    """Error of the first latent frame alone, from pure noise. Only the prompt can help, so it is learned several times
+    sooner than at noise levels that let the picture through."""
     still = batch.stills()
     error = seen_together(modules, still, torch.full((len(still.latents), 1), FULL_NOISE), generator)
     return {"loss": error.mean(), "still": error.mean()}
 
 
 def clip_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
-    """Velocity error of whole clips, all frames of a clip equally noisy and seeing each other."""
+    """Velocity error of whole clips: all frames have the same noise level and see each other."""
     level = shifted(torch.rand(len(batch.latents), 1, generator=generator), SPEC.shift)
     timesteps = (FULL_NOISE * level).expand(batch.latents.shape[:2])
     return {"loss": seen_together(modules, batch, timesteps, generator).mean()}
 
 
 def beginning_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
-    """As ``clip_loss`` for first chunks, at the timesteps of the few-step sampler."""
+    """As ``clip_loss`` for first chunks, at the few-step sampler's timesteps."""
     timesteps = chunk_timesteps(len(batch.latents), 1, generator).expand(batch.latents.shape[:2])
     error = seen_together(modules, batch, timesteps, generator)
     top = timesteps == FULL_NOISE
@@ -111,7 +111,7 @@ def seen_together(modules: nn.ModuleDict, batch: Batch, timesteps: Tensor, gener
 
 
 def chunk_timesteps(size: int, chunks: int, generator: torch.Generator) -> Tensor:
-    """A timestep per chunk (size, chunks): mostly the sampler's own ones, else spread over its range."""
+    """One timestep per chunk (size, chunks): mostly the sampler's own, otherwise spread over its range."""
     own = torch.tensor(SPEC.timesteps)[torch.randint(0, len(SPEC.timesteps), (size, chunks), generator=generator)]
     level = shifted(torch.rand(size, chunks, generator=generator), SPEC.shift)
     spread = FULL_NOISE * level.clamp(min=LEAST_LEVEL)
@@ -119,7 +119,7 @@ def chunk_timesteps(size: int, chunks: int, generator: torch.Generator) -> Tenso
 
 
 def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generator) -> Losses:
-    """Velocity error of every chunk given the clean (a little noised, often pruned) chunks before it."""
+    """Velocity error of every chunk, given the clean (slightly noised, often pruned) previous chunks."""
     size, frames = batch.latents.shape[:2]
     timesteps = chunk_timesteps(size, batch.ids.shape[1], generator).repeat_interleave(SPEC.chunk_latents, 1)
     timesteps, noise = timesteps.to(batch.latents.device), noise_like(batch.latents, generator)
@@ -162,7 +162,7 @@ def flow_stage(
     rate: float,
     device: torch.device,
 ) -> Stage:
-    """The lessons in turn, over and over, starting from the weights of the stage ``after``."""
+    """Cycle through the lessons, starting from the weights of the stage ``after``."""
     sources = {source: Clips(folder / source) for source in {lesson.source for lesson in lessons}}
     modules = networks()
     if after:
@@ -201,7 +201,7 @@ def as_model(weights: dict[str, Tensor], folder: Path) -> LoadedModel:
 
 
 def save_samples(weights: dict[str, Tensor], folder: Path, name: str) -> None:
-    """What the weights draw for a few reserved prompts: a row each, from the first three chunks."""
+    """A sheet of pictures for some reserved prompts: one row each, from the first three chunks."""
     model, rows = as_model(weights, folder), []
     for index, claims in enumerate(judge_prompts(SAMPLES)):
         stream = VideoStream(model, claims.prompt, index, SAMPLE_CACHE)

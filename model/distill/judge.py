@@ -1,7 +1,7 @@
-"""Judging generated video with the probe: does what the prompt names appear, is it remembered, does it move?
+"""Judges generated video with the probe: whether it shows what the prompt names, remembers it, and moves.
 
-``adherence`` scores five kinds of claims of a prompt: object, colour, place, light, camera direction. ``revisit``
-pans away from landmarks and back and asks whether the same ones stand there again.
+``adherence`` scores five kinds of claims of a prompt: object, colour, place, light, camera direction. ``same_again``
+checks, after panning away and back, whether the same landmarks are there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAME_PLACE = 40  # pixels between two sightings of one landmark
 
 @dataclass(frozen=True)
 class Claims:
-    """A held-out prompt and what it claims."""
+    """A held-out prompt and its claims."""
 
     prompt: str
     landmarks: tuple[tuple[str, str, str | None, str], ...]  # (kind, colour, accent, place)
@@ -39,7 +39,7 @@ class Claims:
 
 
 def judge_prompts(count: int) -> list[Claims]:
-    """Reserved prompts, which training never sees, of one or two landmarks, light, ground and camera."""
+    """Reserved prompts, never used in training, with one or two landmarks, light, ground and camera."""
     drawn = (_claims(np.random.default_rng((JUDGE_SEED, index))) for index in itertools.count())
     kept = (claims for claims in drawn if reserved(phrase_ids(claims.prompt, PAFU_MINI.text_len)))
     return list(itertools.islice(kept, count))
@@ -65,7 +65,7 @@ def _claims(rng: np.random.Generator) -> Claims:
 
 
 def shift_between(before: np.ndarray, after: np.ndarray) -> int:
-    """Pixels by which the camera moved to the right between two pictures: the shift under which they agree best."""
+    """Pixels that the camera moved to the right between two pictures: the shift with the best match."""
     a, b = (p[24:].astype(np.float32) for p in (before, after))
     best, best_error = 0, np.inf
     for shift in range(-MAX_SHIFT, MAX_SHIFT + 1):
@@ -77,7 +77,7 @@ def shift_between(before: np.ndarray, after: np.ndarray) -> int:
 
 
 def camera_shifts(pictures: np.ndarray) -> list[int]:
-    """Camera shift (pixels) of every PICTURE_STEP pictures."""
+    """The camera's shift (pixels) over every PICTURE_STEP pictures."""
     return [
         shift_between(pictures[i], pictures[i + PICTURE_STEP])
         for i in range(0, len(pictures) - PICTURE_STEP, PICTURE_STEP)
@@ -89,7 +89,7 @@ def direction(speed: float) -> int:
 
 
 def adherence(claims: Claims, pictures: np.ndarray, probe: Probe) -> dict[str, list[bool]]:
-    """Which claims hold for one clip, uint8 (T, H, W, 3). Place is judged in the first chunk, the rest anywhere."""
+    """Which claims hold for one clip, uint8 (T, H, W, 3). Place is judged in the first chunk, the others anywhere."""
     readings = probe.read(pictures[2::6])
     first = probe.read(pictures[0:12:3])
     held: dict[str, list[bool]] = defaultdict(list)
@@ -111,7 +111,7 @@ def _majority(values: list[str]) -> str:
 
 
 def landmarks_in_world(readings: list[Reading], offsets: list[float]) -> list[Seen]:
-    """All sightings with x in world pixels; those near the picture's edge are left out."""
+    """All sightings with x in world pixels, except those close to the picture's edge."""
     return [
         Seen(s.kind, s.colour, s.accent, s.x + offset, s.confidence)
         for reading, offset in zip(readings, offsets, strict=True)
@@ -121,7 +121,7 @@ def landmarks_in_world(readings: list[Reading], offsets: list[float]) -> list[Se
 
 
 def same_again(first: list[Seen], later: list[Seen]) -> list[bool]:
-    """For every landmark of ``first``: does ``later`` show the same kind and colour near its place?"""
+    """For every landmark of ``first``: whether ``later`` shows the same kind and colour near its place."""
     out = []
     for mark in _merged(first):
         near = [s for s in later if abs(s.x - mark.x) <= SAME_PLACE]
@@ -131,7 +131,7 @@ def same_again(first: list[Seen], later: list[Seen]) -> list[bool]:
 
 
 def _merged(seen: list[Seen]) -> list[Seen]:
-    """One entry per place that at least two pictures agree on."""
+    """One entry per place on which at least two pictures agree."""
     groups: list[list[Seen]] = []
     for s in sorted(seen, key=lambda s: s.x):
         if groups and abs(groups[-1][-1].x - s.x) <= SAME_PLACE / 2:

@@ -1,4 +1,4 @@
-"""UMT5 as Wan uses it: cleaned words, 512 slots, zero rows behind the last token. transformers does the arithmetic.
+"""UMT5 as Wan uses it: cleaned text, 512 slots, zero rows after the last token. transformers does the arithmetic.
 
 Source: Wan2.1 ``wan/modules/t5.py`` and ``tokenizers.py``.
 """
@@ -19,40 +19,41 @@ from model.spec import ModelSpec
 
 Placement = Literal["device", "offload", "cpu"]
 PLACEMENTS = get_args(Placement)
-REMEMBERED = 32  # prompts whose embeddings are kept: 4 MiB each in bf16
+REMEMBERED = 32  # cached prompt embeddings: 4 MiB each in bf16
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256384}
-# over bytes, as ByT5's tokenizer cuts words: it needs no file
+# over bytes, like ByT5's tokenizer, which needs no file
 TINY = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 384}
 
 
 class TokenizerMissing(ValueError):
-    """The words cannot be cut into tokens; the message says which file is missing."""
+    """There is no tokenizer; the message names the missing file."""
 
 
 def umt5_xxl(spec: ModelSpec) -> Umt5:
+    """UMT5-XXL with fresh weights."""
     return Umt5(spec, XXL, None)
 
 
 def umt5_tiny(spec: ModelSpec) -> Umt5:
-    """Random weights over bytes, for tests: ByT5's tokenizer needs no file."""
+    """A tiny encoder over bytes with random weights, for tests; ByT5's tokenizer needs no file."""
     from transformers import ByT5Tokenizer
 
     return Umt5(spec, {**TINY, "d_model": spec.text_dim}, ByT5Tokenizer)
 
 
 def clean(prompt: str) -> str:
-    """Wan's cleaning: broken Unicode mended, HTML entities resolved (twice), white space collapsed."""
+    """Wan's cleaning: repair broken Unicode, decode HTML entities (twice), collapse white space."""
     import ftfy
 
     return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt)))).strip()
 
 
 class Umt5(nn.Module):
-    """The encoder half of UMT5, its tokenizer, and the embeddings of recent prompts.
+    """UMT5's encoder with its tokenizer and a cache of recent embeddings.
 
-    ``placement``: "device" stays on the model's device; "offload" visits it to encode and waits in main memory;
-    "cpu" encodes in main memory. Only new prompts cost anything, the others are remembered.
+    ``placement``: "device" stays on the model's device; "offload" moves there to encode and waits in main memory; "cpu"
+    encodes in main memory. Cached prompts cost nothing.
     """
 
     def __init__(self, spec: ModelSpec, config: dict[str, int], tokenizer: Callable[[], Any] | None) -> None:
@@ -78,7 +79,7 @@ class Umt5(nn.Module):
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
 
     def read_tokenizer(self, folder: Path) -> None:
-        """Use the tokenizer in ``folder``. Raises TokenizerMissing."""
+        """Load the tokenizer in ``folder``. Raises TokenizerMissing."""
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise TokenizerMissing(f"{folder} has no tokenizer of UMT5 ({' or '.join(TOKENIZER_FILES)})")
         from transformers import AutoTokenizer
@@ -88,26 +89,29 @@ class Umt5(nn.Module):
 
     @property
     def needs_tokenizer(self) -> bool:
-        """Its files are to be read, before the first prompt."""
+        """Whether tokenizer files must be loaded before the first prompt."""
         return self._make_tokenizer is None
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer. Raises TokenizerMissing if it was not loaded."""
         if self._make_tokenizer is None:
-            raise TokenizerMissing("UMT5 has no tokenizer: its files are beside the text encoder, google/umt5-xxl")
+            raise TokenizerMissing(
+                "UMT5's tokenizer is missing: put its files, from google/umt5-xxl, beside the text encoder"
+            )
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
         return self._tokenizer
 
     def settle(self, device: torch.device, dtype: torch.dtype) -> Umt5:
-        """Be used by a transformer on ``device``; where the weights wait is the placement's affair."""
+        """Prepare for a transformer on ``device``; ``placement`` decides where the weights stay."""
         self._device = device
         self.to(dtype=dtype)
         self.to(device if self.placement == "device" else torch.device("cpu"))
         return self
 
     def encode(self, prompt: str) -> Tensor:
-        """A prompt to its text states (slots, text_dim) on the model's device; zero behind the last token."""
+        """A prompt to its text states (slots, text_dim) on the model's device; zero after the last token."""
         words = clean(prompt)
         if words in self._remembered:
             self._remembered.move_to_end(words)
@@ -119,7 +123,7 @@ class Umt5(nn.Module):
 
     @torch.no_grad()
     def _encode(self, words: str) -> Tensor:
-        """To text states in main memory."""
+        """Text states in main memory."""
         tokens = self.tokenizer(
             [words], max_length=self.slots, padding="max_length", truncation=True, return_tensors="pt"
         )

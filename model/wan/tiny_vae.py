@@ -1,8 +1,7 @@
-"""A tiny autoencoder for Wan's latents, in the public file layout of TAEHV (taew2_1): much faster, a little softer.
+"""A tiny autoencoder for Wan's latents in TAEHV's public file layout (taew2_1): much faster, slightly softer.
 
-Blocks that remember see the frame before; at the very start there is none, and the first pictures, made from nothing,
-are dropped: the first latent frame makes one picture, as in Wan's own VAE.
-Source: TAEHV by Ollin Boer Bohan, MIT licence.
+Memory blocks also see the previous frame. At the start there is none, so the first pictures are dropped: the first
+latent frame makes one picture, as in Wan's VAE. Source: TAEHV by Ollin Boer Bohan, MIT licence.
 """
 
 from __future__ import annotations
@@ -17,18 +16,20 @@ from model.parts import Motion, State
 from model.spec import ModelSpec
 
 WIDTHS = (256, 128, 64, 64)
-GROWS = (1, 2, 2)  # in time, at each doubling in space
+GROWS = (1, 2, 2)  # factors in time at each doubling in space
 POOLS = (2, 2, 1)
 SOFT_LIMIT = 3.0
 
 
 class TinyVAE(nn.Module):
+    """The autoencoder, with a codec's interface (model.parts.VideoCodec)."""
+
     def __init__(self, spec: ModelSpec, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
         self.first_pictures = spec.first_latent_pictures
         self.decoder = nn.Sequential(*_decoder(spec.latent_channels, widths))
         self.encoder = nn.Sequential(*_encoder(spec.latent_channels, widths[-1]))
-        # files of models that double in time where this one does not hold rows for both pictures: the last count
+        # Some files have rows for two pictures where this model makes one: the last rows are used.
         self.may_shrink = tuple(
             f"decoder.{place}.conv.weight" for place, block in enumerate(self.decoder) if isinstance(block, Grow)
         )
@@ -50,7 +51,7 @@ class TinyVAE(nn.Module):
 
 
 class Memory(nn.Module):
-    """A residual block that also sees the frame before."""
+    """A residual block that also sees the previous frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -59,13 +60,13 @@ class Memory(nn.Module):
         )
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """x (T, C, h, w); before (1, C, h, w), the frame ahead of it."""
+        """x (T, C, h, w); before (1, C, h, w), the frame before x."""
         past = torch.cat((before, x[:-1]))
         return F.relu(self.conv(torch.cat((x, past), 1)) + x)
 
 
 class Grow(nn.Module):
-    """Every frame becomes ``times`` frames."""
+    """Turns every frame into ``times`` frames."""
 
     def __init__(self, channels: int, times: int) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class Grow(nn.Module):
 
 
 class Pool(nn.Module):
-    """``times`` frames become one."""
+    """Merges ``times`` frames into one."""
 
     def __init__(self, channels: int, times: int) -> None:
         super().__init__()
@@ -91,6 +92,8 @@ class Pool(nn.Module):
 
 
 class SoftLimit(nn.Module):
+    """Limits values smoothly, as TAEHV does before decoding."""
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / SOFT_LIMIT) * SOFT_LIMIT
 
@@ -116,7 +119,7 @@ def _encoder(latent_channels: int, width: int) -> Iterable[nn.Module]:
 
 
 def _run(blocks: nn.Sequential, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    """x (T, C, h, w) through all blocks; the last frame that each remembering block has seen."""
+    """x (T, C, h, w) through all blocks; also returns the last frame that each memory block has seen."""
     held, after = iter(state or ()), []
     for block in blocks:
         if isinstance(block, Memory):

@@ -1,7 +1,7 @@
 """Wan2.1's VAE through diffusers' AutoencoderKLWan, decoded chunk by chunk with its own feature cache.
 
-The first latent frame of a stream makes one picture and every other four. Each causal convolution remembers the last
-two frames of its input, so that any cut into chunks gives exactly the pictures of the whole.
+A stream's first latent frame makes one picture, every other one four. Each causal convolution keeps the last two frames
+of its input, so any division into chunks gives exactly the same pictures.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from model.parts import Motion, State
 from model.spec import ModelSpec
 
-# What a feature cache holds besides tensors, as empty tensors of so many dimensions: a state is a list of tensors.
-NOTHING, REPEAT = 1, 2  # never asked for; the first frame, which is not doubled in time
-WORD = "Rep"  # as diffusers writes the second
+# A state is a list of tensors: other entries of a feature cache become empty tensors with this many dimensions.
+NOTHING, REPEAT = 1, 2  # not used yet; the first frame, which is not doubled in time
+WORD = "Rep"  # diffusers' marker for REPEAT
 
 
 def wan_vae(spec: ModelSpec) -> WanVAE:
+    """Wan's VAE with fresh weights."""
     return WanVAE(spec)
 
 
@@ -30,6 +31,8 @@ def wan_vae_tiny(spec: ModelSpec) -> WanVAE:
 
 
 class WanVAE(nn.Module):
+    """Wan's VAE, with a codec's interface (model.parts.VideoCodec)."""
+
     mean: Tensor
     std: Tensor
 
@@ -42,14 +45,14 @@ class WanVAE(nn.Module):
         self._convolutions: int = self.vae._cached_conv_counts["decoder"]
         shape = (1, spec.latent_channels, 1, 1, 1)
         for name in ("mean", "std"):
-            # filled on the CPU also where the weights are built without memory: it is no weight
+            # on the CPU even if the weights are built without memory: these are constants, not weights
             values = torch.tensor(getattr(self.vae.config, f"latents_{name}"), device="cpu").view(shape)
             self.register_buffer(name, values, persistent=False)
 
     def decode(
         self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
     ) -> tuple[Tensor, State]:
-        """See VideoCodec; Wan's camera is in its words."""
+        """See VideoCodec; Wan has no camera motions."""
         frames = latents.transpose(1, 2) * self.std + self.mean
         features = self.vae.post_quant_conv(frames.to(latents.dtype))
         cache = [None] * self._convolutions if state is None else [_word(tensor) for tensor in state]
@@ -60,7 +63,7 @@ class WanVAE(nn.Module):
         return torch.cat(pictures, 2).transpose(1, 2), [_tensor(held, latents) for held in cache]
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """See VideoCodec: the first latent frame is the picture's own, the others say that nothing moves."""
+        """See VideoCodec: the first latent frame is the picture, the others encode that nothing moves."""
         still = picture[None, :, None].expand(-1, -1, 1 + self.stretch * (frames - 1), -1, -1)
         mode = self.vae.encode(still.to(self.vae.dtype)).latent_dist.mode()
         latents: Tensor = (mode.float() - self.mean) / self.std

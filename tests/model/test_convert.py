@@ -69,7 +69,7 @@ class Trap:
 
 
 def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"holds more than tensors \([\w.]+\), and Pafu runs no code"):
+    with pytest.raises(WeightsError, match=r"contains more than tensors \([\w.]+\), and Pafu runs no code"):
         convert(saved(tmp_path / "a.pt", {"generator": Trap()}))
     assert not (tmp_path / "a.safetensors").exists()
 
@@ -82,6 +82,6 @@ def test_damaged_missing_and_foreign_files_are_named(state: dict[str, torch.Tens
         convert(torn)
     with pytest.raises(WeightsError, match="missing.pt is missing"):
         convert(tmp_path / "missing.pt")
-    with pytest.raises(WeightsError, match="other.pt is no part of the Wan2.1 family: it holds 'layers.0'"):
+    with pytest.raises(WeightsError, match="other.pt is not a part of the Wan2.1 family: it contains 'layers.0'"):
         convert(saved(tmp_path / "other.pt", {"layers.0": torch.zeros(1)}))
     assert not list(tmp_path.glob("*.safetensors*"))

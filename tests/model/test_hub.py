@@ -57,7 +57,7 @@ def test_a_name_stands_for_its_weights_and_the_familys_other_parts() -> None:
 
 def test_what_is_in_the_cache_is_served_without_a_network(cache: Path) -> None:
     folder = stored(cache, REPO, {"checkpoints/self_forcing_dmd.pt": b"pickle"})
-    with pytest.raises(WeightsError, match=f"here but not converted: run `pafu pull {REPO}`"):
+    with pytest.raises(WeightsError, match=f"downloaded but not converted: run `pafu pull {REPO}`"):
         hub.locate(REPO, SELF_FORCING)
     (folder / "checkpoints" / "self_forcing_dmd.safetensors").write_bytes(b"tensors")
     assert hub.locate(REPO, SELF_FORCING) == folder / "checkpoints" / "self_forcing_dmd.safetensors"
@@ -85,19 +85,19 @@ def test_the_library_finds_what_was_pulled_and_its_commit_stays_in_use(cache: Pa
 
 def test_half_a_download_is_named(cache: Path) -> None:
     stored(cache, REPO, {"README.md": b"hello"})
-    with pytest.raises(WeightsError, match="is here without checkpoints/self_forcing_dmd.pt: run `pafu pull"):
+    with pytest.raises(WeightsError, match="lacks checkpoints/self_forcing_dmd.pt: run `pafu pull"):
         hub.locate(REPO, SELF_FORCING)
     folder = cache / "models--somebody--wan"
     (folder / "blobs").mkdir(parents=True)
     (folder / "blobs" / "abc.incomplete").write_bytes(b"ha")
     with pytest.raises(
-        WeightsError, match="half-downloaded: run `pafu pull somebody/wan`, it goes on where it stopped"
+        WeightsError, match="is incomplete: run `pafu pull somebody/wan`, which resumes it"
     ):
         hub.locate("somebody/wan", SELF_FORCING)
 
 
 def test_without_a_network_and_without_a_copy_one_line_says_so() -> None:
-    with pytest.raises(WeightsError, match="is not here and the hub cannot be reached"):
+    with pytest.raises(WeightsError, match="is not downloaded, and the hub cannot be reached"):
         hub.pull(hub.Wanted("nobody/nothing", ("*",)))
 
 

@@ -275,7 +275,7 @@ def test_verdicts_say_who_is_ahead_and_when_nobody_knows() -> None:
     ahead, unknown, *others = verdicts(result, "pafu")
     assert [line.partition(",")[0] for line in others] == ["announced tours"] * 2 + ["called tours"] * 2
     assert "against window: +70.0 points [+70.0, +70.0], ahead" in ahead
-    assert unknown.endswith("not told apart")
+    assert unknown.endswith("no significant difference")
     assert differences(json.loads(json.dumps(cells)), "salience", 2.0) == {}
 
 

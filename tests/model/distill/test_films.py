@@ -58,7 +58,7 @@ def test_a_run_goes_on_where_it_was_and_never_mixes_with_another(run: Path) -> N
     Films(model, run, SETTINGS).run(Console(quiet=True))
     assert (run / "eval.json").read_text() == before
     other = FilmSettings(prompts=("b",), policies=("window",), budgets=(3.0,))
-    with pytest.raises(EvalError, match="holds another evaluation"):
+    with pytest.raises(EvalError, match="contains another evaluation"):
         Films(model, run, other).run(Console(quiet=True))
 
 
@@ -104,8 +104,8 @@ def test_a_prompt_becomes_a_file_name() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"prompts": ()}, "write them one a line"),
-        ({"policies": ("full",)}, "'full' makes no films of any length; known: window"),
+        ({"prompts": ()}, "write one per line"),
+        ({"policies": ("full",)}, "'full' cannot make films of any length; known: window"),
         ({"budgets": (0.0,)}, "give latent frames above 0"),
         ({"minutes": (0.0,)}, "give lengths above 0"),
     ],

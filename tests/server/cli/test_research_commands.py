@@ -18,7 +18,7 @@ from server.cli.main import app
         (["distill", "salience", "--teacher", "nowhere", "--weights", "1,2"], "weights is '1,2'; give three numbers"),
         (["distill", "salience", "--teacher", "nowhere", "--model", "self-forcing"], "give a file of prompts"),
         (["distill", "long", "--model", "longlive"], "'longlive' has no world of its own: give a file of prompts"),
-        (["eval", "--model", "self-forcing"], "judged on prompts: write them one a line (--prompts)"),
+        (["eval", "--model", "self-forcing"], "needs prompts: write one per line (--prompts)"),
         (["eval", "--minutes", "1"], "--minutes are for models without a camera; pafu-mini is evaluated on tours"),
         (["distill", "long", "--policy", "lru"], "unknown cache policy 'lru'; known policies: full"),
         (["distill", "long", "--budget", "0.5"], "cannot hold 0.0 sink + 1.0 recent latent frames"),
