@@ -1,10 +1,9 @@
 """``pafu distill long``: streaming long tuning with the pruned cache in the loop.
 
-Videos several times as long as the training clips are rolled out by the student's former self, which forgets nothing.
-At every chunk the student must predict from its pruned cache, under the policy and the budget that it will be served
-with, what its former self predicts from everything: no data is needed, and whatever a pruned cache costs (texture,
-seams) shows in the loss. Led by its own pictures instead, pafu-mini's world became emptier with every step
-(docs/log.md).
+The student's former self, which forgets nothing, rolls out videos several times as long as the training clips. At every
+chunk the student, with its pruned cache and the policy and budget with which it will be served, must predict what its
+former self predicts from everything. This needs no data, and every cost of pruning (texture, seams) shows in the loss.
+With the student's own pictures as the past, pafu-mini's world became emptier with every step (docs/log.md).
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ LEADERS = ("former", "own")
 
 @dataclass(frozen=True)
 class LongSettings:
-    """``chunks`` of a roll-out, ``streams`` side by side; one training step is one roll-out. leader: whose pictures the
-    past is made of, the "former" self's or the student's "own". remembered: latent frames that the former self has, its
-    first and its newest; None is everything, which takes memory by the chunk."""
+    """``chunks`` per roll-out, ``streams`` side by side; one training step is one roll-out. leader: whose pictures form
+    the past: the "former" self's or the student's "own". remembered: latent frames that the former self keeps, its
+    first and its newest ones; None is everything, whose memory grows with every chunk."""
 
     cache: CacheConfig
     chunks: int = 24
@@ -71,6 +70,8 @@ def everything_of(settings: LongSettings, spec: ModelSpec) -> CacheConfig:
 
 
 class LongTuning:
+    """One run of long tuning."""
+
     def __init__(
         self,
         student: LoadedModel,
@@ -81,7 +82,7 @@ class LongTuning:
         processes: int = 1,
     ) -> None:
         self._settings, self._out, self._rank, self._processes = settings, out, rank, processes
-        # a GPU's former self only predicts: half the width will do
+        # on a GPU the former self only predicts, so bf16 is enough
         dtype = torch.bfloat16 if student.device.type == "cuda" else student.dtype
         self._former = dataclasses.replace(student, dit=copy.deepcopy(student.dit).to(dtype), dtype=dtype)
         self._student = student
@@ -92,7 +93,7 @@ class LongTuning:
         keep_settings(out / SETTINGS_FILE, {**asdict(settings), **told}, writes=rank == 0)
 
     def run(self) -> LoadedModel:
-        """Tune, and write the tuned student below ``out``/student, its head with it; the tuned student."""
+        """Tune, and write the tuned student with its head into ``out``/student; returns the tuned student."""
         dit = self._student.dit.requires_grad_(True)
         rates: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(dit.parameters(), lr=self._settings.rate, weight_decay=0.0)
@@ -118,7 +119,7 @@ class LongTuning:
         return self._ship()
 
     def _loss(self, step: int) -> Losses:
-        """One roll-out; gradients of each chunk are added as it is made, so that memory does not grow with length."""
+        """The loss of one roll-out. Gradients are accumulated chunk by chunk, so memory does not grow with length."""
         settings, spec = self._settings, self._student.spec
         first = (step * self._processes + self._rank) * settings.streams
         numbers = range(first, first + settings.streams)
@@ -148,7 +149,7 @@ class LongTuning:
             steps = {"long": self._settings.steps}
             text, vae = cast(nn.Module, model.text), cast(nn.Module, model.vae)
             save_model(folder, model.spec, model.dit, text, vae, trained_steps=steps, dtype=torch.float16)
-            (folder / HEAD_FILE).unlink(missing_ok=True)  # a head of an earlier run would not belong to these weights
+            (folder / HEAD_FILE).unlink(missing_ok=True)  # a head of an earlier run does not match these weights
             digest = load_model(model.spec, folder).digest
             if model.salience is not None:
                 save_head(folder / HEAD_FILE, model.salience, digest, self._settings.steps)

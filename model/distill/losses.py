@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Training losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from model.sampler import FULL_NOISE
 
 
 def reconstruction_loss(pictures: Tensor, truth: Tensor) -> Tensor:
-    """L1 plus L1 of the differences between neighbouring pixels, which keeps edges where they are."""
+    """L1 plus L1 of the differences between neighbouring pixels, which keeps edges in place."""
     loss = (pictures - truth).abs().mean()
     for dim in (-1, -2):
         loss = loss + (pictures.diff(dim=dim) - truth.diff(dim=dim)).abs().mean()
@@ -16,11 +16,11 @@ def reconstruction_loss(pictures: Tensor, truth: Tensor) -> Tensor:
 
 
 def shifted(uniform: Tensor, shift: float) -> Tensor:
-    """Noise levels in (0, 1) pushed towards noise, as the sampler's schedule is."""
+    """Noise levels in (0, 1) shifted towards noise, as in the sampler's schedule."""
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 
 def frame_errors(velocity: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
     """Squared velocity error per latent frame (B, F) times the noise level s. The error of the clean latents is s times
-    that of the velocity: unweighted, the frames with little noise would drown all others."""
+    the velocity error; without this weight, frames with little noise would dominate."""
     return (velocity - target).square().mean((2, 3, 4)) * timesteps / FULL_NOISE

@@ -1,4 +1,4 @@
-"""Numbers out of pictures, and how sure they are. Pure functions; pictures are uint8 (T, H, W, 3)."""
+"""Measures of pictures, with confidence intervals. Pure functions; pictures are uint8 (T, H, W, 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its bootstrap interval over streams; n streams."""
+    """A mean with its bootstrap interval over n streams."""
 
     mean: float
     low: float
@@ -24,7 +24,7 @@ class Estimate:
 def bootstrap(tops: np.ndarray, bottoms: np.ndarray | None = None, seed: int = 0) -> Estimate | None:
     """Mean of ``tops`` (n,), or the ratio of sums tops / bottoms, with a percentile interval over resampled streams.
 
-    None when nothing was counted. A single stream has no interval: low and high are then NaN.
+    None if nothing was counted. A single stream has no interval: low and high are NaN.
     """
     bottoms = np.ones_like(tops, dtype=float) if bottoms is None else bottoms
     if len(tops) == 0 or bottoms.sum() == 0:
@@ -53,7 +53,7 @@ def paired(
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Decibels, at most 60 (equal pictures have no end)."""
+    """PSNR in decibels, at most 60 (it is infinite for equal pictures)."""
     error = float(((ours.astype(np.float32) - theirs.astype(np.float32)) ** 2).mean())
     return 60.0 if error == 0 else min(60.0, 10 * float(np.log10(255**2 / error)))
 
@@ -65,23 +65,25 @@ def motion(pictures: np.ndarray) -> float:
 
 
 def colour(pictures: np.ndarray) -> np.ndarray:
-    """Mean colour and its spread over pixels (6,), grey levels: what washes out or saturates when a stream drifts."""
+    """Mean colour and its spread over pixels (6,), in grey levels: shows a drifting stream that washes out or
+    saturates."""
     flat = pictures.reshape(-1, 3).astype(np.float32)
     return np.concatenate([flat.mean(0), flat.std(0)])
 
 
 def sharpness(pictures: np.ndarray) -> float:
-    """Mean gradient size in grey levels."""
+    """Mean gradient magnitude in grey levels."""
     grey = pictures.astype(np.float32).mean(-1)
     return float(np.abs(np.diff(grey, axis=1)).mean() + np.abs(np.diff(grey, axis=2)).mean())
 
 
 def flicker(pictures: np.ndarray) -> float:
-    """VBench's temporal flickering: 1 less the mean change from picture to picture, of 255. 1 is a still picture."""
+    """VBench's temporal flickering: 1 minus the mean change between pictures as a share of 255; 1 for a still
+    picture."""
     return 1 - motion(pictures) / 255
 
 
 def ends_apart(pictures: np.ndarray, measure: Callable[[np.ndarray], float], share: float = 0.15) -> float:
-    """Drift as Helios-Bench has it: ``measure`` of the first 15 % less that of the last, without its sign."""
+    """Drift as in Helios-Bench: the absolute difference of ``measure`` between the first and the last 15 %."""
     part = max(1, round(share * len(pictures)))
     return abs(measure(pictures[:part]) - measure(pictures[-part:]))

@@ -1,8 +1,8 @@
-"""Muon for matrices, and convolutions seen as matrices, in float32.
+"""Muon for matrices, and for convolutions seen as matrices, in float32.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without native bf16 runs some twenty times slower than
-float32 (docs/log.md); this one stays in float32 and handles all matrices of a shape in one batched product.
-Source: Jordan et al., "Muon" (2024); rate scaled as 0.2 sqrt(max(rows, columns)) so that AdamW's rates carry over.
+``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without native bf16 runs about twenty times slower than
+float32 (docs/log.md). This one uses float32 and handles all matrices of one shape in one batched product. Source:
+Jordan et al., "Muon" (2024); the rate is scaled by 0.2 sqrt(max(rows, columns)), so that AdamW's rates carry over.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
+    """The optimiser; its parameters are matrices or convolutions."""
+
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # it never calls one
+        """Update all parameters from their gradients."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:

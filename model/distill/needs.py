@@ -1,4 +1,4 @@
-"""What a distillation takes of a GPU, before anything is taken: counted on the meta device, one layer at a time."""
+"""How much GPU memory a distillation needs, before any is allocated: counted on the meta device, layer by layer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from model.salience import SalienceHead
 from model.spec import ModelSpec
 
 GIB = 2**30
-COPIES_TRAINED = 5  # of weights that learn, in float32: themselves, their gradient, AdamW's two, their average
+COPIES_TRAINED = 5  # float32 copies of a trained weight: itself, its gradient, AdamW's two moments, its average
 
 
 def salience_bytes(
     teacher: ModelSpec, student: ModelSpec, settings: SalienceSettings, dtype: torch.dtype = torch.bfloat16
 ) -> dict[str, int]:
-    """Bytes of ``pafu distill salience`` by what they are for; the dreams, targets, lessons and steps take turns. Text
-    encoders and codecs wait in main memory. Raises MissingExtra."""
+    """Bytes of ``pafu distill salience`` by purpose; dreams, targets, lessons and steps take turns. Text encoders and
+    codecs stay in main memory. Raises MissingExtra."""
     with torch.device("meta"), torch.no_grad():
         dits = [CausalDiT(spec).to(dtype) for spec in (teacher, student)]
         head = SalienceHead(student)
@@ -41,8 +41,8 @@ def salience_bytes(
 
 
 def _whole_clip(spec: ModelSpec, dit: CausalDiT, settings: SalienceSettings | None, guided: bool) -> int:
-    """A bidirectional pass over a clip: keys and values of its prompts, of which guidance has twice as many, and what
-    one layer holds; its attention is only looked at for a target."""
+    """A bidirectional pass over a clip: keys and values of its prompts (twice as many with guidance), and the memory of
+    one layer; attention is recorded only for a target."""
     frames, chunks = spec.trained_latents, spec.trained_latents // spec.chunk_latents
     with torch.device("meta"), torch.no_grad():
         context = dit.encode_context(torch.empty(1, chunks, spec.text_len, spec.text_dim))
@@ -56,8 +56,8 @@ def _whole_clip(spec: ModelSpec, dit: CausalDiT, settings: SalienceSettings | No
 
 
 def long_bytes(spec: ModelSpec, settings: LongSettings) -> dict[str, int]:
-    """Bytes of ``pafu distill long`` on a GPU by what they are for. The student learns in float32, its former self is
-    in bfloat16. Raises MissingExtra."""
+    """Bytes of ``pafu distill long`` on a GPU by purpose. The student trains in float32; its former self is in
+    bfloat16. Raises MissingExtra."""
     with torch.device("meta"):
         dit = CausalDiT(spec)
     weights = COPIES_TRAINED * weight_bytes(dit, torch.float32) + weight_bytes(dit, torch.bfloat16)
@@ -66,11 +66,11 @@ def long_bytes(spec: ModelSpec, settings: LongSettings) -> dict[str, int]:
     held = settings.streams * sum(sum(each.values()) for each in caches)
     one, two = (_gradient(replace(spec, num_layers=layers), settings) for layers in (1, 2))
     graph = one + (spec.num_layers - 1) * (two - one)
-    return {"weights": weights, "caches": held, "a chunk's graph": graph, "at most": weights + held + graph}
+    return {"weights": weights, "caches": held, "graph of a chunk": graph, "at most": weights + held + graph}
 
 
 def _gradient(spec: ModelSpec, settings: LongSettings) -> int:
-    """A chunk of all streams over what their caches hold, forward and back."""
+    """Forward and backward pass of a chunk of all streams over the content of their caches."""
     streams, frames, tokens = settings.streams, spec.chunk_latents, settings.cache.budget_tokens(spec.tokens_per_latent)
     with torch.device("meta"):
         dit = CausalDiT(spec)
@@ -92,7 +92,7 @@ def _gradient(spec: ModelSpec, settings: LongSettings) -> int:
 
 
 class _Kernel(torch.autograd.Function):
-    """Fused attention, as far as memory goes: it keeps what it was given and what it gave."""
+    """Memory of fused attention: it keeps its inputs and its output."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class _Kernel(torch.autograd.Function):
 
 
 class _Fused:
-    """Attention of all to all as a GPU's kernel does it, which holds little more than what it gives back."""
+    """Bidirectional attention as a fused GPU kernel, which holds little more than its output."""
 
     def __init__(self, positions: Tensor, spec: ModelSpec, settings: SalienceSettings | None) -> None:
         self._rotation = rope.angles(positions, spec.rope_split, spec.rope_theta)

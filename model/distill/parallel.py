@@ -1,4 +1,4 @@
-"""One process or many (torchrun): who am I, shared weights (FSDP), and gradients that agree."""
+"""One process or several (torchrun): ranks, sharded weights (FSDP), and averaged gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from model.dit import CausalDiT, Context
 
 
 def start(device: str) -> tuple[int, int, torch.device]:
-    """(rank, processes, own device). Under torchrun the process group is opened: NCCL for GPUs, else Gloo."""
+    """(rank, number of processes, own device). Under torchrun this opens the process group: NCCL for GPUs, else
+    Gloo."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return 0, 1, torch.device(device)
@@ -27,17 +28,19 @@ def start(device: str) -> tuple[int, int, torch.device]:
 
 
 def stop() -> None:
+    """Close the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def barrier() -> None:
+    """Wait for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def shard(dit: CausalDiT) -> None:
-    """Spread the weights over all processes (FSDP): each holds a part, and blocks are gathered when they run."""
+    """Shard the weights over all processes (FSDP): each holds a part, and a block is gathered when it runs."""
     if not dist.is_initialized():
         return
     from torch.distributed.fsdp import fully_shard
@@ -48,7 +51,7 @@ def shard(dit: CausalDiT) -> None:
 
 
 def encode_context(dit: CausalDiT, text: Tensor) -> Context:
-    """``dit.encode_context`` also for a sharded transformer, whose weights must be gathered outside of ``forward``."""
+    """``dit.encode_context``, also for a sharded transformer, whose weights must be gathered outside ``forward``."""
     sharded = [module for module in (dit, *dit.blocks) if hasattr(module, "unshard")]
     for module in sharded:
         module.unshard()

@@ -1,8 +1,8 @@
-"""The probe: a small network, trained on rendered truth, that reads what a picture shows.
+"""The probe: a small network, trained on rendered truth, that recognises what a picture shows.
 
-It judges generated video, so it never sees generated pictures in training; blur and noise stand in for their faults.
-For each of ``CELLS`` columns it says which landmark has its middle there (or none), in which colours; for the whole
-picture the light and the ground.
+It judges generated video, so it is not trained on generated pictures; blur and noise simulate their faults. For each of
+``CELLS`` columns it predicts which landmark has its middle there (or none) and its colours; for the whole picture, the
+light and the ground.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS
 SEED = 3003
 CELLS = 16
 CELL = WIDTH // CELLS
-MARGIN = 20  # a landmark whose middle is nearer to the edge is cut off and not judged
+MARGIN = 20  # a landmark whose middle is closer to the edge is cut off and not judged
 SURE = 0.5
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A landmark that the probe found, its middle at screen column x (pixels)."""
+    """A landmark found by the probe, with its middle at screen column x (pixels)."""
 
     kind: str
     colour: str
@@ -41,6 +41,8 @@ class Seen:
 
 
 class Probe(nn.Module):
+    """The network."""
+
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 32, 64, 96, 128)
@@ -65,13 +67,15 @@ class Probe(nn.Module):
 
     @torch.inference_mode()
     def read(self, pictures: np.ndarray) -> list[Reading]:
-        """uint8 pictures (N, H, W, 3) to what each of them shows."""
+        """What each of the uint8 pictures (N, H, W, 3) shows."""
         out = self(from_pictures(torch.from_numpy(pictures)))
         return [_reading({name: value[i] for name, value in out.items()}) for i in range(len(pictures))]
 
 
 @dataclass(frozen=True)
 class Reading:
+    """What the probe found in one picture."""
+
     landmarks: tuple[Seen, ...]
     light: str
     ground: str
@@ -95,7 +99,7 @@ def _reading(logits: dict[str, Tensor]) -> Reading:
 
 
 def labels(scene: Scene, light: str, offset: int) -> dict[str, np.ndarray]:
-    """Targets of one picture; -100 where nothing is asked."""
+    """Targets of one picture; -100 where there is no target."""
     kind = np.zeros(CELLS, np.int64)
     colour, accent = np.full(CELLS, -100), np.full(CELLS, -100)
     for mark in scene.landmarks:
@@ -118,7 +122,7 @@ def labels(scene: Scene, light: str, offset: int) -> dict[str, np.ndarray]:
 
 
 def settled_pictures(clip: Clip) -> list[tuple[int, str, int]]:
-    """(picture, light, offset) of the pictures whose light is not in transition."""
+    """(picture, light, offset) of the pictures without a change of light."""
     per_chunk = CHUNK_LATENTS * PICTURES_PER_LATENT
     rows = []
     for index in range(len(clip.offsets) * PICTURES_PER_LATENT):
@@ -146,7 +150,7 @@ def labelled_pictures(seed: int, index: int, clips: int, each: int) -> tuple[Ten
 
 
 def spoiled(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur and noise like those of a generated picture, on half of the batch."""
+    """Adds blur and noise, like those of generated pictures, to half of the batch."""
     half = pictures[::2]
     small = F.interpolate(half, scale_factor=0.5, mode="area")
     blurred = F.interpolate(small, size=half.shape[-2:], mode="bilinear")
@@ -156,6 +160,7 @@ def spoiled(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def probe_stage(folder: Path, steps: int) -> Stage:
+    """Train the probe."""
     torch.manual_seed(SEED)
     probe = Probe()
     optimizer = torch.optim.AdamW(probe.parameters(), lr=2e-3, weight_decay=1e-3)
@@ -171,8 +176,8 @@ def probe_stage(folder: Path, steps: int) -> Stage:
 
 
 def probe_accuracy(probe: Probe, clips: int = 100) -> dict[str, float]:
-    """Share of held-out landmarks whose kind, colour, accent are read rightly, of all three at once, and of pictures
-    whose light and ground are."""
+    """Share of held-out landmarks whose kind, colour and accent are read correctly (each, and all three at once), and
+    of pictures whose light and ground are."""
     probe.eval()
     pictures, targets = labelled_pictures(HELD_OUT_SEED, 1, clips=clips, each=4)
     right: dict[str, list[bool]] = {"kind": [], "colour": [], "accent": [], "landmark": [], "light": [], "ground": []}

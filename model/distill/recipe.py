@@ -1,4 +1,4 @@
-"""The recipe of pafu-mini: its stages in order, from the world to shipped weights. Every stage resumes where it
+"""The recipe of pafu-mini: its stages in order, from the world to the shipped weights. Every stage resumes where it
 stopped."""
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from model.text import TextEncoder
 from model.vae import StreamingVAE
 from model.weights import DESCRIPTION, load_model, save_model
 
-# What the shipped weights were trained for; see model/weights_mini/README.md.
+# Training steps of the shipped weights; see model/weights_mini/README.md.
 STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "decoder": 5000}
-CLIPS, BEGINNINGS = 2304, 16_384  # of eight chunks, of one
-TRAINED = ("vae", "words", "teacher", "student")  # what ends in the shipped weights
+CLIPS, BEGINNINGS = 2304, 16_384  # clips of eight chunks, and of one
+TRAINED = ("vae", "words", "teacher", "student")  # the parts of the shipped weights
 STAGES = (
     *("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student"),
     *("ship", "tune", "decoder", "judge"),
 )
 TUNE_STEPS = 100
-TUNE_CACHE = CacheConfig.filled_in("pafu", 2.0, None, None, most=1.0)  # tighter than any server should be
+TUNE_CACHE = CacheConfig.filled_in("pafu", 2.0, None, None, most=1.0)  # tighter than a server's cache should be
 
 
 class RecipeError(ValueError):
-    """A stage that does not exist, or that lacks what an earlier one makes."""
+    """A stage does not exist, or the results of an earlier one are missing."""
 
 
 def run(stage: str, folder: Path, steps: int | None = None, device: str = "cpu") -> None:
-    """Run one stage below ``folder``, or all of them in order ("all"); words, teacher and student run on ``device``.
+    """Run one stage in ``folder``, or all of them in order ("all"); words, teacher and student run on ``device``.
 
     Raises RecipeError or FileNotFoundError.
     """
@@ -91,7 +91,7 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
 
 
 def ship(folder: Path) -> None:
-    """Write the weights that the server loads below ``folder``/shipped."""
+    """Write the weights for the server into ``folder``/shipped."""
     dit, text, vae = CausalDiT(PAFU_MINI), TextEncoder(PAFU_MINI), StreamingVAE(PAFU_MINI)
     student, decoder = trained_weights(folder, "student"), trained_weights(folder, "vae")
     dit.load_state_dict(part_of(student, "dit"))
@@ -102,21 +102,23 @@ def ship(folder: Path) -> None:
 
 
 def tuned_folder(folder: Path) -> Path:
+    """The folder of the tuned student."""
     return folder / "long" / "student"
 
 
 def student_folder(folder: Path) -> Path:
-    """The tuned student if there is one, else the one that came out of stage ``ship``."""
+    """The folder of the tuned student if it exists, else of the one from stage ``ship``."""
     return tuned_folder(folder) if (tuned_folder(folder) / HEAD_FILE).is_file() else folder / "shipped"
 
 
 def painted_folder(folder: Path) -> Path:
+    """The folder of the student with its retrained decoder."""
     return folder / "painted"
 
 
 def repaint(student: Path, run: Path, out: Path) -> None:
-    """The weights in ``student`` with the decoder that ``run`` trained, below ``out``. The salience head goes along: it
-    reads keys and values, which no decoder changes."""
+    """Write the weights in ``student`` with the decoder trained in ``run`` to ``out``. The salience head is copied: it
+    reads keys and values, which do not depend on the decoder."""
     model = load_model(PAFU_MINI, student, dtype=torch.float32)
     trained = json.loads((student / DESCRIPTION).read_text())["trained_steps"]
     trained["decoder"] = saved_step(run / "decoder.checkpoint.safetensors")
@@ -132,8 +134,8 @@ def repaint(student: Path, run: Path, out: Path) -> None:
 
 
 def tune(folder: Path, steps: int, device: torch.device) -> None:
-    """A salience head for what was shipped, the student tuned on long videos under that head's pruned cache, and a new
-    head for what came of it, below ``folder``/long/student."""
+    """Train a salience head for the shipped student, tune the student on long videos with that head's pruned cache, and
+    train a new head for the result, in ``folder``/long/student."""
     head = _distil(folder, folder / "shipped", folder / "salience", device)
     student = load_model(PAFU_MINI, folder / "shipped", device, torch.float32, head)
     LongTuning(student, folder / "long", LongSettings(cache=TUNE_CACHE, steps=steps)).run()
@@ -141,7 +143,7 @@ def tune(folder: Path, steps: int, device: torch.device) -> None:
 
 
 def _distil(folder: Path, weights: Path, out: Path, device: torch.device) -> Path:
-    """The file of the head for the student in ``weights``."""
+    """Train a head for the student in ``weights``; returns its file."""
     student = dataclasses.replace(load_model(PAFU_MINI, weights, device, torch.float32), salience=None)
     teacher = load_teacher(folder, PAFU_MINI.name, student)
     SalienceDistillation(teacher, student, out, SalienceSettings(source="world")).run()
@@ -149,6 +151,7 @@ def _distil(folder: Path, weights: Path, out: Path, device: torch.device) -> Pat
 
 
 def trained_probe(folder: Path) -> Probe:
+    """The trained probe of the run in ``folder``."""
     probe = Probe()
     probe.load_state_dict(part_of(trained_weights(folder, "probe"), "probe"))
     return probe.eval()

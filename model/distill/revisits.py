@@ -1,8 +1,8 @@
-"""Memory in the field's terms: what a video shows of a place when it comes back there. Pure functions.
+"""Memory in the literature's terms: what a video shows of a place when it returns there. Pure functions.
 
-R2M-Bench (2608.27328) asks how much more alike two views of one place are than views of other places as far apart in
-time (memory gain, MG), and divides by what neighbours in time have in common (dynamic range, DR): a video that hardly
-moves gains nothing by that. MIND compares the first half of a mirrored path with the reversed second half.
+R2M-Bench (2608.27328) measures how much more similar two views of one place are than views of different places as far
+apart in time (memory gain, MG), and divides by the similarity of neighbours in time (dynamic range, DR), so a video
+that hardly moves gains nothing. MIND compares the first half of a mirrored path with the reversed second half.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from model.distill import measures
 
 Similarity = Callable[[np.ndarray, np.ndarray], float]
 Pair = tuple[int, int]
-FAR_SHARE, FAR_LEAST = 0.2, 10  # of a video, pictures: how far apart a revisit is at least
-GAP_SHARE, GAP_LEAST = 0.3, 10  # by how much the gap of a baseline pair may differ from the revisit's
-SHORT_SHARE, SHORT_LEAST, SHORT_FROM = 0.02, 6, 2  # gaps of neighbours in time
+FAR_SHARE, FAR_LEAST = 0.2, 10  # minimum distance in time of a revisit: share of the video, and pictures
+GAP_SHARE, GAP_LEAST = 0.3, 10  # how much the distance of a baseline pair may differ from the revisit's
+SHORT_SHARE, SHORT_LEAST, SHORT_FROM = 0.02, 6, 2  # distances of neighbours in time
 EPSILON = 1e-6
-MOST_PAIRS = 60  # of a set that are compared
+MOST_PAIRS = 60  # pairs compared per set
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of pictures of one video: revisits, others as far apart in time, and neighbours in time."""
+    """Pairs of pictures of one video: revisits, other places as far apart in time, and neighbours in time."""
 
     revisits: tuple[Pair, ...]
     baseline: tuple[Pair, ...]
@@ -34,9 +34,11 @@ class Pairs:
 
 
 def pairs_of(views: Sequence[float], near: float) -> Pairs:
-    """R2M-Bench's three sets for pictures seen from ``views``; two views are one place when they are within ``near``.
+    """R2M-Bench's three sets for pictures seen from ``views``; two views show the same place if they are within
+    ``near``.
 
-    A revisit is paired with the earlier view that is nearest, of those the latest that is far enough in time.
+    Of the earlier views that are far enough in time, a revisit is paired with the nearest one, and among equals with
+    the latest.
     """
     count = len(views)
     least = max(FAR_SHARE * count, FAR_LEAST)
@@ -61,14 +63,14 @@ def pairs_of(views: Sequence[float], near: float) -> Pairs:
 
 
 def thinned(pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """At most MOST_PAIRS of them, evenly."""
+    """At most MOST_PAIRS of the pairs, evenly spaced."""
     if len(pairs) <= MOST_PAIRS:
         return pairs
     return [pairs[i * len(pairs) // MOST_PAIRS] for i in range(MOST_PAIRS)]
 
 
 def gains(pictures: np.ndarray, pairs: Pairs, similarity: Similarity) -> tuple[float, float]:
-    """(MG, DR) of one video, uint8 (T, H, W, 3), in the similarity's own unit; NaN where a set is empty."""
+    """(MG, DR) of one video, uint8 (T, H, W, 3), in the unit of the similarity; NaN for an empty set."""
     means = [
         float(np.mean([similarity(pictures[i], pictures[j]) for i, j in thinned(each)])) if each else float("nan")
         for each in (pairs.revisits, pairs.baseline, pairs.short)
@@ -78,7 +80,8 @@ def gains(pictures: np.ndarray, pairs: Pairs, similarity: Similarity) -> tuple[f
 
 
 def normalised(found: Sequence[tuple[float, float]]) -> float:
-    """NMR: the mean MG of some videos divided by their mean DR. 1: a revisit is as alike as neighbours in time are."""
+    """NMR: the mean MG of several videos divided by their mean DR. 1 means: revisits are as similar as neighbours in
+    time."""
     kept = [pair for pair in found if not any(np.isnan(pair))]
     if not kept:
         return float("nan")
@@ -87,7 +90,7 @@ def normalised(found: Sequence[tuple[float, float]]) -> float:
 
 
 def mirrored(pictures: np.ndarray, similarity: Similarity) -> float:
-    """MIND's gsc: mean similarity of the first half to the reversed second half of a path that goes back as it came."""
+    """MIND's gsc: mean similarity of the first half to the reversed second half of a path that returns the same way."""
     half = len(pictures) // 2
     return float(np.mean([similarity(a, b) for a, b in zip(pictures[:half], pictures[::-1][:half], strict=True)]))
 

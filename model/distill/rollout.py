@@ -1,7 +1,7 @@
-"""Many streams of one model side by side: the evaluation's and the long tuning's way to use a whole machine.
+"""Runs many streams of one model side by side, so that evaluation and long tuning use the whole machine.
 
-The same passes as ``VideoStream``, the same caches and policies, one batched transformer. A chunk is first drawn
-(``draw``) and then committed (``commit``), with what was drawn or with the truth in its place.
+It makes the same passes as ``VideoStream``, with the same caches and policies, in one batched transformer. A chunk is
+first drawn (``draw``) and then committed (``commit``), with the drawn latents or with true ones.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from model.wording import follow_words
 
 
 class Foresight:
-    """The attention that every token of one stream was going to receive: what the oracle knows.
+    """The attention that every token of one stream will receive: the oracle's knowledge.
 
-    ``note`` adds up the maxima of one chunk (over its queries and denoising passes; mean over heads); ``after`` reads
+    ``note`` records the maximum of one chunk (over its queries and denoising passes; mean over heads). ``after`` reads
     the maximum over all later chunks.
     """
 
@@ -40,6 +40,7 @@ class Foresight:
         self._seen = torch.zeros(spec.num_layers, chunks, chunks * spec.tokens_per_chunk)
 
     def note(self, layer: int, chunk: int, numbers: Tensor, attention: Tensor) -> None:
+        """Record the attention of a chunk."""
         row = self._seen[layer, chunk]
         row[numbers] = torch.maximum(row[numbers], attention.cpu())
 
@@ -49,7 +50,7 @@ class Foresight:
         return later.amax(0)[numbers] if len(later) else torch.zeros(len(numbers))
 
     def target(self, gap: int, tokens_per_chunk: int) -> Tensor:
-        """(layers, tokens): for every token the attention from chunks at least ``gap`` after its own."""
+        """(layers, tokens): for every token, the attention from chunks at least ``gap`` after its own."""
         layers, chunks, tokens = self._seen.shape
         own = torch.arange(tokens) // tokens_per_chunk
         later = torch.arange(chunks)[:, None] >= own + gap
@@ -57,7 +58,7 @@ class Foresight:
 
 
 def side_by_side(rows: Sequence[Tensor]) -> Tensor:
-    """Rows (n, ...) of unequal length as one (B, longest, ...), each at its end: the newest tokens stand together."""
+    """Pad rows (n, ...) of unequal length at the front to (B, longest, ...), so that their newest tokens align."""
     longest = max(len(row) for row in rows)
     if min(len(row) for row in rows) == longest:
         return torch.stack(list(rows))
@@ -65,7 +66,7 @@ def side_by_side(rows: Sequence[Tensor]) -> Tensor:
 
 
 def filled(lengths: Sequence[int], device: torch.device) -> Tensor | None:
-    """(B, 1, 1, longest) True where ``side_by_side`` put a row's own tokens; None when that is everywhere."""
+    """(B, 1, 1, longest): True at tokens that are not padding; None if there is no padding."""
     longest = max(lengths)
     if min(lengths) == longest:
         return None
@@ -74,7 +75,7 @@ def filled(lengths: Sequence[int], device: torch.device) -> Tensor | None:
 
 
 class SideBySide:
-    """Attention of B chunks, each over a cache of its own."""
+    """Attention of B chunks, each over its own cache."""
 
     def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
         self._caches = caches
@@ -99,7 +100,7 @@ class SideBySide:
 
 
 class OverCommitted:
-    """Attention over what the caches hold, leaving them as they are: for passes that gradients go through."""
+    """Attention over the content of the caches without changing it, for passes with gradients."""
 
     def __init__(self, caches: Sequence[KVCache], spec: ModelSpec) -> None:
         self._caches, self._spec = caches, spec
@@ -116,7 +117,8 @@ class OverCommitted:
 
 
 class Rollout:
-    """B streams; ``foresight``, one per stream, is written when ``note`` and else read for policies that need it."""
+    """B streams. ``foresight``, one per stream, is written if ``note``, and otherwise read for policies that need
+    it."""
 
     def __init__(
         self,
@@ -138,7 +140,7 @@ class Rollout:
 
     @torch.no_grad()
     def draw(self, rows: Sequence[int] | None = None) -> Tensor:
-        """The next chunk's latents (B, F, C, h, w) float32, from noise, of all streams or some; not committed yet."""
+        """The next chunk's latents (B, F, C, h, w) float32, from noise, for all streams or some; not committed yet."""
         self._begin()
         some = list(range(len(self.caches))) if rows is None else list(rows)
         attention = SideBySide([self.caches[row] for row in some], self._model.spec)
@@ -173,7 +175,7 @@ class Rollout:
 
     def velocity(self, x_t: Tensor, timestep: float) -> Tensor:
         """One pass over noisy latents (B, F, C, h, w) of the next chunk; differentiable in the transformer's weights,
-        not in the cache."""
+        but not in the cache."""
         if self._attention is None:
             self._begin()
         timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)

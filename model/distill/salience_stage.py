@@ -1,8 +1,9 @@
 """``pafu distill salience``: teach a student's salience head what a bidirectional teacher finds salient.
 
-For every clip the teacher is run once, noised, over the whole clip, and its attention is reduced to a balanced salience
-per layer and token (``cache.scoring``). The student's keys and values come from its own streaming clean passes over
-the same clip. The head learns one from the other. Clip n, noise and order depend on (settings, n) alone.
+For every clip the teacher runs once over the whole noised clip, and its attention is reduced to a balanced salience per
+layer and token (``cache.scoring``). The student's keys and values come from its own streaming clean passes over the
+same clip. The head learns to predict the salience from keys and values. Clip n, noise and order depend only on
+(settings, n).
 """
 
 from __future__ import annotations
@@ -41,26 +42,26 @@ from model.weights import LoadedModel, WeightsError, load_model
 STAGE = "salience"
 SETTINGS_FILE = "salience.settings.json"
 REPORT_FILE = "salience.report.json"
-KEEP_BYTES = 2**33  # of lessons in main memory; the others are made anew when their turn comes
+KEEP_BYTES = 2**33  # lessons kept in main memory; others are recomputed when needed
 SEED = 5005
 QUALITY = ("spearman", "recall")
-TOP = 0.125  # share of a clip's tokens that a tight budget could keep: recall is measured there
+TOP = 0.125  # share of a clip's tokens that a tight budget can keep; recall is measured at this share
 
 
 class DistillError(ValueError):
-    """Settings, a teacher and a student that do not fit together; the message says what to change."""
+    """Settings, teacher and student do not fit together; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class SalienceSettings:
-    """What decides the result.
+    """The settings that determine the result.
 
-    measure: a key's "effect" on its queries, or the "attention" it gets. layers: "deep" gives all layers one target out
-    of the teacher's deeper half, "own" each layer that of the teacher's layer at the same relative depth. weights: of
-    low, diag and up. gap: a query counts as low from so many chunks after the key on. signal: "teacher" is the
-    bidirectional teacher, "student" the student's own future attention in a roll-out (an ablation). source: "teacher"
-    dreams the clips, "world" paints the built-in world's. tokens: the head learns of so many of a clip, at random;
-    all of them count in the target.
+    measure: a key's "effect" on its queries, or the "attention" that it receives. layers: "deep" gives all layers one
+    target from the teacher's deeper half; "own" gives each layer the target of the teacher's layer at the same relative
+    depth. weights: of low, diag and up. gap: a query counts as low from this many chunks after the key. signal:
+    "teacher" is the bidirectional teacher; "student" is the student's own future attention in a roll-out (an ablation).
+    source: "teacher" dreams the clips; "world" paints the built-in world's. tokens: how many random tokens of a clip
+    the head trains on; all of them count in the target.
     """
 
     clips: int = 128
@@ -122,14 +123,16 @@ class Lesson:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return self.keys.nbytes + self.values.nbytes + self.target.nbytes
 
     def on(self, device: torch.device) -> Lesson:
+        """A copy on ``device``."""
         return Lesson(*(each.to(device) for each in (self.keys, self.values, self.target)))
 
 
 class SalienceRecorder:
-    """The teacher's attention strategy: everybody sees everybody, and each layer's balanced parts are kept."""
+    """The teacher's bidirectional attention strategy, which records each layer's balanced parts."""
 
     def __init__(self, positions: Tensor, spec: ModelSpec, settings: SalienceSettings) -> None:
         self._rotation = rope.angles(positions, spec.rope_split, spec.rope_theta)
@@ -142,7 +145,7 @@ class SalienceRecorder:
         return attend(q, k, v)
 
     def record(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """A layer's parts, of rotated queries and keys."""
+        """Record a layer's parts from rotated queries and keys."""
         queries, keys, values = (each[0].transpose(0, 1) for each in (q, k, v))
         counted = values if self._settings.measure == "effect" else None
         reduce, gap = self._settings.reduce, self._settings.gap
@@ -163,7 +166,7 @@ def teacher_salience(
 
 
 def student_rollout(student: LoadedModel, script: Script, latents: Tensor, table: Foresight | None) -> Rollout:
-    """The student's stream over the clip with a cache that keeps everything, whatever is said; ``table`` notes its
+    """The student's stream over the clip with a cache that keeps everything, for all prompts; ``table`` records its
     future attention."""
     student = dataclasses.replace(student, spec=dataclasses.replace(student.spec, redraws=False))
     config = CacheConfig(
@@ -182,13 +185,13 @@ def student_rollout(student: LoadedModel, script: Script, latents: Tensor, table
 
 
 def layers_like(target: Tensor, layers: int) -> Tensor:
-    """The teacher's rows for a student of ``layers`` layers: those at the same relative depth."""
+    """The teacher's rows for a student with ``layers`` layers, at the same relative depth."""
     depth = torch.linspace(0, len(target) - 1, layers).round().long()
     return target[depth.to(target.device)]
 
 
 def check_pair(teacher: LoadedModel, student: LoadedModel) -> None:
-    """Raise DistillError unless both cut a clip into the same tokens."""
+    """Raise DistillError unless teacher and student divide a clip into the same tokens."""
     for name in ("tokens_per_latent", "token_columns", "chunk_latents", "latent_channels", "camera"):
         theirs, ours = getattr(teacher.spec, name), getattr(student.spec, name)
         if theirs != ours:
@@ -215,15 +218,15 @@ def load_teacher(folder: Path, name: str, student: LoadedModel) -> LoadedModel:
 
 
 def keep_settings(path: Path, settings: dict[str, Any], writes: bool) -> None:
-    """Note what a run is made with; going on with anything else would be neither the old run nor a new one. Raises
-    DistillError naming what changed."""
+    """Record a run's settings. Raises DistillError, naming the changes, if the folder has a run with others: continuing
+    it would mix two runs."""
     text = json.dumps(settings, indent=2, default=str) + "\n"
     if path.exists() and path.read_text() != text:
         before, now = json.loads(path.read_text()), json.loads(text)
         changed = [name for name in now if before.get(name) != now[name]]
         raise DistillError(
-            f"{path.parent} holds a run with other settings ({', '.join(changed)} changed): choose another folder, or "
-            "remove this one to begin anew"
+            f"{path.parent} contains a run with other settings ({', '.join(changed)} changed): choose "
+            "another folder, or remove this one to start again"
         )
     if writes:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +249,7 @@ class Lessons:
 
 
 class SalienceDistillation:
-    """Everything that one run needs, from prompts to the head's file."""
+    """One run, from prompts to the head's file."""
 
     def __init__(
         self,
@@ -260,7 +263,9 @@ class SalienceDistillation:
     ) -> None:
         check_pair(teacher, student)
         if prompts is not None and settings.source == "world":
-            raise DistillError("the built-in world paints clips of its own prompts: leave --prompts out, or dream them")
+            raise DistillError(
+                "the built-in world paints clips for its own prompts: omit --prompts, or use --source teacher"
+            )
         if settings.clips < processes:
             raise DistillError(f"{settings.clips} clips for {processes} processes: give each at least one (--clips)")
         self._teacher, self._student, self._out, self._settings = teacher, student, out, settings
@@ -275,7 +280,7 @@ class SalienceDistillation:
             parallel.shard(model.dit)
 
     def run(self) -> dict[str, list[float]]:
-        """Dream, train, report; what is there already is not made again. The report's figures."""
+        """Dream, train, report; existing results are reused. Returns the report's figures."""
         clips = self._settings.clips + self._settings.held_out
         dreams.build(self._out / "dreams", clips, self._clip, self._rank, self._processes)
         parallel.barrier()
@@ -315,7 +320,7 @@ class SalienceDistillation:
         script, latents, spec = self._script(n), load_clip(self._out / "dreams", n), self._student.spec
         own = self._settings.signal == "student"
         table = Foresight(spec, script.chunks) if own else None
-        target = None if own else self._target(n, script, latents, None)  # before the student's cache is made
+        target = None if own else self._target(n, script, latents, None)  # before the student's cache is allocated
         cache = student_rollout(self._student, script, latents, table).caches[0]
         if target is None:
             target = self._target(n, script, latents, table)
@@ -329,7 +334,7 @@ class SalienceDistillation:
         return Lesson(torch.stack(keys), torch.stack(values), target[:, chosen.cpu()].expand(spec.num_layers, -1))
 
     def _target(self, n: int, script: Script, latents: Tensor, table: Foresight | None) -> Tensor:
-        """(layers or 1, tokens), in main memory: made once, and kept in a file."""
+        """(layers or 1, tokens), in main memory: computed once and stored in a file."""
         path = self._out / "targets" / f"{n:05d}.safetensors"
         if not path.exists():
             made = self._made_target(n, script, latents, table).cpu().contiguous()
@@ -339,7 +344,7 @@ class SalienceDistillation:
         try:
             return load_file(path)["target"]
         except (SafetensorError, KeyError) as error:
-            raise WeightsError(f"{path} is damaged ({error}): remove it, and the same command makes it anew") from error
+            raise WeightsError(f"{path} is damaged ({error}): remove it and run the same command again") from error
 
     def _made_target(self, n: int, script: Script, latents: Tensor, table: Foresight | None) -> Tensor:
         settings, spec = self._settings, self._student.spec
@@ -362,7 +367,7 @@ class SalienceDistillation:
         return shared_salience(target, self._student.spec.tokens_per_chunk, self._settings.scale)[None]
 
     def _loss(self, step: int) -> Losses:
-        """A clip after the other, each with its gradient: only one clip's graph is held at a time."""
+        """Losses and gradients, one clip at a time, so that only one clip's graph is in memory."""
         settings, total = self._settings, torch.zeros(())
         for place in range(step * settings.batch, (step + 1) * settings.batch):
             lesson = self._lessons[self._clip_at(place)].on(self._student.device)
@@ -370,11 +375,12 @@ class SalienceDistillation:
             loss = head_loss(logits, lesson.target, settings.loss, step)["loss"] / settings.batch
             loss.backward()
             total += loss.detach().cpu()
-        # Ranks cost more than the step itself: one clip's show the way.
+        # Ranks cost more than the step itself, so they are logged for one clip only.
         return {"loss": total} | quality(logits.detach(), lesson.target)
 
     def _clip_at(self, place: int) -> int:
-        """Every process has clips of its own, in the same order: sharded weights want all at work at the same time."""
+        """The clip of a step. Every process has its own clips, in the same order, because sharded weights need all
+        processes at the same time."""
         own = max(1, self._settings.clips // self._processes)
         order = np.random.default_rng((SEED, place // own)).permutation(own)
         return int(order[place % own]) * self._processes + self._rank
@@ -394,7 +400,7 @@ class SalienceDistillation:
 
 
 def sampled(count: int, most: int, seed: int) -> Tensor:
-    """Places of at most ``most`` of ``count`` tokens, ascending."""
+    """Indices of at most ``most`` of ``count`` tokens, ascending."""
     if count <= most:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
@@ -402,7 +408,7 @@ def sampled(count: int, most: int, seed: int) -> Tensor:
 
 def head_loss(logits: Tensor, target: Tensor, kind: str, step: int) -> Losses:
     """Regression: cross-entropy against the target as a probability. Ranking: of random pairs of a layer's tokens, the
-    more salient one must score higher, by how much it is more salient. logits, target (layers, n)."""
+    more salient one must score higher, weighted by the difference. logits, target (layers, n)."""
     if kind == "regression":
         return {"loss": F.binary_cross_entropy_with_logits(logits, target)}
     generator = torch.Generator().manual_seed(SEED + step)
@@ -413,7 +419,7 @@ def head_loss(logits: Tensor, target: Tensor, kind: str, step: int) -> Losses:
 
 
 def quality(logits: Tensor, target: Tensor) -> Losses:
-    """Spearman and top-k recall, as a mean and layer by layer."""
+    """Spearman and top-k recall, as a mean and by layer."""
     with torch.no_grad():
         correlation, recall = spearman(logits, target), top_recall(logits, target)
     rows = {"spearman": correlation, "recall": recall}
@@ -422,13 +428,13 @@ def quality(logits: Tensor, target: Tensor) -> Losses:
 
 
 def describe(losses: dict[str, float]) -> str:
-    """Loss, and rank correlation and recall layer by layer in hundredths."""
+    """Loss, and rank correlation and recall by layer in hundredths."""
     rows = {name: " ".join(f"{100 * v:.0f}" for k, v in losses.items() if k.startswith(f"{name}.")) for name in QUALITY}
     return f"loss {losses['loss']:.3f}  " + "  ".join(f"{name} {row}" for name, row in rows.items())
 
 
 def spearman(score: Tensor, target: Tensor) -> Tensor:
-    """Rank correlation by row: (layers, n) twice -> (layers,)."""
+    """Rank correlation per row: two (layers, n) -> (layers,)."""
     a, b = _ranks(score), _ranks(target)
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     alike: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-9)
@@ -436,21 +442,21 @@ def spearman(score: Tensor, target: Tensor) -> Tensor:
 
 
 def _ranks(x: Tensor) -> Tensor:
-    """Ranks by row; ties share the mean of theirs."""
+    """Ranks per row; ties share their mean rank."""
     x = x.float().contiguous()
     order = x.sort(1).values
     return (torch.searchsorted(order, x) + torch.searchsorted(order, x, right=True)).float() / 2
 
 
 def top_recall(score: Tensor, target: Tensor) -> Tensor:
-    """Share of the TOP most salient tokens that are among the TOP highest scores, by row (layers,)."""
+    """Share of the TOP most salient tokens that are among the TOP highest scores, per row (layers,)."""
     k = max(1, round(TOP * target.shape[1]))
     wanted = torch.zeros_like(target, dtype=torch.bool).scatter_(1, target.topk(k, 1).indices, True)
     return wanted.gather(1, score.topk(k, 1).indices).float().mean(1)
 
 
 def plot_heat(path: Path, target: Tensor, score: Tensor, spec: ModelSpec) -> None:
-    """Layers x tokens, the teacher's salience above the head's; lines stand between chunks."""
+    """Layers x tokens: the teacher's salience above the head's scores; lines separate chunks."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -460,7 +466,8 @@ def plot_heat(path: Path, target: Tensor, score: Tensor, spec: ModelSpec) -> Non
     for axis, rows, title in zip(axes, (target, score), ("teacher", "head"), strict=True):
         image = axis.imshow(rows.cpu().numpy(), aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="magma")
         axis.set(title=title, ylabel="layer")
-        whole = rows.shape[1] == spec.trained_latents * spec.tokens_per_latent  # else they are drawn from all chunks
+        # otherwise they are sampled from all chunks
+        whole = rows.shape[1] == spec.trained_latents * spec.tokens_per_latent
         for edge in range(spec.tokens_per_chunk, rows.shape[1] if whole else 0, spec.tokens_per_chunk):
             axis.axvline(edge - 0.5, color="white", linewidth=0.5, alpha=0.5)
     axes[1].set_xlabel(f"token (chunks of {spec.tokens_per_chunk})")

@@ -1,4 +1,4 @@
-"""Scripts: what a stream is told, chunk by chunk, and where its camera goes. The input of every roll-out."""
+"""Scripts: the prompts of a stream and its camera motion, chunk by chunk. The input of every roll-out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Script:
-    """``prompts`` are one per chunk; ``offsets`` (pixels) and ``speeds`` (pixels a picture) one per latent frame, empty
+    """``prompts``: one per chunk. ``offsets`` (pixels) and ``speeds`` (pixels per picture): one per latent frame, empty
     for a model without a camera."""
 
     prompts: tuple[str, ...]
@@ -28,12 +28,14 @@ class Script:
 
     @classmethod
     def of_clip(cls, clip: Clip, spec: ModelSpec) -> Script:
+        """The script of a clip."""
         chunks = len(clip.offsets) // spec.chunk_latents
         prompts = tuple(clip.segment_of(chunk).prompt for chunk in range(chunks))
         return cls(prompts, clip.offsets, clip.speeds)
 
     @property
     def chunks(self) -> int:
+        """Number of chunks."""
         return len(self.prompts)
 
     def views(self, spec: ModelSpec) -> list[int]:
@@ -43,19 +45,19 @@ class Script:
         return [view_offset(*frame, spec.temporal_stride) for frame in zip(self.offsets, self.speeds, strict=True)]
 
     def positions(self, spec: ModelSpec, first_chunk: int = 0, chunks: int | None = None) -> Tensor:
-        """(tokens, 3) of ``chunks`` chunks (None: all the rest)."""
+        """(tokens, 3) of ``chunks`` chunks (None: all remaining)."""
         frames = self._frames(spec, first_chunk, chunks)
         views = torch.tensor(self.views(spec)[frames], dtype=torch.float32)
         return grid_positions(spec, frames.start, len(views), views)[0]
 
     def control(self, spec: ModelSpec, first_chunk: int = 0, chunks: int | None = None) -> Tensor | None:
-        """(frames, 1), or None for a model that takes no control."""
+        """(frames, 1), or None for a model without control input."""
         if not spec.control_dim:
             return None
         return torch.tensor(self.speeds[self._frames(spec, first_chunk, chunks)])[:, None] / MAX_SPEED
 
     def motions(self, spec: ModelSpec) -> list[Motion | None] | None:
-        """What a codec is told of each latent frame; None without a camera."""
+        """The codec's camera motion per latent frame; None without a camera."""
         return [(float(spec.temporal_stride * speed), 0.0) for speed in self.speeds] if self.speeds else None
 
     def _frames(self, spec: ModelSpec, first_chunk: int, chunks: int | None) -> slice:

@@ -1,4 +1,4 @@
-"""Contact sheets: rows of pictures in one PNG, for eyes."""
+"""Contact sheets: rows of pictures in one PNG."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who sees whom while the student learns: every chunk twice, once clean and once noisy, with holes in the past.
+"""Attention in the student's training: every chunk appears twice, clean and noisy, and parts of the past are hidden.
 
-The sequence is [clean | noisy]. A clean chunk sees the clean chunks up to itself, a noisy chunk the clean ones before
-it and itself: what denoising over a cache sees. A ``Past`` hides old tokens as a cache with a budget would.
+The sequence is [clean | noisy]. A clean chunk sees the clean chunks up to itself; a noisy chunk sees the clean ones
+before it and itself, as in denoising over a cache. A ``Past`` hides old tokens like a cache with a budget.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Past:
-    """Worth of every token (B, S) and budget of each clip (B,) in tokens; the chunk just before is always seen, unless
-    it is forgotten: ``forgotten`` (B, S) is the first token whose chunk no longer sees a token.
+    """Worth of every token (B, S), and budget of each clip (B,) in tokens. The previous chunk is always visible unless
+    forgotten: ``forgotten`` (B, S) is the first token whose chunk no longer sees a token.
 
-    A fixed worth makes the visible sets those of a streaming cache: what was once evicted never comes back.
+    With fixed worths the visible sets are those of a streaming cache: an evicted token never returns.
     """
 
     worth: Tensor
@@ -29,7 +29,7 @@ class Past:
     forgotten: Tensor
 
     def visible(self, tokens: int, recent: int) -> Tensor:
-        """(B, tokens) True where a past token is still in the cache."""
+        """(B, tokens): True if a past token is still in the cache."""
         worth = self.worth[:, :tokens].clone()
         worth[:, tokens - recent :] += 1e6
         rank = worth.argsort(dim=1, descending=True).argsort(dim=1)
@@ -38,8 +38,8 @@ class Past:
 
 
 def forgotten_in_sight(positions: Tensor, new: Tensor, spec: ModelSpec) -> Tensor:
-    """(B, S): for every token the first token of the chunk in ``new`` (B, G) that has its place in sight, S + 1 if none
-    has: new words make a stream forget what they are said about."""
+    """(B, S): for every token, the first token of the chunk in ``new`` (B, G) that has its place in view, or S + 1: a
+    new prompt makes the stream forget the view."""
     columns, total = positions[..., 2], positions.shape[1]
     forgotten = torch.full(columns.shape, total + 1, device=columns.device)
     for chunk in range(new.shape[1] - 1, 0, -1):
@@ -52,7 +52,8 @@ def forgotten_in_sight(positions: Tensor, new: Tensor, spec: ModelSpec) -> Tenso
 
 
 def random_past(generator: torch.Generator, forgotten: Tensor, spec: ModelSpec, share: float) -> Past:
-    """For a ``share`` of the batches: budgets of 1 to 8 latent frames; worth by chance, by recency, or sinks first."""
+    """For a ``share`` of the batches: budgets of 1 to 8 latent frames, with random worth, worth by recency, or sinks
+    first."""
     batch, total = forgotten.shape
     if torch.rand((), generator=generator) > share:
         return Past(torch.zeros(batch, total), torch.full((batch,), total), forgotten)
@@ -89,7 +90,7 @@ class TeacherForced:
         return torch.cat(clean + noisy, 1)
 
     def _chunk_attention(self, q: Tensor, k: Tensor, v: Tensor, past: int, own: int) -> Tensor:
-        """The chunk at ``own`` over the clean tokens before ``past`` and itself."""
+        """The chunk at ``own`` attends to the clean tokens before ``past`` and to itself."""
         here = slice(own, own + self._chunk)
         keys = torch.cat([k[:, :past], k[:, here]], 1)
         values = torch.cat([v[:, :past], v[:, here]], 1)

@@ -1,12 +1,11 @@
-"""Tours with a known truth: does a stream still know what it saw long ago?
+"""Tours with known truth: does a stream still know what it saw long ago?
 
-In an open tour a camera wanders through a scene of five to six screens, returns far several times, and cuts; prompts
-name the ground and the light only. In an announced tour it visits place after place, and returns only to those whose
-landmarks the prompt named when they were seen first: the future can be told from the prompt. In a called tour nothing
-is named when it is seen; later, while the camera is elsewhere, the prompt names what stood at an earlier place, and it
-returns there. On a return the prompt names nothing, so that nothing but memory can bring a landmark back. What was seen
-is fed to the stream as it truly was; what the stream then draws is compared with the truth, column by column, split by
-how long a place was unseen.
+In an open tour a camera moves through a scene of five to six screens, with several far returns and cuts; prompts name
+only ground and light. In an announced tour it visits one place after another, and returns only to those whose landmarks
+the prompt named on the first visit: the prompt tells the future. In a called tour nothing is named on the first visit;
+later, while the camera is elsewhere, the prompt names what is at an earlier place, and the camera returns there. On a
+return the prompt names nothing, so only memory can restore a landmark. The stream gets the true latents of what was
+seen; its next pictures are compared with the truth, column by column, by how long a place was out of view.
 """
 
 from __future__ import annotations
@@ -29,40 +28,40 @@ from model.vae import StreamingVAE, from_pictures
 from model.vocabulary import LIGHTS
 from model.weights import LoadedModel
 
-# Three splits that share no tour: rules are tuned on the first, chosen on the second, reported on the third alone.
+# Three disjoint splits: rules are tuned on the first, chosen on the second, and reported only on the third.
 SPLITS = {"tune": 10, "choose": 11, "report": 12}
-SEEDS_APART = 1000  # further seeds of a split; below it the splits stay apart
+SEEDS_APART = 1000  # seeds per split; below it the splits stay disjoint
 TOUR_SEED = HELD_OUT_SEED + SPLITS["report"]
 
 
 def tour_seed(split: str, seed: int) -> int:
-    """Where the tours of a split come from; ``seed`` 0 is the one that the documents report."""
+    """The first seed of a split's tours; ``seed`` 0 is the one reported in the documents."""
     return HELD_OUT_SEED + SPLITS[split] + SEEDS_APART * seed
 
 
-REACH = 2.6 * WIDTH  # pixels from the start to either end: a world of six screens with the first view
+REACH = 2.6 * WIDTH  # pixels from the start to either end: a world of six screens including the first view
 FAR = 1.2 * WIDTH
 RECENT_CHUNKS = 2
 CUT_SHARE, RETURN_SHARE, HOLD_SHARE = 0.12, 0.6, 0.05
 PACES = (12, 16)
-VISIT_CHUNKS = 2  # of an announced tour: how long the camera stays at a place
+VISIT_CHUNKS = 2  # length of a visit in an announced tour
 VISIT_SPEEDS = (0, 0, SPEED_STEP, -SPEED_STEP)
-VISIT_SPACING = 1.5 * WIDTH  # pixels between places: no two are seen together
+VISIT_SPACING = 1.5 * WIDTH  # pixels between places: no two are visible at once
 MOST_ANNOUNCED = 3  # places of a tour that will be seen again, at least one
-CALL = 0.8  # how often a place is called back
-MARGIN = 20  # pixels: what is nearer to the edge is not named
-ANNOUNCE_FIRST, ANNOUNCE = 0.3, 0.5  # how often: returning to the start too often would flatter a sink
+CALL = 0.8  # probability that a place is called back
+MARGIN = 20  # pixels: things closer to the edge are not named
+ANNOUNCE_FIRST, ANNOUNCE = 0.3, 0.5  # probabilities; returning to the start too often would favour a sink
 NEW, RECENT, LONG = range(3)
 SPANS = ("new", "recent", "long")
-TOLERANCE = 30.0  # grey levels of 255, mean over the colours: a pixel that is farther off is another one
+TOLERANCE = 30.0  # grey levels of 255, mean over the colours: a pixel that differs more is wrong
 
 
 @dataclass(frozen=True)
 class Tour:
     """One tour: F latent frames of H x W pictures.
 
-    truth (F, C, h, w) latents; views and bare (F, 3, H, W) what the autoencoder shows of the scene, with its landmarks
-    and without; spans (F, W) NEW, RECENT or LONG for every picture column.
+    truth (F, C, h, w): latents. views and bare (F, 3, H, W): the autoencoder's pictures of the scene with and without
+    its landmarks. spans (F, W): NEW, RECENT or LONG for every picture column.
     """
 
     script: Script
@@ -73,7 +72,7 @@ class Tour:
 
 
 def tour_controls(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
-    """One control per chunk: towards a goal, which is often a place seen before and far away; sometimes a cut."""
+    """One control per chunk: towards a goal, which is often a distant place seen before; sometimes a cut."""
     state, visited, controls = CameraState(), [0], []
     goal = _goal(rng, 0, visited)
     for chunk in range(chunks):
@@ -120,8 +119,8 @@ def tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
 
 
 def announced_clip(rng: np.random.Generator, chunks: int) -> Clip:
-    """Visits of VISIT_CHUNKS chunks, a cut between any two: each is to a place never seen before, or back to one whose
-    landmarks were named then and that was left at least two visits ago."""
+    """Visits of VISIT_CHUNKS chunks with a cut between them: each to a new place, or back to one whose landmarks were
+    named and that was left at least two visits ago."""
     announced = int(rng.integers(1, MOST_ANNOUNCED + 1))
     places, visits = [0], [0]
     named = [0] if rng.random() < ANNOUNCE_FIRST else []
@@ -151,8 +150,8 @@ def announced_clip(rng: np.random.Generator, chunks: int) -> Clip:
 
 
 def called_clip(rng: np.random.Generator, chunks: int) -> Clip:
-    """Visits as in ``announced_clip``, but nothing is named when it is seen: while the camera is at a place never seen
-    before, the prompt names what stands at an earlier one, and it returns only to places that were called so."""
+    """Visits as in ``announced_clip``, but nothing is named on the first visit: while the camera is at a new place, the
+    prompt names what is at an earlier one. The camera returns only to places that were called in this way."""
     stands, visits = {0: 0}, [0]
     called: dict[int, int] = {}  # place -> the visit during which it was named
     offsets, speeds = _visit(0, int(rng.choice(VISIT_SPEEDS)))
@@ -181,7 +180,7 @@ def called_clip(rng: np.random.Generator, chunks: int) -> Clip:
 
 
 def _stand(rng: np.random.Generator, place: int) -> int:
-    """Where the camera stands at a place (pixels): on both sides of the start, never twice at the very pixel."""
+    """The camera's position at a place (pixels): on both sides of the start, never twice at the same pixel."""
     side = 1 if place % 2 else -1
     stand = side * VISIT_SPACING * ((place + 1) // 2) + PLACE_STEP * int(rng.integers(-2, 3))
     return PLACE_STEP * round(stand / PLACE_STEP)
@@ -213,13 +212,13 @@ def announced_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
 
 
 def called_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
-    """The n-th held-out tour whose places are called back."""
+    """The n-th held-out tour with called places."""
     return called_clip(np.random.default_rng((seed, chunks, n, 2)), chunks)
 
 
 @torch.no_grad()
 def tour(model: LoadedModel, clip: Clip) -> Tour:
-    """What a stream is told in a clip, and the truth that its pictures are compared with."""
+    """A clip's script, and the truth for its pictures."""
     spec = model.spec
     script = Script.of_clip(clip, spec)
     bare = dataclasses.replace(clip, scene=dataclasses.replace(clip.scene, landmarks=()))
@@ -239,7 +238,7 @@ def shown(model: LoadedModel, latents: Tensor) -> Tensor:
 
 
 def spans(views: list[int], spec: ModelSpec) -> Tensor:
-    """(F, W): for every column of every view, how long its place was out of sight before its chunk began."""
+    """(F, W): for every column of every view, how long its place was out of view before its chunk began."""
     last_seen: dict[int, int] = {}
     out = torch.zeros(len(views), spec.width, dtype=torch.int8)
     for chunk in range(len(views) // spec.chunk_latents):
@@ -254,22 +253,22 @@ def spans(views: list[int], spec: ModelSpec) -> Tensor:
 
 
 def long_asked(tour: Tour, frames: slice) -> bool:
-    """Whether any of ``frames`` shows a landmark that was out of sight for long."""
+    """Whether any of ``frames`` shows a landmark that was out of view for long."""
     there = _differ(tour.views[frames], tour.bare[frames])
     return bool((there & (tour.spans[frames] == LONG)[:, None, :]).any())
 
 
 def long_error(drawn: Tensor, tour: Tour, frames: slice) -> tuple[float, int]:
-    """MIND's lcm: squared error in grey levels, summed over all numbers of columns out of sight for long, and their
-    count."""
+    """MIND's lcm: squared error in grey levels, summed over all values of columns out of view for long, and their
+    number."""
     levels = (drawn.clamp(-1, 1) - tour.views[frames].clamp(-1, 1)) * 127.5
     seen = (tour.spans[frames] == LONG)[:, None, None, :].expand_as(levels)
     return float(levels[seen].square().sum()), int(seen.sum())
 
 
 def compare(drawn: Tensor, tour: Tour, frames: slice) -> dict[str, tuple[int, int, int, int]]:
-    """For each span: landmark pixels drawn rightly, landmark pixels, and the same as intersection and union with what
-    was drawn where no landmark stands. drawn (f, 3, H, W) are the pictures of ``frames``."""
+    """For each span: correctly drawn landmark pixels, landmark pixels, and the intersection and union with landmark
+    pixels drawn where there are none. drawn (f, 3, H, W) are the pictures of ``frames``."""
     truth, bare = tour.views[frames], tour.bare[frames]
     there, drawn_there = _differ(truth, bare), _differ(drawn, bare)
     right = there & ~_differ(drawn, truth)
@@ -282,5 +281,5 @@ def compare(drawn: Tensor, tour: Tour, frames: slice) -> dict[str, tuple[int, in
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:
-    """(f, H, W): pixels that are not the same."""
+    """(f, H, W): pixels that differ."""
     return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5 > TOLERANCE

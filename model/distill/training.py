@@ -1,7 +1,7 @@
-"""What every training stage shares: a resumable loop with a progress bar, checkpoints, a log and its curve.
+"""Shared by all training stages: a resumable loop with progress bar, checkpoints, log and loss curve.
 
-Data for step n depends on (seed, n) alone and checkpoints hold the optimiser, so a stage that was interrupted and
-resumed ends where an uninterrupted one ends. Checkpoints are safetensors: nothing here unpickles.
+Data for step n depends only on (seed, n), and checkpoints include the optimiser, so an interrupted and resumed stage
+ends like an uninterrupted one. Checkpoints are safetensors: nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Losses = dict[str, Tensor]
 class Stage:
     """One stage of a recipe.
 
-    ``loss(step)`` gives named losses; the one called "loss" is minimised. ``sample(step)`` writes pictures.
+    ``loss(step)`` returns named losses; the one named "loss" is minimised. ``sample(step)`` writes pictures.
     """
 
     name: str
@@ -44,16 +44,17 @@ class Stage:
     minutes: float | None = None
     every: int = 200
     describe: Callable[[dict[str, float]], str] = lambda losses: f"loss {losses['loss']:.4f}"  # in the progress bar
-    synchronise: Callable[[], None] = lambda: None  # between backward and step: several processes agree on gradients
-    writes: bool = True  # checkpoints and log; of several processes the first
+    synchronise: Callable[[], None] = lambda: None  # between backward and step: averages gradients over processes
+    writes: bool = True  # checkpoints and log; only the first of several processes
     averaged: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
+        """The path of the checkpoint."""
         return self.folder / f"{self.name}.checkpoint.safetensors"
 
     def run(self) -> None:
-        """Train up to ``steps``, going on from the last checkpoint if there is one."""
+        """Train up to ``steps``, resuming from the last checkpoint if there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rates = [[g["lr"] for g in opt.param_groups] for opt in self.optimizers]
         start = self._resume()
@@ -84,7 +85,7 @@ class Stage:
                 group["lr"] = rate * factor
             opt.zero_grad(set_to_none=True)
         losses = self.loss(step)
-        if losses["loss"].requires_grad:  # a loss over many chunks has gone backward on its way
+        if losses["loss"].requires_grad:  # a loss over many chunks has already run its backward passes
             losses["loss"].backward()
         self.synchronise()
         norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self.clip)
@@ -98,7 +99,7 @@ class Stage:
     def _average(self, step: int) -> None:
         if not self.ema:
             return
-        decay = min(self.ema, (1 + step) / (10 + step))  # early weights are soon forgotten
+        decay = min(self.ema, (1 + step) / (10 + step))  # forget early weights soon
         with torch.no_grad():
             for name, value in self.modules.state_dict().items():
                 if name in self.averaged and value.is_floating_point():
@@ -107,10 +108,11 @@ class Stage:
                     self.averaged[name] = value.detach().clone()
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights if there is an average, else the present ones."""
+        """The averaged weights if there is an average, else the current ones."""
         return self.averaged if self.ema else self.modules.state_dict()
 
     def save(self, step: int) -> None:
+        """Write the checkpoint of ``step``."""
         tensors = {f"weights/{k}": v for k, v in self.modules.state_dict().items()}
         tensors |= {f"average/{k}": v for k, v in self.averaged.items()}
         for number, opt in enumerate(self.optimizers):
@@ -150,6 +152,7 @@ def part_of(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def saved_step(checkpoint: Path) -> int:
+    """The step of the last checkpoint, 0 without one."""
     from safetensors import safe_open
 
     with safe_open(checkpoint, "pt") as file:
@@ -157,8 +160,8 @@ def saved_step(checkpoint: Path) -> int:
 
 
 def trained_weights(folder: Path, stage: str) -> dict[str, Tensor]:
-    """Weights of a stage's checkpoint, averaged ones if it kept an average. Raises FileNotFoundError saying what to
-    run."""
+    """Weights of a stage's checkpoint, averaged ones if it has an average. Raises FileNotFoundError, which names the
+    command to run."""
     path = folder / f"{stage}.checkpoint.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run `pafu distill mini --stage {stage} --out {folder}` first")
@@ -180,12 +183,12 @@ def plot_curve(folder: Path, stage: str) -> Path:
     from matplotlib import pyplot as plt
 
     lines = [json.loads(line) for line in (folder / f"{stage}.log.jsonl").read_text().splitlines()]
-    rows = list({line["step"]: line for line in lines}.values())  # a run that was resumed made some steps twice
+    rows = list({line["step"]: line for line in lines}.values())  # a resumed run repeated some steps
     figure, axes = plt.subplots(figsize=(8, 4))
     for name in [k for k in rows[-1] if k not in ("step", "seconds")]:
         steps = [r["step"] for r in rows if name in r]
         values = [r[name] for r in rows if name in r]
-        if "." in name:  # one of many parts, layers for example: a thin line without a name
+        if "." in name:  # one of many parts, such as layers: a thin line without a name
             axes.plot(steps, _smooth(values), alpha=0.4, linewidth=0.7)
             continue
         axes.plot(steps, values, alpha=0.25)
@@ -193,7 +196,7 @@ def plot_curve(folder: Path, stage: str) -> Path:
     lowest = min(min(map(float, cast(Iterable[float], line.get_ydata()))) for line in axes.lines)
     parts = any("." in name for name in rows[-1])
     axes.set(xlabel="step", yscale="log" if lowest > 0 else "linear", title=stage)
-    axes.legend(title="thin: one line a layer" if parts else None)
+    axes.legend(title="thin: one line per layer" if parts else None)
     figure.tight_layout()
     path = folder / f"{stage}.curve.png"
     figure.savefig(path, dpi=110)

@@ -1,5 +1,4 @@
-"""Stages ``basis`` and ``vae``: the autoencoder's linear encoder, fitted, and its streaming decoder, trained on
-crops."""
+"""Stages ``basis`` and ``vae``: fit the autoencoder's linear encoder, and train its streaming decoder on crops."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from model.vae import StreamingVAE, from_pictures, to_pictures
 SEED = 1001
 CROP = (128, 96)  # height, width in pixels
 CROPS = 16
-LATENT_NOISE = 0.1  # the decoder will live on generated latents, which are never exact
+LATENT_NOISE = 0.1  # in use, the decoder gets generated latents, which are never exact
 
 
 def crops(step: int) -> Tensor:
@@ -38,11 +37,11 @@ def crops(step: int) -> Tensor:
 
 
 BASIS_CLIPS = 60
-WHITENING = 0.5  # 0 keeps the components' own strengths, 1 makes them equal
+WHITENING = 0.5  # 0 keeps the components' strengths, 1 makes them equal
 
 
 def fit_basis(vae: StreamingVAE) -> None:
-    """Set the encoder to the principal components of rendered clips; latents get a mean variance of one."""
+    """Set the encoder to the principal components of rendered clips, with latents of mean variance one."""
     values = len(vae.mean)
     count, total, moment = 0, torch.zeros(values), torch.zeros(values, values)
     for index in track(range(BASIS_CLIPS), description="principal components"):
@@ -70,12 +69,14 @@ def basis_stage(folder: Path) -> Path:
 
 
 def vae_with_basis(folder: Path) -> StreamingVAE:
+    """The autoencoder with the fitted encoder of the run in ``folder``."""
     vae = StreamingVAE(PAFU_MINI)
     vae.load_state_dict(load_file(basis_stage(folder)), strict=False)
     return vae
 
 
 def vae_stage(folder: Path, steps: int) -> Stage:
+    """Train the decoder."""
     torch.manual_seed(SEED)
     vae = cast(StreamingVAE, vae_with_basis(folder).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)

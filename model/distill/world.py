@@ -1,8 +1,8 @@
-"""The training world: a wide illustrated landscape, a camera that tours it, captions, and the truth behind every
+"""The training world: a wide illustrated landscape, a camera tour through it, captions, and the truth behind every
 picture.
 
-Everything is drawn from a structured ``Scene``, so what stands where in which colour is known for every picture. World
-coordinates are pixels, x to the right from the place where the session's camera begins; pictures are uint8 RGB.
+Everything is drawn from a structured ``Scene``, so what is where in which colour is known for every picture. World
+coordinates are pixels, with x to the right of the camera's starting point; pictures are uint8 RGB.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from model.vocabulary import COLOURS, GROUNDS, KINDS
 WIDTH, HEIGHT = PAFU_MINI.width, PAFU_MINI.height
 PICTURES_PER_LATENT = PAFU_MINI.temporal_stride
 CHUNK_LATENTS = PAFU_MINI.chunk_latents
-GROUND_Y = 98  # where landmarks stand
-FIRST_PLACE, PLACE_SPACING = 48, 80  # pixels; landmarks stand at these places only: three fill the first picture
-OCCUPIED = 0.7  # share of the places where something stands
+GROUND_Y = 98  # the row of the landmarks' feet
+FIRST_PLACE, PLACE_SPACING = 48, 80  # pixels; landmarks are only at these places, three of them in the first picture
+OCCUPIED = 0.7  # share of the places with a landmark
 SIZE = 0.92
-CLOUD_DRIFT = 0.5  # pixels a picture
-BLADE_PHASES = 32  # pictures of a quarter turn
+CLOUD_DRIFT = 0.5  # pixels per picture
+BLADE_PHASES = 32  # pictures per quarter turn
 SMOKE_PHASES = 24
 SUPERSAMPLE = 2
 
@@ -71,6 +71,8 @@ class Landmark:
 
 @dataclass(frozen=True)
 class Cloud:
+    """A cloud of the sky."""
+
     x: float
     y: int
     size: float
@@ -91,7 +93,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Segment:
-    """Chunks from ``first_chunk`` on, until the next segment, live under one prompt."""
+    """From ``first_chunk`` until the next segment, one prompt is in force."""
 
     first_chunk: int
     light: str
@@ -100,7 +102,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Clip:
-    """A tour through a scene: offsets and speeds per latent frame (pixels, pixels a picture)."""
+    """A tour through a scene: offsets and speeds per latent frame (pixels, pixels per picture)."""
 
     scene: Scene
     segments: tuple[Segment, ...]
@@ -108,13 +110,15 @@ class Clip:
     speeds: tuple[int, ...]
 
     def segment_of(self, chunk: int) -> Segment:
+        """The segment of a chunk."""
         return [s for s in self.segments if s.first_chunk <= chunk][-1]
 
 
-# ---------------------------------------------------------------------------------------------- what there is
+# ---------------------------------------------------------------------------------------------- content
 
 
 def random_scene(rng: np.random.Generator, left: int, right: int) -> Scene:
+    """A random scene."""
     places = range(FIRST_PLACE + PLACE_SPACING * ((left - FIRST_PLACE) // PLACE_SPACING), right, PLACE_SPACING)
     landmarks = [random_landmark(rng, x) for x in places if rng.random() < OCCUPIED]
     clouds = tuple(
@@ -127,6 +131,7 @@ def random_scene(rng: np.random.Generator, left: int, right: int) -> Scene:
 
 
 def random_landmark(rng: np.random.Generator, x: int) -> Landmark:
+    """A random landmark at ``x``."""
     kind = str(rng.choice(KINDS))
     colour = str(rng.choice(COLOURS))
     accent = str(rng.choice([c for c in COLOURS if c != colour])) if HAS_ACCENT[kind] else None
@@ -142,7 +147,7 @@ def render_clip(clip: Clip) -> np.ndarray:
 
 
 def render_views(clip: Clip) -> np.ndarray:
-    """What the camera sees at the end of each latent frame, (latents, HEIGHT, WIDTH, 3) uint8."""
+    """The camera's view at the end of each latent frame, (latents, HEIGHT, WIDTH, 3) uint8."""
     return _render(clip, [(i, PICTURES_PER_LATENT) for i in range(len(clip.offsets))])
 
 
@@ -162,7 +167,7 @@ def _render(clip: Clip, moments: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _light_at(clip: Clip, index: int) -> tuple[str, str, float]:
-    """(light, light before it, how far the change has gone): a change takes one chunk."""
+    """(light, previous light, progress of the change): a change takes one chunk."""
     per_chunk = CHUNK_LATENTS * PICTURES_PER_LATENT
     chunk = index // per_chunk
     segment = clip.segment_of(chunk)
@@ -173,7 +178,7 @@ def _light_at(clip: Clip, index: int) -> tuple[str, str, float]:
 
 
 def _strip(scene: Scene, light: str) -> np.ndarray:
-    """The still part of the world under one light, (HEIGHT, right-left, 3) uint8."""
+    """The static part of the world under one light, (HEIGHT, right-left, 3) uint8."""
     scale, width = SUPERSAMPLE, scene.right - scene.left
     image = Image.fromarray(_sky(width * scale, HEIGHT * scale, light))
     draw = ImageDraw.Draw(image)
@@ -291,7 +296,7 @@ def _animate(picture: np.ndarray, mark: Landmark, light: str, x: int, time: int)
 
 
 def _blend(picture: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
-    """Lay a (h, w, 4) float sprite over the picture, its middle at (x, y)."""
+    """Blend a (h, w, 4) float sprite into the picture, with its middle at (x, y)."""
     h, w = sprite.shape[:2]
     x0, y0 = x - w // 2, y - h // 2
     px0, px1, py0, py1 = max(x0, 0), min(x0 + w, picture.shape[1]), max(y0, 0), min(y0 + h, picture.shape[0])

@@ -151,10 +151,7 @@ async def test_a_damaged_link_is_named_and_waiting_is_told_in_seconds(visit: Vis
       const events = [{type: 'warm'}, {type: 'start', prompt: 'a'}, {type: 'inLine', ...event}];
       return m.view(events.reduce(m.reduce, m.opened()), 'a').wait }"""
     line = "All places are taken. You are number 3 in line"
-    assert (
-        await page.evaluate(waits, {"position": 3, "seconds": 41.6})
-        == f"{line}, probably for about 42 s."
-    )
+    assert await page.evaluate(waits, {"position": 3, "seconds": 41.6}) == f"{line}, probably for about 42 s."
     assert await page.evaluate(waits, {"position": 3}) == f"{line}."
     await page.press("#prompt", "Enter")
     await page.wait_for_selector("#trouble >> text=This link is damaged")

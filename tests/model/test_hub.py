@@ -90,9 +90,7 @@ def test_half_a_download_is_named(cache: Path) -> None:
     folder = cache / "models--somebody--wan"
     (folder / "blobs").mkdir(parents=True)
     (folder / "blobs" / "abc.incomplete").write_bytes(b"ha")
-    with pytest.raises(
-        WeightsError, match="is incomplete: run `pafu pull somebody/wan`, which resumes it"
-    ):
+    with pytest.raises(WeightsError, match="is incomplete: run `pafu pull somebody/wan`, which resumes it"):
         hub.locate("somebody/wan", SELF_FORCING)
 
 

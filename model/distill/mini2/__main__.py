@@ -1,8 +1,8 @@
-"""``python -m model.distill.mini2``: the training of pafu-mini 2, timed by the clock.
+"""``python -m model.distill.mini2``: trains pafu-mini 2 within a given time.
 
-``all`` renders, trains the autoencoder, the student and the decoder again, and looks at both; ``autoencoder`` ends
-after the first; ``probe`` measures what the machine can do in a minute and a half. Weights below ``--out`` are gone on
-from.
+``all`` renders clips, trains the autoencoder, the student, and the decoder again, and makes contact sheets of both;
+``autoencoder`` stops after the first; ``probe`` measures the machine's speed in a minute and a half. Existing weights
+in ``--out`` are trained further.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m model.distill.mini2", description=__doc__)
     parser.add_argument("stage", choices=("all", "autoencoder", "probe", "wait"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--ae-minutes", type=float, default=6.0, help="0 takes the weights below --out")
+    parser.add_argument("--ae-minutes", type=float, default=6.0, help="0 uses the weights in --out")
     parser.add_argument("--student-minutes", type=float, default=9.0)
     parser.add_argument("--polish-minutes", type=float, default=1.2)
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     parser.add_argument("--scale", choices=tuple(SCALES), default="gpu", help="rehearsal: a tiny model on the CPU")
     parser.add_argument("--seed", type=int, default=POOL_SEED)
-    parser.add_argument("--source", type=Path, help="wait: the folder of the run that is waited for")
-    parser.add_argument("--seconds", type=float, default=560, help="wait: at most")
+    parser.add_argument("--source", type=Path, help="wait: the folder of the run to wait for")
+    parser.add_argument("--seconds", type=float, default=560, help="wait: seconds at most")
     args = parser.parse_args()
     if args.stage == "wait":
         wait(args.source, args.out, args.seconds)
@@ -48,7 +48,8 @@ def main() -> None:
     spec = scale.spec
     shape = (spec.trained_latents, spec.height, spec.width)
     torch.set_num_threads(2 if scale.device == "cuda" else 1)
-    pool = ClipPool(draw_clip, shape, CHUNKS, scale.slots, scale.workers, args.seed)  # forks: before the GPU is touched
+    # forks before the process touches the GPU
+    pool = ClipPool(draw_clip, shape, CHUNKS, scale.slots, scale.workers, args.seed)
     if scale.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -59,7 +60,7 @@ def main() -> None:
             ae = train_autoencoder(pool, scale, args)
             if args.stage == "all":
                 train_student(ae, pool, scale, args)
-    finally:  # whoever waits must hear of a failure too
+    finally:  # a waiting process must also see a failure
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "done").write_text("")
         pool.close()
@@ -79,7 +80,7 @@ def train_autoencoder(pool: ClipPool, scale: Scale, args: argparse.Namespace) ->
 
 
 def train_student(ae: AutoencoderStage, pool: ClipPool, scale: Scale, args: argparse.Namespace) -> None:
-    """The student, and the decoder again on what it makes."""
+    """Train the student, then the decoder again on the student's latents."""
     out, vae, began = args.out, ae.average.module, time.monotonic()
     clips = LatentClips(scale)
     clips.absorb(pool, vae, scale.clips)
@@ -96,7 +97,7 @@ def train_student(ae: AutoencoderStage, pool: ClipPool, scale: Scale, args: argp
 
 
 def probe(pool: ClipPool, scale: Scale, out: Path, compiled: bool) -> None:
-    """Rates of rendering and of every kind of step, and the memory that they take."""
+    """Speed and memory of rendering and of every kind of training step."""
     began = time.monotonic()
     pool.gather(scale.first_clips)
     rate = len(pool.filled()) / (time.monotonic() - began)
@@ -132,7 +133,7 @@ def _time_steps(out: Path, name: str, lessons: Lessons, student: Student) -> Non
 
 
 def wait(source: Path, out: Path, seconds: float) -> None:
-    """Copy what a run that goes on below ``source`` has written, when it is done or ``seconds`` are over."""
+    """Copy the results of the run in ``source`` when it is done, or after ``seconds``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not (source / "done").exists():
         time.sleep(2)

@@ -1,4 +1,4 @@
-"""The autoencoder: first pixels and their differences, then a small discriminator that asks for detail too."""
+"""Trains the autoencoder: first on pixels and their differences, later also with a discriminator for detail."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from model.distill.mini2.run import Average, Losses, TimedRun, load_sharded, sav
 from model.distill.mini2.scale import Scale
 
 RATE, CRITIC_RATE = 1.5e-3, 2e-4
-NOISE = 0.2  # standard deviation of what is added to latents in training, at most
+NOISE = 0.2  # standard deviation of the noise added to latents in training, at most
 PARALLAX_WEIGHT = 0.5
-CRITIC_FROM = 0.4  # of the time
+CRITIC_FROM = 0.4  # share of the time
 SEED = 4004
 
 
 class Crops:
-    """Crops of the pool's views, made by a thread while the device computes."""
+    """Crops of the pool's views, prepared by a thread while the device computes."""
 
     def __init__(self, pool: ClipPool, scale: Scale) -> None:
         self._pool, self._scale = pool, scale
@@ -58,7 +58,7 @@ class Crops:
 
 
 class Painting:
-    """What teaches a decoder: the reconstruction loss, and the critic's opinion once it is asked."""
+    """The decoder's losses: reconstruction, and later the critic."""
 
     def __init__(self, vae: ViewAutoencoder, scale: Scale) -> None:
         self._vae, self._scale = vae, scale
@@ -67,8 +67,8 @@ class Painting:
         self._optimizer = torch.optim.AdamW(self.critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.9))
 
     def learn(self, latents: Tensor, pictures: Tensor, parallax: Tensor, critic: bool) -> Losses:
-        """Losses of ``latents`` whose truth is (``pictures``, ``parallax``), after their backward pass; then the critic
-        learns too."""
+        """Losses of ``latents`` with the truth (``pictures``, ``parallax``), after their backward pass; then trains the
+        critic."""
         with self.autocast():
             drawn, depth = self._vae.view(latents)
         drawn, depth = drawn.float(), depth.float()
@@ -100,7 +100,7 @@ class Painting:
 
 
 class AutoencoderStage:
-    """Holds the autoencoder, its average and its critic over both times that it is trained."""
+    """Holds the autoencoder, its average and its critic across both of its trainings."""
 
     def __init__(self, scale: Scale, folder: Path) -> None:
         torch.manual_seed(SEED)

@@ -1,4 +1,4 @@
-"""Clips as latents on the device, and what a training step takes of them."""
+"""Clips as latents on the device, and training batches from them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from model.positions import world_positions
 from model.spec import ModelSpec
 from model.text2 import SYMBOLS_PER_SLOT
 
-NEW_WORDS = 0.5  # share of the chunks behind the first that begin under new words
-POSED = 0.5  # share of the clips whose positions are world positions
-ENCODED = 48  # views in one go
+NEW_WORDS = 0.5  # share of the chunks after the first that begin with a new prompt
+POSED = 0.5  # share of the clips with world positions
+ENCODED = 48  # views encoded at once
 
 
 @dataclass
 class Batch:
-    """B clips of F latent frames in G = F / chunk prompt groups."""
+    """B clips of F latent frames, with G = F / chunk prompts."""
 
     latents: Tensor  # (B, F, C, h, w) float32
     ids: Tensor  # (B, G, slots, symbols) int64
@@ -35,14 +35,14 @@ class Batch:
         return world_positions(spec, self.offsets * self.posed[:, None, None])
 
     def new_words(self) -> Tensor:
-        """(B, G) bool: chunks whose prompt is another than the chunk's before; False for the first."""
+        """(B, G) bool: chunks whose prompt differs from the previous chunk's; False for the first."""
         new = torch.zeros(self.ids.shape[:2], dtype=torch.bool, device=self.ids.device)
         new[:, 1:] = (self.ids[:, 1:] != self.ids[:, :-1]).flatten(2).any(2)
         return new
 
 
 class LatentClips:
-    """Grows while the pool does: up to ``scale.clips`` clips, then the oldest make room."""
+    """Grows with the pool up to ``scale.clips`` clips; then the newest replace the oldest."""
 
     def __init__(self, scale: Scale) -> None:
         spec, n, frames = scale.spec, scale.clips, scale.spec.trained_latents
@@ -62,7 +62,7 @@ class LatentClips:
 
     @torch.inference_mode()
     def absorb(self, pool: ClipPool, vae: ViewAutoencoder, most: int) -> None:
-        """Encode up to ``most`` of the pool's finished clips and hand their slots back, but for the first few."""
+        """Encode up to ``most`` of the pool's finished clips and release their slots, except those of the first few."""
         pool.gather()
         waiting = [slot for slot in pool.filled() if slot not in set(self.kept)][:most]
         for slot in waiting:
@@ -87,14 +87,14 @@ class LatentClips:
             getattr(self, f"_{name}")[place] = torch.from_numpy(words[name]).to(self._scale.device)
 
     def batch(self, generator: torch.Generator, size: int, chunks: int = CHUNKS, first: int = 0) -> Batch:
-        """``size`` random clips from the ``first`` on, or as many stretches of ``chunks`` chunks of them."""
+        """``size`` random clips from index ``first`` on, or as many stretches of ``chunks`` chunks."""
         device = self._scale.device
         picked = torch.randint(first, len(self), (size,), generator=generator, device=device)
         start = torch.randint(0, CHUNKS - chunks + 1, (size,), generator=generator, device=device)
         return self.at(generator, picked, start, chunks)
 
     def at(self, generator: torch.Generator, picked: Tensor, start: Tensor, chunks: int) -> Batch:
-        """Stretches of ``chunks`` chunks that begin at chunk ``start`` (B,) of the clips ``picked`` (B,)."""
+        """Stretches of ``chunks`` chunks from chunk ``start`` (B,) on of the clips ``picked`` (B,)."""
         device, size, per_chunk = self._scale.device, len(picked), self._scale.spec.chunk_latents
         group = start[:, None] + torch.arange(chunks, device=device)
         frame = per_chunk * start[:, None] + torch.arange(chunks * per_chunk, device=device)
@@ -112,8 +112,7 @@ class LatentClips:
         )
 
     def _said(self, generator: torch.Generator, row: Tensor, group: Tensor) -> Tensor:
-        """(B, G, slots, symbols): the first prompt, those that must be said, and some others; each holds until the
-        next."""
+        """(B, G, slots, symbols): the first prompt, the required ones, and some others; each lasts until the next."""
         begins = torch.rand(group.shape, generator=generator, device=group.device) < NEW_WORDS
         begins |= self._must[row, group]
         begins[:, 0] = True

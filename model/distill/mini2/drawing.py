@@ -1,4 +1,4 @@
-"""What a rendering process makes of one clip of the second world: its views, and what is said and done in it."""
+"""Renders one clip of the second world in a worker process: views, prompts and camera motion."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def draw_clip(rng: np.random.Generator, chunks: int) -> DrawnClip:
 
 
 def words_of_clip(rng: np.random.Generator, clip: Clip) -> dict[str, np.ndarray]:
-    """ids (G, slots, symbols) of what could be said at every chunk; must (G,): chunks that must begin under new words,
-    as the light changes; offsets (F, 2) pixels; moves (F, 2) in MAX_SPEED a picture; jumps (F,): 1 where the camera
-    jumped."""
+    """ids (G, slots, symbols): a possible prompt per chunk; must (G,): chunks that need a new prompt because the light
+    changes; offsets (F, 2) pixels; moves (F, 2) in MAX_SPEED per picture; jumps (F,): 1 where the camera jumped."""
     prompts = prompts_by_chunk(rng, clip)
     ids = torch.stack([phrase_ids(prompt, PAFU_MINI_2.text_len) for prompt in prompts])
     lights = [clip.light_at(chunk * PICTURES_PER_CHUNK)[:2] for chunk in range(clip.chunks)]

@@ -1,4 +1,4 @@
-"""What one step of the student learns from: single views out of pure noise, first chunks, stretches, whole clips."""
+"""The student's training steps: single views from pure noise, first chunks, stretches, whole clips."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from model.sampler import FULL_NOISE, add_noise, clean_from_velocity
 from model.spec import ModelSpec
 from model.text import TextEncoder
 
-CONTEXT_NOISE = 0.15  # the student's past is its own work and never exact
-HOLES = 0.35  # share of the steps in which the past is pruned
-FORGET = 0.5  # share of the new words at which what is in sight is forgotten
-LEAST_LEVEL = 0.3  # no sampler asks for less noise
-SAMPLER_STEPS = 0.6  # share of the chunks that are noised to one of the sampler's own timesteps
-WORDS_UNTIL = 0.12  # of the time: views out of pure noise, so that only words can help
-OWN_PAST_FROM = 0.6  # of the time: half of the clips have a past of the student's own making
+CONTEXT_NOISE = 0.15  # noise on the student's past, which in use is its own inexact output
+HOLES = 0.35  # share of the steps with a pruned past
+FORGET = 0.5  # share of the new prompts at which the view is forgotten
+LEAST_LEVEL = 0.3  # the sampler never uses less noise
+SAMPLER_STEPS = 0.6  # share of the chunks at one of the sampler's own timesteps
+WORDS_UNTIL = 0.12  # share of the time: views from pure noise, where only the prompt helps
+OWN_PAST_FROM = 0.6  # share of the time from which half of the clips have the student's own past
 
 
 @dataclass
 class Student:
-    """The transformer and its text encoder in the dtype that they are trained in."""
+    """The transformer and its text encoder in the training dtype."""
 
     dit: CausalDiT
     text: TextEncoder
@@ -45,7 +45,7 @@ class Student:
 
 
 class Lessons:
-    """Draws the lesson of a step and gives its losses."""
+    """Draws the lesson of a step and computes its losses."""
 
     def __init__(self, clips: LatentClips, scale: Scale, seed: int) -> None:
         self._clips, self._scale, self._spec = clips, scale, scale.spec
@@ -77,7 +77,7 @@ class Lessons:
         return {"loss": error.mean(), "first": _mean_at_top(error, timesteps)}
 
     def _together(self, student: Student, batch: Batch, timesteps: Tensor) -> Tensor:
-        """Errors (B, F) at ``timesteps`` (B, F) when all frames see each other, as those of a first chunk do."""
+        """Errors (B, F) at ``timesteps`` (B, F) when all frames see each other, as in a first chunk."""
         noise = self._noise(batch.latents)
         x_t = add_noise(batch.latents, noise, timesteps)
         attention = Bidirectional(batch.positions(self._spec), self._spec)
@@ -85,7 +85,8 @@ class Lessons:
         return frame_errors(velocity, noise - batch.latents, timesteps)
 
     def _causal(self, student: Student, batch: Batch, name: str, progress: float) -> Losses:
-        """Every chunk given the chunks before it: a little noised, often pruned, later partly the student's own."""
+        """Every chunk given the previous chunks, which are slightly noised, often pruned, later partly the student's
+        own."""
         timesteps = self._timesteps(*batch.ids.shape[:2])
         past = self._past(batch)
         context = student.context(batch.ids)
@@ -101,7 +102,7 @@ class Lessons:
         return {"loss": error.mean(), name: error.mean(), "later": _mean_at_top(*later)}
 
     def _past(self, batch: Batch) -> Past:
-        """What of the past each chunk sees; new words hide what stands where they are said."""
+        """The part of the past that each chunk sees; a new prompt hides what is in its view."""
         words = dataclasses.replace(batch, posed=torch.ones_like(batch.posed))
         dropped = torch.rand(batch.ids.shape[:2], generator=self._generator, device=batch.ids.device) < FORGET
         forgotten = forgotten_in_sight(words.positions(self._spec), batch.new_words() & dropped, self._spec)
@@ -109,7 +110,7 @@ class Lessons:
         return Past(*(t.to(batch.ids.device) for t in (drawn.worth, drawn.budget, drawn.forgotten)))
 
     def _timesteps(self, size: int, chunks: int) -> Tensor:
-        """(B, F): a timestep per chunk, mostly the sampler's own ones, else spread over its range."""
+        """(B, F): one timestep per chunk, mostly the sampler's own, otherwise spread over its range."""
         spec, device, generator = self._spec, self._scale.device, self._generator
         own = torch.tensor(spec.timesteps, device=device)[
             torch.randint(0, len(spec.timesteps), (size, chunks), generator=generator, device=device)
@@ -148,13 +149,13 @@ def forced(
 
 @torch.no_grad()
 def own_past(student: Student, batch: Batch, spec: ModelSpec, noise: Tensor) -> Tensor:
-    """What the student makes of every chunk in its last step (B, F, C, h, w): near the truth, with its own faults."""
+    """The student's last-step predictions of every chunk (B, F, C, h, w): close to the truth, with its own errors."""
     timesteps = torch.full(batch.latents.shape[:2], spec.timesteps[-1], device=noise.device)
     velocity = forced(student, batch, student.context(batch.ids), batch.latents, noise, timesteps, spec)
     return clean_from_velocity(add_noise(batch.latents, noise, timesteps), velocity, timesteps)
 
 
 def _mean_at_top(error: Tensor, timesteps: Tensor) -> Tensor:
-    """The mean of the errors at full noise, without a wait for the device."""
+    """The mean error at full noise, without waiting for the device."""
     top = (timesteps == FULL_NOISE).float()
     return (error.detach() * top).sum() / top.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Contact sheets and numbers: truth, round trip through the autoencoder, and what the student draws."""
+"""Contact sheets and measurements: truth, the autoencoder's round trip, and the student's pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from model.spec import ModelSpec
 
 FRAMES = (0, 2, 8, 14, 20, 23)
 CLIPS = 5
-BLOCK = 16  # pixels of a latent's side: where seams would be
+BLOCK = 16  # pixels of a latent, at whose borders seams would appear
 
 
 @torch.inference_mode()
 def roll_out(student: Student, batch: Batch, spec: ModelSpec, seed: int) -> Tensor:
-    """Latents (B, F, C, h, w) that the student makes chunk by chunk with all of its past, under the batch's prompts and
-    camera."""
+    """Latents (B, F, C, h, w) that the student generates chunk by chunk with its whole past, for the batch's prompts
+    and camera."""
     generator = torch.Generator(batch.latents.device).manual_seed(seed)
     past = batch.latents[:, :0]
     positions, context = batch.positions(spec), student.context(batch.ids)
@@ -63,7 +63,7 @@ def sharpness(pictures: Tensor) -> float:
 
 
 def seam(pictures: Tensor) -> float:
-    """Mean step between neighbouring pixels at block borders over that in the middle of blocks."""
+    """Mean difference between neighbouring pixels at block borders, divided by that inside blocks."""
     across = pictures.float().mean(1).diff(dim=-1).abs().mean((0, 1))
     down = pictures.float().mean(1).diff(dim=-2).abs().mean((0, 2))
     at = [float(steps[BLOCK - 1 :: BLOCK].mean() / steps[BLOCK // 2 - 1 :: BLOCK].mean()) for steps in (across, down)]
@@ -86,7 +86,7 @@ def views_of(pool: ClipPool, slot: int) -> Tensor:
 
 @torch.inference_mode()
 def look_at_autoencoder(vae: ViewAutoencoder, pool: ClipPool, scale: Scale, path: Path) -> dict[str, float]:
-    """A sheet with two rows a clip, truth and round trip, and its figures."""
+    """A sheet with two rows per clip, truth and round trip, and its measurements."""
     rows, truths, drawns = [], [], []
     for slot in pool.filled()[-CLIPS:]:
         truth = views_of(pool, slot)[list(FRAMES)].to(scale.device)
@@ -103,7 +103,7 @@ def look_at_autoencoder(vae: ViewAutoencoder, pool: ClipPool, scale: Scale, path
 def look_at_student(
     student: Student, vae: ViewAutoencoder, clips: LatentClips, pool: ClipPool, scale: Scale, path: Path
 ) -> dict[str, float]:
-    """A sheet with three rows a clip: truth, round trip, and the student's own roll-out, posed and not in turn."""
+    """A sheet with three rows per clip: truth, round trip, and the student's roll-out, alternately posed and not."""
     device, count = scale.device, min(CLIPS, len(clips.kept))
     generator = torch.Generator(device).manual_seed(1)
     picked = torch.arange(count, device=device)

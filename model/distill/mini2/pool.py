@@ -1,7 +1,7 @@
 """A pool of rendered clips in memory that many processes fill and one trainer empties.
 
-The memory is one anonymous shared mapping, made before the workers fork: no copy, no pickle of pictures, no limit of
-/dev/shm. Start it before the process touches the GPU.
+The memory is one anonymous shared mapping, created before the workers fork: pictures are neither copied nor pickled,
+and /dev/shm's limit does not apply. Start it before the process touches the GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Draw = Callable[[np.random.Generator, int], "DrawnClip"]
 
 @dataclass(frozen=True)
 class DrawnClip:
-    """views (F, H, W, 3) uint8, parallax (F, H, W) uint8 in hundredths; words: small arrays of equal shape per clip."""
+    """views (F, H, W, 3) uint8, parallax (F, H, W) uint8 in hundredths; words: small arrays with the same shape for
+    every clip."""
 
     views: np.ndarray
     parallax: np.ndarray
@@ -53,7 +54,7 @@ class ClipPool:
             worker.start()
 
     def _work(self, draw: Draw, chunks: int, seed: tuple[int, int]) -> None:
-        """A worker's life: draw a clip into every free slot it gets."""
+        """A worker process: renders a clip into every free slot that it receives."""
         os.nice(5)
         import torch
 
@@ -66,9 +67,9 @@ class ClipPool:
             self._done.put((slot, clip.words))
 
     def gather(self, at_least: int = 0) -> int:
-        """Take note of the clips that are finished, waiting for ``at_least`` filled ones; returns how many there are.
+        """Register finished clips, waiting until ``at_least`` slots are filled; returns the number of filled slots.
 
-        Raises RuntimeError when all workers have died.
+        Raises RuntimeError if all workers have died.
         """
         while True:
             try:
@@ -86,7 +87,7 @@ class ClipPool:
         return list(self._filled)
 
     def release(self, slots: list[int]) -> None:
-        """The clips in ``slots`` are not needed any more."""
+        """Free the clips in ``slots``."""
         gone = set(slots)
         self._filled = [slot for slot in self._filled if slot not in gone]
         for slot in slots:

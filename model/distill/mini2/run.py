@@ -1,4 +1,5 @@
-"""A training loop that is given minutes instead of steps: rates follow the clock, and what matters is on disk."""
+"""A training loop with a time limit instead of a step count: rates follow the clock, and results are saved
+regularly."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ WARMUP_STEPS = 30
 
 
 class Twin:
-    """A module's copy in another dtype that does the forward and backward passes; float32 needs none."""
+    """A copy of a module in another dtype for the forward and backward passes; float32 needs none."""
 
     def __init__(self, master: nn.Module, dtype: torch.dtype) -> None:
         self._master = master
@@ -31,13 +32,13 @@ class Twin:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the master's weights."""
+        """Copy the weights from the master."""
         if self.module is not self._master:
             torch._foreach_copy_(list(self.module.parameters()), list(self._master.parameters()))
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Hand the gradients over to the master."""
+        """Pass the gradients to the master."""
         if self.module is not self._master:
             for own, twin in zip(self._master.parameters(), self.module.parameters(), strict=True):
                 own.grad = None if twin.grad is None else twin.grad.float()
@@ -59,15 +60,15 @@ class Average(Generic[M]):
     @torch.no_grad()
     def update(self) -> None:
         self._steps += 1
-        decay = min(self._decay, self._steps / (10 + self._steps))  # early weights are soon forgotten
+        decay = min(self._decay, self._steps / (10 + self._steps))  # forget early weights soon
         mine, theirs = [a for a, _ in self._pairs], [b for _, b in self._pairs]
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 
 @dataclass
 class TimedRun:
-    """Steps until ``minutes`` are over. ``step(n, progress)`` computes gradients and returns losses to log;
-    ``every_log`` may look at pictures or save."""
+    """Runs steps until ``minutes`` are over. ``step(n, progress)`` computes gradients and returns losses to log;
+    ``every_log`` may make sheets or save."""
 
     name: str
     minutes: float
@@ -116,7 +117,7 @@ class TimedRun:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         finite = bool(norm.isfinite())
         for opt in self.optimizers:
-            if finite:  # a bad batch is left out; too many of them show in the log
+            if finite:  # skip a bad batch; many of them show in the log
                 opt.step()
             opt.zero_grad(set_to_none=True)
         self.after()
@@ -154,7 +155,7 @@ def save_sharded(folder: Path, name: str, tensors: dict[str, Tensor], dtype: tor
 
 
 def load_sharded(folder: Path, name: str) -> dict[str, Tensor] | None:
-    """What ``save_sharded`` wrote, in float32, or None."""
+    """The tensors that ``save_sharded`` wrote, in float32, or None."""
     paths = sorted(folder.glob(f"{name}-*.safetensors"))
     tensors = {key: value for path in paths for key, value in load_file(path).items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()} or None

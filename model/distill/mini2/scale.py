@@ -1,4 +1,4 @@
-"""How large a run is: on one GPU with sixteen cores, the same on a CPU in small batches, or rehearsed on two cores."""
+"""The size of a run: for one GPU with sixteen cores, for a CPU with small batches, or a rehearsal on two cores."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from model.spec import PAFU_MINI_2, ModelSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
+    """The size of a run."""
+
     spec: ModelSpec
     device: str
-    dtype: torch.dtype  # that forward and backward passes run in; weights are float32
+    dtype: torch.dtype  # of forward and backward passes; weights are float32
     workers: int
-    slots: int  # clips kept as pictures, 12.6 MB each
-    first_clips: int  # before training begins
-    kept: int  # clips whose pictures stay when they have become latents
-    clips: int  # most latent clips, 0.6 MB each
-    crops: int  # of the autoencoder, a step
+    slots: int  # clips stored as pictures, 12.6 MB each
+    first_clips: int  # clips before training starts
+    kept: int  # clips whose pictures are kept after encoding
+    clips: int  # latent clips at most, 0.6 MB each
+    crops: int  # per step of the autoencoder
     crop: tuple[int, int]
-    stills: int  # single latent frames, a step; below: first chunks, stretches of three chunks, whole clips
+    stills: int  # single latent frames per step; below: first chunks, stretches of three chunks, whole clips
     beginnings: int
     stretches: int
     whole: int
-    absorbed: int  # new clips encoded in one go
+    absorbed: int  # new clips encoded at once
 
 
 CHUNKS = PAFU_MINI_2.trained_latents // PAFU_MINI_2.chunk_latents
@@ -48,7 +50,7 @@ GPU = Scale(
     absorbed=8,
 )
 
-CPU = replace(  # of the autoencoder: minutes of one core with bf16 arithmetic make a start
+CPU = replace(  # of the autoencoder: minutes on one core with bf16 arithmetic make a start
     GPU,
     device="cpu",
     workers=1,

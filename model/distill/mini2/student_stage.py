@@ -1,4 +1,4 @@
-"""The causal few-step student, trained directly on latents, and the decoder's second training on what it makes."""
+"""The causal few-step student, trained directly on latents, and the decoder's second training on its output."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from model.dit import CausalDiT, init_for_learning
 from model.text2 import text_encoder
 
 MATRIX_RATE, OTHER_RATE = 6e-3, 2e-3
-RESUMED = 0.4  # of the rates, for weights that were trained before
-EVERY = 10  # steps between two looks for new clips
+RESUMED = 0.4  # factor on the rates for weights that were trained before
+EVERY = 10  # steps between two checks for new clips
 POLISH_RATE = 3e-4
-POLISH_CLIPS, POLISH_VIEWS = 6, 24  # a step: clips that the student makes, views of them that are painted
-OWN_SHARE = 0.6  # of the polished views that the student made; the others are true latents
+POLISH_CLIPS, POLISH_VIEWS = 6, 24  # per step: clips that the student generates, and views of them that are decoded
+OWN_SHARE = 0.6  # share of the decoded views from the student; the others are true latents
 SEED = 5005
 
 
 class StudentStage:
+    """Holds the student and its average across trainings."""
+
     def __init__(self, scale: Scale, folder: Path) -> None:
         torch.manual_seed(SEED)
         self._scale, self._folder = scale, folder
@@ -79,7 +81,7 @@ class StudentStage:
 def polish(
     ae: AutoencoderStage, student: StudentStage, clips: LatentClips, pool: ClipPool, scale: Scale, minutes: float
 ) -> None:
-    """Teach the decoder alone to paint what the student makes: its last step's latents against the true views."""
+    """Train only the decoder on the student's output: its last-step latents against the true views."""
     ae.vae.load_state_dict(ae.average.module.state_dict())
     decoder = ae.vae.decoder
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=POLISH_RATE, betas=(0.9, 0.98), weight_decay=0.0)
@@ -103,7 +105,7 @@ def _made(
     generator: torch.Generator,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents (N, C, h, w), mostly of the student's making, and their true pictures and parallax."""
+    """Latents (N, C, h, w), mostly the student's, with their true pictures and parallax."""
     device = scale.device
     picked = torch.from_numpy(rng.integers(0, len(clips.kept), POLISH_CLIPS)).to(device)
     batch = clips.at(generator, picked, torch.zeros_like(picked), CHUNKS)

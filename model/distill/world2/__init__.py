@@ -1,4 +1,4 @@
-"""The second training world: layers with parallax, many kinds of things, weather and light, and the truth behind it."""
+"""The second training world: layers with parallax, many kinds of things, weather and light, and ground truth."""
 
 from model.distill.world2.captions import prompts_by_chunk
 from model.distill.world2.paths import Clip, random_clip

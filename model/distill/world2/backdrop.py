@@ -1,4 +1,4 @@
-"""Sky, clouds, mountains, ground, water and what falls from above: wide pictures that repeat, drawn once a process."""
+"""Sky, clouds, mountains, ground, water, rain and snow: wide periodic pictures, drawn once per process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.distill.world2.brush import shade
 from model.distill.world2.light import GREY, SKY, TINT, WEATHER, curve, sky_colours
 from model.distill.world2.size import HEIGHT, HORIZON, SCALE, WIDTH
 
-TILE = 2 * WIDTH  # a backdrop repeats after so many pixels
+TILE = 2 * WIDTH  # a backdrop repeats after this many pixels
 GROUND_ROWS = round(200 * SCALE)
 VARIANTS = 3
 GROUND_RGB = {
@@ -33,7 +33,7 @@ MOUNTAIN_RGB = {
 
 @lru_cache(maxsize=64)
 def sky(light: str, weather: str) -> Image.Image:
-    """The picture behind everything: gradient, sun or moon, stars."""
+    """The background: gradient, sun or moon, stars."""
     top, middle, low = sky_colours(light, weather)
     part = np.clip(np.arange(HEIGHT) / (HORIZON * 1.25), 0, 1)[:, None]
     upper = top + (middle - top) * np.clip(part / 0.55, 0, 1)
@@ -62,7 +62,7 @@ def sky(light: str, weather: str) -> Image.Image:
 
 
 def _moon(x: np.ndarray, y: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    """The moon's seas: slightly darker discs."""
+    """The moon's maria: slightly darker discs."""
     tone = np.ones_like(x)
     for dx, dy, r in ((-4, -3, 4), (4, 2, 3), (-1, 6, 2)):
         tone -= 0.1 * np.clip(r + 0.5 - np.hypot(x - place[0] - dx, y - place[1] - dy), 0, 1)
@@ -74,7 +74,7 @@ CLOUD_ROWS = round(112 * SCALE)
 
 @lru_cache(maxsize=128)
 def clouds(light: str, weather: str, variant: int) -> tuple[Image.Image, Image.Image]:
-    """(colour, mask) of a band of clouds, twice TILE wide so that any cut of a screen lies inside."""
+    """(colour, mask) of a band of clouds, twice TILE wide, so that any screen-wide cut lies inside."""
     rng = np.random.default_rng((11, variant))
     count = {"clear": 5, "cloudy": 15, "rain": 16, "snowfall": 12, "fog": 6}[weather]
     light_rgb = np.array(
@@ -127,7 +127,7 @@ MOUNTAIN_FOOT = 34 * SCALE  # rows of it below its lowest top
 
 @lru_cache(maxsize=128)
 def mountains(ground: str, light: str, weather: str, variant: int) -> tuple[Image.Image, Image.Image]:
-    """(colour, mask) of the ridge behind everything, twice TILE wide; its foot is the last row."""
+    """(colour, mask) of the farthest ridge, twice TILE wide; its foot is the last row."""
     rng = np.random.default_rng((13, variant, len(ground)))
     xs = np.arange(TILE)
     ridge = np.zeros(TILE)
@@ -141,7 +141,7 @@ def mountains(ground: str, light: str, weather: str, variant: int) -> tuple[Imag
     height = {"meadow": 34, "desert": 32, "snow": 58, "lake": 56, "seashore": 18}[ground] * SCALE
     tops = MOUNTAIN_ROWS - MOUNTAIN_FOOT - height * np.clip(0.62 + ridge * 0.55, 0.04, 1.4)
     if ground == "desert":
-        tops = np.maximum(tops, MOUNTAIN_ROWS - MOUNTAIN_FOOT - height * 0.82)  # table mountains
+        tops = np.maximum(tops, MOUNTAIN_ROWS - MOUNTAIN_FOOT - height * 0.82)  # flat-topped mountains
     y = np.arange(MOUNTAIN_ROWS)[:, None]
     below = y - tops[None]
     mask = np.clip(below + 0.5, 0, 1)
@@ -163,7 +163,7 @@ def mountains(ground: str, light: str, weather: str, variant: int) -> tuple[Imag
 
 @lru_cache(maxsize=256)
 def ground_tile(ground: str, layer: str, light: str, weather: str, variant: int) -> Image.Image:
-    """Lit ground of a layer, GROUND_ROWS high and twice TILE wide; its first row lies 16 units above the skyline."""
+    """Lit ground of a layer, GROUND_ROWS high and twice TILE wide; its first row is 16 units above the skyline."""
     return _twice(_raw_ground(ground, layer, variant).point(curve(layer, light, weather)))
 
 
@@ -229,7 +229,8 @@ _STROKES = {"meadow": _grass, "lake": _grass, "desert": _ripples, "seashore": _r
 
 @lru_cache(maxsize=64)
 def water_tile(layer: str, light: str, weather: str) -> tuple[Image.Image, Image.Image]:
-    """(colour, mask) of water, twice TILE wide, its first row at the waterline: the mask lets reflections through."""
+    """(colour, mask) of water, twice TILE wide, with its first row at the waterline; the mask lets reflections
+    through."""
     rng = np.random.default_rng((19, len(layer)))
     rows = GROUND_ROWS
     k = SCALE * {"far": 0.45, "mid": 0.8}[layer]
@@ -251,7 +252,7 @@ def water_tile(layer: str, light: str, weather: str) -> tuple[Image.Image, Image
 
 @lru_cache(maxsize=8)
 def glints(which: int) -> Image.Image:
-    """A mask of short bright dashes; two of them, moved against one another, make water twinkle."""
+    """A mask of short bright dashes; two of them, moved against each other, make water sparkle."""
     rng = np.random.default_rng((23, which))
     image = Image.new("L", (TILE, GROUND_ROWS), 40)
     draw = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""A brush for one thing: draws in units, finely, then shades softly and shrinks to a sprite."""
+"""Draws one thing in units at high resolution, then shades it and scales it down to a sprite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RGB: dict[str, Colour] = {
     "white": (246, 242, 232),
 }
 WOOD, DARK_WOOD, STONE, IRON, SKIN = (132, 94, 62), (92, 66, 48), (164, 158, 150), (70, 74, 84), (236, 188, 152)
-WARM = (255, 220, 128)  # lamplight
+WARM = (255, 220, 128)  # lamp light
 SOLID = 128  # alpha from which on a pixel belongs to the thing
 
 
@@ -36,7 +36,8 @@ def mix(one: Colour, other: Colour, share: float) -> Colour:
 
 @dataclass(frozen=True)
 class Sprite:
-    """rgb in neutral light with its mask, and the mask of what shines by night. (left, top): pixels from the foot."""
+    """rgb in neutral light with its mask, and the mask of the parts that glow at night. (left, top): pixels from the
+    foot."""
 
     rgb: Image.Image
     mask: Image.Image
@@ -46,7 +47,7 @@ class Sprite:
 
     @cached_property
     def solid(self) -> np.ndarray:
-        """(h, w) bool: pixels that show the thing and not what is behind it."""
+        """(h, w) bool: pixels that show the thing and not its background."""
         return np.asarray(self.mask) >= SOLID
 
 
@@ -94,12 +95,12 @@ class Brush:
         self._draw.line(self._xy(*points), (*fill, 255), max(1, round(width * self.k)), "curve")
 
     def lit(self, points: list[tuple[float, float]], by_day: Colour = (92, 112, 138)) -> None:
-        """A pane that is dark glass by day and shines by night."""
+        """A pane that is dark glass by day and glows at night."""
         self.poly(points, by_day)
         self._glow.polygon(self._xy(*points), 255)
 
     def window(self, x: float, y: float, w: float = 10, h: float = 12, frame: Colour = (250, 246, 236)) -> None:
-        """A window with frame, bars, glint and sill; (x, y) is the middle of its foot."""
+        """A window with frame, bars, glint and sill; (x, y) is the middle of its lower edge."""
         self.rect(x - w / 2 - 1.5, y - 1, x + w / 2 + 1.5, y + h + 1.5, frame)
         self.lit([(x - w / 2, y), (x + w / 2, y), (x + w / 2, y + h), (x - w / 2, y + h)])
         self._draw.polygon(self._xy((x - w / 2, y + h), (x, y + h), (x - w / 2, y + h / 2)), (150, 176, 200, 255))
@@ -119,7 +120,7 @@ class Brush:
         self.oval(x + w * 0.32, h * 0.42, 1, 1, WARM)
 
     def bricks(self, x0: float, y0: float, x1: float, y1: float, fill: Colour, share: float = 0.3) -> None:
-        """A wall with some of its bricks or stones seen."""
+        """A wall with some visible bricks or stones."""
         self.rect(x0, y0, x1, y1, fill)
         for row, y in enumerate(np.arange(y0 + 1, y1 - 3, 4.5)):
             for x in np.arange(x0 + 1 + 4.5 * (row % 2), x1 - 7, 9):
@@ -157,7 +158,7 @@ class Brush:
             self.oval(x + xs[i] * (rx - r), y + ys[i] * (ry - r), size, size * 0.86, shade(fill, tone))
 
     def sprite(self, shadow: float = 1.0, snowy: bool = False, flip: bool = False) -> Sprite:
-        """Shade, shrink, and lay a soft shadow on the ground; ``shadow`` is its width, of the thing's own."""
+        """Shade, scale down, and add a soft shadow on the ground; ``shadow`` is its width relative to the thing."""
         small = self.image.reduce(self.fine)
         glow = self.glow.reduce(self.fine)
         mask = small.getchannel("A")

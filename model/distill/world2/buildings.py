@@ -1,4 +1,4 @@
-"""Painters of what people have built. Each takes a brush whose foot is (0, 0), and the number of the drawing."""
+"""Painters of buildings and other built things. Each takes a brush whose foot is (0, 0) and the drawing's index."""
 
 from __future__ import annotations
 

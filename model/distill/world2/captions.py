@@ -1,5 +1,5 @@
-"""What is said of a clip, chunk by chunk: only what is true, in many words; things may be announced long before they
-come, announced and never reached, or called back by name."""
+"""Prompts for a clip, chunk by chunk, true and varied. They may announce things long in advance, announce things that
+never come, or call things back by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from model.distill.world2.size import CHUNK_LATENTS, HEIGHT, LAYER, PICTURES_PER
 from model.vocabulary2 import COLOURS, KINDS, SYNONYMS
 
 MOST_NAMED = 9
-TERSE, FEW = 0.4, 3  # share of prompts that name so few things at most, as people do
+TERSE, FEW = 0.4, 3  # share of prompts that name at most this few things, as people do
 SAID_AHEAD = 5  # chunks
-SILENT = 0.25  # share of later prompts that name no thing
-EDGE = 24 * SCALE  # a thing whose middle is nearer to the picture's edge is not named
-HIDDEN = 0.6  # a thing of which so much stands behind others is not named
-FALSE_HOPE = 0.12  # share of prompts that announce what the clip never reaches
+SILENT = 0.25  # share of later prompts that name nothing
+EDGE = 24 * SCALE  # a thing whose middle is closer to the picture's edge is not named
+HIDDEN = 0.6  # a thing is not named if this share of it is hidden
+FALSE_HOPE = 0.12  # share of prompts that announce something the clip never shows
 
 PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right", "ahead": "ahead"}
 DISTANCE_PHRASES = {"far": "in the distance", "near": "in front"}
@@ -53,7 +53,7 @@ class Sight:
 
 
 def prompts_by_chunk(rng: np.random.Generator, clip: Clip) -> list[str]:
-    """For every chunk what could be said as it begins."""
+    """A possible prompt for the beginning of every chunk."""
     seen: set[int] = set()
     prompts = []
     for chunk in range(clip.chunks):
@@ -66,7 +66,7 @@ def prompts_by_chunk(rng: np.random.Generator, clip: Clip) -> list[str]:
 
 
 def sights(clip: Clip, latent: int) -> list[Sight]:
-    """What can be made out at the end of a latent frame, with its third of the picture; the largest first."""
+    """The recognisable things at the end of a latent frame, with their third of the picture, largest first."""
     offset = clip.offsets[latent]
     in_view = [thing for thing in clip.scene.things if on_screen(thing, offset)]
     boxes = {thing.identity: _box(thing, offset) for thing in in_view}
@@ -85,7 +85,7 @@ def _box(thing: Thing, offset: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _hidden(thing: Thing, others: list[Thing], boxes: dict[int, tuple[float, float, float, float]]) -> float:
-    """An upper bound for the share of a thing's box that later painted ones cover."""
+    """An upper bound for the share of a thing's box that later painted things cover."""
     x0, y0, x1, y1 = boxes[thing.identity]
     covered = 0.0
     for other in others:
@@ -96,7 +96,7 @@ def _hidden(thing: Thing, others: list[Thing], boxes: dict[int, tuple[float, flo
 
 
 def _announced(rng: np.random.Generator, clip: Clip, chunk: int, here: list[Sight], seen: set[int]) -> list[Sight]:
-    """What comes into view in the chunks ahead, called back where it was seen before; or what never comes."""
+    """What comes into view in the next chunks, called back if it was seen before; or something that never comes."""
     now = {sight.thing.identity for sight in here}
     last = min(len(clip.offsets), (chunk + 1 + int(rng.integers(1, SAID_AHEAD + 1))) * CHUNK_LATENTS)
     coming: dict[int, Sight] = {}
@@ -121,7 +121,7 @@ def _prompt(rng: np.random.Generator, clip: Clip, chunk: int, shown: list[Sight]
 
 
 def _setting(rng: np.random.Generator, clip: Clip, chunk: int) -> str:
-    """Ground, weather and light; while the light changes, what it was and what it will be."""
+    """Ground, weather and light; while the light changes, both the old and the new one."""
     before, light, share = clip.light_at(chunk * PICTURES_PER_CHUNK)
     changing = share < 1 and share * TURN_PICTURES > 0
     weather, words = clip.scene.weather, []
@@ -161,7 +161,7 @@ def _phrase(rng: np.random.Generator, sight: Sight) -> str:
 
 
 def with_synonyms(rng: np.random.Generator, prompt: str) -> str:
-    """The prompt with some of its words replaced by synonyms, and articles that fit them."""
+    """The prompt with some words replaced by synonyms, and articles adjusted."""
     words = prompt.split(" ")
     for index, word in enumerate(words):
         bare = word.strip(",")
@@ -172,7 +172,7 @@ def with_synonyms(rng: np.random.Generator, prompt: str) -> str:
     return " ".join(words)
 
 
-# Words that can stand where another word of the same meaning stands: singular nouns and adjectives of one syntax.
+# Synonyms that fit into the same position: singular nouns and adjectives of one syntax.
 _REPLACEABLE = (*KINDS, *COLOURS, "morning", "sunset", "meadow", "lake", "middle", "ahead")
 _MISFITS = frozenset(
     "people men women somebody someone sailing cattle cacti snowmen countryside water lakeside early".split()

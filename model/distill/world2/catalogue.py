@@ -1,4 +1,4 @@
-"""What kinds of things there are: their size, where they stand, and the colours that suit them."""
+"""The kinds of things: their size, where they stand, and the colours that suit them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Kind:
     weight: float = 1.0
     at_home: tuple[str, ...] = LAND  # elsewhere a fifth as often
     frames: int = 1  # drawings of its idle motion
-    pace: int = 8  # pictures that each of them is shown
+    pace: int = 8  # pictures per drawing
 
     def weight_on(self, ground: str) -> float:
         return self.weight * (1.0 if ground in self.at_home else 0.2)
@@ -58,7 +58,7 @@ KIND = {
     "bush": Kind(58, 36, CLOSE, GREENS, 0.8, ("meadow", "lake", "seashore")),
     "snowman": Kind(38, 58, ("main",), ("white", "white", "white"), 1.4, ("snow",)),
 }
-# What may stand before everything else: it covers little of the picture, or hangs into it from above.
+# What may stand in front of everything else: it covers little of the picture, or hangs into it from above.
 NEAR_KINDS = {
     "meadow": ("bush", "fence", "tree", "lamp"),
     "desert": ("cactus", "bush", "fence", "palm"),

@@ -1,5 +1,5 @@
-"""Painters of what lives or grows, and of the snowman. Each takes a brush whose foot is (0, 0), and the number of the
-drawing of its idle motion (0 to 3)."""
+"""Painters of plants, animals, people and the snowman. Each takes a brush whose foot is (0, 0) and the index (0 to 3)
+of the drawing of its idle motion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tree(b: Brush, frame: int) -> None:
 
 
 def overhanging(b: Brush, frame: int) -> None:
-    """A tree so near that its crown hangs into the picture from above."""
+    """A tree so close that its crown hangs into the picture from above."""
     b.poly([(-8, 0), (9, 0), (4.5, 22), (4, 110), (-4, 110), (-4.5, 22)], WOOD)
     for x in (-2.5, -0.5, 2):
         b.line([(x, 2), (x * 0.8, 100)], 0.9, DARK_WOOD)

@@ -1,4 +1,4 @@
-"""From a thing to its sprite, and the small sprites that move: blades, smoke."""
+"""Draws the sprite of a thing, and small moving sprites: blades, smoke."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from model.distill.world2.creatures import CREATURES, overhanging
 from model.distill.world2.scene import Thing
 
 PAINTERS = BUILDINGS | CREATURES
-BLADE_PHASES = 40  # pictures of a quarter turn
+BLADE_PHASES = 40  # pictures per quarter turn
 SMOKE_PHASES = 48
 SNOWED_ON = frozenset("house tree pine tower mill church barn lighthouse castle bush fence well bridge tent".split())
 SHADOW = {"tree": 0.55, "pine": 0.7, "palm": 0.4, "lamp": 0.9, "mill": 0.55, "house": 0.85, AFLOAT: 0.0, ALOFT: 0.0}
 
 
 def sprite_of(thing: Thing, frame: int = 0, snowy: bool = False) -> Sprite:
-    """The thing in neutral light, in the ``frame``-th drawing of its idle motion."""
+    """The thing in neutral light, in drawing ``frame`` of its idle motion."""
     kind = KIND[thing.kind]
     hanging = thing.layer == "near" and thing.kind == "tree"
     height = 130 if hanging else kind.height
@@ -56,14 +56,14 @@ def blades(tenths: int, phase: int) -> Sprite:
 
 @lru_cache(maxsize=256)
 def halo(radius: int) -> Image.Image:
-    """Mask of the air around a lamp that burns, (2 radius, 2 radius)."""
+    """Mask of the glow around a burning lamp, (2 radius, 2 radius)."""
     y, x = np.mgrid[-radius:radius, -radius:radius] + 0.5
     return Image.fromarray((np.clip(1 - np.hypot(x, y) / radius, 0, 1) ** 2 * 150).astype(np.uint8))
 
 
 @lru_cache(maxsize=512)
 def smoke(tenths: int, phase: int) -> tuple[Image.Image, int, int]:
-    """Mask of the smoke that leaves a chimney, and its (left, top) from there."""
+    """Mask of a chimney's smoke, and its (left, top) relative to the chimney."""
     k = tenths / 10
     w, h = max(8, round(44 * k)), max(8, round(70 * k))
     image = Image.new("L", (2 * w, 2 * h), 0)

@@ -1,4 +1,4 @@
-"""Colours of the hours and of the weather: skies, and the curve that lights what was drawn in neutral light."""
+"""Colours of times of day and weather: skies, and the curve that lights what was drawn in neutral light."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINT = {
     "night": (0.54, 0.59, 0.82),
 }
 GREY = {"morning": (204, 206, 208), "day": (196, 206, 216), "sunset": (176, 136, 140), "night": (44, 50, 76)}
-# share of grey in the sky; haze on the main layer; how much light is left
+# share of grey in the sky; haze on the main layer; remaining light
 WEATHER = {
     "clear": (0.0, 0.0, 1.0),
     "cloudy": (0.5, 0.02, 0.94),
@@ -45,7 +45,7 @@ def sky_colours(light: str, weather: str) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def curve(plane: str, light: str, weather: str) -> list[int]:
-    """768 entries for Image.point: tint and haze of a layer, or of the mountains, under a light and weather."""
+    """768 entries for Image.point: tint and haze of a layer, or of the mountains, in a light and weather."""
     share = HAZE[plane]
     fog = WEATHER[weather][1]
     share = 1 - (1 - share) * (1 - fog * (1.0 if plane == "near" else 1.0 + 1.2 * (share > 0.05)))

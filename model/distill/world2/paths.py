@@ -1,4 +1,4 @@
-"""Where the camera goes, and how the light changes meanwhile: a clip is a tour through a scene."""
+"""The camera's path and the changes of light: a clip is a tour through a scene."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from model.distill.world2.size import (
 from model.vocabulary2 import LIGHTS
 
 CUT_SHARE, HOLD_SHARE, RETURN_SHARE, RISE_SHARE = 0.07, 0.12, 0.6, 0.3
-FAR = 1.1 * WIDTH  # pixels: a place so far away is out of sight
-TURN_PICTURES = 2 * PICTURES_PER_CHUNK  # that a change of light takes
+FAR = 1.1 * WIDTH  # pixels: a place this far away is out of view
+TURN_PICTURES = 2 * PICTURES_PER_CHUNK  # duration of a change of light
 NEXT_LIGHT = {"morning": "day", "day": "sunset", "sunset": "night", "night": "morning"}
 
 
@@ -46,13 +46,13 @@ class Clip:
         return len(self.offsets) // CHUNK_LATENTS
 
     def camera_at(self, picture: int) -> np.ndarray:
-        """Camera (x, y) of a picture of the clip."""
+        """Camera (x, y) at a picture of the clip."""
         latent, part = divmod(picture, PICTURES_PER_LATENT)
         at: np.ndarray = self.offsets[latent] - (PICTURES_PER_LATENT - 1 - part) * self.speeds[latent]
         return at
 
     def light_at(self, picture: int) -> tuple[str, str, float]:
-        """(light before, light, how far the change has gone, 0 to 1)."""
+        """(previous light, light, progress of the change, 0 to 1)."""
         index = [i for i, (first, _) in enumerate(self.lights) if first <= picture][-1]
         first, light = self.lights[index]
         if index == 0:
@@ -67,7 +67,7 @@ def random_clip(rng: np.random.Generator, chunks: int) -> Clip:
 
 
 def random_lights(rng: np.random.Generator, chunks: int) -> tuple[tuple[int, str], ...]:
-    """One light, or with some luck a change to the next hour of the day while the clip plays."""
+    """One light, or sometimes a change to the next time of day during the clip."""
     light = str(rng.choice(LIGHTS, p=(0.22, 0.36, 0.2, 0.22)))
     if chunks < 4 or rng.random() < 0.65:
         return ((0, light),)
@@ -77,7 +77,7 @@ def random_lights(rng: np.random.Generator, chunks: int) -> tuple[tuple[int, str
 
 @dataclass
 class _Camera:
-    """Walks latent frame by latent frame; speeds ramp, heights and reach are kept."""
+    """Moves latent frame by latent frame, with ramped speeds, inside the allowed range."""
 
     place: np.ndarray
     speed: np.ndarray
@@ -92,8 +92,8 @@ class _Camera:
 
 
 def random_tour(rng: np.random.Generator, chunks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and speeds, (F, 2) each: pans at any speed towards goals that are often places seen before and far away,
-    holds, cuts, and now and then a little up or down."""
+    """Offsets and speeds, (F, 2) each: pans at any speed towards goals that are often distant places seen before,
+    stops, cuts, and sometimes a small rise or fall."""
     camera = _Camera(np.zeros(2), np.zeros(2))
     style = str(rng.choice(("tour", "return", "stay"), p=(0.75, 0.13, 0.12)))
     goal, visited, pace = _goal(rng, 0.0, [0.0]), [0.0], _pace(rng)
@@ -130,10 +130,10 @@ def _goal(rng: np.random.Generator, here: float, visited: list[float]) -> float:
 
 
 def _pace(rng: np.random.Generator) -> int:
-    """Pixels a picture, either way; slow and fast alike."""
+    """Pixels per picture, in either direction, slow or fast."""
     return int(rng.choice((-1, 1))) * int(rng.integers(MAX_SPEED // 10, MAX_SPEED + 1))
 
 
 def _towards(distance: float, pace: int) -> float:
-    """The speed of a chunk that goes there at ``pace`` and does not run past it."""
+    """The speed of a chunk that moves there at ``pace`` without passing it."""
     return float(np.sign(distance)) * min(abs(pace), max(1, abs(int(distance)) // PICTURES_PER_CHUNK))

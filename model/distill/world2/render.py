@@ -1,4 +1,4 @@
-"""Pictures of a clip with the truth behind them: the parallax of every pixel, and whose it is."""
+"""Pictures of a clip with ground truth: parallax and identity of every pixel."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from model.distill.world2.size import (
     Layer,
 )
 
-NOTHING = -1  # identity of a pixel that shows sky, mountains, ground or water
-CLOUD_DRIFT = 0.4 * SCALE  # pixels a picture
+NOTHING = -1  # identity of a pixel of sky, mountains, ground or water
+CLOUD_DRIFT = 0.4 * SCALE  # pixels per picture
 RIM = round(16 * SCALE)  # rows of a ground tile above the mean skyline
 HUB = 66  # units above a mill's foot
 FLAMES = {"lamp": (64, 40), "lighthouse": (107, 46)}  # height above the foot and reach of their light, units
@@ -38,9 +38,9 @@ FLAMES = {"lamp": (64, 40), "lighthouse": (107, 46)}  # height above the foot an
 
 @dataclass
 class View:
-    """One picture while it is painted, back to front, with its truth.
+    """One picture with its ground truth, painted from back to front.
 
-    ground (H, W) float16: parallax of the backdrop or ground behind the things; identity (H, W) int16
+    ground (H, W) float16: parallax of the backdrop or ground behind the things; identity (H, W) int16.
     """
 
     image: Image.Image
@@ -48,7 +48,7 @@ class View:
     identity: np.ndarray
 
     def cover(self, x: int, y: int, solid: np.ndarray, of: np.ndarray, value: float) -> None:
-        """Set ``of``, a truth of this view, where something lies over it with its corner at (x, y)."""
+        """Set ``of``, a ground-truth map of this view, where something with its corner at (x, y) covers it."""
         h, w = solid.shape
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
         if x0 < x1 and y0 < y1:
@@ -57,7 +57,7 @@ class View:
 
 @dataclass
 class Painter:
-    """Draws pictures of one scene; keeps every sprite that it drew, in neutral light and in each light it was seen."""
+    """Draws pictures of one scene; caches every sprite in neutral light and in each light used."""
 
     scene: Scene
     sprites: dict[tuple[int, int], Sprite] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Painter:
         self.parallax_of = np.array([LAYER[t.layer].parallax for t in self.scene.things], np.float16)
 
     def view(self, camera: np.ndarray, light: str, time: int) -> View:
-        """The picture for a camera at (x, y) pixels, ``time`` in pictures since the clip's first."""
+        """The picture for a camera at (x, y) pixels, ``time`` pictures after the clip's start."""
         ground = np.full((HEIGHT, WIDTH), SKY_PARALLAX, np.float16)
         identity = np.full((HEIGHT, WIDTH), NOTHING, np.int16)
         view = View(backdrop.sky(light, self.scene.weather).copy(), ground, identity)
@@ -99,7 +99,7 @@ class Painter:
         return surface
 
     def _near(self, layer: Layer, x: int) -> list[Thing]:
-        """The things of a layer that may be in the picture, in the order of painting."""
+        """The things of a layer that may be in the picture, in painting order."""
         middles, widths = self.middles[layer.name] - x, self.widths[layer.name]
         seen = np.nonzero((middles > -widths) & (middles < WIDTH + widths))[0]
         return [self.by_layer[layer.name][i] for i in seen]
@@ -108,7 +108,7 @@ class Painter:
         """The row from which on the grounds of the layers after LAYERS[index] hide it, for a camera at height ``y``."""
         rows = [HEIGHT]
         for layer in LAYERS[index + 1 : -1]:
-            if not self.scene.water(layer.name):  # water lets what is behind it shine through
+            if not self.scene.water(layer.name):  # water shows what is behind it
                 _, first, mask, _ = self._edge(layer)
                 rows.append(first + mask.height - round(layer.parallax * y) + 1)
         return max(0, min(rows))
@@ -130,7 +130,7 @@ class Painter:
         view.cover(0, top, np.asarray(part) >= SOLID, view.ground, MOUNTAIN_PARALLAX)
 
     def _edge(self, layer: Layer) -> tuple[int, int, Image.Image, np.ndarray]:
-        """(first column, first row, mask, solid) of the rows in which the layer's ground begins."""
+        """(first column, first row, mask, solid) of the rows where the layer's ground begins."""
         if layer.name not in self.edges:
             left, right = layer_range(layer)
             tops = skyline(self.scene, layer, np.arange(left, right))
@@ -158,7 +158,7 @@ class Painter:
         view.identity[max(0, top + rows) :] = NOTHING
 
     def _water(self, view: View, layer: Layer, x: int, y: int, light: str, time: int, end: int) -> None:
-        """Water mirrors what stands behind it, a little shaken, and twinkles."""
+        """Water with a slightly shaken reflection of what is behind it, and glints."""
         top = round(layer.ground_y) - y
         rows = end - top
         if rows <= 0:
@@ -253,15 +253,15 @@ class Painter:
 
 
 def _bob(thing: Thing, time: int) -> int:
-    """Boats and balloons rise and sink, pixels."""
+    """The vertical motion of boats and balloons, pixels."""
     if thing.kind == AFLOAT:
         return int(round(1.6 * thing.size * math.sin(time / 7 + thing.seed)))
     return round(4 * thing.size * math.sin(time / 19 + thing.seed)) if thing.kind == ALOFT else 0
 
 
 def render_views(clip: Clip) -> dict[str, np.ndarray]:
-    """What the camera sees at the end of each latent frame: views uint8 (F, H, W, 3), parallax float16 (F, H, W) of
-    the visible surface, identity int16 (F, H, W) of the visible thing or NOTHING."""
+    """The camera's view at the end of each latent frame: views uint8 (F, H, W, 3), parallax float16 (F, H, W) of the
+    visible surface, identity int16 (F, H, W) of the visible thing or NOTHING."""
     frames, last, painter = len(clip.offsets), PICTURES_PER_LATENT - 1, Painter(clip.scene)
     views = np.empty((frames, HEIGHT, WIDTH, 3), np.uint8)
     parallax = np.empty((frames, HEIGHT, WIDTH), np.float16)

@@ -1,4 +1,4 @@
-"""What there is: a stretch of world with its ground, its weather and the things on its four layers."""
+"""Scenes: a stretch of world with its ground, its weather and the things on its four layers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from model.distill.world2.catalogue import AFLOAT, ALOFT, KIND, NEAR_KINDS, acce
 from model.distill.world2.size import HEIGHT, HIGHEST, LAYER, LAYERS, LOWEST, REACH, SCALE, WIDTH, Layer
 from model.vocabulary2 import COLOURS, GROUNDS, WEATHERS
 
-WATER_GROUNDS = {"lake": ("mid",), "seashore": ("far", "mid")}  # layers that are water there
+WATER_GROUNDS = {"lake": ("mid",), "seashore": ("far", "mid")}  # layers that are water on this ground
 GROUND_WEIGHTS = (0.28, 0.16, 0.18, 0.2, 0.18)
 WEATHER_WEIGHTS = (0.42, 0.2, 0.13, 0.12, 0.13)
 SUITED = 0.55  # share of things in a colour that suits their kind
 GAPS = {"far": (30, 190), "mid": (30, 200), "main": (16, 190), "near": (200, 720)}  # units between neighbours
-AFLOAT_GAP = 1.7  # so many times farther from one another are things on water
+AFLOAT_GAP = 1.7  # factor on the gaps between things on water
 NEAR_SIZE = {"bush": 1.0, "fence": 1.0, "lamp": 1.35, "cactus": 1.1, "tree": 1.3, "palm": 1.5}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """identity: its number in the scene, unique, higher where it is painted later; x, base: pixels of its layer, the
-    middle of its foot when the camera stands at (0, 0); size multiplies the kind's measures; facing 1 or -1; seed: of
-    its drawing."""
+    """identity: a unique number in the scene, higher for things painted later; x, base: pixels of its layer, the middle
+    of its foot when the camera is at (0, 0); size: factor on the kind's measures; facing: 1 or -1; seed: of its
+    drawing."""
 
     identity: int
     kind: str
@@ -47,7 +47,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Layers hold things wherever the camera may go; ``waves`` are the (amplitude, length, phase) of its skyline."""
+    """Layers have things wherever the camera may go; ``waves`` are the (amplitude, length, phase) of its skyline."""
 
     seed: int
     ground: str
@@ -78,16 +78,16 @@ def random_scene(rng: np.random.Generator, ground: str | None = None, weather: s
 
 
 def layer_range(layer: Layer) -> tuple[int, int]:
-    """The columns of a layer that any allowed camera can see, with a margin, pixels."""
+    """The columns of a layer, in pixels, that any allowed camera can see, with a margin."""
     margin = 160 * SCALE
     return int(-REACH * layer.parallax - margin), int(REACH * layer.parallax + WIDTH + margin)
 
 
 def skyline(scene: Scene, layer: Layer, xs: np.ndarray) -> np.ndarray:
-    """The row at which the layer's ground begins in columns ``xs``, for a camera at height 0."""
+    """The row where the layer's ground begins in columns ``xs``, for a camera at height 0."""
     if scene.water(layer.name):
         return np.full(len(xs), layer.ground_y)
-    turn = layer.parallax * 9.1  # every layer undulates in its own way
+    turn = layer.parallax * 9.1  # every layer undulates differently
     rise = np.zeros(len(xs))
     for high, length, phase in scene.waves:
         rise += high * np.sin(2 * np.pi * xs / (SCALE * length) + phase + turn)

@@ -1,4 +1,4 @@
-"""The measures of the second world. Everything else is in units of a picture 512 wide, times SCALE."""
+"""The dimensions of the second world, for a picture 512 wide, times SCALE."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ PICTURES_PER_LATENT = PAFU_MINI.temporal_stride
 CHUNK_LATENTS = PAFU_MINI.chunk_latents
 PICTURES_PER_CHUNK = PICTURES_PER_LATENT * CHUNK_LATENTS
 
-MAX_SPEED = round(32 * SCALE)  # pixels a picture
-MAX_RISE = round(4 * SCALE)  # pixels a picture, up or down
-MAX_ACCELERATION = round(16 * SCALE)  # pixels a picture, gained or lost per latent frame
-HIGHEST, LOWEST = -round(40 * SCALE), round(48 * SCALE)  # where the camera may stand; y grows downwards
-REACH = 3.0 * WIDTH  # the camera stays within this distance of its start: with its first view seven screens
+MAX_SPEED = round(32 * SCALE)  # pixels per picture
+MAX_RISE = round(4 * SCALE)  # pixels per picture, up or down
+MAX_ACCELERATION = round(16 * SCALE)  # pixels per picture, gained or lost per latent frame
+HIGHEST, LOWEST = -round(40 * SCALE), round(48 * SCALE)  # range of the camera; y grows downwards
+REACH = 3.0 * WIDTH  # maximum distance of the camera from its start: seven screens including the first view
 
-HORIZON = 112 * SCALE  # the row of things infinitely far away, wherever the camera stands
+HORIZON = 112 * SCALE  # the row of infinitely distant things, wherever the camera is
 DEPTH_OF_GROUND = 86 * SCALE  # a layer's ground begins at HORIZON + parallax * DEPTH_OF_GROUND
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A plane of the world. parallax: pixels that it moves per pixel of camera; scale: of the things on it."""
+    """A plane of the world. parallax: pixels that it moves per pixel of camera motion; scale: size of the things on
+    it."""
 
     name: str
     parallax: float

@@ -167,7 +167,7 @@ def test_other_settings_do_not_go_on_with_an_old_run(
     distil: Callable[..., SalienceDistillation], tmp_path: Path
 ) -> None:
     distil(tmp_path)
-    with pytest.raises(DistillError, match=r"holds a run with other settings \(noise_level changed\)"):
+    with pytest.raises(DistillError, match=r"contains a run with other settings \(noise_level changed\)"):
         distil(tmp_path, dataclasses.replace(FEW, noise_level=0.7))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red mill")
@@ -179,7 +179,7 @@ def test_painted_clips_take_no_prompts(distil: Callable[..., SalienceDistillatio
     """They would be told other words than those that they were painted after."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red mill")
-    with pytest.raises(DistillError, match="leave --prompts out"):
+    with pytest.raises(DistillError, match="omit --prompts"):
         distil(tmp_path / "out", dataclasses.replace(FEW, source="world"), prompts)
 
 
