@@ -337,8 +337,11 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "Event loop lag",
             "s",
-            quantiles("pafu_front_lag_seconds", 0.99, 1),
-            "Delay of the front's event loop, which affects everyone.",
+            [
+                *quantiles("pafu_front_lag_seconds", 0.99, 1),
+                *(Line(line.expr, f"{line.legend} busy") for line in quantiles("pafu_front_busy_seconds", 1)),
+            ],
+            "Delay of the front's event loop, which affects everyone; busy: the part of its own making.",
         ),
         Graph(
             "Connections",
@@ -435,10 +438,19 @@ def board_json() -> str:
             .multi(True)
         )
         .with_variable(
+            dashboard.QueryVariable("device")
+            .label("Device")
+            .datasource(SOURCE)
+            .query(f"label_values(pafu_worker_state{{{MODEL}}}, device)")
+            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .include_all(True)
+            .multi(True)
+        )
+        .with_variable(
             dashboard.QueryVariable("worker")
             .label("Worker")
             .datasource(SOURCE)
-            .query(f"label_values(pafu_worker_state{{{MODEL}}}, worker)")
+            .query(f'label_values(pafu_worker_state{{{MODEL}, device=~"$device"}}, worker)')
             .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .include_all(True)
             .multi(True)

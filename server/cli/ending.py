@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, Self
 
+import typer
 from typer.core import TyperGroup
 
-from server.cli.console import say
+from server.cli.console import fail, say
+from server.config import wants_json
+from server.telemetry import logs
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -89,8 +93,31 @@ class Written:
         return {**asdict(self), "seconds": self.pictures / self.fps, "stopped": bool(self.ended_by)}
 
 
+USAGE_ERROR: Any = typer.BadParameter.__base__  # of every kind
+
+
+def _option(words: list[str], name: str) -> str | None:
+    """The value of an option among words that nobody has parsed yet."""
+    flag = "--" + name.replace("_", "-")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag or word.startswith(f"{flag}="):
+            return following if word == flag else word.partition("=")[2]
+    return None
+
+
 class Commands(TyperGroup):
-    """The command group, which reports Ctrl-C if the command itself does not."""
+    """The command group, which reports Ctrl-C if the command itself does not, and wrong usage as JSON if logs are."""
+
+    def main(self, *given: Any, **named: Any) -> Any:
+        if not wants_json({name: _option(sys.argv, name) for name in ("config", "log_format")}):
+            return super().main(*given, **named)
+        try:
+            status = super().main(*given, **{**named, "standalone_mode": False})
+        except USAGE_ERROR as error:
+            logs.configure("info", "json")
+            where = error.ctx.command_path if error.ctx else "pafu"
+            status = fail(f"{error.format_message()} (see {where} --help)", error.exit_code).exit_code
+        sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         try:

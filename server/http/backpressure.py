@@ -38,7 +38,7 @@ FRAMES_PER_SECOND, FRAMES_AT_ONCE = 100.0, 400.0  # limits on frames that are no
 MOST_PONGS = 16  # queued for a peer that does not read
 
 
-class BackpressureProtocol(SmallReads, WebSocketsSansIOProtocol):  # type: ignore[misc]
+class BackpressureProtocol(SmallReads, WebSocketsSansIOProtocol):
     """A WebSocket connection with backpressure, frame limits and a bounded close (see the module)."""
 
     cut_after = CUT_AFTER

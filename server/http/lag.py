@@ -1,4 +1,4 @@
-"""Measures event loop lag, which delays every viewer."""
+"""Measures event loop lag, which delays every viewer, and how much of it the front itself makes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable
 LOOK_SECONDS = 0.025
 
 
-async def watch_lag(observe: Callable[[float], None]) -> None:
-    """Report repeatedly how late, in seconds, the loop returns from a short sleep. Never returns."""
+async def watch_lag(observe: Callable[[float, float], None]) -> None:
+    """Report repeatedly how late, in seconds, the loop returns from a short sleep, and for how much of that it may have
+    computed: no more than its thread's CPU time. The rest is the machine's. Never returns."""
     while True:
-        due = time.perf_counter() + LOOK_SECONDS
+        due, spent = time.perf_counter() + LOOK_SECONDS, time.thread_time()
         await asyncio.sleep(LOOK_SECONDS)
-        observe(max(0.0, time.perf_counter() - due))
+        lag = max(0.0, time.perf_counter() - due)
+        observe(lag, min(lag, time.thread_time() - spent))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -55,6 +56,8 @@ class Service(uvicorn.Server):
         self.front.gallery.start()
         lag = watch_lag(self.front.engine.observer.lag)
         self._watching = [asyncio.create_task(watch) for watch in (self.front.watch_keys(), lag)]
+        gc.collect()
+        gc.freeze()  # or every full collection would hold up the event loop for 50 ms to look at what never goes
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, notify viewers and release jobs, close sockets, stop the workers, in this order.

@@ -16,7 +16,7 @@ HEAD_SECONDS = 10.0
 STALL_SECONDS = 60.0
 
 
-class TimeoutProtocol(SmallReads, H11Protocol):  # type: ignore[misc]
+class TimeoutProtocol(SmallReads, H11Protocol):
     """Closes a connection that does not send complete headers in time or stops reading its reply.
 
     Uvicorn itself would wait forever.

@@ -315,6 +315,13 @@ METRICS: tuple[Metric, ...] = (
         "Lag of the front's event loop, which delays everyone.",
         buckets=LAGS,
     ),
+    Metric(
+        "pafu_front_busy_seconds",
+        "histogram",
+        "http",
+        "The part of each lag in which the front itself computed; the rest is the machine's.",
+        buckets=LAGS,
+    ),
     Metric("pafu_connections", "gauge", "http", "Open connections of all kinds."),
     Metric(
         "pafu_connections_refused_total", "counter", "http", "Connections closed at once because of a connection limit."

@@ -196,9 +196,10 @@ class Observer:
         labels = {"route": route, "method": method, "status": str(status)}
         self.metrics.observe("pafu_request_duration_seconds", seconds, **labels)
 
-    def lag(self, seconds: float) -> None:
-        """The event loop was this late."""
+    def lag(self, seconds: float, busy: float) -> None:
+        """The event loop was this late, and computed for at most ``busy`` seconds of it."""
         self.metrics.observe("pafu_front_lag_seconds", seconds)
+        self.metrics.observe("pafu_front_busy_seconds", busy)
 
     def connections(self, number: int) -> None:
         self.metrics.set("pafu_connections", number)

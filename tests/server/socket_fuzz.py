@@ -383,9 +383,8 @@ def main() -> None:
         seen = asyncio.run(fuzz(int(url.rsplit(":", 1)[1]), given.seed, until, say))
         after = get_json(f"{url}/health")[1]
         print("\n".join(f"{count:6} {outcome}" for outcome, count in sorted(seen.items())))
-        print(
-            f"{seen.total()} attacks; sessions left {after['sessions']}, worker restarts {after['worker']['restarts']}"
-        )
+        restarts = sum(worker["restarts"] for worker in after["workers"])
+        print(f"{seen.total()} attacks; sessions left {after['sessions']}, worker restarts {restarts}")
         half = len(memory) // 2
         print(f"front: {memory[0]:.0f} MiB before; at most {max(memory[: half + 1]):.0f} in the first half of the")
         print(f"attacks, {max(memory[half:]):.0f} in the second, {memory[-1]:.0f} at the end")

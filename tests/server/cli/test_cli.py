@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -117,3 +118,19 @@ def test_a_configuration_that_cannot_be_read_is_one_clear_line() -> None:
 def test_a_store_that_cannot_be_reached_is_one_clear_line_and_not_its_password() -> None:
     line = one_line(pafu("serve", "--port", "0", PAFU_DATABASE="postgresql://me:hunter2hunter2@127.0.0.1:9/pafu"))
     assert "store cannot be reached" in line and "PAFU_DATABASE" in line and "hunter2" not in line
+
+
+@pytest.mark.parametrize("wrong", [("serve", "--nonsense"), ("--nonsense",), ("serve", "--port", "x"), ("keys", "add")])
+def test_wrong_usage_is_a_line_of_json_where_the_log_is(wrong) -> None:
+    run = pafu(*wrong, PAFU_LOG_FORMAT="json")
+    (line,) = run.stderr.splitlines()
+    told = json.loads(line)
+    assert (run.returncode, run.stdout, told["level"]) == (2, "", "error") and "--help" in told["message"]
+
+
+def test_the_flag_and_the_file_say_it_too_and_what_is_right_is_not_disturbed(tmp_path) -> None:
+    (tmp_path / "pafu.toml").write_text('log_format = "json"\n')
+    for asked in (("--log-format=json",), ("--log-format", "json"), ("--config", str(tmp_path / "pafu.toml"))):
+        assert json.loads(pafu("serve", *asked, "--nonsense").stderr)["level"] == "error"
+    assert pafu("--version", PAFU_LOG_FORMAT="json").returncode == 0
+    assert "Usage" in pafu("serve", "--nonsense").stderr

@@ -7,13 +7,14 @@ import contextlib
 import gzip
 import json
 import logging
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from server.http import backpressure
+from server.http import backpressure, small_reads
 from server.http.backpressure import BackpressureProtocol
-from server.http.small_reads import READ_BYTES
+from server.http.small_reads import FIRST_BYTES, READ_BYTES, SmallReads
 from tests.server.socket_fuzz import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, frame, text
 
 START = {"type": "session.start", "prompt": "a bar"}
@@ -184,3 +185,36 @@ async def test_a_body_that_breaks_off_is_nobodys_mistake(server, caplog) -> None
     await until(lambda: metrics.read("pafu_request_duration_seconds_count", **labels, status="499") == 3)
     assert metrics.read("pafu_request_duration_seconds_count", **labels, status="500") == 0
     assert "Traceback" not in caplog.text and "Exception" not in caplog.text
+
+
+class Costly(SmallReads):
+    """A connection whose bytes take so many CPU seconds each to parse."""
+
+    def __init__(self, clock: SimpleNamespace, seconds_per_byte: float) -> None:
+        self.clock, self.cost = clock, seconds_per_byte
+        self.rests: list[float] = []
+        self.reads: list[int] = []
+
+    def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+
+    def data_received(self, data: bytes) -> None:
+        self.reads.append(len(data))
+        self.clock.now += self.cost * len(data)
+
+
+def test_who_is_costly_to_parse_is_read_in_smaller_pieces_and_all_such_rest_in_turn(monkeypatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    clock.thread_time = clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(small_reads, "time", clock)
+    monkeypatch.setattr(SmallReads, "_turns_end", 0.0)
+    attackers, friend = [Costly(clock, 2e-5) for _ in range(8)], Costly(clock, 0.0)
+    for _ in range(4):
+        for one in (*attackers, friend):
+            one.buffer_updated(len(one.get_buffer(-1)))
+    for one in attackers:
+        assert one.reads == sorted(one.reads, reverse=True) and one.reads[-1] <= FIRST_BYTES // 4
+    assert friend.rests == [] and friend.reads[-1] > friend.reads[0]
+    first = [one.rests[0] for one in attackers]
+    assert first == sorted(first) and first[-1] > 4 * first[0], "the last one waits for those before it"
+    assert attackers[-1].rests[-1] > 8 * clock.now, "together they have a tenth of the time"
