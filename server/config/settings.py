@@ -50,13 +50,13 @@ def default_data_dir() -> Path:
 
 
 class Group(BaseModel):
-    """Settings of one topic, under a ``heading`` in docs/settings.md."""
+    """Settings on one topic, listed under ``heading`` in docs/settings.md."""
 
     heading: ClassVar[str]
 
 
 class Server(Group):
-    """What is served, on what, and how it is watched."""
+    """Addresses, model, devices, logs and traces."""
 
     heading: ClassVar[str] = "The server"
 
@@ -133,7 +133,7 @@ class Server(Group):
 
 
 class Sessions(Group):
-    """How many live sessions there are, and how long they are kept."""
+    """Limits and retention of live sessions."""
 
     heading: ClassVar[str] = "Sessions"
 
@@ -163,7 +163,7 @@ class Sessions(Group):
 
 
 class Storage(Group):
-    """Where things are kept, and video jobs."""
+    """Storage and video jobs."""
 
     heading: ClassVar[str] = "Jobs and storage"
 
@@ -202,7 +202,7 @@ class Storage(Group):
 
 
 class Caches(Group):
-    """What a session's key/value cache holds."""
+    """Key/value caches of sessions."""
 
     heading: ClassVar[str] = "Caches"
 
@@ -240,7 +240,7 @@ class Caches(Group):
 
 
 class Limits(Group):
-    """What is accepted from whom, and for how long anything is waited for."""
+    """Timeouts, and limits on requests and callers."""
 
     heading: ClassVar[str] = "Timeouts and limits on input"
 
@@ -293,7 +293,7 @@ class Limits(Group):
 
 
 class Keys(Group):
-    """Who may use the server."""
+    """API keys and access."""
 
     heading: ClassVar[str] = "Keys"
 
@@ -329,8 +329,10 @@ GROUPS: tuple[type[Group], ...] = (Server, Sessions, Storage, Caches, Limits, Ke
 
 
 class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
-    """All settings of a server. Times are in seconds, sizes in bytes. The groups are listed backwards, because pydantic
-    puts the fields of the last base first."""
+    """All settings of a server. Times are in seconds, sizes in bytes.
+
+    The bases are in reverse order, because pydantic puts the fields of the last base first.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, allow_inf_nan=False

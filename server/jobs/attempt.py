@@ -1,7 +1,7 @@
-"""One attempt at a job, from its claim until it is over, given back or lost.
+"""One attempt at a job, from its claim until it is finished, released or lost.
 
-A chunk counts only when its files are safe and the store knows them; only then may the worker begin the next. So
-whatever dies, the job goes on after its last finished chunk: here after a worker's death, in another server after ours.
+A chunk is finished once its files are durable and recorded in the store; only then does the worker start the next. So
+the job continues after its last finished chunk, here if a worker dies, on another server if this one does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ASSEMBLE_COMMAND = module_command("server.jobs.assemble")
 
 
 class JobFailed(Exception):
-    """The job cannot be done, now or later; ``code`` is told to its caller."""
+    """The job cannot succeed; ``code`` is the caller's error code."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -47,18 +47,18 @@ class JobFailed(Exception):
 
 
 class AttemptLost(Exception):
-    """A worker or a disk was lost: the job goes back to the queue, and that counts against it."""
+    """A worker or disk failed: the job is requeued, and the failure counts."""
 
 
 class Attempt:
-    """A job in hand. ``task`` is its run."""
+    """Runs one claimed job in ``task``."""
 
     def __init__(
         self, job: Job, lease: Lease, settings: Settings, spec: ModelSpec, engine: Engine, database: Database
     ) -> None:
         self.job, self.lease = job, lease
         self.line: EngineSession | None = None
-        self.finishing = False  # it begins no more chunks
+        self.finishing = False  # whether to stop after the current chunk
         self._settings, self._spec, self._engine, self._database = settings, spec, engine, database
         self._lease_holder = LeaseHolder(lease, database, settings.job_lease_seconds)
         self._outcome = GIVEN_BACK
@@ -71,21 +71,21 @@ class Attempt:
         return None if traces is None else traces.attempt(ids, self.job.order.traceparent, self._spec.name)
 
     def _silent_seconds(self) -> float:
-        """Since the worker's last sign of life; 0 before there is one."""
+        """Seconds since the worker's last message; 0 without a worker."""
         return 0.0 if self.line is None else self.line.silent_seconds
 
     def cancel(self) -> None:
-        """Leave the chunk in hand, and give the job back if it still exists."""
+        """Abandon the current chunk and release the job, if it still exists."""
         self.task.cancel()
 
     async def abandon(self) -> None:
-        """The job was deleted: its worker stops before the next pass of the model."""
+        """The job was deleted: stop its worker before the model's next pass."""
         self.task.cancel()
         if self.line is not None:
             await self.line.close()
 
     async def finish_chunk(self) -> None:
-        """Give the job back after the chunk in hand."""
+        """Release the job after the current chunk."""
         self.finishing = True
         if self.line is not None:
             await self.line.finish()
@@ -100,7 +100,7 @@ class Attempt:
 
     @property
     def ids(self) -> dict[str, str]:
-        """What every log line about it carries."""
+        """The ids in every log line about the job."""
         order = self.job.order
         ids = {"job_id": self.job.id, "request_id": order.request, "trace_id": trace_id_of(order.traceparent)}
         return {name: value for name, value in ids.items() if value}
@@ -119,13 +119,13 @@ class Attempt:
             log.warning("%s: %s", self.job.id, lost)
             await asyncio.sleep(RETRY_SECONDS)
             await self._give_back(lost=str(lost))
-        except asyncio.CancelledError:  # deleted, or told to stop: another server may go on
+        except asyncio.CancelledError:  # deleted or stopped; another server may continue
             await self._give_back()
         except StoreUnavailable as error:
-            log.warning("%s: left alone, its lease will lapse: %s", self.job.id, error)
+            log.warning("%s: attempt failed, its lease will lapse: %s", self.job.id, error)
         except Exception:
             log.exception("%s failed", self.job.id)
-            await self._give_back(lost="the server made a mistake; it is in its log")
+            await self._give_back(lost="internal server error; see the server's log")
         finally:
             heart.cancel()
             if self.line is not None:
@@ -145,7 +145,7 @@ class Attempt:
     # ---- chunks
 
     async def _make_chunks(self, count: int) -> bool:
-        """Have the missing chunks made; False when the server stops before the last."""
+        """Generate and store the missing chunks; False if the server stops before the last one."""
         resume_point = ResumePoint(self._spec, self.job.order.cache)
         past = await self._past()
         if past is not None:
@@ -165,7 +165,7 @@ class Attempt:
                 raise JobFailed("interaction_failed", event.message)
             elif isinstance(event, Ended):
                 return self._ended(event)
-        raise AttemptLost("the worker's events ended without a word")
+        raise AttemptLost("the worker's events ended without Ended")
 
     def _ended(self, event: Ended) -> bool:
         if event.code is None or event.code == "preempted":  # a live viewer needed the place
@@ -175,7 +175,7 @@ class Attempt:
         raise JobFailed(event.code, event.message)
 
     async def _past(self) -> Past | None:
-        """What a worker needs to go on after the job's last finished chunk."""
+        """The state from which a worker continues after the job's last finished chunk; None for a new job."""
         if not self.job.chunks:
             earlier = self.job.order.earlier
             return Past(next_index=0, pictures=earlier, camera=(0, 0, 0), chunks=[]) if earlier else None
@@ -186,7 +186,7 @@ class Attempt:
             raise AttemptLost(str(error)) from error
 
     async def _open(self, past: Past | None, count: int) -> EngineSession | None:
-        """A background session on a worker, as soon as there is room; None when the server stops or has no worker."""
+        """Open a background session once there is room; None if the server stops or has no worker."""
         order = self.job.order
         session = Open(
             session=f"{self.lease.job_id}-{self.lease.fence}",
@@ -220,7 +220,7 @@ class Attempt:
         return None
 
     async def _keep(self, fragment: Fragment, resume_point: ResumePoint) -> None:
-        """Make the chunk safe: first its files, then the store's word for it."""
+        """Store the chunk: first its files, then its record."""
         resume_point.add(fragment)
         state = ChunkState.after(fragment, resume_point)
         chunk = names_of(self.lease, fragment.index)
@@ -233,7 +233,7 @@ class Attempt:
         await self._lease_holder.ask(lambda store: store.add_chunk(self.lease, chunk, fragment.stats.chunk_seconds))
 
     async def _on_disk(self, write: Callable[[Files], None]) -> None:
-        """Write, and write again: a disk may be full only for a moment."""
+        """Write with retries, since a full disk may be temporary. Raises JobFailed or AttemptLost."""
         for left in reversed(range(DISK_TRIES)):
             try:
                 return await self._database.file(write)
@@ -246,7 +246,7 @@ class Attempt:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _assemble(self) -> Results:
-        """The finished video, made of its chunks by a process of its own."""
+        """Assemble the video from its chunks in a child process. Raises JobFailed or AttemptLost."""
         chunks = await self._database.run(lambda store: store.chunks(self.job.id))
         order = AssemblyOrder.of(self.job, self.lease, chunks, self._settings)
         for left in reversed(range(DISK_TRIES)):
@@ -264,23 +264,23 @@ class Attempt:
     # ---- the end
 
     async def _give_back(self, lost: str | None = None) -> None:
-        """Back to the queue; with ``lost``, why this attempt failed, and too many of those in a row end the job."""
+        """Return the job to the queue. With ``lost``, a failure reason, it fails after too many failures in a row."""
         try:
             job = await self._database.run(lambda store: store.get(self.lease.job_id))
             if lost is not None and job is not None and job.failures + 1 >= self._settings.job_max_failures:
                 times = job.failures + 1
-                return await self._fail("worker_failed", f"tried {times} times; the last time: {lost}")
+                return await self._fail("worker_failed", f"failed {times} times in a row; the last time: {lost}")
             await self._database.run(lambda store: store.release(self.lease, lost is not None))
         except (LeaseLost, StoreUnavailable) as error:
             log.info("%s", error)
 
     async def _fail(self, code: str, message: str) -> None:
-        """The job is over without a video; the chunks that it has are of no use to anybody."""
+        """Mark the job as failed and delete its chunks."""
         self._outcome = code
         name, keep = self.lease.job_id, self._settings.job_keep_seconds
         log.warning("%s: %s", name, message)
         with contextlib.suppress(LeaseLost):
             await self._lease_holder.ask(lambda store: store.fail(self.lease, code, message, keep))
             self._engine.observer.job_over("failed")
-            with contextlib.suppress(FilesUnavailable):  # then they go with the job's row
+            with contextlib.suppress(FilesUnavailable):  # otherwise they are deleted with the job's row
                 await self._database.file(lambda files: files.remove_folder(name))

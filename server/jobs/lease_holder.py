@@ -1,4 +1,4 @@
-"""Holds the lease of one job: beats while its worker lives, and asks the store in the lease's name."""
+"""Holds the lease of one job: sends heartbeats while its worker is alive, and queries the store under the lease."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RETRY_SECONDS = 0.5
 
 
 class LeaseHolder:
-    """Of a ``lease`` that lapses after ``seconds`` without a beat."""
+    """Keeps a ``lease`` that lapses after ``seconds`` without a heartbeat."""
 
     def __init__(self, lease: Lease, database: Database, seconds: float) -> None:
         self._lease, self._database, self._seconds = lease, database, seconds
         self._safe_at = time.monotonic()  # when the store last confirmed the lease
 
     async def ask(self, query: Callable[[JobStore], T]) -> T:
-        """Ask the store until it answers, but no longer than the lease is certainly ours. Raises StoreUnavailable."""
+        """Retry a query until the store answers, while the lease is certainly valid. Raises StoreUnavailable."""
         while True:
             try:
                 answer = await self._database.run(query)
@@ -43,8 +43,10 @@ class LeaseHolder:
                 return answer
 
     async def beat(self, silent_seconds: Callable[[], float], lost: Callable[[], None]) -> None:
-        """Tell the store that the job is being worked on, as long as its worker is not silent for a whole lease. Calls
-        ``lost`` when the lease is another's."""
+        """Send heartbeats to the store, except while the worker has been silent for a whole lease.
+
+        Calls ``lost`` if another server has the lease.
+        """
         while True:
             await asyncio.sleep(self._seconds / 3)
             if silent_seconds() > self._seconds:
@@ -55,5 +57,5 @@ class LeaseHolder:
             except StoreUnavailable as error:
                 log.warning("%s: no heartbeat: %s", self._lease.job_id, error)
             except LeaseLost:
-                log.info("%s was deleted or is worked on elsewhere", self._lease.job_id)
+                log.info("%s was deleted or taken over by another server", self._lease.job_id)
                 return lost()

@@ -1,4 +1,4 @@
-"""What a new job takes from the video that it repeats or extends."""
+"""Files that a new job copies from the video that it remixes or extends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("pafu.jobs")
 
 
 class SourceFiles:
-    """Each method returns the order and the chunks that the new job starts with. Raises PafuError."""
+    """Prepares a new job's files. Each method returns the order and the initial chunks, and raises PafuError."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self._settings, self._storage = settings, storage

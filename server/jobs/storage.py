@@ -1,4 +1,4 @@
-"""The job store and the files as the routes use them: a failure is an error that a caller is told."""
+"""The job store and files for the routes: failures become errors for the caller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("pafu.jobs")
 
 
 class Storage:
-    """Methods raise PafuError storage_unavailable when the store or the files do not answer."""
+    """Access to the store and the files. Methods raise PafuError storage_unavailable if they do not answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,6 +48,6 @@ def _named_errors() -> Iterator[None]:
     except (StoreUnavailable, FilesUnavailable) as error:
         log.log(
             logging.DEBUG if isinstance(error, StoreUnavailable) else logging.WARNING, "%s", error
-        )  # the store logs its own
+        )  # Database has logged the former
         reason = "the video storage does not answer; nothing was lost, try again later"
         raise PafuError("storage_unavailable", reason, retry_after=RETRY_AFTER) from error

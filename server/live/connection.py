@@ -1,7 +1,7 @@
-"""One viewer's connection: it opens a live session (server.live.session) or joins one, streams, and ends.
+"""One viewer's connection: opens, resumes or watches a live session (server.live.session), streams it, and ends.
 
-While it streams, ``Delivery`` speaks and ``Steering`` listens. An error before video.start ends the connection. A
-connection that ends otherwise than by session.stop leaves its session behind, to be resumed.
+While streaming, ``Delivery`` sends and ``Steering`` receives. An error before video.start ends the connection. Unless
+the connection ends with session.stop, its session can be resumed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("pafu.session")
 
 
 class ViewerConnection:
-    """Everything that one connection needs, from accept to close."""
+    """Serves one viewer's WebSocket from accept to close."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class ViewerConnection:
         self._metrics = observer.viewer(self._request_id, websocket.headers)
 
     def revoke(self) -> None:
-        """End the connection because its caller's key is gone. The session waits, as after every lost connection."""
+        """End the connection because its key was removed; the session can be resumed, as after any lost connection."""
         self._revoked = True
         if self._admitted is not None:
             self._admitted.session.dismiss(self._admitted.subscriber, revoked())
 
     async def run(self) -> None:
-        """Serve the viewer to the end; returns when the socket is closed and the session knows that it is gone."""
+        """Serve the viewer; returns when the socket is closed and the viewer has left the session."""
         with logs.about(session_id=self.id, request_id=self._request_id):
             await self._run()
 
@@ -79,9 +79,9 @@ class ViewerConnection:
             log.info("%s: the viewer left", self.id)
         except Exception:
             log.exception("%s failed", self.id)
-            await self._fail(PafuError("internal_error", "the server made a mistake; it is in its log"))
+            await self._fail(PafuError("internal_error", "internal server error; see the server's log"))
         finally:
-            self._metrics.over("viewer_left")  # unless it was told why before
+            self._metrics.over("viewer_left")  # no effect if the reason was already recorded
             if self._admitted is not None:
                 await self._admitted.session.leave(self._admitted.subscriber)
 
@@ -99,11 +99,11 @@ class ViewerConnection:
         except TimeoutError:
             raise PafuError("start_timeout", f"no session.start within {within:g} s of connecting") from None
         if not isinstance(message, client_messages.FirstMessage):
-            raise PafuError("invalid_message", f"{message.type} came before session.start", "type")
+            raise PafuError("invalid_message", f"{message.type} arrived before session.start", "type")
         return message
 
     async def _admit(self, first: client_messages.FirstMessage) -> Admitted:
-        """The session that the first message asks for. Raises PafuError."""
+        """Open, resume or watch the session that the first message requests. Raises PafuError."""
         if self._revoked:
             raise revoked()
         match first:
@@ -121,16 +121,16 @@ class ViewerConnection:
                 return Admitted(session, await session.watch(client_messages.check_format(first.format)), None, first)
 
     def _known_changes(self, start: client_messages.SessionStart) -> list[Interact]:
-        """What will change, by the start's own word. Raises PafuError."""
+        """The changes listed in session.start. Raises PafuError."""
         changes = [
             client_messages.change_of(interaction, self.id, f"evt_start_{place}", self._spec)
             for place, interaction in enumerate(start.interactions)
         ]
         if len({change.event_id for change in changes}) < len(changes):
-            raise PafuError("event_id_conflict", "two interactions have one event_id", "interactions")
+            raise PafuError("event_id_conflict", "two interactions have the same event_id", "interactions")
         if len(changes) > self._settings.max_pending_interactions:
             most = self._settings.max_pending_interactions
-            raise PafuError("too_many_interactions", f"interactions has {len(changes)}; allowed is 0 to {most}")
+            raise PafuError("too_many_interactions", f"interactions has {len(changes)} entries; allowed: 0 to {most}")
         return changes
 
     def _order(self, start: client_messages.SessionStart) -> Open:
@@ -146,7 +146,7 @@ class ViewerConnection:
         )
 
     async def _serve(self, admitted: Admitted) -> None:
-        """Deliver and listen at once; whichever ends first ends the other."""
+        """Run delivery and steering concurrently; when one ends, cancel the other."""
         delivery = Delivery(self._socket, admitted, self._metrics, self._spec, self._settings, self._request_id)
         steering = Steering(
             self._socket,
@@ -178,7 +178,7 @@ class ViewerConnection:
 
 
 def revoked() -> PafuError:
-    """What a viewer is told whose key was taken away."""
+    """The error for a viewer whose key was removed or has expired."""
     return PafuError(
         "invalid_key", "the key of this connection was removed or has expired; ask the operator for another"
     )

@@ -1,4 +1,4 @@
-"""What a viewer is told from the first message on: its place in line, the start, chunks, the end."""
+"""Sends a viewer everything after the first message: queue position, start, chunks, end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger("pafu.session")
 
 @dataclass(frozen=True)
 class Admitted:
-    """What the first message led to: a session, this viewer's subscription, and the token that resumes it."""
+    """An accepted first message: the session, the viewer's subscription, the resume token, and the message."""
 
     session: LiveSession
     subscriber: Subscriber
@@ -44,7 +44,7 @@ class Admitted:
 
 
 class Delivery:
-    """The speaking half of a connection that is at a session. ``streaming``: video.start was sent, the end was not."""
+    """The sending half of a connection to a live session. ``streaming``: between video.start and the end."""
 
     def __init__(
         self,
@@ -58,11 +58,13 @@ class Delivery:
         self.streaming = False
         self._socket, self._admitted, self._metrics = socket, admitted, metrics
         self._spec, self._settings, self._request_id = spec, settings, request_id
-        self._head = b""  # what goes before the next fragment's bytes
+        self._head = b""  # sent before the next fragment
 
     async def run(self, refused: Callable[[str, str], Awaitable[None]]) -> None:
-        """Send what the session makes until it ends. ``refused`` is called with the id of a change that the model
-        cannot follow, and why. Raises PafuError when the session fails, or the viewer takes nothing."""
+        """Send the session's notices and chunks until it ends. Raises PafuError if it fails or the viewer stalls.
+
+        ``refused`` is called with the event id of a change that the model refused, and the reason.
+        """
         session = self._admitted.session
         while True:
             match await self._next():
@@ -90,7 +92,8 @@ class Delivery:
                     raise error
 
     async def _next(self) -> audience.Notice | Fragment:
-        """What comes next. Raises PafuError viewer_stalled when the viewer is why nothing does."""
+        """Wait for the next notice or chunk. Raises PafuError viewer_stalled if the viewer's playhead blocks
+        generation."""
         session, subscriber = self._admitted.session, self._admitted.subscriber
         while True:
             try:
@@ -102,7 +105,7 @@ class Delivery:
 
     def _stalled(self) -> PafuError:
         within = self._settings.stall_timeout
-        return PafuError("viewer_stalled", f"the viewer took no video for {within:g} s; resume the session to go on")
+        return PafuError("viewer_stalled", f"the viewer read no video for {within:g} s; resume the session to continue")
 
     async def _send_fragment(self, fragment: Fragment) -> None:
         session, subscriber = self._admitted.session, self._admitted.subscriber
@@ -155,9 +158,9 @@ class Delivery:
         session, subscriber = self._admitted.session, self._admitted.subscriber
         shutdown = reason == "server_shutdown"
         resumable = shutdown and session.restartable
-        lost = session.pending if subscriber.owner and not resumable else []  # or they wait on with the session
+        lost = session.pending if subscriber.owner and not resumable else []  # else they stay pending
         for event_id in lost:
-            over = PafuError("interaction_failed", "the session ended before the chunk that would have shown it")
+            over = PafuError("interaction_failed", "the session ended before the change was shown")
             await self._socket.send(InteractionRejected.of(event_id, over))
         self._metrics.over(reason)
         done = SessionDone(

@@ -1,4 +1,4 @@
-"""A front's talk with one host of the cluster: greet, then tell and hear at once; after a break, begin anew."""
+"""A front's connection to one host of the cluster: say hello, then send and receive; reconnect when it breaks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from server.states import WorkerState
 
 log = logging.getLogger("pafu.engine")
 
-SILENT = 10.0  # seconds; a host answers twice a second
-AGAIN = 0.5  # seconds between two tries to reach a host
-AGAIN_REFUSED = 10.0
+SILENT = 10.0  # seconds; a live host answers twice per second
+AGAIN = 0.5  # seconds between two attempts to reach a host
+AGAIN_REFUSED = 10.0  # seconds until the next attempt after a mismatch
 
 
 class HostLost(Exception):
-    """The actor is gone, unreachable, or not of our kind; the message says it in one line."""
+    """The host is gone, unreachable or incompatible; the message is one line."""
 
 
 class HostMismatch(HostLost):
-    """It can be reached, but this front cannot use it."""
+    """The host is reachable but incompatible with this front."""
 
 
 class Link(Protocol):
-    """The calls of a host (server.engine.cluster.host), from afar. Raise HostLost."""
+    """Remote calls to a host (server.engine.cluster.host). Raise HostLost."""
 
     def about(self) -> Awaitable[bytes]: ...
     def hello(self, hello: bytes) -> Awaitable[bytes]: ...
@@ -40,8 +40,11 @@ class Link(Protocol):
 
 
 class Conversation:
-    """With the host of one worker, over ``link``. ``take`` is called with what is heard; ``broken`` with the worker's
-    state and a sentence, when the host cannot be reached or used."""
+    """The connection to one worker's host, over ``link``.
+
+    ``take`` is called with received messages; ``broken`` with the worker's state and a reason if the host is
+    unreachable or incompatible.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Conversation:
         self._following = asyncio.create_task(self._follow(), name=f"{self._assignment.name}")
 
     def tell(self, told: Told) -> None:
+        """Queue a message for the host."""
         self._outbox.append(told)
         self._written.set()
 
@@ -70,7 +74,7 @@ class Conversation:
             await asyncio.gather(self._following, return_exceptions=True)
 
     async def bye(self, within: float) -> None:
-        """Say that this front goes; wait at most ``within`` seconds for the answer."""
+        """Tell the host that this front leaves; waits at most ``within`` seconds."""
         with contextlib.suppress(HostLost, TimeoutError):
             async with asyncio.timeout(within):
                 await self._link.bye(self._front.front)
@@ -89,8 +93,8 @@ class Conversation:
             except* HostLost as lost:
                 self._broken(WorkerState.RESTARTING, f"{self._assignment.name} was lost ({lost.exceptions[0]})")
             except* Exception:
-                log.exception("%s cannot be followed", self._assignment.name)
-                self._broken(WorkerState.RESTARTING, "this server made a mistake; its error is in the log")
+                log.exception("the connection to %s failed", self._assignment.name)
+                self._broken(WorkerState.RESTARTING, "internal server error; see the log")
             await asyncio.sleep(patience)
 
     async def _greet(self) -> None:
@@ -121,30 +125,30 @@ class Conversation:
 
 
 def decoded_about(data: bytes) -> About:
-    """Raises HostMismatch for what another version says."""
+    """Decode a host's reply. Raises HostMismatch if its version is incompatible."""
     try:
         return decode(data, About)
     except msgspec.MsgspecError as error:
-        raise HostMismatch(f"the cluster's workers are of another version of Pafu ({error})") from None
+        raise HostMismatch(f"the cluster's workers run another version of Pafu ({error})") from None
 
 
 def mismatch(about: About, front: Hello, assignment: Assignment) -> str:
-    """Why this front cannot use the worker; empty when it can."""
-    other = "give this server another --ray-namespace, or stop the others"
+    """Why this front cannot use the worker; empty if it can."""
+    other = "set another --ray-namespace for this server, or stop the others"
     if about.version != front.version:
         return f"the cluster's workers run Pafu {about.version}, this server {front.version}: {other}"
     try:
         theirs, ours = decode(bytes(about.assignment), Assignment).configure, assignment.configure
     except msgspec.MsgspecError as error:
-        return f"the cluster's workers have another Pafu of version {about.version} ({error}): {other}"
+        return f"the cluster's workers run a different Pafu {about.version} ({error}): {other}"
     for name in ("model", "weights", "salience_head", "parts"):
         if getattr(theirs, name) != getattr(ours, name):
-            said = f"{getattr(theirs, name)!r}, this server was told {getattr(ours, name)!r}"
+            said = f"{getattr(theirs, name)!r}, but this server has {getattr(ours, name)!r}"
             return f"the cluster's workers have the {name.replace('_', ' ')} {said}: {other}"
     for name, (theirs_id, theirs_place) in (about.stores or {}).items():
         ours_id, ours_place = front.stores.get(name, ("", "its own"))
         if theirs_id != ours_id:
-            said = f"PAFU_{name.upper()}: this server's is {ours_place}, the others' {theirs_place}"
-            alike = ", which only one machine reaches under this name" if ours_place == theirs_place else ""
-            return f"{said}{alike}; give all servers of a cluster one that every machine reaches"
+            said = f"PAFU_{name.upper()} is {ours_place} on this server and {theirs_place} on the others"
+            alike = ", which are different places with the same name" if ours_place == theirs_place else ""
+            return f"{said}{alike}; set one for all servers that every machine can reach"
     return ""

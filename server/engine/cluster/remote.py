@@ -1,4 +1,4 @@
-"""One worker of the cluster as a front sees it: a mirror of its account, and the lines of the front's own sessions."""
+"""A front's view of one worker of the cluster: a mirror of its account, and the front's own sessions on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("pafu.engine")
 
 
 class RemoteMember:
-    """See the module. ``changed`` is called when its state or its room is another."""
+    """A worker on another machine. ``changed`` is called when its state or free room changes."""
 
     def __init__(
         self, assignment: Assignment, link: Link, front: Hello, observer: Observer, changed: Callable[[], None]
@@ -36,10 +36,10 @@ class RemoteMember:
         self._conversation = Conversation(assignment, link, front, self._take, self._broke)
         self._observer, self._changed = observer, changed
         self._report: Report | None = None
-        self._gone: set[str] = set()  # sessions that are over, though the last report still had them
+        self._gone: set[str] = set()  # sessions that have ended, but are still in the last report
         self._heard = time.monotonic()
 
-    # ---- what the engine asks
+    # ---- for the engine
 
     @property
     def draining(self) -> bool:
@@ -51,7 +51,7 @@ class RemoteMember:
 
     @property
     def silent_seconds(self) -> float:
-        """Since its last sign of life: the worker's silence, and then the host's."""
+        """Seconds since the worker's last message: as reported by the host, plus the time since that report."""
         worker = self._report.status.silent_seconds if self._report is not None else 0.0
         return worker + time.monotonic() - self._heard
 
@@ -95,12 +95,12 @@ class RemoteMember:
         self._conversation.tell(Move(session=session_id))
 
     async def release(self, session_id: str) -> None:
-        """Forget a session here and there; harmless when it is already over."""
+        """Close a session here and on the host, if it still exists."""
         if self.lines.pop(session_id, None) is not None:
             self.evict(session_id)
 
     def evict(self, session_id: str) -> None:
-        """End a session there, whosever it was."""
+        """Close a session on the host, even if it belongs to another front."""
         self._conversation.tell(Close(session=session_id))
         self._free(session_id)
         self._changed()
@@ -114,7 +114,7 @@ class RemoteMember:
         self._become(WorkerState.DRAINING, "")
 
     async def leave(self) -> None:
-        """Its host ends it, when the sessions of all fronts have gone."""
+        """Nothing to do: the host stops the worker once all fronts' sessions have left."""
 
     async def undrain(self) -> None:
         self._conversation.tell(Undrain())
@@ -124,14 +124,14 @@ class RemoteMember:
         self._conversation.start()
 
     async def stop(self, within: float, code: str, reason: str) -> None:
-        """Say good-bye, waiting at most ``within`` seconds for it; the sessions of this front are over."""
+        """End this front's sessions and leave the host; waits at most ``within`` seconds."""
         await self._conversation.stop()
         self._lose(code, reason)
         if within > 0 and self._report is not None:
             await self._conversation.bye(within)
         self._observer.worker_gone(self.slot.worker)
 
-    # ---- what it hears
+    # ---- messages from the host
 
     def _take(self, heard: Heard) -> None:
         self._heard = time.monotonic()
@@ -161,7 +161,7 @@ class RemoteMember:
         line.put(said)
 
     def _mirror(self, report: Report) -> None:
-        """Become what the host says, but for what is on its way there."""
+        """Mirror the host's report, except for changes that are still on their way to the host."""
         before, self._report = self._report, report
         own = {name: held for name, held in self.account.held.items() if name in self.lines}
         self._gone &= report.held.keys()
@@ -182,7 +182,7 @@ class RemoteMember:
             self._observer.beat(worker, now.beat)
 
     def _broke(self, state: WorkerState, message: str) -> None:
-        """The host is not there, so that nothing is known of its worker."""
+        """The host is unreachable: forget everything about its worker."""
         if self._report is not None:
             log.warning("%s", message)
             self._observer.worker_gone(self.slot.worker)

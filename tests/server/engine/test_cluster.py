@@ -161,9 +161,9 @@ async def test_a_server_of_another_kind_is_told_so_and_disturbs_nobody(start_ray
     front = await start_ray(stores={"sessions": ("one", "/srv/x")})
     await until(front, lambda: states(front) == ["ready", "ready"])
     others = {
-        "run Pafu 0.1.0, this server 9.9: give this server another --ray-namespace": {"version": "9.9"},
-        "have the weights None, this server was told '/srv/other'": {"weights": "/srv/other"},
-        "PAFU_SESSIONS: this server's is /srv/x, the others' /srv/x, which only one machine reaches": {
+        "run Pafu 0.1.0, this server 9.9: set another --ray-namespace": {"version": "9.9"},
+        "have the weights None, but this server has '/srv/other'": {"weights": "/srv/other"},
+        "PAFU_SESSIONS is /srv/x on this server and /srv/x on the others, which are different places": {
             "stores": {"sessions": ("another", "/srv/x")}
         },
     }
