@@ -355,7 +355,7 @@ async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_p
         os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     video = await caller.over(video_id)
     assert (video["status"], video["error"]["code"]) == ("failed", "worker_failed")
-    assert video["error"]["message"].startswith("tried 2 times") and "SIGKILL" in video["error"]["message"]
+    assert video["error"]["message"].startswith("failed 2 times") and "SIGKILL" in video["error"]["message"]
 
 
 def test_a_holder_is_silent_only_by_the_watchers_own_steady_clock() -> None:
