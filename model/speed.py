@@ -332,8 +332,16 @@ def fp8_error(spec: ModelSpec, model: LoadedModel) -> dict[str, float]:
     return {"fp8_latents_error": float((near - exact).float().norm() / exact.float().norm())}
 
 
-def run(spec: ModelSpec, codec: str, device: torch.device, out: Path, minutes: float, ways: tuple[Way, ...]) -> None:
-    """Measure row by row, most telling first, until the time is over; results are written after each."""
+def run(
+    spec: ModelSpec,
+    codec: str,
+    device: torch.device,
+    out: Path,
+    minutes: float,
+    ways: tuple[Way, ...],
+    tell: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Measure row by row, most telling first, until the time is over. Results are written, and told, after each."""
     end = time.monotonic() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
     dtype = torch.bfloat16
@@ -372,7 +380,7 @@ def run(spec: ModelSpec, codec: str, device: torch.device, out: Path, minutes: f
                     row["transformer_tflop"] * 1e3 / passes / result["ceilings"]["matmul_tflops"]
                 )
             result["rows"].append(row)
-            print(json.dumps(row), flush=True)
+            tell(row)
             write(out, result)
         if time.monotonic() < end:
             seen = attempt("profile", partial(profile, ready, group[-1]))
@@ -381,6 +389,7 @@ def run(spec: ModelSpec, codec: str, device: torch.device, out: Path, minutes: f
             write(out, result)
     write(out, result)
     draw(out, result)
+    return result
 
 
 def by_mode(ways: tuple[Way, ...]) -> Iterator[tuple[str, list[Way]]]:
@@ -455,7 +464,15 @@ def main() -> None:
     spec = spec_named(given.model)
     codec = given.codec or decoder_of(spec)
     ways = tuple(way for way in WAYS if way.mode in given.modes.split(","))
-    run(spec, codec, torch.device(given.device), given.out, given.minutes, ways)
+    run(
+        spec,
+        codec,
+        torch.device(given.device),
+        given.out,
+        given.minutes,
+        ways,
+        lambda row: print(json.dumps(row), flush=True),
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,16 +46,16 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if suite is not None:
-        return _suite(suite, settings, minutes, out)
+        return _suite(suite, settings, minutes, out, output, as_json)
     if against is not None:
-        return _against(against, settings, as_json)
+        return _against(against, settings, output, as_json)
     from server.bench import single
 
     run = lambda given, console: single.bench(given, url, seconds, console)  # noqa: E731
     _run(run, single.show, settings, output, as_json)
 
 
-def _suite(name: str, settings: Settings, minutes: float, out: Path) -> None:
+def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str | None, as_json: bool) -> None:
     if name != "gpu":
         raise fail(f"there is no suite {name!r}; available: gpu", 2)
     import torch
@@ -69,10 +70,21 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path) -> None:
         spec = spec_named(settings.model if "model" in settings.model_fields_set else "self-forcing")
     except SpecError as error:
         raise fail(str(error), 2) from None
-    run(spec, decoder_of(spec), torch.device(wanted), out, minutes, WAYS)
+
+    def measure(_: Settings, console: Console) -> Report:
+        def tell(row: Report) -> None:
+            console.print(json.dumps(row), markup=False, soft_wrap=True)
+
+        return run(spec, decoder_of(spec), torch.device(wanted), out, minutes, WAYS, tell)
+
+    def show(report: Report, console: Console) -> None:
+        left_out = f", {len(report['left_out'])} left out" if report["left_out"] else ""
+        console.print(f"{len(report['rows'])} rows{left_out}: {out}", markup=False, soft_wrap=True)
+
+    _run(measure, show, settings, output, as_json, f"{out} has the rows so far")
 
 
-def _against(root: Path, settings: Settings, as_json: bool) -> None:
+def _against(root: Path, settings: Settings, output: str | None, as_json: bool) -> None:
     import torch
 
     from model.weights import preferred_dtype
@@ -81,16 +93,23 @@ def _against(root: Path, settings: Settings, as_json: bool) -> None:
 
     dtype = str(preferred_dtype("cpu")).removeprefix("torch.")
     threads = settings.threads or usable_cores()
-    try:
-        found = compare(root, settings.model, "pafu", 6.0, threads, dtype, chunks=20)
-    except AgainstError as error:
-        raise fail(str(error)) from None
-    if as_json:
-        return print_json({**asdict(found), "ratio": found.ratio, "model": settings.model, "threads": threads})
-    print(
-        f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found.ours:.1f} pictures "
-        f"per second here, {found.theirs:.1f} there: {found.ratio:.2f} x ({found.chunks} alternating chunks)"
-    )
+
+    def measure(_: Settings, __: Console) -> Report:
+        try:
+            found = compare(root, settings.model, "pafu", 6.0, threads, dtype, chunks=20)
+        except AgainstError as error:
+            raise fail(str(error)) from None
+        return {**asdict(found), "ratio": found.ratio, "model": settings.model, "threads": threads}
+
+    def show(found: Report, console: Console) -> None:
+        console.print(
+            f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found['ours']:.1f} "
+            f"pictures per second here, {found['theirs']:.1f} there: {found['ratio']:.2f} x "
+            f"({found['chunks']} alternating chunks)",
+            soft_wrap=True,
+        )
+
+    _run(measure, show, settings, output, as_json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from server.access.operator import Operator
 from server.cli.console import console, fail, say
 from server.cli.options import takes_settings
 from server.config import Settings
+from server.config.addresses import page_address
 from server.states import WorkerState
 
 ASK_WITHIN = 30.0  # seconds
@@ -26,13 +27,17 @@ def drain(
         bool, typer.Option("--undo", help="put it back into service; restarts it if it has stopped")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="wait until its process has stopped")] = False,
-    url: Annotated[str, typer.Option(help="address of the server")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str | None, typer.Option(help="address of the server; default: from PAFU_HOST and PAFU_PORT")
+    ] = None,
 ) -> None:
     """Give a worker no new sessions, move its sessions to other workers, then stop it."""
     operator = Operator(settings.data_dir)
     if (secret := operator.read()) is None:
         raise fail(f"{operator.path} cannot be read; run this as the server's user, with its PAFU_DATA_DIR")
-    ask = httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"}, timeout=ASK_WITHIN, trust_env=False)
+    address = url or page_address(settings.host, settings.port)
+    headers = {"authorization": f"Bearer {secret}"}
+    ask = httpx.Client(base_url=address, headers=headers, timeout=ASK_WITHIN, trust_env=False)
     with ask:
         found = _asked(ask, "DELETE" if undo else "POST", worker)
         _tell(found)

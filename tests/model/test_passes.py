@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cache.config import CacheConfig
 from model import speed
@@ -18,6 +19,7 @@ from model.passes import Passes
 from model.spec import TEST_TINY, TEST_WAN
 from model.stream import VideoStream
 from model.weights import LoadedModel, random_model
+from server.cli.main import app
 
 CONFIG = CacheConfig(policy="pafu", budget_latents=4, sink_latents=0, recent_latents=1, position_mode="relative")
 
@@ -105,8 +107,11 @@ def test_a_suite_writes_every_row_and_says_what_it_left_out(tmp_path: Path, monk
     monkeypatch.setattr(speed, "SIZE", 64)
     monkeypatch.setattr(speed, "REPEATS", 1)
     ways = (speed.Way("window", 3, "plain", 1), speed.Way("pafu", 3, "fp8", 1))
-    speed.run(TEST_TINY, TEST_TINY.video_codec, torch.device("cpu"), tmp_path, 1.0, ways)
+    monkeypatch.setattr(speed, "WAYS", ways)
+    command = ["bench", "--suite", "gpu", "--model", "test-tiny", "--device", "cpu", "--out", str(tmp_path), "--json"]
+    ran = CliRunner().invoke(app, command)
     found = json.loads((tmp_path / "speed.json").read_text())
+    assert ran.exit_code == 0 and json.loads(ran.stdout) == found, ran.output
     (row,) = found["rows"]
     assert row["pictures_per_s_transformer"] > row["pictures_per_s_end_to_end"] > 0
     assert row["transformer_tflop"] == pytest.approx(speed.work(TEST_TINY, 3) / 1e12)

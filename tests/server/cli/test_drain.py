@@ -34,7 +34,7 @@ async def test_a_worker_is_drained_and_taken_back(serve, tmp_path) -> None:
     status, said = await drain("0", "--wait", "--url", server.url, data_dir=tmp_path)
     assert status == 0 and "worker 0 (cpu) is drained" in said
     assert server.engine.status().workers[0].pid is None
-    status, said = await drain("1", "--url", server.url, data_dir=tmp_path)
+    status, said = await drain("1", port=server.port, data_dir=tmp_path)
     assert status == 1 and "worker 1 is the only one serving; stop the server instead" in said
     status, said = await drain("0", "--undo", "--url", server.url, data_dir=tmp_path)
     assert status == 0 and "worker 0 (cpu) is starting" in said
