@@ -183,6 +183,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def versions() -> str:
+    """Versions of Pafu and its main packages."""
     shown = ("uvicorn", "fastapi", "websockets", "av")
     return f"pafu {__version__}, " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in shown)
 

@@ -37,6 +37,8 @@ class StartingPoint(BaseModel):
 
 
 class Gallery(BaseModel):
+    """All starting points."""
+
     object: Literal["list"] = "list"
     data: list[StartingPoint]
 

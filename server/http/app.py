@@ -219,6 +219,7 @@ def _add_sessions(app: FastAPI, front: Front) -> None:
 
 
 async def no_socket(websocket: WebSocket) -> None:
+    """Refuse a WebSocket on an unknown path."""
     missing = PafuError("not_found", f"there is no WebSocket {websocket.url.path[:200]!r}; live video is at {LIVE}")
     await websocket.send_denial_response(error_reply(missing))
 
@@ -233,6 +234,7 @@ def metrics_app(observer: Observer) -> FastAPI:
 
 
 def add_metrics_route(app: FastAPI, observer: Observer) -> None:
+    """Add GET /metrics, which polls the gauge sources first."""
     text = {
         "text/plain": {"schema": {"type": "string"}},
         "application/openmetrics-text": {"schema": {"type": "string"}},

@@ -66,6 +66,7 @@ def document() -> dict[str, Any]:
 
 
 def text() -> str:
+    """The document as JSON text."""
     return json.dumps(document(), indent=1, sort_keys=False) + "\n"
 
 

@@ -35,6 +35,7 @@ DOCS: dict[type[msgspec.Struct], str] = {
 
 
 def text() -> str:
+    """The content of the generated file."""
     return HEAD + "".join(_typed_dict(kind) for kind in NAMES)
 
 

@@ -43,6 +43,7 @@ class ErrorReply(BaseModel):
 
 
 def error_reply(error: PafuError) -> JSONResponse:
+    """The JSON reply for an error."""
     return JSONResponse(error.http_body(), error.kind.status, error.headers())
 
 
@@ -55,6 +56,7 @@ def early(status: int, message: str) -> tuple[dict[str, str], bytes]:
 
 
 def new_request_id() -> str:
+    """A random request id."""
     return f"req_{secrets.token_hex(8)}"
 
 

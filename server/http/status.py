@@ -30,6 +30,8 @@ class Readiness(BaseModel):
 
 
 class Process(BaseModel):
+    """A process; ``rss_bytes`` is its resident memory."""
+
     pid: int | None
     rss_bytes: int
 
@@ -105,6 +107,8 @@ class Alive(BaseModel):
 
 
 class Version(BaseModel):
+    """Pafu's version, and those of Python and torch."""
+
     version: str
     versions: dict[str, str]
 
@@ -134,17 +138,21 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
+    """The list of models, which has one entry."""
+
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 def liveness(engine: EngineStatus) -> Alive:
+    """The reply of /healthz."""
     if engine.state is EngineState.FAILED:
         return Alive(status="failed", reason=engine.message)
     return Alive(status="ok", reason="")
 
 
 def readiness(engine: EngineStatus, draining: bool) -> Readiness:
+    """The reply of /readyz."""
     if draining:
         return Readiness(status="shutting_down", reason="the server is shutting down")
     if engine.state is not EngineState.READY:

@@ -45,6 +45,8 @@ STATUSES: dict[JobState, Status] = {
 
 
 class VideoError(BaseModel):
+    """Why a video failed; ``code`` is one of server.errors."""
+
     code: str
     message: str
 
@@ -77,6 +79,8 @@ class Video(BaseModel):
 
 
 class VideoList(BaseModel):
+    """One page of the caller's videos."""
+
     object: Literal["list"] = "list"
     data: list[Video]
     first_id: str | None
@@ -85,6 +89,8 @@ class VideoList(BaseModel):
 
 
 class VideoDeleted(BaseModel):
+    """The reply to a deletion."""
+
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
@@ -314,6 +320,7 @@ async def download(videos: VideoService, request: Request, video_id: str, varian
 
 
 async def pieces(videos: VideoService, name: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    """Yield bytes ``start`` to ``stop`` of a result file."""
     for place in range(start, stop, READ_SIZE):
         yield await videos.piece(name, place, min(stop, place + READ_SIZE))
 

@@ -67,6 +67,8 @@ class CacheParams(Wire):
 
 
 class ExtraParams(Wire):
+    """Parameters in addition to vLLM-Omni's fields."""
+
     cache: CacheParams | None = None
 
 
@@ -94,10 +96,14 @@ class CameraEvent(Wire):
 
 
 class MultiModalData(Wire):
+    """vLLM-Omni's container for inputs other than text."""
+
     camera: CameraEvent | None = None
 
 
 class Event(Wire):
+    """A new prompt, a camera command, or both."""
+
     prompt: str | None = None
     multi_modal_data: MultiModalData | None = None
 
@@ -139,24 +145,34 @@ class SessionStart(Wire):
 
 
 class SessionInteraction(Wire):
+    """Change the prompt or the camera."""
+
     type: Literal["session.interaction"]
     interaction: Interaction
 
 
 class SessionPlayback(Wire):
+    """Report the playhead, in media seconds."""
+
     type: Literal["session.playback"]
     position_seconds: float = Field(ge=0, le=MAX_MEDIA_SECONDS)
 
 
 class SessionPing(Wire):
+    """Request a session.pong."""
+
     type: Literal["session.ping"]
 
 
 class SessionStop(Wire):
+    """End the session; from a watcher, stop watching."""
+
     type: Literal["session.stop"]
 
 
 class SessionPause(Wire):
+    """Stop generating until session.resume."""
+
     type: Literal["session.pause"]
 
 

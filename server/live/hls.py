@@ -31,6 +31,8 @@ class Part:
 
 @dataclass
 class Segment:
+    """Consecutive parts; ``whole`` once no part will be added."""
+
     number: int
     parts: list[Part] = field(default_factory=list)
     whole: bool = False

@@ -240,7 +240,7 @@ class Life:
         if self._audience.idle:
             await self._hold()
         else:
-            await self._go_on(rejoined)
+            await self._resume(rejoined)
 
     async def _hold(self) -> None:
         """Stop generating: paused, or no owner."""
@@ -251,7 +251,7 @@ class Life:
             self._enter(Phase.HELD)
             await self.line.pause()
 
-    async def _go_on(self, rejoined: bool) -> None:
+    async def _resume(self, rejoined: bool) -> None:
         """Generate for the owner."""
         self.retention.stop()
         if self.line is None:

@@ -37,7 +37,7 @@ class PlaceRequest:
 
     async def _wait(self) -> EngineSession:
         changes = self._state.changes
-        order = msgspec.structs.replace(self._state.order_to_go_on(self._files.snapshot), changes=changes.pending)
+        order = msgspec.structs.replace(self._state.open_request(self._files.snapshot), changes=changes.pending)
         line = await self._waiting_room.open(order, self._state.started, self._tell)
         changes.handed_over(order.changes)  # part of the open request, so the first chunk cannot precede them
         return line

@@ -12,6 +12,8 @@ from server.states import SessionStatus
 
 
 class SessionCamera(BaseModel):
+    """Camera position and speed at the newest chunk."""
+
     offset: int
     speed: int
 
@@ -50,11 +52,15 @@ class Session(BaseModel):
 
 
 class SessionList(BaseModel):
+    """The caller's live sessions."""
+
     object: Literal["list"] = "list"
     data: list[Session]
 
 
 class SessionDeleted(BaseModel):
+    """The reply to a deletion."""
+
     id: str
     object: Literal["session.deleted"] = "session.deleted"
     deleted: Literal[True] = True

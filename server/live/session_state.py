@@ -78,7 +78,7 @@ class SessionState:
         self.audience.replay.add(fragment)
         self.newest = self.audience.replay.newest
 
-    def order_to_go_on(self, snapshot: str | None) -> Open:
+    def open_request(self, snapshot: str | None) -> Open:
         """The request that opens the session on a worker in its current state."""
         return msgspec.structs.replace(
             self.order,
@@ -94,7 +94,7 @@ class SessionState:
         audience = self.audience
         return Record(
             format=FORMAT,
-            order=msgspec.structs.replace(self.order_to_go_on(None), past=None),
+            order=msgspec.structs.replace(self.open_request(None), past=None),
             token=self.token,
             past=self._resume_point.past(),
             mime=audience.mime,

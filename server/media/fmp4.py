@@ -42,7 +42,7 @@ class FragmentMuxer:
         """ftyp and moov, which a player needs before any fragment."""
         return self._init
 
-    def go_on(self, fragments: int, pictures: int) -> None:
+    def continue_after(self, fragments: int, pictures: int) -> None:
         """Continue a stream after this many fragments and pictures."""
         self._sequence, self._decode_time = fragments, TICKS * pictures
 

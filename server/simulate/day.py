@@ -48,6 +48,8 @@ class Cluster:
 
 @dataclass
 class Gpu:
+    """One GPU: its number, current viewers, and whether it is up."""
+
     number: int
     viewers: int = 0
     up: bool = True
@@ -140,9 +142,9 @@ class Simulation:
             if not dies.triggered:
                 return self._leave(gpu)
             self.day.moved += 1
-            gpu = yield from self._go_on_elsewhere()
+            gpu = yield from self._place_again()
 
-    def _go_on_elsewhere(self) -> Generator[simpy.Event, Any, Gpu]:
+    def _place_again(self) -> Generator[simpy.Event, Any, Gpu]:
         """Wait until a started session has a place again."""
         gpu = self._place()
         while gpu is None:

@@ -49,7 +49,7 @@ class Playout:
         self._clock_read = now
         self.delivered = min(self.sent, self.delivered + seconds)
 
-    def go_on(self, seconds: float) -> None:
+    def continue_after(self, seconds: float) -> None:
         """Start after media that was generated and delivered elsewhere."""
         self.generated = self.sent = self.delivered = self._clock = seconds
 

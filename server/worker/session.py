@@ -81,7 +81,7 @@ class WorkerSession:
         self._encoder = H264Encoder(spec.width, spec.height, spec.fps)
         self._muxer = FragmentMuxer(spec.width, spec.height, spec.fps, self._encoder.avcc)
         if order.past is not None:
-            self._go_on(order.past)
+            self._continue(order.past)
         if not self.begun and spec.camera and (control := camera_from_prompt(order.prompt)):
             self._stream.set_camera(control)
 
@@ -96,11 +96,11 @@ class WorkerSession:
             self._generator.begin_with(stream, order.image)
         return stream
 
-    def _go_on(self, past: Past) -> None:
+    def _continue(self, past: Past) -> None:
         """Continue a stream whose earlier part another worker made: same indices and timestamps."""
         self.begun = self.chunks = past.next_index
-        self._muxer.go_on(past.next_index, past.pictures)
-        self.playout.go_on(past.pictures / self.spec.fps)
+        self._muxer.continue_after(past.next_index, past.pictures)
+        self.playout.continue_after(past.pictures / self.spec.fps)
         if self._remaining is not None:
             self._remaining -= past.pictures
 

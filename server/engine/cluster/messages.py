@@ -114,6 +114,7 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 def encode(value: object) -> bytes:
+    """The message as msgpack."""
     return msgspec.msgpack.encode(value)
 
 
