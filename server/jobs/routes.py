@@ -248,7 +248,7 @@ def _add_not_offered(router: APIRouter) -> None:
 
     def refuse(what: str) -> Callable[[], Awaitable[None]]:
         async def refused() -> None:
-            raise PafuError("unsupported", f"{what} are not supported; remix and extensions are")
+            raise PafuError("unsupported", f"{what} are not offered; remix and extensions are")
 
         return refused
 
