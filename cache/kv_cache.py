@@ -1,10 +1,9 @@
-"""One session's keys and values over all layers: a budget of slots, allocated once.
+"""One session's keys and values over all layers, in a budget of slots that is allocated once.
 
-A layer's committed tokens stand first, oldest first, and then the current chunk, so that attention always reads one
-dense prefix. Keys are kept as they come from ``store``: turned by row and column, which never change, but not by
-time, which is re-indexed at every chunk: turning stored bf16 keys again and again would add up an error over an
-hour-long stream. Once the cache is full, no shape and no decision of the host depends on what it holds: which tokens
-stay is known to the device alone.
+Each layer holds its committed tokens, oldest first, then the current chunk, so that attention always reads one dense
+prefix. Keys are stored rotated by row and column, which never change, but not by time, which is re-indexed at every
+chunk: rotating stored bf16 keys again and again would accumulate an error over an hour-long stream. Once the cache is
+full, no shape and no host decision depends on its content: only the device knows which tokens are kept.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from cache.storage import Geometry, Workspace, part_of
 from cache.token_store import TokenStore
 
 NO_EVIDENCE = Evidence()
-COUNTERS = 3  # chunks, evicted tokens, fell back; then the tokens of each layer
+COUNTERS = 3  # chunks, evicted tokens, fell back; then the number of tokens per layer
 
 
 class KVCache:
     """Key/value cache of one session.
 
     Sizes ``budget``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of latent frames
-    seen in training: temporal positions are re-indexed into it (relative mode), or left as they are when it is None
-    (absolute mode). ``seed`` feeds policies that draw. Committed tokens are kept as ``kv_dtype`` says; the open chunk
-    is always in full precision. Sessions whose chunks are made one after the other may share a ``workspace``; without
-    one the cache makes its own.
+    seen in training: temporal positions are re-indexed into it (relative mode), or unchanged if it is None (absolute
+    mode). ``seed`` is for random policies. Committed tokens are stored as ``kv_dtype``; the open chunk is always in
+    full precision. Sessions that make chunks one at a time may share a ``workspace``; without one the cache creates its
+    own.
     """
 
     def __init__(
@@ -64,16 +63,17 @@ class KVCache:
         self._workspace.check_fits(geometry)
         self._workspace.grow(budget + self.chunk)
         self._unplaced = unplaced
-        self._first_layer = 0  # of those in this object's hands; see ``alone``
+        self._first_layer = 0  # index of this object's first layer; see ``alone``
         self._open: OpenChunk | None = None
-        self._before: tuple[list[int], int] = ([0] * self.layers, 0)  # tokens of each layer and evictions, a commit ago
+        # before the last commit: tokens of each layer, evictions
+        self._before: tuple[list[int], int] = ([0] * self.layers, 0)
         self.chunks = 0  # committed so far
         self.evicted_tokens = 0  # since construction, summed over layers
 
     def begin_chunk(self, positions: Tensor, turn: Turn | None = None) -> None:
-        """Open a chunk of tokens at ``positions`` (chunk, 3); a chunk that was begun but never committed is dropped.
+        """Open a chunk of tokens at ``positions`` (chunk, 3); an open chunk that was not committed is dropped.
 
-        The kept tokens are laid out for attention, their keys as ``turn`` makes them of their times.
+        The kept tokens are laid out for attention, with their keys rotated by ``turn``.
         """
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
@@ -81,39 +81,42 @@ class KVCache:
         self._open = OpenChunk(self._store, self._workspace, turn)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay out the open chunk's keys, turned, and values (1, chunk, H, D); return all that it may attend to.
+        """Write the open chunk's rotated keys and values (1, chunk, H, D); returns all keys and values that it may
+        attend to.
 
-        Returns dense views (1, kept + chunk, H, D). Every pass overwrites the slots of the one before.
+        Returns dense views (1, kept + chunk, H, D). Every pass overwrites the slots of the previous one.
         """
         return self._chunk_for("extend").extend(layer, keys, values)
 
     def store(self, layer: int, keys: Tensor) -> None:
-        """Write the open chunk's keys (1, chunk, H, D) as they will be kept; its values are those of ``extend``."""
+        """Write the open chunk's keys (1, chunk, H, D) as they will be stored; its values are those of ``extend``."""
         self._chunk_for("store").store(layer, keys)
 
     def stored_elsewhere(self) -> None:
-        """A replayed pass has written the open chunk of every layer into the workspace."""
+        """Declare that a replayed pass has written the open chunk of every layer into the workspace."""
         self._chunk_for("stored_elsewhere").written.update(range(self.layers))
 
     def _chunk_for(self, what: str) -> OpenChunk:
         if self._open is None:
             raise CacheError(f"{what} without begin_chunk: a chunk's positions must be known before its keys")
         if self._workspace.user is not self._open:
-            raise CacheError(f"{what} after another session began a chunk in the shared workspace: begin this one anew")
+            raise CacheError(
+                f"{what} after another session began a chunk in the shared workspace: begin this chunk again"
+            )
         return self._open
 
     def positions(self, layer: int) -> Tensor:
-        """Positions (1, n, 3) to rotate by: n = kept + chunk while a chunk is open, else kept.
+        """Positions (1, n, 3) for the rotation: n = kept + chunk while a chunk is open, else kept.
 
-        In relative mode the newest token stands at position_range - 1, and whatever is older than the range
-        stands at 0, so that a stream of any length stays inside the positions that the model was trained on.
+        In relative mode the newest token is at position_range - 1, and tokens older than the range are at 0, so a
+        stream of any length stays inside the trained positions.
         """
         some, filled = slice(layer, layer + 1), self._filled(layer)
         times = self._store.times(some, filled)
         return torch.cat((times.unsqueeze(-1), self._store.positions[some, :filled, 1:]), dim=-1)
 
     def chunk_positions(self) -> Tensor:
-        """Positions (1, chunk, 3) of the open chunk to rotate by: the same in all layers."""
+        """Positions (1, chunk, 3) of the open chunk for the rotation, the same in all layers."""
         self._chunk_for("chunk_positions")
         return self.positions(0)[:, -self.chunk :]
 
@@ -124,30 +127,29 @@ class KVCache:
 
     @property
     def fell_back(self) -> bool:
-        """Scores were not finite: the fallback policy is in force from then on."""
+        """Whether scores were not finite, so that the fallback policy is in force for good."""
         return self._pruner.fell_back
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of Evidence that ``commit`` wants; empty for policies that look at nothing."""
+        """The fields of Evidence that ``commit`` needs; empty for policies without evidence."""
         return self._pruner.policy.needs
 
     @property
     def workspace(self) -> Workspace:
+        """The workspace in use."""
         return self._workspace
 
     @property
     def full(self) -> bool:
-        """Every layer holds its budget: shapes are what they will be in all later chunks."""
+        """Whether every layer is full, so that shapes will not change in later chunks."""
         return min(self._store.kept) == self.budget
 
     def commit(self, evidence: Evidence = NO_EVIDENCE, valid: Tensor | None = None) -> None:
-        """Close the chunk: the policy decides, layer by layer, which tokens stay.
+        """Close the chunk: the policy decides, layer by layer, which tokens to keep.
 
-        ``valid``, a bool on the device, says whether the chunk is one; when it reads False, ``take_back`` it.
-
-        Raises before anything is changed, so that a failed commit leaves the cache as it was. What happens to scores
-        that are not finite is the ``Pruner``'s.
+        ``valid`` is a bool on the device: whether the chunk is valid. If it turns out False, call ``take_back``. An
+        error leaves the cache unchanged. The ``Pruner`` handles scores that are not finite.
         """
         written = self._open.written if self._open is not None else ()
         if len(written) < self.layers:
@@ -166,32 +168,33 @@ class KVCache:
         self.chunks += 1
 
     def take_back(self) -> None:
-        """Be as before the last commit, which was given a ``valid`` that reads False: nothing was moved."""
+        """Undo the last commit, whose ``valid`` turned out False: no tokens were moved."""
         self._store.kept, self.evicted_tokens = self._before
         self._pruner.take_back()
         self.chunks -= 1
 
     def report(self) -> Tensor | None:
-        """A bool on the device that ``settle`` wants the host to read: were all scores of the last commit numbers?"""
+        """A bool on the device, whether all scores of the last commit are finite. Read it and pass it to ``settle``."""
         return self._pruner.report()
 
     def settle(self, sound: bool | None = None) -> None:
-        """Learn how the last commit went; without ``sound``, what ``report`` read as, this waits for the device."""
+        """Record whether the last commit's scores were finite. ``sound`` is the value of ``report``; if it is None,
+        this waits for the device."""
         self._pruner.settle(sound)
 
     def forget_from(self, number: int) -> None:
-        """Drop all tokens from ``number`` on, and an open chunk; what they displaced stays gone."""
+        """Drop all tokens from ``number`` on, and an open chunk. Tokens that they displaced do not return."""
         self.forget([numbers >= number for numbers in self.retained_numbers()])
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """Drop the committed tokens that are True in ``gone``, (kept,) bool per layer, and an open chunk."""
+        """Drop the committed tokens that are True in ``gone``, a bool (kept,) per layer, and an open chunk."""
         self._open = None
         self._store.forget(gone)
 
     @contextmanager
     def alone(self, layer: int) -> Iterator[KVCache]:
-        """One layer as a cache of its own (its layer 0) in the same memory: several chunks are committed to it before
-        the next layer's turn comes. When the last layer has had its turn, this cache has committed them."""
+        """One layer as a cache of its own (as its layer 0) in the same memory, so that several chunks can be committed
+        to it before the next layer. After the last layer, this cache has committed these chunks."""
         self.settle()
         self._open = self._workspace.user = None
         part = copy.copy(self)
@@ -218,33 +221,34 @@ class KVCache:
         return self._store.of_committed(self._store.positions)
 
     def committed(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Copies of the committed tokens' keys, as they were stored, and values, each (kept, H, D)."""
+        """Copies of the committed tokens' keys, as stored, and values, each (kept, H, D)."""
         return self._store.committed(layer)
 
     def numbers(self, layer: int) -> Tensor:
-        """Numbers since the stream began (n,): n = kept + chunk while a chunk is open, else kept."""
+        """Token numbers since the start of the stream (n,): n = kept + chunk while a chunk is open, else kept."""
         return self._store.numbers[layer, : self._filled(layer)]
 
     def retained_numbers(self) -> list[Tensor]:
-        """Per layer, the committed tokens' numbers since the stream began (n,), oldest first."""
+        """Per layer, the committed tokens' numbers since the start of the stream (n,), oldest first."""
         return self._store.of_committed(self._store.numbers)
 
     def retained_scores(self) -> list[Tensor]:
-        """Per layer, the committed tokens' scores (n,), oldest first; 0 under a policy that has none."""
+        """Per layer, the committed tokens' scores (n,), oldest first; 0 under a policy without scores."""
         return self._store.of_committed(self._store.scores)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are this session's own: constant, and equal to ``promised_bytes`` of the same geometry."""
+        """Bytes that belong to this session: constant, and equal to ``promised_bytes`` of the same geometry."""
         return self._store.nbytes
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The committed state as tensors; an open chunk is not part of it."""
+        """The committed state as tensors, without an open chunk."""
         counters = [self.chunks, self.evicted_tokens, int(self.fell_back), *self._store.kept]
         return {**self._store.snapshot(), "counters": torch.tensor(counters, dtype=torch.int64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over a snapshot of a cache with the same geometry. Raises CacheError and changes nothing if not."""
+        """Load a snapshot of a cache with the same geometry. Raises CacheError, and changes nothing, if it does not
+        fit."""
         missing = {*self._store.tensors, "counters"} - state.keys()
         if missing:
             raise CacheError(f"the cache snapshot lacks {', '.join(sorted(missing))}")
@@ -258,7 +262,7 @@ class KVCache:
         self._open = None
 
     def check_integrity(self) -> None:
-        """Raise CacheCorrupt if the committed state breaks a promise: budget, order, finite numbers."""
+        """Raise CacheCorrupt if the committed state violates an invariant: budget, order, finite numbers."""
         self._store.check_integrity()
 
     def _filled(self, layer: int) -> int:

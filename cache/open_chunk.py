@@ -1,4 +1,4 @@
-"""The chunk that is being made: what its passes attend to, and its own keys until they are committed."""
+"""The open chunk: the keys and values that its passes attend to, and its own keys until they are committed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from cache.errors import CacheError
 from cache.storage import Workspace
 from cache.token_store import TokenStore
 
-Turn = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> keys that may be attended to
+Turn = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> rotated keys
 
 
 class OpenChunk:
-    """In a workspace that is its own until another chunk is opened there. ``written``: layers whose keys are stored."""
+    """An open chunk; the workspace is its own until another chunk is opened there. ``written``: layers with stored
+    keys."""
 
     def __init__(self, store: TokenStore, workspace: Workspace, turn: Turn | None) -> None:
-        """Lay out the kept tokens for attention, their keys as ``turn`` makes them of their times."""
+        """Lay out the kept tokens for attention, with their keys rotated by ``turn``."""
         self.written: set[int] = set()
         self._kept, self._workspace = store.kept, workspace
         workspace.user = self

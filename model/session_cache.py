@@ -1,4 +1,4 @@
-"""The cache of one session of a model."""
+"""Creates the cache of a session."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def new_cache(
     shared: bool = False,
     pose: bool = True,
 ) -> KVCache:
-    """A session's cache; in the model's ``shared`` workspace, if chunks are made one after the other. Raises
-    StreamError when nobody can bring what the policy needs; only an evaluation has ``foresight``, or
-    hides the ``pose``: its policies see keys that no place has turned."""
+    """A session's cache; ``shared``: in the model's workspace, for sessions that make chunks one at a time. Raises
+    StreamError if the policy needs evidence that is unavailable. Only evaluations have ``foresight``, or hide the
+    ``pose``, so that policies see keys that are not rotated by place."""
     spec = model.spec
     needs = policy_named(config.policy).needs
     head = HEAD_OF.get(config.policy)
@@ -52,5 +52,5 @@ def new_cache(
 
 
 def _unplaced(spec: ModelSpec, keys: Tensor, positions: Tensor) -> Tensor:
-    """Keys (n, H, D) as they were before row and column of positions (n, 3) turned them."""
+    """Keys (n, H, D) before their rotation by the row and column of ``positions`` (n, 3)."""
     return rope.undo_place(keys[None], positions[None], spec.rope_split, spec.rope_theta)[0]

@@ -1,8 +1,8 @@
-"""How fast a model streams on this very device, with random weights: ``pafu bench --suite gpu``.
+"""Measures how fast a model streams on this device, with random weights: ``pafu bench --suite gpu``.
 
-Imports no server: it runs wherever torch does. Every row is measured: a cache that is full, chunks one after the
-other, pictures on the host at the end. "transformer" counts the passes and the pruning, "end to end" the decoder and
-the copy to the host as well; encoding to H.264 is the server's and is not in.
+It imports no server, so it runs wherever torch does. Every row is measured with a full cache, one chunk after another,
+until the pictures are on the host. "transformer" covers the passes and the pruning; "end to end" also covers the
+decoder and the copy to the host. H.264 encoding, which the server does, is not included.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from model.weights import LoadedModel
 
 GIB = 2**30
 REPEATS = 10
-SIZE = 8192  # of the square products that a device's ceiling is measured by
+SIZE = 8192  # of the square products that measure a device's peak rate
 COPIED = 2**30
 
 
 class RandomText(nn.Module):
-    """As many text states as a prompt has, meaning nothing: a text encoder of 5 G parameters runs once a prompt."""
+    """Random text states: a text encoder of 5 G parameters would run once per prompt."""
 
     states: Tensor
 
@@ -57,7 +57,7 @@ class RandomText(nn.Module):
 
 @dataclass(frozen=True)
 class Way:
-    """One row: how the cache is kept and how the passes run."""
+    """One row: the cache's configuration and how the passes run."""
 
     policy: str
     budget: float
@@ -66,10 +66,12 @@ class Way:
 
     @property
     def name(self) -> str:
+        """The row's name."""
         return f"{self.policy} {self.budget:g} {self.mode}"
 
     @property
     def cache(self) -> CacheConfig:
+        """The cache's configuration."""
         sink = min(1.0, self.budget / 4) if self.policy == "sink_window" else 0.0
         recent = min(3.0, self.budget / 4)
         return CacheConfig(
@@ -103,7 +105,7 @@ WAYS = (
 
 
 def random_parts(spec: ModelSpec, codec: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """A model of random weights, made on the device itself."""
+    """A model with random weights, created on the device."""
     torch.manual_seed(0)
     with torch.device(device):
         dit, vae = CausalDiT(spec), build(codec, spec)
@@ -117,7 +119,7 @@ def random_parts(spec: ModelSpec, codec: str, device: torch.device, dtype: torch
 
 
 class Clock:
-    """Milliseconds of device time for one call, the median of several."""
+    """Milliseconds of device time per call: the median of several calls."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -141,7 +143,7 @@ def wait(device: torch.device) -> None:
 
 
 def ceilings(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What this device does at best: products (TFLOP/s), copies (GB/s read and written), attention by kernel."""
+    """The device's peak rates: products (TFLOP/s), copies (GB/s read and written), attention by kernel."""
     clock, on_gpu = Clock(device), device.type == "cuda"
     size = SIZE if on_gpu else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -176,7 +178,7 @@ def fp8_ceilings(x: Tensor, w: Tensor, flop: int, clock: Clock) -> dict[str, flo
 
 
 def attention_kernels(spec: ModelSpec, device: torch.device, dtype: torch.dtype, budget: float) -> dict[str, float]:
-    """TFLOP/s of a chunk's attention over a full cache, by kernel; ``attend`` uses the fastest from then on."""
+    """TFLOP/s of a chunk's attention over a full cache, by kernel; ``attend`` then uses the fastest."""
     chunk, heads, width = spec.tokens_per_chunk, spec.num_heads, spec.head_dim
     tokens = chunk + round(budget * spec.tokens_per_latent)
     q = torch.randn(1, chunk, heads, width, device=device, dtype=dtype)
@@ -186,7 +188,7 @@ def attention_kernels(spec: ModelSpec, device: torch.device, dtype: torch.dtype,
 
 
 def redundancy_kernels(spec: ModelSpec, device: torch.device, dtype: torch.dtype, budget: float) -> dict[str, Any]:
-    """One layer's pruning product over a full cache: the plain way, the fused kernel, and whether they agree."""
+    """One layer's pruning product over a full cache: plain, fused, and whether they agree."""
     tokens = spec.tokens_per_chunk + round(budget * spec.tokens_per_latent)
     directions = F.normalize(torch.randn(tokens, spec.dim, device=device), dim=1).to(dtype)
     latents = torch.arange(tokens, device=device) // spec.tokens_per_latent
@@ -202,7 +204,7 @@ def redundancy_kernels(spec: ModelSpec, device: torch.device, dtype: torch.dtype
 
 
 def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result, or why there is none: one thing that fails must not cost the others."""
+    """The result, or the reason of its failure, so that one failure does not stop the suite."""
     try:
         return work()
     except Exception as error:
@@ -211,8 +213,8 @@ def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared(model: LoadedModel, mode: str) -> LoadedModel:
-    """The same weights, their passes run in this mode; fp8 replaces weights for good."""
-    model = dataclasses.replace(model)  # passes of its own
+    """The same weights with passes in this mode; fp8 replaces the weights permanently."""
+    model = dataclasses.replace(model)  # with passes of its own
     for block in model.dit.each_block():
         block.halves = Block.halves
     model.passes.capturing = mode != "plain" and model.device.type == "cuda"
@@ -223,7 +225,7 @@ def prepared(model: LoadedModel, mode: str) -> LoadedModel:
 
 
 def measure(model: LoadedModel, way: Way) -> dict[str, Any]:
-    """One row."""
+    """Measure one row."""
     spec, device = model.spec, model.device
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -232,7 +234,7 @@ def measure(model: LoadedModel, way: Way) -> dict[str, Any]:
     stream = VideoStream(model, "a place", 1, way.cache)
     fill = 2 + round(way.budget / spec.chunk_latents + 0.5)
     began = time.perf_counter()
-    firsts = [timed(stream) for _ in range(fill + 2)]  # the first full one is plain, the second captures
+    firsts = [timed(stream) for _ in range(fill + 2)]  # the first full one runs eagerly, the second captures
     filled = time.perf_counter() - began
     base = memory(device)
     if device.type == "cuda":
@@ -285,7 +287,7 @@ def work(spec: ModelSpec, budget: float) -> float:
 
 
 def profile(model: LoadedModel, way: Way) -> dict[str, Any]:
-    """Kernels of one chunk over a full cache, and where its time goes."""
+    """Kernels of one chunk over a full cache, and their share of the time."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
@@ -303,7 +305,7 @@ def profile(model: LoadedModel, way: Way) -> dict[str, Any]:
 
 
 def twins(device: torch.device) -> dict[str, Any]:
-    """Fast paths against the plain one on small weights: the largest difference of three chunks' latents."""
+    """Compares fast paths with the plain one on small weights: the largest difference of three chunks' latents."""
     spec = spec_named("test-tiny")
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -324,10 +326,10 @@ def twins(device: torch.device) -> dict[str, Any]:
 
 
 def fp8_error(spec: ModelSpec, model: LoadedModel) -> dict[str, float]:
-    """How far one chunk's latents move when the large products run in FP8: relative to their norm."""
+    """The change of one chunk's latents with large products in FP8, relative to their norm."""
     cache = Way("window", 3, "fp8").cache
     exact = VideoStream(prepared(model, "plain"), "a place", 5, cache).next_chunk().latents
-    use_fp8(model.dit)  # for good
+    use_fp8(model.dit)  # permanent
     near = VideoStream(prepared(model, "plain"), "a place", 5, cache).next_chunk().latents
     return {"fp8_latents_error": float((near - exact).float().norm() / exact.float().norm())}
 
@@ -341,7 +343,8 @@ def run(
     ways: tuple[Way, ...],
     tell: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Measure row by row, most telling first, until the time is over. Results are written, and told, after each."""
+    """Measure row by row, the most important first, until the time is over; after each row, results are written and
+    ``tell`` is called."""
     end = time.monotonic() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
     dtype = torch.bfloat16
@@ -415,7 +418,7 @@ def write(out: Path, result: dict[str, Any]) -> None:
 
 
 def draw(out: Path, result: dict[str, Any]) -> None:
-    """Pictures a second by row, end to end and of the transformer alone."""
+    """Pictures per second by row, end to end and for the transformer alone."""
     try:
         import matplotlib
 
@@ -430,7 +433,7 @@ def draw(out: Path, result: dict[str, Any]) -> None:
         [p + 0.2 for p in places], [r["pictures_per_s_transformer"] for r in rows], 0.4, label="transformer alone"
     )
     axis.barh(
-        [p - 0.2 for p in places], [r["pictures_per_s_end_to_end"] for r in rows], 0.4, label="end to end, decoder in"
+        [p - 0.2 for p in places], [r["pictures_per_s_end_to_end"] for r in rows], 0.4, label="end to end, with decoder"
     )
     axis.set_yticks(list(places), [f"{r['policy']} {r['budget_latents']:g}, {r['mode']}" for r in rows])
     axis.set_xlabel("pictures a second")
@@ -445,7 +448,7 @@ def draw(out: Path, result: dict[str, Any]) -> None:
 
 
 def decoder_of(spec: ModelSpec) -> str:
-    """The decoder of a bench: the tiny one for Wan's latents, else the model's own."""
+    """The benchmark's decoder: the tiny one for Wan's latents, else the model's own."""
     return "taew2.1" if spec.video_codec == "wan2.1" else spec.video_codec
 
 

@@ -1,8 +1,8 @@
 """One session's generation: chunk after chunk of pictures from a prompt, a seed and a camera.
 
-A chunk is noise that four passes over (cache + chunk) denoise; a clean pass then writes its keys and values, the VAE
-decodes it, and the policy prunes the cache to its budget. The same seed and the same changes at the same chunks give
-the same bits on one device. No sockets, codecs or metrics here.
+Denoising passes over (cache + chunk) turn noise into a chunk's latents. A clean pass then writes its keys and values,
+the policy prunes the cache to its budget, and the VAE decodes the latents. The same seed with the same changes at the
+same chunks gives the same bits on one device. No sockets, encoders or metrics here.
 """
 
 from __future__ import annotations
@@ -37,29 +37,30 @@ from model.weights import LoadedModel
 from model.wording import Wording
 
 CLEAN = 0.0  # timestep of the pass that writes the cache
-SEED_PRIME = 1_000_003  # spreads (seed, chunk) over the generator's seeds
+SEED_PRIME = 1_000_003  # separates the generators' seeds of (seed, chunk)
 SEED_LIMIT = 2**63
 
 
 class NotFiniteError(RuntimeError):
-    """The model produced infinities or NaN: this session cannot go on, others are not touched."""
+    """The model produced infinities or NaN: this session cannot continue; others are not affected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentChunk:
-    """A chunk that is denoised and remembered, and not yet decoded. ``path`` is the camera's way through it."""
+    """A chunk that is denoised and committed to the cache, but not decoded yet. ``path`` is the camera's path through
+    it."""
 
     past: PastChunk
     path: CameraPath
     remembered: tuple[int, ...]
-    stats: ChunkStats  # without the decoder's seconds
+    stats: ChunkStats  # without the decoding time
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """One chunk: its pictures and its figures.
+    """One chunk: its pictures and figures.
 
-    ``camera`` is the state after the chunk; the cache still holds tokens of the chunks in ``remembered``.
+    ``camera`` is the state after the chunk. ``remembered`` lists the chunks of which the cache still holds tokens.
     """
 
     index: int
@@ -76,7 +77,7 @@ class Chunk:
 
 
 class VideoStream:
-    """A session's stream; ``set_prompt`` and ``set_camera`` count from the next chunk on."""
+    """A session's stream; ``set_prompt`` and ``set_camera`` take effect with the next chunk."""
 
     def __init__(self, model: LoadedModel, prompt: str, seed: int, cache: CacheConfig) -> None:
         self._model = model
@@ -86,25 +87,28 @@ class VideoStream:
 
     @property
     def prompt(self) -> str:
+        """The prompt of the next chunk."""
         return self._state.prompt
 
     @property
     def camera(self) -> CameraState:
+        """The camera's state before the next chunk."""
         return self._state.camera
 
     @property
     def cache(self) -> KVCache:
+        """The session's cache."""
         return self._cache
 
     @torch.inference_mode()
     def kept(self) -> KeptTokens:
-        """What the cache holds after the newest chunk, for a viewer who wants to see it."""
+        """The tokens that the cache holds after the newest chunk, for viewers."""
         return kept_tokens(self._cache, self._model.spec)
 
     @torch.inference_mode()
     def begin_with(self, picture: Tensor) -> None:
-        """Let the stream begin with ``picture``, uint8 (H, W, 3): its first chunk is the picture at rest, which a clean
-        pass writes to the cache. Raises StreamError after the first chunk, or for a picture of another size."""
+        """Start the stream with ``picture``, uint8 (H, W, 3): the first chunk is the still picture, which a clean pass
+        writes to the cache. Raises StreamError after the first chunk, or for a picture of another size."""
         spec = self._model.spec
         if self._state.index or self._cache.chunks:
             raise StreamError(f"the stream has begun ({self._state.index} chunks): only its start can be a picture")
@@ -114,10 +118,12 @@ class VideoStream:
         self._state.start = self._model.vae.encode_start(view, spec.chunk_latents).contiguous()
 
     def set_prompt(self, text: str) -> None:
+        """Change the prompt."""
         self._state.prompt = text
 
     def set_camera(self, control: CameraControl) -> None:
-        """Steer the camera. Raises StreamError for a model without one, or for one that only pans and is to rise."""
+        """Steer the camera. Raises StreamError for a model without a camera, or for ``rise`` with one that only
+        pans."""
         limits = self._model.spec.camera
         if limits is None:
             raise StreamError(f"model {self._model.spec.name!r} has no camera to steer")
@@ -126,16 +132,16 @@ class VideoStream:
         self._state.camera = self._state.camera.steered(control, self._model.spec.width)
 
     def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk:
-        """Generate the next chunk: ``next_latents``, decoded."""
+        """Generate and decode the next chunk."""
         return self.decode(self.next_latents(before_pass))
 
     @torch.inference_mode()
     def next_latents(self, before_pass: Callable[[], None] | None = None) -> LatentChunk:
-        """Denoise the next chunk and write it to the cache. A call that raises leaves the stream as it was, ready to
-        try again.
+        """Denoise the next chunk and write it to the cache. If a call raises, the stream is unchanged and can try
+        again.
 
-        ``before_pass`` is called before every pass of the transformer and may raise to give the chunk up.
-        Raises NotFiniteError, or CacheFull from a policy that never evicts.
+        ``before_pass`` is called before every transformer pass and may raise to abandon the chunk. Raises
+        NotFiniteError, or CacheFull from a policy that never evicts.
         """
         clock = StageClock(self._model.device)
         with clock.stage("text"):
@@ -156,10 +162,10 @@ class VideoStream:
             finite = latents.isfinite().all()
             cache.commit(evidence, finite)
             gathered = figures.gather(cache, spec, finite, scored)
-        known = figures.read(self._model.to_host(gathered)[0], scored)  # the one wait of a chunk's passes
+        known = figures.read(self._model.to_host(gathered)[0], scored)  # the only wait of a chunk's passes
         if not known.finite:
             cache.take_back()
-            raise NotFiniteError(f"{self._named(self._state.index)} is not finite: its latents")
+            raise NotFiniteError(f"{self._named(self._state.index)} has latents that are not finite")
         cache.settle(known.sound)
         evicted = max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
         past = PastChunk(self._state.index, self._state.prompt, self._state.camera, latents)
@@ -170,27 +176,26 @@ class VideoStream:
 
     @torch.inference_mode()
     def decode(self, chunk: LatentChunk) -> Chunk:
-        """The chunk's pictures. Chunks are decoded in order, each once; another thread may do it while the next one is
-        denoised. Raises NotFiniteError: the chunk has no pictures then, and the stream cannot go on."""
+        """The chunk's pictures. Chunks are decoded in order, each once; another thread may decode while the next chunk
+        is denoised. Raises NotFiniteError: then the chunk has no pictures, and the stream cannot continue."""
         with self._model.decoding():
             clock = StageClock(self._model.device)
             with clock.stage("decode"):
                 pictures, vae_state = self._decode(chunk.past.latents, chunk.path)
                 made = to_pictures(pictures)[0], pictures.isfinite().all()
             shown, finite = self._model.to_host(*made)
-        if not finite:  # as bytes, they would only be black
-            raise NotFiniteError(f"{self._named(chunk.past.index)} is not finite: its pictures")
+        if not finite:  # as bytes, they would look black
+            raise NotFiniteError(f"{self._named(chunk.past.index)} has pictures that are not finite")
         self._state.vae_state = vae_state
         stats = msgspec.structs.replace(chunk.stats, seconds=chunk.stats.seconds | clock.seconds())
         return Chunk(chunk.past.index, shown.numpy(), chunk.past, chunk.path.end, chunk.remembered, stats)
 
     @torch.inference_mode()
     def recall(self, past: Sequence[PastChunk], index: int, camera: CameraState) -> None:
-        """Go on at chunk ``index`` of a stream that was lost, remembering what ``past`` chunks (in order) can tell.
+        """Continue a lost stream at chunk ``index``, with the memory that the ``past`` chunks (in order) contain.
 
-        Their clean passes are run again, each under its own prompt, so the cache is exactly the lost one when no chunk
-        is missing; a missing one is forgotten. The prompt is afterwards what it was before. Raises StreamError when
-        the chunks do not fit.
+        Their clean passes run again, each under its own prompt, so the cache equals the lost one if no chunk is
+        missing; missing chunks are forgotten. The prompt does not change. Raises StreamError if the chunks do not fit.
         """
         prompt = self._state.prompt
         for chunk in past:
@@ -205,12 +210,12 @@ class VideoStream:
         self._state.index, self._state.camera = index, camera
 
     def snapshot(self) -> bytes:
-        """All that ``restore`` needs to go on as if nothing had happened, as safetensors bytes."""
+        """The complete state for ``restore``, as safetensors bytes."""
         return self._state.packed(self._model, self._cache.snapshot())
 
     @classmethod
     def restore(cls, model: LoadedModel, snapshot: bytes) -> VideoStream:
-        """The stream that ``snapshot`` was taken of. Raises StreamError or CacheError if it is not of ``model``."""
+        """The stream of ``snapshot``. Raises StreamError or CacheError if the snapshot is not of ``model``."""
         state, held = StreamState.unpacked(model, snapshot)
         stream = cls(model, state.prompt, state.seed, state.config)
         stream._state = state
@@ -227,14 +232,14 @@ class VideoStream:
             raise StreamError(f"past chunk {chunk.index} is out of order: allowed is {first} to {end - 1}")
 
     def _write(self, past: PastChunk) -> CameraPath:
-        """The clean pass of a chunk that was made before, under the present prompt; its camera's way."""
+        """Run the clean pass of an earlier chunk under the present prompt; returns its camera path."""
         self._state.index, self._state.camera = past.index, past.camera
         path, velocity = self._begin_chunk(self._wording.context(self._state.prompt), None)
         self._cache.commit(velocity.last(past.latents.to(self._model.device)))
         return path
 
     def _begin_chunk(self, context: Context, before_pass: Callable[[], None] | None) -> tuple[CameraPath, _Velocity]:
-        """Open the chunk: the camera's way through it, and the model as its passes see it."""
+        """Open the chunk; returns the camera's path through it, and the model for its passes."""
         spec = self._model.spec
         path = CameraPath.of_chunk(spec, self._state.camera)
         positions = path.chunk_positions(self._state.index).to(self._model.device)
@@ -242,7 +247,8 @@ class VideoStream:
         return path, _Velocity(self._model, context, self._cache, path.control(), before_pass)
 
     def _generator(self) -> torch.Generator:
-        """Of this chunk's noise, on the device that draws it: a seed means the same noise on one kind of device."""
+        """The generator of this chunk's noise, on the device that draws it: a seed gives the same noise on one kind of
+        device."""
         generator = torch.Generator(self._model.noise_device)
         return generator.manual_seed((self._state.seed * SEED_PRIME + self._state.index) % SEED_LIMIT)
 
@@ -253,7 +259,7 @@ class VideoStream:
         return torch.randn(shape, generator=generator, device=generator.device).to(self._model.device)
 
     def _decode(self, latents: Tensor, path: CameraPath) -> tuple[Tensor, list[Tensor]]:
-        """Pictures (1, T, 3, H, W) in [-1, 1] and what the codec remembers."""
+        """Pictures (1, T, 3, H, W) in [-1, 1] and the codec's state."""
         return self._model.vae.decode(latents.to(self._model.dtype), self._state.vae_state, path.motions())
 
     def _named(self, index: int) -> str:
@@ -277,7 +283,7 @@ class VideoStream:
 
 
 class _Velocity:
-    """The model as the sampler sees it, for one chunk: (x_t, timestep) -> velocity."""
+    """The model as the sampler calls it, for one chunk: (x_t, timestep) -> velocity."""
 
     def __init__(
         self,
@@ -297,7 +303,7 @@ class _Velocity:
         return self._passes.run(self._cache, x_t, timestep, self._given, last=False).velocity
 
     def last(self, latents: Tensor) -> Evidence:
-        """The clean pass, which writes what the cache will keep; what the policy asks for."""
+        """The clean pass, which writes the keys to store; returns the policy's evidence."""
         self._before_pass()
         evidence = self._passes.run(self._cache, latents, CLEAN, self._given, last=True).evidence
         assert evidence is not None

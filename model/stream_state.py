@@ -1,4 +1,4 @@
-"""Where a stream stands, and its snapshot."""
+"""A stream's state and its snapshot."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SNAPSHOT_FORMAT = 3
 
 
 class StreamError(ValueError):
-    """A change that the model cannot follow, or a snapshot that does not belong to it."""
+    """A change that the model cannot follow, or a snapshot of another model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PastChunk:
-    """A finished chunk as it can be kept outside of the model, enough to write it into a cache again.
+    """A finished chunk as stored outside the model, with enough data to write it to a cache again.
 
-    latents: (1, F, C, h, w) float32. camera: its state when the chunk began.
+    latents: (1, F, C, h, w) float32. camera: its state at the beginning of the chunk.
     """
 
     index: int
@@ -38,20 +38,20 @@ class PastChunk:
 
 @dataclasses.dataclass
 class StreamState:
-    """All that a stream is besides its cache: the chunk that comes next is number ``index``, under ``prompt``."""
+    """The state of a stream except its cache; ``index`` is the next chunk, ``prompt`` its prompt."""
 
     prompt: str
     seed: int
     config: CacheConfig
-    recent: deque[PastChunk]  # the newest chunks, as many as a new prompt may have written again
-    written_under: str | None = None  # the prompt that the cache holds those under
+    recent: deque[PastChunk]  # the newest chunks, as many as a new prompt may rewrite
+    written_under: str | None = None  # the prompt under which they are in the cache
     camera: CameraState = CameraState()
     index: int = 0
     vae_state: list[Tensor] | None = None
-    start: Tensor | None = None  # latents of the first chunk, where a picture says what they are
+    start: Tensor | None = None  # latents of the first chunk, for a stream that begins with a picture
 
     def packed(self, model: LoadedModel, cache: dict[str, Tensor]) -> bytes:
-        """This and the snapshot of the stream's ``cache``, as safetensors bytes."""
+        """The state and the cache's snapshot, as safetensors bytes."""
         vae_state = self.vae_state or []
         tensors = {f"cache.{name}": tensor for name, tensor in cache.items()}
         tensors |= {f"vae.{place}": tensor.cpu().contiguous() for place, tensor in enumerate(vae_state)}
@@ -75,11 +75,11 @@ class StreamState:
 
     @classmethod
     def unpacked(cls, model: LoadedModel, snapshot: bytes) -> tuple[StreamState, dict[str, Tensor]]:
-        """What was packed: the state, and the cache's snapshot. Raises StreamError if it is not of ``model``."""
+        """The state and the cache's snapshot. Raises StreamError if they are not of ``model``."""
         try:
             tensors = load_safetensors(snapshot)
             told = json.loads(tensors.pop("state").numpy().tobytes())
-        except Exception as error:  # safetensors raises its own type and plain ValueErrors alike
+        except Exception as error:  # safetensors raises its own type as well as plain ValueErrors
             raise StreamError(f"the stream snapshot of {len(snapshot)} bytes cannot be read: {error}") from error
         _check_origin(model, told)
         held = {name.removeprefix("cache."): tensor for name, tensor in tensors.items() if name.startswith("cache.")}

@@ -1,4 +1,4 @@
-"""What a prompt does to a stream: its passes attend to it, and a new one changes what the cache holds."""
+"""The effect of a prompt on a stream: passes attend to it, and a new prompt changes the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HALF_A_COLUMN = 0.5
 
 
 class Wording:
-    """The prompt of one stream, as its model reads it."""
+    """The prompt of one stream, encoded for its model."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
@@ -33,7 +33,7 @@ class Wording:
         return self._known[1]
 
     def heed(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None = None) -> None:
-        """Let the cache follow the prompt of the chunk that comes next, when it is another than that of the last."""
+        """Adapt the cache to the prompt of the next chunk, if it differs from the previous chunk's."""
         if state.prompt != state.written_under:
             before, state.written_under = state.written_under, None
             self._recache(cache, state, before_pass)
@@ -43,8 +43,8 @@ class Wording:
             state.written_under = state.prompt
 
     def _recache(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None) -> None:
-        """Write the newest chunks once more, in one block-causal pass: the keys that are attended to most then speak
-        of what is wanted, and not of what was. Source: KV-recache, LongLive (2509.22622)."""
+        """Rewrite the newest chunks in one block-causal pass, so that the keys with most attention reflect the new
+        prompt. Source: KV-recache, LongLive (2509.22622)."""
         again, spec, device = written_again(cache, state), self._model.spec, self._model.device
         if again:
             cache.forget_from(again[0].index * spec.tokens_per_chunk)
@@ -62,8 +62,8 @@ class Wording:
 
 
 def written_again(cache: KVCache, state: StreamState) -> list[PastChunk]:
-    """What a new prompt has written again: as many chunks as the window holds, the open one's room included, and
-    when sinks from before them stay, so many fewer as these take of it."""
+    """The chunks that a new prompt rewrites: as many as fit into the window with the open chunk, minus the part that
+    older sinks take."""
     window = (cache.budget + cache.chunk) // cache.chunk
     if state.index > window:
         window = (cache.budget + cache.chunk - cache.sink) // cache.chunk
@@ -71,8 +71,8 @@ def written_again(cache: KVCache, state: StreamState) -> list[PastChunk]:
 
 
 def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:
-    """Forget what stands where the next chunk, at ``positions`` (tokens, 3), looks, if prompt ``after`` names a thing
-    that ``before`` does not: it is drawn anew from the words. What lies elsewhere stays remembered."""
+    """If prompt ``after`` names a thing that ``before`` does not, forget the tokens in view of the next chunk, at
+    ``positions`` (tokens, 3), so that it is redrawn from the prompt. Tokens out of view are kept."""
     words = words_of(spec)
     if spec.redraws and words is not None and words.names_anew(before, after):
         sight = positions[:, 2]

@@ -1,7 +1,7 @@
 """``pafu eval``: every cache policy at equal budgets, on held-out scenes, with confidence intervals.
 
-Each cell (policy, budget) is one JSON file, so a run that was interrupted goes on. Cells see the same scenes and the
-same noise; the full cache comes first, because fidelity is measured against it and the oracle reads its future.
+Each cell (policy, budget) is one JSON file, so an interrupted run resumes. All cells use the same scenes and noise. The
+full cache comes first: fidelity is measured against it, and the oracle reads its future.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from model.weights import LoadedModel
 
 SETTINGS_FILE = "eval.settings.json"
 TOURS = {"tour": tour_clip, "announced": announced_tour_clip, "called": called_tour_clip}
-LOOK_CHUNKS = 2  # of a long video at its start, and again at its end
+LOOK_CHUNKS = 2  # length of a long video's start and end that are compared
 MIRROR_SPEED = 16
-# pixels a picture, chunk by chunk: away, back by the same way, and on to the other side
+# pixels per picture, chunk by chunk: away, back by the same way, and on to the other side
 MIRRORED = (0, *(MIRROR_SPEED,) * 5, *(-MIRROR_SPEED,) * 5, 0, *(-MIRROR_SPEED,) * 4)
 SAME_VIEW = 8.0  # pixels
 ABSENCE = (0, 0, 3, 3, -3, -3, 3, 3, 0, 0)  # screens from the start, chunk by chunk
@@ -61,7 +61,7 @@ class EvalError(ValueError):
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Budgets are latent frames; chunks and streams are per cell. ``announced`` and ``called`` tours are as long as the
+    """Budgets are latent frames; chunks and streams are per cell. ``announced`` and ``called`` tours are as long as
     open ones."""
 
     policies: tuple[str, ...] = tuple(POLICY_NAMES)
@@ -77,10 +77,10 @@ class EvalSettings:
     drifts: int = 2
     drift_chunks: int = 160
     together: int = 8
-    split: str = "report"  # tune, choose or report: what was chosen on one is reported on another
-    seed: int = 0  # other tours of the same split, and other noise
-    pose: bool = True  # False: policies see keys that are not turned by place, as of a model without a camera
-    kv_dtype: str = "auto"  # what the pruned caches keep: "int8" and "int4" hold more tokens in as many bytes
+    split: str = "report"  # tune, choose or report: choices made on one split are reported on another
+    seed: int = 0  # other values give other tours of the same split, and other noise
+    pose: bool = True  # False: policies see keys that are not rotated by place, as in a model without a camera
+    kv_dtype: str = "auto"  # of the pruned caches: "int8" and "int4" hold more tokens in the same bytes
 
     def __post_init__(self) -> None:
         for policy in self.policies:
@@ -93,7 +93,7 @@ class EvalSettings:
         if not self.budgets or not all(0 < budget < math.inf for budget in self.budgets):
             raise EvalError(f"budgets are {self.budgets}; give latent frames above 0")
         if min(self.tour_chunks, self.change_chunks, self.drift_chunks) < 4:
-            raise EvalError("videos of fewer than 4 chunks show nothing of a cache")
+            raise EvalError("videos need at least 4 chunks to test a cache")
 
 
 QUICK = EvalSettings(
@@ -113,8 +113,8 @@ QUICK = EvalSettings(
 
 
 def cell_config(policy: str, budget: float, chunks: int, chunk_latents: int, kv_dtype: str = "auto") -> CacheConfig:
-    """The cache of a cell: a quarter for recent tokens (at most a latent frame), as much for the sinks of the policy
-    that is named so."""
+    """The cache of a cell: a quarter of the budget for recent tokens (at most a latent frame), and the same for the
+    sinks of policy "sink_window"."""
     if policy == FULL:
         return CacheConfig.filled_in(policy, chunks * chunk_latents, 0.0, 0.0, most=0.0)
     return CacheConfig.filled_in(policy, budget, None, None, most=1.0, kv_dtype=kv_dtype)
@@ -125,7 +125,7 @@ class Evaluation:
 
     def __init__(self, model: LoadedModel, out: Path, settings: EvalSettings, probe: Probe | None = None) -> None:
         if not model.spec.camera:
-            raise EvalError(f"model {model.spec.name!r} has no camera: the tours that memory is measured on need one")
+            raise EvalError(f"model {model.spec.name!r} has no camera, which the tours that measure memory need")
         self._model, self._out, self._settings, self._probe = model, out, settings, probe
         self._free = FreeVideos(model, settings.together, self._advance)
         self._tours: dict[str, list[Tour]] = {}
@@ -133,7 +133,7 @@ class Evaluation:
         self._progress: Any = None
 
     def run(self, console: Console) -> dict[str, Any]:
-        """All cells; the figures, which are also in ``out``/eval.json."""
+        """Run all cells; returns the results, which are also in ``out``/eval.json."""
         self._keep_settings()
         cells = self._cells()
         with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -144,7 +144,8 @@ class Evaluation:
         return result
 
     def _cells(self) -> list[tuple[str, float]]:
-        """The full cache first, then budget by budget; learned policies only with a head, and said so."""
+        """The full cache first, then budget by budget; learned policies only if there is a head, which the report
+        mentions."""
         everything = float(self._settings.tour_chunks * self._model.spec.chunk_latents)
         pruning = [policy for policy in self._settings.policies if policy != FULL and self._has_head(policy)]
         return [(FULL, everything)] + [(policy, budget) for budget in self._settings.budgets for policy in pruning]
@@ -167,11 +168,11 @@ class Evaluation:
         path = self._out / SETTINGS_FILE
         text = json.dumps({**asdict(self._settings), **self._about()}, indent=1) + "\n"
         if path.exists() and path.read_text() != text:
-            raise EvalError(f"{self._out} holds another evaluation: choose another folder, or remove this one")
+            raise EvalError(f"{self._out} contains another evaluation: choose another folder, or remove this one")
         path.write_text(text)
 
     def _work(self) -> int:
-        """Chunks of one cell, over all its streams."""
+        """The number of chunks of one cell, over all its streams."""
         s = self._settings
         told = (s.tours + s.announced + s.called) * s.tour_chunks
         told += s.mirrors * len(MIRRORED)
@@ -202,7 +203,7 @@ class Evaluation:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(cell, indent=1) + "\n")
-        return dict(json.loads(path.read_text()))  # a resumed run sees the same types
+        return dict(json.loads(path.read_text()))  # so that a resumed run has the same types
 
     def _finished(self) -> bool:
         """Whether no other cell is left that would need the reference."""
@@ -230,7 +231,7 @@ class Evaluation:
     def _tour_batch(
         self, kind: str, tours: Sequence[Tour], foresight: Sequence[Foresight], config: CacheConfig, first: int
     ) -> list[dict[str, list[float]]]:
-        """Chunks are drawn where something long unseen is in sight; of all, where the oracle will want to know."""
+        """Draws only chunks with something long unseen in view, or all chunks if the oracle needs them later."""
         settings, frames = self._settings, self._model.spec.chunk_latents
         seeds = [SEED * (1 + settings.seed) + first + i for i in range(len(tours))]
         note = config.policy == FULL and "oracle" in settings.policies
@@ -251,7 +252,8 @@ class Evaluation:
         return sums
 
     def _absence_cell(self, policy: str, budget: float) -> list[list[bool]]:
-        """Free videos whose landmarks are hidden by cuts to other places: for each, which are the same again."""
+        """Free videos whose landmarks are hidden by cuts to other places: for each, which landmarks are the same
+        again."""
         if self._probe is None:
             return []
         spec, chunks = self._model.spec, len(ABSENCE)
@@ -265,7 +267,7 @@ class Evaluation:
         return again
 
     def _change_cell(self, policy: str, budget: float) -> dict[str, Any]:
-        """Free videos whose prompt changes half-way: fidelity, motion, adherence."""
+        """Free videos with a prompt change half-way: fidelity, motion, adherence."""
         chunks = self._settings.change_chunks
         pairs = list(zip(*(iter(judge_prompts(2 * self._settings.changes)),) * 2, strict=True))
         scripts = [change_script(before, after, chunks, self._model.spec.width) for before, after in pairs]
@@ -287,7 +289,7 @@ class Evaluation:
         return out
 
     def _mirror_cell(self, policy: str, budget: float) -> dict[str, list[Any]]:
-        """Free videos that go back as they came, and on to places that are seen once: memory in the field's terms."""
+        """Free videos that return the same way, then go to places seen only once: memory in the literature's terms."""
         claims, width = judge_prompts(self._settings.mirrors), self._model.spec.width
         scripts = [mirror_script(each, width) for each in claims]
         out: dict[str, list[Any]] = {"flicker": [], "drift": []} | {
@@ -305,7 +307,7 @@ class Evaluation:
         return out
 
     def _drift_cell(self, policy: str, budget: float) -> dict[str, Any]:
-        """Long videos under one prompt: how the place of their first two chunks looks in their last two."""
+        """Long videos under one prompt: the place of their first two chunks as it looks in their last two."""
         chunks = self._settings.drift_chunks
         claims = judge_prompts(2 * self._settings.changes + self._settings.drifts)[2 * self._settings.changes :]
         scripts = [wandering(each.prompt, chunks, self._model.spec.width) for each in claims]
@@ -327,21 +329,22 @@ class Evaluation:
 
 
 def told(model: LoadedModel, kind: str) -> LoadedModel:
-    """The model for a kind of tour: in called tours words are said of other places, and are no order to draw here."""
+    """The model for a kind of tour: in called tours prompts name things at other places, so they must not redraw the
+    view."""
     return (
         model if kind != "called" else dataclasses.replace(model, spec=dataclasses.replace(model.spec, redraws=False))
     )
 
 
 def absence_script(claims: Claims, width: int) -> Script:
-    """Two chunks of what the prompt names, cuts to other places under a prompt that names nothing, and back."""
+    """Two chunks of the prompt's things, cuts to other places under a prompt that names nothing, and back."""
     bare = f"{claims.ground}, {claims.light}"
     prompts = (claims.prompt,) * 2 + (bare,) * (len(ABSENCE) - 2)
     return _steered(prompts, [CameraControl(speed=0, cut_to=place) for place in ABSENCE], width)
 
 
 def mirror_script(claims: Claims, width: int) -> Script:
-    """What the prompt names in the first chunk; then a prompt that names nothing, so that memory alone can show it."""
+    """The prompt's things in the first chunk; then a prompt that names nothing, so that only memory can show them."""
     bare = f"{claims.ground}, {claims.light}"
     return _panned((claims.prompt,) + (bare,) * (len(MIRRORED) - 1), list(MIRRORED), width)
 
@@ -353,7 +356,7 @@ def change_script(before: Claims, after: Claims, chunks: int, width: int) -> Scr
 
 
 def wandering(prompt: str, chunks: int, width: int) -> Script:
-    """A look at the start, a slow pan that turns every eight chunks, and by a cut a look at the start again."""
+    """A look at the start, a slow pan that turns every eight chunks, and after a cut another look at the start."""
     look, back = CameraControl(speed=0), CameraControl(speed=0, cut_to=0)
     pans = [CameraControl(speed=8 if chunk // 8 % 2 == 0 else -8) for chunk in range(chunks - 2 * LOOK_CHUNKS)]
     controls = [look] * LOOK_CHUNKS + pans + [back] + [look] * (LOOK_CHUNKS - 1)
@@ -385,11 +388,11 @@ def held_share(held: dict[str, list[bool]]) -> float:
     return float(np.mean(asked)) if asked else float("nan")
 
 
-# ---- from cells to figures
+# ---- from cells to results
 
 
 def tour_counts(cell: dict[str, Any], span: str, kind: str, tours: str = "tour") -> tuple[np.ndarray, np.ndarray]:
-    """Per tour (right, asked) landmark pixels of a span; kind "accuracy" or "iou", tours one of TOURS."""
+    """Per tour (correct, total) landmark pixels of a span; kind "accuracy" or "iou", tours one of TOURS."""
     rows = np.array(cell[tours][span], dtype=float).reshape(-1, 4)
     return (rows[:, 0], rows[:, 1]) if kind == "accuracy" else (rows[:, 2], rows[:, 3])
 
@@ -439,7 +442,7 @@ def mirror_row(cell: dict[str, list[Any]]) -> dict[str, measures.Estimate | None
 
 
 def _decibels(error: measures.Estimate | None) -> measures.Estimate | None:
-    """A squared error in grey levels as PSNR."""
+    """PSNR of a squared error in grey levels."""
     if error is None:
         return None
     mean, high, low = (10 * math.log10(255**2 / max(value, 1e-9)) for value in (error.mean, error.low, error.high))
@@ -453,8 +456,8 @@ def _is_estimate(value: object) -> bool:
 def differences(
     cells: list[dict[str, Any]], ours: str, budget: float, tours: str = "tour"
 ) -> dict[str, dict[str, float]]:
-    """Long-unseen accuracy of ``ours`` at ``budget`` minus that of every other policy at the same, and of the full
-    cache, on the same tours."""
+    """Long-unseen accuracy of ``ours`` at ``budget`` minus that of every other policy at the same budget, and of the
+    full cache, on the same tours."""
     at = {cell["policy"]: cell for cell in cells if cell["budget"] == budget or cell["policy"] == FULL}
     if ours not in at:
         return {}

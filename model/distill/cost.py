@@ -1,4 +1,4 @@
-"""What a cache policy costs in a session of its own."""
+"""The cost of a cache policy in a session of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COST_CHUNKS, WARM_UP = 6, 2
 
 
 def cost(model: LoadedModel, config: CacheConfig) -> dict[str, float]:
-    """Seconds of a chunk, its clean pass, scoring and pruning, and the head alone, and the cache's bytes, in a
-    session of its own."""
+    """Seconds of a chunk, of its clean pass, of scoring and pruning, and of the head alone, and the bytes of the cache,
+    measured in a session of its own."""
     stream, seconds = VideoStream(model, PROMPT, SEED, config), []
     for _ in range(COST_CHUNKS):
         chunk = stream.next_chunk()
@@ -31,7 +31,7 @@ def cost(model: LoadedModel, config: CacheConfig) -> dict[str, float]:
 
 
 def head_seconds(model: LoadedModel, stream: VideoStream, policy: str) -> float:
-    """Of what the policy's head does for one chunk, all layers: the median of 20 times."""
+    """Seconds of the policy's head for one chunk over all layers: the median of 20 runs."""
     cache, seconds = stream.cache, []
     heads, told = model.heads, told_by(model.dit.encode_context(model.text.encode(PROMPT)[None, None]))
     held = [cache.committed(layer) for layer in range(cache.layers)]

@@ -1,4 +1,4 @@
-"""Free videos of an evaluation: the model's own, under one cache after another, with the same noise."""
+"""Free videos of an evaluation: the model's own pictures, under each cache policy, with the same noise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SEED = 7001
 
 
 class FreeVideos:
-    """Those of one model, ``together`` at a time. The full cache comes first: its videos are the ``references``, by
-    kind, and give the oracle its foresight. ``made`` is told how many chunks are new."""
+    """The free videos of one model, ``together`` at a time. The full cache comes first: its videos are the
+    ``references`` by kind, and give the oracle its foresight. ``made`` is called with the number of new chunks."""
 
     def __init__(self, model: LoadedModel, together: int, made: Callable[[int], None]) -> None:
         self.references: dict[str, list[Tensor]] = {}
@@ -29,7 +29,7 @@ class FreeVideos:
         self._foresight: dict[str, list[Foresight]] = {}
 
     def make(self, kind: str, scripts: Sequence[Script], config: CacheConfig) -> list[Tensor]:
-        """Latents (F, C, h, w) of each script's video; ``kind`` tells evaluations apart."""
+        """Latents (F, C, h, w) of each script's video; ``kind`` identifies the evaluation."""
         full, chunks = config.policy == FULL, scripts[0].chunks if scripts else 0
         if full:
             self._foresight[kind] = [Foresight(self._model.spec, chunks) for _ in scripts]
@@ -53,7 +53,7 @@ class FreeVideos:
         return to_pictures(shown(self._model, latents)).numpy()
 
     def played(self, latents: Tensor, script: Script) -> np.ndarray:
-        """Every picture of a video, as a viewer sees it, uint8 (T, H, W, 3)."""
+        """Every picture of a video as viewers see it, uint8 (T, H, W, 3)."""
         model = self._model
         pictures, _ = model.vae.decode(latents[None].to(model.device, model.dtype), None, script.motions(model.spec))
         return to_pictures(pictures)[0].cpu().numpy()

@@ -210,7 +210,7 @@ def test_a_chunk_that_failed_can_be_made_again(
     noise = session._noise(torch.Generator())
     with monkeypatch.context() as broken:
         broken.setattr(session, "_noise", lambda generator: torch.full_like(noise, torch.nan))
-        with pytest.raises(NotFiniteError, match="chunk 1 of model 'test-tiny' is not finite: its latents"):
+        with pytest.raises(NotFiniteError, match="chunk 1 of model 'test-tiny' has latents that are not finite"):
             session.next_chunk()
     assert same(session.next_chunk(), undisturbed.next_chunk())
 
@@ -229,7 +229,7 @@ def test_pictures_that_are_not_finite_are_no_pictures(
 
     with monkeypatch.context() as broken:
         broken.setattr(model.vae, "decode", one_wrong)
-        with pytest.raises(NotFiniteError, match="chunk 0 of model 'test-tiny' is not finite: its pictures"):
+        with pytest.raises(NotFiniteError, match="chunk 0 of model 'test-tiny' has pictures that are not finite"):
             session.next_chunk()
 
 

@@ -228,7 +228,7 @@ def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedM
     assert (tmp_path / "cells" / "window-1.5.json").stat().st_mtime_ns == before, "a finished cell was made again"
     for ours, theirs in zip(result["cells"], resumed["cells"], strict=True):
         assert {**ours, "cost": 0} == {**theirs, "cost": 0}
-    with pytest.raises(EvalError, match="holds another evaluation"):
+    with pytest.raises(EvalError, match="contains another evaluation"):
         Evaluation(model, tmp_path, dataclasses.replace(FEW, tours=3)).run(Console(quiet=True))
 
     assert {path.name for path in plots(resumed, tmp_path)} >= {"eval.long_accuracy.png", "eval.over_time.png"}
@@ -296,7 +296,7 @@ def test_cells_get_equal_budgets() -> None:
         ({"policies": ("lru",)}, "unknown policy 'lru'; known: full"),
         ({"budgets": (0.0,)}, "give latent frames above 0"),
         ({"budgets": (2.0, float("nan"))}, "give latent frames above 0"),
-        ({"tour_chunks": 2}, "fewer than 4 chunks"),
+        ({"tour_chunks": 2}, "need at least 4 chunks"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, object], message: str) -> None:
