@@ -1,4 +1,4 @@
-"""A connection that tests cut: bytes are lost on the way, as they are when a network breaks."""
+"""A connection that tests can cut, losing bytes in flight, as a network failure does."""
 
 from __future__ import annotations
 

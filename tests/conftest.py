@@ -1,4 +1,4 @@
-"""The real Prometheus server, for tests of what it would see."""
+"""Markers for all tests, and the real Prometheus for tests of metrics."""
 
 from __future__ import annotations
 

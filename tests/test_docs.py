@@ -1,5 +1,5 @@
-"""Promise: the documentation is a site whose links all lead somewhere, built without a network; the links of the README
-work from a package index, or are plain words."""
+"""Promise: the documentation builds without a network and all its links work; the README's links work from a package
+index, or are plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: what is installed is whole: every package of the repository, and the page; server and client as one."""
+"""Promise: the installed packages are complete: every package of the repository, the page, server and client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: the list of promises names tests that exist, and says of every module where it is tested."""
+"""Promise: the list of promises names existing tests, and says for every module where it is tested."""
 
 from __future__ import annotations
 

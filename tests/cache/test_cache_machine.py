@@ -1,4 +1,4 @@
-"""Whatever is done with a cache, in any order: its promises hold. A plain list per layer is the slow twin."""
+"""Promise: any sequence of cache operations keeps the cache's invariants. The reference is a plain list per layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The fused kernel against its plain twin, without a GPU: run by Triton's interpreter, and compiled for three GPUs."""
+"""Promise: the fused kernel equals its plain twin, in Triton's interpreter without a GPU, and compiles for three
+GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache's own promises, one by one."""
+"""Promise: the invariants of the KV cache, one test each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies are pure: numbers in, kept indices out."""
+"""Promise: policies are pure functions from numbers to kept indices."""
 
 from __future__ import annotations
 

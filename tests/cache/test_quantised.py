@@ -1,4 +1,4 @@
-"""Keys and values as whole numbers of 8 or 4 bits: what they cost, what they lose, and that they lose it once."""
+"""Promise: 8- and 4-bit keys and values have the stated size and error, and are rounded only once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the field, held to what their papers say, on numbers that can be checked by hand."""
+"""Promise: the rules from the literature do what their papers say, on numbers that can be checked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blockwise scores against the formulas written down directly, with the whole of P in memory."""
+"""Promise: the blockwise scores equal the formulas computed directly with the whole of P in memory."""
 
 from __future__ import annotations
 

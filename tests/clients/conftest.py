@@ -1,4 +1,4 @@
-"""A scripted server: each test says what the other side of the wire does."""
+"""A scripted server: each test defines its replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The asyncio client keeps the protocol's order, tells what happened, and ends cleanly or with a PafuError."""
+"""Promise: the asyncio client follows the protocol, reports events, and ends normally or with a PafuError."""
 
 from __future__ import annotations
 

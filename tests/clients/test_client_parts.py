@@ -1,4 +1,4 @@
-"""The client's pure parts: addresses, options, the pretended viewer's playhead, errors of proxies."""
+"""The client's pure parts: addresses, options, the simulated playhead, errors of proxies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a download that breaks goes on where it broke; an order whose answer was lost is sent again as the same."""
+"""Promise: a broken download resumes, and a repeated order whose answer was lost creates only one video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: the Python client reads no field that the server does not send, and understands each of its messages."""
+"""Promise: the Python client reads only fields that the server sends, and understands every message."""
 
 from __future__ import annotations
 

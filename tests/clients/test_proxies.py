@@ -1,4 +1,4 @@
-"""Promise: this machine passes proxies by; elsewhere one that cannot be used is named in one line."""
+"""Promise: addresses of this machine bypass proxies; for others, an unusable proxy is named in one line."""
 
 from __future__ import annotations
 

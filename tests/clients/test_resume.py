@@ -1,4 +1,4 @@
-"""Promise: who watches through the Python client loses and repeats no chunk, however often the connection breaks."""
+"""Promise: the Python client loses and repeats no chunk, however often the connection breaks."""
 
 from __future__ import annotations
 

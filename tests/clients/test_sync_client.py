@@ -1,4 +1,4 @@
-"""The sync client is the async one, seen from a thread without an event loop."""
+"""Promise: the sync client behaves like the async one, in a thread without an event loop."""
 
 from __future__ import annotations
 

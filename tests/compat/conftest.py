@@ -1,4 +1,4 @@
-"""The same server in the test's loop as for the server's own tests."""
+"""The same in-process server as in the server's own tests."""
 
 from tests.server.conftest import decode, serve, server, viewer_of
 

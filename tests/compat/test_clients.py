@@ -1,4 +1,4 @@
-"""Promise: clients that nobody here wrote work unchanged: what each of them sends is kept here, and is answered."""
+"""Promise: third-party clients work unchanged: their recorded requests get valid answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: OpenAI's stock client of npm, in its newest version, works unchanged."""
+"""Promise: the newest version of OpenAI's npm client works unchanged."""
 
 from __future__ import annotations
 

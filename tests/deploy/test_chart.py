@@ -1,6 +1,6 @@
-"""Promise: the Helm chart renders, what it renders is valid, and a pod starts with what the chart sets.
+"""Promise: the Helm chart renders to valid objects, and a pod starts with the chart's settings.
 
-Helm comes from ``deploy/helm/get-helm``; without one the tests are skipped, unless PAFU_TEST_REQUIRE_HELM=1.
+Helm comes from ``deploy/helm/get-helm``. Without Helm the tests are skipped, unless PAFU_TEST_REQUIRE_HELM=1.
 """
 
 from __future__ import annotations

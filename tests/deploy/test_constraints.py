@@ -1,4 +1,4 @@
-"""Promise: the versions that CI and the image install are ones that pyproject.toml allows, and all of them are said."""
+"""Promise: constraints.txt pins every dependency to a version that pyproject.toml allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: what describes the image and its neighbours is well-formed, and holds no secret and no root."""
+"""Promise: Dockerfile, Compose file and units are well-formed, contain no secret and do not run as root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: board, rules and docs say what the code measures; every alert fires when it should, and only then."""
+"""Promise: dashboard, rules and docs match the metrics; every alert fires when it should, and only then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: every setting is documented with what is allowed, and the example configuration works as it is."""
+"""Promise: every setting is documented with its allowed values, and the example configuration works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: the workflow of a public forge is valid and does what .ci/run does."""
+"""Promise: the workflow for a public forge is valid and does what .ci/run does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real thing: ``pafu serve`` as a process of its own, with the small random model that needs no weights."""
+"""``pafu serve`` as a separate process, with the small random model that needs no weights."""
 
 from __future__ import annotations
 

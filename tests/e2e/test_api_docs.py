@@ -1,4 +1,4 @@
-"""Promise: the examples of docs/api.md work as they stand there."""
+"""Promise: the examples in docs/api.md work as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: on a server that streams, every panel of the board and every rule has something to show."""
+"""Promise: on a streaming server, every dashboard panel and every rule has data."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The page in a real browser: it plays, is steered by words, keys and touch, and says what went wrong.
+"""Promise: in a real browser the page plays, can be steered by prompt, keys and touch, and explains failures.
 
-Chromium comes from PAFU_TEST_CHROMIUM or the usual places; without one the tests are skipped, unless
-PAFU_TEST_REQUIRE_BROWSER=1.
-Screenshots are kept in PAFU_TEST_ARTIFACTS (tests/e2e/artifacts).
+Chromium comes from PAFU_TEST_CHROMIUM or the usual places. Without it the tests are skipped, unless
+PAFU_TEST_REQUIRE_BROWSER=1. Screenshots are stored in PAFU_TEST_ARTIFACTS (tests/e2e/artifacts).
 """
 
 from __future__ import annotations

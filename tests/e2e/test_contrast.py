@@ -1,7 +1,8 @@
-"""Every text of the page can be read: WCAG's contrast, 4.5 and 3 for large letters, measured on what is behind it.
+"""Promise: every text on the page is readable: WCAG contrast of 4.5, or 3 for large letters, against its real
+background.
 
-What stands behind a text (the room takes its colours from the picture, panels are half transparent) is not to be had
-from style sheets, so it is looked at: a screenshot with all letters made transparent.
+Style sheets do not determine the background of a text (the page takes colours from the picture, and panels are
+translucent), so it is measured in a screenshot with transparent letters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Promise: the examples in clients/examples work as they stand there, against a real server."""
+"""Promise: the examples in clients/examples work as written, against a real server."""
 
 from __future__ import annotations
 

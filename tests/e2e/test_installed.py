@@ -1,4 +1,4 @@
-"""Promise: the wheels install, serve and are removed, wherever they are used, whatever lies in that folder."""
+"""Promise: the wheels install, serve and uninstall, in any folder, whatever files it contains."""
 
 from __future__ import annotations
 

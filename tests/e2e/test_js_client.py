@@ -1,5 +1,5 @@
-"""Promise: @pafu/client, packed and installed into a project of its own, streams and orders videos in Node, plays in a
-page of another origin, and is typed."""
+"""Promise: @pafu/client, packed and installed into another project, streams and creates videos in Node, plays in a page
+of another origin, and has types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise: on a server with keys the page asks for one, each stream gets in with a ticket, and programs use the key."""
+"""Promise: on a server with keys, the page asks for one, each stream connects with a ticket, and programs use the
+key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory view in a real browser: a toggle shows what is kept, as the chunks say it."""
+"""Promise: in a real browser, the memory view shows the kept tokens that the chunks report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise: the real Prometheus, scraping a real server, sees what viewers got, what the cache lost and who died."""
+"""Promise: Prometheus, scraping a real server, sees what viewers received, what the cache evicted and which worker
+died."""
 
 from __future__ import annotations
 

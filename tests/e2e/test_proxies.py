@@ -1,4 +1,5 @@
-"""Promise: behind nginx, Caddy and HAProxy as docs/operations.md sets them up, with TLS and a sub-path, all works."""
+"""Promise: everything works behind nginx, Caddy and HAProxy as docs/operations.md configures them, with TLS and a
+sub-path."""
 
 from __future__ import annotations
 

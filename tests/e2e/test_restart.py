@@ -1,4 +1,4 @@
-"""Promise: a server that is stopped and started again goes on with its sessions; no picture comes twice or never."""
+"""Promise: a restarted server continues its sessions; no picture is repeated or missing."""
 
 from __future__ import annotations
 

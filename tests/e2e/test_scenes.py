@@ -1,5 +1,5 @@
-"""A scene is taken along and brought back: its link paints the same pictures, a job makes them, a loop and a frame on
-another page show them; and what a browser or a link cannot do is told in words. One server for all of it."""
+"""Promise: a scene can be exported and restored: its link and its job give the same pictures, a loop and a frame on
+another page show them, and limits of a browser or a link are explained. All tests share one server."""
 
 from __future__ import annotations
 

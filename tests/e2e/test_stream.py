@@ -1,4 +1,5 @@
-"""Promise: the whole way, from a prompt over a real server process and the public client to decoded pictures."""
+"""Promise: the whole path works, from a prompt through a real server process and the public client to decoded
+pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page beyond playing: a tour and back, what is taken along, two policies side by side, waiting in line."""
+"""Promise: the page's other features work: a tour and back, exports, two policies side by side, waiting in line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise: with traces on, a collector gets each chunk's span with its stages; one that is away disturbs no stream."""
+"""Promise: with traces on, a collector gets a span per chunk with its stages; a missing collector disturbs no
+stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of Wan's shape in the page: its first chunk is shorter than the others, and a picture may begin the video."""
+"""Promise: the page works with a model of Wan's shape, whose first chunk is shorter, and with a first picture."""
 
 from __future__ import annotations
 

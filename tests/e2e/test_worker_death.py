@@ -1,4 +1,5 @@
-"""Promise: a worker that is killed is told to its viewers and replaced; a server told to stop stops in order."""
+"""Promise: viewers learn that their worker was killed, and it is replaced; a server that is told to stop shuts down
+cleanly."""
 
 from __future__ import annotations
 

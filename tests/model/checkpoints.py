@@ -1,4 +1,4 @@
-"""Public checkpoints as the world writes them, small and of random numbers: what the tests load."""
+"""Small checkpoints with random numbers in all public layouts, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The asking head: what it reads, how light it is, and the policy that follows it."""
+"""Promise: the asking head reads what it should, is small, and its policy uses it."""
 
 from __future__ import annotations
 

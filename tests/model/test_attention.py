@@ -1,4 +1,4 @@
-"""Attention by hand and fused agree; who may see whom is obeyed."""
+"""Promise: plain and fused attention agree, and masks are obeyed."""
 
 from __future__ import annotations
 

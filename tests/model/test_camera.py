@@ -1,4 +1,4 @@
-"""The camera: ramps, limits and the words that steer it."""
+"""Promise: the camera's ramps, limits and prompt phrases."""
 
 from __future__ import annotations
 

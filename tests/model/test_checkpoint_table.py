@@ -1,4 +1,4 @@
-"""What operators read about public checkpoints is what the table of specs says."""
+"""Promise: the operators' table of public checkpoints matches the specs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles become safetensors once, offline; nothing in them is ever run."""
+"""Promise: pickles are converted to safetensors offline, and none of their code ever runs."""
 
 from __future__ import annotations
 

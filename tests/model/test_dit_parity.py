@@ -1,4 +1,4 @@
-"""The same random weights give the same numbers in diffusers' WanTransformer3DModel."""
+"""Promise: with the same random weights, the transformer equals diffusers' WanTransformer3DModel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hub ids stand for files in Pafu's own cache folder; the hub's own library reads and writes it."""
+"""Promise: hub ids refer to files in Pafu's own cache folder, which the hub's library reads and writes."""
 
 from __future__ import annotations
 

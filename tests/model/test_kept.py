@@ -1,4 +1,4 @@
-"""The picture of what a cache holds is true, layer by layer and cell by cell."""
+"""Promise: the picture of the cache's content is correct, layer by layer and cell by cell."""
 
 from __future__ import annotations
 

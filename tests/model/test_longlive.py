@@ -1,10 +1,10 @@
-"""A new prompt counts for the window as in LongLive: against its inference loop, written anew from its description.
+"""Promise: a prompt change equals LongLive's inference loop, reimplemented from its description.
 
-Its cache holds keys that are turned already, by absolute position: a window of 12 latent frames with the open chunk,
-the first 3 of the stream always among them. When the prompt changes, the newest 12 latents pass once more, clean and
-under the new words; the sinks keep their keys, so the oldest of what passes finds no slot. LongLive describes that pass
-as block-causal and builds the mask; its published code (v1.0) does not read the mask where it has a cache, so that what
-is rewritten there sees what came later. We follow the description: every other pass of the student is causal.
+LongLive's cache stores keys that are already rotated by absolute position: a window of 12 latent frames including the
+open chunk, always with the first 3 of the stream. When the prompt changes, the newest 12 latents pass once more, clean
+and under the new prompt. The sinks keep their keys, so the oldest rewritten latents find no slot. LongLive describes
+this pass as block-causal and builds the mask, but its published code (v1.0) does not use the mask with a cache, so that
+rewritten latents see later ones. We follow the description: every other pass of the student is causal.
 """
 
 from __future__ import annotations

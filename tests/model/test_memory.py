@@ -1,4 +1,4 @@
-"""What a model takes is known before it is taken: counted without memory, it is what a run then holds."""
+"""Promise: a model's memory is known in advance: the count equals what a run then uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that name a thing anew have what is in sight drawn anew; what lies elsewhere stays remembered."""
+"""Promise: a prompt that names a new thing redraws the view; everything out of view is remembered."""
 
 from __future__ import annotations
 

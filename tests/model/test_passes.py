@@ -1,4 +1,4 @@
-"""The fast ways of a pass give what the plain one gives, and say so when they cannot be had."""
+"""Promise: fast passes equal the plain one, and a log says if they are unavailable."""
 
 from __future__ import annotations
 

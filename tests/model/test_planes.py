@@ -1,4 +1,5 @@
-"""The pictures between two views: planes slide at their own pace, what is uncovered comes from the view that saw it."""
+"""Promise: between two views, planes move at their own speeds, and uncovered areas come from the view that shows
+them."""
 
 import numpy as np
 import torch

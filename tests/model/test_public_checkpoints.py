@@ -1,4 +1,4 @@
-"""Public layouts are recognised by their tensors, and what does not fit is named with what to do about it."""
+"""Promise: public layouts are recognised by their tensors, and errors say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new prompt counts for what is remembered too: the newest chunks are written again under it."""
+"""Promise: a new prompt also affects what is remembered: the newest chunks are rewritten under it."""
 
 from __future__ import annotations
 

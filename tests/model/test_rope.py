@@ -1,4 +1,4 @@
-"""Rotary positions: Wan's layout, any real position, relative by construction."""
+"""Promise: rotary positions have Wan's layout, take any real position, and are relative."""
 
 from __future__ import annotations
 

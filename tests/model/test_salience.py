@@ -1,4 +1,4 @@
-"""The salience head: small, and sure of whose it is."""
+"""Promise: the salience head is small and loads only with its own student."""
 
 from __future__ import annotations
 

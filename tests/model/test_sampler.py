@@ -1,4 +1,4 @@
-"""Few-step flow matching."""
+"""Promise: few-step flow matching as in Self-Forcing."""
 
 from __future__ import annotations
 

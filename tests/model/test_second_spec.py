@@ -1,4 +1,4 @@
-"""pafu-mini 2's spec streams: planes slide under a camera that pans and rises, and the words are its own."""
+"""Promise: pafu-mini 2's spec streams with planes under a camera that pans and rises, and with its own vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that ship: they load, they are small, and they draw what the words and the camera ask for."""
+"""Promise: the shipped weights load, are small, and follow prompt and camera."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream begins with a picture: it is shown, it is in the cache, and what follows looks at it."""
+"""Promise: a stream can begin with a picture, which is shown, is in the cache, and influences what follows."""
 
 from __future__ import annotations
 

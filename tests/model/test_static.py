@@ -1,5 +1,5 @@
-"""A chunk over a full cache has fixed shapes and asks the device nothing: shown on the meta device, where any question
-raises, with the full Wan2.1 1.3B; its kernels and temporaries are counted there."""
+"""Promise: a chunk over a full cache has fixed shapes and never waits for the device: shown with the full Wan2.1 1.3B
+on the meta device, where reading a value raises. Kernels and temporaries are counted there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream keeps its promises over random weights: what it shows means nothing, how it behaves does."""
+"""Promise: a stream behaves correctly with random weights, whose pictures are meaningless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunk by chunk over a cache gives what one pass with a block-causal mask gives."""
+"""Promise: chunk by chunk over a cache equals one pass with a block-causal mask."""
 
 from __future__ import annotations
 

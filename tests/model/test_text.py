@@ -1,4 +1,4 @@
-"""Prompts: which word belongs to which thing, and what reaches the transformer of it."""
+"""Promise: the grammar assigns words to the right things, and the transformer receives them."""
 
 from __future__ import annotations
 

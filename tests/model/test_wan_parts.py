@@ -1,4 +1,4 @@
-"""Wan's text encoder and VAEs give what the public code gives."""
+"""Promise: Wan's text encoder and VAEs give the same results as the public code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that do not fit are refused by name, before anything runs."""
+"""Promise: weights that do not fit are refused by name, before anything runs."""
 
 from __future__ import annotations
 

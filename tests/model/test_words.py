@@ -1,4 +1,4 @@
-"""The words that are served: what is understood, what is refused by name, and what is told of it."""
+"""Promise: pafu-mini's vocabulary: what is understood, what is refused by name, and the warnings."""
 
 from __future__ import annotations
 

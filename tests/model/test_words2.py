@@ -1,4 +1,4 @@
-"""The words of the second world: what is understood, and what is refused by name."""
+"""Promise: the second world's vocabulary: what is understood, and what is refused by name."""
 
 from __future__ import annotations
 

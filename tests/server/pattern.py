@@ -1,9 +1,9 @@
-"""A stand-in for the model: pictures that tell prompt, seed, index and camera, and faults on demand. No torch.
+"""A test pattern instead of a model: its pictures encode prompt, seed, index and camera; it fails on demand. No torch.
 
 As a program (``python pattern.py FD``) it is a complete worker with this model. Words in a prompt cause faults:
-"explode" raises at the third chunk, "devour" finds no memory there, "dissolve" no finite number and "brim" no room in
-its cache, "die" ends the process at the second, "hang" never ends it, "sleep" makes chunks slow, "noise" makes them
-large.
+"explode" raises at the third chunk, "devour" runs out of memory there, "dissolve" gives a number that is not finite,
+"brim" fills its cache, "die" ends the process at the second chunk, "hang" never ends it, "sleep" makes chunks slow,
+"noise" makes them large.
 """
 
 from __future__ import annotations

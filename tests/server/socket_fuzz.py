@@ -1,12 +1,12 @@
-"""A fuzzer of the live socket: wrong order, types, sizes, half-open, one byte at a time, floods, lies about lengths.
+"""A fuzzer for the live socket: wrong order, types and sizes, half-open connections, single bytes, floods.
 
-The tests run it for some dozen attacks; as a command it goes on for as long as it is told, against a server of its own:
+The tests run a few dozen attacks; as a command it runs for a given time against its own server:
 
     python tests/server/socket_fuzz.py --minutes 60 --seed 1
 
-An attack may get its session refused or closed with a documented code. It may not get an internal error, a 5xx, a
-message that server.spoken does not describe, or a server that does not work for the next viewer. A finding names its
-seed: the same seed makes the same attacks.
+The server may refuse or close the session with a documented code. It must not answer with an internal error, a 5xx or
+a message that server.live.server_messages does not define, and it must still serve the next viewer. A finding names its
+seed: the same seed repeats the attacks.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What strangers send to hurt others, one attack after the other, and what the others notice of it.
+"""Runs one attack after another and measures what other viewers notice.
 
     python tests/soak/attacks.py --seconds 5
 
-A server of its own plays to one viewer all the time. For each attack the table tells the worst lag of the front's event
-loop and the most CPU time that it spent at once (upper edges of buckets of ``pafu_front_lag_seconds`` and
-``pafu_front_busy_seconds``; on a machine that others use, the second says what the attack did), the slowest answer of
-/healthz, the front's memory before and after, and the longest gap between two chunks of the viewer.
+Its own server streams to one viewer all the time. For each attack the table shows the worst lag of the front's event
+loop and its longest CPU burst (upper edges of buckets of ``pafu_front_lag_seconds`` and ``pafu_front_busy_seconds``; on
+a shared machine, the second one shows the attack's effect), the slowest answer of /healthz, the front's memory before
+and after, and the longest gap between two chunks of the viewer.
 
-The exit status is 0 only when the loop was never busy for more than --allowed seconds, the viewer missed nothing and
-every attack left a server that answers.
+The exit status is 0 only if the loop was never busy for more than --allowed seconds, the viewer missed nothing and
+the server still answers after every attack.
 """
 
 from __future__ import annotations

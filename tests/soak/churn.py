@@ -1,10 +1,10 @@
-"""Viewers that come and leave at random moments, while the bytes of one who stays must be the same as if it were alone.
+"""Viewers come and leave at random moments; the bytes of one who stays must be the same as if it were alone.
 
     python tests/soak/churn.py --visits 1000
 
-Against a server of its own, whose sessions wait a second on the device and a second on disk for viewers that vanish.
-Afterwards nothing may be left of the visits: no session, task, open file, cache byte or file on disk. The exit status
-is 0 only when that is so, nothing failed inside the server, and the stayer's bytes are those of the same stream alone.
+It starts its own server, whose sessions wait one second on the device and one second on disk for vanished viewers.
+Afterwards no session, task, open file, cache byte or file on disk may be left of the visits. The exit status is
+0 only if this holds, nothing failed inside the server, and the bytes of the viewer who stayed are unchanged.
 """
 
 from __future__ import annotations

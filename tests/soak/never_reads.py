@@ -1,10 +1,10 @@
-"""What viewers cost who do not take part: one who never reads, and one who reads but never tells where it plays.
+"""The cost of two passive viewers: one never reads, the other reads but never reports its playhead.
 
     python tests/soak/never_reads.py
 
-Video that was made but has not left for the viewer's own machine lies in the server. It is counted from outside: the
-chunks that /v1/sessions says were made, less what lies unread in this machine's end of the connection. The exit status
-is 0 only when both viewers cost a second of video at most.
+The server buffers generated video that has not left for the viewer's machine. It is measured from outside: the chunks
+that /v1/sessions reports, minus what is unread at this end of the connection. The exit status is 0 only if both viewers
+cost at most a second of video.
 """
 
 from __future__ import annotations

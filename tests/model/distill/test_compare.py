@@ -1,4 +1,4 @@
-"""The evaluation: its measures mean what they say, and a policy that forgets is found out."""
+"""Promise: the evaluation's measures are correct, and it detects a policy that forgets."""
 
 from __future__ import annotations
 

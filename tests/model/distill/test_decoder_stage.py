@@ -1,4 +1,4 @@
-"""Stage ``decoder``: taught on what the student makes, it changes nothing but how latents are painted."""
+"""Promise: stage ``decoder`` trains on the student's output and changes only how latents are decoded."""
 
 from __future__ import annotations
 

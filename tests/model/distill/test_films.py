@@ -1,4 +1,4 @@
-"""``pafu eval`` of a model without a camera: films that VBench-long finds, and figures that mean what they say."""
+"""Promise: ``pafu eval`` without a camera writes films in VBench-long's layout, with correct measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe's flow stages: each goes on from the one before and leaves pictures to look at."""
+"""Promise: each flow stage continues from the previous one and writes sample pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training machinery: what the student sees is what a cache will show it, and stopping changes nothing."""
+"""Promise: in training the student sees what a cache would show it, and an interruption changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""pafu-mini 2's training: a clip's words fit its pictures, an average follows, a bad batch is left out."""
+"""Promise: in pafu-mini 2's training, prompts match pictures, the average follows the weights, and bad batches are
+skipped."""
 
 from __future__ import annotations
 

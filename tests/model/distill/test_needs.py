@@ -1,4 +1,4 @@
-"""Distilling at Wan's size fits a card of 80 GB: counted without memory, and counted right."""
+"""Promise: distilling at Wan's size fits into 80 GB, and the count on the meta device is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory in the field's terms, on videos whose answers are known."""
+"""Promise: the literature's memory measures are correct, on videos with known answers."""
 
 from __future__ import annotations
 

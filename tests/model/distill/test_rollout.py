@@ -1,4 +1,4 @@
-"""Streams side by side are the streams one by one."""
+"""Promise: streams side by side equal the same streams one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distilling a salience head: the target is the formula, the head learns it, and an interruption changes nothing."""
+"""Promise: the salience target equals the formula, the head learns it, and an interruption changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training world: what is drawn is what the scene says, and captions claim only what is true."""
+"""Promise: the training world draws what the scene says, and captions claim only what is true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second training world keeps its promises: what is drawn, what is true of it, and what is said of it."""
+"""Promise: in the second training world, pictures, ground truth and prompts agree."""
 
 from __future__ import annotations
 

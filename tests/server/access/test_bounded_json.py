@@ -1,4 +1,4 @@
-"""Promise: a text of a stranger is measured before it is parsed; what passes a bound never reaches a parser."""
+"""Promise: untrusted JSON is measured before it is parsed; nothing over a limit reaches a parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: an unknown caller gets nothing: not one route or socket answers without a key, but a short list of names."""
+"""Promise: an unknown caller gets nothing: every route and socket needs a key, except a short list."""
 
 from __future__ import annotations
 

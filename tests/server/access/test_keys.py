@@ -1,4 +1,4 @@
-"""Promise: keys are stored hashed, compared in constant time, and one that was taken away stops working at once."""
+"""Promise: keys are stored hashed, compared in constant time, and stop working at once when removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a caller gets as much as its key allows, is told when to come again, and others are not counted with it."""
+"""Promise: each key has its own limits, and a refused caller learns when to retry."""
 
 from __future__ import annotations
 

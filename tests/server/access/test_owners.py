@@ -1,4 +1,4 @@
-"""Promise: a session is its key's alone, others cannot even tell that it exists, and it counts until it ends."""
+"""Promise: a session belongs to its key, is invisible to others, and counts until it ends."""
 
 from __future__ import annotations
 

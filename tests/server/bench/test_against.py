@@ -1,4 +1,4 @@
-"""Two checkouts in turns."""
+"""Promise: two checkouts are compared in turns."""
 
 from __future__ import annotations
 

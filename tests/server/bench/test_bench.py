@@ -1,4 +1,4 @@
-"""Promise: what pafu bench prints is what happened: who waited, how long, and how many were played to in real time."""
+"""Promise: pafu bench reports what happened: waiting times, and how many viewers were served in real time."""
 
 from __future__ import annotations
 

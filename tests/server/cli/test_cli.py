@@ -1,4 +1,4 @@
-"""Promise: the command line says in one line what is wrong, with a status that scripts can see; never a traceback."""
+"""Promise: the command line reports errors in one line with an exit status, never a traceback."""
 
 from __future__ import annotations
 

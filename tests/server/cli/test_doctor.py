@@ -1,4 +1,4 @@
-"""Promise: the doctor looks at what pafu serve needs, finds what is wrong, and says what to do about it."""
+"""Promise: pafu doctor checks what pafu serve needs, finds problems, and says how to fix them."""
 
 from __future__ import annotations
 

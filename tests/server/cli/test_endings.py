@@ -1,4 +1,4 @@
-"""Promise: what Ctrl-C, a broken pipe or a reading program ends or asks says what there is; nothing is lost unsaid."""
+"""Promise: after Ctrl-C or a broken pipe, a command says what it has written; nothing is lost silently."""
 
 from __future__ import annotations
 

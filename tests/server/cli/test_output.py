@@ -1,4 +1,4 @@
-"""Promise: a file that Pafu writes is what its name says and can be sought in; "-" is standard output everywhere."""
+"""Promise: a file written by Pafu has the format of its name and is seekable; "-" is always standard output."""
 
 from __future__ import annotations
 

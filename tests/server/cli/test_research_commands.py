@@ -1,4 +1,4 @@
-"""Promise: ``pafu distill salience``, ``pafu distill long`` and ``pafu eval`` say in one line what is wrong."""
+"""Promise: ``pafu distill salience``, ``pafu distill long`` and ``pafu eval`` report errors in one line."""
 
 from __future__ import annotations
 

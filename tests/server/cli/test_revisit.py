@@ -1,4 +1,4 @@
-"""`pafu demo memory`: the camera comes back to the very place, whatever the time away."""
+"""Promise: in ``pafu demo memory`` the camera returns to exactly the same place, whatever the time away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a setting that cannot work is refused at once, by name, with what is allowed."""
+"""Promise: an impossible setting is refused at once, by name, with the allowed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines that need no front: with workers of this machine, and of a Ray cluster of two nodes on loopback."""
+"""Engines without a front: with workers on this machine, and on a Ray cluster of two nodes on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: without a setting there are as many places as sessions that play in real time, and the server says why."""
+"""Promise: by default there are as many places as sessions that play in real time, and the server says why."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Promise: workers of a cluster are shared by all servers; a node, a server or an actor that goes costs a move, a node
-that comes adds places, and what does not fit together is named."""
+"""Promise: all servers share a cluster's workers. When a node, server or actor is lost, sessions move; a new node adds
+places; incompatible members are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: whatever engine is behind the front, with one worker, several or a cluster's, it keeps one contract."""
+"""Promise: every engine (one worker, several, a cluster) fulfils the same contract."""
 
 from __future__ import annotations
 

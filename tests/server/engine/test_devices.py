@@ -1,4 +1,4 @@
-"""Promise: a device setting means what it says; one that cannot work is one line that says why, before any start."""
+"""Promise: a device setting means what it says; an impossible one is refused with one line before anything starts."""
 
 from __future__ import annotations
 

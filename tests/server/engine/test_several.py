@@ -1,4 +1,4 @@
-"""Promise: several devices are one server; what happens to one costs its sessions a move, and the others nothing."""
+"""Promise: several devices form one server; when one fails, its sessions move and the others are not affected."""
 
 from __future__ import annotations
 

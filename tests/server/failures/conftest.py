@@ -1,4 +1,4 @@
-"""A front in a process of its own, which a test may kill, over the test pattern."""
+"""A front in a separate process, which a test may kill, over the test pattern."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Promise: a node of a cluster that is killed, and then a server, cost viewers and jobs no picture.
+"""Promise: killing a node of a cluster, and then a server, costs viewers and jobs no picture.
 
-The long run, with a node that comes and a database that restarts, is ``python tests/soak/cluster.py``.
+The long version, with an added node and a restarted database, is ``python tests/soak/cluster.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Promise: a session that fails (NaN, out of memory) ends with its code, its memory is freed, the others go on."""
+"""Promise: a failing session (NaN, out of memory) ends with its code, its memory is freed, and others continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: kill -9 of the front, at any moment, costs its viewers no picture; the journals for that disturb nothing."""
+"""Promise: kill -9 of the front at any moment costs viewers no picture; journals disturb no stream."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Promise: kill -9 of server or worker in the middle of a job loses nothing and does nothing twice.
+"""Promise: kill -9 of server or worker during a job loses nothing and does nothing twice.
 
-At moments that are waited for; tests/soak/kill_jobs.py does it hundreds of times at random ones.
+These tests kill at chosen moments; tests/soak/kill_jobs.py kills hundreds of times at random ones.
 """
 
 from __future__ import annotations

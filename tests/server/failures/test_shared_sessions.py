@@ -1,5 +1,5 @@
-"""Promise: where sessions are kept for several servers, a viewer goes on with any of them, whether its own is dead or
-alive, and never by another's word."""
+"""Promise: with a shared session store, a viewer with its token can continue on any server, whether its own is dead or
+alive; without the token nobody can."""
 
 from __future__ import annotations
 

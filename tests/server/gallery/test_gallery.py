@@ -1,5 +1,5 @@
-"""Promise: a server paints a moving thumbnail of each starting point, once, while nobody watches, and never delays a
-viewer by it; a server that cannot tells the words and seeds alone."""
+"""Promise: a server generates each starting point's animated thumbnail once, while there are no viewers, and delays no
+viewer; a server that cannot lists prompts and seeds only."""
 
 from __future__ import annotations
 

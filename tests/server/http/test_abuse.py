@@ -1,4 +1,5 @@
-"""Promise: what strangers send costs them, not the others: it is bounded before it is parsed, and floods are paced."""
+"""Promise: abusive requests cost the attacker, not others: they are bounded before parsing, and floods are slowed
+down."""
 
 from __future__ import annotations
 

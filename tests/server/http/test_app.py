@@ -1,4 +1,4 @@
-"""Promise: HTTP says truly how the server is, in the error shape that clients know, and to the right hosts only."""
+"""Promise: HTTP reports the server's true state, in the standard error format, and only to allowed hosts."""
 
 from __future__ import annotations
 

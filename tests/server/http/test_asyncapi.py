@@ -1,4 +1,4 @@
-"""Promise: the AsyncAPI document is what the code does: the same messages, the same schemas, in the repository too."""
+"""Promise: the AsyncAPI document matches the code: the same messages and schemas, also in the committed copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a viewer who never reads costs at most a second of video in the server, and not for ever."""
+"""Promise: a viewer who never reads costs at most a second of buffered video, and is disconnected in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: nobody takes all connections; the limit is said once, and whoever leaves makes room."""
+"""Promise: nobody can take all connections; the limit is logged once, and a closed connection makes room."""
 
 from __future__ import annotations
 

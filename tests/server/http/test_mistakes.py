@@ -1,4 +1,4 @@
-"""Promise: whatever goes wrong is answered in the one shape of errors, with the request's id, and logged once."""
+"""Promise: every internal error is answered in the standard format with the request's id, and logged once."""
 
 from __future__ import annotations
 

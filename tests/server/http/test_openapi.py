@@ -1,7 +1,7 @@
-"""Promise: OpenAPI tells the truth: whatever is sent to any route, the answer is one that the document has.
+"""Promise: OpenAPI is true: every answer to any request is documented.
 
-Schemathesis makes requests from the document, good and bad, and checks every answer: no undocumented 5xx, the status,
-the content type, the body's schema, and that what needs a key refuses who has none. PAFU_TEST_EXAMPLES=2000 takes long.
+Schemathesis generates good and bad requests from the document and checks every answer: no undocumented 5xx, the status,
+the content type, the schema, and that routes with keys refuse callers without one. PAFU_TEST_EXAMPLES=2000 takes long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Promise: behind a proxy, in a cluster, from a page elsewhere, the server answers, or names the missing setting."""
+"""Promise: behind a proxy, in a cluster, or for a page of another origin, the server answers or names the missing
+setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: only the messages of the table cross between the processes, whole or not at all."""
+"""Promise: only messages of the table cross between the processes, completely or not at all."""
 
 from __future__ import annotations
 

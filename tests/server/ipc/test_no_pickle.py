@@ -1,4 +1,4 @@
-"""Promise: nothing that comes from outside can choose code to run, and the lint that says so is awake."""
+"""Promise: no input can make the server run code, and the lint rule that checks this works."""
 
 from __future__ import annotations
 

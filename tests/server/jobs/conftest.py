@@ -1,4 +1,4 @@
-"""Both databases for the store's tests: a file, and a real PostgreSQL that the test run starts."""
+"""Both databases for the store's tests: a SQLite file, and a real PostgreSQL started by the test run."""
 
 from __future__ import annotations
 

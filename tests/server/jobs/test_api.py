@@ -1,4 +1,4 @@
-"""Promise: the stock `openai` client works unchanged; every request that cannot be met says why; callers are apart."""
+"""Promise: the stock `openai` client works unchanged; refused requests say why; callers are isolated."""
 
 from __future__ import annotations
 

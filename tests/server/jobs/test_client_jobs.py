@@ -1,5 +1,5 @@
-"""Promise: the Python client orders, follows, downloads, goes on with and deletes videos of a real server, and
-takes stills of its streams."""
+"""Promise: the Python client creates, follows, downloads, extends and deletes videos of a real server, and takes
+stills."""
 
 from __future__ import annotations
 

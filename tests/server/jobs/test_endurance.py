@@ -1,4 +1,5 @@
-"""Promise: whatever dies, is full, hangs or jumps, a job goes on behind its last finished chunk and is done once."""
+"""Promise: after any crash, full disk, hang or clock jump, a job continues after its last finished chunk and is done
+once."""
 
 from __future__ import annotations
 

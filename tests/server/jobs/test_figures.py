@@ -1,4 +1,4 @@
-"""Promise: Prometheus is told what waits and how jobs end; a store that is away has no figures, and stops no scrape."""
+"""Promise: metrics report waiting jobs and results; an unavailable store has no figures and breaks no scrape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a file appears whole or not at all, in a folder or in any fsspec store; no name leads out of it."""
+"""Promise: a file appears completely or not at all, in a folder or any fsspec store; no name escapes the folder."""
 
 from __future__ import annotations
 

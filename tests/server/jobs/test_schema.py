@@ -1,4 +1,4 @@
-"""Promise: a database of any earlier Pafu goes on in this one, whole; one of a newer is left alone."""
+"""Promise: databases of earlier versions are migrated without loss; those of newer versions are not touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: one conformance suite, two databases: no job is lost, none has two holders who can both write."""
+"""Promise: on both databases, no job is lost, and no two owners can both write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a database that is locked, full or gone is an error in time, and what was told to be done stays done."""
+"""Promise: a locked, full or missing database gives an error in time, and acknowledged writes are never lost."""
 
 from __future__ import annotations
 

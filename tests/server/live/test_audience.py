@@ -1,4 +1,4 @@
-"""Promise: who looks on hears what becomes of the session, and nothing of the owner's changes."""
+"""Promise: watchers learn what happens to the session, but nothing about the owner's changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a change is waiting, sent or in force, never two of them; a worker gets it once, the next one again."""
+"""Promise: a change is waiting, sent or in force, never two of these; each worker gets it once."""
 
 from __future__ import annotations
 

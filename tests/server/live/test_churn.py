@@ -1,4 +1,4 @@
-"""Promise: whoever comes and leaves, at whatever moment, leaves nothing behind and does not disturb who stays."""
+"""Promise: viewers who come and leave at any moment leave nothing behind and do not disturb those who stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: whatever text arrives, parsing gives a message or an error that names the field; nothing else."""
+"""Promise: parsing any text gives a message, or an error that names the field."""
 
 from __future__ import annotations
 

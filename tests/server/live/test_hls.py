@@ -1,4 +1,4 @@
-"""Promise: who takes no WebSocket watches by low-latency HLS: the same chunks, from a window that stays small."""
+"""Promise: players without WebSocket can watch by low-latency HLS: the same chunks, from a small window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a session is in one declared phase, every phase can be reached, and the end is final."""
+"""Promise: a session is always in one declared phase, every phase is reachable, and the end is final."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise: a viewer gets its video, chunk by chunk, as it steers it; whatever happens to others or to the worker."""
+"""Promise: a viewer gets its video chunk by chunk, steered by its changes, whatever happens to others or to the
+worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: bad input of any kind gets a clear error that names the field, and disturbs nobody else."""
+"""Promise: any bad input gets a clear error that names the field, and disturbs nobody else."""
 
 from __future__ import annotations
 

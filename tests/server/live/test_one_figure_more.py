@@ -1,5 +1,5 @@
-"""Promise: a chunk's figure that is added in one place is in the message, the document, the metric, the span and the
-client's type."""
+"""Promise: a chunk figure declared in one place is in the message, the document, the metric, the span and the client's
+type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: new words are on the screen at most the lead and one chunk later, however fast or slow the viewer plays."""
+"""Promise: a new prompt is visible at most the lead plus one chunk later, however fast or slow the viewer plays."""
 
 from __future__ import annotations
 

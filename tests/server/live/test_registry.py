@@ -1,4 +1,4 @@
-"""Promise: a session outlives its connection, its worker's memory and its server; nobody gets more than there is."""
+"""Promise: a session outlives its connection, its worker and its server, and resources are never overcommitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: whatever comes over the live socket gets a documented answer, leaves nothing behind, and disturbs nobody."""
+"""Promise: anything sent over the live socket gets a documented answer, leaves nothing behind, and disturbs nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: who waits for a place is served in turn, sessions that have begun first; nobody overtakes."""
+"""Promise: waiting sessions are served in order, started ones first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: one playable fragment per chunk, at once; an IDR first, no B-frames, timestamps without a gap."""
+"""Promise: one playable fragment per chunk, at once: IDR first, no B-frames, continuous timestamps."""
 
 from __future__ import annotations
 

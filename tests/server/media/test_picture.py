@@ -1,4 +1,4 @@
-"""Pictures from strangers: upright, cut to size, and refused in one line when they are none."""
+"""Promise: untrusted pictures are turned upright and cropped, or refused in one line."""
 
 from __future__ import annotations
 

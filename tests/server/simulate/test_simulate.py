@@ -1,4 +1,4 @@
-"""`pafu simulate`: figures that can be checked by hand, and the same day from the same seed."""
+"""Promise: ``pafu simulate`` gives figures that can be checked by hand, and the same day for the same seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise: a log line can be read by people or machines, names its session and request, and tells no prompt unasked."""
+"""Promise: log lines are readable by people or machines, name session and request, and contain prompts only on
+demand."""
 
 from __future__ import annotations
 

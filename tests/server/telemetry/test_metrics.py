@@ -1,4 +1,4 @@
-"""Promise: every number has one name, bounded labels and one meaning; what is not measured is not claimed."""
+"""Promise: every metric has one name, bounded labels and one meaning; nothing unmeasured is reported."""
 
 from __future__ import annotations
 

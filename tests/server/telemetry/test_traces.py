@@ -1,4 +1,4 @@
-"""Promise: with traces on, a chunk is a span with its stages, joined to session and request, and tells no prompt."""
+"""Promise: with traces on, each chunk is a span with its stages, linked to session and request, without the prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's line to its front, in the same thread, and what a test does with it."""
+"""A worker's connection to its front, in the same thread, for tests."""
 
 from __future__ import annotations
 

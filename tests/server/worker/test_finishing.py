@@ -1,4 +1,4 @@
-"""Promise: a chunk is decoded and encoded while the next is begun, and nobody can tell from what arrives."""
+"""Promise: a chunk is decoded and encoded while the next one is denoised, with the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: a worker takes the salience head that it was told, and cannot start with one of another student."""
+"""Promise: a worker uses the configured salience head, and refuses to start with another student's."""
 
 from __future__ import annotations
 

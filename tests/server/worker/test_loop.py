@@ -1,4 +1,5 @@
-"""Promise: the step loop serves every session as if it were alone, and one that fails fails alone. No process here."""
+"""Promise: the step loop serves each session as if it were alone, and a failing session fails alone. No process
+here."""
 
 from __future__ import annotations
 

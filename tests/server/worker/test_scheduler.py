@@ -1,4 +1,4 @@
-"""Promise: the viewer who would stall first is served first; one who is ahead, paused or gone costs nothing."""
+"""Promise: the viewer who would stall first is served first; viewers who are ahead, paused or gone cost nothing."""
 
 from __future__ import annotations
 
