@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 
 class Cable:
-    """Between client and server; it is cut by hand, or in the middle of a chunk when it has carried ``bytes_left``."""
+    """Sits between client and server; cut by a test, or in the middle of a chunk once ``bytes_left`` are used up."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -45,7 +45,7 @@ class Cable:
 
 @contextlib.asynccontextmanager
 async def cable_to(port: int) -> AsyncIterator[Cable]:
-    """To the server at this port; ``url`` is the cable's own end."""
+    """A cable to the server at this port; ``url`` is the cable's own address."""
     cable = Cable(port)
     listening = await asyncio.start_server(cable.carry, "127.0.0.1", 0)
     cable.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"

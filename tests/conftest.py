@@ -48,7 +48,7 @@ ASK_SECONDS = 0.5
 
 
 class Prometheus:
-    """A running server that scrapes one target; ask it as an operator would."""
+    """A running server that scrapes one target, with an operator's queries."""
 
     def __init__(self, folder: Path, target: str, program: str, rules: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -68,7 +68,7 @@ class Prometheus:
         self.process.wait(PATIENCE)
 
     async def get(self, path: str, **params: str) -> Any:
-        """The data of an answer of Prometheus's API, or None while it still starts."""
+        """The data of a reply of Prometheus's API, or None while it is starting."""
         async with httpx.AsyncClient(trust_env=False) as client:
             try:
                 reply = await client.get(f"http://{self.address}/api/v1/{path}", params=params)
@@ -80,12 +80,12 @@ class Prometheus:
         return reply.json()["data"]
 
     async def values(self, query: str) -> list[float]:
-        """The values of all series that PromQL answers with."""
+        """The values of all series of a PromQL query."""
         data = await self.get("query", query=query)
         return [float(series["value"][1]) for series in data["result"]] if data else []
 
     async def ask(self, query: str) -> float | None:
-        """The sum of what PromQL answers, or None for no series."""
+        """The sum of a PromQL query's values, or None without series."""
         values = await self.values(query)
         return sum(values) if values else None
 
@@ -100,13 +100,13 @@ class Prometheus:
         raise AssertionError(f"{query} is {answer}; Prometheus says: {self.log.read_text()[-500:]}")
 
     async def sees(self, query: str, value: float) -> None:
-        """Return when Prometheus has this value; a scrape that fails on a busy machine is not the end."""
+        """Wait until Prometheus has this value; a failed scrape on a busy machine does not matter."""
         await self.until(query, lambda answer: answer == value)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Servers that tests start keep their jobs and sessions apart from those of the person who runs the tests."""
+    """Keep the jobs and sessions of test servers apart from the user's own."""
     before = os.environ.get("XDG_STATE_HOME")
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     yield
@@ -118,7 +118,7 @@ def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
-    """Start Prometheus on a target (host:port). Skipped where Debian's package is not installed, unless it must be."""
+    """Start Prometheus on a target (host:port). Skipped if Debian's package is missing, unless it is required."""
     program = shutil.which("prometheus")
     if program is None:
         no = pytest.fail if os.environ.get("PAFU_TEST_REQUIRE_PROMETHEUS") == "1" else pytest.skip
@@ -126,7 +126,7 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
     running: list[Prometheus] = []
 
     def start(target: str, rules: str = "") -> Prometheus:
-        """``rules`` are the rule files, by a pattern."""
+        """``rules``: a glob pattern of rule files."""
         running.append(Prometheus(tmp_path, target, program, rules))
         return running[-1]
 
@@ -136,7 +136,7 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What `-m quick` would leave out by its place need not be imported first, which takes longer than some tests."""
+    """Do not import files that `-m quick` would skip by their folder; importing takes longer than some tests."""
     if config.option.markexpr != "quick" or not collection_path.is_relative_to(ROOT):
         return None
     path = collection_path.relative_to(ROOT).as_posix() + "/" * collection_path.is_dir()
@@ -144,7 +144,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its marks, by where it stands and what it uses: see the top of this file."""
+    """Mark every test by its folder and its fixtures; see the top of this file."""
     for item in items:
         path = item.path.relative_to(ROOT).as_posix()
         if BROWSER & vars(getattr(item, "module", item)).keys():
@@ -155,7 +155,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def gradients_on() -> Iterator[None]:
-    """A command that ran in this process may have turned gradients off; the next test may want to learn."""
+    """A command that ran in this process may have turned gradients off, but the next test may train."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_grad_enabled(True)

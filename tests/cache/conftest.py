@@ -44,7 +44,7 @@ def small_cache() -> Callable[..., KVCache]:
 
 
 def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = None) -> Evidence:
-    """What the cache's policy asks for, at random; ``salience`` (layers, chunk) is given in any case."""
+    """Random evidence for the cache's policy; ``salience`` (layers, chunk) is always set."""
     generator = torch.Generator().manual_seed(1000 + index)
     counts = [cache.tokens(layer) + cache.chunk for layer in range(cache.layers)]
     asked = {
@@ -61,8 +61,8 @@ def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = Non
 
 @pytest.fixture
 def put_chunk() -> Callable[..., torch.Tensor]:
-    """Write chunk ``index`` into every layer and commit it with what the policy asks for; returns its keys
-    (layers, chunk, H, D)."""
+    """Write chunk ``index`` into every layer and commit it with random evidence; returns its keys (layers, chunk, H,
+    D)."""
 
     def put(cache: KVCache, index: int, scores: torch.Tensor | None = None) -> torch.Tensor:
         first = index * CHUNK // FRAME

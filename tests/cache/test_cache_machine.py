@@ -26,7 +26,8 @@ FOLLOWED = [  # what the machine can foretell; "asked" is in test_policy.py
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Tokens are numbered from the stream's start; a token's number is its key and column, its value is one less."""
+    """Tokens are numbered from the start of the stream; a token's number is its key and column, its value is one
+    less."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.commit(luck, broken=broken == 0)
 
     def evidence(self, luck: int, broken: bool) -> Evidence:
-        """What the policy asks for; when ``broken``, with one number that is none in the scores that come first."""
+        """Evidence for the policy; if ``broken``, one number of its scores is not finite."""
         generator = torch.Generator().manual_seed(luck)
         counts = [len(tokens) + CHUNK for tokens in self.alive]
         salience = torch.rand(LAYERS, CHUNK, generator=generator)
@@ -104,7 +105,7 @@ class CacheMachine(RuleBasedStateMachine):
         return Evidence(**{name: asked[name] for name in self.cache.needs})
 
     def expect_scores(self, evidence: Evidence) -> None:
-        """The slow twin's scores: a number for every token that ever came, by layer."""
+        """The reference's scores: by layer, one for every token ever written."""
         for layer in range(LAYERS):
             scores, tokens = self.scores[layer], self.alive[layer] + self.numbers().int().tolist()
             for place, token in enumerate(tokens):
@@ -143,7 +144,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def move_house(self) -> None:
-        """A snapshot put into a new cache is the same cache."""
+        """A snapshot restored into a new cache gives the same cache."""
         old, self.cache = self.cache, self.new_cache()
         self.cache.restore(old.snapshot())
         self.open = False

@@ -290,7 +290,7 @@ def test_a_policy_cannot_break_the_slots(
 def test_a_chunk_that_turns_out_to_be_none_is_taken_back(
     small_cache: Build, put_chunk: Put, policy: str, chunks: int
 ) -> None:
-    """Whether the cache was still filling or full: as if the chunk had never been."""
+    """As if the chunk had never been, whether the cache was still filling or full."""
     cache, twin = small_cache(policy=policy), small_cache(policy=policy)
     for index in range(chunks):
         put_chunk(cache, index)
@@ -304,7 +304,7 @@ def test_a_chunk_that_turns_out_to_be_none_is_taken_back(
 
 
 def test_sessions_take_turns_in_one_workspace(small_cache: Build, put_chunk: Put) -> None:
-    """What a session keeps is its own, whoever used the workspace in between, and however large it had to become."""
+    """A session's tokens do not depend on which sessions used the workspace in between, or on its growth."""
     shared = Workspace(Geometry(layers=2, heads=2, head_dim=4, chunk=6, dtype=torch.float32), slots=6)
     small, large = small_cache(workspace=shared), small_cache(workspace=shared, budget=20)
     alone = small_cache()

@@ -69,7 +69,7 @@ def test_random_keeps_sink_and_recent_and_draws_the_rest_evenly() -> None:
 
 
 def test_random_draws_once_for_each_token() -> None:
-    """Whoever outlived one commit outlives the next: the draw is the token's own, in every layer and chunk."""
+    """A token that survived one commit survives the next: its number is the same in every layer and chunk."""
     assert kept("random", 40) == kept("random", 40, chunk=1) == kept("random", 40, layer=1)
     assert kept("random", 40, seed=2) != kept("random", 40)
     large = kept("random", 40, budget=12)
@@ -84,7 +84,7 @@ def test_an_unknown_policy_is_named_with_the_known_ones() -> None:
 
 
 def spread(*degrees: float) -> torch.Tensor:
-    """Keys (n, 1, 2) that point where the degrees say."""
+    """Keys (n, 1, 2) that point in the given directions (degrees)."""
     angle = torch.deg2rad(torch.tensor(degrees))
     return torch.stack((angle.cos(), angle.sin()), -1).unsqueeze(1)
 
@@ -120,7 +120,7 @@ def test_pafu_weighs_salience_by_novelty() -> None:
 
 
 def test_a_clear_case_outweighs_a_partial_copy() -> None:
-    """The first is repeated by three quarters and surely salient; the second is all new, and nobody knows."""
+    """The first token is three-quarters redundant but clearly salient; the second is new, with an uncertain score."""
     scores, places = torch.tensor([0.9, 0.5, 0.1]), spread(0, 180, 41.4)
     assert kept("pafu", 3, scores=scores, keys=places, budget=2, sink=0, recent=1) == [0, 2]
     assert kept("redundancy", 3, scores=scores, keys=places, budget=2, sink=0, recent=1) == [1, 2]

@@ -45,7 +45,7 @@ def test_bytes_are_those_promised_scales_included(small_cache: Build, kv_dtype: 
 
 @pytest.mark.parametrize("kv_dtype", ["int8", "int4"])
 def test_tokens_are_rounded_once_however_often_they_move(small_cache: Build, put_chunk: Put, kv_dtype: str) -> None:
-    """A thousand evictions later the sink still has the very numbers of its first commit."""
+    """After a thousand evictions, the sink still has exactly the codes of its first commit."""
     cache = small_cache(kv_dtype=kv_dtype, budget=12, sink=2, recent=4)
     written = put_chunk(cache, 0)
     first = cache.committed(1)

@@ -73,7 +73,8 @@ def test_density_keeps_what_stands_alone_and_thins_out_the_crowd() -> None:
 
 
 def test_density_refuses_new_tokens_that_would_crowd_out_more_than_must_go() -> None:
-    """Three copies of one place come at once, and one token must go: the copies that would double it stay out."""
+    """Three copies of one place arrive, and one token must go: copies that would double the density are not
+    admitted."""
     keys = keys_of((0, 0), (90, 0), (0, 0.01), (0, 0.02), (0, 0.03))
     at_insertion = torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0])
     chosen = kept("density", 5, keys=keys, scores=at_insertion, budget=3, fresh=3, **NO_ONE)
@@ -92,7 +93,7 @@ def test_sinks_are_whole_pictures_wherever_one_fits(budget: float, sink: float) 
 
 
 def frames(*latents: int) -> torch.Tensor:
-    """Positions (n, 3) of tokens of these latent frames, one after the other in space."""
+    """Positions (n, 3) of tokens of these latent frames, side by side."""
     return torch.tensor([[float(latent), 0.0, float(place % 2)] for place, latent in enumerate(latents)])
 
 

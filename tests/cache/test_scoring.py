@@ -35,7 +35,7 @@ def attention_of(q: Tensor, k: Tensor) -> Tensor:
 
 
 def without_each(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(H, queries, keys): how far a query's output moves when a key is really left out."""
+    """(H, queries, keys): how far a query's output moves if a key is really left out."""
     whole, moved = attention_of(q, k) @ v.double(), []
     for j in range(k.shape[1]):
         others = [i for i in range(k.shape[1]) if i != j]
@@ -120,7 +120,7 @@ def parts(low: list[float], diag: list[float], up: list[float]) -> SalienceParts
 
 
 def test_balance_gives_every_block_and_part_the_same_say() -> None:
-    """The first block is seen a thousand times more than the second, and the diagonal more than all else."""
+    """The first block gets a thousand times more attention than the second, and the diagonal more than all else."""
     low = [1e-3, 2e-3, 3e-3, 1e-6, 2e-6, 3e-6]
     uneven = parts(low, [9.0, 1.0, 5.0, 9.0, 1.0, 5.0], [0.0] * 6)
     assert balanced_salience(uneven, 3, (1, 0, 0)).tolist() == pytest.approx([0, 0.5, 1] * 2)

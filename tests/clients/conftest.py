@@ -16,7 +16,7 @@ CHUNK_FRAMES = 12
 
 
 class Peer:
-    """The server's end of one connection, with the messages that it heard."""
+    """The server's end of one connection, with the messages that it received."""
 
     def __init__(self, socket: ServerConnection) -> None:
         self.socket = socket
@@ -27,7 +27,7 @@ class Peer:
         await self.socket.send(json.dumps({"type": type, **fields}))
 
     async def hear(self, type: str) -> dict[str, Any]:
-        """The next message of this type; others are kept in ``heard`` on the way."""
+        """The next message of this type; earlier ones are kept in ``heard``."""
         while True:
             message = json.loads(await self.socket.recv())
             self.heard.append(message)
@@ -35,7 +35,7 @@ class Peer:
                 return message
 
     async def begin(self, **config: Any) -> dict[str, Any]:
-        """Take the session.start and accept it."""
+        """Receive session.start and accept it."""
         start = await self.hear("session.start")
         config = {"fps": FPS, "seed": start.get("seed", 0), **config}
         mime = 'video/mp4; codecs="avc1.64001f"'
@@ -43,7 +43,7 @@ class Peer:
         return start
 
     async def chunk(self, data: bytes, **fields: Any) -> None:
-        """Send one chunk, metadata first; ``fields`` overwrite the metadata's."""
+        """Send one chunk, metadata first; ``fields`` override the metadata's."""
         index = self.sent_chunks
         self.sent_chunks += 1
         metadata = {
@@ -70,7 +70,7 @@ Serve = Callable[[Script], Awaitable[str]]
 
 @pytest.fixture
 async def serve_script() -> AsyncIterator[Serve]:
-    """``url = await serve_script(script)``: a server that plays ``script`` to everyone who connects."""
+    """``url = await serve_script(script)``: a server that plays ``script`` for every connection."""
     async with AsyncExitStack() as servers:
 
         async def start(script: Script) -> str:

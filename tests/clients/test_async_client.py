@@ -249,7 +249,7 @@ async def test_an_error_in_the_callers_callback_reaches_the_caller(serve_script:
 
 
 async def test_fast_reader_reports_all_it_took_and_never_more(serve_script: Any) -> None:
-    """The pacing server sends a chunk only once the one before it was reported as seen."""
+    """The server sends a chunk only after the previous one was reported as played."""
     reported: list[float] = []
 
     async def script(peer: Any) -> None:

@@ -16,7 +16,7 @@ FILM = bytes(range(256)) * 40
 
 @pytest.fixture
 async def serve_http() -> AsyncIterator[Callable[[Answer], Awaitable[str]]]:
-    """``url = await serve_http(answer)``: ``answer`` gets request line, headers (and body) and writes what it likes."""
+    """``url = await serve_http(answer)``: ``answer`` gets request line, headers and body, and writes the reply."""
     servers = []
 
     async def start(answer: Answer) -> str:

@@ -22,7 +22,7 @@ EXAMPLES: dict[Any, Any] = {int: 3, bool: True, float: 0.5, str: "text"}
 
 
 class Recorder(dict[str, Any]):
-    """A message that remembers what was asked of it."""
+    """A message that records which fields are read."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         super().__init__(fields)

@@ -29,7 +29,7 @@ PATIENCE = 300.0
 
 
 def same(one: np.ndarray, two: np.ndarray) -> bool:
-    """But for what a fresh encoder does otherwise; a missing or repeated picture is 9 or more."""
+    """Equal up to the differences of a fresh encoder; a missing or repeated picture differs by 9 or more."""
     return one.shape == two.shape and np.abs(one.astype(int) - two.astype(int)).mean(axis=(1, 2, 3)).max() < 1.5
 
 
@@ -79,7 +79,7 @@ async def test_what_is_asked_while_the_connection_is_away_is_told_when_it_is_bac
 
 
 async def test_who_looks_on_comes_back_to_the_next_server_as_the_owner_does(serve: Any) -> None:  # noqa: F811
-    """Whoever of the two is there first."""
+    """Whichever of the two reconnects first."""
     server = await serve(**KEEP)
     endless = {**WISH, "num_frames": None}
     async with cable_to(server.port) as mine, cable_to(server.port) as other, asyncio.timeout(PATIENCE):

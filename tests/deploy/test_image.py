@@ -83,7 +83,7 @@ def test_compose_publishes_on_loopback_only(services) -> None:
 @pytest.mark.parametrize("name", ["pafu", "pafu-gpu"])
 @pytest.mark.parametrize("given", [{}, {"PAFU_MODEL": "test-tiny", "PAFU_MAX_SESSIONS": "7"}])
 def test_pafu_starts_with_what_compose_sets(services, name, given, tmp_path) -> None:
-    """Every variable is known and its value can work, whether or not deploy/.env says something."""
+    """Every variable is known and its value is possible, with and without deploy/.env."""
     subprocess.run([shutil.copy(ROOT / "deploy/make-secrets", tmp_path)], check=True, capture_output=True)
 
     def filled(text: str) -> str:

@@ -30,7 +30,7 @@ def test_every_example_is_of_a_setting() -> None:
 
 
 def test_the_example_configuration_works_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every line of it in force; a default that is written down means what it means unwritten."""
+    """With every line uncommented; writing down a default changes nothing."""
     settings = importlib.import_module("deploy.settings")
     lines = (ROOT / "deploy/pafu.example.toml").read_text().splitlines()
     file = tmp_path / "pafu.toml"

@@ -13,7 +13,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
 def check(*files: Path) -> subprocess.CompletedProcess[str]:
-    """By the forge's own schema, of which the tool has a copy."""
+    """Validate against the forge's own schema, of which the tool has a copy."""
     command = [sys.executable, "-P", "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
     return subprocess.run([*command, *map(str, files)], capture_output=True, text=True, timeout=120)
 

@@ -22,7 +22,7 @@ PATIENT = {"model": MODEL, "max_sessions": 4, "ready_wait": 120, "start_timeout"
 
 @pytest.fixture(scope="session", autouse=True)
 def importable() -> Iterator[None]:
-    """The server's processes find the packages even where they are not installed."""
+    """Make the packages importable for the server's processes, even if they are not installed."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "clients" / "python"), before]))
     yield
@@ -31,7 +31,7 @@ def importable() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One warm server for all tests that leave it as it was."""
+    """One warm server for all tests that do not change it."""
     with launched(**PATIENT, data_dir=tmp_path_factory.mktemp("data")) as server:
         server.wait_ready()
         yield server
@@ -45,7 +45,7 @@ def live_server(server_process: ServerProcess) -> str:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A warm server for one test, which may do to it what it likes."""
+    """A warm server for one test, which may change or kill it."""
     with launched(**PATIENT, data_dir=tmp_path) as server:
         server.wait_ready()
         yield server

@@ -46,7 +46,7 @@ def deploy():
 
 @pytest.fixture
 def quick_rules(tmp_path) -> str:
-    """The committed rules, asked every second; the pattern of their files."""
+    """The committed rules, evaluated every second; the glob pattern of their files."""
     folder = tmp_path / "rules"
     folder.mkdir()
     for file in (ROOT / "deploy/prometheus/rules").glob("*.yml"):
@@ -55,7 +55,7 @@ def quick_rules(tmp_path) -> str:
 
 
 async def one_of_everything(url: str) -> None:
-    """Sessions that end, are steered and looked on, one that is sent away, a request, a mistake."""
+    """Sessions that end, are steered and watched, a refused one, a request, an error."""
     async with connect(url, prompt="a red house", num_frames=36, realtime=False, extra_params=SCORED) as stream:
         await stream.receive()
         await stream.interact(prompt="a blue house")
@@ -76,7 +76,7 @@ async def keep_streaming(url: str) -> None:
 
 
 async def still_empty(watcher, queries: set[str]) -> set[str]:
-    """Those without a number: no series, or nothing but NaN."""
+    """Expressions without a number: no series, or only NaN."""
     empty = set()
     for query in queries:
         if not any(math.isfinite(value) for value in await watcher.values(query)):

@@ -64,10 +64,10 @@ def chromium() -> str:
 
 @dataclass
 class Visit:
-    """A page with everything that it said and asked for.
+    """A page with everything that it received and sent.
 
-    ``heard`` is what the wire brought: of a line that a test cuts, the page itself may have got less. Its chunks are
-    those of ``chunks()``.
+    ``heard`` is what arrived on the wire; if a test cuts the line, the page may have received less. ``chunks()`` are
+    the chunks that the page received.
     """
 
     page: Page
@@ -104,19 +104,19 @@ class Visit:
         await self.page.wait_for_function(f"{FRAMES_SHOWN} >= {count}")
 
     async def chunks(self) -> list[int]:
-        """The indices of the chunks that the page got whole, in their order."""
+        """The indices of the chunks that the page received whole, in order."""
         return list(await self.page.evaluate("chunks.map((chunk) => chunk.transport_chunk_index)"))
 
     async def has_every_picture(self) -> None:
-        """Wait until the browser has all pictures of the chunks that came, each once and without a hole."""
+        """Wait until the browser has all pictures of the received chunks, each once and without gaps."""
         indices = await self.chunks()
         assert indices == list(range(len(indices)))
         await self.page.wait_for_function(HAS_EVERY_PICTURE)
 
     async def chunk_where(self, holds: Any) -> dict[str, Any]:
-        """The statistics of the first chunk behind the one found before for which ``holds(stats)``.
+        """The statistics of the next chunk, after the last one found, for which ``holds(stats)``.
 
-        Not of those heard from now on: on a busy machine the chunk may have come before the key press returns.
+        It does not wait for new messages only: on a busy machine the chunk may arrive before the key press returns.
         """
 
         def found() -> dict[str, Any] | None:
@@ -130,7 +130,7 @@ class Visit:
         return dict(await self.until(found))
 
     async def until(self, answer: Callable[[], Any]) -> Any:
-        """What ``answer()`` gives as soon as that is something."""
+        """The result of ``answer()`` as soon as it is truthy."""
         give_up = time.monotonic() + PATIENCE / 1000
         while time.monotonic() < give_up:
             if got := answer():
@@ -169,7 +169,7 @@ async def visit(browser: Browser, live_server: str) -> AsyncIterator[Visit]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def cable(live_server: str) -> AsyncIterator[Cable]:
-    """Another way to the server, to be cut."""
+    """A connection to the server that the test can cut."""
     async with cable_to(int(live_server.rpartition(":")[2])) as cable:
         yield cable
 
@@ -235,7 +235,7 @@ async def test_page_reports_its_playhead_and_asks_nobody_else(visit: Visit) -> N
 
 
 async def test_a_short_tap_on_an_arrow_moves_the_camera(visit: Visit) -> None:
-    """Changes take effect between chunks: a press and release within one chunk must not cancel each other."""
+    """Changes take effect between chunks: press and release within one chunk must not cancel each other."""
     await visit.open()
     await visit.phase("ready")
     await visit.page.fill("#prompt", "a meadow, a red house in the middle")
@@ -306,7 +306,7 @@ async def test_keyboard_alone_is_enough(visit: Visit) -> None:
 
 
 async def test_the_space_bar_pauses_and_goes_on_where_it_was(visit: Visit, cable: Cable) -> None:
-    """Nothing is made meanwhile, words wait, and a connection that breaks does not end the pause."""
+    """Nothing is generated meanwhile, prompt changes wait, and a broken connection does not end the pause."""
     page = visit.page
     visit.url = cable.url
     await visit.open()
@@ -424,7 +424,7 @@ async def test_a_stream_that_fails_is_explained_and_can_be_started_again(
 
 
 async def test_a_dropped_connection_is_made_again_and_the_picture_goes_on(visit: Visit, cable: Cable) -> None:
-    """No picture is missing or comes twice, the words of the page follow, and so do words sent meanwhile."""
+    """No picture is missing or repeated; the page explains, and prompt changes sent meanwhile arrive."""
     page = visit.page
     visit.url = cable.url
     await visit.open()
@@ -480,21 +480,21 @@ async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
 
 
 def zeros(fragment: bytes) -> bytes:
-    """What cannot even be taken in."""
+    """Data that cannot be appended."""
     return bytes(len(fragment))
 
 
 def no_pictures(fragment: bytes) -> bytes:
-    """What is taken in and fails when its pictures are decoded."""
+    """Data that can be appended but not decoded."""
     head = fragment[: fragment.rindex(b"mdat") + 4]
     return head + bytes(len(fragment) - len(head))
 
 
 @pytest.mark.parametrize("spoil", [zeros, no_pictures])
 async def test_broken_fragments_do_not_end_the_picture(visit: Visit, spoil: Callable[[bytes], bytes]) -> None:
-    """The decoder is thrown away and rebuilt on what was not shown yet and on the fragments that follow.
+    """The decoder is replaced, and gets what was not shown yet and the following fragments.
 
-    The first breaks at the very start, when the server waits for a playhead that no decoder moves.
+    The first one fails at the very start, when the server waits for a playhead that no decoder moves.
     """
     page = visit.page
     binaries = 0
@@ -572,7 +572,7 @@ async def test_words_are_inserted_with_the_spaces_a_writer_would_set(visit: Visi
 
 
 async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser) -> None:
-    """They see the same stream and its words, have nothing to steer it with, and are told when it is over."""
+    """Watchers see the same stream and its prompt, cannot steer it, and are told when it ends."""
     page = visit.page
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     await visit.open()
@@ -607,7 +607,7 @@ async def test_a_shared_link_lets_others_look_on(visit: Visit, browser: Browser)
 
 
 async def test_the_page_is_driven_by_its_state_alone(visit: Visit) -> None:
-    """What is shown follows from the state: a stall is named over the picture, and is not green."""
+    """The view follows from the state: a stall is explained over the picture, and is not green."""
     await visit.open()
     shown = """async (events) => { const m = await import('./state.js');
       const state = events.reduce((state, event) => m.reduce(state, event), m.opened());
@@ -651,7 +651,7 @@ async def test_prompts_come_back_with_the_arrow_and_keys_with_the_question_mark(
 
 
 async def test_a_swipe_moves_the_camera(phone_visit: Visit) -> None:
-    """A finger that drags the picture to the left moves the camera right, until it is lifted; it does not pause."""
+    """Dragging the picture to the left moves the camera right until the finger is lifted; it does not pause."""
     visit = phone_visit
     await visit.open()
     await visit.phase("ready")

@@ -63,7 +63,7 @@ NO_LETTERS = "*, *::placeholder { color: transparent !important; caret-color: tr
 
 @dataclass
 class Text:
-    """One line of a text where it stands on the page; colour as (r, g, b, alpha)."""
+    """One line of text on the page; colour as (r, g, b, alpha)."""
 
     text: str
     colour: tuple[float, float, float, float]
@@ -91,7 +91,7 @@ def luminance(colours: np.ndarray) -> np.ndarray:
 
 
 def contrast(text: Text, page: np.ndarray) -> float:
-    """That of the text with what is behind it, where it is worst but for single pixels."""
+    """The text's contrast with its background, at the worst place except single pixels."""
     left, top, right, bottom = text.box
     behind = page[max(0, top) : bottom, max(0, left) : right].reshape(-1, 3).astype(float)
     *colour, alpha = text.colour
@@ -101,7 +101,7 @@ def contrast(text: Text, page: np.ndarray) -> float:
 
 
 async def faint(page: Page) -> list[str]:
-    """Texts of less contrast than they need."""
+    """Texts with less contrast than required."""
     await page.wait_for_load_state("networkidle")  # what the server tells of moves what stands below
     texts = texts_of(await page.evaluate(TEXTS))
     assert len(texts) > 15

@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "clients" / "examples"
 
 
 def loaded(path: Path, name: str) -> ModuleType:
-    """As a host loads a plug-in: by its file."""
+    """Load a plug-in by its file, as a host does."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -34,7 +34,7 @@ PATIENCE = 300.0
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The two wheels, built from copies: a build leaves files behind."""
+    """The two wheels, built from copies, since a build leaves files behind."""
     copy, out = tmp_path_factory.mktemp("sources") / "pafu", tmp_path_factory.mktemp("wheels")
     copy.mkdir()
     for name in SOURCES:
@@ -78,7 +78,7 @@ def pip(*arguments: str, python: str) -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """An environment that has Pafu's dependencies from this one, and nothing of Pafu."""
+    """An environment with Pafu's dependencies from this one, but without Pafu."""
     folder = tmp_path / "environment"
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python3*/site-packages")
@@ -88,7 +88,7 @@ def environment(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder in which a user keeps programs of such names; each leaves a mark when it runs."""
+    """A folder with user programs of conflicting names; each leaves a mark if it runs."""
     folder = tmp_path / "hostile"
     folder.mkdir()
     for name in NAMES:

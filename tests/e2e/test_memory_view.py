@@ -18,7 +18,7 @@ BUDGET = 5.0
 
 @pytest.fixture(scope="module")
 def pruning_server() -> Iterator[str]:
-    """A server whose sessions forget soon."""
+    """A server whose sessions forget quickly."""
     with launched(
         max_sessions=4, model="test-tiny", cache_policy="pafu", cache_budget_latents=BUDGET, cache_sink_latents=0
     ) as server:
@@ -120,7 +120,7 @@ async def test_one_sentence_tells_what_was_kept(visit: Visit) -> None:
 
 
 async def test_picture_words_and_memory_are_in_sight_together(visit: Visit) -> None:
-    """On a laptop of 1280 x 720 and on a phone on its side; in full screen too."""
+    """On a laptop of 1280 x 720, on a phone in landscape, and in full screen."""
     page = visit.page
     await page.set_viewport_size({"width": 1280, "height": 720})
     await visit.open()

@@ -22,7 +22,7 @@ WISH: Any = {"prompt": "a red house, the camera pans right", "seed": 3, "num_fra
 
 
 class Place:
-    """Where a server is started again: the same address, the same data."""
+    """An address and data folder on which a server is started again."""
 
     def __init__(self, folder: Path) -> None:
         self.settings: dict[str, Any] = {**PATIENT, "data_dir": folder}

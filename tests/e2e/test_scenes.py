@@ -59,7 +59,8 @@ STALLS = """async (supply) => {
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """Somebody else's page, in this file and at this port: a browser lets no made-up one ask a loopback address."""
+    """A page of another origin, with this file at this port, since browsers do not let an invented one connect to
+    loopback."""
     folder = tmp_path_factory.mktemp("elsewhere")
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
@@ -97,8 +98,8 @@ async def saved(visit: Visit, button: str) -> bytes:
 
 
 async def test_a_link_and_a_job_bring_the_same_pictures_as_were_seen(context: BrowserContext, server: str) -> None:
-    """Words and camera are changed while it plays; the link, opened elsewhere, paints picture for picture the same, and
-    the job holds them and ten seconds more."""
+    """Prompt and camera change during the stream. The link, opened elsewhere, gives the same pictures; the job has them
+    and ten seconds more."""
     visit = Visit(await context.new_page(), f"{server}#prompt={WORDS}&seed=7")
     page = visit.page
     await visit.open()
@@ -171,7 +172,7 @@ async def test_a_link_of_another_maker_says_so(context: BrowserContext, server: 
 
 
 async def test_slow_chunks_play_slowly_instead_of_stop_and_go(context: BrowserContext, server: str) -> None:
-    """The line lets one chunk through each 1.2 s, which lasts 0.75 s: after it has found its pace it does not stop."""
+    """The line lets one chunk of 0.75 s through every 1.2 s: once the player has found its pace, it does not stall."""
     chunks: asyncio.Queue[list[str | bytes]] = asyncio.Queue()
 
     async def route(socket: WebSocketRoute) -> None:
@@ -223,7 +224,8 @@ async def test_slow_chunks_play_slowly_instead_of_stop_and_go(context: BrowserCo
 async def test_another_page_shows_a_scene_in_a_frame_when_the_server_allows_it(
     browser: Browser, server: str, elsewhere: tuple[Path, int]
 ) -> None:
-    """By the page's own code, under the policy that browsers enforce; on other pages the frame stays empty."""
+    """With the page's own embedding code, under the policy that browsers enforce; on other pages the frame stays
+    empty."""
     context = await browser.new_context(viewport={"width": 900, "height": 700})
     page = await context.new_page()
     await page.goto(server)

@@ -20,7 +20,7 @@ LATER = "a moonlit meadow, a red house"
 
 
 def told(visit: Visit) -> dict[str, dict[int, tuple[Any, ...]]]:
-    """Of each stream of the page, by chunk: its words, where the camera stands behind it, the bytes of its video."""
+    """For each stream of the page, by chunk: its prompt, the camera after it, the bytes of its video."""
     streams: dict[str, dict[int, tuple[Any, ...]]] = defaultdict(dict)
     for chunk in visit.said("video.chunk_metadata"):
         stats = chunk["stats"]
@@ -39,7 +39,8 @@ async def saved(download: Download, folder: Path) -> Path:
 
 
 async def test_a_tour_comes_back_and_the_scene_is_taken_along(visit: Visit, tmp_path: Path) -> None:
-    """Before and after stand side by side; video (words as chapters), still and link hold the scene."""
+    """Before and after are shown side by side; the video (prompts as chapters), the still and the link contain the
+    scene."""
     page = visit.page
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     visit.url += f"#prompt={WORDS}&seed=7"

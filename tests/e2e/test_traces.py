@@ -21,7 +21,7 @@ HEADERS = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "x-request-id": "re
 
 
 class Collector:
-    """What an OpenTelemetry collector does over OTLP/HTTP: take protobuf, answer 200."""
+    """A minimal OpenTelemetry collector over OTLP/HTTP: accepts protobuf, answers 200."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []

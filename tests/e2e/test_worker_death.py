@@ -40,12 +40,12 @@ def front_alone(front: int, worker: int, name: signal.Signals) -> None:
 
 
 def whole_group(front: int, worker: int, name: signal.Signals) -> None:
-    """As a shell does."""
+    """Signal the process group, as a shell does."""
     os.killpg(front, name)
 
 
 def all_of_the_service(front: int, worker: int, name: signal.Signals) -> None:
-    """As systemd does; the worker hears it first."""
+    """Signal all processes, as systemd does; the worker first."""
     os.kill(worker, name)
     time.sleep(0.1)
     os.kill(front, name)
@@ -86,7 +86,7 @@ async def test_a_second_signal_ends_it_at_once_and_leaves_no_process_either(own_
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that only waits to be buried by its parent does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

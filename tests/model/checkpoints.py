@@ -24,14 +24,14 @@ def owned(tensors: Tensors) -> Tensors:
 
 
 def diffusers_dit(tensors: Tensors) -> Tensors:
-    """diffusers' own converter renames."""
+    """Renamed as by diffusers' own converter."""
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
     return dict(convert_wan_transformer_to_diffusers(dict(tensors)))
 
 
 def wan_text(tensors: Tensors) -> Tensors:
-    """transformers' names back to those of Wan's t5.py."""
+    """transformers' names renamed back to those of Wan's t5.py."""
     names = (
         (r"^shared\.", "token_embedding."),
         (r"^encoder\.final_layer_norm\.", "norm."),
@@ -54,7 +54,7 @@ def wan_text(tensors: Tensors) -> Tensors:
 
 
 def write(folder: Path, model: LoadedModel, **changed: Tensors) -> Path:
-    """A folder in diffusers' arrangement; ``changed`` takes the place of a part's tensors."""
+    """A folder in diffusers' layout; ``changed`` replaces a part's tensors."""
     parts = {
         "transformer": ("diffusion_pytorch_model", model.dit.state_dict()),
         "text_encoder": ("model", model.text.encoder.state_dict()),  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def wan_spec() -> ModelSpec:
-    """A small Wan: no camera, no control, and a head size that the three axes divide unevenly (8, 6, 6)."""
+    """A small Wan: no camera, no control, and a head size that divides unevenly over the three axes (8, 6, 6)."""
     return dataclasses.replace(
         TEST_TINY,
         name="tiny-wan",
@@ -39,7 +39,7 @@ def wan_spec() -> ModelSpec:
 
 @pytest.fixture
 def seeded_dit() -> Callable[[ModelSpec], CausalDiT]:
-    """A DiT whose every parameter is random: zeros and ones would hide a misplaced bias or norm weight."""
+    """A DiT with random values in every parameter: zeros and ones would hide a misplaced bias or norm weight."""
 
     def build(spec: ModelSpec) -> CausalDiT:
         torch.manual_seed(7)

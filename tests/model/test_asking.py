@@ -79,7 +79,7 @@ def test_without_a_head_the_policy_says_what_to_do(model: LoadedModel) -> None:
 
 
 def test_a_stream_asks_its_prompt_about_everything_that_it_holds(model: LoadedModel) -> None:
-    """Scores are the highest answer of any prompt so far: a later prompt raises those of older tokens."""
+    """A token's score is the highest of all prompts so far: a later prompt raises those of older tokens."""
     stream = VideoStream(model, "a red house", 3, dataclasses.replace(ASKED, budget_latents=9.0))
     for _ in range(2):
         stream.next_chunk()

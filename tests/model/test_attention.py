@@ -42,7 +42,7 @@ def test_a_block_sees_itself_and_earlier_blocks_only() -> None:
 
 
 def test_world_attention_starts_at_its_own_place(seeded_dit: Callable[[ModelSpec], CausalDiT]) -> None:
-    """Queries and keys made of the initial biases alone meet best where row and world column agree."""
+    """Queries and keys from the initial biases alone match best at equal row and world column."""
     spec = TEST_TINY
     dit = CausalDiT(spec)
     init_for_learning(dit)
@@ -64,7 +64,7 @@ def test_world_attention_starts_at_its_own_place(seeded_dit: Callable[[ModelSpec
 
 
 def test_a_thing_at_its_place_is_kept_the_same_whenever_it_was_seen() -> None:
-    """What novelty compares is turned by row and column alone; time, turned later, completes it."""
+    """Novelty compares keys rotated by row and column only; the rotation by time, applied later, completes them."""
     torch.manual_seed(0)
     spec = TEST_TINY
     key = torch.randn(1, 1, spec.num_heads, spec.head_dim).expand(1, 3, -1, -1)

@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stored(cache: Path, repo: str, files: dict[str, bytes], commit: str = COMMIT) -> Path:
-    """A repository as the library leaves it: blobs, a snapshot of links, a branch."""
+    """A repository in the library's layout: blobs, a snapshot of links, a branch."""
     folder = cache / f"models--{repo.replace('/', '--')}"
     (folder / "blobs").mkdir(parents=True, exist_ok=True)
     (folder / "refs").mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ def test_paths_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download takes: one commit with one file, which can be asked for from a byte on."""
+    """A minimal hub for a download: one commit with one file, with range requests."""
 
     content = b""
     drop_after: int | None = None

@@ -40,7 +40,7 @@ def model() -> LoadedModel:
 
 
 def turned(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
-    """Wan's rotation in complex numbers, of x (1, S, H, D) whose first latent frame is ``first``."""
+    """Wan's rotation in complex numbers, for x (1, S, H, D) whose first latent frame is ``first``."""
     latents, half = x.shape[1] // (rows * columns), x.shape[-1] // 2
     places = torch.cartesian_prod(torch.arange(first, first + latents), torch.arange(rows), torch.arange(columns))
     side = x.shape[-1] // 6
@@ -54,7 +54,7 @@ def turned(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
 
 
 class Theirs:
-    """LongLive's loop over one list of slots a layer: (chunk of the stream, keys, values), a latent frame each."""
+    """LongLive's loop with one list of slots per layer: (chunk, keys, values) of one latent frame each."""
 
     def __init__(self, model: LoadedModel, masked: bool = True) -> None:
         self.model, self.masked = model, masked
@@ -127,7 +127,7 @@ def ours(model: LoadedModel, switch: int, chunks: int, position_mode: PositionMo
 
 @pytest.mark.parametrize("switch", [1, 3, 4, 5, 7], ids=lambda switch: f"after {switch * CHUNK} latents")
 def test_a_change_of_words_is_longlives(switch: int, model: LoadedModel) -> None:
-    """Before, at and behind a full window of 12: only there do sinks keep what was written under the old words."""
+    """Before, at and after a full window of 12; only after it do sinks keep what was written under the old prompt."""
     torch.testing.assert_close(ours(model, switch, switch + 2), theirs(model, switch, switch + 2), atol=1e-4, rtol=0)
 
 
@@ -139,7 +139,7 @@ def test_its_published_code_lets_what_is_rewritten_see_what_came_later(model: Lo
 
 
 def test_a_sink_older_than_the_trained_range_stands_where_the_reference_has_it(model: LoadedModel) -> None:
-    """In absolute mode; in relative mode nothing stands farther away than the model was trained for."""
+    """In absolute mode; in relative mode no token is farther away than in training."""
     chunks, never = model.spec.trained_latents // CHUNK + 3, 1000
     reference = theirs(model, never, chunks)
     torch.testing.assert_close(ours(model, never, chunks), reference, atol=1e-4, rtol=0)

@@ -50,7 +50,7 @@ def away(session: VideoStream, place: float) -> None:
 
 
 def toured(model: LoadedModel, config: CacheConfig = EVERYTHING) -> tuple[VideoStream, list[Chunk]]:
-    """A stream that has seen two places, two screens apart, and looks at the second."""
+    """A stream that has seen two places, two screens apart, and now views the second."""
     session = VideoStream(model, BEFORE, 5, config)
     chunks = [session.next_chunk()]
     away(session, 2)
@@ -58,7 +58,7 @@ def toured(model: LoadedModel, config: CacheConfig = EVERYTHING) -> tuple[VideoS
 
 
 def remembered(session: VideoStream) -> list[set[int]]:
-    """Per layer the chunks that the cache holds tokens of."""
+    """Per layer, the chunks of which the cache holds tokens."""
     tokens = session.cache.chunk
     return [set((numbers // tokens).tolist()) for numbers in session.cache.retained_numbers()]
 

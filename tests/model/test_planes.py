@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 4, 64
 
 
 def scene(camera: int) -> View:
-    """A post on the nearest plane before a wall of stripes on the main one, as a camera at ``camera`` sees them."""
+    """A post on the nearest plane in front of a striped wall on the main one, seen by a camera at ``camera``."""
     wall, post = PLANES.index(1.0), len(PLANES) - 1
     columns = torch.arange(WIDTH)
     picture = ((columns + camera) % 7 / 7).expand(3, HEIGHT, WIDTH).clone()

@@ -40,7 +40,7 @@ def prefixed(prefix: str) -> Callable[[Tensors], Tensors]:
 
 
 def fully_sharded(tensors: Tensors) -> Tensors:
-    """Names of a training with FSDP around the model and around every block."""
+    """Tensor names of a training with FSDP around the model and every block."""
     return {f"model.{FSDP}" + name.replace("blocks.", f"blocks.{FSDP}", 1): tensor for name, tensor in tensors.items()}
 
 
@@ -128,7 +128,7 @@ def test_parts_may_be_elsewhere(small: LoadedModel, tmp_path: Path) -> None:
 
 
 def lora(model: LoadedModel, name: Callable[[str], str], rank: int = 4) -> tuple[Tensors, Tensors]:
-    """A LoRA on every Linear of the blocks as PEFT names it, and the weights that it makes."""
+    """A LoRA for every Linear of the blocks with PEFT's names, and the resulting weights."""
     generator = torch.Generator().manual_seed(1)
     tensors, merged = {}, dict(model.dit.state_dict())
     for module in (
@@ -215,7 +215,7 @@ def test_a_pickle_is_never_opened(small: LoadedModel, tmp_path: Path) -> None:
 
 
 def wans_vae_names() -> list[str]:
-    """Of Wan2.1_VAE.pth: residual blocks and resamplings counted through, as its ``nn.Sequential``s do."""
+    """Names in Wan2.1_VAE.pth: blocks and resamplings are numbered consecutively, as in its ``nn.Sequential``s."""
 
     def residual(place: str, shortcut: bool = False) -> list[str]:
         names = [f"{place}.residual.{n}.{kind}" for n in (2, 6) for kind in ("weight", "bias")]

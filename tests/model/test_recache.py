@@ -19,7 +19,7 @@ EVERYTHING = dataclasses.replace(CONFIG, policy="full", budget_latents=21)
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    """One that is told nothing but its words, as Wan."""
+    """A model whose only input is its prompt, as Wan."""
     spec = dataclasses.replace(TEST_TINY, camera=None, control_dim=0, redraws=False, recache_chunks=AGAIN)
     return random_model(spec, seed=0, dtype=torch.float32)
 

@@ -60,7 +60,7 @@ def test_another_seed_is_another_place(mini: LoadedModel) -> None:
 
 
 def test_the_shipped_head_tells_landmarks_from_their_surroundings(mini: LoadedModel) -> None:
-    """Area under the curve of the score of tokens that show a landmark against those that show none; .5 is chance."""
+    """Area under the curve of the scores of tokens that show a landmark against those that show none; .5 is chance."""
     assert mini.salience is not None and mini.spec.cache_policy == "value_novelty"
     areas = []
     for n in range(3):
@@ -83,7 +83,7 @@ def reddish(pictures: np.ndarray) -> float:
 
 
 def bluish(pictures: np.ndarray) -> float:
-    """Share of pixels below the sky's half that are clearly blue, and dark enough to be no sky."""
+    """Share of pixels below the sky that are clearly blue, and too dark for sky."""
     red, green, blue = np.moveaxis(pictures[:, 40:100].astype(int), -1, 0)
     return float(((blue > red + 60) & (blue > green + 60)).mean())
 
@@ -108,7 +108,8 @@ def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered
 
 
 def test_the_autoencoder_shows_no_block_borders(mini: LoadedModel) -> None:
-    """The step between neighbouring pixels at the 16-pixel borders over that in the middle, against the truth's."""
+    """The step between neighbouring pixels at 16-pixel borders relative to that inside blocks, compared with the
+    truth."""
     views = from_pictures(torch.from_numpy(render_views(random_clip(np.random.default_rng(11), 4))))
 
     def seams(pictures: torch.Tensor) -> float:

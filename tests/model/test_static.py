@@ -29,8 +29,8 @@ MOST_KERNELS, MOST_TEMPORARY = 9_500, 2**29
 
 
 class Tally(TorchDispatchMode):
-    """Counts operations that write, and the bytes that live at once of all that they make. Under inference mode, as
-    chunks are made, an operation that a GPU has one fused kernel for is seen as one."""
+    """Counts operations that write, and the bytes of all live results. In inference mode, in which chunks are made, an
+    operation with one fused GPU kernel counts as one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def full_cache(model: LoadedModel, policy: str, budget: float) -> KVCache:
 
 
 def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
-    """All that a chunk over a full cache does between text and decoder, figures included."""
+    """Everything that a chunk over a full cache does between text and decoder, including figures."""
     spec: ModelSpec = model.spec
     shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
     latents = torch.empty(shape, device=META)

@@ -117,7 +117,7 @@ def test_changes_count_from_the_next_chunk(stream: Callable[..., VideoStream]) -
 
 
 class Passes:
-    """What the transformer was called with, pass by pass."""
+    """The transformer's inputs, pass by pass."""
 
     def __init__(self, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.latents: list[torch.Tensor] = []
@@ -255,7 +255,7 @@ def test_each_scored_policy_keeps_other_tokens(stream: Callable[..., VideoStream
 
 
 def test_attention_is_what_the_clean_pass_looked_at(model: LoadedModel, stream: Callable[..., VideoStream]) -> None:
-    """Every clean query gives away an attention of 1, and nothing was lost yet."""
+    """Every clean query distributes an attention of 1, and nothing was evicted yet."""
     session = stream(policy="attention", budget_latents=12)
     for chunks in (1, 2, 3):
         session.next_chunk()

@@ -76,7 +76,7 @@ def test_the_full_vae_has_wans_shape() -> None:
 
 
 def all_at_once(vae: TinyVAE, z: torch.Tensor) -> torch.Tensor:
-    """TAEHV's own way for a whole clip: every memory is the neighbour, shifted by one and zero at the start."""
+    """TAEHV's own method for a whole clip: every memory is the previous frame, with zeros at the start."""
     x = z[0]
     for block in vae.decoder:
         x = (

@@ -29,7 +29,7 @@ def state(model: LoadedModel) -> Tensors:
 
 
 def rewrite(folder: Path, file: str, change: Callable[[Tensors], object]) -> None:
-    """Change a file's tensors and its checksum with it, so that only the tensors are wrong."""
+    """Change a file's tensors and its checksum, so that only the tensors are wrong."""
     import hashlib
 
     tensors = load_file(folder / file)

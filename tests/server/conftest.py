@@ -44,7 +44,7 @@ PATIENCE = 120.0  # a test that waits longer hangs; nothing is measured with it
 
 
 class Viewer:
-    """A client of the live protocol that keeps all it was told."""
+    """A client of the live protocol that keeps everything it received."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -55,12 +55,12 @@ class Viewer:
         await self.socket.send(json.dumps(message))
 
     async def start(self, **fields: Any) -> dict[str, Any]:
-        """Send session.start; the first message that comes back."""
+        """Send session.start; returns the first reply."""
         await self.send({"type": "session.start", "prompt": "a bar", **fields})
         return await self.next()
 
     async def next(self) -> dict[str, Any]:
-        """The next JSON message; bytes on the way are collected, and must follow their metadata at once."""
+        """The next JSON message; bytes on the way are collected, and must directly follow their metadata."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 received = await self.socket.recv()
@@ -74,14 +74,14 @@ class Viewer:
                 self.fragments.append(received)
 
     async def until(self, kind: str) -> dict[str, Any]:
-        """Read on to the next message of this type."""
+        """Read up to the next message of this type."""
         while True:
             message = await self.next()
             if message["type"] == kind:
                 return message
 
     async def closed(self) -> int:
-        """Read to the end; the close code."""
+        """Read to the end; returns the close code."""
         try:
             while True:
                 await self.next()
@@ -100,7 +100,8 @@ def decode_video(video: bytes) -> np.ndarray:
 
 
 def as_documented(message: dict[str, Any]) -> None:
-    """What the server says has exactly the fields of its struct, which the AsyncAPI document is made of."""
+    """Checks that a server message has exactly the fields of its struct, from which the AsyncAPI document is
+    generated."""
     msgspec.convert(message, SERVER_MESSAGES[message["type"]])
 
 
@@ -118,7 +119,7 @@ class RunningServer:
         return connect(f"ws://127.0.0.1:{self.port}/v1/realtime/video", **options)
 
     async def watch(self, options: dict[str, Any] | None = None, **fields: Any) -> Viewer:
-        """A whole session: start, read to the end. ``options`` are the connection's."""
+        """A whole session, from start to end. ``options`` are the connection's."""
         async with self.connect(**(options or {})) as socket:
             viewer = Viewer(socket)
             assert (await viewer.start(**fields))["type"] == "video.start"
@@ -126,19 +127,19 @@ class RunningServer:
             return viewer
 
     async def works(self, **options: Any) -> None:
-        """The proof after every mishap: a good session gets all its pictures, and no session is left over."""
+        """Check that the server still works: a good session gets all its pictures, and no session is left over."""
         viewer = await self.watch(options, num_frames=13, seed=5)
         assert viewer.pictures().shape == (13, 128, 128, 3)
         await self.empties()
 
     def coming_back(self, began: dict[str, Any]) -> dict[str, Any]:
-        """The message that takes up the session, whose video.start was ``began``, behind its last chunk."""
+        """The message that resumes the session, whose video.start was ``began``, after its last chunk."""
         session = next(session for session in self.front.sessions if session.id == began["session_id"])
         named = {"session_id": session.id, "token": began["resume_token"]}
         return {"type": "session.resume", **named, "last_chunk_index": session.next_index - 1}
 
     async def empties(self) -> None:
-        """Return when neither front nor engine holds a session."""
+        """Wait until neither front nor engine holds a session."""
         async with asyncio.timeout(PATIENCE):
             while self.front.viewers or len(self.front.sessions) or self.engine.status().sessions:
                 await asyncio.sleep(0.01)
@@ -149,7 +150,7 @@ Serve = Callable[..., Awaitable[RunningServer]]
 
 @pytest.fixture
 async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start a server with these settings; it is stopped behind the test."""
+    """Start a server with these settings; it is stopped after the test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     running: list[RunningServer] = []
 

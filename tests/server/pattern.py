@@ -31,7 +31,7 @@ PASSES = 5  # of the transformer, in a real model
 
 
 class NotFiniteError(RuntimeError):
-    """Known by this name: model.stream.NotFiniteError, without torch."""
+    """Has the name of model.stream.NotFiniteError, without torch."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class PatternChunk:
 
 
 class PatternStream:
-    """A coloured bar that moves; its colours come from prompt and seed, its place from index and camera."""
+    """A coloured bar that moves: prompt and seed give its colours, index and camera its place."""
 
     def __init__(self, prompt: str, seed: int, width: int, height: int) -> None:
         self._prompt, self._seed, self._width, self._height = prompt, seed, width, height

@@ -38,11 +38,11 @@ HEARD_WITHIN = 60.0
 
 
 class Finding(AssertionError):
-    """The server did what it must not do; the message tells how to see it again."""
+    """The server did something forbidden; the message says how to reproduce it."""
 
 
 def frame(opcode: int, payload: bytes, final: bool = True, mask: bool = True, length: int | None = None) -> bytes:
-    """One frame of a client; ``length`` is what its head claims."""
+    """One client frame; ``length`` is the length that its header claims."""
     size = len(payload) if length is None else length
     first = (0x80 if final else 0) | opcode
     flag = 0x80 if mask else 0
@@ -60,7 +60,7 @@ def text(message: Any) -> bytes:
 
 
 class Raw:
-    """A connection of bytes, and what came back over it."""
+    """A raw connection, and what came back over it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -74,7 +74,7 @@ class Raw:
         return raw
 
     async def send(self, data: bytes) -> None:
-        """What the server does not want any more is lost in silence."""
+        """Bytes that the server no longer accepts are dropped silently."""
         with contextlib.suppress(OSError):
             self.writer.write(data)
             await self.writer.drain()
@@ -96,7 +96,7 @@ class Raw:
         return status == 101
 
     async def listen(self, messages: int = 10**9) -> None:
-        """Read so many messages, or to the end. Raises Finding for what must not be said."""
+        """Read this many messages, or to the end. Raises Finding for a forbidden message."""
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while messages > 0:
                 opcode, payload = await self._frame()
@@ -155,7 +155,7 @@ def nonsense(dice: random.Random) -> Any:
 
 
 def mutated(dice: random.Random, message: dict[str, Any]) -> dict[str, Any]:
-    """The message with some fields gone, strange, or too many."""
+    """The message with some fields missing, wrong, or added."""
     changed = json.loads(json.dumps(message))
     for _ in range(dice.randrange(1, 4)):
         place = changed
@@ -216,7 +216,7 @@ async def one_byte_at_a_time(dice: random.Random, raw: Raw) -> None:
 
 
 async def in_pieces(dice: random.Random, raw: Raw) -> None:
-    """One message in many frames, with pings between; sometimes without an end."""
+    """One message in many frames, with pings in between; sometimes without an end."""
     data = json.dumps(START).encode()
     for index, byte in enumerate(data):
         final = index == len(data) - 1 and dice.random() < 0.7
@@ -226,7 +226,7 @@ async def in_pieces(dice: random.Random, raw: Raw) -> None:
 
 
 async def endless_pieces(dice: random.Random, raw: Raw) -> None:
-    """A message of frames that goes on past every limit."""
+    """A message whose frames exceed every limit."""
     await raw.send(frame(TEXT, b'"', final=False))
     for _ in range(6 * 16):
         await raw.send(frame(CONTINUATION, b"x" * 2**16, final=False))
@@ -244,7 +244,7 @@ async def lies_about_its_length(dice: random.Random, raw: Raw) -> None:
 
 
 async def breaks_the_frames(dice: random.Random, raw: Raw) -> None:
-    """Unmasked, reserved opcodes and bits, long control frames, continuations of nothing, wrong close codes."""
+    """Unmasked frames, reserved opcodes and bits, long control frames, stray continuations, wrong close codes."""
     broken = [
         frame(TEXT, b"{}", mask=False),
         frame(dice.choice([3, 7, 11, 15]), b""),
@@ -271,7 +271,7 @@ async def floods(dice: random.Random, raw: Raw) -> None:
 
 
 async def leaves_half_open(dice: random.Random, raw: Raw) -> None:
-    """The sending side is closed, the other is not."""
+    """Closes only the sending side."""
     await raw.send(text(START))
     with contextlib.suppress(OSError):
         raw.writer.write_eof()
@@ -302,7 +302,7 @@ ATTACKS: list[Attack] = [
 
 
 async def attack(port: int, which: Attack, seed: int) -> int | None:
-    """One attack and what it got: the close code, None when the server goes on (and the attacker gives up)."""
+    """One attack; returns its kind and the close code, None if the server continues (and the attacker gives up)."""
     dice = random.Random(f"{which.__name__}/{seed}")
     raw = await Raw.open(port)
     try:
@@ -347,7 +347,7 @@ async def works(port: int) -> None:
 
 
 async def fuzz(port: int, seed: int, until: float, say: Callable[[str], None]) -> Counter[str]:
-    """Attacks, several at once, until this time of time.monotonic(); the outcomes by attack and code."""
+    """Run attacks, several at once, until this time.monotonic(); returns the outcomes by attack and code."""
     seen: Counter[str] = Counter()
     while time.monotonic() < until:
         dice = random.Random(seed)

@@ -45,7 +45,7 @@ Attack = Callable[[int], Awaitable[None]]
 
 
 def posts(body: bytes, kind: str = JSON, path: str = "/v1/videos") -> Attack:
-    """The same body again and again."""
+    """Posts the same body repeatedly."""
 
     async def attack(port: int) -> None:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -69,7 +69,7 @@ def tiny_chunks(body: bytes) -> Attack:
 
 
 def floods(piece: bytes, begin: bytes = b"", reads: bool = False) -> Attack:
-    """A socket that sends the same bytes as fast as they are taken."""
+    """A socket that sends the same bytes as fast as possible."""
 
     async def attack(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -90,7 +90,7 @@ def floods(piece: bytes, begin: bytes = b"", reads: bool = False) -> Attack:
 
 
 async def says(port: int, parts: list[bytes], listens: bool = True) -> None:
-    """One connection: sends, reads the beginning of an answer, leaves."""
+    """One connection: sends, reads the beginning of the reply, leaves."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -158,7 +158,7 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass
 class Seen:
-    """What others noticed of an attack; seconds and bytes."""
+    """The effect of an attack on others; seconds and bytes."""
 
     lag: float = 0.0
     busy: float = 0.0
@@ -169,13 +169,13 @@ class Seen:
 
 
 def highest(before: dict[str, float], after: dict[str, float]) -> float:
-    """Upper edge of a histogram's highest bucket that grew."""
+    """Upper edge of the highest bucket of a histogram that grew."""
     grown = {edge: count - before.get(edge, 0.0) for edge, count in after.items()}
     return next(float(edge) for edge, count in grown.items() if count == grown["+Inf"])
 
 
 class Others:
-    """A viewer who watches all the time, and who asks for the server's health."""
+    """A viewer who watches all the time and polls the server's health."""
 
     def __init__(self, url: str, http: httpx.AsyncClient) -> None:
         self._url, self._http = url, http
@@ -218,7 +218,7 @@ class Others:
 
 
 async def suffer(name: str, port: int, others: Others, seconds: float, at_once: int) -> Seen:
-    """Some attackers for so long; what the others saw."""
+    """Run attackers for a time; returns the effect on others."""
     seen = Seen(before=await others.memory())
     await others.lags()
     others.gap = others.slowest = 0.0

@@ -40,11 +40,11 @@ SETTLE_WITHIN = 120.0
 
 
 class Finding(AssertionError):
-    """The server did what it must not do."""
+    """The server did something forbidden."""
 
 
 class Visitor:
-    """One connection of somebody who will not stay."""
+    """One connection of a visitor who will leave."""
 
     def __init__(self, socket: ClientConnection, dice: random.Random, stayer: str) -> None:
         self.socket, self.dice, self.stayer = socket, dice, stayer
@@ -57,7 +57,7 @@ class Visitor:
         await self.say({**START, "seed": self.dice.randrange(100), **fields})
 
     async def until(self, *kinds: str) -> dict[str, Any] | None:
-        """Read on to a message of one of these types; None when the connection ends first. Raises Finding."""
+        """Read up to a message of one of these types; None if the connection ends first. Raises Finding."""
         with contextlib.suppress(websockets.ConnectionClosed):
             while True:
                 received = await self.socket.recv()
@@ -74,7 +74,7 @@ class Visitor:
         await asyncio.sleep(self.dice.choice([0.0, 0.01, 0.1, 0.3]))
 
     def cut(self) -> None:
-        """Gone without a word."""
+        """Leave without closing."""
         self.socket.transport.abort()
 
 
@@ -111,7 +111,7 @@ async def leaves_paused(visitor: Visitor, port: int) -> None:
 
 
 async def leaves_half_open(visitor: Visitor, port: int) -> None:
-    """The sending side is closed; the other still listens."""
+    """Close only the sending side."""
     await visitor.start()
     await visitor.until("video.start", "session.queued")
     with contextlib.suppress(OSError, RuntimeError):
@@ -169,7 +169,7 @@ VISITS: list[Visit] = [
 
 @contextlib.asynccontextmanager
 async def visiting(port: int, dice: random.Random, stayer: str) -> AsyncIterator[Visitor]:
-    """A connection that is cut behind the block, whatever happened in it."""
+    """A connection that is cut after the block, whatever happens in it."""
     address = f"ws://127.0.0.1:{port}/v1/realtime/video"
     socket = await connect(address, max_size=None, proxy=None, ping_interval=None, open_timeout=PATIENCE)
     visitor = Visitor(socket, dice, stayer)
@@ -181,7 +181,7 @@ async def visiting(port: int, dice: random.Random, stayer: str) -> AsyncIterator
 
 
 async def pay(port: int, number: int, seed: int, stayer: str) -> str:
-    """One visit, by its number; which it was. Raises Finding."""
+    """Make one visit, by its number; returns its kind. Raises Finding."""
     dice = random.Random(f"{seed}/{number}")
     visit = VISITS[number % len(VISITS)]
     try:
@@ -197,7 +197,7 @@ async def pay(port: int, number: int, seed: int, stayer: str) -> str:
 async def churn(
     port: int, numbers: range, seed: int, stayer: str, at_once: int, told: Callable[[], None] = lambda: None
 ) -> collections.Counter[str]:
-    """All these visits, so many at once; how many there were of each kind. Raises Finding."""
+    """Make all visits, this many at once; returns how many there were of each kind. Raises Finding."""
     seen: collections.Counter[str] = collections.Counter()
     waiting = iter(numbers)
 
@@ -213,7 +213,7 @@ async def churn(
 
 
 class Stayer:
-    """A viewer in real time who stays: the hashes of its chunks, and whether it had to come back."""
+    """A viewer in real time who stays: the hashes of its chunks, and whether it had to reconnect."""
 
     def __init__(self, url: str, seed: int) -> None:
         self.url, self.seed = url, seed
@@ -239,7 +239,7 @@ class Stayer:
         return self.session
 
     async def leave(self) -> list[str]:
-        """The hashes of all its chunks. Raises Finding when its stream had ended before."""
+        """The hashes of all its chunks. Raises Finding if its stream had ended before."""
         self._check()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -251,7 +251,7 @@ class Stayer:
 
 
 async def alone(url: str, seed: int, chunks: int, pictures_in_chunk: int) -> list[str]:
-    """The hashes of the same stream with nobody else there."""
+    """The hashes of the same stream without other viewers."""
     hashes: list[str] = []
     options: Any = {"prompt": START["prompt"], "seed": seed, "realtime": False}
     async with pafu_client.connect(url, num_frames=chunks * pictures_in_chunk, **options) as stream:
@@ -261,7 +261,7 @@ async def alone(url: str, seed: int, chunks: int, pictures_in_chunk: int) -> lis
 
 
 def held(server: ServerProcess, url: str, folder: Path) -> dict[str, float]:
-    """All that visits could leave behind."""
+    """Everything that visits could leave behind."""
     health, sessions = get_json(f"{url}/health")[1], get_json(f"{url}/v1/sessions")[1]
     front, worker = health["front"], health["workers"][0]
     return {
@@ -277,7 +277,7 @@ def held(server: ServerProcess, url: str, folder: Path) -> dict[str, float]:
 
 
 async def settled(server: ServerProcess, url: str, folder: Path, before: dict[str, float]) -> dict[str, float]:
-    """What is held once no more than ``before`` is, or at last."""
+    """What is held, as soon as it is no more than ``before``, or at the end."""
     give_up = time.monotonic() + SETTLE_WITHIN
     while True:
         now = await asyncio.to_thread(held, server, url, folder)
@@ -292,7 +292,7 @@ def resident(url: str) -> dict[str, float]:
 
 
 async def run(options: argparse.Namespace, server: ServerProcess, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Warm up, note what is held, let them come and go, and compare."""
+    """Warm up, note what is held, make all visits, and compare."""
     url = server.url()
     port, pictures = int(url.rsplit(":", 1)[1]), get_json(f"{url}/v1/models")[1]["data"][0]["chunk_frames"]
     task = progress.add_task("visits", total=options.visits + options.warm_up)

@@ -46,7 +46,7 @@ AFTER = 15.0  # seconds behind an event in which a wait is laid to it
 
 
 def serve(settings: dict[str, Any], port: int) -> None:
-    """One server, in a process of its own."""
+    """One server in a separate process."""
     from server.config import Settings
     from server.engine.cluster.engine import ClusterEngine
     from server.engine.cluster.join import join
@@ -85,7 +85,7 @@ class Front:
         self.process.wait()
 
     async def ready(self, workers: int) -> None:
-        """Return when it has so many workers that take sessions."""
+        """Wait until this many workers take sessions."""
         async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(UP_WITHIN):
             while True:
                 with contextlib.suppress(httpx.HTTPError):
@@ -97,7 +97,7 @@ class Front:
 
 @dataclass
 class Viewer:
-    """Watches one film to its end, in real time, with whatever server answers."""
+    """Watches one film to its end in real time, on whichever server answers."""
 
     number: int
     fronts: list[Front]
@@ -142,7 +142,7 @@ class Viewer:
             playing.cancel()
 
     def _heard(self, message: str | bytes) -> bool:
-        """Take in a message; whether this connection is over."""
+        """Handle a message; returns whether this connection is over."""
         if isinstance(message, bytes):
             self.parts[-1].append(message)
             self.arrivals.append(time.monotonic())
@@ -163,7 +163,7 @@ class Viewer:
         return False
 
     async def _play(self, socket: ClientConnection) -> None:
-        """Tell where the playhead is; note when it has to wait."""
+        """Report the playhead; record waiting."""
         while True:
             await socket.send(json.dumps({"type": "session.playback", "position_seconds": self.position()}))
             await asyncio.sleep(STEP)
@@ -199,7 +199,7 @@ def same(one: np.ndarray, two: np.ndarray) -> bool:
 
 @dataclass
 class Jobs:
-    """Videos that are ordered, and asked for until they are there."""
+    """Videos that are created and polled until they are completed."""
 
     fronts: list[Front]
     pictures: int
@@ -207,7 +207,7 @@ class Jobs:
     answers: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> list[str]:
-        """Why a job is lost, for each that is."""
+        """Why each lost job was lost."""
         for number in range(2):
             order = {"prompt": f"sleep {number}", "num_frames": self.pictures, "seed": number}
             key = {"idempotency-key": f"job {number}"}
@@ -269,7 +269,7 @@ class Run:
         await asyncio.to_thread(happens)
 
     async def watched(self, chunks: int, viewers: int, disturb: Callable[[Run], Awaitable[None]]) -> dict[str, Any]:
-        """All of it: watch, disturb, compare."""
+        """The whole run: watch, disturb, compare."""
         self.viewers = [Viewer(number, self.fronts, chunks) for number in range(viewers)]
         jobs = Jobs(self.fronts, chunks * CHUNK_PICTURES)
         watching = [asyncio.create_task(viewer.run()) for viewer in self.viewers]
@@ -308,7 +308,7 @@ class Run:
 
 @contextmanager
 def ray_nodes(nodes: int = 2) -> Iterator[Any]:
-    """A cluster of nodes with a place for a CPU worker each, on loopback. For the main thread."""
+    """A cluster of nodes with a place for one CPU worker each, on loopback. For the main thread."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -326,14 +326,14 @@ def ray_nodes(nodes: int = 2) -> Iterator[Any]:
 
 
 def add_node(cluster: Any) -> None:
-    """As an operator does on another machine. It ends with the cluster."""
+    """Add a node as an operator would on another machine. It ends with the cluster."""
     started = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address]
     place = ["--node-ip-address", "127.0.0.4", "--num-cpus", "1", "--object-store-memory", str(80 * 2**20)]
     subprocess.run([*started, *place], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 async def all_of_it(run: Run, postgres: Any) -> None:
-    """The whole list, with time to recover behind each."""
+    """The whole list of events, with time to recover after each."""
     (node,) = run.cluster.worker_nodes
 
     def restart() -> None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def rate(work: list[Callable[[], None]], seconds: float) -> float:
-    """Calls a second, each of ``work`` over and over in a thread of its own."""
+    """Calls per second of ``work``, each repeated in its own thread."""
     end = time.perf_counter() + seconds
 
     def repeat(call: Callable[[], None]) -> int:

@@ -50,7 +50,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 async def measure(front: subprocess.Popen[str], url: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a level, until one does not hold or all were tried."""
+    """One row per level, until one fails or all were tried."""
     from server.bench.sessions import Plan, level
     from server.bench.target import describe
 

@@ -51,7 +51,7 @@ ORDERED_BY = 0.95  # of the kills: the last job is ordered then
 
 
 def serve(data_dir: Path, database: str | None, port: int, real: bool) -> None:
-    """One server, in a process of its own that says nothing."""
+    """One server in a separate silent process."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
@@ -76,7 +76,7 @@ FORKS = multiprocessing.get_context("forkserver")
 
 @dataclass
 class Server:
-    """A server that is started again whenever it was killed."""
+    """A server that is restarted whenever it was killed."""
 
     data_dir: Path
     database: str | None
@@ -182,7 +182,7 @@ class Soak:
             progress.advance(task)
 
     async def ask(self, method: str, path: str, **options: Any) -> Any:
-        """The answer of whichever server gives one; orders carry an idempotency key, so asking again is safe."""
+        """The reply of any server that answers; orders carry an idempotency key, so repeating is safe."""
         while True:
             for server in self.servers:
                 with contextlib.suppress(httpx.HTTPError):
@@ -193,7 +193,7 @@ class Soak:
             await asyncio.sleep(0.2)
 
     async def watch(self, progress: Progress, task: Any, doing: asyncio.Future[Any]) -> None:
-        """Follow all jobs until all are over, or until none has moved for long after the last kill."""
+        """Follow all jobs until they are over, or until nothing has changed for long after the last kill."""
         tally, last, quiet_since = self.tally, "", time.monotonic()
         while True:
             videos = [await self.ask("GET", f"/v1/videos/{name}") for name in tally.unfinished]
@@ -225,7 +225,7 @@ class Soak:
         }
 
     async def once(self, name: str) -> bool:
-        """Each chunk lies there once, one film, and exactly the pictures that were ordered."""
+        """Check that there is each chunk once, one film, and exactly the ordered pictures."""
         folder = self.data_dir / "videos" / name
         numbers = sorted(int(path.stem.split("-")[0]) for path in folder.glob("*.m4s"))
         films = len(list(folder.glob("*video.mp4")))

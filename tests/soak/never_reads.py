@@ -35,7 +35,7 @@ ALLOWED = 1.0  # seconds of video
 
 
 def begin(port: int, start: dict[str, Any], receive_buffer: int | None = None) -> socket.socket:
-    """A connection that has asked for a session and has read nothing but the answer to its handshake."""
+    """A connection that has requested a session and read only the handshake's answer."""
     sock = socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -51,7 +51,7 @@ def begin(port: int, start: dict[str, Any], receive_buffer: int | None = None) -
 
 
 def unread(sock: socket.socket) -> bytes:
-    """All that lies in this end of the connection; it stays there."""
+    """All bytes in this end of the connection, left there."""
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         return sock.recv(64 * MIB, socket.MSG_PEEK)
@@ -59,7 +59,7 @@ def unread(sock: socket.socket) -> bytes:
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Opcode, what is there of the payload, and its whole length, of each WebSocket frame."""
+    """Opcode, available payload, and total length of each WebSocket frame."""
     at = 0
     while at <= len(data) - 2:
         size, head = data[at + 1], 2
@@ -73,7 +73,7 @@ def frames(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def media(data: bytes, fps: float) -> float:
-    """Seconds of video in these bytes; of a chunk that is there in part, that part."""
+    """Seconds of video in these bytes, counting partial chunks."""
     seconds = pictures = 0.0
     for opcode, payload, size in frames(data):
         if opcode == TEXT and len(payload) == size:
@@ -84,14 +84,14 @@ def media(data: bytes, fps: float) -> float:
 
 
 def stalled(url: str) -> bool:
-    """Whether the server has a chunk in hand that its viewer does not take."""
+    """Whether the server has a chunk that its viewer does not take."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:
         text = reply.read().decode()
     return any(line.startswith("pafu_viewers_stalled") and line.endswith(" 1.0") for line in text.splitlines())
 
 
 def never_reads(url: str, fps: float, chunk_seconds: float, sock: socket.socket) -> dict[str, float]:
-    """What is made and what has left once nothing moves any more."""
+    """Generated and sent video once nothing changes any more."""
     before, since, give_up = None, time.monotonic(), time.monotonic() + PATIENCE
     while time.monotonic() - since < STILL_FOR or before is None or not stalled(url):
         if time.monotonic() > give_up:
@@ -106,7 +106,7 @@ def never_reads(url: str, fps: float, chunk_seconds: float, sock: socket.socket)
 
 
 def never_reports(url: str, sock: socket.socket, seconds: float) -> dict[str, float]:
-    """The most video that the server keeps for a viewer who takes everything at once and says nothing."""
+    """The most video that the server keeps for a viewer who reads everything at once but never reports."""
     sock.setblocking(True)
     sock.settimeout(0.05)
     most, taken, give_up = 0, 0, time.monotonic() + seconds

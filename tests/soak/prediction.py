@@ -25,7 +25,7 @@ WORKERS = 2
 
 
 async def measured(url: str, counts: list[int], seconds: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The figures of one worker as a bench writes them, and those of each level."""
+    """One worker's measurements in the format of a benchmark, and those of each level."""
     from server.bench.sessions import Plan, level
     from server.bench.single import throughput
     from server.bench.target import describe
@@ -43,7 +43,7 @@ async def measured(url: str, counts: list[int], seconds: float) -> tuple[dict[st
 
 
 def compare(bench: dict[str, Any], levels: list[dict[str, Any]], lead: float, seconds: float) -> list[dict[str, Any]]:
-    """A row a level. ``late``: share of chunks behind their deadline; ``rate``: pictures a second of all viewers."""
+    """One row per level. ``late``: share of late chunks; ``rate``: pictures per second of all viewers."""
     from server.simulate.report import places_of, service_of
     from server.simulate.worker import load_of
 

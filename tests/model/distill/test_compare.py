@@ -92,7 +92,7 @@ def test_a_ratio_weighs_streams_by_what_they_asked() -> None:
 
 
 def test_paired_differences_see_what_scenes_hide() -> None:
-    """Scenes differ far more than policies; on the same scenes the small lead is certain."""
+    """Scenes differ far more than policies do, but on the same scenes the small lead is significant."""
     rng = np.random.default_rng(0)
     scene, asked = rng.uniform(0, 1, 40), np.ones(40)
     ours, theirs = scene + 0.05 + rng.normal(0, 0.01, 40), scene
@@ -255,7 +255,7 @@ def test_adherence_and_motion_are_those_of_every_picture_that_a_viewer_sees(mode
 
 
 def claims_speed(script: Script, chunk: int) -> int:
-    """Where the camera was steered to: the speed at the chunk's end."""
+    """The speed to which the camera was steered: the speed at the end of the chunk."""
     return script.speeds[3 * chunk + 2]
 
 
@@ -317,7 +317,7 @@ def test_numbers_are_shown_with_their_interval() -> None:
 
 
 def test_splits_share_no_tour_and_a_seed_is_another_set_of_tours() -> None:
-    """What is chosen on one split can be reported on another that was never looked at."""
+    """A choice made on one split can be reported on another that was not used."""
     first = {
         (split, seed): tour_clip(0, 4, tour_seed(split, seed)).scene.seed for split in SPLITS for seed in (0, 1, 7)
     }

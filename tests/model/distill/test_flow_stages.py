@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def fake_clips(folder: Path, chunks: int, clips: int = 12) -> None:
-    """Real captions, latents of noise: what is learned does not matter here."""
+    """Real captions with noise as latents: what is learned does not matter here."""
     folder.mkdir(parents=True)
     frames, generator = chunks * CHUNK_LATENTS, torch.Generator().manual_seed(1)
     prompts = [clip_of(TRAIN_SEED, index, 1).segments[0].prompt for index in range(clips)]

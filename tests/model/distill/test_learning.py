@@ -34,7 +34,7 @@ def random_qkv(copies: int) -> list[torch.Tensor]:
 
 
 def slow_mask(past: Past | None) -> torch.Tensor:
-    """(B, 2S, 2S) True where allowed, written straight from the definition."""
+    """(B, 2S, 2S): True where attention is allowed, computed directly from the definition."""
     chunk, tokens = TEST_TINY.tokens_per_chunk, FRAMES * TEST_TINY.tokens_per_latent
     mask = torch.zeros(2, 2 * tokens, 2 * tokens, dtype=torch.bool)
     for start in range(0, tokens, chunk):
@@ -49,7 +49,7 @@ NEVER = 10**6
 
 
 def walked() -> torch.Tensor:
-    """Positions (2, S, 3) of three chunks: one clip walks two screens and comes back by half, one stays."""
+    """Positions (2, S, 3) of three chunks: one clip walks two screens and half of the way back, one stays."""
     walk = torch.tensor([0.0] * 3 + [2.0 * TEST_TINY.width] * 3 + [0.5 * TEST_TINY.width] * 3)
     return torch.cat([grid_positions(TEST_TINY, 0, FRAMES, offsets) for offsets in (walk, torch.zeros(FRAMES))])
 

@@ -16,7 +16,7 @@ def world() -> np.ndarray:
 
 
 def filmed(views: list[int], forget_after: int | None = None) -> np.ndarray:
-    """What a camera at ``views`` sees; after so many pictures another world stands there."""
+    """What a camera at ``views`` sees; after a given number of pictures the world is another."""
     other = np.random.default_rng(1).integers(0, 255, (16, 400, 3), np.uint8).repeat(4, 0).repeat(4, 1)
     shown = [other if forget_after is not None and i >= forget_after else world() for i in range(len(views))]
     return np.stack([scene[:, view : view + 64] for scene, view in zip(shown, views, strict=True)])

@@ -176,7 +176,7 @@ def test_other_settings_do_not_go_on_with_an_old_run(
 
 
 def test_painted_clips_take_no_prompts(distil: Callable[..., SalienceDistillation], tmp_path: Path) -> None:
-    """They would be told other words than those that they were painted after."""
+    """They were painted for their own prompts, not for others."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red mill")
     with pytest.raises(DistillError, match="omit --prompts"):

@@ -69,7 +69,7 @@ def test_every_small_object_is_read_as_json_reads_it(value, ascii_only) -> None:
 
 @given(values)
 def test_what_is_measured_is_what_is_there(value) -> None:
-    """Strings and depth are counted as the parser sees them: one less is refused, as many are not."""
+    """Strings and depth are counted as the parser sees them: exactly at the limit is accepted, one more is refused."""
 
     def strings(part) -> int:
         if isinstance(part, dict):

@@ -33,12 +33,12 @@ def http(server: Any, **options: Any) -> httpx.AsyncClient:
 
 
 def filled(path: str) -> str:
-    """The path with something in place of its parameters."""
+    """The path with values for its parameters."""
     return "/".join("x" if part.startswith("{") else part for part in path.split("/"))
 
 
 def flat(routes) -> list[Any]:
-    """All routes, also those of included routers."""
+    """All routes, including those of included routers."""
     found = []
     for route in routes:
         inner = getattr(route, "routes", None) or getattr(getattr(route, "original_router", None), "routes", None)
@@ -210,7 +210,7 @@ PATHS = [
 
 
 async def test_no_route_takes_a_path_for_a_name(server) -> None:
-    """Ids are looked up, never opened: a path in the place of one is an unknown thing like any other."""
+    """Ids are looked up, never opened: a path instead of an id is an unknown resource."""
     routes = [route for route in flat(server.app.routes) if getattr(route, "methods", None)]
     known = {"", *(route.path for route in routes)}
     async with http(server) as client:

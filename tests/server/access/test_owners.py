@@ -20,7 +20,7 @@ PATIENCE = 120.0
 
 
 class Caller:
-    """Somebody with a key: HTTP and sockets of a server under it."""
+    """A caller with a key: its HTTP requests and sockets."""
 
     def __init__(self, key: str, viewer_of: Any) -> None:
         self.key, self.headers = key, {"authorization": f"Bearer {key}"}
@@ -47,7 +47,7 @@ class Caller:
         return viewer
 
     async def refused(self, server: Any, message: dict[str, Any]) -> dict[str, Any]:
-        """The error that is the only answer to a first message."""
+        """The error that answers a first message."""
         async with self.connect(server) as socket:
             viewer = self._viewer_of(socket)
             await viewer.send(message)
@@ -57,7 +57,7 @@ class Caller:
             return error
 
     async def resumed(self, server: Any, message: dict[str, Any]) -> Any:
-        """The rest of a film; the viewer who saw it."""
+        """The rest of a film; the viewer who received it."""
         async with self.connect(server) as socket:
             viewer = self._viewer_of(socket)
             await viewer.send(message)
@@ -67,7 +67,7 @@ class Caller:
 
 @pytest.fixture
 def people(tmp_path, viewer_of) -> tuple[Any, Caller, Caller]:
-    """A keys file, and alice and bob, who have a place each."""
+    """A keys file, and alice and bob with one place each."""
     path = tmp_path / "keys.toml"
     alice, bob = (Caller(keys.add(path, name, {"max_sessions": 1}), viewer_of) for name in ("alice", "bob"))
     return path, alice, bob
@@ -84,7 +84,7 @@ def anonymised(error: Any, session_id: str) -> str:
 
 
 async def suspended(server: Any, status: str = "suspended") -> None:
-    """Return when the server's only session has lost its viewer."""
+    """Wait until the server's only session has lost its viewer."""
     async with asyncio.timeout(PATIENCE):
         while [session.status.value for session in server.front.sessions] != [status]:
             await asyncio.sleep(0.01)

@@ -22,7 +22,7 @@ def chunk(pictures: int = 12, started: tuple[str, ...] = ()) -> SimpleNamespace:
 
 
 def played(arrivals: list[float], **options) -> Seen:
-    """What a viewer of 12-picture chunks at 16 fps (0.75 s) saw that asked for them at time 1."""
+    """What a viewer saw of 12-picture chunks at 16 fps (0.75 s), having requested them at time 1."""
     player = Player(16, 1.0, Seen())
     for now in arrivals:
         player.take(chunk(**options), now)

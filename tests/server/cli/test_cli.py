@@ -31,7 +31,7 @@ def pafu(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def one_line(run: subprocess.CompletedProcess[str]) -> str:
-    """The error's line; the proof that there is no other."""
+    """The error's line; asserts that there is no other."""
     assert run.returncode != 0 and run.stdout == ""
     (line,) = run.stderr.strip().splitlines()
     assert line.startswith("pafu: error: ")

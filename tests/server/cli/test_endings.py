@@ -36,7 +36,7 @@ def pictures(video: bytes) -> int:
 
 
 def grown(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Return when there is something in the file, or its part."""
+    """Wait until the file, or its partial file, has content."""
     while not any(part.stat().st_size for part in path.parent.glob(f"{path.name}*")):
         assert process.poll() is None, process.communicate()
 

@@ -21,7 +21,7 @@ Start = Callable[..., Awaitable[PooledEngine]]
 
 @pytest.fixture
 async def start_local(monkeypatch, tmp_path) -> AsyncIterator[Start]:
-    """An engine with workers of this machine and these settings, ready; it is stopped behind the test."""
+    """An engine with local workers and these settings, ready; it is stopped after the test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     running: list[LocalEngine] = []
 
@@ -39,7 +39,7 @@ async def start_local(monkeypatch, tmp_path) -> AsyncIterator[Start]:
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[Any]:
-    """Two nodes with a place for one CPU worker each. Ray takes 127.0.0.1 for the machine's other address."""
+    """Two nodes with a place for one CPU worker each. Ray treats 127.0.0.1 as the machine's other address."""
     if importlib.util.find_spec("ray") is None:
         no = pytest.fail if os.environ.get("PAFU_TEST_REQUIRE_RAY") == "1" else pytest.skip
         no("no ray; pip install 'pafu[ray]'")
@@ -59,7 +59,7 @@ def ray_cluster() -> Iterator[Any]:
 
 @pytest.fixture
 async def start_ray(ray_cluster, tmp_path) -> AsyncIterator[Start]:
-    """An engine over the cluster, in a namespace of its own; its actors end behind the test."""
+    """An engine over the cluster, in its own namespace; its actors end after the test."""
     import ray
 
     from server.engine.cluster.engine import ClusterEngine

@@ -28,7 +28,7 @@ def order(session: str = "sess_1", **fields: Any) -> Open:
 
 
 async def take(line, chunks: int) -> list[Fragment]:
-    """So many chunks, each delivered."""
+    """Receive this many chunks, each delivered."""
     taken: list[Fragment] = []
     async with asyncio.timeout(PATIENCE):
         async for event in line.events():
@@ -41,7 +41,7 @@ async def take(line, chunks: int) -> list[Fragment]:
 
 
 async def rest(line) -> list[Any]:
-    """All events to the end, every chunk delivered and seen at once."""
+    """All events to the end; every chunk is delivered and played at once."""
     events: list[Any] = []
     await line.playhead(1e9)  # as far as was delivered
     async with asyncio.timeout(PATIENCE):

@@ -42,7 +42,7 @@ def ready(chunk_seconds: float | None, room: int = 2**40) -> Ready:
 
 @pytest.fixture
 def fragment(pattern):
-    """A chunk that took so long."""
+    """A chunk that took this long."""
     order = Open(session="a", prompt="", seed=1, lead_seconds=1, cache=CACHE, pictures=None)
     session = WorkerSession(order, pattern.PatternGenerator("test-tiny"))
     made = session.deliver(session.encode(session.generate(session.apply_pending()[0])))
@@ -60,7 +60,7 @@ def one_worker(settings: Settings) -> tuple[LocalEngine, Member]:
 
 
 def says(worker: Member, ready: Ready) -> None:
-    """The worker's process has loaded its model."""
+    """The worker's process reports that it has loaded its model."""
     worker.supervisor.ready = ready
     worker.heard(ready)
     worker.became(worker.supervisor.state)
@@ -182,7 +182,7 @@ async def test_health_and_models_tell_the_number_and_why(serve) -> None:
 
 
 class Clock:
-    """Chunks that take as long as they are told to; the time of nothing else passes."""
+    """A clock that only chunks advance, by their given durations."""
 
     def __init__(self, pattern, taking: list[float]) -> None:
         self.now, self.taking, self.pattern = 0.0, taking, pattern.PatternGenerator("test-tiny")

@@ -52,7 +52,7 @@ async def two_fronts(start_ray, **settings):
 
 
 async def begun(front, name: str):
-    """A session behind its first chunk, whose viewer stands still, and what is needed to go on with it."""
+    """A session after its first chunk, whose viewer does not move, and what is needed to continue it."""
     line = await front.open(order(name, **STANDING))
     await line.playhead(0.0)
     memory = ResumePoint(front.observer.spec, CACHE)
@@ -66,7 +66,7 @@ async def goes_on(front, name: str, memory) -> None:
 
 
 async def ending(line):
-    """How a session ends whose viewer stands still."""
+    """How a session ends whose viewer does not move."""
     async with asyncio.timeout(PATIENCE):
         async for event in line.events():
             last = event

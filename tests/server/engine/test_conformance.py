@@ -23,7 +23,7 @@ ENGINES = {
 
 @pytest.fixture(params=list(ENGINES))
 def start(request):
-    """Start the engine under test with these settings; it is ready."""
+    """Start the engine under test with these settings, ready."""
     how, usual = ENGINES[request.param]
     start_engine = request.getfixturevalue(how)
 
@@ -42,7 +42,7 @@ async def all_ready(engine) -> None:
 
 
 async def standing(engine, what):
-    """Open a session whose viewer stays at its first picture, so that nothing is made behind the first chunk."""
+    """Open a session whose viewer stays at its first picture, so that only the first chunk is generated."""
     line = await engine.open(what)
     await line.playhead(0.0)
     return line

@@ -36,13 +36,13 @@ async def both_ready(engine) -> None:
 
 
 def same_film(one, two) -> bool:
-    """Whether every picture is the same but for what a fresh encoder does otherwise; a step of the bar is 9 or more."""
+    """Whether all pictures are equal up to the differences of a fresh encoder; one step of the bar is 9 or more."""
     pair = (one.pictures().astype(int), two.pictures().astype(int))
     return pair[0].shape == pair[1].shape and np.abs(pair[0] - pair[1]).mean(axis=(1, 2, 3)).max() < 1.5
 
 
 async def two_viewers(server, viewer_of, first, second, pictures: int = 72):
-    """Viewers on a worker each, behind their first chunk."""
+    """One viewer on each worker, after their first chunk."""
     viewers = [viewer_of(first), viewer_of(second)]
     for seed, viewer in enumerate(viewers, 1):
         await viewer.start(num_frames=pictures, seed=seed)

@@ -34,7 +34,7 @@ asyncio.run(service.serve(sockets=[listen("127.0.0.1", port)]))
 
 
 class Killable:
-    """The same address and the same data, however often it is started."""
+    """A front with the same address and data, however often it is started."""
 
     def __init__(self, settings: dict[str, Any], log: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -59,7 +59,7 @@ class Killable:
         self.start()
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer, as soon as somebody gives one."""
+        """The reply, as soon as there is one."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 try:
@@ -68,7 +68,7 @@ class Killable:
                     await asyncio.sleep(0.05)
 
     async def until(self, path: str, holds: Callable[[Any], Any]) -> Any:
-        """The answer for which this is true."""
+        """The first reply for which this is true."""
         async with asyncio.timeout(PATIENCE):
             while not holds(answer := (await self.ask("GET", path)).json()):
                 await asyncio.sleep(0.02)

@@ -162,7 +162,7 @@ for name in ("good", "bad", "huge"):
 
 
 def test_an_allocation_that_really_fails_ends_one_session_with_out_of_memory() -> None:
-    """A limit of the kernel, in a process of its own: nothing is patched but how much one session asks for."""
+    """A real kernel limit in a separate process; only the size of one session's request is patched."""
     path = f"{ROOT}:{Path(__file__).parent}"
     run = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY], env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True

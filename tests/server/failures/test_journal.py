@@ -35,7 +35,7 @@ MOMENT = 0.02  # seconds; a fast machine makes a chunk of the pattern in less, a
 
 @asynccontextmanager
 async def dialled(url, viewer_of):
-    """A connection, as soon as somebody listens; broken off without a word at the end."""
+    """A connection, as soon as a server listens; it is broken off at the end."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
@@ -50,7 +50,7 @@ async def dialled(url, viewer_of):
 
 
 async def play(viewer, before: int, chunks: float = np.inf) -> bool:
-    """Play on behind ``before`` whole chunks, at once, until there are so many; whether it came to the end."""
+    """Play on after ``before`` whole chunks, at once, until there are ``count``; whether the stream ended."""
     while before + len(viewer.fragments) < chunks:
         try:
             if (await viewer.next())["type"] == "session.done":
@@ -69,7 +69,7 @@ def coming_back(start, have: int) -> dict:
 
 
 def chunk_indices(viewers) -> list[int]:
-    """Of the chunks that came whole, over all connections."""
+    """Indices of the chunks received whole, over all connections."""
     found = []
     for viewer in viewers:
         chunks = [m["transport_chunk_index"] for m in viewer.messages if m["type"] == "video.chunk_metadata"]
@@ -82,7 +82,7 @@ def film(viewers) -> np.ndarray:
 
 
 def same(one: np.ndarray, two: np.ndarray) -> bool:
-    """But for what a fresh encoder does otherwise; a missing or repeated picture is 9 or more."""
+    """Equal up to the differences of a fresh encoder; a missing or repeated picture differs by 9 or more."""
     return one.shape == two.shape and np.abs(one - two).mean(axis=(1, 2, 3)).max() < 1.5
 
 
@@ -176,7 +176,7 @@ async def test_what_the_viewer_has_and_the_disk_has_not_is_made_again_and_not_se
 
 
 async def test_a_disk_that_is_full_disturbs_no_stream_and_is_told_once(killable, viewer_of, tmp_path) -> None:
-    """A real limit of the kernel on the running front."""
+    """A real kernel limit on the running front."""
     server = killable(**KEEP)
     async with dialled(server.url, viewer_of) as viewer, dialled(server.url, viewer_of) as other:
         for each in (viewer, other):
@@ -249,7 +249,7 @@ async def test_a_journal_stays_short_and_goes_with_its_session(serve, viewer_of,
 
 
 async def test_what_a_viewer_sees_is_forced_to_disk(serve, viewer_of, tmp_path, monkeypatch) -> None:
-    """Handing it to the kernel is enough for a killed server, and not for a power cut."""
+    """Passing it to the kernel survives a killed server, but not a power cut."""
     safe, sync = [0], os.fdatasync
 
     def note(handle: int) -> None:
@@ -334,7 +334,7 @@ def test_a_file_that_its_holder_begins_anew_meanwhile_is_not_claimed(tmp_path, m
     holder.begin(change(0))
 
     def late(handle: int, how: int) -> None:
-        """The claimant has opened the old file; the holder is just before it."""
+        """The claimant has opened the old file just before the owner."""
         monkeypatch.setattr(fcntl, "flock", flock)
         holder.begin(change(1))
         flock(handle, how)
@@ -389,7 +389,7 @@ def test_what_another_server_holds_is_not_swept(tmp_path) -> None:
 
 
 async def test_a_chunk_that_came_whole_over_a_connection_that_broke_holds_nothing_up(server) -> None:
-    """It has not left for the worker, which waits with the next: the viewer who comes back says that it has it."""
+    """The worker waits because the chunk is not acknowledged; the returning viewer says that it has the chunk."""
     cache = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
     order = Open(session="sess_0123456789abcdef", prompt="x", seed=1, lead_seconds=1.0, cache=cache, pictures=None)
     session, _ = server.front.sessions.create(order, ANONYMOUS)

@@ -19,7 +19,7 @@ from tests.server.failures.test_journal import KEEP, WISH, chunk_indices, coming
 
 
 class Noted(msgspec.Struct):
-    """Something to write down."""
+    """A record to write."""
 
     what: str
 
@@ -30,7 +30,7 @@ def noted(bodies: list[bytes]) -> list[str]:
 
 @pytest.fixture(params=["a folder", "fsspec"])
 def places(request, tmp_path):
-    """Objects and claims, as two servers reach them."""
+    """Objects and claims, as two servers see them."""
     folder = str(tmp_path / "shared")
     files = open_files(folder if request.param == "a folder" else f"local://{folder}", tmp_path)
     claims = Claims(lambda: Connections(database_url(None, tmp_path)))
@@ -95,7 +95,7 @@ def test_what_nobody_came_back_for_is_swept_and_what_is_in_use_stays(places) -> 
 
 @pytest.fixture
 def fronts(killable, tmp_path):
-    """Start servers that share sessions, each with a data folder of its own."""
+    """Start servers that share sessions, each with its own data folder."""
 
     def start(number: int, **settings):
         shared = {"sessions": str(tmp_path / "shared"), "database": f"sqlite:///{tmp_path / 'jobs.sqlite'}"}

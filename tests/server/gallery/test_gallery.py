@@ -60,7 +60,7 @@ async def test_thumbnails_move_and_are_painted_once_for_these_weights(serve, tmp
 
 
 async def test_painting_stops_at_once_when_somebody_comes(serve, monkeypatch) -> None:
-    """The pattern sleeps here, so a thumbnail takes long; there is one place, and the viewer has it at once."""
+    """The pattern is slow here, so a thumbnail takes long. There is one place, and the viewer gets it at once."""
     slow = scenes_of(TEST_TINY)[0].__class__("a bar that lets it sleep", 1, 0)
     monkeypatch.setattr(painter, "scenes_of", lambda spec: (slow,))
     server = await serve(gallery=True, max_sessions=1)

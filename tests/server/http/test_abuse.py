@@ -189,7 +189,7 @@ async def test_a_body_that_breaks_off_is_nobodys_mistake(server, caplog) -> None
 
 
 class Costly(SmallReads):
-    """A connection whose bytes take so many CPU seconds each to parse."""
+    """A connection whose bytes take this many CPU seconds each to parse."""
 
     def __init__(self, clock: SimpleNamespace, seconds_per_byte: float) -> None:
         self.clock, self.cost = clock, seconds_per_byte

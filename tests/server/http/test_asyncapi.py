@@ -50,7 +50,7 @@ def test_every_message_and_error_of_the_code_is_in_the_document() -> None:
 
 
 def test_no_two_schemas_share_a_name() -> None:
-    """One would hide the other: a client's message and a server's may have parts of the same name."""
+    """Otherwise one would hide the other: client and server messages may have parts with the same name."""
     schemas = DOCUMENT["components"]["schemas"]
     _, spoken = msgspec.json.schema_components(SERVER_MESSAGES.values(), ref_template=asyncapi.SCHEMA)
     received = [(model, "validation") for model in protocol.CLIENT_MESSAGES.values()]
@@ -65,12 +65,12 @@ def schema_of(kind: str) -> dict[str, Any]:
 
 
 def allowed(message: dict[str, Any]) -> bool:
-    """By the document alone."""
+    """According to the document."""
     return jsonschema.Draft202012Validator(schema_of(message["type"])).is_valid(message)
 
 
 def parses(message: dict[str, Any]) -> bool:
-    """By the code."""
+    """According to the code."""
     try:
         protocol.parse(json.dumps(message))
     except PafuError:
@@ -94,7 +94,7 @@ LIKELY = {
 
 
 def objects(fields: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects with some of these fields, each sometimes of a wrong type, and sometimes a field too many."""
+    """Objects with some of these fields, sometimes with a wrong type or an extra field."""
     parts = {name: strategy | scalars for name, strategy in fields.items()}
     return st.fixed_dictionaries({}, optional={**parts, "stranger": scalars})
 

@@ -72,7 +72,8 @@ async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_re
 
 
 async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours(server, monkeypatch, caplog) -> None:
-    """Both in one packet: the session hears of it before the handshake is answered, and that is then no error."""
+    """Handshake and close arrive in one packet: the session sees the close before the handshake is answered, which is
+    not an error."""
     connect = BackpressureProtocol.handle_connect
 
     def at_once(self: BackpressureProtocol, event: object) -> None:

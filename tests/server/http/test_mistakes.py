@@ -20,7 +20,7 @@ UPGRADE = b"GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\nConnection: Up
 
 @pytest.fixture
 def logged():
-    """What a log in JSON would hold."""
+    """The records of a JSON log."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logs.Json(""))

@@ -22,7 +22,7 @@ LEFT_OUT = "positive_data_acceptance"
 
 
 async def schemathesis(folder: Path, url: str, *options: str) -> tuple[int, str]:
-    """Status and report of a run over all routes."""
+    """Exit status and report of a run over all routes."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
         *("--header", f"Authorization: Bearer {KEY}", "--max-examples", EXAMPLES, "--exclude-checks", LEFT_OUT),

@@ -20,7 +20,7 @@ def http(server: Any, **headers: str) -> httpx.AsyncClient:
 
 
 async def spoken(server: Any, text: str) -> bytes:
-    """The whole answer to a request written by hand."""
+    """The whole reply to a hand-written request."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(text.replace("\n", "\r\n").encode())
     async with asyncio.timeout(120):

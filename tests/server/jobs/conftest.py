@@ -54,7 +54,7 @@ class Postgres:
 
 
 def postgres_programs() -> Path | None:
-    """The folder of initdb and pg_ctl; Debian keeps it out of PATH."""
+    """The folder of initdb and pg_ctl, which Debian does not put on PATH."""
     folders = [Path(found).resolve().parent for found in (shutil.which("pg_ctl"),) if found]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
@@ -83,7 +83,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def emptied(server: Postgres, tmp_path: Path) -> str:
-    """The address of its database, with nothing in it."""
+    """The address of its database, emptied."""
     address = database_url(server.url, tmp_path)
     engine = create_engine(address)
     with engine.begin() as connection:
@@ -100,7 +100,7 @@ def empty_postgres(postgres: Postgres, tmp_path: Path) -> str:
 
 @pytest.fixture
 def stores(url: str) -> Iterator[Callable[..., JobStore]]:
-    """Open the database as another server would: a store, and another one, ..."""
+    """Open the database as several servers would: one store after another."""
     opened: list[JobStore] = []
 
     def open_store(**options: Any) -> JobStore:

@@ -52,7 +52,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def alike(one: np.ndarray, two: np.ndarray) -> bool:
-    """The same pictures but for what an encoder that began anew chose otherwise; a bar that is off by one is not."""
+    """Equal up to the choices of a fresh encoder; a bar that is off by one step is not."""
     return one.shape == two.shape and all(np.abs(a.astype(int) - b).mean() < 1 for a, b in zip(one, two, strict=True))
 
 
@@ -126,7 +126,7 @@ def change(at: int, prompt: str | None = None, speed: int | None = None) -> dict
 
 @pytest.mark.parametrize("killed", [False, True])
 async def test_a_job_makes_the_same_pictures_as_a_live_scene_with_the_same_changes(server, http, killed) -> None:
-    """Also when its worker dies between two of them."""
+    """Also if its worker dies between two of them."""
     words = "a bar that may sleep" if killed else "a bar"  # slow enough to be hit
     changes = [change(0, speed=4), change(2, prompt=f"{words} again"), change(3, speed=-8), change(5, prompt="last")]
     scene = {"prompt": words, "seed": 5, "num_frames": 84, "interactions": changes}
@@ -209,7 +209,7 @@ async def test_remix_keeps_everything_but_the_words(client) -> None:
 
 
 async def test_an_extension_goes_on_where_the_source_ended_and_does_not_need_it_any_more(client, http) -> None:
-    """The source's last chunk was cut: the pictures cut off then are shown now, and nothing is shown twice."""
+    """The source's last chunk was cut: the cut pictures are shown now, and nothing is repeated."""
     whole = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 36})
     source = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 20})
     asked = {"prompt": "a bar", "seconds": "1", "video": {"id": source.id}}
@@ -556,7 +556,7 @@ def test_what_differs_between_the_latents_of_two_models_is_named(order, theirs, 
 
 
 async def test_a_video_with_other_latents_is_extended_from_its_last_picture(serve, tmp_path) -> None:
-    """Its pictures come first, at the new model's size; neither the source nor its model is needed any more."""
+    """Its pictures come first, at the new model's size; source and model are no longer needed."""
     first = await serve(data_dir=tmp_path)
     async with openai.AsyncOpenAI(base_url=f"{first.url}/v1", api_key="none") as client:
         source = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 20})

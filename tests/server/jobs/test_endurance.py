@@ -32,7 +32,7 @@ SLOW = {"prompt": "sleep", "num_frames": 70, "seed": 1}  # six chunks of 0.3 s
 
 
 class Caller:
-    """Somebody who orders a video and waits for it."""
+    """A client that creates a video and waits for it."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=120)
@@ -82,7 +82,7 @@ def impatient(monkeypatch) -> None:
 
 
 def made(data_dir: Path, video_id: str) -> list[tuple[int, int]]:
-    """(chunk, claim under which it was made) of every file there is: a chunk made twice would be there twice."""
+    """(chunk, claim) of every file: a chunk made twice appears twice."""
     names = [path.stem.split("-") for path in (data_dir / "videos" / video_id).glob("*.m4s")]
     return sorted((int(number), int(fence)) for number, fence in names)
 
@@ -90,7 +90,7 @@ def made(data_dir: Path, video_id: str) -> list[tuple[int, int]]:
 async def test_a_chunk_counts_when_its_files_are_safe_and_only_then_the_next_may_begin(
     serve, caller_of, tmp_path, monkeypatch
 ) -> None:
-    """Or a death in between leaves a chunk that the store promises and nobody has, or two that are made at once."""
+    """Otherwise a crash in between would leave a chunk that the store lists but nobody has, or two made at once."""
     add_chunk, delivered = JobStore.add_chunk, Line.delivered
     safe, counted = [], []
 
@@ -147,7 +147,7 @@ async def test_a_worker_that_hangs_is_replaced_and_the_job_goes_on(serve, caller
 async def test_another_front_takes_over_from_one_that_fell_silent_and_the_old_one_is_refused(
     serve, caller_of, tmp_path, monkeypatch
 ) -> None:
-    """The first front's heart stops and its store calls stop, as if the machine had lost its network."""
+    """The first front's heartbeat and store calls stop, as if its network had failed."""
     silent = await serve(data_dir=tmp_path, job_lease_seconds=1.0)
     caller = caller_of(silent)
     video_id = await caller.order(**{**SLOW, "num_frames": 40})
@@ -190,7 +190,7 @@ async def test_sigterm_keeps_the_chunk_in_hand_and_gives_the_job_back_at_once(se
 
 
 async def in_hand(server, caller, video_id: str) -> None:
-    """Return when the worker makes a chunk of the video that never ends."""
+    """Wait until the worker is making a chunk of the endless video."""
     await caller.begun(video_id)
     (attempt,) = server.front.jobs._runner._attempts.values()
     async with asyncio.timeout(120):
@@ -343,8 +343,8 @@ async def test_a_database_that_vanishes_for_longer_than_the_lease_and_comes_back
 
 
 async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_path) -> None:
-    """It hangs at its second chunk: a worker is killed only while it makes that one, since a chunk that is safe makes
-    the job's failures be forgotten."""
+    """It hangs at its second chunk. A worker is killed only during that chunk, since a saved chunk resets the job's
+    failure count."""
     server = await serve(data_dir=tmp_path, job_max_failures=2)
     caller, runner = caller_of(server), server.front.jobs._runner
     video_id = await caller.order(prompt="hang", num_frames=24)
@@ -360,7 +360,7 @@ async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_p
 
 
 def test_a_holder_is_silent_only_by_the_watchers_own_steady_clock() -> None:
-    """No wall clock is read at all: whatever jumps, a lease neither lapses early nor late."""
+    """No wall clock is read: whatever jumps, a lease expires neither early nor late."""
     now = 1000.0
     monitor = LeaseMonitor(10.0, lambda: now)
     lease, other = Lease("a", 1), Lease("a", 2)
@@ -376,7 +376,7 @@ def test_a_holder_is_silent_only_by_the_watchers_own_steady_clock() -> None:
 
 
 class Clocks:
-    """A wall clock that can be set, a steady one that cannot."""
+    """A wall clock that can be set, and a monotonic one that cannot."""
 
     def __init__(self) -> None:
         self.wall, self.steady = 1e9, 50.0
@@ -388,7 +388,7 @@ class Clocks:
 
 @pytest.fixture
 async def kept(tmp_path, order, monkeypatch):
-    """A sweeper over three finished videos of 100 bytes each, by clocks of one's own."""
+    """A sweeper over three finished videos of 100 bytes each, with test clocks."""
     from server.config import Settings
     from server.jobs.job import Results
 

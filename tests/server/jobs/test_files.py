@@ -29,7 +29,7 @@ except FilesUnavailable as error:
 
 @pytest.fixture(params=["folder", "fsspec"])
 def files(request, tmp_path):
-    """The second is another file system to fsspec, so nothing of the first is used."""
+    """fsspec treats the second as another file system, so nothing is shared with the first."""
     return open_files(None if request.param == "folder" else f"dir::file://{tmp_path}/videos", tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path, name) -> None:
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_part(tmp_path) -> None:
-    """A real limit of the kernel, in a process of its own: nothing is patched."""
+    """A real kernel limit in a separate process; nothing is patched."""
     files = LocalFiles(tmp_path)
     files.write("a/1", b"old")
     run = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
@@ -100,7 +100,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_part(tmp_path) -
 
 
 def test_it_is_safe_on_disk_before_write_returns(tmp_path, monkeypatch) -> None:
-    """Data first, then the name, then the folder's entry: in any other order a power cut could lose it."""
+    """First the data, then the name, then the folder's entry: in any other order a power cut could lose the file."""
     done = []
     fsync, replace = os.fsync, os.replace
 

@@ -31,7 +31,7 @@ def run(url: str, *statements: str) -> None:
 
 @pytest.fixture
 def schema1(url: str) -> str:
-    """A database as the first Pafu left it, with a finished job and one that waits."""
+    """A database of the first Pafu version, with a finished and a queued job."""
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True) if "sqlite" in url else None
     script = Path(__file__).parent / f"schema1.{'sqlite' if 'sqlite' in url else 'postgresql'}.sql"
     lines = (line for line in script.read_text().splitlines() if not line.startswith("--"))
@@ -40,7 +40,7 @@ def schema1(url: str) -> str:
 
 
 def shape(url: str) -> dict[str, object]:
-    """Tables with their columns, indexes and keys, as the database tells."""
+    """Tables with their columns, indexes and keys, as the database reports them."""
     engine = create_engine(url)
     look = inspect(engine)
     found = {
@@ -68,7 +68,7 @@ def test_the_jobs_of_schema_1_are_all_there_and_go_on(schema1, stores) -> None:
 
 
 def test_a_migrated_database_has_the_shape_of_a_new_one(schema1, stores, tmp_path, request) -> None:
-    """Who changes a table and forgets the migration is told here."""
+    """Fails if a table was changed without a migration."""
     stores().close()
     migrated = shape(schema1)
     if "sqlite" in schema1:
@@ -105,7 +105,7 @@ def test_a_database_of_a_newer_pafu_is_not_touched(stores, url) -> None:
 
 
 def test_who_only_looks_migrates_nothing(schema1) -> None:
-    """A doctor of a newer Pafu beside a running older one."""
+    """pafu doctor of a newer version beside a running older server."""
     before = shape(schema1)
     Connections(schema1, migrate=False).close()
     assert shape(schema1) == before

@@ -184,7 +184,7 @@ def test_a_video_deleted_before_its_holder_knew_that_it_was_done_stays_deleted(s
 
 
 def refused(store: JobStore, lease: Lease) -> None:
-    """Nothing that a holder may write is taken."""
+    """All writes of a former owner are refused."""
     for write in (
         lambda: store.admitted(lease),
         lambda: store.beat(lease),

@@ -80,7 +80,7 @@ def test_a_full_disk_is_an_error_and_the_job_stays_as_it_was(store, order) -> No
 
 
 def test_a_killed_writer_leaves_all_or_nothing(store, path, order) -> None:
-    """SQLite's own promise, held with our settings: an open transaction is gone with its connection."""
+    """SQLite's promise with our settings: an open transaction ends with its connection."""
     store.add("a", "me", order())
     dying = sqlite3.connect(path, isolation_level=None)
     dying.execute("BEGIN IMMEDIATE")

@@ -25,7 +25,8 @@ KEEP = {"keep_on_device": 0.2, "keep_on_disk": 0.2}
 
 
 def held(tmp_path: Path) -> dict[str, list[str]]:
-    """What a visit could leave in this process or on disk, without the job database, which opens when jobs look."""
+    """Everything that a visit could leave in this process or on disk, except the job database, which opens on first
+    use."""
     links = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -38,7 +39,7 @@ def held(tmp_path: Path) -> dict[str, list[str]]:
 
 
 async def settles(tmp_path: Path, before: dict[str, list[str]]) -> None:
-    """Return when no more is held than before."""
+    """Wait until no more is held than before."""
     give_up = time.monotonic() + churn.PATIENCE
     while True:
         after = held(tmp_path)

@@ -96,14 +96,14 @@ def test_the_log_of_requests_has_no_token() -> None:
 
 
 class Live:
-    """An owner who plays only as far as he is told, and a player's HTTP."""
+    """An owner who plays only as far as told, and a player's HTTP requests."""
 
     def __init__(self, server: Any, viewer: Any, start: dict[str, Any], client: httpx.AsyncClient) -> None:
         self.server, self.viewer, self.start, self.client = server, viewer, start, client
         self.path = start["hls"]
 
     async def play(self, chunks: int) -> None:
-        """Take so many chunks more, and play them."""
+        """Receive and play this many more chunks."""
         for _ in range(chunks):
             await self.viewer.until("video.chunk_metadata")
             told = [m for m in self.viewer.messages if m["type"] == "video.chunk_metadata"]
@@ -113,7 +113,7 @@ class Live:
         return await self.client.get(self.path.replace("live.m3u8", name), params=query)
 
     async def first(self) -> str:
-        """The first playlist, for which the owner plays on."""
+        """The first playlist, while the owner plays on."""
         asked = asyncio.create_task(self.ask())
         while not asked.done():
             await self.play(1)

@@ -93,7 +93,7 @@ async def test_a_change_is_queued_then_applied_at_a_chunk_and_shows_there(server
 
 
 async def test_a_change_waits_for_its_chunk_and_a_start_may_bring_its_changes(server, viewer_of) -> None:
-    """So that a scene can be told again: the same changes at the same chunks."""
+    """So that a scene can be repeated: the same changes at the same chunks."""
     known = [
         {"event_id": "late", "event": {"prompt": "at four"}, "at_chunk": 4},
         {"event": {"multi_modal_data": {"camera": {"speed": 8}}}, "at_chunk": 1},
@@ -183,7 +183,7 @@ async def test_a_session_that_fails_ends_alone(server, viewer_of) -> None:
 
 
 def same_film(one, two) -> bool:
-    """Whether every picture is the same but for what a fresh encoder does otherwise; a step of the bar is 9 or more."""
+    """Whether all pictures are equal up to the differences of a fresh encoder; one step of the bar is 9 or more."""
     pair = (one.pictures().astype(int), two.pictures().astype(int))
     return pair[0].shape == pair[1].shape and np.abs(pair[0] - pair[1]).mean(axis=(1, 2, 3)).max() < 1.5
 
@@ -363,7 +363,7 @@ async def test_shutting_down_tells_the_viewers_and_ends_the_worker(serve, viewer
 
 @pytest.mark.parametrize(("takes", "left"), [(0.0, 5.0), (2.5, 3.0), (7.0, 1.0)])
 async def test_what_takes_long_while_shutting_down_leaves_less_for_the_worker(serve, monkeypatch, takes, left) -> None:
-    """shutdown_timeout is 1 s: the end comes 5 s behind that, and a moment for the worker there is always."""
+    """shutdown_timeout is 1 s: the server ends 5 s after that, and the worker always gets a moment."""
     server = await serve(shutdown_timeout=1.0)
     await server.engine.settled()
     given, stop = [], server.engine.stop

@@ -191,7 +191,7 @@ async def test_a_viewer_that_vanishes_frees_its_session(server, viewer_of, chunk
 
 
 async def test_viewers_that_vanish_at_any_moment_leave_nothing_behind(server) -> None:
-    """Connections cut after 0, 10, 20 ... ms: in the handshake, before the start, while opening, mid-chunk."""
+    """Connections cut after 0, 10, 20 ... ms: during the handshake, before the start, while opening, in a chunk."""
 
     async def vanish(delay: float) -> None:
         async with server.connect() as socket:

@@ -22,7 +22,7 @@ PATIENCE = 120.0
 async def test_a_change_shows_within_the_lead_and_one_chunk_of_what_the_viewer_saw_then(
     server, viewer_of, lead
 ) -> None:
-    """In media time, so that no machine is too slow for it: the player jumps on as it likes."""
+    """In media time, so that slow machines pass too: the player jumps ahead at will."""
     choose = random.Random(5)
     asked: dict[str, float] = {}
     shown: dict[str, float] = {}
@@ -65,8 +65,8 @@ async def test_a_change_over_several_chunks_is_completed_although_its_worker_die
 
 
 async def test_a_change_accepted_while_its_session_moves_is_sent_once(server, viewer_of, monkeypatch) -> None:
-    """A slow journal: the change is accepted, the worker dies, the next one gets it with the session, and then the
-    journal has it."""
+    """With a slow journal: the change is accepted, the worker dies, the next one gets the change with the session, and
+    only then the journal has it."""
     written, sent = asyncio.Event(), []
     add, interact, handed_over = Journal.add, Line.interact, Changes.handed_over
 

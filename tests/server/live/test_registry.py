@@ -35,7 +35,7 @@ PATIENCE = 120.0
 
 
 def indices(viewer) -> list[int]:
-    """Of the chunks that were received whole."""
+    """Indices of the chunks received whole."""
     chunks = [m["transport_chunk_index"] for m in viewer.messages if m["type"] == "video.chunk_metadata"]
     return chunks[: len(viewer.fragments)]
 
@@ -47,7 +47,7 @@ def resume_message(viewer, **more) -> dict:
 
 
 async def begun(server, viewer_of, chunks: int = 2, **fields):
-    """A viewer whose connection breaks after so many chunks; it reports its playhead, as a player does."""
+    """A viewer whose connection breaks after this many chunks; it reports its playhead."""
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         assert (await viewer.start(**{**WISH, **fields}))["type"] == "video.start"
@@ -62,7 +62,7 @@ async def begun(server, viewer_of, chunks: int = 2, **fields):
 
 
 async def refused(server, viewer_of, message):
-    """A viewer whose connection ends with an error, the error, and the close code."""
+    """A viewer whose connection ends with an error; the error and the close code."""
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.send(message)
@@ -70,7 +70,7 @@ async def refused(server, viewer_of, message):
 
 
 async def play_out(viewer) -> dict:
-    """Play to the end, at once; its last message."""
+    """Play to the end at once; returns the last message."""
     while (message := await viewer.next())["type"] != "session.done":
         with contextlib.suppress(websockets.ConnectionClosed):  # its last words are still to be read
             await viewer.send({"type": "session.playback", "position_seconds": 0.75 * len(viewer.fragments)})
@@ -78,7 +78,7 @@ async def play_out(viewer) -> dict:
 
 
 async def held_back(viewer, **fields) -> dict:
-    """Begin and play nothing: two chunks are made, or one more before the server hears of that, and then none."""
+    """Start and play nothing: two chunks are generated, perhaps a third before the server notices, then none."""
     start = await viewer.start(**{**WISH, **fields})
     await viewer.send({"type": "session.playback", "position_seconds": 0})
     while len(viewer.fragments) < 2:
@@ -94,7 +94,7 @@ async def change(viewer, event_id: str, prompt: str) -> None:
 
 
 async def rest(server, viewer_of, message):
-    """The other half of a film, over another connection."""
+    """The second half of a film, over another connection."""
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.send(message)
@@ -130,7 +130,7 @@ def whole_film(first, second) -> np.ndarray:
 
 
 def same(one: np.ndarray, two: np.ndarray) -> bool:
-    """But for what a fresh encoder does otherwise; a missing or repeated picture is 9 or more."""
+    """Equal up to the differences of a fresh encoder; a missing or repeated picture differs by 9 or more."""
     return one.shape == two.shape and np.abs(one - two.astype(int)).mean(axis=(1, 2, 3)).max() < 1.5
 
 
@@ -203,7 +203,7 @@ async def test_a_change_that_waits_when_the_session_ends_with_the_server_is_reje
 
 
 async def test_a_server_that_cannot_write_the_state_in_time_still_loses_no_picture(serve, viewer_of, tmp_path) -> None:
-    """The worker hangs while the server stops: what the front holds is on disk by then."""
+    """The worker hangs while the server stops; the front's data is on disk by then."""
     server = await serve(**KEEP, data_dir=tmp_path / "data", shutdown_timeout=1.0)
     async with server.connect() as socket:
         viewer = viewer_of(socket)
@@ -218,7 +218,8 @@ async def test_a_server_that_cannot_write_the_state_in_time_still_loses_no_pictu
 
 
 async def test_a_snapshot_without_its_record_is_not_mistaken_for_it(serve, viewer_of, tmp_path) -> None:
-    """Killed between the two: the state on disk is younger than the front's numbers, and must not be used with them."""
+    """Killed between the two writes: the state on disk is newer than the front's record, and must not be used with
+    it."""
     server = await serve(**KEEP, data_dir=tmp_path / "data")
     first = await begun(server, viewer_of)
     (session,) = server.front.sessions
@@ -536,7 +537,7 @@ async def test_of_those_who_wait_for_their_viewers_the_one_that_waits_longest_ma
 
 
 async def status_becomes_of(server, wanted: dict) -> None:
-    """Wait for these states of sessions, None: of the only other one."""
+    """Wait until the sessions have these states; None: the only other session."""
     async with asyncio.timeout(PATIENCE):
         while {s.id if s.id in wanted else None: s.status.value for s in server.front.sessions} != wanted:
             await asyncio.sleep(0.01)

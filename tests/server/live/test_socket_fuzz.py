@@ -23,7 +23,7 @@ ROUNDS = int(os.environ.get("PAFU_TEST_FUZZ_ROUNDS", "3"))  # of all attacks
 
 
 def open_files() -> int:
-    """Sockets and files of this process, without those of the job database, which opens when the jobs first look."""
+    """Sockets and files of this process, except those of the job database, which opens on first use."""
     links = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_la
 
 
 class Places:
-    """An engine with so many places; a place that becomes free is not announced before ``look``."""
+    """An engine with this many places; a freed place is not announced before ``look``."""
 
     def __init__(self, free: int) -> None:
         self.free, self.served = free, list[str]()
@@ -36,7 +36,7 @@ class Places:
         await self._news.wait()
 
     async def look(self) -> None:
-        """Announce, and let everybody look who waits."""
+        """Announce free places, and let all waiting sessions check."""
         self._news.set()
         self._news = asyncio.Event()
         await step()
@@ -58,7 +58,7 @@ def places() -> Places:
 
 @pytest.fixture
 async def come(places: Places):
-    """Somebody comes, and looks for a place."""
+    """A session arrives and asks for a place."""
     room = WaitingRoom(places, Settings(model="test-tiny", max_waiting=2, queue_timeout=600.0), no_room)  # type: ignore[arg-type]
     tasks: list[asyncio.Task[Any]] = []
 

@@ -26,7 +26,7 @@ def chunk(pictures: int, start: int = 0, width: int = WIDTH, height: int = HEIGH
 
 
 def film(lengths: list[int], fps: int = 16) -> tuple[np.ndarray, list[bytes]]:
-    """The pictures and the fragments of a stream with chunks of these lengths; the first with the init segment."""
+    """The pictures and fragments of a stream with chunks of these lengths; the first includes the init segment."""
     encoder = H264Encoder(WIDTH, HEIGHT, fps)
     muxer = FragmentMuxer(WIDTH, HEIGHT, fps, encoder.avcc)
     chunks = [chunk(length, sum(lengths[:at])) for at, length in enumerate(lengths)]
@@ -49,7 +49,7 @@ def test_every_picture_comes_back_once_at_its_time(fps) -> None:
 
 
 def test_each_prefix_of_fragments_holds_all_pictures_that_went_in() -> None:
-    """Nothing is held back: what a viewer has received is what was encoded."""
+    """Nothing is held back: a viewer has received everything that was encoded."""
     _, fragments = film([12, 12, 12])
     for count in (1, 2, 3):
         assert len(frames(b"".join(fragments[:count]))) == 12 * count
@@ -64,7 +64,7 @@ def test_chunks_begin_with_an_idr_and_have_no_b_frames() -> None:
 
 
 def test_the_first_picture_of_a_chunk_is_an_idr_and_not_merely_intra() -> None:
-    """A decoder that starts there may forget all it had: NAL type 5, marked as a sync sample."""
+    """A decoder that starts there needs no earlier data: NAL type 5, marked as a sync sample."""
     encoder = H264Encoder(WIDTH, HEIGHT, 16)
     for _ in range(3):
         samples = encoder.encode(chunk(4))

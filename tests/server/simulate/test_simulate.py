@@ -45,7 +45,7 @@ def test_with_places_for_all_nobody_waits_and_viewer_hours_are_those_of_littles_
 
 
 def test_one_place_refuses_what_erlangs_formula_says() -> None:
-    """An M/M/1/1 line: with as many arrivals as departures, half are refused."""
+    """An M/M/1/1 queue: with as many arrivals as departures, half are refused."""
     found = day(Cluster(gpus=1, places=1), per_hour=60, stay=60.0, patience=1e-6)
     assert found.refused / found.arrived == pytest.approx(0.5, abs=0.04)
 

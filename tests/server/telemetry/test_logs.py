@@ -24,7 +24,7 @@ log = logging.getLogger("pafu.test")
 
 @pytest.fixture
 def written(monkeypatch):
-    """Configure and read back what was written; the test's own logging is put back behind it."""
+    """Configure logging and read back what was written; restores the test's own logging."""
     root = logging.getLogger()
     before, level, stream = list(root.handlers), root.level, io.StringIO()
 

@@ -335,7 +335,7 @@ async def test_with_a_port_of_its_own_metrics_leave_the_public_one(serve) -> Non
 
 
 def sleepy_socket(port: int) -> socket.socket:
-    """A connection that holds little, so that a viewer who does not read is soon noticed."""
+    """A connection with small buffers, so that a viewer who does not read is noticed soon."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     raw.connect(("127.0.0.1", port))

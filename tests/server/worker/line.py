@@ -9,7 +9,7 @@ CACHE = messages.CacheChoice(policy="window", budget_latents=6, sink_latents=0, 
 
 
 class Line:
-    """The channel's other end in the same thread: an inbox to fill, an outbox to look into."""
+    """The channel's other end in the same thread, with an inbox and an outbox."""
 
     def __init__(self, delivers: bool = True) -> None:
         self.delivers = delivers

@@ -12,7 +12,7 @@ from tests.server.worker.line import Line, film, order, steps
 
 
 class Held(threading.Event):
-    """A decoder that waits until it is told to go on; ``decoding`` is set when it waits."""
+    """A decoder that waits until told to continue; ``decoding`` is set while it waits."""
 
     def __init__(self) -> None:
         super().__init__()

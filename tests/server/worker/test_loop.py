@@ -38,7 +38,7 @@ def worker(line, pattern) -> Worker:
 
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
-    """Time that stands still but for what the test adds to ``now``."""
+    """A clock that stands still unless the test advances ``now``."""
     clock = SimpleNamespace(now=100.0)
     clock.monotonic = clock.perf_counter = lambda: clock.now
     monkeypatch.setattr("server.worker.loop.time", clock)
@@ -164,7 +164,8 @@ def test_background_sessions_take_turns_and_need_no_viewer(worker, line) -> None
 
 
 def test_a_background_session_gets_what_live_viewers_leave(worker, line, clock) -> None:
-    """It waits for a viewer that is due and for one that would run dry; one that waits for a message leaves all."""
+    """It waits for a viewer that is due and for one that would stall; it need not wait for a viewer that waits for a
+    message."""
     line.inbox = [order("job", background=True), order("live", lead=1.25)]
     steps(worker, 2)
     assert [m.session for m in line.sent if isinstance(m, messages.Fragment)] == ["live", "live"]

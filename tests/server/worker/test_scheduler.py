@@ -19,7 +19,7 @@ def begin_and_send(playout: Playout) -> None:
 
 
 def clock(chunks: int, limit: float = 1.25, at: float = 0.0) -> Playout:
-    """A session that had so many chunks made and delivered at time ``at``."""
+    """The playout clock of a session with this many chunks generated and delivered at time ``at``."""
     playout = Playout(limit)
     for _ in range(chunks):
         begin_and_send(playout)
@@ -128,7 +128,7 @@ def test_whatever_happens_the_playhead_stays_inside_what_was_delivered(steps) ->
 
 
 def test_a_chunk_that_is_begun_counts_as_ahead_though_it_is_not_sent() -> None:
-    """While one chunk is decoded the next may begin, but never one more than the viewer may be ahead."""
+    """The next chunk may begin while one is decoded, but never one more than the viewer's lead allows."""
     playout = clock(1, limit=1.25 + CHUNK)
     playout.add_generated(CHUNK)
     assert playout.wait(0.0) == 0.0, "the next chunk waits for the decoder"
