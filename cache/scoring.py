@@ -118,7 +118,7 @@ def salience_parts(
     ``v``, of the key's ``effect`` on a query.
 
     q, k, v (H, n, D), q and k rotated, of one bidirectional clip in temporal blocks of ``block`` tokens. ``low`` counts
-    queries at least ``gap`` blocks after the key's block, ``up`` queries of any earlier block. Rows of P are normalised
+    queries at least ``gap`` blocks after the key's block, ``up`` queries of any earlier block. Rows of P are normalized
     over all keys. At most one slice of H x rows x n numbers is in memory (two with values), never more than
     MOST_NUMBERS. A part without queries (``low`` of the last block) is 0. Raises ValueError for incomplete blocks.
     """
@@ -181,7 +181,7 @@ def balanced_salience(
 
     With one global maximum the diagonal would win: local attention is far stronger than attention across time. "rank"
     and "robust" rescale inside the key's temporal block. "clip" ranks over the whole clip, so that a block without
-    anything important stays low; it favours earlier blocks, which more queries follow. "both" is the mean of "rank" and
+    anything important stays low; it favors earlier blocks, which more queries follow. "both" is the mean of "rank" and
     "clip". Raises ValueError for an unknown scale or impossible weights.
     """
     if scale not in get_args(Scale):

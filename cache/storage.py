@@ -130,7 +130,7 @@ class Rows:
 
 
 class QuantisedRows:
-    """Rows as integers of 8 or 4 bits, with one scale per group of 64 neighbours; otherwise as ``Rows``.
+    """Rows as integers of 8 or 4 bits, with one scale per group of 64 neighbors; otherwise as ``Rows``.
 
     A row is rounded once, when its chunk is committed; moving a row moves its codes. Rows are read back in the dtype of
     the geometry.

@@ -54,7 +54,7 @@ class TokenStore:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def runs(self, by_bytes: bool = False) -> Iterator[tuple[slice, int]]:
-        """Runs of neighbouring layers with the same number of tokens, and that number; usually one run. With
+        """Runs of neighboring layers with the same number of tokens, and that number; usually one run. With
         ``by_bytes``, a run is short enough for copying its keys at once."""
         start = 0
         for kept, equal in groupby(self.kept):

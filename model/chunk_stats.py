@@ -16,7 +16,7 @@ from msgspec import Meta
 
 @dataclass(frozen=True)
 class Measure:
-    """The metric of a figure, labelled with the cache policy: a counter sums over chunks, a gauge holds the newest
+    """The metric of a figure, labeled with the cache policy: a counter sums over chunks, a gauge holds the newest
     value."""
 
     metric: str

@@ -318,7 +318,7 @@ class CausalDiT(nn.Module):
 
 @torch.no_grad()
 def init_for_learning(model: CausalDiT) -> None:
-    """Initialise for a small model that trains in hundreds of steps; Wan's initialisation is meant for a long training.
+    """Initialize for a small model that trains in hundreds of steps; Wan's initialization is meant for a long training.
 
     Gates start open (Wan's start near zero, which leaves every block almost without effect), text and time embeddings
     start at the scale of the other inputs, and half of the heads attend to their own place in the world.
@@ -342,7 +342,7 @@ def open_gates(model: CausalDiT) -> None:
 def _look_at_own_place(attention: SelfAttention, spec: ModelSpec) -> None:
     """Give queries and keys a common direction: a constant bias on the first channel of the fastest height and width
     pairs. The rotation turns it by position, so the product peaks where the relative position is zero. Slower pairs
-    rotate too little per token to separate neighbours."""
+    rotate too little per token to separate neighbors."""
     time_channels, height_channels, _ = spec.rope_split
     starts = [
         axis + 2 * pair for axis in (time_channels, time_channels + height_channels) for pair in range(WORLD_PAIRS)

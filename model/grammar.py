@@ -1,6 +1,6 @@
-"""What a prompt says: light, ground, and things with their colours and places. No torch.
+"""What a prompt says: light, ground, and things with their colors and places. No torch.
 
-The model receives phrases, not words. A few rules here decide which colour belongs to which thing; attention layers
+The model receives phrases, not words. A few rules here decide which color belongs to which thing; attention layers
 would need far more training for that than for drawing (docs/log.md).
 """
 
@@ -76,7 +76,7 @@ def _read_clause(words: list[str], said: Description, place: str | None) -> str 
     """Parse one clause into ``said``. ``place`` is a place that still waits for its thing; returns the one that waits
     afterwards.
 
-    A colour belongs to the thing or roof after it, or at the end of a clause to the thing before it. A place belongs to
+    A color belongs to the thing or roof after it, or at the end of a clause to the thing before it. A place belongs to
     the thing before it in the clause, else to the next one, else to the last thing of an earlier clause.
     """
     group = said.things[-1:]  # what was named last, here or in an earlier clause: one thing, or several of a kind

@@ -1,6 +1,6 @@
-"""What a prompt of the second world says: light, weather, ground, and things with colours and places. No torch.
+"""What a prompt of the second world says: light, weather, ground, and things with colors and places. No torch.
 
-As in model/grammar.py, a few rules decide which colour belongs to which thing, so that the model receives phrases, not
+As in model/grammar.py, a few rules decide which color belongs to which thing, so that the model receives phrases, not
 words.
 """
 
@@ -80,10 +80,10 @@ def _repeats(thing: Thing, known: Thing) -> bool:
 def _read_clause(words: list[str], said: Description, carried: _Pending) -> _Pending:
     """Parse one clause and return what still waits for a thing of the next one: at most a place.
 
-    A colour belongs to the thing or roof after it, or at the end of a clause to the thing before it. A place belongs to
+    A color belongs to the thing or roof after it, or at the end of a clause to the thing before it. A place belongs to
     the thing before it in the clause, else to the next one, else to the last thing of an earlier clause.
     """
-    group = said.things[-1:]  # what colours and places refer to: this clause's things, else an earlier one's last
+    group = said.things[-1:]  # what colors and places refer to: this clause's things, else an earlier one's last
     own, turning = False, False
     waiting = _Pending(place=carried.place, distance=carried.distance)
     for word in words:

@@ -19,8 +19,8 @@ NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "pair": 2, "both": 2, "few
 TOO_MANY = frozenset("five six seven eight nine ten eleven twelve dozen dozens hundred hundreds countless".split())
 NEGATIONS = frozenset("no not without never nor none neither nothing zero 0".split())
 MANY = 99  # stands for any number that is too large
-LEAST_SLIP = 3  # letters; shorter words are never taken for misspelt ones
-CLOSE, CLOSE_SHORT, SHORT = 0.75, 0.66, 4  # least similarity of a misspelt word; CLOSE_SHORT up to SHORT letters
+LEAST_SLIP = 3  # letters; shorter words are never taken for misspelled ones
+CLOSE, CLOSE_SHORT, SHORT = 0.75, 0.66, 4  # least similarity of a misspelled word; CLOSE_SHORT up to SHORT letters
 
 _NUMBER = re.compile(rf"\d+|{'|'.join(sorted(TOO_MANY | NUMBERS.keys()))}")
 _CONTRACTED = re.compile(r"\b(?:is|are|was|were|do|does|did|has|have|ca|wo|could|should|would)n['’]?t\b")

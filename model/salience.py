@@ -1,6 +1,6 @@
 """The salience head (S-MLP): one small network per layer that predicts how much the future will need a token.
 
-It reads a token's key and value from the clean pass, un-rotated; both are linear in the normalised hidden state and are
+It reads a token's key and value from the clean pass, un-rotated; both are linear in the normalized hidden state and are
 cached anyway. A head is one safetensors file beside its student and names the student that it was distilled for. A
 student may have several heads.
 """

@@ -12,7 +12,7 @@ from model.spec import ModelSpec
 from model.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS, PLACES
 
 ROLES = {"kind": KINDS, "colour": COLOURS, "accent": COLOURS, "place": PLACES, "light": LIGHTS, "ground": GROUNDS}
-# Id 0 is "not mentioned". A colour has two ids: one for a thing and one for its roof.
+# Id 0 is "not mentioned". A color has two ids: one for a thing and one for its roof.
 SYMBOLS = {pair: i + 1 for i, pair in enumerate((role, word) for role, words in ROLES.items() for word in words)}
 SYMBOLS_PER_SLOT = 4
 

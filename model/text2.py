@@ -10,7 +10,7 @@ from model.spec import ModelSpec
 from model.text import TextEncoder
 from model.vocabulary2 import ROLES
 
-# Id 0 is "not mentioned". A colour has two ids: one for a thing and one for its roof.
+# Id 0 is "not mentioned". A color has two ids: one for a thing and one for its roof.
 SYMBOLS = {pair: i + 1 for i, pair in enumerate((role, word) for role, words in ROLES.items() for word in words)}
 SYMBOLS_PER_SLOT = 5
 SCENE_ROLES = ("light", "weather", "ground", "later")

@@ -1,4 +1,4 @@
-// Colours the background of the page from the picture.
+// Colors the background of the page from the picture.
 
 import { brush } from "./dom.js";
 

@@ -106,7 +106,7 @@ export function drawVeil(canvas, moment, grid) {
 }
 
 /**
- * Draw the moment grey and dark, then its kept tiles in colour.
+ * Draw the moment gray and dark, then its kept tiles in color.
  * @param {Brush} context
  * @param {OffscreenCanvas | null} thumb null: generated, but not shown yet
  * @param {Placed} place

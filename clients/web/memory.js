@@ -1,7 +1,7 @@
 // The memory view: which tokens of the shown video the cache still holds.
 //
 // Every moment (latent frame) with cached tokens is a picture in a filmstrip, divided into tiles, one per token. A kept
-// tile has its colours, and a golden edge whose brightness shows its salience; a dropped tile flashes and then stays grey.
+// tile has its colors, and a golden edge whose brightness shows its salience; a dropped tile flashes and then stays gray.
 // On demand the same edges are drawn over the playing picture. The data are the chunks' `stats.memory` and the video
 // itself.
 

@@ -1,4 +1,4 @@
-// Shows a stream: picture, surrounding colours, read-out and memory; and records it.
+// Shows a stream: picture, surrounding colors, read-out and memory; and records it.
 
 import { Ambient } from "./ambient.js";
 import { byId } from "./dom.js";

@@ -1,4 +1,4 @@
-"""Public layouts of weights, recognised by tensor names, with their mapping to our names.
+"""Public layouts of weights, recognized by tensor names, with their mapping to our names.
 
 Transformer: Wan's names (also ours), diffusers', and training dumps that add prefixes to either. Text encoder: Wan's
 and transformers'. VAE: Wan's, diffusers', and TAEHV's tiny one.

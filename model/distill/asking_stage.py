@@ -1,6 +1,6 @@
 """``pafu distill asking``: teach a student's asking head which of its cached values show what a prompt names.
 
-It trains on clips of the built-in world, where the kind and colours of every thing are known. The student's clean
+It trains on clips of the built-in world, where the kind and colors of every thing are known. The student's clean
 passes give the values. A random prompt names some of the clip's things, and some that are not there. For every token,
 the head predicts whether it shows a named thing. Clip, prompt and order depend only on (settings, n).
 """
@@ -37,7 +37,7 @@ SEED = 6006
 CLIP_CHUNKS = 8
 SHOWN = 0.08  # share of a token's pixels that a thing must cover
 NEAR = 44  # pixels from the middle of a thing
-COVERS = 12.0  # grey levels by which a pixel must differ from the same picture without things
+COVERS = 12.0  # gray levels by which a pixel must differ from the same picture without things
 MOST_NAMED = 3
 THERE, SILENT = 0.75, 0.2  # share of named things that the clip shows; share of prompts that name nothing
 

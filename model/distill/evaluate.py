@@ -93,7 +93,7 @@ def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path
             rows.append(take.pictures[[0, 11, 40, 80, 120, 160]])
     save_sheet(rows, folder / "judge.adherence.png")
     scores = {name: float(np.mean(values)) for name, values in held.items()}
-    # Ground is reported but is not part of the target, which names object, colour, place, camera direction and light.
+    # Ground is reported but is not part of the target, which names object, color, place, camera direction and light.
     asked = [v for name in ("object", "colour", "place", "camera", "light") for v in held[name]]
     return {"adherence": float(np.mean(asked)), **scores, "motion": float(np.mean(motions))}
 

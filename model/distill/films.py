@@ -77,7 +77,7 @@ class FilmSettings:
 
 @dataclass(frozen=True)
 class Film:
-    """Measurements of a film. Drift compares its last seconds with its first: ``colour`` in grey levels (0: none),
+    """Measurements of a film. Drift compares its last seconds with its first: ``colour`` in gray levels (0: none),
     ``sharpness`` as a ratio (1: none). ``flickering`` is VBench's measure, 1 for a still picture; it also falls with
     motion, so compare it at equal ``motion``."""
 

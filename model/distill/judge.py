@@ -1,6 +1,6 @@
 """Judges generated video with the probe: whether it shows what the prompt names, remembers it, and moves.
 
-``adherence`` scores five kinds of claims of a prompt: object, colour, place, light, camera direction. ``same_again``
+``adherence`` scores five kinds of claims of a prompt: object, color, place, light, camera direction. ``same_again``
 checks, after panning away and back, whether the same landmarks are there.
 """
 
@@ -32,7 +32,7 @@ class Claims:
     """A held-out prompt and its claims."""
 
     prompt: str
-    landmarks: tuple[tuple[str, str, str | None, str], ...]  # (kind, colour, accent, place)
+    landmarks: tuple[tuple[str, str, str | None, str], ...]  # (kind, color, accent, place)
     light: str
     ground: str
     speed: int

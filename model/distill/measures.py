@@ -65,7 +65,7 @@ def motion(pictures: np.ndarray) -> float:
 
 
 def colour(pictures: np.ndarray) -> np.ndarray:
-    """Mean colour and its spread over pixels (6,), in grey levels: shows a drifting stream that washes out or
+    """Mean color and its spread over pixels (6,), in gray levels: shows a drifting stream that washes out or
     saturates."""
     flat = pictures.reshape(-1, 3).astype(np.float32)
     return np.concatenate([flat.mean(0), flat.std(0)])

@@ -1,6 +1,6 @@
 """Muon for matrices, and for convolutions seen as matrices, in float32.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without native bf16 runs about twenty times slower than
+``torch.optim.Muon`` orthogonalizes in bfloat16, which a CPU without native bf16 runs about twenty times slower than
 float32 (docs/log.md). This one uses float32 and handles all matrices of one shape in one batched product. Source:
 Jordan et al., "Muon" (2024); the rate is scaled by 0.2 sqrt(max(rows, columns)), so that AdamW's rates carry over.
 """

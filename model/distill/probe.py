@@ -1,7 +1,7 @@
-"""The probe: a small network, trained on rendered truth, that recognises what a picture shows.
+"""The probe: a small network, trained on rendered truth, that recognizes what a picture shows.
 
 It judges generated video, so it is not trained on generated pictures; blur and noise simulate their faults. For each of
-``CELLS`` columns it predicts which landmark has its middle there (or none) and its colours; for the whole picture, the
+``CELLS`` columns it predicts which landmark has its middle there (or none) and its colors; for the whole picture, the
 light and the ground.
 """
 
@@ -58,7 +58,7 @@ class Probe(nn.Module):
         self.whole = nn.Linear(128 * rows, len(LIGHTS) + len(GROUNDS))
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Pictures (N, 3, H, W) in [-1, 1] to logits: kind (N, 1+kinds, CELLS), colour and accent (N, colours, CELLS),
+        """Pictures (N, 3, H, W) in [-1, 1] to logits: kind (N, 1+kinds, CELLS), color and accent (N, colors, CELLS),
         light (N, lights), ground (N, grounds)."""
         x = self.body(pictures)
         kind, colour, accent = self.columns(x)[:, :, 0].split([1 + len(KINDS), len(COLOURS), len(COLOURS)], 1)
@@ -176,7 +176,7 @@ def probe_stage(folder: Path, steps: int) -> Stage:
 
 
 def probe_accuracy(probe: Probe, clips: int = 100) -> dict[str, float]:
-    """Share of held-out landmarks whose kind, colour and accent are read correctly (each, and all three at once), and
+    """Share of held-out landmarks whose kind, color and accent are read correctly (each, and all three at once), and
     of pictures whose light and ground are."""
     probe.eval()
     pictures, targets = labelled_pictures(HELD_OUT_SEED, 1, clips=clips, each=4)

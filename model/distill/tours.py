@@ -50,10 +50,10 @@ VISIT_SPACING = 1.5 * WIDTH  # pixels between places: no two are visible at once
 MOST_ANNOUNCED = 3  # places of a tour that will be seen again, at least one
 CALL = 0.8  # probability that a place is called back
 MARGIN = 20  # pixels: things closer to the edge are not named
-ANNOUNCE_FIRST, ANNOUNCE = 0.3, 0.5  # probabilities; returning to the start too often would favour a sink
+ANNOUNCE_FIRST, ANNOUNCE = 0.3, 0.5  # probabilities; returning to the start too often would favor a sink
 NEW, RECENT, LONG = range(3)
 SPANS = ("new", "recent", "long")
-TOLERANCE = 30.0  # grey levels of 255, mean over the colours: a pixel that differs more is wrong
+TOLERANCE = 30.0  # gray levels of 255, mean over the colors: a pixel that differs more is wrong
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def long_asked(tour: Tour, frames: slice) -> bool:
 
 
 def long_error(drawn: Tensor, tour: Tour, frames: slice) -> tuple[float, int]:
-    """MIND's lcm: squared error in grey levels, summed over all values of columns out of view for long, and their
+    """MIND's lcm: squared error in gray levels, summed over all values of columns out of view for long, and their
     number."""
     levels = (drawn.clamp(-1, 1) - tour.views[frames].clamp(-1, 1)) * 127.5
     seen = (tour.spans[frames] == LONG)[:, None, None, :].expand_as(levels)

@@ -1,6 +1,6 @@
 """Shared by all training stages: a resumable loop with progress bar, checkpoints, log and loss curve.
 
-Data for step n depends only on (seed, n), and checkpoints include the optimiser, so an interrupted and resumed stage
+Data for step n depends only on (seed, n), and checkpoints include the optimizer, so an interrupted and resumed stage
 ends like an uninterrupted one. Checkpoints are safetensors: nothing here unpickles.
 """
 
@@ -27,7 +27,7 @@ Losses = dict[str, Tensor]
 class Stage:
     """One stage of a recipe.
 
-    ``loss(step)`` returns named losses; the one named "loss" is minimised. ``sample(step)`` writes pictures.
+    ``loss(step)`` returns named losses; the one named "loss" is minimized. ``sample(step)`` writes pictures.
     """
 
     name: str

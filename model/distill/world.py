@@ -1,7 +1,7 @@
 """The training world: a wide illustrated landscape, a camera tour through it, captions, and the truth behind every
 picture.
 
-Everything is drawn from a structured ``Scene``, so what is where in which colour is known for every picture. World
+Everything is drawn from a structured ``Scene``, so what is where in which color is known for every picture. World
 coordinates are pixels, with x to the right of the camera's starting point; pictures are uint8 RGB.
 """
 

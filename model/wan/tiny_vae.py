@@ -1,7 +1,7 @@
 """A tiny autoencoder for Wan's latents in TAEHV's public file layout (taew2_1): much faster, slightly softer.
 
 Memory blocks also see the previous frame. At the start there is none, so the first pictures are dropped: the first
-latent frame makes one picture, as in Wan's VAE. Source: TAEHV by Ollin Boer Bohan, MIT licence.
+latent frame makes one picture, as in Wan's VAE. Source: TAEHV by Ollin Boer Bohan, MIT license.
 """
 
 from __future__ import annotations

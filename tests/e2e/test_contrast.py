@@ -1,7 +1,7 @@
 """Promise: every text on the page is readable: WCAG contrast of 4.5, or 3 for large letters, against its real
 background.
 
-Style sheets do not determine the background of a text (the page takes colours from the picture, and panels are
+Style sheets do not determine the background of a text (the page takes colors from the picture, and panels are
 translucent), so it is measured in a screenshot with transparent letters.
 """
 

@@ -108,7 +108,7 @@ def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered
 
 
 def test_the_autoencoder_shows_no_block_borders(mini: LoadedModel) -> None:
-    """The step between neighbouring pixels at 16-pixel borders relative to that inside blocks, compared with the
+    """The step between neighboring pixels at 16-pixel borders relative to that inside blocks, compared with the
     truth."""
     views = from_pictures(torch.from_numpy(render_views(random_clip(np.random.default_rng(11), 4))))
 

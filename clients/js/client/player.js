@@ -26,7 +26,7 @@ export class Player extends EventTarget {
   #running = false;
   #playing = false;
   #held = false; // paused by the viewer
-  /** Seconds by which it is ahead of the player that it is synchronised with. */
+  /** Seconds by which it is ahead of the player that it is synchronized with. */
   ahead = 0;
   #still = { at: 0, since: 0 };
   #timer = 0;

@@ -229,7 +229,7 @@ _STROKES = {"meadow": _grass, "lake": _grass, "desert": _ripples, "seashore": _r
 
 @lru_cache(maxsize=64)
 def water_tile(layer: str, light: str, weather: str) -> tuple[Image.Image, Image.Image]:
-    """(colour, mask) of water, twice TILE wide, with its first row at the waterline; the mask lets reflections
+    """(color, mask) of water, twice TILE wide, with its first row at the waterline; the mask lets reflections
     through."""
     rng = np.random.default_rng((19, len(layer)))
     rows = GROUND_ROWS

@@ -21,7 +21,7 @@ TINT = {
     "night": (0.54, 0.59, 0.82),
 }
 GREY = {"morning": (204, 206, 208), "day": (196, 206, 216), "sunset": (176, 136, 140), "night": (44, 50, 76)}
-# share of grey in the sky; haze on the main layer; remaining light
+# share of gray in the sky; haze on the main layer; remaining light
 WEATHER = {
     "clear": (0.0, 0.0, 1.0),
     "cloudy": (0.5, 0.02, 0.94),

@@ -13,8 +13,8 @@ from model.vocabulary2 import COLOURS, GROUNDS, WEATHERS
 WATER_GROUNDS = {"lake": ("mid",), "seashore": ("far", "mid")}  # layers that are water on this ground
 GROUND_WEIGHTS = (0.28, 0.16, 0.18, 0.2, 0.18)
 WEATHER_WEIGHTS = (0.42, 0.2, 0.13, 0.12, 0.13)
-SUITED = 0.55  # share of things in a colour that suits their kind
-GAPS = {"far": (30, 190), "mid": (30, 200), "main": (16, 190), "near": (200, 720)}  # units between neighbours
+SUITED = 0.55  # share of things in a color that suits their kind
+GAPS = {"far": (30, 190), "mid": (30, 200), "main": (16, 190), "near": (200, 720)}  # units between neighbors
 AFLOAT_GAP = 1.7  # factor on the gaps between things on water
 NEAR_SIZE = {"bush": 1.0, "fence": 1.0, "lamp": 1.35, "cactus": 1.1, "tree": 1.3, "palm": 1.5}
 

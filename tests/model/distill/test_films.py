@@ -69,7 +69,7 @@ def test_drift_and_flickering_are_those_of_the_pictures() -> None:
     film = still.film(1.0)
     assert (film.pictures, film.flickering, film.motion, film.colour) == (8, 1.0, 0.0, 0.0)
     flashing = grey.copy()
-    flashing[1::2] = 151  # 51 grey levels of 255, to and fro
+    flashing[1::2] = 151  # 51 gray levels of 255, to and fro
     flashing[6:] += 40
     shown.see(flashing[:3])
     shown.see(flashing[3:])

@@ -45,7 +45,7 @@ def test_every_picture_comes_back_once_at_its_time(fps) -> None:
     decoded = frames(b"".join(fragments))
     assert [frame.pts * frame.time_base * fps for frame in decoded] == list(range(29))
     got = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded]).astype(int)
-    assert np.abs(got - source).mean() < 4  # 4:2:0 blurs the bar's edges, colours stay
+    assert np.abs(got - source).mean() < 4  # 4:2:0 blurs the bar's edges, colors stay
 
 
 def test_each_prefix_of_fragments_holds_all_pictures_that_went_in() -> None:
