@@ -108,8 +108,8 @@ class PafuError(Exception):
     def __init__(self, code: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.kind = ERRORS[code]
-        self.message = sayable(message)
-        self.param = None if param is None else sayable(param)
+        self.message = encodable(message)
+        self.param = None if param is None else encodable(param)
         self.retry_after = retry_after
 
     def headers(self) -> dict[str, str]:
@@ -123,7 +123,7 @@ class PafuError(Exception):
         return {"error": {"message": self.message, "type": kind.type, "code": kind.code, "param": self.param}}
 
 
-def sayable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text with lone surrogates escaped, so that it encodes as UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 

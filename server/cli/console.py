@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from server.config import ConfigError, Settings, find_temporary_folder, load_settings, wants_json
-from server.errors import sayable
+from server.errors import encodable
 from server.telemetry import logs
 
 log = logging.getLogger("pafu")
@@ -33,7 +33,7 @@ def print_json(report: Any) -> None:
 
 def fail(message: str, status: int = 1) -> typer.Exit:
     """Print an error as one line and return the exit; use as ``raise fail(...)``."""
-    message = " ".join(sayable(message).split())
+    message = " ".join(encodable(message).split())
     if logs.in_json():
         log.error("%s", message)
     else:

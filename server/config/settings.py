@@ -347,7 +347,7 @@ class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_stranger(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_wrong_types(cls, value: Any, info: ValidationInfo) -> Any:
         """Reject booleans, which would become 1 and 0, and empty strings, which would be the current folder as a
         path."""
         field = cls.model_fields[info.field_name or ""]

@@ -175,7 +175,7 @@ class Member:
                 if line := self.lines.get(message.session):
                     if isinstance(message, Fragment):
                         self._note_speed(line, message)
-                    self._hand_on(line, message)
+                    self._forward(line, message)
 
     def died(self, how: str | None) -> None:
         self.last_beat = None
@@ -191,7 +191,7 @@ class Member:
 
     def lost(self, code: str, reason: str) -> None:
         for line in list(self.lines.values()):
-            self._hand_on(line, Ended(session=line.id, chunks=0, reason="failed", code=code, message=reason))
+            self._forward(line, Ended(session=line.id, chunks=0, reason="failed", code=code, message=reason))
 
     # ---- internal
 
@@ -212,7 +212,7 @@ class Member:
             )
             self._changed()
 
-    def _hand_on(self, line: Line, message: Opened | Fragment | Rejected | Ended) -> None:
+    def _forward(self, line: Line, message: Opened | Fragment | Rejected | Ended) -> None:
         if isinstance(message, Opened):
             line.mime, line.init = message.mime, message.init
             if not line.opened.done():

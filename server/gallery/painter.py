@@ -35,7 +35,7 @@ MOST_SECONDS = 60.0  # longest work for one thumbnail; slower servers have no ga
 MOST_FAILURES = 3
 
 
-class CannotPaint(Exception):
+class ThumbnailFailed(Exception):
     """A thumbnail failed, but the next attempt may succeed."""
 
 
@@ -77,7 +77,7 @@ class Painter:
                 await asyncio.wait((self._painting,))
                 if not self._painting.cancelled() and (picture := self._painting.result()):
                     await asyncio.to_thread(self._thumbnails.write, name, picture)
-            except (CannotPaint, PafuError, OSError) as error:
+            except (ThumbnailFailed, PafuError, OSError) as error:
                 if isinstance(error, PafuError) and error.kind.retryable:
                     continue  # a viewer took the place
                 failures += 1
@@ -136,7 +136,7 @@ class Painter:
         )
 
     async def _paint(self, scene: Scene) -> bytes | None:
-        """Generate one thumbnail; None if a viewer needed the place. Raises CannotPaint, or PafuError without a
+        """Generate one thumbnail; None if a viewer needed the place. Raises ThumbnailFailed, or PafuError without a
         place."""
         line = await self._engine.open(self._order(scene))
         video = bytearray()
@@ -152,10 +152,10 @@ class Painter:
                     case Ended(code="preempted"):
                         return None
                     case Ended(code=str()):
-                        raise CannotPaint(event.message)
+                        raise ThumbnailFailed(event.message)
         finally:
             await line.close()
         status, picture, errors = await answer_of(loop.COMMAND, bytes(video))
         if status:
-            raise CannotPaint(errors.decode(errors="replace")[-200:])
+            raise ThumbnailFailed(errors.decode(errors="replace")[-200:])
         return picture

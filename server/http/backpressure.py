@@ -78,9 +78,9 @@ class BackpressureProtocol(SmallReads, WebSocketsSansIOProtocol):
     def rest(self, seconds: float) -> None:
         if self._calm is None and not self.transport.is_closing():
             self.transport.pause_reading()
-            self._calm = self.loop.call_later(seconds, self._calmed)
+            self._calm = self.loop.call_later(seconds, self._resume_after_pause)
 
-    def _calmed(self) -> None:
+    def _resume_after_pause(self) -> None:
         self._calm = None
         self._read_on()
 

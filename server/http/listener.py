@@ -20,7 +20,7 @@ def listen(host: str, port: int, setting: str = "port", guarded: bool = False) -
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if not guarded and not _is_loopback(address):
-            raise ConfigError(_open_door(host), setting.replace("port", "host"))
+            raise ConfigError(_needs_keys(host), setting.replace("port", "host"))
         sock = socket.socket(family, kind, proto)
     except OSError as error:
         raise ConfigError(
@@ -42,7 +42,7 @@ def _is_loopback(address: tuple[Any, ...]) -> bool:
     return ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
 
 
-def _open_door(host: str) -> str:
+def _needs_keys(host: str) -> str:
     return (
         f"{host} is reachable from other machines, and without API keys anybody could use this "
         "server. Create a key (pafu keys add NAME --keys-file keys.toml) and serve with --keys-file keys.toml, "

@@ -30,11 +30,11 @@ class Proxies:
         if self._trusts(scope.get("client")):
             headers = Headers(scope=scope)
             prefix = prefix or said(headers, "prefix").rstrip("/")
-            self._believe(scope, headers)
+            self._apply_forwarded(scope, headers)
         if (
             prefix and scope["type"] == "http" and scope["path"] == prefix
         ):  # add the slash that the page's relative paths need
-            return await to_the_page(prefix, send)
+            return await redirect_to_page(prefix, send)
         scope["path"] = bare(scope["path"], prefix)
         scope["raw_path"] = bare(scope.get("raw_path", b"").decode("latin-1"), prefix).encode("latin-1")
         if scope.get("method") == "HEAD" and not scope["path"].endswith("/content"):  # /content handles HEAD itself
@@ -50,7 +50,7 @@ class Proxies:
             return False
         return any(address in network for network in self._trusted)
 
-    def _believe(self, scope: Scope, headers: Headers) -> None:
+    def _apply_forwarded(self, scope: Scope, headers: Headers) -> None:
         """Take host, port, scheme and caller from the proxy's headers."""
         host = said(headers, "host") or headers.get("host", "")
         port, scheme = said(headers, "port"), said(headers, "proto")
@@ -83,7 +83,7 @@ def bare(path: str, prefix: str) -> str:
     return path.rstrip("/") or "/"
 
 
-async def to_the_page(prefix: str, send: Send) -> None:
+async def redirect_to_page(prefix: str, send: Send) -> None:
     """Redirect from ``/pafu`` to ``/pafu/``; relative, because the external host may be unknown."""
     location = f"{prefix.rpartition('/')[2]}/".encode("latin-1")
     headers = [(b"location", location), (b"content-length", b"0")]

@@ -40,7 +40,7 @@ class Runner:
     # ---- for the front
 
     def start(self) -> None:
-        self._loop = asyncio.create_task(self._claim_for_ever(), name="jobs")
+        self._loop = asyncio.create_task(self._claim_loop(), name="jobs")
 
     def wake(self) -> None:
         """A job was queued: look for it now."""
@@ -59,7 +59,7 @@ class Runner:
 
     async def drain(self, within: float) -> None:
         """Stop claiming, finish and store the current chunks, return all jobs to the queue. Bounded in time."""
-        await self._claim_no_more()
+        await self._stop_claiming()
         for attempt in list(self._attempts.values()):
             await attempt.finish_chunk()
         await self._settle(within)
@@ -67,13 +67,13 @@ class Runner:
 
     async def give_back(self, within: float) -> None:
         """Abandon the current chunks and return all jobs to the queue, so that other servers can take them at once."""
-        await self._claim_no_more()
+        await self._stop_claiming()
         await asyncio.sleep(0)  # a task cancelled before its first step would not release its job
         for attempt in list(self._attempts.values()):
             attempt.cancel()
         await self._settle(within)
 
-    async def _claim_no_more(self) -> None:
+    async def _stop_claiming(self) -> None:
         """Stop claiming, but wait for a claim in progress, whose lease could not be released otherwise."""
         self._draining = True
         self._wake.set()
@@ -88,7 +88,7 @@ class Runner:
 
     # ---- claiming
 
-    async def _claim_for_ever(self) -> None:
+    async def _claim_loop(self) -> None:
         while not self._draining:
             self._wake.clear()
             try:

@@ -135,7 +135,7 @@ class Life:
             if (line := await self._open_or_wait()) is None:
                 continue
             try:  # the worker keeps a place until the session is closed, whatever happens
-                await self._move_in(line)
+                await self._restore(line)
                 ended = await self._relay(line)
             finally:
                 self.line = None
@@ -161,7 +161,7 @@ class Life:
             self._audience.publish()
             return None
 
-    async def _move_in(self, line: EngineSession) -> None:
+    async def _restore(self, line: EngineSession) -> None:
         """Give the worker the session's playhead, changes and pause; record that a worker has it."""
         self._audience.mime, self._audience.init, self.line = line.mime, line.init, line
         if self._metrics is not None:

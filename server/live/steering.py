@@ -59,11 +59,11 @@ class Steering:
             except PafuError as error:
                 if error.kind.code in FATAL or not self._streaming():
                     raise
-                self._forgive(error)
+                self._count_invalid(error)
                 self._metrics.erred(error.kind.code)
                 await self._socket.send(Error.of(error))
 
-    def _forgive(self, error: PafuError) -> None:
+    def _count_invalid(self, error: PafuError) -> None:
         self._faulty_messages += 1
         if self._faulty_messages > self._settings.max_bad_messages:
             reason = f"{self._faulty_messages} invalid messages; the last: {error.message}"
@@ -117,7 +117,7 @@ class Steering:
             if interaction.event_id is None:
                 raise
             await self.reject(interaction.event_id, error)
-            self._forgive(error)
+            self._count_invalid(error)
             return await self._socket.send(Error.of(error, interaction.event_id))
         unknown, told = self._words_left_out(change.prompt)
         await self._socket.send(InteractionQueued(event_id=change.event_id, unknown_words=unknown, warnings=told))

@@ -13,7 +13,7 @@ from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
 MOST_WAITING = 1  # chunks that may be unfinished when the next one starts
 
 
-class AtOnce(Executor):
+class InlineExecutor(Executor):
     """An executor that runs each task in the calling thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -44,7 +44,7 @@ from server.ipc.messages import (
 from server.media.encoder import EncoderError
 from server.process import leave_signals_to_the_front, rss_bytes
 from server.telemetry import logs
-from server.worker.finishing import MOST_WAITING, AtOnce, Finishing
+from server.worker.finishing import MOST_WAITING, Finishing, InlineExecutor
 from server.worker.generator import Generator, StartError, device_bytes, load_generator
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
 from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
@@ -83,7 +83,7 @@ class Worker:
         self._sessions: dict[str, WorkerSession] = {}
         self._inbox: list[FrontMessage] = []
         self._stopping = False
-        self._finishing = Finishing(executor or AtOnce())
+        self._finishing = Finishing(executor or InlineExecutor())
         self._disk = ThreadPoolExecutor(1, "disk")
         self._parking: dict[str, tuple[int, Future[None]]] = {}  # session -> its chunks, the pending write
 
@@ -93,7 +93,7 @@ class Worker:
             self.step()
         self._emit(self._finishing.waited_for())
         self._disk.shutdown()
-        self._tell_parked()
+        self._report_parked()
 
     def step(self) -> None:
         """Handle messages, start at most one chunk for the most urgent session, and send finished chunks."""
@@ -109,7 +109,7 @@ class Worker:
         """Send the heartbeat, then receive and handle messages; sleeps while no session is due."""
         now = time.monotonic()
         self._beat(now)
-        self._tell_parked()
+        self._report_parked()
         longest = max(0.0, self._next_beat - now)
         longest = min(longest, DISK_POLL if self._parking else math.inf, FINISH_POLL if self._finishing else math.inf)
         if self._stopping or self._inbox or self.schedule():
@@ -282,7 +282,7 @@ class Worker:
         del self._sessions[session.id]
         self._parking[session.id] = session.chunks, self._disk.submit(lambda: write_whole(path, session.snapshot()))
 
-    def _tell_parked(self) -> None:
+    def _report_parked(self) -> None:
         for name, (chunks, written) in list(self._parking.items()):
             if written.done():
                 del self._parking[name]

@@ -109,7 +109,7 @@ class Host:
                 case Admit():
                     await self._admit(teller, message)
                 case Close():
-                    await self._let_go(message.session, teller)
+                    await self._close_session(message.session, teller)
                 case Move():
                     if message.session in self._member.lines:
                         await self._member.move(message.session)
@@ -140,7 +140,7 @@ class Host:
         """The front is gone: close its sessions."""
         if (front := self._fronts.pop(name, None)) is not None:
             for session in [session for session, (whose, _) in self._sessions.items() if whose is front]:
-                await self._let_go(session, front)
+                await self._close_session(session, front)
 
     def _front(self, name: str) -> Front:
         if name not in self._fronts:
@@ -153,7 +153,7 @@ class Host:
         """Open a session, taking it over if another front has it here: the newest front has the viewer."""
         session = admit.order.session
         if session in self._sessions:
-            await self._let_go(session, front)
+            await self._close_session(session, front)
         task = asyncio.create_task(self._serve(front, admit), name=session)
         self._sessions[session] = front, task
 
@@ -182,7 +182,7 @@ class Host:
         asked = [name for name in admit.displaced if name in held and held[name].background]
         return list(dict.fromkeys([*here, *asked]))
 
-    async def _let_go(self, session: str, by: Front) -> None:
+    async def _close_session(self, session: str, by: Front) -> None:
         """Close a session; if another front had it, tell that front that the session has moved."""
         whose, task = self._sessions.pop(session, (by, None))
         if task is not None:
