@@ -100,7 +100,7 @@ def test_jobs_are_counted_by_their_store() -> None:
     limits = Limits()
     limits.check_job(ANONYMOUS, 10**6)
     limits.check_job(Caller("alice", max_jobs=2), 1)
-    with pytest.raises(PafuError, match="2 unfinished jobs of 2"):
+    with pytest.raises(PafuError, match="2 of 2 unfinished jobs"):
         limits.check_job(Caller("alice", max_jobs=2), 2)
 
 
