@@ -223,7 +223,7 @@ class Room:
 
 
 def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Room:
-    """The room of one worker, in addition to what is loaded now."""
+    """Memory of one worker, beyond what is loaded now."""
     from model.weights import preferred_dtype
     from server.worker.loop import CACHE_SHARE
 
@@ -243,7 +243,7 @@ def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str
 
 
 def sessions(settings: Settings, spec: ModelSpec, loaded: bool = True) -> str:
-    """How many sessions fit in memory, in addition to what is loaded. Raises Wrong below PAFU_MAX_SESSIONS."""
+    """How many sessions fit in memory beyond what is loaded. Raises Wrong below PAFU_MAX_SESSIONS."""
     if spec.public and not loaded:
         raise Wrong("not counted, because the weights could not be loaded; the table below says how many would fit")
     found = slots_for(settings)

@@ -53,11 +53,13 @@ def evaluate(
     called: Annotated[int | None, typer.Option(min=0, help="tours per cell in which places are called back")] = None,
     absences: Annotated[int | None, typer.Option(min=0, help="videos with an absence per cell (needs --probe)")] = None,
     changes: Annotated[int | None, typer.Option(min=0, help="videos with a prompt change per cell")] = None,
-    change_chunks: Annotated[int | None, typer.Option(min=4, help="their length, in chunks")] = None,
+    change_chunks: Annotated[
+        int | None, typer.Option(min=4, help="length of a video with a prompt change, in chunks")
+    ] = None,
     mirrors: Annotated[int | None, typer.Option(min=0, help="videos per cell that return the way they came")] = None,
     drifts: Annotated[int | None, typer.Option(min=0, help="long videos per cell")] = None,
     drift_chunks: Annotated[
-        int | None, typer.Option(min=4, help="their length, in chunks; 160 are two minutes")
+        int | None, typer.Option(min=4, help="length of a long video, in chunks; 160 are two minutes")
     ] = None,
     together: Annotated[int | None, typer.Option(min=1, help="streams per batch")] = None,
     split: Annotated[
@@ -72,8 +74,8 @@ def evaluate(
         str | None, typer.Option(help="for models without a camera: video lengths, comma-separated; default 1")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="for models without a camera: videos per prompt")] = 1,
-    text_encoder: Annotated[Path | None, typer.Option(help="if not next to the weights")] = None,
-    vae: Annotated[Path | None, typer.Option(help="if not next to the weights")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="text encoder file; default: next to the weights")] = None,
+    vae: Annotated[Path | None, typer.Option(help="VAE file; default: next to the weights")] = None,
     size: Annotated[str | None, typer.Option(help="video size, as 832x480; default: the model's own")] = None,
     pose: Annotated[bool, typer.Option(help="whether policies see keys rotated by position")] = True,
     kv_dtype: Annotated[str, typer.Option(help="storage type of pruned caches: auto, int8, int4")] = "auto",
