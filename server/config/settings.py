@@ -67,9 +67,13 @@ class Server(Group):
     )
     metrics_host: str = Field(default="127.0.0.1", description="address to listen on for metrics_port")
     model: str = Field(default="pafu-mini", description="the model to serve")
-    weights: str | None = Field(default=None, description="folder or file of safetensors, or a hub id")
-    text_encoder: str | None = Field(default=None, description="folder, file or hub id; default: next to the weights")
-    vae: str | None = Field(default=None, description="the same for the VAE; may be a tiny VAE in TAEHV's layout")
+    weights: str | None = Field(default=None, description="weights: folder or file of safetensors, or a hub id")
+    text_encoder: str | None = Field(
+        default=None, description="text encoder: folder, file or hub id; default: next to the weights"
+    )
+    vae: str | None = Field(
+        default=None, description="VAE: folder, file or hub id, also of a tiny VAE; default: next to the weights"
+    )
     text_placement: Literal["device", "offload", "cpu"] = Field(
         default="offload",
         description="where the text encoder runs: on the device, offloaded from it when not in use, or on the CPU",

@@ -19,7 +19,7 @@ class ServerMessage(
 
 
 class ChosenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``extra_params`` of session.start came to: the session's cache."""
+    """The accepted ``extra_params`` of session.start: the session's cache."""
 
     cache: CacheChoice
 

@@ -34,7 +34,7 @@ from server.cli.main import app
         (["distill", "long", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
         (["eval", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
         (["distill", "mini", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
-        (["eval", "--device", "cuda:99"], "device 'cuda:99' was requested, but torch sees"),
+        (["eval", "--device", "cuda:99"], "device 'cuda:99' was requested, but torch"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
 )
