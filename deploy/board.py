@@ -178,7 +178,12 @@ ROWS: dict[str, Sequence[Graph]] = {
             ],
             "Starved: viewers had nothing to play. Stalled: chunks waited for viewers who did not read.",
         ),
-        Graph("Viewers that do not read", "none", [Line(now("pafu_viewers_stalled"), "stalled")], "For over 1 s."),
+        Graph(
+            "Viewers that do not read",
+            "none",
+            [Line(now("pafu_viewers_stalled"), "stalled")],
+            "Viewers who have read nothing for over 1 s.",
+        ),
         Graph(
             "Video and bytes out",
             "none",
@@ -341,7 +346,7 @@ ROWS: dict[str, Sequence[Graph]] = {
                 *quantiles("pafu_front_lag_seconds", 0.99, 1),
                 *(Line(line.expr, f"{line.legend} busy") for line in quantiles("pafu_front_busy_seconds", 1)),
             ],
-            "Delay of the front's event loop, which affects everyone; busy: the part of its own making.",
+            "Delay of the front's event loop, which affects everyone; busy: the part caused by its own work.",
         ),
         Graph(
             "Connections",

@@ -97,7 +97,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # of every kind
 
 
 def _option(words: list[str], name: str) -> str | None:
-    """The value of an option among words that nobody has parsed yet."""
+    """The value of an option in unparsed arguments."""
     flag = "--" + name.replace("_", "-")
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == flag or word.startswith(f"{flag}="):

@@ -215,7 +215,7 @@ class Finish(Message, frozen=True, tag="finish"):
 
 
 class Close(Message, frozen=True, tag="close"):
-    """Drop a session at once, because nobody listens to it any more."""
+    """Drop a session at once, because the front no longer reads its events."""
 
     session: str
 
@@ -271,7 +271,7 @@ class ServedStats(ChunkStats, frozen=True, kw_only=True):
 
     chunk_seconds: Annotated[float, figure("Time from noise to encoded bytes.")]
     lead_seconds: Annotated[float, figure("Media that the viewer has ahead of its playhead.")]
-    memory: Annotated[KeptTokens | None, figure("The kept tokens, for a session that asked for them.")] = None
+    memory: Annotated[KeptTokens | None, figure("The kept tokens, if the session requested them.")] = None
 
     @classmethod
     def of(

@@ -147,7 +147,7 @@ class Life:
     async def _open_or_wait(self) -> EngineSession | None:
         """Open the session on a worker. Raises PafuError.
 
-        None if a started session finds no worker now: its owner is told to retry later, and the session stays idle.
+        None if a started session finds no worker now: its owner is asked to retry later, and the session stays idle.
         """
         try:
             return await self._place_request.open()

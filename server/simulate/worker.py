@@ -76,5 +76,5 @@ def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int)
 
 def loads(service: Service, most: int, lead: float, chunks: int, seed: int) -> Sequence[Load]:
     """The loads of 0 to ``most`` viewers."""
-    nobody = Load(0, 0.0, 0.0, 0.0)
-    return [nobody, *(load_of(service, viewers, lead, chunks, seed) for viewers in range(1, most + 1))]
+    idle = Load(0, 0.0, 0.0, 0.0)
+    return [idle, *(load_of(service, viewers, lead, chunks, seed) for viewers in range(1, most + 1))]

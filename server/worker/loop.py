@@ -277,7 +277,7 @@ class Worker:
     def _park(self, session: WorkerSession, path: Path) -> None:
         """Write the session's state in a thread, so that no viewer waits for the disk.
 
-        The front is told once it is written and the memory is free.
+        The front is notified once the file is written and the memory is free.
         """
         del self._sessions[session.id]
         self._parking[session.id] = session.chunks, self._disk.submit(lambda: write_whole(path, session.snapshot()))

@@ -85,7 +85,7 @@ export interface ServedStats {
   chunk_seconds: number;
   /** Media that the viewer has ahead of its playhead. */
   lead_seconds: number;
-  /** The kept tokens, for a session that asked for them. */
+  /** The kept tokens, if the session requested them. */
   memory?: KeptTokens;
 }
 

@@ -36,4 +36,4 @@ class ChunkStats(TypedDict, total=False):
     camera: CameraView
     chunk_seconds: float  # Time from noise to encoded bytes
     lead_seconds: float  # Media that the viewer has ahead of its playhead
-    memory: KeptTokens  # The kept tokens, for a session that asked for them
+    memory: KeptTokens  # The kept tokens, if the session requested them

@@ -130,8 +130,8 @@ class ClusterEngine(PooledEngine):
         for about in told:
             try:
                 why = mismatch(decoded_about(ray.get(about)), self._hello, ours)
-            except HostMismatch as stranger:
-                why = str(stranger)
+            except HostMismatch as error:
+                why = str(error)
             except RayError:  # the actor is just ending
                 continue
             if why:
