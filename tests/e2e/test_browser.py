@@ -325,7 +325,7 @@ async def test_the_space_bar_pauses_and_goes_on_where_it_was(visit: Visit, cable
     await visit.until(lambda: len(visit.said("session.paused")) == 2)
     await page.fill("#prompt", "a moonlit meadow, a red house")
     await page.press("#prompt", "Enter")
-    await page.wait_for_function("document.querySelector('#prompt-note').textContent.includes('when you go on')")
+    await page.wait_for_function("document.querySelector('#prompt-note').textContent.includes('when you resume')")
     assert await page.evaluate("picture.paused && picture.currentTime") == stood
     assert "moonlit" not in str(visit.said("video.chunk_metadata"))
     await visit.picture("desktop_paused")
