@@ -52,7 +52,7 @@ def test_a_folder_without_weights_is_the_fault_of_theirs(tmp_path: Path) -> None
 
 
 def test_parts_of_a_model_that_has_its_own_are_refused_by_name() -> None:
-    with pytest.raises(StartError, match="^v: model 'pafu-mini' has its own"):
+    with pytest.raises(StartError, match="^v: model 'pafu-mini' uses its own"):
         load_model("pafu-mini", None, "cpu", parts=Parts(vae="/weights/taew"), called=CALLED)
 
 
