@@ -87,7 +87,7 @@ export class MemoryView {
     this.#redraw();
   }
 
-  /** The stream is over; the last state stays. */
+  /** The stream has ended; the last state stays. */
   end() {
     clearInterval(this.#timer);
   }

@@ -69,7 +69,7 @@ export class Reel {
     return found;
   }
 
-  /** Init segment and the newest fragments that hold at least so many seconds. @param {number} seconds */
+  /** Init segment and the newest fragments that contain at least this many seconds. @param {number} seconds */
   newest(seconds) {
     let first = this.#fragments.length;
     for (let held = 0; first > 0 && held < seconds; ) held += this.#fragments[--first].seconds;

@@ -66,7 +66,7 @@ export class Screen {
     return this.timeline.chunkAt(this.player.position);
   }
 
-  /** The stream is over: the last picture stays. */
+  /** The stream has ended: the last picture stays. */
   end() {
     this.#ambient.stop();
     this.memory.end();

@@ -22,7 +22,7 @@ export function formatSeconds(seconds) {
   return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
 }
 
-/** What a stream remembers by, in words. @param {import("./client/messages.js").SessionConfig} config as video.start says it */
+/** A sentence about the stream's size and cache. @param {import("./client/messages.js").SessionConfig} config as video.start says it */
 export function cacheWords({ extra_params: { cache }, width, height }) {
   const latents = (/** @type {number} */ count) => `${Number(count.toFixed(2))} latent frame${count === 1 ? "" : "s"}`;
   const sinks = cache.sink_latents ? `, the first ${latents(cache.sink_latents)} always` : "";

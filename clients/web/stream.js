@@ -140,7 +140,7 @@ export class Stream {
     return id;
   }
 
-  /** The picture stands still or goes on; one who only looks on (`own` false) stops nobody's stream. @param {boolean} paused */
+  /** Pause or resume; for a watcher (`own` false) this affects only the page, not the stream. @param {boolean} paused */
   pause(paused, own = true) {
     if (paused) this.screen.player.pause();
     else this.screen.player.resume();

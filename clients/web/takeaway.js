@@ -90,7 +90,7 @@ export class TakeAlong {
     this.#say(`Saved: this scene from its beginning, and ${JOB_SECONDS} seconds more.`);
   }
 
-  /** One at a time; what goes wrong is told. @param {string} id of the button @param {() => Promise<void>} work */
+  /** Run one export at a time, and show its errors. @param {string} id of the button @param {() => Promise<void>} work */
   async #busy(id, work) {
     const button = byId(id, HTMLButtonElement);
     button.disabled = true;
@@ -107,7 +107,7 @@ export class TakeAlong {
   }
 }
 
-/** A frame for other pages that plays this scene. @param {string | null} link */
+/** HTML code of a frame that plays this scene on another page. @param {string | null} link */
 export function embedCode(link) {
   return link && `<iframe src="${link.replaceAll("&", "&amp;")}" width="640" height="480" allow="fullscreen; picture-in-picture" title="Pafu"></iframe>`;
 }

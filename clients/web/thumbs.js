@@ -36,7 +36,7 @@ export class Thumbs {
     this.#canvases.set(latent, canvas);
   }
 
-  /** The picture of `latent` or of a neighbour, or null. @param {number} latent */
+  /** The thumbnail of `latent` or of a neighbor, or null. @param {number} latent */
   near(latent) {
     for (let step = 0; step <= NEAR; step++) {
       const found = this.#canvases.get(latent + step) ?? this.#canvases.get(latent - step);

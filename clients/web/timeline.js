@@ -12,7 +12,7 @@ export class Timeline {
     this.#end = 0;
   }
 
-  /** A chunk came: its index, and the seconds of media in it. @param {number} index @param {number} seconds */
+  /** Add a received chunk: its index, and the seconds of media in it. @param {number} index @param {number} seconds */
   add(index, seconds) {
     if (!this.#begins.length) this.#first = index;
     this.#begins.push(this.#end);
@@ -25,7 +25,7 @@ export class Timeline {
     return this.#first + this.#begins.length;
   }
 
-  /** Index of the chunk that is on display at `seconds`; the next one behind the end. @param {number} seconds */
+  /** Index of the chunk on display at `seconds`; after the end, that of the next chunk. @param {number} seconds */
   chunkAt(seconds) {
     if (seconds >= this.#end) return this.next;
     return this.#first + this.#begins.findLastIndex((begin) => begin <= seconds);

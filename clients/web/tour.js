@@ -52,7 +52,7 @@ export function pictureDue(plan, playing, kept) {
   return PICTURES.find((name) => playing >= plan[name] && !kept.includes(name)) ?? null;
 }
 
-/** What a viewer reads meanwhile. @param {Plan} plan @param {number} playing */
+/** The status text for viewers. @param {Plan} plan @param {number} playing */
 export function tourWords(plan, playing) {
   if (playing < plan.before) return "Looking at the place once more.";
   if (playing < plan.farthest) return "Going away.";

@@ -34,7 +34,7 @@ export class TourView {
     byId("tour-close").addEventListener("click", () => (this.#section.hidden = true));
   }
 
-  /** Whether there is a stream to go on a tour with. @param {boolean} yes */
+  /** Enable or disable the button: whether there is a stream. @param {boolean} yes */
   set offered(yes) {
     this.#button.disabled = !yes || this.#plan !== null;
     if (!yes) this.#end();

@@ -16,14 +16,14 @@ export function animated(stills, { width, height, milliseconds }) {
   return new Blob([...chunk("RIFF", [...name("WEBP")], ...head, ...loop, ...frames.flat())], { type: "image/webp" });
 }
 
-/** The parts of a RIFF chunk: its name, its length, what is in it, and a byte to an even length. @param {string} type @param {number[]} begin @param {Uint8Array<ArrayBuffer>[]} more */
+/** The parts of a RIFF chunk: name, length, content, and padding to an even length. @param {string} type @param {number[]} begin @param {Uint8Array<ArrayBuffer>[]} more */
 function chunk(type, begin, ...more) {
   const length = more.reduce((sum, part) => sum + part.length, begin.length);
   const parts = [Uint8Array.from([...name(type), ...little(length, 4), ...begin]), ...more];
   return length % 2 ? [...parts, new Uint8Array(1)] : parts;
 }
 
-/** The chunks that are the picture of a still, whole. @param {ArrayBuffer} still @returns {Uint8Array<ArrayBuffer>[]} */
+/** The chunks of a still that hold its picture. @param {ArrayBuffer} still @returns {Uint8Array<ArrayBuffer>[]} */
 function pictureOf(still) {
   const view = new DataView(still);
   const found = [];
