@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache import config
 from cache.errors import CacheError
-from cache.open_chunk import OpenChunk, Turn
+from cache.open_chunk import OpenChunk, RotateByTime
 from cache.policy import Candidates, Evidence
 from cache.pruner import Pruner
 from cache.storage import Geometry, Workspace, part_of
@@ -49,7 +49,7 @@ class KVCache:
         seed: int = 0,
         kv_dtype: str = "auto",
         workspace: Workspace | None = None,
-        unplaced: Turn | None = None,
+        unplaced: RotateByTime | None = None,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
         if position_range is not None and position_range < 1:
@@ -70,15 +70,15 @@ class KVCache:
         self.chunks = 0  # committed so far
         self.evicted_tokens = 0  # since construction, summed over layers
 
-    def begin_chunk(self, positions: Tensor, turn: Turn | None = None) -> None:
+    def begin_chunk(self, positions: Tensor, rotate: RotateByTime | None = None) -> None:
         """Open a chunk of tokens at ``positions`` (chunk, 3); an open chunk that was not committed is dropped.
 
-        The kept tokens are laid out for attention, with their keys rotated by ``turn``.
+        The kept tokens are laid out for attention, with their keys rotated by ``rotate``.
         """
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
         self._store.open(positions)
-        self._open = OpenChunk(self._store, self._workspace, turn)
+        self._open = OpenChunk(self._store, self._workspace, rotate)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write the open chunk's rotated keys and values (1, chunk, H, D); returns all keys and values that it may

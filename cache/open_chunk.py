@@ -10,23 +10,23 @@ from cache.errors import CacheError
 from cache.storage import Workspace
 from cache.token_store import TokenStore
 
-Turn = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> rotated keys
+RotateByTime = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their times (l, n) -> rotated keys
 
 
 class OpenChunk:
     """An open chunk; the workspace is its own until another chunk is opened there. ``written``: layers with stored
     keys."""
 
-    def __init__(self, store: TokenStore, workspace: Workspace, turn: Turn | None) -> None:
-        """Lay out the kept tokens for attention, with their keys rotated by ``turn``."""
+    def __init__(self, store: TokenStore, workspace: Workspace, rotate: RotateByTime | None) -> None:
+        """Lay out the kept tokens for attention, with their keys rotated by ``rotate``."""
         self.written: set[int] = set()
         self._kept, self._workspace = store.kept, workspace
         workspace.user = self
         for some, kept in store.runs(by_bytes=True):
             if kept:
                 keys = store.keys.read(some, kept)
-                if turn is not None:
-                    keys = turn(keys, store.times(some, kept + store.chunk)[:, :kept])
+                if rotate is not None:
+                    keys = rotate(keys, store.times(some, kept + store.chunk)[:, :kept])
                 workspace.keys[some, :kept] = keys
                 workspace.values[some, :kept] = store.values.read(some, kept)
 

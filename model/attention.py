@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cache.kv_cache import KVCache
-from cache.open_chunk import Turn
+from cache.open_chunk import RotateByTime
 from cache.policy import Evidence
 from cache.scoring import mean_affinity, received_attention
 from model import rope
@@ -52,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return out.transpose(1, 2)
 
 
-Told = Sequence[Tensor]  # per layer, the prompt's cross-attention keys (slots, H, D)
+PromptKeys = Sequence[Tensor]  # per layer, the prompt's cross-attention keys (slots, H, D)
 NOBODY = Heads()
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]  # rope.apply or its twin
 FUSED: dict[str, SDPBackend] = {}  # by device type, the fastest kernel according to ``choose_kernel``
@@ -127,10 +127,10 @@ class Angles:
         return [*self.whole, *self.place]
 
 
-def turn_by_time(spec: ModelSpec) -> Turn:
+def rotate_by_time(spec: ModelSpec) -> RotateByTime:
     """A function that rotates kept keys by time, so that they can be attended to; called once per chunk for all
     layers."""
-    return lambda keys, times: rope.turn_time(keys, times, spec.rope_split, spec.rope_theta)
+    return lambda keys, times: rope.rotate_time(keys, times, spec.rope_split, spec.rope_theta)
 
 
 class Cached:
@@ -144,9 +144,9 @@ class Cached:
         self.watch: Watch | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        turned = self._rotate(k, *self._angles.whole)
+        rotated = self._rotate(k, *self._angles.whole)
         q = self._rotate(q, *self._angles.whole)
-        keys, values = self._cache.extend(layer, turned, v)
+        keys, values = self._cache.extend(layer, rotated, v)
         if self.watch is not None:
             self._cache.store(layer, self._rotate(k, *self._angles.place))
             self.watch.see(layer, k[0], q[0], keys[0], values[0])
@@ -164,7 +164,7 @@ class Rewriting:
         positions: Sequence[Tensor],
         spec: ModelSpec,
         heads: Heads,
-        told: Told,
+        told: PromptKeys,
         rotate: Rotate = rope.apply,
     ) -> None:
         self._cache, self._positions, self._spec = cache, positions, spec
@@ -177,7 +177,7 @@ class Rewriting:
             return torch.cat([self._write(alone, layer, place, *chunk) for place, chunk in enumerate(chunks)], 1)
 
     def _write(self, alone: KVCache, layer: int, place: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        alone.begin_chunk(self._positions[place], turn_by_time(self._spec))
+        alone.begin_chunk(self._positions[place], rotate_by_time(self._spec))
         if place == len(self._angles):
             self._angles.append(Angles.of(alone.chunk_positions(), self._spec))
         attention = Cached(alone, self._angles[place], self._rotate)
@@ -187,7 +187,7 @@ class Rewriting:
         return seen
 
 
-def told_by(context: Sequence[tuple[Tensor, Tensor]], row: int = 0) -> list[Tensor]:
+def prompt_keys(context: Sequence[tuple[Tensor, Tensor]], row: int = 0) -> list[Tensor]:
     """The cross-attention keys of a prompt, per layer (slots, H, D); ``row`` is the stream's index in the batch."""
     return [keys[row, 0] for keys, _ in context]
 
@@ -195,7 +195,9 @@ def told_by(context: Sequence[tuple[Tensor, Tensor]], row: int = 0) -> list[Tens
 class Watch:
     """Gathers, in one clean pass, the evidence that the cache's policy needs, layer by layer."""
 
-    def __init__(self, needs: frozenset[str], heads: Heads = NOBODY, told: Told = (), first_layer: int = 0) -> None:
+    def __init__(
+        self, needs: frozenset[str], heads: Heads = NOBODY, told: PromptKeys = (), first_layer: int = 0
+    ) -> None:
         self._needs, self._heads, self._told, self._first_layer = needs, heads, told, first_layer
         self._seen: dict[str, list[Tensor]] = {}
 

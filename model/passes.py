@@ -20,7 +20,7 @@ from cache.policy import Evidence
 from cache.storage import Geometry, Workspace
 from model import rope
 from model.asking import Heads
-from model.attention import Angles, Cached, Rewriting, Rotate, Watch, told_by
+from model.attention import Angles, Cached, Rewriting, Rotate, Watch, prompt_keys
 from model.dit import CausalDiT, Context
 from model.spec import ModelSpec
 
@@ -128,14 +128,14 @@ class Passes:
     ) -> None:
         """Rewrite earlier chunks, latents (1, chunks * F, C, h, w), in one clean, block-causal pass, and commit them in
         order. ``positions`` are (chunk, 3) per chunk; ``cache`` has already forgotten their tokens."""
-        attention = Rewriting(cache, positions, self._spec, self._heads, told_by(context), self._rotate)
+        attention = Rewriting(cache, positions, self._spec, self._heads, prompt_keys(context), self._rotate)
         timesteps = torch.zeros(latents.shape[:2], device=latents.device)
         with torch.compiler.set_stance("force_eager"):  # a rare shape, not worth compiling
             self._dit(latents, timesteps, context, attention, control)
 
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
         attention = Cached(cache, given.angles, self._rotate)
-        attention.watch = Watch(cache.needs, self._heads, told_by(given.context)) if last else None
+        attention.watch = Watch(cache.needs, self._heads, prompt_keys(given.context)) if last else None
         velocity = self._dit(latents, timesteps, given.context, attention, given.control)
         return Result(velocity, attention.watch.evidence() if attention.watch else None)
 

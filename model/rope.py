@@ -48,14 +48,14 @@ def apply_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def undo_place(keys: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
+def unrotate_place(keys: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
     """Keys (B, S, H, D) before their rotation by the row and column of ``positions`` (B|1, S, 3): the salience head's
     input."""
     cos, sin = angles(without_time(positions), split, theta)
     return apply(keys, cos, -sin)
 
 
-def turn_time(x: Tensor, times: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
+def rotate_time(x: Tensor, times: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
     """Rotate x (B, S, H, D), already rotated by row and column, by its times (B, S): changes only time's channels."""
     channels = split[0]
     phase = axis_angles(times, channels, theta).unsqueeze(2)

@@ -53,4 +53,4 @@ def new_cache(
 
 def _unplaced(spec: ModelSpec, keys: Tensor, positions: Tensor) -> Tensor:
     """Keys (n, H, D) before their rotation by the row and column of ``positions`` (n, 3)."""
-    return rope.undo_place(keys[None], positions[None], spec.rope_split, spec.rope_theta)[0]
+    return rope.unrotate_place(keys[None], positions[None], spec.rope_split, spec.rope_theta)[0]

@@ -21,7 +21,7 @@ from cache.config import CacheConfig
 from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from model import figures
-from model.attention import Angles, turn_by_time
+from model.attention import Angles, rotate_by_time
 from model.camera import CameraControl, CameraState
 from model.camera_path import CameraPath
 from model.chunk_stats import CameraView, ChunkStats, KeptTokens
@@ -243,7 +243,7 @@ class VideoStream:
         spec = self._model.spec
         path = CameraPath.of_chunk(spec, self._state.camera)
         positions = path.chunk_positions(self._state.index).to(self._model.device)
-        self._cache.begin_chunk(positions, turn_by_time(spec))
+        self._cache.begin_chunk(positions, rotate_by_time(spec))
         return path, _Velocity(self._model, context, self._cache, path.control(), before_pass)
 
     def _generator(self) -> torch.Generator:

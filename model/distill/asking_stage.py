@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.asking import ASKING_FILE, AskingHead
-from model.attention import told_by
+from model.attention import prompt_keys
 from model.distill import dreams
 from model.distill.captions import GROUND_PHRASES, LIGHT_PHRASES, PLACE_PHRASES
 from model.distill.holdout import reserved
@@ -160,7 +160,7 @@ class AskingDistillation:
         """The prompt's cross-attention keys (layers, slots, H, D)."""
         with torch.no_grad():
             model = self._student
-            return torch.stack(told_by(model.dit.encode_context(model.text.encode(prompt)[None, None]))).float()
+            return torch.stack(prompt_keys(model.dit.encode_context(model.text.encode(prompt)[None, None]))).float()
 
     def _loss(self, step: int) -> Losses:
         settings, losses = self._settings, []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cache.config import HEAD_OF, CacheConfig
-from model.attention import told_by
+from model.attention import prompt_keys
 from model.distill.free_videos import SEED
 from model.stream import VideoStream
 from model.weights import LoadedModel
@@ -33,7 +33,7 @@ def cost(model: LoadedModel, config: CacheConfig) -> dict[str, float]:
 def head_seconds(model: LoadedModel, stream: VideoStream, policy: str) -> float:
     """Seconds of the policy's head for one chunk over all layers: the median of 20 runs."""
     cache, seconds = stream.cache, []
-    heads, told = model.heads, told_by(model.dit.encode_context(model.text.encode(PROMPT)[None, None]))
+    heads, told = model.heads, prompt_keys(model.dit.encode_context(model.text.encode(PROMPT)[None, None]))
     held = [cache.committed(layer) for layer in range(cache.layers)]
     for _ in range(20):
         began = time.perf_counter()

@@ -17,7 +17,7 @@ from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.scoring import received_attention
 from model import rope
-from model.attention import Angles, Watch, attend, told_by, turn_by_time
+from model.attention import Angles, Watch, attend, prompt_keys, rotate_by_time
 from model.distill.parallel import encode_context
 from model.distill.script import Script
 from model.dit import Context
@@ -111,7 +111,7 @@ class OverCommitted:
         own = filled([len(keys) + q.shape[1] for keys, _ in held], q.device)
         keys, values = (side_by_side(side) for side in zip(*held, strict=True))
         times = side_by_side([cache.positions(layer)[0, : -q.shape[1], 0] for cache in self._caches])
-        keys = rope.turn_time(keys, times, self._spec.rope_split, self._spec.rope_theta)
+        keys = rope.rotate_time(keys, times, self._spec.rope_split, self._spec.rope_theta)
         q, k = rope.apply(q, *self._angles.whole), rope.apply(k, *self._angles.whole)
         return attend(q, torch.cat((keys, k), 1), torch.cat((values, v), 1), own)
 
@@ -166,7 +166,7 @@ class Rollout:
             self._begin()
         assert self._attention is not None
         self._attention.watches = [
-            Watch(cache.needs, self._model.heads, told_by(self._context, i)) for i, cache in enumerate(self.caches)
+            Watch(cache.needs, self._model.heads, prompt_keys(self._context, i)) for i, cache in enumerate(self.caches)
         ]
         self._pass(latents.to(self._model.device), CLEAN)
         for i, (watch, cache) in enumerate(zip(self._attention.watches, self.caches, strict=True)):
@@ -189,7 +189,7 @@ class Rollout:
         for cache, script, old, new in zip(self.caches, self._scripts, before, self._prompts, strict=True):
             positions = script.positions(spec, self.index, 1).to(device)
             follow_words(cache, spec, old, new, positions)
-            cache.begin_chunk(positions, turn_by_time(spec))
+            cache.begin_chunk(positions, rotate_by_time(spec))
         self._attention = SideBySide(self.caches, spec)
         self._context = self._encode(self._prompts)
         controls = [script.control(spec, self.index, 1) for script in self._scripts]

@@ -328,8 +328,8 @@ class SalienceDistillation:
         keys, values = [], []
         for layer, positions in enumerate(cache.retained_positions()):
             held = [each[chosen][None] for each in cache.committed(layer)]
-            unturned = rope.undo_place(held[0], positions[chosen][None], spec.rope_split, spec.rope_theta)
-            keys.append(unturned[0].cpu())
+            unrotated = rope.unrotate_place(held[0], positions[chosen][None], spec.rope_split, spec.rope_theta)
+            keys.append(unrotated[0].cpu())
             values.append(held[1][0].cpu())
         return Lesson(torch.stack(keys), torch.stack(values), target[:, chosen.cpu()].expand(spec.num_layers, -1))
 

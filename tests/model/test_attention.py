@@ -72,5 +72,5 @@ def test_a_thing_at_its_place_is_kept_the_same_whenever_it_was_seen() -> None:
     angles = Angles.of(positions, spec)
     kept = rope.apply(key, *angles.place)
     assert torch.equal(kept[0, 0], kept[0, 1]) and not torch.allclose(kept[0, 0], kept[0, 2])
-    turned = rope.turn_time(kept, positions[..., 0], spec.rope_split, spec.rope_theta)
+    turned = rope.rotate_time(kept, positions[..., 0], spec.rope_split, spec.rope_theta)
     torch.testing.assert_close(turned, rope.apply(key, *angles.whole), atol=1e-6, rtol=0)

@@ -15,7 +15,7 @@ from cache.config import SERVED_POLICIES, CacheConfig
 from cache.kv_cache import KVCache
 from model import figures
 from model.asking import AskingHead
-from model.attention import turn_by_time
+from model.attention import rotate_by_time
 from model.dit import CausalDiT
 from model.positions import grid_positions
 from model.salience import SalienceHead
@@ -85,7 +85,7 @@ def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
     spec: ModelSpec = model.spec
     shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
     latents = torch.empty(shape, device=META)
-    cache.begin_chunk(grid_positions(spec, 30, spec.chunk_latents)[0].to(META), turn_by_time(spec))
+    cache.begin_chunk(grid_positions(spec, 30, spec.chunk_latents)[0].to(META), rotate_by_time(spec))
     velocity = _Velocity(model, context, cache, None)
     for timestep in spec.timesteps:
         velocity(latents, timestep)

@@ -270,7 +270,7 @@ def test_salience_is_the_heads_score_of_what_the_cache_holds(
     session.next_chunk()
     session.next_chunk()
     state = session.cache.snapshot()
-    keys = rope.undo_place(state["keys"], state["positions"], SPEC.rope_split, SPEC.rope_theta)
+    keys = rope.unrotate_place(state["keys"], state["positions"], SPEC.rope_split, SPEC.rope_theta)
     expected = model.salience(keys, state["values"])
     assert torch.allclose(state["scores"], expected, atol=1e-6) and float(expected.std()) > 0.01
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cache.kv_cache import KVCache
-from model.attention import Angles, BlockCausal, Cached, Watch, turn_by_time
+from model.attention import Angles, BlockCausal, Cached, Watch, rotate_by_time
 from model.dit import CausalDiT
 from model.positions import grid_positions
 from model.sampler import clean_from_velocity
@@ -48,7 +48,7 @@ def test_chunks_over_a_full_cache_equal_one_block_causal_pass(
     for chunk in range(CHUNKS):
         part = slice(chunk * spec.chunk_latents, (chunk + 1) * spec.chunk_latents)
         tokens = slice(chunk * spec.tokens_per_chunk, (chunk + 1) * spec.tokens_per_chunk)
-        cache.begin_chunk(positions[0, tokens], turn_by_time(spec))
+        cache.begin_chunk(positions[0, tokens], rotate_by_time(spec))
         attention = Cached(cache, Angles.of(cache.chunk_positions(), spec))
         # A first pass over other numbers, as denoising makes it: the second must overwrite all that it wrote.
         dit(latents[:, part] + 1, timesteps[:, part], context, attention, control[:, part])
