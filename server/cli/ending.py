@@ -123,5 +123,6 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say("interrupted")
+            kept = "; nothing was written" if ctx.invoked_subcommand in ("generate", "watch") else ""
+            say(f"interrupted{kept}")
             ctx.exit(128 + signal.SIGINT)
