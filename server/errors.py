@@ -8,6 +8,7 @@ A message says what was wrong, what is allowed, and what to do. The wire shapes 
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +122,16 @@ class PafuError(Exception):
         """The JSON body of the HTTP reply, in OpenAI's shape."""
         kind = self.kind
         return {"error": {"message": self.message, "type": kind.type, "code": kind.code, "param": self.param}}
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """A value of a caller for a message, in at most 80 characters, whatever its size."""
+    text = _short.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def encodable(text: str) -> str:

@@ -7,17 +7,22 @@ number of keys and the length of error messages.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from server.errors import PafuError
 
 BRACKETS = re.compile(rb"[\[\]{}]")
 BLANKS = b" \t\r\n"
 MAX_NAME = 128
+LARGE = 64 * 2**10  # bytes
+T = TypeVar("T")
+_parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
 ESCAPES_PER_STRING = 8  # so many escaped quotes count as one string
 MAX_BACKSLASHES = 64  # in a row
 
@@ -35,6 +40,13 @@ class Bounds:
     depth: int = 16
     large: Mapping[str, int] = field(default_factory=dict)
     too_large: str = "message_too_large"
+
+
+async def beside_the_loop(size: int, parse: Callable[..., T], *given: Any) -> T:
+    """What ``parse(*given)`` returns. A text of ``size`` bytes that is large is parsed on a thread, one at a time."""
+    if size < LARGE:
+        return parse(*given)
+    return await asyncio.get_running_loop().run_in_executor(_parser, parse, *given)
 
 
 def read_object(data: bytes, what: str, bounds: Bounds) -> dict[str, Any]:

@@ -118,8 +118,10 @@ def why_not(origin: str, host: str) -> str:
 
 
 def _host_name(url: str) -> str | None:
+    """None for what is no host with or without a port."""
     try:
-        return urlsplit(url).hostname
+        parts = urlsplit(url)
+        return None if "@" in parts.netloc or parts.port == 0 else parts.hostname
     except ValueError:
         return None
 

@@ -7,6 +7,7 @@ slash, and handles HEAD as GET (uvicorn sends no body for it).
 from __future__ import annotations
 
 import ipaddress
+from typing import AnyStr
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,6 +27,8 @@ class Proxies:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         scope = dict(scope)
+        for name, empty in (("path", ""), ("raw_path", b"")):
+            scope[name] = origin_form(scope.get(name, empty))
         prefix = self._base
         if self._trusts(scope.get("client")):
             headers = Headers(scope=scope)
@@ -69,6 +72,16 @@ class Proxies:
             if text.strip() and not self._trusts((text.strip(), 0)):
                 return text.strip()[:64]
         return ""
+
+
+def origin_form(path: AnyStr) -> AnyStr:
+    """The path of a request target that is a whole URL, as clients send it to what they take for a proxy (RFC 9112,
+    3.2.2); the guard looks at Host. Others as they are."""
+    text = path.decode("latin-1") if isinstance(path, bytes) else path
+    if not text.lstrip("/").lower().startswith(("http://", "https://")):
+        return path
+    rest = "/" + text.partition("://")[2].partition("/")[2]
+    return rest.encode("latin-1") if isinstance(path, bytes) else rest
 
 
 def said(headers: Headers, what: str) -> str:

@@ -45,7 +45,11 @@ class TimeoutProtocol(SmallReads, H11Protocol):
         """Like uvicorn's, with the usual error body."""
         headers, body = early(400, msg)
         named = [(name.encode(), value.encode()) for name, value in headers.items()]
-        for event in (h11.Response(status_code=400, headers=named), h11.Data(data=body), h11.EndOfMessage()):
+        for event in (
+            h11.Response(status_code=400, headers=named, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
             self.transport.write(self.conn.send(event))
         self.transport.close()
 

@@ -5,9 +5,7 @@ Forms are parsed in one thread, one at a time, because the pure Python parser ca
 
 from __future__ import annotations
 
-import asyncio
 import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -15,7 +13,7 @@ from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 
-from server.access.bounded_json import Bounds, read_object
+from server.access.bounded_json import LARGE, Bounds, beside_the_loop, read_object
 from server.errors import PafuError
 from server.live.client_messages import PICTURE_FIELDS
 
@@ -28,12 +26,10 @@ OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
 PICTURES = tuple(name.encode() for name in PICTURE_FIELDS)
 LOOK_BYTES = 2**20  # search range in an uploaded video: its index, with the title, comes first
 
-_parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
-
 
 async def read_form(content_type: str, body: bytes) -> dict[str, Any]:
     """The form's fields. Raises PafuError invalid_message."""
-    return await asyncio.get_running_loop().run_in_executor(_parsers, fields_of, content_type, body)
+    return await beside_the_loop(LARGE, fields_of, content_type, body)  # slow to parse, whatever its size
 
 
 def fields_of(content_type: str, body: bytes) -> dict[str, Any]:

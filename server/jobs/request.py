@@ -14,9 +14,9 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from model.spec import SPECS, ModelSpec
-from server.access.bounded_json import Bounds, read_object
+from server.access.bounded_json import Bounds, beside_the_loop, read_object
 from server.config import Settings
-from server.errors import PafuError, nearest
+from server.errors import PafuError, nearest, shown
 from server.ipc import messages
 from server.ipc.messages import Interact
 from server.jobs import form
@@ -27,6 +27,7 @@ from server.live import foreign
 
 DEFAULT_SECONDS = 4.0  # OpenAI's
 JSON = "application/json"
+LOOKED_AT = 1024  # bytes of a body, for whether it looks like JSON
 TYPES = tuple(f"Content-Type: {kind}" for kind in (JSON, *form.MEDIA_TYPES))
 BODY = Bounds(large=dict.fromkeys(protocol.PICTURE_FIELDS, 2**30), too_large="body_too_large")  # the guard limits all
 AskedKind = TypeVar("AskedKind", bound="Asked")
@@ -100,13 +101,16 @@ async def read_fields(request: Request) -> dict[str, Any]:
             "unsupported_media_type", f"Content-Encoding {encoding[:32]!r} is not supported: send the body uncompressed"
         )
     body = await request.body()
-    if kind != JSON and body.lstrip().startswith(b"{"):
+    if kind != JSON and body[:LOOKED_AT].lstrip().startswith(b"{"):
         raise PafuError(
             "unsupported_media_type", f"the body looks like JSON, but its type is {kind[:64]!r}: send {TYPES[0]}"
         )
     if kind not in (JSON, *form.MEDIA_TYPES):
         raise PafuError("unsupported_media_type", f"type {kind[:64]!r} is not supported: send {' or '.join(TYPES)}")
-    fields = read_object(body, "the body", BODY) if kind == JSON else await form.read_form(content_type, body)
+    if kind == JSON:
+        fields = await beside_the_loop(len(body), read_object, body, "the body", BODY)
+    else:
+        fields = await form.read_form(content_type, body)
     extra = fields.pop("extra_body", None)
     if extra is not None and not isinstance(extra, dict):
         raise PafuError("invalid_message", "extra_body must be an object", "extra_body")
@@ -301,16 +305,16 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
     param = ".".join(str(part) for part in first["loc"])[:128]
     if first["type"] == "model_type" and first["loc"][0] == "extra_params":
         allowed = ", ".join(protocol.fields_at(kind, first["loc"]))
-        reason = f"{param} must be an object with fields of {allowed}; got {first['input']!r:.80}"
+        reason = f"{param} must be an object with fields of {allowed}; got {shown(first['input'])}"
         return PafuError("invalid_message", reason, param)
     if first["type"] in ("model_type", "model_attributes_type"):
         allowed = 'give {"id": "video_..."} or a video file downloaded from this server'
         return PafuError(
-            "invalid_message", f"{param}: {first['input']!r:.80} is not a video of this server; {allowed}", param
+            "invalid_message", f"{param}: {shown(first['input'])} is not a video of this server; {allowed}", param
         )
     if first["type"] == "missing":
         return PafuError("missing_field", f"the request needs the field {param!r}", param)
     if first["type"] == "extra_forbidden":
         hint = nearest(str(first["loc"][-1])[:64], protocol.fields_at(kind, first["loc"][:-1]))
         return PafuError("unknown_field", f"the request has no field {param!r}; {hint}", param)
-    return PafuError("invalid_message", f"{param}: {first['msg']}; got {first['input']!r:.80}", param)
+    return PafuError("invalid_message", f"{param}: {first['msg']}; got {shown(first['input'])}", param)

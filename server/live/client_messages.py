@@ -18,7 +18,7 @@ from model.camera import DEFAULT_SPEED, MAX_PLACE, MAX_RISE, MAX_SPEED, SPEED_ST
 from model.spec import SPECS, ModelSpec
 from server.access.bounded_json import Bounds, read_object
 from server.config import Settings, budget_of_window
-from server.errors import PafuError, nearest
+from server.errors import PafuError, nearest, shown
 from server.ipc import messages
 from server.live import foreign
 from server.media import picture
@@ -268,12 +268,11 @@ def _explain(kind: str, error: ValidationError) -> PafuError:
     if first["type"] == "extra_forbidden":
         hint = nearest(str(first["loc"][-1]), fields_at(CLIENT_MESSAGES[kind], first["loc"][:-1]))
         return PafuError("unknown_field", f"{kind} has no field {param[:128]!r}; {hint}", param[:128])
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    given = shown(first["input"])
     if first["type"] == "model_type":
         allowed = ", ".join(fields_at(CLIENT_MESSAGES[kind], first["loc"]))
-        return PafuError("invalid_message", f"{param} must be an object with fields of {allowed}; got {shown}", param)
-    return PafuError("invalid_message", f"{param}: {first['msg']}; got {shown}", param)
+        return PafuError("invalid_message", f"{param} must be an object with fields of {allowed}; got {given}", param)
+    return PafuError("invalid_message", f"{param}: {first['msg']}; got {given}", param)
 
 
 def fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
@@ -494,7 +493,7 @@ def _pictures_of(start: SessionStart, spec: ModelSpec, most: int) -> int:
     except (ValueError, OverflowError):
         pictures = 0
     if not 1 <= pictures <= most:
-        reason = f"seconds is {start.seconds!r:.40}; allowed: up to {most / spec.fps:g}"
+        reason = f"seconds is {shown(start.seconds)}; allowed: up to {most / spec.fps:g}"
         raise PafuError("invalid_message", reason, "seconds")
     return pictures
 

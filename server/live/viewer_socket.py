@@ -7,7 +7,7 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from server.access.bounded_json import Bounds
+from server.access.bounded_json import Bounds, beside_the_loop
 from server.errors import PafuError
 from server.live import client_messages
 from server.live.client_messages import ClientMessage
@@ -38,7 +38,7 @@ class ViewerSocket:
         text = received.get("text")
         if text is None:
             raise PafuError("binary_message", "send JSON text messages; binary messages are not supported")
-        return client_messages.parse(text, bounds)
+        return await beside_the_loop(len(text), client_messages.parse, text, bounds)
 
     async def send(self, message: ServerMessage) -> None:
         async with self._writing:

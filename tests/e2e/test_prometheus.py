@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
+import httpx
 from pafu_client import PafuError, connect
 
 from server.bench.launch import get_json
@@ -35,6 +37,9 @@ async def test_streams_evictions_and_a_killed_worker_move_their_metrics(own_serv
     await watcher.sees("pafu_kv_evicted_tokens_total{reason='session_end'}", held)
     assert held > 0
     await a_killed_worker_is_counted(url, watcher)
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (check.returncode, check.stdout + check.stderr) == (0, ""), "promtool has something to say"
 
 
 async def a_killed_worker_is_counted(url: str, watcher) -> None:

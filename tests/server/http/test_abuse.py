@@ -8,11 +8,14 @@ import contextlib
 import gzip
 import json
 import logging
+import threading
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from server.access import bounded_json
+from server.errors import shown
 from server.http import backpressure, small_reads
 from server.http.backpressure import BackpressureProtocol
 from server.http.small_reads import FIRST_BYTES, READ_BYTES, SmallReads
@@ -219,3 +222,27 @@ def test_who_is_costly_to_parse_is_read_in_smaller_pieces_and_all_such_rest_in_t
     first = [one.rests[0] for one in attackers]
     assert first == sorted(first) and first[-1] > 4 * first[0], "the last one waits for those before it"
     assert attackers[-1].rests[-1] > 8 * clock.now, "together they have a tenth of the time"
+
+
+async def test_large_texts_are_parsed_beside_the_event_loop_and_shown_in_part(server, viewer_of, monkeypatch) -> None:
+    threads: list[str] = []
+    plain = bounded_json.json.loads
+
+    def loads(*given, **named):
+        threads.append(threading.current_thread().name)
+        return plain(*given, **named)
+
+    monkeypatch.setattr(bounded_json.json, "loads", loads)
+    picture = "data:image/png;base64," + "A" * 2**20
+    async with http(server) as client:
+        reply = await client.post("/v1/videos", json={"prompt": "x", "input_reference": picture})
+        assert reply.status_code == 400 and len(reply.text) < 1000
+        reply = await client.post("/v1/videos", json={"prompt": ["x"], "input_reference": picture})
+        assert reply.status_code == 400 and len(reply.text) < 1000
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.send({"type": "session.start", "prompt": 7, "image": picture})
+        assert len((await viewer.next())["message"]) < 1000
+    parsed = [name for name in threads if name.startswith("parser")]
+    assert len(parsed) == 3, threads
+    assert len(shown(picture)) <= 80 and shown({"a": picture}).startswith("{'a': 'data:image")

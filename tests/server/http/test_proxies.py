@@ -163,3 +163,25 @@ async def test_the_page_may_be_framed_by_allowed_origins_alone_and_runs_its_own_
             assert policy["frame-ancestors"] == f"'self' {PAGE}" and policy["default-src"] == "'self'"
             assert policy["object-src"] == policy["base-uri"] == "'none'" and "script-src" not in policy
             assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+
+
+ODD = [
+    (b"GET http://localhost/v1/models HTTP/1.1", b"localhost", 200),
+    (b"GET HTTP://localhost:99/v1/models?x=1 HTTP/1.1", b"localhost", 200),
+    (b"GET http://localhost HTTP/1.1", b"localhost", 200),
+    (b"GET http://evil.example/v1/models HTTP/1.1", b"evil.example", 403),
+    (b"GET /v1/models HTTP/1.1", b"evil@localhost", 403),
+    (b"GET /v1/models HTTP/1.1", b"localhost:port", 403),
+    (b"GET /v1/models HTTP/1.1", b"localhost\r\nHost: localhost", 400),
+]
+
+
+@pytest.mark.parametrize(("line", "host", "status"), ODD)
+async def test_a_request_as_a_proxy_gets_it_is_understood_and_a_host_that_is_none_refused(
+    server, line, host, status
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    writer.write(line + b"\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+    head = await reader.readline()
+    writer.close()
+    assert head.split()[1] == str(status).encode() and len(head.split()) > 2, head
