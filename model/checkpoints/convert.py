@@ -83,6 +83,8 @@ def sha256(file: Path) -> str:
 def _unpickled(source: Path) -> Any:
     if not source.is_file():
         raise WeightsError(f"{source} is missing: name a .pt or .pth file")
+    if source.suffix == ".safetensors":
+        raise WeightsError(f"{source} is a safetensors file already: give it to --weights as it is")
     try:
         try:
             return torch.load(source, map_location="cpu", weights_only=True, mmap=True)
@@ -132,5 +134,6 @@ def _recognised(source: Path, tensors: dict[str, Tensor]) -> str:
 def _owned(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A dense tensor with its own memory, as safetensors needs it; copies only if necessary."""
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-    dense = tensor.detach().to(wanted).contiguous()
+    given = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    dense = given.to(wanted).contiguous()
     return dense if dense.numel() * dense.element_size() == dense.untyped_storage().nbytes() else dense.clone()

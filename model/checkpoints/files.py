@@ -6,6 +6,7 @@ Only headers are read here. A tensor's bytes are mapped when it is read, one ten
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from model.salience import HEAD_FILE
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 HALF_DOWNLOADED = (".incomplete", ".part", ".tmp", ".aria2")
+INDEX = ".safetensors.index.json"
 PIECE, PIECES = 64 * 1024, 64  # bytes and number of the samples in a fingerprint
 
 
@@ -32,6 +34,11 @@ class Stored:
     file: Path
     name: str
     shape: tuple[int, ...]
+    dtype: str = "F32"  # as safetensors calls it
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype.startswith(("F", "BF"))
 
     def read(self) -> Tensor:
         """The tensor's values."""
@@ -81,12 +88,25 @@ def survey(path: Path) -> Contents:
     if path.is_file() and path.suffix in PICKLED:
         raise WeightsError(f"{path} is a pickle, which can run code: convert it once with `pafu convert {path}`")
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    _check_indices(path)
     contents = Contents(defaultdict(list), [], [] if path.is_file() else _pickled(path))
     for group in _grouped(file for file in files if file.name != HEAD_FILE):
         _sort_in(group, contents)
     if path.is_dir() and (torn := [each for each in path.rglob("*") if each.suffix in HALF_DOWNLOADED]):
         raise WeightsError(f"the download of {torn[0]} is incomplete: run it again, it resumes")
     return contents
+
+
+def _check_indices(folder: Path) -> None:
+    """Raise WeightsError if an index in ``folder`` names a file that is not there."""
+    for index in sorted(folder.rglob(f"*{INDEX}")):
+        try:
+            named = set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{index} cannot be read: {type(error).__name__}; download it again") from error
+        absent = sorted(name for name in map(str, named) if not (index.parent / name).is_file())
+        if absent and not index.with_name(index.name.removesuffix(INDEX) + ".safetensors").is_file():
+            raise WeightsError(f"{index.parent / absent[0]} is missing: the download is not complete")
 
 
 def survey_beside(file: Path) -> Contents:
@@ -105,7 +125,8 @@ def header(file: Path) -> dict[str, Stored]:
     try:
         with safe_open(file, "pt") as opened:
             names = opened.keys()
-            return {name: Stored(file, name, tuple(opened.get_slice(name).get_shape())) for name in names}
+            slices = {name: opened.get_slice(name) for name in names}
+            return {n: Stored(file, n, tuple(each.get_shape()), each.get_dtype()) for n, each in slices.items()}
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size if file.is_file() else 0
         raise WeightsError(

@@ -163,6 +163,10 @@ def check_tensors(
         wanted, there = tuple(tensor.shape), found[name].shape
         if there != wanted and not (name in fewer and there[0] > wanted[0] and there[1:] == wanted[1:]):
             raise WeightsError(f"{about}: tensor {name!r} has shape {there}, the model needs {wanted}; {hint}")
+        if tensor.is_floating_point() and not found[name].floating:
+            raise WeightsError(
+                f"{about}: tensor {name!r} is of type {found[name].dtype}, the model needs floating point; {hint}"
+            )
 
 
 def _check_family(spec: ModelSpec, part: Part) -> None:

@@ -48,6 +48,8 @@ VBENCH_DIMENSIONS = (
     "aesthetic_quality",
     "imaging_quality",
 )
+VBENCH_DATA = ("VBench_full_info.json", "configs/clip_length_mix.yaml", "configs/slow_fast_params.yaml")
+VBENCH_FROM = "clone https://github.com/Vchitect/VBench, install its requirements, and put the clone on PYTHONPATH"
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -171,7 +173,7 @@ class Films:
         path, folder, total = self._out / "cells" / f"{name}.json", self._out / "videos" / name, self._pictures(minutes)
         if path.exists():
             advance(total * len(list(self._takes())))
-            return dict(json.loads(path.read_text()))
+            return self._scored(path, dict(json.loads(path.read_text())))
         config, films = config_of(self._model.spec, policy, budget), []
         with PeakMemory(self._model.device) as memory:
             for prompt, seed, file in self._takes():
@@ -183,10 +185,16 @@ class Films:
             "folder": str(folder.relative_to(self._out)),
             "peak_bytes": memory.peak,
             "films": [asdict(film) for film in films],
-            "vbench": vbench(folder, self._out / "vbench" / name),
+            "vbench": "not asked",
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(cell, indent=1) + "\n")
+        return self._scored(path, cell)
+
+    def _scored(self, path: Path, cell: dict[str, Any]) -> dict[str, Any]:
+        """The cell with VBench's scores, written to ``path``; a cell without scores asks VBench again."""
+        if isinstance(cell["vbench"], str):
+            cell["vbench"] = vbench(self._out / cell["folder"], self._out / "vbench" / path.stem)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(cell, indent=1) + "\n")
         return cell
 
     def _film(self, stream: VideoStream, path: Path, total: int, advance: Any) -> Film:
@@ -222,8 +230,9 @@ def config_of(spec: ModelSpec, policy: str, budget: float) -> CacheConfig:
 
 
 def file_name(prompt: str) -> str:
-    """The prompt as VBench expects it in a file name: unchanged, except for characters that file systems reject."""
-    name = re.sub(r"[/\\\x00-\x1f]+", " ", prompt).strip(" .")
+    """The prompt as VBench expects it in a file name: without characters that file systems reject, and without ``_``
+    and ``-Scene``, by which VBench-long separates its own suffixes."""
+    name = re.sub(r"[/\\\x00-\x1f_]+|-(?=Scene)", " ", prompt).strip(" .")
     return name.encode()[:LONGEST_NAME].decode(errors="ignore").strip()
 
 
@@ -250,7 +259,9 @@ def vbench(videos: Path, out: Path) -> dict[str, float] | str:
     found = importlib.util.find_spec("vbench2_beta_long")
     program = Path(found.origin).with_name("eval_long.py") if found and found.origin else None
     if program is None or not program.is_file():
-        return "VBench is not installed (pip install vbench)"
+        return f"VBench is not installed: {VBENCH_FROM}"
+    if missing := [name for name in VBENCH_DATA if not (program.parent / name).is_file()]:
+        return f"{program.parent} lacks {missing[0]}, which the wheel of VBench does not contain: {VBENCH_FROM}"
     out.mkdir(parents=True, exist_ok=True)
     asked = (sys.executable, program, "--videos_path", videos, "--output_path", out, "--mode", "long_custom_input")
     run = subprocess.run(
@@ -261,4 +272,5 @@ def vbench(videos: Path, out: Path) -> dict[str, float] | str:
         said = (run.stderr.strip() or run.stdout.strip()).rpartition("\n")[2]
         return f"VBench ended with status {run.returncode}: {said}"
     scores: dict[str, Any] = json.loads(results[-1].read_text())
-    return {name: float(each[0] if isinstance(each, list) else each) for name, each in scores.items()}
+    means = {name: each[0] if isinstance(each, list) else each for name, each in scores.items()}
+    return {name: float(mean) for name, mean in means.items() if mean is not None}

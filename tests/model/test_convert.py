@@ -57,6 +57,12 @@ def test_tensors_that_share_memory_are_written_apart(state: dict[str, torch.Tens
     assert torch.equal(found[name], square.T)
 
 
+def test_sparse_tensors_are_written_dense(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    sparse = {name: tensor.to_sparse() for name, tensor in state.items()}
+    found = load_file(convert(saved(tmp_path / "a.pt", sparse)).file)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
 def test_a_lora_of_a_dump_is_kept_as_it_is(tmp_path: Path) -> None:
     lora = {"base_model.model.blocks.0.self_attn.q.lora_A.weight": torch.zeros(4, 80)}
     made = convert(saved(tmp_path / "lora.pt", {"generator_lora": lora, "critic_lora": lora}))
@@ -85,3 +91,6 @@ def test_damaged_missing_and_foreign_files_are_named(state: dict[str, torch.Tens
     with pytest.raises(WeightsError, match="other.pt is not a part of the Wan2.1 family: it contains 'layers.0'"):
         convert(saved(tmp_path / "other.pt", {"layers.0": torch.zeros(1)}))
     assert not list(tmp_path.glob("*.safetensors*"))
+    (tmp_path / "b.safetensors").touch()
+    with pytest.raises(WeightsError, match="b.safetensors is a safetensors file already"):
+        convert(tmp_path / "b.safetensors")

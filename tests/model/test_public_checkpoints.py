@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,18 @@ def test_shards_are_one_checkpoint_and_a_missing_one_is_named(small: LoadedModel
     shards[1].unlink()
     with pytest.raises(WeightsError, match="00002-of-00002.safetensors is missing: the download is incomplete"):
         load_model(TEST_WAN, folder)
+    odd = [shards[0].rename(whole.with_name("a.safetensors")).name, "b.safetensors"]
+    index = whole.with_name("diffusion_pytorch_model.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": {name: odd[place % 2] for place, (name, _) in enumerate(state)}}))
+    with pytest.raises(WeightsError, match="transformer/b.safetensors is missing: the download is not complete"):
+        load_model(TEST_WAN, folder)
+    index.write_text("{")
+    with pytest.raises(WeightsError, match="index.json cannot be read: JSONDecodeError; download it again"):
+        load_model(TEST_WAN, folder)
+    save_file(dict(state), whole)
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    (whole.with_name("a.safetensors")).unlink()
+    assert public.same_parts(load_model(TEST_WAN, folder, dtype=torch.float32), small), "one whole file needs no index"
 
 
 def test_parts_may_be_elsewhere(small: LoadedModel, tmp_path: Path) -> None:
@@ -178,13 +191,17 @@ Damage = Callable[[Tensors], object]
             lambda state: state.update({"blocks.0.self_attn.q.weight": torch.zeros(1536, 1536)}),
             "width 1536, but 'test-wan' has 80; models of that size: wan2.1-1.3b",
         ),
+        (
+            lambda state: state.update({"head.head.bias": state["head.head.bias"].to(torch.int8)}),
+            "'head.head.bias' is of type I8, the model needs floating point",
+        ),
         (lambda state: state.update({"img_emb.proj.0.weight": torch.zeros(1)}), "image-to-video"),
         (
             lambda state: (state.clear(), state.update({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)})),
             "a checkpoint of another family",
         ),
     ],
-    ids=["missing", "extra", "shape", "size", "task", "family"],
+    ids=["missing", "extra", "shape", "size", "type", "task", "family"],
 )
 def test_what_does_not_fit_is_named(damage: Damage, said: str, small: LoadedModel, tmp_path: Path) -> None:
     state = dict(small.dit.state_dict())

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from model.distill.compare import EvalError
-from model.distill.films import Films, FilmSettings, Watcher, file_name, vbench
+from model.distill.films import VBENCH_DATA, Films, FilmSettings, Watcher, file_name, vbench
 from model.distill.films_report import markdown
 from model.spec import TEST_WAN
 from model.weights import random_model
@@ -48,9 +48,9 @@ def test_the_figures_are_in_json_and_a_table_and_say_why_vbench_gave_none(run: P
     for cell in result["cells"]:
         assert cell["peak_bytes"] > 2**20 and len(cell["films"]) == 2
         assert all(film["pictures"] == 26 and film["seconds"] > 0 for film in cell["films"])
-        assert cell["vbench"] == "VBench is not installed (pip install vbench)"
+        assert cell["vbench"].startswith("VBench is not installed: clone ")
     told = markdown(result)
-    assert "| window | 3 | " in told and told.endswith("VBench is not installed (pip install vbench)\n")
+    assert "| window | 3 | " in told and told.count("VBench is not installed: clone ") == 1
 
 
 def test_a_run_goes_on_where_it_was_and_never_mixes_with_another(run: Path) -> None:
@@ -82,23 +82,41 @@ def test_drift_and_flickering_are_those_of_the_pictures() -> None:
 
 def test_vbenchs_own_program_is_asked_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site" / "vbench2_beta_long"
-    package.mkdir(parents=True)
+    (package / "configs").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "eval_long.py").write_text(
         "import json, sys; a = sys.argv; out = a[a.index('--output_path') + 1]\n"
         "assert a[a.index('--mode') + 1] == 'long_custom_input' and a[a.index('--videos_path') + 1] == 'films'\n"
         "scores = {name: [0.5, []] for name in a[a.index('--dimension') + 1:]}\n"
+        "scores['subject_consistency'] = [None, []]\n"  # of films with one clip each
         "json.dump(scores, open(out + '/results_now_eval_results.json', 'w'))\n"
     )
     monkeypatch.setattr(sys, "path", [str(package.parent), *sys.path])
+    assert "lacks VBench_full_info.json" in vbench(Path("films"), tmp_path / "wheel"), (
+        "as the wheel of VBench 0.1.5 does"
+    )
+    for name in VBENCH_DATA:
+        (package / name).touch()
     scores = vbench(Path("films"), tmp_path / "out")
-    assert isinstance(scores, dict) and scores["imaging_quality"] == 0.5 and len(scores) == 6
+    assert isinstance(scores, dict) and scores["imaging_quality"] == 0.5 and len(scores) == 5
     (package / "eval_long.py").write_text("raise SystemExit('no GPU here')")
     assert vbench(Path("films"), tmp_path / "none") == "VBench ended with status 1: no GPU here"
 
 
+def test_films_that_exist_are_scored_once_vbench_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = random_model(SMALL, seed=0, dtype=torch.float32), []
+    monkeypatch.setattr(
+        "model.distill.films.vbench", lambda videos, out: asked.append(videos) or {"imaging_quality": 0.5}
+    )
+    for _ in range(2):
+        result = Films(model, run, SETTINGS).run(Console(quiet=True))
+        assert [cell["vbench"] for cell in result["cells"]] == [{"imaging_quality": 0.5}] * 2
+    assert asked == [run / cell["folder"] for cell in result["cells"]], "each once"
+
+
 def test_a_prompt_becomes_a_file_name() -> None:
     assert file_name(" a/b\\c\n d. ") == "a b c  d" and len(file_name("é" * 300).encode()) == 200
+    assert file_name("take_1 -Scene-2") == "take 1  Scene-2", "VBench-long groups clips by what stands before these"
 
 
 @pytest.mark.parametrize(
