@@ -8,10 +8,12 @@ more" in docs/architecture.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,19 @@ class ChunkStats(Figures, frozen=True, kw_only=True):
     ]
     prompt: Annotated[str, figure("The words that the chunk shows.")]
     camera: CameraView
+
+
+def blank(kind: type[S], **given: Any) -> S:
+    """A struct whose required fields are zero or empty unless given: for stand-ins, which then need no edit when a
+    figure is added."""
+    required = {field.name: field.type for field in msgspec.structs.fields(kind) if field.required}
+    return kind(**{name: _zero(annotation) for name, annotation in required.items()} | given)
+
+
+def _zero(annotation: Any) -> Any:
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    made = get_origin(bare) or bare
+    return blank(made) if issubclass(made, msgspec.Struct) else made()
 
 
 def measured_in(stats: type[ChunkStats]) -> dict[str, tuple[Measure, str]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from cache.errors import CacheFull
 from model.camera import CameraControl, CameraState
-from model.chunk_stats import CameraView, ChunkStats, KeptTokens
+from model.chunk_stats import CameraView, ChunkStats, KeptTokens, blank
 from model.spec import spec_named
 from server.ipc.messages import CacheChoice, Configure, Past, PastChunk
 from server.worker import loop as worker
@@ -45,14 +45,12 @@ class PatternChunk:
 
     @property
     def stats(self) -> ChunkStats:
-        return ChunkStats(
+        return blank(
+            ChunkStats,
             seconds={"denoise": 0.0, "decode": 0.0},
             cache_tokens=192,
             cache_bytes=4096,
-            evicted_tokens=0,
             cache_policy="sink_window",
-            cache_fell_back=False,
-            salience_quantiles={},
             prompt=self.prompt,
             camera=CameraView(offset=self.camera.offset, speed=self.camera.speed),
         )

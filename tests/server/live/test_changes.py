@@ -7,22 +7,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from model.chunk_stats import CameraView, ChunkStats
+from model.chunk_stats import ChunkStats, blank
 from server.errors import PafuError
 from server.ipc.messages import Fragment, Interact, PastChunk, ServedStats
 from server.live.changes import Changes
 
-STATS = ChunkStats(
-    seconds={},
-    cache_tokens=0,
-    cache_bytes=0,
-    evicted_tokens=0,
-    cache_policy="window",
-    cache_fell_back=False,
-    salience_quantiles={},
-    prompt="",
-    camera=CameraView(offset=0, speed=0),
-)
+STATS = blank(ChunkStats, cache_policy="window")
 
 
 def change(event_id: str, chunks: int = 2) -> Interact:

@@ -19,7 +19,7 @@ import model.chunk_stats as source
 anchor = "    cache_bytes: Annotated"
 text = Path(source.__file__).read_text()
 assert text.count(anchor) == 1
-more = '    surprise: Annotated[int, figure("How odd it is.", Measure("pafu_chunk_surprise_total", "counter"))] = 0\\n'
+more = '    surprise: Annotated[int, figure("How odd it is.", Measure("pafu_chunk_surprise_total", "counter"))]\\n'
 exec(compile(text.replace(anchor, more + anchor), source.__file__, "exec"), vars(source))
 
 from model.spec import spec_named
@@ -29,10 +29,7 @@ from server.live.server_messages import ChunkMetadata, encode
 from server.telemetry import traces
 from server.telemetry.observer import Observer
 
-stats = source.ChunkStats(
-    seconds={}, cache_tokens=1, cache_bytes=1, evicted_tokens=2, cache_policy="window", cache_fell_back=False,
-    salience_quantiles={}, prompt="", camera=source.CameraView(offset=0, speed=0), surprise=7,
-)
+stats = source.blank(source.ChunkStats, cache_policy="window", surprise=7)
 made = messages.Fragment(
     session="s", index=0, pictures=12, data=b"", started=[], active=[], completed=[], camera=(0, 0, 0), remembered=[],
     stats=messages.ServedStats.of(stats, {"total": 0.5}, lead_seconds=1.0, memory=None),

@@ -13,7 +13,7 @@ import pytest
 import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.chunk_stats import CameraView, ChunkStats
+from model.chunk_stats import ChunkStats, blank
 from model.spec import spec_named
 from server.ipc import messages
 from server.telemetry.metrics import BY_NAME, METRICS, Metrics
@@ -43,9 +43,7 @@ def observer(clock) -> Observer:
 
 def chunk(pictures: int = 12, started: tuple[str, ...] = (), **figures) -> messages.Fragment:
     """A fragment with these figures."""
-    usual = {"cache_policy": "pafu", "cache_tokens": 64, "cache_bytes": 4096, "evicted_tokens": 0}
-    usual |= {"cache_fell_back": False, "salience_quantiles": {}, "prompt": "", "seconds": {}}
-    stats = ChunkStats(**{**usual, **figures}, camera=CameraView(offset=0, speed=0))
+    stats = blank(ChunkStats, **{"cache_policy": "pafu", "cache_tokens": 64, "cache_bytes": 4096} | figures)
     seconds = figures.get("seconds", {"total": 0.375, "denoise": 0.25})
     return messages.Fragment(
         session="s",
