@@ -42,7 +42,7 @@ SLOW = (
     "tests/server/engine/test_conformance.py",
     "tests/server/failures/",
 )
-BROWSER = {"async_playwright", "chromium", "Visit", "visit"}  # names in a test file that has to do with one
+BROWSER = {"Firefox", "async_playwright", "chromium", "Visit", "visit"}  # names in a test file that has to do with one
 PATIENCE = 300.0  # a test that waits longer hangs; nothing is measured with it
 ASK_SECONDS = 0.5
 
