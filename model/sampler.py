@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 FULL_NOISE = 1000.0  # timestep of pure noise; sigma = timestep / FULL_NOISE
@@ -29,20 +28,19 @@ def clean_from_velocity(x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Ten
 
 def denoise(
     velocity_fn: Callable[[Tensor, float], Tensor],
-    noise: Tensor,
+    draw: Callable[[], Tensor],
     schedule: Sequence[float | tuple[float, float]],
-    generator: torch.Generator,
 ) -> Tensor:
-    """Clean float32 latents from ``noise`` (B, F, C, h, w), with one call of ``velocity_fn(x_t, timestep)`` per step.
+    """Clean latents float32, one call of ``velocity_fn(x_t, timestep)`` per step.
 
-    A step is a timestep, or (timestep, noise level) if a checkpoint's scheduler rounds the two differently. Between two
-    steps, fresh noise from ``generator`` is added to the prediction.
+    A step is a timestep, or (timestep, noise level) where a checkpoint's own scheduler rounds them apart. ``draw()`` is
+    the noise (B, F, C, h, w) to begin with; before each further step it makes fresh noise for the prediction.
     """
-    steps = [step if isinstance(step, tuple) else (step, step / FULL_NOISE) for step in schedule]
-    (timestep, sigma), *rest = steps
-    x0 = clean_from_velocity(noise, velocity_fn(noise.float(), timestep), sigma * FULL_NOISE)
-    for timestep, sigma in rest:
-        fresh = torch.randn(noise.shape, generator=generator, device=generator.device).to(noise.device)
-        x_t = add_noise(x0, fresh, sigma * FULL_NOISE)
+    x_t, x0 = draw().float(), None
+    for step in schedule:
+        timestep, sigma = step if isinstance(step, tuple) else (step, step / FULL_NOISE)
+        if x0 is not None:
+            x_t = add_noise(x0, draw(), sigma * FULL_NOISE)
         x0 = clean_from_velocity(x_t, velocity_fn(x_t, timestep), sigma * FULL_NOISE)
+    assert x0 is not None
     return x0

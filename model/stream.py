@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -153,7 +154,7 @@ class VideoStream:
             latents = self._state.start if self._state.index == 0 else None
             if latents is None:
                 generator = self._generator()
-                latents = denoise(velocity, self._noise(generator), spec.schedule(self._state.index), generator)
+                latents = denoise(velocity, partial(self._noise, generator), spec.schedule(self._state.index))
         with clock.stage("clean"):
             evidence = velocity.last(latents)
         with clock.stage("prune"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from cache.kv_cache import KVCache
 from model.camera_path import CameraPath
 from model.dit import Context
+from model.recache import Finished, chunks_again, recache
 from model.spec import ModelSpec
 from model.stream_state import PastChunk, StreamState
 from model.weights import LoadedModel
@@ -43,31 +43,18 @@ class Wording:
             state.written_under = state.prompt
 
     def _recache(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None) -> None:
-        """Rewrite the newest chunks in one block-causal pass, so that the keys with most attention reflect the new
-        prompt. Source: KV-recache, LongLive (2509.22622)."""
-        again, spec, device = written_again(cache, state), self._model.spec, self._model.device
-        if again:
-            cache.forget_from(again[0].index * spec.tokens_per_chunk)
-            if before_pass is not None:
-                before_pass()
-            paths = [CameraPath.of_chunk(spec, past.camera) for past in again]
-            controls = [control for path in paths if (control := path.control()) is not None]
-            self._model.passes.rewrite(
-                cache,
-                torch.cat([past.latents for past in again], 1).to(device),
-                [path.chunk_positions(past.index).to(device) for path, past in zip(paths, again, strict=True)],
-                self.context(state.prompt),
-                torch.cat(controls, 1).to(device) if controls else None,
-            )
+        """Rewrite the newest chunks for the new prompt, as many as the model's row says."""
+        again = list(state.recent)[-chunks_again(cache, state.index) :]
+        if again and before_pass is not None:
+            before_pass()
+        finished = [self._finished(past) for past in again]
+        recache(cache, finished, self.context(state.prompt), self._model.passes.rewrite)
 
-
-def written_again(cache: KVCache, state: StreamState) -> list[PastChunk]:
-    """The chunks that a new prompt rewrites: as many as fit into the window with the open chunk, minus the part that
-    older sinks take."""
-    window = (cache.budget + cache.chunk) // cache.chunk
-    if state.index > window:
-        window = (cache.budget + cache.chunk - cache.sink) // cache.chunk
-    return list(state.recent)[-window:]
+    def _finished(self, past: PastChunk) -> Finished:
+        path, device = CameraPath.of_chunk(self._model.spec, past.camera), self._model.device
+        control = path.control()
+        positions = path.chunk_positions(past.index).to(device)
+        return Finished(past.index, past.latents.to(device), positions, None if control is None else control.to(device))
 
 
 def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:

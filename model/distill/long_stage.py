@@ -131,8 +131,9 @@ class LongTuning:
         total, late = torch.zeros(()), torch.zeros(())
         for chunk in range(settings.chunks):
             x0 = leader.draw()
-            timestep = spec.timesteps[int(torch.randint(len(spec.timesteps), (), generator=generator))]
-            x_t = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0.device), timestep)
+            steps = spec.schedule(chunk)
+            timestep, sigma = steps[int(torch.randint(len(steps), (), generator=generator))]
+            x_t = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0.device), sigma * FULL_NOISE)
             with torch.no_grad():
                 wanted = everything.velocity(x_t, timestep)
             error = (pruned.velocity(x_t, timestep) - wanted).square().mean() * timestep / FULL_NOISE

@@ -6,7 +6,9 @@ first drawn (``draw``) and then committed (``commit``), with the drawn latents o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +19,12 @@ from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.scoring import received_attention
 from model import rope
-from model.attention import Angles, Watch, attend, prompt_keys, rotate_by_time
+from model.attention import Angles, Rewriting, Watch, attend, prompt_keys, rotate_by_time
 from model.distill.parallel import encode_context
 from model.distill.script import Script
 from model.dit import Context
-from model.sampler import add_noise, clean_from_velocity
+from model.recache import Finished, chunks_again, recache
+from model.sampler import denoise
 from model.session_cache import new_cache
 from model.spec import ModelSpec
 from model.stream import CLEAN, SEED_LIMIT, SEED_PRIME
@@ -137,6 +140,7 @@ class Rollout:
         self.index = 0
         self._prompts: Sequence[str] = [""] * len(scripts)
         self._attention: SideBySide | None = None
+        self._recent: deque[tuple[int, Tensor]] = deque(maxlen=model.spec.recache_chunks)
 
     @torch.no_grad()
     def draw(self, rows: Sequence[int] | None = None) -> Tensor:
@@ -149,15 +153,13 @@ class Rollout:
         context = [(keys[some], values[some]) for keys, values in self._context]
         control = None if self._control is None else self._control[some]
         generators = [self._generator(self._seeds[row]) for row in some]
-        x_t, x0 = self._noise(generators), None
-        for timestep in self._model.spec.timesteps:
-            if x0 is not None:
-                x_t = add_noise(x0, self._noise(generators), timestep)
+
+        def velocity(x_t: Tensor, timestep: float) -> Tensor:
             timesteps = torch.full(x_t.shape[:2], timestep, device=x_t.device)
-            velocity = self._model.dit(x_t, timesteps, context, attention, control)
-            x0 = clean_from_velocity(x_t, velocity, timestep)
-        assert x0 is not None
-        return x0
+            out: Tensor = self._model.dit(x_t, timesteps, context, attention, control)
+            return out
+
+        return denoise(velocity, partial(self._noise, generators), self._model.spec.schedule(self.index))
 
     @torch.no_grad()
     def commit(self, latents: Tensor) -> None:
@@ -168,9 +170,11 @@ class Rollout:
         self._attention.watches = [
             Watch(cache.needs, self._model.heads, prompt_keys(self._context, i)) for i, cache in enumerate(self.caches)
         ]
-        self._pass(latents.to(self._model.device), CLEAN)
+        latents = latents.to(self._model.device)
+        self._pass(latents, CLEAN)
         for i, (watch, cache) in enumerate(zip(self._attention.watches, self.caches, strict=True)):
             cache.commit(self._evidence(i, watch, cache))
+        self._recent.append((self.index, latents.detach()))
         self._attention, self.index = None, self.index + 1
 
     def velocity(self, x_t: Tensor, timestep: float) -> Tensor:
@@ -186,14 +190,36 @@ class Rollout:
     def _begin(self) -> None:
         spec, device = self._model.spec, self._model.device
         self._prompts, before = [script.prompts[self.index] for script in self._scripts], self._prompts
-        for cache, script, old, new in zip(self.caches, self._scripts, before, self._prompts, strict=True):
-            positions = script.positions(spec, self.index, 1).to(device)
+        for row, (cache, script) in enumerate(zip(self.caches, self._scripts, strict=True)):
+            positions, old, new = script.positions(spec, self.index, 1).to(device), before[row], self._prompts[row]
+            if old != new:
+                self._recache(row, new)
             follow_words(cache, spec, old, new, positions)
             cache.begin_chunk(positions, rotate_by_time(spec))
         self._attention = SideBySide(self.caches, spec)
         self._context = self._encode(self._prompts)
         controls = [script.control(spec, self.index, 1) for script in self._scripts]
         self._control = None if controls[0] is None else torch.stack(controls).to(device)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _recache(self, row: int, prompt: str) -> None:
+        """Write the newest chunks of one stream again under its new prompt, as ``VideoStream`` does."""
+        recent = list(self._recent)[-chunks_again(self.caches[row], self.index) :]
+        again = [self._finished(row, index, latents) for index, latents in recent]
+        recache(self.caches[row], again, self._encode([prompt]), self._rewrite)
+
+    def _finished(self, row: int, index: int, latents: Tensor) -> Finished:
+        spec, script, device = self._model.spec, self._scripts[row], self._model.device
+        control = script.control(spec, index, 1)
+        given = None if control is None else control[None].to(device)
+        return Finished(index, latents[row : row + 1], script.positions(spec, index, 1).to(device), given)
+
+    def _rewrite(
+        self, cache: KVCache, latents: Tensor, positions: Sequence[Tensor], context: Context, control: Tensor | None
+    ) -> None:
+        """As ``Passes.rewrite``, for weights that are being trained."""
+        attention = Rewriting(cache, positions, self._model.spec, self._model.heads, prompt_keys(context))
+        self._model.dit(latents, torch.zeros(latents.shape[:2], device=latents.device), context, attention, control)
 
     def _encode(self, prompts: Sequence[str]) -> Context:
         for prompt in prompts:

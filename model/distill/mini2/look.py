@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,8 @@ def roll_out(student: Student, batch: Batch, spec: ModelSpec, seed: int) -> Tens
             return out[:, -per_chunk:]
 
         shape = (len(past), per_chunk, *batch.latents.shape[2:])
-        noise = torch.randn(shape, generator=generator, device=past.device)
-        past = torch.cat([past, denoise(velocity, noise, spec.timesteps, generator)], 1)
+        draw = partial(torch.randn, shape, generator=generator, device=past.device)
+        past = torch.cat([past, denoise(velocity, draw, spec.timesteps)], 1)
     return past
 
 

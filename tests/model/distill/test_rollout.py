@@ -11,7 +11,7 @@ from cache.config import CacheConfig
 from model.camera import CameraControl, CameraState, advance
 from model.distill.rollout import Foresight, Rollout
 from model.distill.script import Script
-from model.spec import TEST_TINY
+from model.spec import TEST_TINY, TEST_WAN
 from model.stream import VideoStream
 from model.weights import LoadedModel, random_model
 
@@ -56,6 +56,28 @@ def test_side_by_side_equals_one_by_one(model: LoadedModel, policy: str) -> None
             alone = stream.next_chunk()
             assert torch.allclose(drawn[row], alone.latents[0], atol=1e-4), (chunk, row)
             assert torch.equal(rollout.caches[row].numbers(1), stream.cache.numbers(1)), "other tokens were kept"
+
+
+@pytest.mark.parametrize("first_steps", [(), (1000, 750, 500, 250)], ids=["usual", "longer first chunk"])
+def test_new_prompts_are_heeded_as_a_stream_heeds_them(first_steps: tuple[int, ...]) -> None:
+    """A Wan: its newest chunks are written again, and its first chunk may take other steps."""
+    spec = dataclasses.replace(
+        TEST_WAN.at(48, 32), recache_chunks=2, denoising_steps=(1000, 500), first_steps=first_steps
+    )
+    wan = random_model(spec, seed=0, dtype=torch.float32)
+    told = [Script(("a cat",) * 2 + ("a dog",) * 2), Script(("a boat", "a ship", "a ship", "a car"))]
+    config = CacheConfig(
+        policy="sink_window", budget_latents=6, sink_latents=3, recent_latents=0, position_mode="relative"
+    )
+    rollout = Rollout(wan, told, [3, 4], config)
+    streams = [VideoStream(wan, s.prompts[0], seed, config) for s, seed in zip(told, (3, 4), strict=True)]
+    for chunk in range(4):
+        drawn = rollout.draw()
+        rollout.commit(drawn)
+        for row, (stream, script) in enumerate(zip(streams, told, strict=True)):
+            stream.set_prompt(script.prompts[chunk])
+            alone = stream.next_latents()
+            torch.testing.assert_close(drawn[row], alone.past.latents[0], atol=1e-4, rtol=0)
 
 
 def test_foresight_is_the_attention_that_was_going_to_come(model: LoadedModel) -> None:
