@@ -18,8 +18,8 @@ from server.engine.interface import Engine
 from server.errors import PafuError, nearest
 from server.gallery import routes as gallery_routes
 from server.http import asyncapi, client_secrets, hls, openapi, status, workers
-from server.http.cors import Cors
-from server.http.guard import Guard
+from server.http.cors_headers import Cors
+from server.http.origin_check import Guard
 from server.http.page import Page, page_paths
 from server.http.proxies import Proxies
 from server.http.replies import add_error_handlers, error_reply

@@ -16,7 +16,7 @@ from server.engine.local import LocalEngine
 from server.engine.slots import slots_for
 from server.errors import PafuError
 from server.http.app import create_app
-from server.http.guard import Guard
+from server.http.origin_check import Guard
 from server.http.page import MIME_TYPES, PAGE
 from server.states import EngineState
 
