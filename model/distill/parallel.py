@@ -39,6 +39,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true in any process. All processes must ask: sharded passes need all of them."""
+    if not dist.is_initialized():
+        return flag
+    given = torch.tensor([int(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(given, op=dist.ReduceOp.MAX)
+    return bool(given.item())
+
+
 def shard(dit: CausalDiT) -> None:
     """Shard the weights over all processes (FSDP): each holds a part, and a block is gathered when it runs."""
     if not dist.is_initialized():

@@ -140,7 +140,9 @@ class Rollout:
         self.index = 0
         self._prompts: Sequence[str] = [""] * len(scripts)
         self._attention: SideBySide | None = None
-        self._recent: deque[tuple[int, Tensor]] = deque(maxlen=model.spec.recache_chunks)
+        # Sharded weights need the same passes in every process, and prompts change at different chunks.
+        again = 0 if hasattr(model.dit, "unshard") else model.spec.recache_chunks
+        self._recent: deque[tuple[int, Tensor]] = deque(maxlen=again)
 
     @torch.no_grad()
     def draw(self, rows: Sequence[int] | None = None) -> Tensor:
@@ -205,6 +207,8 @@ class Rollout:
     def _recache(self, row: int, prompt: str) -> None:
         """Write the newest chunks of one stream again under its new prompt, as ``VideoStream`` does."""
         recent = list(self._recent)[-chunks_again(self.caches[row], self.index) :]
+        if not recent:
+            return
         again = [self._finished(row, index, latents) for index, latents in recent]
         recache(self.caches[row], again, self._encode([prompt]), self._rewrite)
 

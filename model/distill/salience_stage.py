@@ -241,7 +241,7 @@ class Lessons:
         self._kept: OrderedDict[int, Lesson] = OrderedDict()
 
     def __getitem__(self, n: int) -> Lesson:
-        if n not in self._kept:
+        if parallel.any_rank(n not in self._kept):
             self._kept[n] = self._make(n)
             while sum(lesson.nbytes for lesson in self._kept.values()) > KEEP_BYTES and len(self._kept) > 1:
                 self._kept.popitem(last=False)
@@ -336,7 +336,7 @@ class SalienceDistillation:
     def _target(self, n: int, script: Script, latents: Tensor, table: Foresight | None) -> Tensor:
         """(layers or 1, tokens), in main memory: computed once and stored in a file."""
         path = self._out / "targets" / f"{n:05d}.safetensors"
-        if not path.exists():
+        if parallel.any_rank(not path.exists()):  # another rank may just have written it
             made = self._made_target(n, script, latents, table).cpu().contiguous()
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"target": made}, aside := path.with_suffix(f".part{self._rank}"))
