@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import sys
 import tempfile
 from fractions import Fraction
@@ -19,14 +18,13 @@ import av
 import msgspec
 import numpy as np
 
-from server.jobs.files import FilesUnavailable, open_files
-from server.jobs.job import DISK_FULL, AssemblyOrder, Results
+from server.jobs import child
+from server.jobs.files import open_files
+from server.jobs.job import AssemblyOrder, Results
 from server.media import faststart
 from server.media.loop import loop_of
-from server.process import leave_signals_to_the_front
 
 SHEET_PICTURES, SHEET_COLUMNS = 16, 4
-UNAVAILABLE = 74  # exit status for storage failures other than DISK_FULL (EX_IOERR)
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -91,18 +89,5 @@ def still(picture: Picture, codec: str, pixels: str) -> bytes:
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
 
-def main() -> int:
-    """Entry point. The exit status gives the kind of failure, stderr the message."""
-    os.nice(5)  # live viewers first
-    try:
-        results = assemble(msgspec.json.decode(sys.stdin.buffer.read(), type=AssemblyOrder))
-    except FilesUnavailable as error:
-        print(error, file=sys.stderr)
-        return DISK_FULL if error.full else UNAVAILABLE
-    sys.stdout.buffer.write(msgspec.json.encode(results))
-    return 0
-
-
 if __name__ == "__main__":
-    leave_signals_to_the_front()
-    sys.exit(main())
+    sys.exit(child.run(AssemblyOrder, lambda order: msgspec.json.encode(assemble(order))))

@@ -6,7 +6,6 @@ Like ``assemble``, it runs as a separate process (``python -m server.jobs.carry`
 from __future__ import annotations
 
 import io
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import av
-import msgspec
 import numpy as np
 from PIL import Image, ImageOps
 
-from server.jobs.files import FilesUnavailable, open_files
+from server.jobs import child
+from server.jobs.files import open_files
 from server.jobs.job import CarryOrder
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer
-from server.process import leave_signals_to_the_front
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -66,18 +64,5 @@ def _png(picture: Picture) -> bytes:
     return out.getvalue()
 
 
-def main() -> int:
-    """Entry point: reads a CarryOrder as JSON on stdin, writes the PNG to stdout."""
-    os.nice(5)  # live viewers first
-    try:
-        png = carry(msgspec.json.decode(sys.stdin.buffer.read(), type=CarryOrder))
-    except FilesUnavailable as error:
-        print(error, file=sys.stderr)
-        return 1
-    sys.stdout.buffer.write(png)
-    return 0
-
-
 if __name__ == "__main__":
-    leave_signals_to_the_front()
-    sys.exit(main())
+    sys.exit(child.run(CarryOrder, carry))
