@@ -151,7 +151,7 @@ async def test_a_live_session_takes_a_background_one_s_place_and_that_goes_on_la
     memory = ResumePoint(spec, job.cache)
     for chunk in await take(line, 2):
         memory.add(chunk)
-    viewer = await engine.open(order("sess_1", pictures=12))
+    viewer = await engine.open(order("sess_1", pictures=24, lead_seconds=0.1))  # waits to be played
     *more, ended = await rest(line)
     for chunk in more:
         memory.add(chunk)
