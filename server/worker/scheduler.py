@@ -31,6 +31,7 @@ class Playout:
         self.generated = 0.0  # media of all chunks started
         self.sent = 0.0
         self.delivered = 0.0
+        self.last_delivery = -math.inf
         self._reported: float | None = None
         self._clock = 0.0  # the position of a real-time viewer; stops while nothing is left to play
         self._clock_read: float | None = None
@@ -46,7 +47,7 @@ class Playout:
     def add_delivered(self, seconds: float, now: float) -> None:
         """A chunk of this many media seconds was delivered to the viewer."""
         self._advance(now)
-        self._clock_read = now
+        self._clock_read = self.last_delivery = now
         self.delivered = min(self.sent, self.delivered + seconds)
 
     def continue_after(self, seconds: float) -> None:
@@ -96,9 +97,13 @@ class Playout:
 
 
 def choose(playouts: Iterable[tuple[Key, Playout]], now: float) -> Key | None:
-    """The key of the due session with the least slack (the first among equals), or None if none is due."""
-    due = [(playout.slack(now), key) for key, playout in playouts if playout.wait(now) == 0.0]
-    return min(due, key=lambda pair: pair[0])[1] if due else None
+    """The key of the due session with the least slack, or None if none is due.
+
+    Of equals, the one whose last delivery is longest ago: on an overloaded worker many have nothing left to play, and
+    all of them must get their turn.
+    """
+    due = [(playout.slack(now), playout.last_delivery, key) for key, playout in playouts if playout.wait(now) == 0.0]
+    return min(due, key=lambda each: each[:2])[2] if due else None
 
 
 def leaves_room(live: Iterable[tuple[Playout, float]], seconds: float, now: float) -> bool:

@@ -81,6 +81,19 @@ def test_the_least_slack_is_served_first() -> None:
     assert choose([], 1.0) is None
 
 
+@pytest.mark.parametrize(("viewers", "seconds"), [(7, 0.19), (8, 0.15), (12, 0.14), (3, 2.0)])
+def test_an_overloaded_worker_starves_nobody(viewers: int, seconds: float) -> None:
+    playouts, made, now = [clock(0) for _ in range(viewers)], [0] * viewers, 0.0
+    for _ in range(20 * viewers):
+        chosen = choose(enumerate(playouts), now)
+        assert chosen is not None, "nobody is ever ahead"
+        now += seconds
+        begin_and_send(playouts[chosen])
+        playouts[chosen].add_delivered(CHUNK, now)
+        made[chosen] += 1
+    assert max(made) - min(made) <= 2, made
+
+
 def test_a_recorder_who_takes_faster_than_real_time_gets_only_what_viewers_leave_over() -> None:
     recorder, viewer = clock(8, limit=1.25, at=0.0), clock(2, limit=1.25, at=0.0)
     recorder.report(6.0)  # took all at once: no lead
