@@ -39,7 +39,8 @@ def simulate(
     from server.simulate.day import Cluster, Demand
 
     try:
-        service = report.service_of(json.loads(bench.read_text()))
+        measured = json.loads(bench.read_text())
+        service = report.service_of(measured)
         sizes = _numbers(gpus, "--gpus", int)
         rollouts = tuple(_numbers(rollout_at, "--rollout-at", float)) if rollout_at else ()
     except (OSError, ValueError) as error:
@@ -50,7 +51,7 @@ def simulate(
     for size in track(sizes, "simulating", console=console, disable=not console.is_terminal):
         cluster = Cluster(
             gpus=size,
-            places=places or report.places_of(service),
+            places=places or report.places_of(measured),
             hours_between_failures=hours_between_failures or math.inf,
             restart=restart_seconds,
             rollouts=rollouts,

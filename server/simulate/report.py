@@ -36,14 +36,20 @@ def service_of(bench: dict[str, Any]) -> Service:
         spread, model = bench["throughput"]["chunk_seconds"], bench["model"]
         p50, p95, most = (float(spread[name]) for name in ("p50", "p95", "max"))
         media = model["chunk_frames"] / model["fps"]
+        rate = bench["throughput"].get("pictures_per_second")
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is not a report of `pafu bench -o FILE`: {error} is missing") from error
+    # A chunk is decoded during the next one's passes, so a worker is done with it earlier than its viewer has it.
+    share = min(1.0, model["chunk_frames"] / rate / p50) if rate else 1.0
+    p50, p95, most = share * p50, share * p95, share * most
     return Service(((0.0, p50), (0.5, p50), (0.95, p95), (1.0, most)), media)
 
 
-def places_of(service: Service) -> int:
-    """Sessions per GPU that the server would admit by speed."""
-    return max(1, int(SPEED_MARGIN * service.media_seconds / service.quantiles[1][1]))
+def places_of(bench: dict[str, Any]) -> int:
+    """Sessions per GPU that the server would admit by speed, from the bench that ``service_of`` has accepted. Admission
+    counts a chunk's whole time, decoding included."""
+    media = bench["model"]["chunk_frames"] / bench["model"]["fps"]
+    return max(1, int(SPEED_MARGIN * media / bench["throughput"]["chunk_seconds"]["p50"]))
 
 
 def answer(question: Question) -> tuple[dict[str, Any], Day, list[Load]]:

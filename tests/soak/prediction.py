@@ -59,7 +59,7 @@ def compare(bench: dict[str, Any], levels: list[dict[str, Any]], lead: float, se
                 "viewers": found["sessions"],
                 "late_predicted": round(late, 3),
                 "late_measured": round(1 - found["deadline_attainment"], 3),
-                "places_by_admission": WORKERS * places_of(service),
+                "places_by_admission": WORKERS * places_of(bench),
             }
         )
     return rows
@@ -96,7 +96,8 @@ def main() -> int:
         server.wait_ready()
         bench, levels = asyncio.run(measured(url, options.viewers, options.seconds))
     rows = compare(bench, levels, Settings.model_fields["lead_seconds"].default, options.seconds)
-    print(json.dumps({"chunk_seconds": bench["throughput"]["chunk_seconds"], "levels": rows}, indent=1))
+    found = {name: bench["throughput"][name] for name in ("chunk_seconds", "pictures_per_second")}
+    print(json.dumps({**found, "levels": rows}, indent=1))
     if options.plot:
         plot(rows, options.plot)
     return 0

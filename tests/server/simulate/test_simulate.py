@@ -68,10 +68,21 @@ def bench(path: Path) -> Path:
     return path
 
 
+def test_a_worker_that_decodes_beside_the_next_chunk_is_done_earlier_than_the_chunk(tmp_path: Path) -> None:
+    measured = json.loads(bench(tmp_path / "bench.json").read_text())
+    alone = service_of(measured)
+    measured["throughput"]["pictures_per_second"] = 12 / (0.5 * alone.quantiles[1][1])
+    beside = service_of(measured)
+    assert [seconds for _, seconds in beside.quantiles] == pytest.approx([0.5 * s for _, s in alone.quantiles])
+    measured["throughput"]["pictures_per_second"] = None  # too short a bench to tell
+    assert service_of(measured) == alone
+
+
 def test_a_table_and_json_from_a_bench(tmp_path: Path) -> None:
     file = bench(tmp_path / "bench.json")
-    service = service_of(json.loads(file.read_text()))
-    assert places_of(service) == 4 and [load.viewers for load in loads(service, 2, 1.25, 20, 1)] == [0, 1, 2]
+    measured = json.loads(file.read_text())
+    service = service_of(measured)
+    assert places_of(measured) == 4 and [load.viewers for load in loads(service, 2, 1.25, 20, 1)] == [0, 1, 2]
     run = CliRunner().invoke(app, ["simulate", str(file), "--gpus", "1,3", "--viewers-per-hour", "50", "--json"])
     assert run.exit_code == 0, run.output
     small, large = json.loads(run.stdout)
