@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server.config import ConfigError, Settings, find_temporary_folder, load_settings, wants_json
+from server.config import ConfigError, Settings, find_temporary_folder, load_settings
 from server.errors import encodable
 from server.telemetry import logs
 
@@ -24,6 +24,14 @@ def say(text: str) -> None:
         log.info("%s", text)
     else:
         console.print(f"[bold]pafu[/bold] {escape(text)}")
+
+
+def note(text: str) -> None:
+    """Print a remark about what the user asked for; with JSON logs, log it."""
+    if logs.in_json():
+        log.info("note: %s", text)
+    else:
+        console.print(f"note: {text}", markup=False)
 
 
 def print_json(report: Any) -> None:
@@ -48,6 +56,4 @@ def settings_from(**flags: object) -> Settings:
         find_temporary_folder(settings.data_dir)  # torch needs it at import
         return settings
     except ConfigError as error:
-        if wants_json(flags):
-            logs.configure("info", "json")
         raise fail(str(error), 2) from None

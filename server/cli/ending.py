@@ -14,7 +14,7 @@ from typing import Any, Self
 import typer
 from typer.core import TyperGroup
 
-from server.cli.console import fail, say
+from server.cli.console import console, fail, say
 from server.config import wants_json
 from server.telemetry import logs
 
@@ -106,15 +106,16 @@ def _option(words: list[str], name: str) -> str | None:
 
 
 class Commands(TyperGroup):
-    """The command group, which reports Ctrl-C if the command itself does not, and wrong usage as JSON if logs are."""
+    """The command group: reports Ctrl-C if the command itself does not; with JSON logs, nothing on stderr is plain."""
 
     def main(self, *given: Any, **named: Any) -> Any:
         if not wants_json({name: _option(sys.argv, name) for name in ("config", "log_format")}):
             return super().main(*given, **named)
+        logs.configure("info", "json")
+        console.quiet = True  # progress
         try:
             status = super().main(*given, **{**named, "standalone_mode": False})
         except USAGE_ERROR as error:
-            logs.configure("info", "json")
             where = error.ctx.command_path if error.ctx else "pafu"
             status = fail(f"{error.format_message()} (see {where} --help)", error.exit_code).exit_code
         sys.exit(status if isinstance(status, int) else 0)

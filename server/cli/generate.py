@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.spec import ModelSpec
 from model.words import warnings
 from server.cli import output
+from server.cli.console import note
 from server.cli.ending import Interrupts, Written
 from server.config import ConfigError, Settings
 from server.engine.assignment import configure
@@ -43,7 +44,7 @@ def write_video(
     order = _order(settings, check_prompt(prompt, spec), seed, max(1, round(seconds * spec.fps)), image)
     _check(target)
     for told in warnings(prompt, spec):
-        console.print(f"note: {told}", markup=False, highlight=False)
+        note(told)
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings)
     piped = output.is_pipe(target)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from model.camera import DEFAULT_SPEED, CameraControl, CameraState, advance
 from model.spec import SPECS, ModelSpec
 from model.words import warnings
-from server.cli.console import console
+from server.cli.console import console, note
 from server.cli.generate import load
 from server.config import Settings
 from server.ipc.messages import CacheChoice
@@ -97,7 +97,7 @@ def visits(
         raise ValueError(f"{spec.name} has no camera control; models with one: {able}")
     prompt, trip = check_prompt(prompt, spec), plan(spec, away)
     for told in warnings(prompt, spec):
-        console.print(f"note: {told}", markup=False, highlight=False)
+        note(told)
     choices = [CacheChoice.of(settings.cache(policy, budget)) for policy in policies]
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings)

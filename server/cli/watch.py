@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from server.cli.console import note
 from server.cli.ending import Interrupts, Written
 from server.cli.output import OutputError, check, is_pipe, opened
 from server.media import faststart
@@ -83,7 +84,7 @@ def _write(
         Interrupts() as interrupts,
     ):
         for told in stream.init.warnings:
-            console.print(f"note: {told}", markup=False, highlight=False)
+            note(told)
         if is_pipe(output) and console.is_terminal and (path := stream.init.raw.get("hls")):
             console.print(f"other players: {url.rstrip('/')}{path}", markup=False, highlight=False, soft_wrap=True)
         task = progress.add_task("pictures", total=pictures)

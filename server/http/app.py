@@ -119,7 +119,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app = FastAPI(
         title="Pafu", version=__version__, docs_url=None, redoc_url=None, responses=replies, redirect_slashes=False
     )
-    openapi.describe(app, front.access.public)
+    openapi.describe(app, front.access.public, front.access.keys.required)
     app.state.front = front
     app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Cors, origins=settings.allowed_origins)

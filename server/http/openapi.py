@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from server import __version__
-from server.access.gate import BY_TOKEN
+from server.access.gate import BY_TOKEN, OPERATORS
 from server.http.replies import ErrorReply
 
 # The same for every route.
@@ -32,28 +32,35 @@ def unready(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {503: {"model": model, "description": "The server accepts no sessions now."}}
 
 
-def describe(app: FastAPI, public: Collection[str]) -> None:
-    """Add the key scheme to the app's OpenAPI document; GET on ``public`` paths needs no key."""
+def describe(app: FastAPI, public: Collection[str], keys: bool) -> None:
+    """Add to the app's OpenAPI document what each route asks for.
+
+    ``keys``: whether callers need one; GET on ``public`` paths never does.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _with_keys(
-                get_openapi(title="Pafu", version=__version__, description=DESCRIPTION, routes=app.routes), public
-            )
+            document = get_openapi(title="Pafu", version=__version__, description=DESCRIPTION, routes=app.routes)
+            app.openapi_schema = _with_secrets(document, public, keys)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _with_keys(document: dict[str, Any], public: Collection[str]) -> dict[str, Any]:
-    bearer = {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "A key from `pafu keys add`, if the server requires keys.",
+def _with_secrets(document: dict[str, Any], public: Collection[str], keys: bool) -> dict[str, Any]:
+    document.setdefault("components", {})["securitySchemes"] = {
+        "key": _bearer("A key from `pafu keys add`, if the server requires keys."),
+        "operator": _bearer("The secret in `admin.token` in the server's data folder, always."),
     }
-    document.setdefault("components", {})["securitySchemes"] = {"key": bearer}
-    document["security"] = [{"key": []}]
+    document["security"] = [{"key": []}] if keys else []
     for path, methods in document["paths"].items():
-        if (path in public or path.startswith(BY_TOKEN)) and "get" in methods:
-            methods["get"]["security"] = []
+        for method, operation in methods.items():
+            if path.startswith(OPERATORS):
+                operation["security"] = [{"operator": []}]
+            elif method == "get" and (path in public or path.startswith(BY_TOKEN)):
+                operation["security"] = []
     return document
+
+
+def _bearer(description: str) -> dict[str, str]:
+    return {"type": "http", "scheme": "bearer", "description": description}

@@ -26,7 +26,7 @@ from server.http.unexpected import answer
 
 log = logging.getLogger("pafu.guard")
 
-MOST_TOLD = 100  # different refusals that are logged
+MOST_TOLD, TELL_AGAIN = 100, 600.0  # different refusals that are logged within so many seconds, each once
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 UPLOADS = "/v1/videos"  # only these routes accept pictures and videos, as JSON or multipart forms
 UPLOAD_TYPES = ("application/json", "multipart/form-data")
@@ -44,6 +44,7 @@ class Guard:
         self._hosts = {name.lower() for name in (*settings.allowed_hosts, settings.host)}
         self._origins = set(settings.allowed_origins)
         self._told: set[tuple[str, str | None, str | None]] = set()
+        self._told_since = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,7 +66,9 @@ class Guard:
         await self._app(scope, receive, answering(scope, send) if scope["type"] == "websocket" else send)
 
     def _tell(self, scope: Scope, error: PafuError) -> None:
-        """Log a refusal once per origin and host, so that strangers cannot flood the log."""
+        """Log a refusal once per origin and host in TELL_AGAIN, so that strangers cannot flood the log."""
+        if time.monotonic() - self._told_since >= TELL_AGAIN:
+            self._told, self._told_since = set(), time.monotonic()
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host")
         key = (error.kind.code, origin, host)

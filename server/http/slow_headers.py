@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import h11
@@ -42,8 +43,8 @@ class TimeoutProtocol(SmallReads, H11Protocol):
             self.limit.leave(address_of(self.transport))
 
     def send_400_response(self, msg: str) -> None:
-        """Like uvicorn's, with the usual error body."""
-        headers, body = early(400, msg)
+        """Like uvicorn's, with the usual error body, and the reason if h11 has one."""
+        headers, body = early(400, f"{msg} {sys.exc_info()[1] or ''}".strip())
         named = [(name.encode(), value.encode()) for name, value in headers.items()]
         for event in (
             h11.Response(status_code=400, headers=named, reason=b"Bad Request"),

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
+from server.telemetry.repeats import Repeats
+
 FORMATS = ("text", "json")
 IDS = ("session_id", "request_id", "job_id", "trace_id")
 _bound: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("pafu_log_ids", default={})  # noqa: B039
@@ -74,6 +76,7 @@ def configure(level: str, format: str, prompts: bool = False, process: str = "")
     _prompts, _json = prompts, format == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json(process) if format == "json" else Text(process))
+    handler.addFilter(Repeats())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(_json)
     logging.raiseExceptions = not _json  # its report would be plain text

@@ -8,16 +8,18 @@ import io
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from server.cli.console import fail, say
 from server.engine.worker_stderr import WorkerStderr
-from server.telemetry import logs
+from server.telemetry import logs, repeats
 
 log = logging.getLogger("pafu.test")
 
@@ -136,6 +138,31 @@ def test_a_start_that_fails_says_so_in_json(tmp_path) -> None:
         assert run.returncode == 2 and line["level"] == "error" and "PAFU_SIZE" in line["message"]
 
 
+COMMANDS = (
+    "keys add alice",
+    "keys list --keys-file nothing.toml",
+    "keys remove alice --keys-file nothing.toml",
+    "generate '' -o x.mp4",
+    "generate 'a red huose' --seconds 0.1 --model test-tiny -o x.mp4",
+    "watch a --url http://127.0.0.1:1",
+    "drain 7 --url http://127.0.0.1:1",
+    "pull nothing",
+    "convert nothing.pt",
+    "demo nothing",
+    "bench --url http://127.0.0.1:1",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_everything_in_json_where_the_log_is(tmp_path, command) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3]), "PAFU_LOG_FORMAT": "json"}
+    whole = [sys.executable, "-m", "server.cli", *shlex.split(command)]
+    run = subprocess.run(whole, env=environ, cwd=tmp_path, capture_output=True, timeout=60)
+    said = [json.loads(line) for line in run.stderr.splitlines()]
+    assert all({"time", "level", "message"} <= set(line) for line in said)
+    assert said[-1]["level"] == ("error" if run.returncode else "info")
+
+
 async def test_a_worker_s_plain_lines_become_json(capfd) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(b'{"message": "ours"}\nFatal Python ')
@@ -211,3 +238,21 @@ async def test_who_resumes_a_session_or_looks_on_logs_under_the_session_s_name(w
     seen = [line for line in lines(stream) if line["logger"] in ("pafu.session", "pafu.live")]
     assert {line["session_id"] for line in seen} == {began["session_id"]}
     assert "req_again" in {line["request_id"] for line in seen}
+
+
+def test_a_flood_of_one_line_is_written_once_an_interval_with_its_count(written, monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("server.telemetry.repeats.time", SimpleNamespace(monotonic=lambda: now[0]))
+    stream, stranger = written(), logging.getLogger("uvicorn.error")
+    for _ in range(5000):
+        stranger.warning("Invalid HTTP request received.")
+        log.info("%s: the message is not valid", object())
+        logging.getLogger("pafu.access").info("%s", "GET /")
+    stranger.error("another kind")
+    now[0] = repeats.SECONDS
+    stranger.warning("Invalid HTTP request received.")
+    said = [line["message"] for line in lines(stream)]
+    floods = [text for text in said if text.startswith("Invalid HTTP")]
+    assert floods == ["Invalid HTTP request received.", f"{floods[0]} (and 4999 times before, not logged)"]
+    assert sum("is not valid" in text for text in said) == repeats.MOST
+    assert said.count("GET /") == 5000 and "another kind" in said
