@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from cache import config
+from cache.config import GROUP
 from cache.errors import CacheError
+from cache.group import ALONE, Group
 from cache.open_chunk import OpenChunk, RotateByTime
 from cache.policy import Candidates, Evidence
 from cache.pruner import Pruner
@@ -34,7 +36,8 @@ class KVCache:
     seen in training: temporal positions are re-indexed into it (relative mode), or unchanged if it is None (absolute
     mode). ``seed`` is for random policies. Committed tokens are stored as ``kv_dtype``; the open chunk is always in
     full precision. Sessions that make chunks one at a time may share a ``workspace``; without one the cache creates its
-    own.
+    own. In a ``group`` the cache holds its process's heads, as many as ``geometry`` says. Kept tokens are the same for
+    all heads of a layer, so policies see the keys and values of all.
     """
 
     def __init__(
@@ -50,15 +53,26 @@ class KVCache:
         kv_dtype: str = "auto",
         workspace: Workspace | None = None,
         unplaced: RotateByTime | None = None,
+        group: Group = ALONE,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
         if position_range is not None and position_range < 1:
             raise CacheError(f"position_range of {position_range} latent frames must be 1 or more, or None")
         config.check_kv_dtype(kv_dtype, str(geometry.dtype).removeprefix("torch."))
+        if (
+            kv_dtype in config.QUANTISED_BITS
+            and group.size > 1
+            and (width := geometry.heads * geometry.head_dim) % GROUP
+        ):
+            raise CacheError(
+                f"kv_dtype {kv_dtype!r} rounds {GROUP} neighboring numbers together, and each of {group.size} devices "
+                f"has {width} numbers of a key: use 'auto'"
+            )
         self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
         self._pruner = Pruner(policy, budget, sink)
         self._store = TokenStore(geometry, budget, kv_dtype, position_range)
+        self._group = group
         self._workspace = workspace or Workspace(geometry, budget + self.chunk)
         self._workspace.check_fits(geometry)
         self._workspace.grow(budget + self.chunk)
@@ -157,6 +171,7 @@ class KVCache:
         self._chunk_for("commit")
         evidence.check(self._pruner.policy, self.chunk, [self._filled(layer) for layer in range(self.layers)])
         kept, scores = self._pruner.judge(self._candidates(layer, evidence) for layer in range(self.layers))
+        kept, scores = self._group.agreed(kept), self._group.agreed(scores)
         if valid is not None:
             kept = [torch.where(valid, k, torch.arange(len(k), device=k.device)) for k in kept]
             scores = [torch.where(valid, row, self._store.scores[i, : len(row)]) for i, row in enumerate(scores)]
@@ -242,9 +257,9 @@ class KVCache:
         return self._store.nbytes
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The committed state as tensors, without an open chunk."""
+        """The committed state as tensors, without an open chunk; of all heads, so that any group can restore it."""
         counters = [self.chunks, self.evicted_tokens, int(self.fell_back), *self._store.kept]
-        return {**self._store.snapshot(), "counters": torch.tensor(counters, dtype=torch.int64)}
+        return {**self._store.snapshot(self._group), "counters": torch.tensor(counters, dtype=torch.int64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Load a snapshot of a cache with the same geometry. Raises CacheError, and changes nothing, if it does not
@@ -256,7 +271,7 @@ class KVCache:
             found = tuple(state["counters"].shape)
             raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({COUNTERS + self.layers},)")
         chunks, evicted, fell_back, *kept = (int(n) for n in state["counters"])
-        self._store.restore(state, kept)
+        self._store.restore(state, kept, self._group)
         self.chunks, self.evicted_tokens = chunks, evicted
         self._pruner.reset(bool(fell_back))
         self._open = None
@@ -275,7 +290,7 @@ class KVCache:
             numbers=store.numbers[layer, :end],
             scores=store.scores[layer, :end],
             read_keys=lambda: self._shown_keys(layer),
-            read_values=lambda: self._workspace.values[layer, :end],
+            read_values=lambda: self._group.all_heads(self._workspace.values[layer, :end]),
             budget=self.budget,
             sink=self.sink,
             recent=self.recent,
@@ -289,6 +304,6 @@ class KVCache:
     def _shown_keys(self, layer: int) -> Tensor:
         """The candidates' keys as policies see them (n, H, D)."""
         held = self._store.keys.read(slice(layer, layer + 1), self._store.kept[layer])[0]
-        keys = torch.cat((held, self._workspace.fresh[layer]))
+        keys = self._group.all_heads(torch.cat((held, self._workspace.fresh[layer])))
         positions = self._store.positions[layer, : self._filled(layer)]
         return keys if self._unplaced is None else self._unplaced(keys, positions)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from cache.errors import CacheCorrupt, CacheError
+from cache.group import Group
 from cache.storage import Geometry, Workspace, at_once, gathered, part_of, rows_of
 
 ABOUT = ("positions", "numbers", "scores")  # of committed tokens and of the open chunk
+HEADS = 2  # dimension of the heads in stored rows, quantised or not
 
 
 class TokenStore:
@@ -44,9 +46,13 @@ class TokenStore:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All stored tensors by their names in a snapshot; each begins with (layers, slots)."""
+        return self._rows | {name: getattr(self, name) for name in ABOUT}
+
+    @property
+    def _rows(self) -> dict[str, Tensor]:
+        """The tensors that have heads."""
         rows = {"keys": self.keys, "values": self.values}
-        held = {name + suffix: tensor for name, each in rows.items() for suffix, tensor in each.tensors.items()}
-        return held | {name: getattr(self, name) for name in ABOUT}
+        return {name + suffix: tensor for name, each in rows.items() for suffix, tensor in each.tensors.items()}
 
     @property
     def nbytes(self) -> int:
@@ -128,25 +134,35 @@ class TokenStore:
         for about in (self.positions[layers], self.numbers[layers], self.scores[layers]):
             about[:, : indices.shape[1]] = gathered(about[:, :end], indices)
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """Copies of the committed tokens' tensors, on the host."""
+    def snapshot(self, group: Group) -> dict[str, Tensor]:
+        """Copies of the committed tokens' tensors, with the heads of the whole group, on the host."""
         longest = max(self.kept)
-        return {name: tensor[:, :longest].cpu().clone() for name, tensor in self.tensors.items()}
+        about = {name: getattr(self, name)[:, :longest].cpu().clone() for name in ABOUT}
+        whole = (
+            (name, [group.all_heads(layer, HEADS - 1).cpu() for layer in rows[:, :longest]])
+            for name, rows in self._rows.items()
+        )
+        return {name: torch.stack(layers) for name, layers in whole} | about
 
-    def restore(self, state: dict[str, Tensor], kept: list[int]) -> None:
-        """Load a snapshot with ``kept`` tokens per layer. Raises CacheError, and changes nothing, if it does not
-        fit."""
-        self._check_fits(state, kept)
+    def restore(self, state: dict[str, Tensor], kept: list[int], group: Group) -> None:
+        """Load a snapshot with ``kept`` tokens per layer, of its heads those of this process. Raises CacheError, and
+        changes nothing, if it does not fit."""
+        self._check_fits(state, kept, group)
+        rows = self._rows
         for name, tensor in self.tensors.items():
             tensor.zero_()
-            tensor[:, : max(kept)] = state[name].to(tensor.device)
+            own = group.own_heads(state[name], HEADS) if name in rows else state[name]
+            tensor[:, : max(kept)] = own.to(tensor.device)
         self.kept = kept
 
-    def _check_fits(self, state: dict[str, Tensor], kept: list[int]) -> None:
+    def _check_fits(self, state: dict[str, Tensor], kept: list[int], group: Group) -> None:
         if not all(0 <= n <= self.budget for n in kept):
             raise CacheError(f"the snapshot holds {max(kept)} tokens in a layer, this cache's budget is {self.budget}")
+        rows = self._rows
         for name, tensor in self.tensors.items():
             expected = (self.layers, max(kept), *tensor.shape[2:])
+            if name in rows:
+                expected = (*expected[:HEADS], group.size * expected[HEADS], *expected[HEADS + 1 :])
             if state[name].shape != expected or state[name].dtype != tensor.dtype:
                 given = f"{state[name].dtype} {tuple(state[name].shape)}"
                 raise CacheError(f"snapshot tensor {name!r} is {given}, this cache needs {tensor.dtype} {expected}")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cache.group import ALONE, Group
 from cache.kv_cache import KVCache
 from cache.open_chunk import RotateByTime
 from cache.policy import Evidence
@@ -136,21 +137,25 @@ def rotate_by_time(spec: ModelSpec) -> RotateByTime:
 class Cached:
     """The current chunk sees the cache and itself. Create one per chunk, after ``cache.begin_chunk``.
 
-    The last pass of a chunk has a ``watch``: its keys are stored, and the watch observes its attention.
+    The last pass of a chunk has a ``watch``: its keys are stored, and the watch observes its attention. In a ``group``
+    queries, keys and values are those of this process's tokens, and so is the result.
     """
 
-    def __init__(self, cache: KVCache, angles: Angles, rotate: Rotate = rope.apply) -> None:
-        self._cache, self._angles, self._rotate = cache, angles, rotate
+    def __init__(self, cache: KVCache, angles: Angles, rotate: Rotate = rope.apply, group: Group = ALONE) -> None:
+        self._cache, self._angles, self._rotate, self._group = cache, angles, rotate, group
         self.watch: Watch | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.watch is not None:
+            self.watch.see_tokens(layer, k[0], v[0])
+        q, k, v = self._group.to_heads(q, k, v)
         rotated = self._rotate(k, *self._angles.whole)
         q = self._rotate(q, *self._angles.whole)
         keys, values = self._cache.extend(layer, rotated, v)
         if self.watch is not None:
             self._cache.store(layer, self._rotate(k, *self._angles.place))
-            self.watch.see(layer, k[0], q[0], keys[0], values[0])
-        return attend(q, keys, values)
+            self.watch.see(layer, q[0], keys[0], values[0])
+        return self._group.to_tokens(attend(q, keys, values))
 
 
 class Rewriting:
@@ -166,13 +171,15 @@ class Rewriting:
         heads: Heads,
         told: PromptKeys,
         rotate: Rotate = rope.apply,
+        group: Group = ALONE,
     ) -> None:
         self._cache, self._positions, self._spec = cache, positions, spec
-        self._heads, self._told, self._rotate = heads, told, rotate
+        self._heads, self._told, self._rotate, self._group = heads, told, rotate, group
         self._angles: list[Angles] = []  # per chunk, the same in all layers
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        chunks = zip(*(each.split(self._cache.chunk, 1) for each in (q, k, v)), strict=True)
+        own = self._cache.chunk // self._group.size
+        chunks = zip(*(each.split(own, 1) for each in (q, k, v)), strict=True)
         with self._cache.alone(layer) as alone:
             return torch.cat([self._write(alone, layer, place, *chunk) for place, chunk in enumerate(chunks)], 1)
 
@@ -180,8 +187,8 @@ class Rewriting:
         alone.begin_chunk(self._positions[place], rotate_by_time(self._spec))
         if place == len(self._angles):
             self._angles.append(Angles.of(alone.chunk_positions(), self._spec))
-        attention = Cached(alone, self._angles[place], self._rotate)
-        attention.watch = Watch(alone.needs, self._heads, self._told, first_layer=layer)
+        attention = Cached(alone, self._angles[place], self._rotate, self._group)
+        attention.watch = Watch(alone.needs, self._heads, self._told, layer, self._group)
         seen = attention(0, q, k, v)
         alone.commit(attention.watch.evidence())
         return seen
@@ -193,28 +200,40 @@ def prompt_keys(context: Sequence[tuple[Tensor, Tensor]], row: int = 0) -> list[
 
 
 class Watch:
-    """Gathers, in one clean pass, the evidence that the cache's policy needs, layer by layer."""
+    """Gathers, in one clean pass, the evidence that the cache's policy needs, layer by layer: for all heads together,
+    and the same in all processes of a ``group``."""
 
     def __init__(
-        self, needs: frozenset[str], heads: Heads = NOBODY, told: PromptKeys = (), first_layer: int = 0
+        self,
+        needs: frozenset[str],
+        heads: Heads = NOBODY,
+        told: PromptKeys = (),
+        first_layer: int = 0,
+        group: Group = ALONE,
     ) -> None:
         self._needs, self._heads, self._told, self._first_layer = needs, heads, told, first_layer
+        self._group = group
         self._seen: dict[str, list[Tensor]] = {}
 
-    def see(self, layer: int, k: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Called once per layer, in order: the chunk's un-rotated keys and its rotated queries (chunk, H, D), and all
-        rotated keys and all values (kept + chunk, H, D)."""
-        heads, own = self._heads, self._first_layer + layer
-        if "salience" in self._needs and heads.salience is not None:
-            self._note("salience", heads.salience.score(own, k, values[-len(k) :]))
+    def see_tokens(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Called once per layer, in order, before ``see``: un-rotated keys and values of this process's tokens of the
+        chunk, with all heads (chunk / size, H, D)."""
+        if "salience" in self._needs and self._heads.salience is not None:
+            scores = self._heads.salience.score(self._first_layer + layer, k, v)
+            self._note("salience", self._group.all_tokens(scores, 0))
+
+    def see(self, layer: int, q: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Called once per layer, in order: the chunk's rotated queries (chunk, H, D), all rotated keys and all values
+        (kept + chunk, H, D), with this process's heads."""
+        heads, own, group = self._heads, self._first_layer + layer, self._group
         if "asked" in self._needs and heads.asking is not None:
-            self._note("asked", heads.asking.asked(own, values, self._told[own]))
+            self._note("asked", heads.asking.asked(own, group.all_heads(values), self._told[own]))
         if "attention" in self._needs:
-            self._note("attention", received_attention(q, keys))
+            self._note("attention", group.mean(received_attention(q, keys)))
         if "affinity" in self._needs:
-            self._note("affinity", mean_affinity(q, keys))
+            self._note("affinity", group.mean(mean_affinity(q, keys)))
         if "told" in self._needs:
-            self._note("told", mean_affinity(self._told[own], keys))
+            self._note("told", group.mean(mean_affinity(group.own_heads(self._told[own]), keys)))
 
     def _note(self, name: str, row: Tensor) -> None:
         self._seen.setdefault(name, []).append(row)

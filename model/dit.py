@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cache.group import ALONE, Group
 from model.attention import Attention, attend
 from model.sampler import FULL_NOISE
 from model.spec import ModelSpec
@@ -210,6 +211,7 @@ class CausalDiT(nn.Module):
         super().__init__()
         self.spec = spec
         self.recomputes = False  # recompute blocks in the backward pass: one block's graph in memory
+        self.group: Group = ALONE  # the processes that share a pass
         dim = spec.dim
         self.patch_embedding = nn.Conv3d(spec.latent_channels, dim, kernel_size=spec.patch, stride=spec.patch)
         self.text_embedding = nn.Sequential(
@@ -278,6 +280,7 @@ class CausalDiT(nn.Module):
         x = self._patchify(latents.to(self.dtype))
         if self.spec.screen_embedding:
             x = x + self.screen_embedding
+        x = self.group.own_tokens(x, 2)
         time = self._embed_time(timesteps, control)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):
@@ -285,7 +288,7 @@ class CausalDiT(nn.Module):
                 x = checkpoint(block, layer, x, modulation, context[layer], attention, use_reentrant=False)
             else:
                 x = block(layer, x, modulation, context[layer], attention)
-        out = self._unpatchify(self.head(x, time)).to(latents.dtype)
+        out = self._unpatchify(self.group.all_tokens(self.head(x, time), 2)).to(latents.dtype)
         return out if self.spec.predicts == "velocity" else velocity_from_clean(latents, out, timesteps)
 
     def _embed_time(self, timesteps: Tensor, control: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cache.group import ALONE, Group
 from cache.kv_cache import KVCache
 from cache.policy import Evidence
 from cache.storage import Geometry, Workspace
@@ -74,16 +75,17 @@ class Captured:
         return self.result
 
 
-def geometry_of(spec: ModelSpec, dtype: torch.dtype, device: torch.device | str) -> Geometry:
-    """That of a cache for this model."""
-    return Geometry(spec.num_layers, spec.num_heads, spec.head_dim, spec.tokens_per_chunk, dtype, device)
+def geometry_of(spec: ModelSpec, dtype: torch.dtype, device: torch.device | str, group: Group = ALONE) -> Geometry:
+    """That of a cache for this model, or of one process's part of it."""
+    heads = spec.num_heads // group.size
+    return Geometry(spec.num_layers, heads, spec.head_dim, spec.tokens_per_chunk, dtype, device)
 
 
 class Passes:
     """Runs the passes of one model, whose sessions make one chunk at a time."""
 
     def __init__(self, dit: CausalDiT, heads: Heads, spec: ModelSpec, device: torch.device) -> None:
-        self._dit, self._heads, self._spec = dit, heads, spec
+        self._dit, self._heads, self._spec, self.group = dit, heads, spec, dit.group
         self._rotate: Rotate = rope.apply
         if not any(parameter.requires_grad for parameter in dit.parameters()):
             dit.fuse()
@@ -93,7 +95,7 @@ class Passes:
         self._buffers: Given | None = None
         self._loaded: Given | None = None  # what the buffers hold
         self._pool: Any = None  # the graphs share one memory pool, since they never run at the same time
-        self.capturing = device.type == "cuda"
+        self.capturing = device.type == "cuda" and self.group.size == 1  # nobody has tried graphs with exchanges
         self.replays = self.refused = 0
         self.why_refused: str | None = None
 
@@ -105,7 +107,8 @@ class Passes:
     def workspace(self, dtype: torch.dtype, device: torch.device) -> Workspace:
         """The workspace that all sessions share; caches enlarge it as needed."""
         if self._workspace is None:
-            self._workspace = Workspace(geometry_of(self._spec, dtype, device), self._spec.tokens_per_chunk)
+            geometry = geometry_of(self._spec, dtype, device, self.group)
+            self._workspace = Workspace(geometry, self._spec.tokens_per_chunk)
         return self._workspace
 
     def run(self, cache: KVCache, latents: Tensor, timestep: float, given: Given, last: bool) -> Result:
@@ -128,14 +131,16 @@ class Passes:
     ) -> None:
         """Rewrite earlier chunks, latents (1, chunks * F, C, h, w), in one clean, block-causal pass, and commit them in
         order. ``positions`` are (chunk, 3) per chunk; ``cache`` has already forgotten their tokens."""
-        attention = Rewriting(cache, positions, self._spec, self._heads, prompt_keys(context), self._rotate)
+        told = prompt_keys(context)
+        attention = Rewriting(cache, positions, self._spec, self._heads, told, self._rotate, self.group)
         timesteps = torch.zeros(latents.shape[:2], device=latents.device)
         with torch.compiler.set_stance("force_eager"):  # a rare shape, not worth compiling
             self._dit(latents, timesteps, context, attention, control)
 
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
-        attention = Cached(cache, given.angles, self._rotate)
-        attention.watch = Watch(cache.needs, self._heads, prompt_keys(given.context)) if last else None
+        attention = Cached(cache, given.angles, self._rotate, self.group)
+        if last:
+            attention.watch = Watch(cache.needs, self._heads, prompt_keys(given.context), group=self.group)
         velocity = self._dit(latents, timesteps, given.context, attention, given.control)
         return Result(velocity, attention.watch.evidence() if attention.watch else None)
 

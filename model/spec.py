@@ -185,6 +185,17 @@ class ModelSpec:
         """The nearest of the public schedulers' 1000 noise levels."""
         return min((self._warp(1 - k / 1000) for k in range(1000)), key=lambda s: abs(1000 * s - timestep))
 
+    def why_not_shared(self, devices: int) -> str | None:
+        """Why a group of so many devices cannot share this model (cache.group), or None if it can."""
+        counts = {"attention heads": self.num_heads, "tokens per latent frame": self.tokens_per_latent}
+        for what, count in counts.items():
+            if count % devices:
+                fitting = [n for n in range(2, count + 1) if not any(each % n for each in counts.values())]
+                could = f"groups of {' or '.join(map(str, fitting))} can" if fitting else "no group can"
+                size = f"at {self.width}x{self.height} "
+                return f"model {self.name!r} {size}has {count} {what}, which {devices} devices cannot share; {could}"
+        return None
+
     def at(self, width: int, height: int) -> ModelSpec:
         """This model with another picture size. Raises SpecError, which names valid sizes."""
         return replace(self, width=width, height=height)

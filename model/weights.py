@@ -126,12 +126,14 @@ def load_model(
     dtype: torch.dtype | None = None,
     head: Path | None = None,
     beside: Beside | None = None,
+    whole: bool = True,
 ) -> LoadedModel:
     """Load the model's parts from ``folder``, or the weights that ship with Pafu, in ``dtype`` (None: the preferred
     one).
 
     ``folder`` was written by ``save_model``, or is a public checkpoint of the Wan2.1 family (a folder or a file);
     ``beside`` names parts that are elsewhere. ``head`` is the salience head's file; None uses the folder's own, if any.
+    Unless ``whole``, a public checkpoint's text encoder and codec are not read, and must not be used.
     Raises WeightsError for anything missing, damaged or unfit.
     """
     spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
@@ -139,7 +141,7 @@ def load_model(
     if not spec.public or (folder / DESCRIPTION).is_file():
         model = _load_own(spec, folder, device, dtype)
     else:
-        model = _load_public(spec, folder, torch.device(device), dtype, beside or Beside())
+        model = _load_public(spec, folder, torch.device(device), dtype, beside or Beside(), whole)
     own_head = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
     if head is not None:
         model = with_head(model, head)
@@ -150,14 +152,14 @@ def load_model(
 
 
 def _load_public(
-    spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype | None, beside: Beside
+    spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype | None, beside: Beside, whole: bool
 ) -> LoadedModel:
     dtype = dtype or preferred_dtype(device)
     try:
-        parts, digest = load_public(spec, weights, device, dtype, beside)
+        parts, digest = load_public(spec, weights, device, dtype, beside, whole)
     except MissingExtra as error:
         raise WeightsError(str(error)) from error
-    loaded: dict[str, Any] = dict(parts)
+    loaded: dict[str, Any] = {"text": None, "vae": None, **parts}
     return LoadedModel(spec, **loaded, device=device, dtype=dtype, digest=digest)
 
 

@@ -36,9 +36,10 @@ class Beside:
 
 
 def load_public(
-    spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype, beside: Beside
+    spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype, beside: Beside, whole: bool = True
 ) -> tuple[dict[str, nn.Module], str]:
-    """The parts "dit", "text" and "vae" on ``device``, and the digest of their files. Raises WeightsError."""
+    """The parts "dit", "text" and "vae" on ``device`` (only "dit" unless ``whole``), and the digest of their files.
+    Raises WeightsError."""
     around = weights if weights.is_dir() else weights.parent
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
@@ -54,10 +55,11 @@ def load_public(
         if vae is None:
             raise _missing(spec, "VAE", beside.vae or around, others, "--vae")
     parts = {"dit": _dit(spec, dit, contents, device, dtype)}
-    with of_part(of_text):
-        parts["text"] = _text(spec, text, beside, device, dtype)
-    with of_part(of_vae):
-        parts["vae"] = _vae(spec, vae, device, dtype)
+    if whole:
+        with of_part(of_text):
+            parts["text"] = _text(spec, text, beside, device, dtype)
+        with of_part(of_vae):
+            parts["vae"] = _vae(spec, vae, device, dtype)
     files = [*dit.files, *text.files, *vae.files, *(lora.file for lora in contents.loras)]
     return parts, fingerprint(files)
 

@@ -94,7 +94,8 @@ class SideBySide:
             lasting = rope.apply(k, *self._angles.place)
             for i, (watch, cache) in enumerate(zip(self.watches, self._caches, strict=True)):
                 cache.store(layer, lasting[i : i + 1])
-                watch.see(layer, k[i], q[i], *(each[0] for each in pairs[i]))
+                watch.see_tokens(layer, k[i], v[i])
+                watch.see(layer, q[i], *(each[0] for each in pairs[i]))
         for i, foresight in enumerate(self.foresight or ()):
             cache = self._caches[i]
             foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], rows[i], "max"))

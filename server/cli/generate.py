@@ -23,7 +23,8 @@ from server.live.client_messages import check_held, check_prompt
 from server.media import faststart
 from server.media.picture import PictureError, fitted
 from server.worker.finishing import fragments
-from server.worker.generator import Generator, StartError, load_generator
+from server.worker.generator import Generator, StartError
+from server.worker.group import load as load_model
 from server.worker.session import WorkerSession
 
 
@@ -102,7 +103,7 @@ def load(settings: Settings) -> Generator:
     """Load the model in this process. Raises GenerateError."""
     try:
         slot = slots_for(settings)[0]  # one device is enough for one video
-        return load_generator(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
+        return load_model(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
     except (StartError, ConfigError) as error:
         raise GenerateError(settings.explained(error)) from error
 

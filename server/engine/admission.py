@@ -13,6 +13,7 @@ from statistics import median, quantiles
 
 from model.spec import ModelSpec
 from server.config import ConfigError, Settings
+from server.config.devices import Slot
 from server.engine.placement import Load
 from server.errors import RETRY_AFTER, PafuError
 from server.ipc.messages import CacheChoice, Open
@@ -26,11 +27,12 @@ SLOWER = 1.25
 SPEED_MARGIN = 0.85  # usable share of real time; the rest covers the front, jobs and slower chunks
 
 
-def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str) -> int:
-    """Bytes that a session holds for its whole life: its cache and the video codec's state."""
+def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str, devices: int = 1) -> int:
+    """Bytes that a session holds for its whole life: its cache and the video codec's state. In a group of ``devices``,
+    of the first, which holds most: its heads' share of the cache, and the codec's state."""
     return spec.codec_bytes(dtype) + cache.config.promised_bytes(
         layers=spec.num_layers,
-        heads=spec.num_heads,
+        heads=spec.num_heads // devices,
         head_dim=spec.head_dim,
         tokens_per_latent=spec.tokens_per_latent,
         tokens_per_chunk=spec.tokens_per_chunk,
@@ -43,10 +45,11 @@ def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
     return max(1, int(SPEED_MARGIN * spec.pictures_in_chunk(1) / spec.fps / chunk_seconds))
 
 
-def check_room(settings: Settings, workers: int) -> None:
+def check_room(settings: Settings, slots: Sequence[Slot]) -> None:
     """Raises ConfigError if ``cache_room_bytes`` is too small for even one session with the default cache."""
+    workers, largest = len(slots), max(len(slot.devices) for slot in slots)
     usual, each = CacheChoice.of(settings.cache()), settings.cache_room_bytes // workers
-    least = cache_bytes(settings.spec, usual, NARROWEST)
+    least = cache_bytes(settings.spec, usual, NARROWEST, largest)
     if settings.cache_room_bytes and each < least:
         share = f"; {workers} workers share it" if workers > 1 else ""
         reason = f"one session needs {least} bytes, so none could ever start: set at least {least * workers}{share}"

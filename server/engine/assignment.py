@@ -63,4 +63,5 @@ def configure(settings: Settings, slot: Slot, workers: int, usual: CacheChoice) 
         parts=Parts.of(settings),
         usual=usual,
         called=settings.names,
+        patience=settings.worker_timeout,
     )

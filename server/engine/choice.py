@@ -19,7 +19,7 @@ def engine_for(settings: Settings, stores: Callable[[], dict[str, tuple[str, str
     """
     if settings.engine == "local":
         slots = slots_for(settings)
-        check_room(settings, len(slots))
+        check_room(settings, slots)
         return LocalEngine(settings, slots)
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("this engine needs an extra: pip install 'pafu[ray]'", "engine")

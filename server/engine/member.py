@@ -106,7 +106,7 @@ class Member:
     def cache_bytes(self, cache: CacheChoice) -> int:
         """Memory that a session with this cache holds on this worker."""
         ready = self.supervisor.ready
-        return cache_bytes(self._spec, cache, ready.dtype if ready else WIDEST)
+        return cache_bytes(self._spec, cache, ready.dtype if ready else WIDEST, len(self.slot.devices))
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         """Open a session that fits after closing the ``displaced`` ones. Raises PafuError if the worker refuses it."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from model.gpu import DRIVERS
+from model.spec import ModelSpec
 from server.config import ConfigError, Settings, devices
 from server.config.devices import Slot
 from server.process import usable_cores
@@ -18,16 +20,26 @@ COUNT_WITHIN = 120.0
 
 
 def slots_for(settings: Settings) -> tuple[Slot, ...]:
-    """The workers to start, at least one. Raises ConfigError for a GPU that does not exist."""
+    """The workers to start, at least one. Raises ConfigError for a GPU that does not exist, and for a group of devices
+    that cannot share the model."""
     parts = devices.parse(settings.device)
     look = any(part.startswith("cuda") for part in parts)
     if parts == ("auto",):
         look = any(path.exists() for path in DRIVERS)
     gpus, why_none = count_gpus() if look else (0, "")
     try:
-        return devices.slots(parts, gpus, settings.threads or usable_cores(), why_none)
+        found = devices.slots(parts, gpus, settings.threads or usable_cores(), why_none)
     except ValueError as error:
         raise ConfigError(str(error), "device") from None
+    check_groups(settings.spec, parts)
+    return found
+
+
+def check_groups(spec: ModelSpec, parts: Sequence[str]) -> None:
+    """Raises ConfigError for a group of devices that cannot share the model."""
+    for size in {len(part.split(devices.JOIN)) for part in parts}:
+        if why := spec.why_not_shared(size):
+            raise ConfigError(why, "device")
 
 
 def count_gpus() -> tuple[int, str]:

@@ -97,6 +97,7 @@ class Configure(Message, frozen=True, tag="configure"):
     parts: Parts = Parts()
     usual: CacheChoice | None = None  # the default cache; used to measure the chunk time
     called: dict[str, str] = {}  # setting -> the name under which the operator set it
+    patience: float = 60.0  # seconds without a heartbeat, after which the front replaces the worker
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

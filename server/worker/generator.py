@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import model.stream
     import model.stream_state
+    from cache.group import Group
     from model.checkpoints.public import Beside
     from model.stream import VideoStream
     from model.weights import LoadedModel
@@ -41,6 +42,10 @@ Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 class StartError(RuntimeError):
     """The worker cannot start with this configuration; the message says what to change."""
+
+
+class DeviceLost(RuntimeError):
+    """A device, or another process of the worker's group, is lost: the worker must end. The message says which."""
 
 
 class GeneratedChunk(Protocol):
@@ -121,7 +126,18 @@ class ModelGenerator:
         self.device = device
         self.versions = versions
         self.dtype = str(model.dtype).removeprefix("torch.")
-        self._model = model
+        self.model = model
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where this process computes."""
+        return self.model.device
+
+    def join(self, group: Group) -> None:
+        """Generate together with the other processes of ``group``, before the first stream is opened."""
+        from model.shared_parts import shared
+
+        self.model = shared(self.model, group)
 
     def snapshot(self, stream: VideoStream) -> bytes:
         return stream.snapshot()
@@ -129,7 +145,7 @@ class ModelGenerator:
     def restore(self, snapshot: bytes) -> VideoStream:
         from model.stream import VideoStream
 
-        return VideoStream.restore(self._model, snapshot)
+        return VideoStream.restore(self.model, snapshot)
 
     def decoding_thread(self) -> Executor:
         """See the protocol. Torch uses one core in the new thread; the calling thread's setting is unchanged."""
@@ -137,16 +153,16 @@ class ModelGenerator:
 
         cores = torch.get_num_threads()
         executor = ThreadPoolExecutor(1, "decode")
-        executor.submit(_use_one_core, self._model.device).result()
+        executor.submit(_use_one_core, self.model.device).result()
         torch.set_num_threads(cores)
         return executor
 
     def free_bytes(self) -> int:
         import torch
 
-        if self._model.device.type == "cuda":
+        if self.model.device.type == "cuda":
             self.release_memory()  # memory cached by torch counts as free
-            free, _ = torch.cuda.mem_get_info(self._model.device)
+            free, _ = torch.cuda.mem_get_info(self.model.device)
             return free
         return available_bytes()
 
@@ -154,13 +170,13 @@ class ModelGenerator:
         import torch
 
         gc.collect()
-        if self._model.device.type == "cuda":
+        if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
         from model.stream import VideoStream
 
-        return VideoStream(self._model, prompt, seed, cache.config)
+        return VideoStream(self.model, prompt, seed, cache.config)
 
     def keep(self, chunk: model.stream.Chunk) -> PastChunk:
         past = chunk.past
@@ -219,7 +235,9 @@ def pick_device(wanted: str) -> str:
 
 
 def device_bytes(device: str) -> dict[str, int]:
-    """GPU memory in bytes by kind (server.telemetry.metrics.MEMORY_KINDS); empty on a CPU."""
+    """GPU memory in bytes by kind (server.telemetry.metrics.MEMORY_KINDS); in a group, of the first device. Empty on a
+    CPU."""
+    device = device.partition("+")[0]
     if not device.startswith("cuda"):
         return {}
     import torch
@@ -241,8 +259,9 @@ def load_model(
     salience_head: str | None = None,
     parts: Parts = WITH_WEIGHTS,
     called: Mapping[str, str] = NO_NAMES,
+    whole: bool = True,
 ) -> tuple[LoadedModel, str]:
-    """Load the model; returns it and a description of its weights.
+    """Load the model, or unless ``whole`` its transformer; returns it and a description of its weights.
 
     Raises StartError, which names the missing or invalid file and the setting at fault (as in ``called``).
     """
@@ -259,7 +278,8 @@ def load_model(
             return with_head(random, Path(salience_head)) if salience_head else random, RANDOM_WEIGHTS
         head = Path(salience_head) if salience_head else None
         place = hub.locate(weights, spec) if weights else None
-        return load(spec, place, device, head=head, beside=_beside(parts, spec)), weights or SHIPPED_WEIGHTS
+        loaded = load(spec, place, device, head=head, beside=_beside(parts, spec), whole=whole)
+        return loaded, weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
         at_fault = called.get(getattr(error, "part", "weights"))
         raise StartError(f"{at_fault}: {error}" if at_fault else f"{error} (--weights or PAFU_WEIGHTS)") from error
@@ -278,8 +298,9 @@ def _located(place: str | None, part: str, spec: ModelSpec) -> Path | None:
         return hub.locate(place, spec) if place else None
 
 
-def load_generator(configure: Configure) -> Generator:
-    """Load the model that ``configure`` names. Raises StartError if that is impossible with this configuration."""
+def load_generator(configure: Configure, whole: bool = True) -> ModelGenerator:
+    """Load the model that ``configure`` names, or unless ``whole`` its transformer. Raises StartError if that is
+    impossible with this configuration."""
     import torch
 
     from server.process import usable_cores
@@ -289,7 +310,6 @@ def load_generator(configure: Configure) -> Generator:
     device = pick_device(configure.device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # the default for code that names no GPU
-    model, weights = load_model(
-        configure.model, configure.weights, device, configure.salience_head, configure.parts, configure.called
-    )
+    head, parts, called = configure.salience_head, configure.parts, configure.called
+    model, weights = load_model(configure.model, configure.weights, device, head, parts, called, whole)
     return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

@@ -45,7 +45,8 @@ from server.media.encoder import EncoderError
 from server.process import leave_signals_to_the_front, rss_bytes
 from server.telemetry import logs
 from server.worker.finishing import MOST_WAITING, Finishing, InlineExecutor
-from server.worker.generator import Generator, StartError, device_bytes, load_generator
+from server.worker.generator import DeviceLost, Generator, StartError, device_bytes
+from server.worker.group import load as load_model
 from server.worker.scheduler import choose, leaves_room, seconds_until_due
 from server.worker.session import BegunChunk, EncodedChunk, WorkerSession
 
@@ -300,6 +301,8 @@ class Worker:
 
 def device_suspect(error: Exception) -> bool:
     """Whether the error is a device error (illegal access, lost GPU), after which the process must not continue."""
+    if isinstance(error, DeviceLost):
+        return True
     return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__) or "CUDA error" in str(error)
 
 
@@ -402,7 +405,7 @@ def serve(channel: Channel, load: Loader) -> int:
     return 0
 
 
-def main(load: Loader = load_generator) -> int:
+def main(load: Loader = load_model) -> int:
     """Entry point: ``python -m server.worker FD``."""
     faulthandler.enable()
     leave_signals_to_the_front()
@@ -413,6 +416,9 @@ def main(load: Loader = load_generator) -> int:
         return serve(Channel(sock), load)
     except ChannelClosed:
         return 0
+    except DeviceLost as error:
+        log.error("%s", error)
+        return DEVICE_SUSPECT
     except Exception as error:
         log.exception("the worker failed")
         return DEVICE_SUSPECT if device_suspect(error) else 1

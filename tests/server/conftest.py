@@ -150,13 +150,13 @@ Serve = Callable[..., Awaitable[RunningServer]]
 
 @pytest.fixture
 async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start a server with these settings; it is stopped after the test."""
+    """Start a server with these settings, whose workers are this command; it is stopped after the test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     running: list[RunningServer] = []
 
-    async def start(**settings: Any) -> RunningServer:
+    async def start(command: tuple[str, ...] = (sys.executable, str(PATTERN)), **settings: Any) -> RunningServer:
         given = Settings(**{**KEEP_NOTHING, **PATIENT, "data_dir": tmp_path, "max_waiting": 0, **settings})
-        engine = LocalEngine(given, slots_for(given), (sys.executable, str(PATTERN)))
+        engine = LocalEngine(given, slots_for(given), command)
         service = build(given, engine)
         sock = listen("127.0.0.1", 0)
         port = sock.getsockname()[1]

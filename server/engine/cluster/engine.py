@@ -32,6 +32,7 @@ from server.engine.cluster.remote import RemoteMember
 from server.engine.interface import EngineSession
 from server.engine.pool import Pool
 from server.engine.pooled import SHUT_DOWN, PooledEngine
+from server.engine.slots import check_groups
 from server.engine.supervisor import WORKER_COMMAND
 from server.errors import PafuError
 from server.ipc.messages import CacheChoice, Open
@@ -91,8 +92,8 @@ class RayLink:
             "name": f"worker {slot.worker}",
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_gpus": 1 if gpu else 0,
-            "num_cpus": 0 if gpu else 1,
+            "num_gpus": len(slot.devices) if gpu else 0,
+            "num_cpus": 0 if gpu else len(slot.devices),
             "max_restarts": -1,
             "max_concurrency": MOST_CALLS,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
@@ -114,6 +115,7 @@ class ClusterEngine(PooledEngine):
         super().__init__(settings.spec, Pool([], settings.max_sessions))
         self._settings, self._command = settings, tuple(command)
         self._parts = devices.parse(settings.device)
+        check_groups(settings.spec, self._parts)
         self._hello = Hello(front=f"front_{secrets.token_hex(8)}", version=__version__, stores=stores or {})
         self._members: dict[str, RemoteMember] = {}
         self._looking: asyncio.Task[None] | None = None

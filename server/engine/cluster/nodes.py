@@ -36,11 +36,12 @@ def _slots(node: Node, parts: Sequence[str], threads: int) -> list[Slot]:
     except ValueError:
         return []
     if not cores:
-        there = tuple(slot for slot in there if slot.device != "cpu")
+        there = tuple(slot for slot in there if not slot.device.startswith("cpu"))
     return [_renamed(node["NodeID"], slot) for slot in there]
 
 
 def _renamed(node: str, slot: Slot) -> Slot:
-    """The slot with a cluster-wide name; Ray shows each actor its own GPU as cuda:0."""
-    device = "cuda:0" if slot.device.startswith("cuda") else slot.device
+    """The slot with a cluster-wide name; Ray shows each actor its own GPUs, counted from 0."""
+    own = [f"cuda:{number}" for number in range(len(slot.devices))]
+    device = devices.JOIN.join(own) if slot.device.startswith("cuda") else slot.device
     return Slot(f"{node[:SHORT]}-{slot.worker}", device, slot.threads, slot.memory_share)

@@ -75,7 +75,8 @@ class RemoteMember:
 
     def cache_bytes(self, cache: CacheChoice) -> int:
         ready = self._report.status.ready if self._report is not None else None
-        return cache_bytes(self._assignment.spec, cache, ready.dtype if ready else WIDEST)
+        dtype = ready.dtype if ready else WIDEST
+        return cache_bytes(self._assignment.spec, cache, dtype, len(self.slot.devices))
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         self._gone.discard(order.session)

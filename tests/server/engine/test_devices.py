@@ -25,6 +25,8 @@ from server.engine.placement import Load, least_loaded, share_of
         ("cpu", 4, ["cpu"]),
         ("cpu:2", 0, ["cpu", "cpu"]),
         ("cuda, cpu:2", 1, ["cuda:0", "cpu", "cpu"]),
+        ("cuda:0+cuda:2, cuda:1", 3, ["cuda:0+cuda:2", "cuda:1"]),
+        ("cpu + cpu,cpu+cpu,cpu", 0, ["cpu+cpu", "cpu+cpu", "cpu"]),
     ],
 )
 def test_each_part_means_its_workers(text: str, gpus: int, found: list[str]) -> None:
@@ -37,6 +39,9 @@ def test_threads_and_memory_are_divided_among_workers_that_share_them() -> None:
     assert devices.slots(("cpu:3",), 0, 8) == tuple(Slot(str(n), "cpu", 2, 1 / 3) for n in range(3))
     assert {slot.threads for slot in devices.slots(("cpu:3",), 0, 2)} == {1}
     assert [slot.memory_share for slot in devices.slots(("cuda", "cpu"), 2, 8)] == [1, 1, 1]
+    group, alone = devices.slots(("cpu+cpu+cpu", "cpu"), 0, 8)
+    assert (group.devices, group.threads, group.memory_share) == (("cpu", "cpu", "cpu"), 2, 1 / 4)
+    assert (alone.devices, alone.threads, alone.memory_share) == (("cpu",), 2, 1 / 4)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,14 @@ def test_threads_and_memory_are_divided_among_workers_that_share_them() -> None:
         ("cpu,cpu", "'cpu' is given twice"),
         ("cuda:1,cuda:0,cuda:01", "'cuda:1' is given twice"),
         ("cuda,cuda:1", "'cuda' means all GPUs"),
+        ("cuda,cuda:0+cuda:1", "'cuda' means all GPUs"),
+        ("cuda:0+cuda:0", "'cuda:0' is given twice"),
+        ("cuda:0+cuda:1,cuda:1", "'cuda:1' is given twice"),
+        ("cuda:0+cpu", "'cuda:0\\+cpu' is not a group of devices; allowed are single GPUs, like cuda:0\\+cuda:1"),
+        ("cuda+cuda", "'cuda\\+cuda' is not a group"),
+        ("cpu:2+cpu:2", "'cpu:2\\+cpu:2' is not a group"),
+        ("cpu+auto", "'auto' is not a device"),
+        ("cuda:0+", "'' is not a device"),
     ],
 )
 def test_a_setting_that_means_nothing_is_named(text: str, said: str) -> None:
@@ -70,6 +83,7 @@ def test_a_setting_that_means_nothing_is_named(text: str, said: str) -> None:
         ("cuda:1", 0, "'cuda:1' was requested, but no driver is visible"),
         ("cuda:1", 1, "'cuda:1' was requested, but torch sees only cuda:0"),
         ("cuda:0,cuda:8", 8, "'cuda:8' was requested, but torch sees cuda:0 to cuda:7"),
+        ("cuda:0+cuda:8", 8, "'cuda:8' was requested, but torch sees cuda:0 to cuda:7"),
     ],
 )
 def test_a_device_that_is_not_there_is_named(text: str, gpus: int, said: str, monkeypatch) -> None:
