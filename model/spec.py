@@ -344,7 +344,7 @@ PAFU_MINI = ModelSpec(
     denoising_steps=(1000, 750, 450, 150),
     shift=5.0,
     trained_latents=24,
-    max_prompt_chars=400,
+    max_prompt_chars=2000,
     cache_policy="value_novelty",
     cache_budget_latents=6.0,
 )

@@ -16,12 +16,13 @@ from python_multipart.multipart import Field, File, parse_options_header
 from server.access.bounded_json import LARGE, Bounds, beside_the_loop, read_object
 from server.errors import PafuError
 from server.live.client_messages import PICTURE_FIELDS
+from server.live.foreign import BLOCKS, NOTHING
 
 MEDIA_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 64 * 2**10
 MAX_DEPTH = 4  # nesting of a[b][c]
 CHARSETS = (b"", b"utf-8", b"utf8", b"us-ascii")
-JSON_FIELDS = ("extra_params", "extra_body")  # these hold JSON text in a form
+JSON_FIELDS = ("extra_params", "extra_body", *BLOCKS)  # these hold JSON text in a form
 OWN_VIDEO = re.compile(rb"video_[0-9a-f]{24}")
 PICTURES = tuple(name.encode() for name in PICTURE_FIELDS)
 LOOK_BYTES = 2**20  # search range in an uploaded video: its index, with the title, comes first
@@ -78,8 +79,11 @@ def _add(fields: dict[str, Any], part: Field | File) -> None:
 
 
 def _add_text(fields: dict[str, Any], name: str, value: str) -> None:
-    if name in JSON_FIELDS:
-        fields[name] = read_object(value.encode(), name, Bounds(size=MAX_FIELD_BYTES))
+    if name in JSON_FIELDS and value not in NOTHING:
+        try:
+            fields[name] = read_object(value.encode(), name, Bounds(size=MAX_FIELD_BYTES))
+        except PafuError as error:
+            raise PafuError(error.kind.code, error.message, error.param or name) from None
     else:
         _put(fields, name, value)
 

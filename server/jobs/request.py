@@ -58,7 +58,7 @@ class VideoRequest(Asked):
     size: str | None = None
     width: int | None = None
     height: int | None = None
-    fps: int | None = None
+    fps: float | None = None
     num_frames: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, le=protocol.MAX_SEED)
     num_inference_steps: int | None = None
@@ -119,23 +119,13 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 def parse(kind: type[AskedKind], fields: dict[str, Any]) -> AskedKind:
     """Validate the fields of a request. Raises PafuError with the field at fault."""
-    asked = foreign.taken(_unfolded(fields))
+    asked = foreign.taken(foreign.unfolded(fields))
     if isinstance(extra := asked.get("extra_params"), dict):
         asked["extra_params"] = foreign.taken(extra, "extra_params.")
-    given = {name: value for name, value in asked.items() if value != "" or name == "prompt"}  # forms send "" for null
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(asked)
     except ValidationError as error:
         raise _explain(kind, error) from None
-
-
-def _unfolded(fields: dict[str, Any]) -> dict[str, Any]:
-    """Merge vLLM-Omni's ``video_params`` into the fields; fields of the request itself take precedence."""
-    inner = fields.get("video_params")
-    if not (inner is None or isinstance(inner, dict)):
-        raise PafuError("invalid_message", "video_params must be an object", "video_params")
-    given = {name: value for name, value in fields.items() if name != "video_params"}
-    return {**{name: value for name, value in (inner or {}).items() if value is not None}, **given}
 
 
 def new_order(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> Order:
@@ -188,7 +178,7 @@ def _changes(asked: VideoRequest, last: int, spec: ModelSpec) -> list[Interact]:
 
 def _image(asked: VideoRequest, spec: ModelSpec) -> bytes:
     for name in ("input_reference", "image_reference"):
-        if (reference := getattr(asked, name)) not in (None, "", {}):
+        if (reference := getattr(asked, name)) is not None:
             return protocol.check_image(reference, spec, name)
     return b""
 
@@ -290,8 +280,8 @@ def _size(asked: VideoRequest, spec: ModelSpec) -> tuple[int | None, int | None]
 
 
 def _pictures(asked: VideoRequest, spec: ModelSpec, settings: Settings) -> int:
-    if None not in (asked.num_frames, asked.seconds) and asked.num_frames != round((asked.seconds or 0) * spec.fps):
-        raise PafuError("invalid_message", "seconds and num_frames differ; give only one", "num_frames")
+    if asked.seconds is not None:
+        protocol.check_agree(round(asked.seconds * spec.fps), asked.num_frames)
     if asked.num_frames is not None:
         check_length(asked.num_frames, spec, settings, "num_frames")
         return asked.num_frames

@@ -75,18 +75,19 @@ class ExtraParams(Wire):
 class CameraVelocity(Wire):
     """vLLM-Omni's camera: metres per picture (right, up, forward), and a rotation quaternion (x, y, z, w)."""
 
-    translation: list[float] = Field(min_length=3, max_length=3)
-    rotation: list[float] | None = Field(default=None, min_length=4, max_length=4)
+    translation: list[float] = Field(default=[0.0, 0.0, 0.0], min_length=3, max_length=3)
+    rotation: list[float] = Field(default=[0.0, 0.0, 0.0, 1.0], min_length=4, max_length=4)
 
 
 class CameraEvent(Wire):
-    """A camera command. ``mode`` and ``data`` are vLLM-Omni's equivalent of the other fields.
+    """A camera command. ``mode`` and ``data`` are vLLM-Omni's equivalent of the other fields; only its mode velocity is
+    offered (there, ``data`` without a mode is a target).
 
     ``speed``: pixels per picture (+ is right); ``pan``: a direction instead; ``cut_to``: screens from the start;
     ``rise``: pixels per picture (+ is up), for models whose camera can rise.
     """
 
-    mode: Literal["velocity"] | None = None
+    mode: Literal["velocity", "target"] | None = None
     data: CameraVelocity | None = None
 
     speed: int | None = Field(default=None, ge=-MAX_SPEED, le=MAX_SPEED, multiple_of=SPEED_STEP)
@@ -130,7 +131,7 @@ class SessionStart(Wire):
     format: str = "m4s"
     width: int | None = None
     height: int | None = None
-    fps: int | None = None
+    fps: float | None = None
     num_frames: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     extra_params: ExtraParams | None = None
@@ -253,7 +254,7 @@ def parse(text: str, bounds: Bounds = CONTROL) -> ClientMessage:
 
 def without_foreign(start: dict[str, Any]) -> dict[str, Any]:
     """session.start without other servers' fields. Raises PafuError unsupported if one has an effect."""
-    start = foreign.taken(start)
+    start = foreign.taken(foreign.unfolded(start))
     extra = start.get("extra_params")
     if isinstance(extra, dict):
         start["extra_params"] = foreign.taken(extra, "extra_params.")
@@ -298,7 +299,7 @@ def check_start(start: SessionStart, spec: ModelSpec, settings: Settings) -> mes
     for field in ("width", "height", "fps"):
         given, own = getattr(start, field), getattr(spec, field)
         if given is not None and given != own:
-            reason = f"{field} {given} is not offered; {spec.name} makes {spec.width}x{spec.height} at {spec.fps} fps"
+            reason = f"{field} {given:g} is not offered; {spec.name} makes {spec.width}x{spec.height} at {spec.fps} fps"
             raise PafuError("unsupported", reason, field)
     name = "image" if start.image is not None else "image_reference"
     reference = getattr(start, name)
@@ -423,16 +424,19 @@ def change_of(interaction: Interaction, session: str, unnamed: str, spec: ModelS
 
 
 VELOCITY = 0.05  # metres per picture in vLLM-Omni's clients; equals our default speed
+STILL = 1e-6  # metres or radians that are nothing
 
 
 def _velocity(data: CameraVelocity, param: str) -> int:
     """Pan speed for a velocity, in pixels per picture. Raises PafuError for any other movement."""
-    right, *other = data.translation
-    if any(other) or data.rotation not in (None, [0, 0, 0, 1]):
+    right, up, forward = data.translation
+    turned, length = math.hypot(*data.rotation[:3]), math.hypot(*data.rotation)
+    if max(abs(up), abs(forward)) > STILL or turned > STILL * length or not length:
         reason = "the camera only moves left and right: send translation [x, 0, 0], rotation [0, 0, 0, 1]"
         raise PafuError("unsupported", reason, f"{param}.data")
-    steps = round(right / VELOCITY * DEFAULT_SPEED / SPEED_STEP) or int(math.copysign(bool(right), right))
-    return max(-MAX_SPEED, min(MAX_SPEED, steps * SPEED_STEP))
+    most = VELOCITY * MAX_SPEED / DEFAULT_SPEED
+    steps = max(-most, min(most, right)) / VELOCITY * DEFAULT_SPEED / SPEED_STEP
+    return SPEED_STEP * (round(steps) or int(math.copysign(bool(right), right)))
 
 
 def _camera(camera: CameraEvent, param: str) -> messages.Camera:
@@ -440,6 +444,9 @@ def _camera(camera: CameraEvent, param: str) -> messages.Camera:
     if camera.data is not None:
         if asked:
             raise PafuError("invalid_message", "give either data or speed, pan, cut_to and rise", param)
+        if camera.mode != "velocity":
+            reason = "the camera takes no target pose: send mode 'velocity', or cut_to instead of mode and data"
+            raise PafuError("unsupported", reason, f"{param}.mode")
         return messages.Camera(speed=_velocity(camera.data, param), cut_to=None)
     if camera.speed is not None and camera.pan is not None:
         raise PafuError("invalid_message", "give either speed or pan, not both", param)
@@ -486,8 +493,6 @@ def _budget(given: CacheParams, spec: ModelSpec, settings: Settings, path: str) 
 
 def _pictures_of(start: SessionStart, spec: ModelSpec, most: int) -> int:
     """Number of pictures for OpenAI's ``seconds``, a number or a numeric string. Raises PafuError."""
-    if start.num_frames is not None:
-        raise PafuError("invalid_message", "give either seconds or num_frames, not both", "num_frames")
     try:
         pictures = round(float(start.seconds or 0) * spec.fps)
     except (ValueError, OverflowError):
@@ -495,7 +500,14 @@ def _pictures_of(start: SessionStart, spec: ModelSpec, most: int) -> int:
     if not 1 <= pictures <= most:
         reason = f"seconds is {shown(start.seconds)}; allowed: up to {most / spec.fps:g}"
         raise PafuError("invalid_message", reason, "seconds")
+    check_agree(pictures, start.num_frames)
     return pictures
+
+
+def check_agree(pictures: int, num_frames: int | None) -> None:
+    """Raises PafuError if ``seconds``, which are so many pictures, and ``num_frames`` differ."""
+    if num_frames not in (None, pictures):
+        raise PafuError("invalid_message", "seconds and num_frames differ; give only one", "num_frames")
 
 
 def _cache(start: SessionStart, spec: ModelSpec, settings: Settings) -> messages.CacheChoice:

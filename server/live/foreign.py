@@ -31,12 +31,18 @@ def off(value: Any) -> bool:
     return value in (False, 0, "false", "False", "0")
 
 
+def flag(value: Any) -> bool:
+    """Whether the value is true or false."""
+    return off(value) or value in (True, 1, "true", "True", "1")
+
+
 def usual(*names: str) -> Callable[[Any], bool]:
     """Only these names are neutral."""
     return lambda value: value in names
 
 
-NOTHING: tuple[Any, ...] = (None, "", [], {}, "None", "null")  # forms send null as "None" or "null"
+NOTHING: tuple[Any, ...] = (None, "", [], {}, "None", "null")  # forms send null as "", "None" or "null"
+NEEDED = ("type", "prompt")  # told as empty, not as missing
 STAGE = "the model has one stage; leave it out"
 SILENT = "videos have no sound; leave it out"
 RATE = "the frame rate is the model's own; leave it out"
@@ -68,9 +74,34 @@ FOREIGN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "frame_interpolation_model_path": (never, RATE),
     "enable_teacache": (off, "the model skips no passes; leave it out"),
     "output_path": (never, "videos are fetched with GET /v1/videos/{id}/content; leave it out"),
+    "aspect_ratio": (never, "the size is the model's own; leave it out"),
+    "short_edge": (never, "the size is the model's own; leave it out"),
+    "video_reference": (never, "a video begins with a picture or none; leave it out"),
+    "audio_reference": (never, SILENT),
+    "start_time_seconds": (never, "a video begins with a picture or none; leave it out"),
+    "return_stage_metrics": (flag, "it must be true or false"),  # ours are always in inference_time_s and /metrics
     "reference_url": (never, "URLs are not fetched; send the picture itself as input_reference"),
     "user": (lambda value: isinstance(value, str), "it must be a string"),  # OpenAI's; not stored
 }
+
+
+BLOCKS = ("video_params", "sampling_params")  # vLLM-Omni's objects around fields of the request
+
+
+def unfolded(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that ask for something, with those of BLOCKS beside the request's own, which take precedence.
+
+    Raises PafuError.
+    """
+    inner: dict[str, Any] = {}
+    for block in BLOCKS:
+        if (given := fields.get(block)) in NOTHING:
+            continue
+        if not isinstance(given, dict):
+            raise PafuError("invalid_message", f"{block} must be an object", block)
+        inner |= given
+    every = [*inner.items(), *((name, value) for name, value in fields.items() if name not in BLOCKS)]
+    return {name: value for name, value in every if name in NEEDED or value not in NOTHING}
 
 
 def taken(fields: dict[str, Any], path: str = "") -> dict[str, Any]:

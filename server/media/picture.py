@@ -62,7 +62,9 @@ def fitted(data: bytes, width: int, height: int) -> bytes:
 
 
 def data_of(reference: Any) -> bytes:
-    """The bytes of a picture given as a data URL, an object that holds one, or bytes. Raises PictureError."""
+    """The bytes of a picture given as a data URL, an object or list that holds one, or bytes. Raises PictureError."""
+    if isinstance(reference, list) and len(reference) == 1:
+        return data_of(reference[0])
     if isinstance(reference, dict):
         inner = next((reference[name] for name in ("image_url", "url", "data") if name in reference), None)
         return data_of(inner)

@@ -9,81 +9,100 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
-# What vLLM-Omni's streaming client puts into every session.start, and what others add: all of it asks for nothing.
+# vLLM-Omni's streaming_video_client.py (August 2026) with --seconds and --negative-prompt, as it reaches the socket.
 OMNI_START = {
     "type": "session.start",
+    "model": "test-tiny",
     "prompt": "a red house",
+    "negative_prompt": "",
     "width": 128,
     "height": 128,
-    "fps": 16,
-    "num_frames": 24,
-    "seed": 42,
-    "guidance_scale": 1.0,
-    "num_inference_steps": 4,
-    "negative_prompt": "",
-    "lora": None,
-    "image_reference": None,
-    "extra_params": {"is_enable_stage2": False},
-    "format": "m4s",
-}
-# The same of its benchmark's requests, and of FastVideo's, as forms write them.
-BENCHMARK_FORM = {
-    "prompt": "a red house",
     "size": "128x128",
-    "num_frames": "13",
-    "fps": "16",
-    "seed": "42",
-    "num_inference_steps": "4",
-    "guidance_scale": "1.0",
-    "negative_prompt": "",
-    "flow_shift": "",
-    "n": "1",
-    "quality": "standard",
-    "user": "bench",
+    "seconds": "3",
+    "fps": 16,
+    "num_frames": 48,
+    "num_inference_steps": 4,
+    "guidance_scale": 1.0,
+    "guidance_scale_2": 1.0,
+    "true_cfg_scale": 1.0,
+    "seed": 42,
 }
+OMNI_UPDATE = {  # --prompt-updates; its default texts have more than 400 characters
+    "type": "session.interaction",
+    "interaction": {
+        "event_id": "scheduled-0.200",
+        "event": {"prompt": "Slowly, while evening falls, a blue mill comes into view on the right. " * 8},
+        "transition_chunks": 3,
+    },
+}
+# Its browser demo (Gradio) adds the format; the server's other fields may come in blocks, with rates as floats.
+OMNI_DEMO = {
+    "type": "session.start",
+    "prompt": "a red house",
+    "format": "m4s",
+    "video_params": {"width": 128, "height": 128, "fps": 16.0, "num_frames": 12},
+    "sampling_params": {"seed": 7, "guidance_scale": 1.0},
+}
+# diffusion_benchmark_serving.py --endpoint /v1/videos --return-stage-metrics: a form of values as Python prints them.
+OMNI_FORM = {
+    "return_stage_metrics": "True",
+    "prompt": "Random prompt 0 for benchmarking diffusion models",
+    "height": "128",
+    "width": "128",
+    "num_frames": "13",
+    "num_inference_steps": "4",
+    "seed": "1",
+    "fps": "16",
+}
+# FastVideo's `fastvideo bench`, which SGLang's has been before: JSON without a picture, a form with one.
 FASTVIDEO_JSON = {
     "model": "default",
-    "prompt": "a red house",
+    "prompt": "Random prompt 0 for benchmarking diffusion models",
     "size": "128x128",
-    "seconds": "1",
+    "num_frames": 13,
     "fps": 16,
-    "negative_prompt": None,
-    "guidance_scale": 1,
-    "true_cfg_scale": 1.0,
-    "input_reference": None,
-    "enable_teacache": False,
-    "extra_params": {"enable_stage2": False, "cache": None},
 }
-# What vLLM-Omni's clients write whose fields all have a default, in JSON and, in Python's spelling, in a form.
-OMNI_JSON = {
-    "prompt": "a red house",
-    "video_params": {"width": 128, "height": 128, "num_frames": 16, "fps": None},
-    "seconds": "1",
-    "num_frames": 16,
+FASTVIDEO_FORM = {name: str(value) for name, value in FASTVIDEO_JSON.items()}
+
+# All that any of them may send besides, with the values that ask for nothing.
+NEUTRAL = {
+    "negative_prompt": None,
+    "num_inference_steps": 4,
+    "guidance_scale": 1,
+    "guidance_scale_2": 1.0,
+    "true_cfg_scale": 1.0,
+    "flow_shift": None,
+    "boundary_ratio": None,
+    "lora": None,
+    "n": 1,
+    "num_outputs_per_prompt": 1,
+    "quality": "standard",
+    "user": "bench",
+    "image_reference": None,
+    "video_reference": None,
+    "audio_reference": None,
+    "aspect_ratio": None,
+    "short_edge": None,
+    "start_time_seconds": None,
+    "return_stage_metrics": False,
     "generate_sound": False,
     "sound_duration": None,
     "enable_frame_interpolation": False,
     "frame_interpolation_exp": 1,
     "frame_interpolation_scale": 1.0,
     "frame_interpolation_model_path": None,
-    "quality": "default",
-    "lora": None,
-}
-OMNI_FORM = {
-    "prompt": "a red house",
-    "model": "default",
-    "width": "128",
-    "height": "128",
-    "num_frames": "13",
-    "negative_prompt": "None",
-    "lora": "None",
-    "flow_shift": "None",
-    "enable_frame_interpolation": "False",
-    "generate_sound": "False",
-    "extra_params": '{"is_enable_stage2": false, "pyramid_num_stages": 1, "is_amplify_first_chunk": false}',
+    "enable_teacache": False,
+    "video_params": None,
+    "extra_params": {
+        "is_enable_stage2": False,
+        "pyramid_num_stages": 1,
+        "is_amplify_first_chunk": False,
+        "cache": None,
+    },
 }
 
 
@@ -98,18 +117,40 @@ def http(server: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120)
 
 
-async def test_vllm_omnis_streaming_client_gets_its_video(server, viewer_of) -> None:
+async def test_vllm_omnis_streaming_client_gets_its_video_and_its_changes(server, viewer_of) -> None:
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.send(steps(OMNI_START, server))
+        await viewer.until("video.start")
+        await viewer.send(OMNI_UPDATE)
         await viewer.until("session.done")
-    assert [m["type"] for m in viewer.messages][0] == "video.start"
-    assert len(viewer.fragments) == 2
+    kinds = [m["type"] for m in viewer.messages]
+    assert kinds[0] == "video.start" and "session.interaction.queued" in kinds and "error" not in kinds
+    assert len(viewer.fragments) == 4
 
 
-@pytest.mark.parametrize(("x", "pans"), [(0.05, 1), (-0.05, -1), (0.001, 1), (0, 0)])
+async def test_seconds_and_num_frames_may_agree_and_are_refused_alike_if_not(server, viewer_of) -> None:
+    both = {"prompt": "a bar", "seconds": "1", "num_frames": 17}
+    async with server.connect() as socket:
+        by_socket = await viewer_of(socket).start(**both)
+    async with http(server) as client:
+        answers = [(await client.post("/v1/videos", **{how: both})).json()["error"] for how in ("json", "data")]
+    assert {(error["param"], error["message"]) for error in (by_socket, *answers)} == {
+        ("num_frames", "seconds and num_frames differ; give only one")
+    }
+
+
+async def test_its_browser_demo_gets_its_video(server, viewer_of) -> None:
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.send(OMNI_DEMO)
+        await viewer.until("session.done")
+    assert len(viewer.fragments) == 1
+
+
+@pytest.mark.parametrize(("x", "pans"), [(0.05, 1), (-0.05, -1), (0.001, 1), (0, 0), (1e308, 1)])
 async def test_vllm_omnis_camera_pans(server, viewer_of, x, pans) -> None:
-    camera = {"mode": "velocity", "data": {"translation": [x, 0, 0], "rotation": [0, 0, 0, 1]}}
+    camera = {"mode": "velocity", "data": {"translation": [x, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0, 1.0]}}
     event = {"event_id": "e1", "event": {"multi_modal_data": {"camera": camera}}}
     async with server.connect() as socket:
         viewer = viewer_of(socket)
@@ -120,29 +161,52 @@ async def test_vllm_omnis_camera_pans(server, viewer_of, x, pans) -> None:
     assert (speed > 0) - (speed < 0) == pans
 
 
-async def test_a_camera_that_turns_or_rises_is_refused_by_name(server, viewer_of) -> None:
+CAMERAS = [  # what its camera_utils.py makes of keys, and its mode target, which is also the default
+    ({"mode": "velocity", "data": {"translation": [0.0, 0.0, 0.05], "rotation": [0.0, 0.0, 0.0, 1.0]}}, "data"),
+    ({"mode": "velocity", "data": {"translation": [0.05, 0.0, 0.0], "rotation": [0.0, 0.0523, 0.0, 0.9986]}}, "data"),
+    ({"mode": "velocity", "data": {"rotation": [0, 0, 0, 0]}}, "data"),
+    ({"mode": "target", "data": {"translation": [1.0, 0.0, 0.0]}}, "mode"),
+    ({"data": {"translation": [1.0, 0.0, 0.0]}}, "mode"),
+]
+
+
+async def test_a_camera_that_turns_rises_or_aims_is_refused_by_name(server, viewer_of) -> None:
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.start()
-        for data in ({"translation": [0, 0.1, 0]}, {"translation": [0, 0, 0], "rotation": [0, 0.7, 0, 0.7]}):
-            camera = {"mode": "velocity", "data": data}
+        for camera, field in CAMERAS:
             event = {"event": {"multi_modal_data": {"camera": camera}}}
             await viewer.send({"type": "session.interaction", "interaction": event})
-            assert (await viewer.until("error"))["param"] == "interaction.event.multi_modal_data.camera.data"
+            error = await viewer.until("error")
+            path = f"interaction.event.multi_modal_data.camera.{field}"
+            assert (error["code"], error["param"]) == ("unsupported", path)
 
 
 async def test_benchmarks_of_vllm_omni_and_fastvideo_get_their_videos(server) -> None:
     await server.engine.settled()
+    picture = io.BytesIO()
+    Image.new("RGB", (100, 100), "red").save(picture, "jpeg")
+    upload = {"input_reference": ("dummy_image.jpg", picture.getvalue(), "application/octet-stream")}
+    plain = {name: (None, value) for name, value in steps(OMNI_FORM, server).items()}  # multipart, as aiohttp sends it
     async with http(server) as client:
-        by_form = await client.post("/v1/videos/sync", data=steps(BENCHMARK_FORM, server))
-        assert (by_form.status_code, by_form.headers.get("content-type")) == (200, "video/mp4"), by_form.text[:500]
-        for body in (FASTVIDEO_JSON, OMNI_JSON):
-            by_json = await client.post("/v1/videos/sync", json=body)
-            assert (by_json.status_code, by_json.headers.get("content-type")) == (200, "video/mp4"), by_json.text[:500]
-        spelt = await client.post("/v1/videos", data=OMNI_FORM)
-        assert spelt.status_code == 200, spelt.text
-        contradiction = await client.post("/v1/videos", json={**OMNI_JSON, "num_frames": 17})
-        assert contradiction.status_code == 400 and contradiction.json()["error"]["param"] == "num_frames"
+        for order in ({"files": plain}, {"json": FASTVIDEO_JSON}, {"data": FASTVIDEO_FORM, "files": upload}):
+            made = await client.post("/v1/videos", **order)
+            assert (made.status_code, made.json()["status"]) == (200, "queued"), made.text
+            done = await client.post("/v1/videos/sync", **order)
+            assert (done.status_code, done.headers.get("content-type")) == (200, "video/mp4"), done.text[:500]
+
+
+async def test_what_asks_for_nothing_is_taken_by_socket_json_and_form(server, viewer_of) -> None:
+    whole = steps(NEUTRAL, server)
+    spelt = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in whole.items()}
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(**whole)
+        assert viewer.messages[0]["type"] == "video.start"
+    async with http(server) as client:
+        for how, fields in (("json", whole), ("data", spelt)):
+            taken = await client.post("/v1/videos", **{how: {"prompt": "a bar", "num_frames": 13, **fields}})
+            assert taken.status_code == 200, taken.text
 
 
 REFUSED = [
@@ -153,6 +217,10 @@ REFUSED = [
     ("n", 2),
     ("lora", {"name": "x"}),
     ("quality", "hd"),
+    ("aspect_ratio", "16:9"),
+    ("video_reference", [{"video_url": "data:video/mp4;base64,AA=="}]),
+    ("return_stage_metrics", "perhaps"),
+    ("fps", 24.0),
 ]
 
 

@@ -196,13 +196,13 @@ export interface SessionStart {
   num_inference_steps?: number;
   streaming_buffer_seconds?: number;
   memory?: boolean;
-  interactions?: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity"; data?: { translation: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number }[];
+  interactions?: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity" | "target"; data?: { translation?: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number }[];
 }
 
 export interface SessionInteraction {
   type: "session.interaction";
   /** ``at_chunk``: first chunk that shows the change. Omitted or already generated: the next chunk. */
-  interaction: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity"; data?: { translation: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number };
+  interaction: { event_id?: string; event: { prompt?: string; multi_modal_data?: { camera?: { mode?: "velocity" | "target"; data?: { translation?: number[]; rotation?: number[] }; speed?: number; pan?: "left" | "right" | "hold"; cut_to?: number; rise?: number } } }; transition_chunks?: number; at_chunk?: number };
 }
 
 export interface SessionPlayback {

@@ -72,7 +72,7 @@ async def test_models_tells_what_a_client_needs_to_know(client) -> None:
     assert (model["id"], model["object"], model["owned_by"]) == ("test-tiny", "model", "pafu")
     assert (model["width"], model["height"], model["fps"], model["chunk_frames"]) == (128, 128, 16, 12)
     assert model["weights"] == "a test pattern" and model["formats"] == ["m4s", "h264", "jpeg"]
-    assert model["max_prompt_chars"] == 400 and model["limits"]["max_sessions"] == 4
+    assert model["max_prompt_chars"] == 2000 and model["limits"]["max_sessions"] == 4
     assert "house" in model["words"]["things"] and model["examples"]
 
 

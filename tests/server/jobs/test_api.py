@@ -258,7 +258,7 @@ async def test_an_idempotency_key_makes_one_job(http) -> None:
 BAD = [
     ({}, "missing_field", "prompt"),
     ({"prompt": "  "}, "invalid_message", "prompt"),
-    ({"prompt": "a" * 401}, "invalid_message", "prompt"),
+    ({"prompt": "a" * 2001}, "invalid_message", "prompt"),
     ({"prompt": 5}, "invalid_message", "prompt"),
     ({"prompt": "a", "promt": "b"}, "unknown_field", "promt"),
     ({"prompt": "a", "seconds": "many"}, "invalid_message", "seconds"),
