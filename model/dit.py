@@ -21,6 +21,7 @@ from model.attention import Attention, attend
 from model.sampler import FULL_NOISE
 from model.spec import ModelSpec
 
+BuildProduct = Callable[[Tensor, Tensor], nn.Module]  # weight (out, in) and bias (out,) to a linear layer
 Context = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the prompt, each (B, G, text slots, H, D)
 
 LEAST_SIGMA = 0.05  # lower limit of sigma: the clean pass has sigma 0, and its velocity is not used
@@ -81,29 +82,32 @@ class SelfAttention(nn.Module):
     def fuse(self) -> None:
         """Compute q, k and v in one product. Their parameters become views of its weight, so nothing is stored
         twice."""
+        if self.q is None:  # they are one product already
+            return
         parts = (self.q, self.k, self.v)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         for part, rows, row in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
             part.weight, part.bias = nn.Parameter(rows, requires_grad=False), nn.Parameter(row, requires_grad=False)
         self._together = (Product(weight, bias),)
 
-    def replace_products(self, build: Callable[[Tensor, Tensor], nn.Module]) -> None:
+    def replace_products(self, build: BuildProduct) -> None:
         """Use the layers that ``build`` makes of weight and bias for all products; the original weights are freed."""
         parts = (self.q, self.k, self.v)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-        self._together = (build(weight, bias),)
         other = cast(Any, self)  # the attributes are no longer linear layers
+        other._together = (build(weight, bias),)
         other.o = build(self.o.weight, self.o.bias)
-        other.q = other.k = other.v = nn.Identity()
+        other.q = other.k = other.v = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> SelfAttention:
-        self._together = ()  # moved parameters are no longer views of the fused weight
+        if self.q is not None:
+            self._together = ()  # moved parameters are no longer views of the fused weight
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, dim) -> q, k, v (B, S, H, D); q and k are normed, not rotated."""
-        if self._together and not torch.is_grad_enabled():
+        if self._together and (self.q is None or not torch.is_grad_enabled()):
             q, k, v = self._together[0](x).chunk(3, -1)
         else:  # training needs gradients of the separate layers
             q, k, v = self.q(x), self.k(x), self.v(x)
@@ -118,6 +122,11 @@ class CrossAttention(SelfAttention):
         """text (B, G, slots, dim) -> keys, values, each (B, G, slots, H, D)."""
         k = self.norm_k(self.k(text)).unflatten(-1, (self.heads, -1))
         return k, self.v(text).unflatten(-1, (self.heads, -1))
+
+    def replace_products(self, build: BuildProduct) -> None:
+        """Replace what every pass computes; keys and values are computed once per prompt."""
+        other = cast(Any, self)
+        other.q, other.o = build(self.q.weight, self.q.bias), build(self.o.weight, self.o.bias)
 
     def look(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """x (B, S, dim); keys, values (B, G, slots, H, D): the g-th run of tokens attends to the g-th prompt."""
@@ -143,6 +152,15 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(spec.dim, spec.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(spec.ffn_dim, spec.dim)
         )
+
+    def replace_products(self, build: BuildProduct) -> None:
+        """Use the layers that ``build`` makes of weight and bias for all large products; the original weights are
+        freed."""
+        self.self_attn.replace_products(build)
+        self.cross_attn.replace_products(build)
+        for index in (0, 2):
+            linear = cast(nn.Linear, self.ffn[index])
+            self.ffn[index] = build(linear.weight, linear.bias)
 
     def forward(
         self, layer: int, x: Tensor, time: Tensor, context: tuple[Tensor, Tensor], attention: Attention

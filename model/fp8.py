@@ -5,8 +5,6 @@ FP8 is optional because it costs accuracy; ``pafu bench`` reports the error with
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 
@@ -53,11 +51,4 @@ def why_not(device: torch.device) -> str | None:
 def use_fp8(dit: CausalDiT) -> None:
     """Run the large products of all blocks in FP8 and free their original weights. For a frozen model on its device."""
     for block in dit.each_block():
-        block.self_attn.replace_products(Fp8Linear)
-        cross = cast(Any, block.cross_attn)
-        cross.q, cross.o = _small(cross.q), _small(cross.o)
-        block.ffn[0], block.ffn[2] = _small(block.ffn[0]), _small(block.ffn[2])
-
-
-def _small(linear: nn.Module) -> Fp8Linear:
-    return Fp8Linear(cast("Tensor", linear.weight), cast("Tensor", linear.bias))
+        block.replace_products(Fp8Linear)

@@ -183,7 +183,7 @@ class VideoStream:
             clock = StageClock(self._model.device)
             with clock.stage("decode"):
                 pictures, vae_state = self._decode(chunk.past.latents, chunk.path)
-                made = to_pictures(pictures)[0], pictures.isfinite().all()
+                made = to_pictures(pictures)[0], torch.stack(pictures.aminmax()).isfinite().all()
             shown, finite = self._model.to_host(*made)
         if not finite:  # as bytes, they would look black
             raise NotFiniteError(f"{self._named(chunk.past.index)} has pictures that are not finite")

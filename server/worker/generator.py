@@ -148,13 +148,14 @@ class ModelGenerator:
         return VideoStream.restore(self.model, snapshot)
 
     def decoding_thread(self) -> Executor:
-        """See the protocol. Torch uses one core in the new thread; the calling thread's setting is unchanged."""
+        """See the protocol. Torch uses one core in the new thread, and the other cores in the calling one: threads that
+        wait for each other on a shared core cost more than they gain."""
         import torch
 
         cores = torch.get_num_threads()
         executor = ThreadPoolExecutor(1, "decode")
         executor.submit(_use_one_core, self.model.device).result()
-        torch.set_num_threads(cores)
+        torch.set_num_threads(max(1, cores - 1))
         return executor
 
     def free_bytes(self) -> int:
@@ -303,6 +304,7 @@ def load_generator(configure: Configure, whole: bool = True) -> ModelGenerator:
     impossible with this configuration."""
     import torch
 
+    from model.packed import can_pack, pack
     from server.process import usable_cores
 
     torch.set_num_threads(configure.threads or usable_cores())
@@ -312,4 +314,6 @@ def load_generator(configure: Configure, whole: bool = True) -> ModelGenerator:
         torch.cuda.set_device(device)  # the default for code that names no GPU
     head, parts, called = configure.salience_head, configure.parts, configure.called
     model, weights = load_model(configure.model, configure.weights, device, head, parts, called, whole)
+    if can_pack(model.dit):
+        pack(model.dit)
     return ModelGenerator(model, weights, device, {"torch": str(torch.__version__)})

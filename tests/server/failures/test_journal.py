@@ -147,6 +147,7 @@ async def test_a_change_that_waits_when_the_front_is_killed_is_shown_by_the_next
     async with dialled(server.url, viewer_of) as second:
         await second.send(coming_back(start, len(viewer.fragments)))
         await play(second, len(viewer.fragments), 6)
+    assert any(m["type"] == "session.interaction.applied" for m in second.messages), (viewer.messages, second.messages)
     applied = next(m for m in second.messages if m["type"] == "session.interaction.applied")
     shows = next(m for m in second.messages if m.get("transport_chunk_index") == applied["chunk_index"])
     assert applied["event_id"] == "evt_1" and shows["stats"]["prompt"] == "after"
