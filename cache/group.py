@@ -55,6 +55,20 @@ class Group:
         heads."""
         return x
 
+    def dealt(self, layers: Sequence[Tensor]) -> Tensor:
+        """All heads of this process's layer, (n, H, D). ``layers`` holds, for each process, this one's heads of that
+        one's layer, (n, H / size, D)."""
+        return layers[0]
+
+    def collected(self, own: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """What all processes found for their layers, each (length,): process p for layers p, p + size and so on. In the
+        last round a process may have one more than there are ``lengths``."""
+        return list(own)
+
+    def all(self, flag: Tensor) -> Tensor:
+        """Whether ``flag``, a bool, holds in all processes."""
+        return flag
+
     def agreed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The first process's tensors, all of one dtype; the others' have the same shapes."""
         return list(tensors)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class KVCache:
             )
         self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
-        self._pruner = Pruner(policy, budget, sink)
+        self._pruner = Pruner(policy, budget, sink, group)
         self._store = TokenStore(geometry, budget, kv_dtype, position_range)
         self._group = group
         self._workspace = workspace or Workspace(geometry, budget + self.chunk)
@@ -169,9 +170,9 @@ class KVCache:
         if len(written) < self.layers:
             raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(written)}")
         self._chunk_for("commit")
-        evidence.check(self._pruner.policy, self.chunk, [self._filled(layer) for layer in range(self.layers)])
-        kept, scores = self._pruner.judge(self._candidates(layer, evidence) for layer in range(self.layers))
-        kept, scores = self._group.agreed(kept), self._group.agreed(scores)
+        counts = [self._filled(layer) for layer in range(self.layers)]
+        evidence.check(self._pruner.policy, self.chunk, counts)
+        kept, scores = self._pruner.judge(self._to_judge(evidence), counts)
         if valid is not None:
             kept = [torch.where(valid, k, torch.arange(len(k), device=k.device)) for k in kept]
             scores = [torch.where(valid, row, self._store.scores[i, : len(row)]) for i, row in enumerate(scores)]
@@ -283,14 +284,26 @@ class KVCache:
     def _filled(self, layer: int) -> int:
         return self._store.kept[layer] + (self.chunk if self._open is not None else 0)
 
-    def _candidates(self, layer: int, evidence: Evidence) -> Candidates:
-        store, end = self._store, self._filled(layer)
+    def _to_judge(self, evidence: Evidence) -> Iterator[Candidates]:
+        """The candidates of the layers that this process judges: one of every ``size`` neighboring ones."""
+        group = self._group
+        for start in range(0, self.layers, group.size):
+            dealt = [min(start + rank, self.layers - 1) for rank in range(group.size)]
+            candidates = self._candidates(dealt, evidence)
+            if group.size > 1:  # all processes read at the same time, or none does
+                candidates.read_all(self._pruner.policy.reads)
+            yield candidates
+
+    def _candidates(self, dealt: Sequence[int], evidence: Evidence) -> Candidates:
+        """The candidates of this process's layer of those ``dealt``, one to each process."""
+        layer = dealt[self._group.rank]
+        store, end, reads = self._store, self._filled(layer), self._pruner.policy.reads
         return Candidates(
             positions=store.positions[layer, :end],
             numbers=store.numbers[layer, :end],
             scores=store.scores[layer, :end],
-            read_keys=lambda: self._shown_keys(layer),
-            read_values=lambda: self._group.all_heads(self._workspace.values[layer, :end]),
+            read_keys=cache(partial(self._shown_keys, dealt)) if "keys" in reads else unread,
+            read_values=cache(partial(self._shown_values, dealt)) if "values" in reads else unread,
             budget=self.budget,
             sink=self.sink,
             recent=self.recent,
@@ -301,9 +314,19 @@ class KVCache:
             **evidence.of_layer(layer),
         )
 
-    def _shown_keys(self, layer: int) -> Tensor:
+    def _shown_keys(self, dealt: Sequence[int]) -> Tensor:
         """The candidates' keys as policies see them (n, H, D)."""
-        held = self._store.keys.read(slice(layer, layer + 1), self._store.kept[layer])[0]
-        keys = self._group.all_heads(torch.cat((held, self._workspace.fresh[layer])))
-        positions = self._store.positions[layer, : self._filled(layer)]
+        layer, store = dealt[self._group.rank], self._store
+        held = ((each, store.keys.read(slice(each, each + 1), store.kept[each])[0]) for each in dealt)
+        keys = self._group.dealt([torch.cat((old, self._workspace.fresh[each])) for each, old in held])
+        positions = store.positions[layer, : self._filled(layer)]
         return keys if self._unplaced is None else self._unplaced(keys, positions)
+
+    def _shown_values(self, dealt: Sequence[int]) -> Tensor:
+        """The candidates' values (n, H, D)."""
+        return self._group.dealt([self._workspace.values[layer, : self._filled(layer)] for layer in dealt])
+
+
+def unread() -> Tensor:
+    """In place of keys or values that the policy does not declare to read."""
+    raise CacheError("the policy reads keys or values that its ``reads`` does not name")

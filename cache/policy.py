@@ -22,6 +22,8 @@ SEED_PRIME = 1_000_003  # multiplier that separates the seeds of sessions
 SEED_LIMIT = 2**62
 SPLITMIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))  # (shift, factor) of splitmix64, signed
 NOTHING: frozenset[str] = frozenset()
+KEYS = frozenset({"keys"})
+KEYS_AND_VALUES = frozenset({"keys", "values"})
 SHARPNESS = 2  # exponent of the salience odds; chosen by measurement (docs/method.md)
 VALUE_POWER = 4  # exponent of a value's distance; chosen on clips that no reported table uses
 NAMED = 4  # extra weight of a token that a prompt has certainly named
@@ -97,6 +99,12 @@ class Candidates:
         """(n, H, D)."""
         return self.read_values()
 
+    def read_all(self, what: frozenset[str]) -> None:
+        """Read ``what`` of keys and values now, not when the policy first uses them."""
+        for name, read in (("keys", self.read_keys), ("values", self.read_values)):
+            if name in what:
+                read()
+
     @property
     def latents(self) -> Tensor:
         """Latent frame of each token since the start of the stream, (n,) int64."""
@@ -117,6 +125,9 @@ class Policy(Protocol):
 
     name: str
     needs: frozenset[str]  # fields of Evidence
+    reads: frozenset[
+        str
+    ]  # of "keys" and "values", those of the candidates; where heads are shared out, they are gathered
 
     def update(self, candidates: Candidates) -> Tensor:
         """The scores (n,) to store with the tokens; the next ``update`` and ``keep`` receive them."""
@@ -146,7 +157,7 @@ class Full:
     """Keeps every token and raises CacheFull beyond the budget: the reference for other policies."""
 
     name = "full"
-    needs = NOTHING
+    needs = reads = NOTHING
 
     def update(self, candidates: Candidates) -> Tensor:
         return scored_once(candidates)
@@ -164,7 +175,7 @@ class Competing(ABC):
     """A policy defined by a ranking: the tokens of highest ``worth`` (n,) are kept."""
 
     name: str
-    needs = NOTHING
+    needs = reads = NOTHING
     ranks_scores = True  # whether the ranking uses model outputs, which may be non-finite
 
     @abstractmethod
@@ -227,6 +238,7 @@ class Redundancy(Competing):
     """Keeps tokens that no newer key repeats (R-KV without its attention term)."""
 
     name = "redundancy"
+    reads = KEYS
 
     def worth(self, candidates: Candidates) -> Tensor:
         return novelty(candidates)
@@ -249,6 +261,7 @@ class Pafu(Competing):
 
     name = "pafu"
     needs = frozenset({"salience"})
+    reads = KEYS
 
     def worth(self, candidates: Candidates) -> Tensor:
         score = candidates.scores.clamp(SURE, 1 - SURE)
@@ -265,6 +278,7 @@ class Asked(Competing):
 
     name = "asked"
     needs = frozenset({"asked"})
+    reads = KEYS_AND_VALUES
 
     def update(self, candidates: Candidates) -> Tensor:
         return torch.maximum(candidates.scores, given(candidates.asked, "asked"))
@@ -279,6 +293,7 @@ class Oracle(Competing):
 
     name = "oracle"
     needs = frozenset({"future"})
+    reads = KEYS
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.future, "future") * novelty(candidates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cache.config import FALLBACK_POLICY
 from cache.errors import CacheError
+from cache.group import ALONE, Group
 from cache.policy import Candidates, Choice, Policy
 from cache.registry import policy_named
 
@@ -30,8 +31,8 @@ class Pruner:
     host later.
     """
 
-    def __init__(self, policy: str, budget: int, sink: int) -> None:
-        self._configured, self._budget, self._sink = policy, budget, sink
+    def __init__(self, policy: str, budget: int, sink: int, group: Group = ALONE) -> None:
+        self._configured, self._budget, self._sink, self._group = policy, budget, sink, group
         self._policy: Policy = policy_named(policy)
         self._fell_back = False
         self._sound: Tensor | None = None  # are all scores of the newest verdict finite? None: nothing to read
@@ -48,8 +49,9 @@ class Pruner:
         self.settle()
         return self._fell_back
 
-    def judge(self, candidates: Iterable[Candidates]) -> Verdict:
+    def judge(self, candidates: Iterable[Candidates], counts: Sequence[int]) -> Verdict:
         """Decide which candidates to keep, layer by layer, and their new scores. Changes nothing if it raises.
+        ``counts``: of the candidates of each layer. In a group the processes share the layers out, and tell each other.
 
         Each layer's candidates are released before the next layer's are read, so temporaries of only one layer exist at
         a time.
@@ -62,10 +64,11 @@ class Pruner:
             kept.append(choice.indices)
             judged += [] if choice.sound is None else [choice.sound]
         if judged or policy.needs:
-            self._sound = torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all()
+            self._sound = self._group.all(torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all())
             kept = [torch.where(self._sound, row, self._ends(each)) for row, each in zip(kept, scores, strict=True)]
             scores = [torch.where(self._sound, row, 0) for row in scores]
-        return Verdict(kept, scores)
+        left = [min(count, self._budget) for count in counts]
+        return Verdict(self._group.collected(kept, left), self._group.collected(scores, counts))
 
     def _choose(self, policy: Policy, candidates: Candidates) -> Choice:
         """Apply the policy and check its result, because wrong indices would corrupt the slots of other tokens.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cache.policy import VALUE_POWER, Candidates, Competing, distinctness, given, novelty
+from cache.policy import KEYS, KEYS_AND_VALUES, VALUE_POWER, Candidates, Competing, distinctness, given, novelty
 from cache.scoring import kernel_densities
 
 HALF_LIFE = 0.9  # factor by which received attention decays per chunk
@@ -96,6 +96,7 @@ class KeyDifference(Competing):
     """KeyDiff (2504.15364): per head, keys that differ most from the mean direction of all keys."""
 
     name = "keydiff"
+    reads = KEYS
 
     def worth(self, candidates: Candidates) -> Tensor:
         directions = normalize(candidates.keys.float(), dim=-1)
@@ -106,6 +107,7 @@ class ValueNovelty(Competing):
     """Values far from the mean that no newer key repeats: InfiniPot-V's value norm x novelty."""
 
     name = "value_novelty"
+    reads = KEYS_AND_VALUES
 
     def worth(self, candidates: Candidates) -> Tensor:
         return distinctness(candidates) ** VALUE_POWER * novelty(candidates)
@@ -116,6 +118,7 @@ class RKV(Competing):
 
     name = "rkv"
     needs = frozenset({"attention"})
+    reads = KEYS
 
     def worth(self, candidates: Candidates) -> Tensor:
         attention = given(candidates.attention, "attention")
@@ -132,6 +135,7 @@ class Density(Competing):
     """
 
     name = "density"
+    reads = KEYS
 
     def update(self, candidates: Candidates) -> Tensor:
         fresh = kernel_densities(candidates.keys)[-candidates.fresh :].sum(1) - 1

@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cache.config import CacheConfig, workspace_bytes
+from cache.group import ALONE, Group
 from model import rope
 from model.dit import CausalDiT
+from model.group_cost import CountedGroup
 from model.parts import VideoCodec, build
 from model.spec import ModelSpec
 
@@ -42,10 +44,17 @@ class MemoryPlan:
     text: int
     visit: int
     codec: int
-    working: int
+    passing: int  # temporary memory of a pass, and of decoding
+    decoding: int
     workspace: int  # dense keys and values, used by all sessions in turn
     cache: int  # of one session
     codec_state: int  # of one session
+    devices: int = 1  # of the group, each with the whole transformer and its share of the rest
+
+    @property
+    def working(self) -> int:
+        """The peak of temporary memory, without a visiting text encoder."""
+        return max(self.passing, self.decoding)
 
     @property
     def resident(self) -> int:
@@ -113,15 +122,21 @@ class LiveBytes(TorchDispatchMode):
 
 
 def plan(
-    spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str = "cuda", text_placement: str = "device"
+    spec: ModelSpec,
+    cache: CacheConfig,
+    dtype: torch.dtype,
+    device: str = "cuda",
+    text_placement: str = "device",
+    devices: int = 1,
 ) -> MemoryPlan:
-    """The memory plan for sessions of ``spec`` with ``cache``, in ``dtype`` on a kind of device. Raises
-    MissingExtra."""
+    """The memory plan for sessions of ``spec`` with ``cache``, in ``dtype`` on a kind of device; in a group of
+    ``devices``, for the first, which has the most: see ``of_another``. Raises MissingExtra."""
     with torch.device("meta"), torch.inference_mode():
         dit, text, codec = CausalDiT(spec), build(spec.text_encoder, spec), build(spec.video_codec, spec)
         dit.to(dtype)
         codec.to(device="meta", dtype=dtype)
-        cached = OverFullCache(spec, cache, dtype, device)
+        dit.group = CountedGroup(devices) if devices > 1 else ALONE
+        cached = OverFullCache(spec, cache, dtype, device, dit.group)
         # chunks that a new prompt rewrites
         most = max(1, min(spec.recache_chunks, cached.slots // spec.tokens_per_chunk))
         passing = max(peak_of(partial(one_pass, dit, spec, cached, chunks)) for chunks in (1, most))
@@ -136,18 +151,25 @@ def plan(
         text=size if stays else 0,
         visit=size if text_placement == "offload" and not stays else 0,
         codec=weight_bytes(codec, dtype),
-        working=max(passing, decoding),
+        passing=passing,
+        decoding=decoding,
         codec_state=sum(tensor.nbytes for tensor in state),
-        **cache_bytes(spec, cache, dtype),
+        devices=devices,
+        **cache_bytes(spec, cache, dtype, devices),
     )
 
 
-def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Bytes of the workspace and of one session's cache."""
-    name = str(dtype).removeprefix("torch.")
+def of_another(found: MemoryPlan) -> MemoryPlan:
+    """The plan of any other device of the group, which has no text encoder and no VAE."""
+    return replace(found, text=0, visit=0, codec=0, decoding=0, codec_state=0)
+
+
+def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, devices: int = 1) -> dict[str, Any]:
+    """Bytes of the workspace and of one session's cache, on each device of a group."""
+    name, heads = str(dtype).removeprefix("torch."), spec.num_heads // devices
     workspace = workspace_bytes(
         layers=spec.num_layers,
-        heads=spec.num_heads,
+        heads=heads,
         head_dim=spec.head_dim,
         budget=cache.budget_tokens(spec.tokens_per_latent),
         chunk=spec.tokens_per_chunk,
@@ -155,7 +177,7 @@ def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype) -> dict
     )
     promised = cache.promised_bytes(
         layers=spec.num_layers,
-        heads=spec.num_heads,
+        heads=heads,
         head_dim=spec.head_dim,
         tokens_per_latent=spec.tokens_per_latent,
         tokens_per_chunk=spec.tokens_per_chunk,
@@ -195,19 +217,23 @@ def one_pass(dit: CausalDiT, spec: ModelSpec, cached: OverFullCache, chunks: int
 class OverFullCache:
     """The arithmetic of model.attention.Cached over a full cache that is not allocated; several chunks run in turn."""
 
-    def __init__(self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str) -> None:
+    def __init__(
+        self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str, group: Group = ALONE
+    ) -> None:
+        self._group = group
         self.slots = tokens = cache.budget_tokens(spec.tokens_per_latent) + spec.tokens_per_chunk
         self._chunk = spec.tokens_per_chunk
         self._by_hand = device == "cpu" and dtype == torch.bfloat16  # see attend
         self._rotation = rope.angles(torch.empty(1, tokens, 3), spec.rope_split, spec.rope_theta)
         # the cache's slots, which are counted elsewhere
-        self._slots = torch.empty(1, tokens, spec.num_heads, spec.head_dim, dtype=dtype)
+        self._slots = torch.empty(1, tokens, spec.num_heads // group.size, spec.head_dim, dtype=dtype)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        seen = [self._attend(each) for each in q.split(self._chunk, 1)]
+        chunks = zip(*(each.split(self._chunk // self._group.size, 1) for each in (q, k, v)), strict=True)
+        seen = [self._group.to_tokens(self._attend(*self._group.to_heads(*chunk))) for chunk in chunks]
         return torch.cat(seen, 1) if len(seen) > 1 else seen[0]
 
-    def _attend(self, q: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         cos, sin = self._rotation
         q = rope.apply(q, cos[:, -self._chunk :], sin[:, -self._chunk :])
         keys = rope.apply(self._slots, cos, sin)
@@ -239,7 +265,8 @@ def fitting(found: MemoryPlan, spec: ModelSpec, cache: CacheConfig, dtype: torch
         flags, easier = " --text-placement cpu", replace(found, visit=0, text=0)
     for budget in (None, *(each for each in EASIER_BUDGETS if each < cache.budget_latents)):
         if budget is not None:
-            easier = replace(easier, **cache_bytes(spec, replace(cache, budget_latents=budget, **NO_SHARES), dtype))
+            smaller = replace(cache, budget_latents=budget, **NO_SHARES)
+            easier = replace(easier, **cache_bytes(spec, smaller, dtype, found.devices))
         more = flags if budget is None else f"{flags} --cache-budget-latents {budget:g}"
         if more and (fit := easier.sessions(room)):
             return f"does not fit; {fit} would with{more}"

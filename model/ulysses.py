@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from cache.group import Group
@@ -53,6 +54,21 @@ class Ulysses(Group):
         dist.all_reduce(total)
         return total / self.size
 
+    def dealt(self, layers: Sequence[Tensor]) -> Tensor:
+        sent = torch.cat([each.flatten() for each in layers])
+        own = layers[self.rank]
+        held = self._scattered(sent, [each.numel() for each in layers], own.numel())
+        return torch.cat(held.view(self.size, *own.shape).unbind(0), -2)
+
+    def collected(self, own: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        padded = torch.stack([F.pad(each, (0, max(lengths) - len(each))) for each in own])
+        found = self._gathered(padded)
+        places = (divmod(layer, self.size) for layer in range(len(lengths)))
+        return [found[rank][turn, :length] for (turn, rank), length in zip(places, lengths, strict=True)]
+
+    def all(self, flag: Tensor) -> Tensor:
+        return self.mean(flag.float()) == 1
+
     def agreed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         told = torch.cat([each.flatten() for each in tensors])
         dist.broadcast(told, 0)
@@ -64,6 +80,12 @@ class Ulysses(Group):
         sent = sent.contiguous()
         held = torch.empty_like(sent)
         dist.all_to_all_single(held, sent)
+        return held
+
+    def _scattered(self, sent: Tensor, sizes: list[int], received: int) -> Tensor:
+        """Sends ``sizes`` numbers of ``sent`` (n,) to the processes; each sends ``received`` numbers back."""
+        held = sent.new_empty(self.size * received)
+        dist.all_to_all_single(held, sent, [received] * self.size, sizes)
         return held
 
     def _gathered(self, x: Tensor) -> list[Tensor]:

@@ -139,12 +139,12 @@ def beside(other: Running | None, words: str) -> str:
 
 
 def workers(settings: Settings) -> tuple[Slot, ...]:
-    """The workers, if there are several. Device errors are reported in the row torch."""
+    """The workers, if there are several or one is a group. Device errors are reported in the row torch."""
     try:
         found = slots_for(settings)
     except ConfigError:
         return ()
-    return found if len(found) > 1 else ()
+    return found if len(found) > 1 or len(found[0].devices) > 1 else ()
 
 
 class Wrong(RuntimeError):
@@ -206,7 +206,8 @@ def memory(other: Running | None = None) -> str:
 
 @dataclass(frozen=True)
 class Room:
-    """Cache memory of one worker, in bytes: of a default session, free on the device, and for all caches."""
+    """Cache memory of one worker, in bytes: of a default session, free on the device, and for all caches. In a group: a
+    session's on its first device, and the least that is free."""
 
     slot: Slot
     session: int
@@ -219,7 +220,8 @@ class Room:
 
     def __str__(self) -> str:
         share = f"{self.caches / GIB:.1f} of {self.free / GIB:.1f} free GiB for caches"
-        return f"{self.fit} fit ({self.session / MIB:.1f} MiB of cache each, {share})"
+        where = " on the first device" if len(self.slot.devices) > 1 else ""
+        return f"{self.fit} fit ({self.session / MIB:.1f} MiB of cache each{where}, {share})"
 
 
 def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Room:
@@ -227,16 +229,18 @@ def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Ro
     from model.weights import preferred_dtype
     from server.worker.loop import CACHE_SHARE
 
-    size = session_bytes(settings, spec, str(preferred_dtype(slot.device)).removeprefix("torch."))
-    free = free_bytes(slot.device)
+    dtype = str(preferred_dtype(slot.devices[0])).removeprefix("torch.")
+    size = session_bytes(settings, spec, dtype, len(slot.devices))
+    free = min(free_bytes(device) for device in slot.devices)
     caches = settings.cache_room_bytes // workers or round(CACHE_SHARE * slot.memory_share * free)
     return Room(slot, size, free, caches)
 
 
 def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str:
-    """One of several workers. Raises Wrong if its device has no room for a session."""
+    """One of several workers, or a group. Raises Wrong if its devices have no room for a session."""
     room = room_of(settings, spec, slot, workers)
-    words = f"{slot.device}, {slot.threads} threads: {room}"
+    group = f", a group of {len(slot.devices)} processes" if len(slot.devices) > 1 else ""
+    words = f"{slot.device}{group}, {slot.threads} threads{' each' if group else ''}: {room}"
     if room.free and not room.fit:
         raise Wrong(f"{words}: free its memory, or remove the device from PAFU_DEVICE")
     return words
@@ -265,22 +269,27 @@ def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
     import torch
 
     from server.engine.admission import in_real_time
+    from server.engine.assignment import configure
     from server.ipc.messages import CacheChoice
     from server.worker.generator import ModelGenerator
+    from server.worker.group import in_group
     from server.worker.loop import measure
 
     if not held:
         raise Wrong("not measured, because the weights could not be loaded")
     model: Any = held[0]
-    generator = ModelGenerator(model, "", str(model.device), {})
-    several = workers(settings)
-    if several:
-        torch.set_num_threads(several[0].threads)
-    seconds = measure(generator, CacheChoice.of(settings.cache()))
+    several, usual = workers(settings), CacheChoice.of(settings.cache())
+    with contextlib.ExitStack() as stack:
+        generator = ModelGenerator(model, "", str(model.device), {})
+        if several:
+            torch.set_num_threads(several[0].threads)
+            asked = configure(settings, several[0], len(several), usual)
+            generator = stack.enter_context(in_group(generator, asked))
+        seconds = measure(generator, usual)
     if seconds is None:
         raise Wrong("a session with the default settings failed; the line above says why")
     fit, plays = in_real_time(spec, seconds) * max(1, len(several)), spec.pictures_in_chunk(1) / spec.fps
-    where = f" on worker {several[0].worker} alone" if several else ""
+    where = f" on worker {several[0].worker} alone" if len(several) > 1 else ""
     words = f"{fit} in real time at once (a chunk plays {plays:.2f} s and takes {seconds:.2f} s{where})"
     chosen = settings.max_sessions
     return f"{words}, but PAFU_MAX_SESSIONS is {chosen}: they will stall" if chosen and chosen > fit else words
@@ -293,9 +302,9 @@ def free_bytes(device: str) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) if device != "cpu" else available_bytes()
 
 
-def session_bytes(settings: Settings, spec: ModelSpec, dtype: str) -> int:
-    """Most bytes that one session with the default settings uses."""
-    return cache_bytes(spec, CacheChoice.of(settings.cache()), dtype)
+def session_bytes(settings: Settings, spec: ModelSpec, dtype: str, devices: int) -> int:
+    """Most bytes that one session with the default settings uses on a device of its worker."""
+    return cache_bytes(spec, CacheChoice.of(settings.cache()), dtype, devices)
 
 
 def check_jobs(settings: Settings) -> str:
@@ -336,7 +345,7 @@ def torch_version(settings: Settings) -> str:
     import torch
 
     found = slots_for(settings)
-    devices = list(dict.fromkeys(slot.device for slot in found))
+    devices = list(dict.fromkeys(device for slot in found for device in slot.devices))
     named = "; ".join(f"{device} ({device_name(device)})" for device in devices)
     hint = f"; for a GPU: {gpu.why_none()}" if devices == ["cpu"] and could_use_a_gpu() else ""
     return f"{torch.__version__} on {named}{hint}"
@@ -374,7 +383,7 @@ def weights(settings: Settings, held: list[object]) -> str:
     """Load the model into ``held``. Raises StartError for missing or invalid files, Wrong without enough memory."""
     from server.worker.generator import load_model
 
-    device = slots_for(settings)[0].device
+    device = slots_for(settings)[0].devices[0]
     head = str(settings.salience_head) if settings.salience_head else None
     given, place = settings.weights, settings.weights_place
     size, free = file_bytes(Path(place)) if place else 0, free_bytes(device)

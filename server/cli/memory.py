@@ -47,18 +47,24 @@ def show(rows: Rows, console: Console) -> None:
 def _count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
     import torch
 
-    from model.memory import CARDS, LEFT_FREE, fitting, plan, table
+    from model.memory import CARDS, LEFT_FREE, fitting, of_another, plan, table
     from model.weights import preferred_dtype
 
-    spec, cache, kind = settings.spec, settings.cache(), torch.device(slot.device).type
-    plans = {f"on {slot.device}": plan(spec, cache, preferred_dtype(slot.device), kind, settings.text_placement)}
-    here = on_card = plans[f"on {slot.device}"]
+    spec, cache, first, size = settings.spec, settings.cache(), slot.devices[0], len(slot.devices)
+    kind, placement, dtype = torch.device(first).type, settings.text_placement, preferred_dtype(first)
+    here = on_card = plan(spec, cache, dtype, kind, placement, size)
+    where = "" if size == 1 else f", first of {size}"
+    plans = {f"on {first}{where}": here}
+    if size > 1:
+        plans["on each other"] = of_another(here)
     if kind != "cuda":
-        on_card = plans["on a GPU"] = plan(spec, cache, torch.bfloat16, "cuda", settings.text_placement)
+        on_card = plans[f"on a GPU{where}"] = plan(spec, cache, torch.bfloat16, "cuda", placement, size)
     fits, too_large = {}, None
-    free = available_bytes() if kind == "cpu" else int(torch.cuda.mem_get_info(slot.device)[0])
+    free = (
+        available_bytes() // size if kind == "cpu" else min(torch.cuda.mem_get_info(each)[0] for each in slot.devices)
+    )
     if free:
-        would = fitting(here, spec, cache, preferred_dtype(slot.device), free)
+        would = fitting(here, spec, cache, dtype, free)
         fits[f"here: {free / GIB:.1f} GiB free"] = would
         if not here.sessions(free):
             too_large = (

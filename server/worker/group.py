@@ -135,6 +135,9 @@ class Members:
                 load = Load(configure=configure, device=member.device, rank=member.rank, size=len(devices))
                 member.link.send(load)
 
+    def __len__(self) -> int:
+        return len(self._each)
+
     @property
     def free_bytes(self) -> int:
         """Of the device with the least."""
@@ -170,6 +173,11 @@ class Members:
                 raise
             self._agree(None)
 
+    def end(self) -> None:
+        """Kill the other processes."""
+        for member in self._each:
+            member.end()
+
     def before_pass(self, check: Callable[[], None] | None) -> None:
         """Tell the others whether the next pass is run; ``check`` may raise to abandon the chunk."""
         try:
@@ -197,8 +205,7 @@ class Members:
             if is_shared(error):
                 raise
             threading.Event().wait(LAST_WORDS)  # a process that has ended is named by its watch, which ends this one
-            for member in self._each:
-                member.end()
+            self.end()
             if isinstance(error, DeviceLost):
                 raise
             raise DeviceLost(f"the group cannot go on: {type(error).__name__}: {error}") from error
@@ -242,6 +249,8 @@ class GroupGenerator(ModelGenerator):
 
     def __init__(self, leader: ModelGenerator, configure: Configure, members: Members) -> None:
         super().__init__(leader.model, leader.weights, configure.device, leader.versions)
+        self.join(members.meet(leader.torch_device, leader.digest))
+        log.info("the group %s has met: one process for each device", configure.device)
         self._members = members
         self._opened = 0
         self._gone: list[int] = []  # streams that nobody holds any more; the others still do
@@ -292,11 +301,17 @@ class GroupGenerator(ModelGenerator):
 
 def load(configure: Configure) -> Generator:
     """Load the model on the device, or the devices, that ``configure`` names. Raises StartError."""
-    first, *others = configure.device.split("+")
-    if not others:
-        return load_generator(configure)
-    members = Members([first, *others], configure)
-    leader = load_generator(msgspec.structs.replace(configure, device=first))
-    leader.join(members.meet(leader.torch_device, leader.digest))
-    log.info("the group %s has met: one process for each device", configure.device)
-    return GroupGenerator(leader, configure, members)
+    devices = configure.device.split("+")
+    members = Members(devices, configure)  # which load at the same time
+    leader = load_generator(msgspec.structs.replace(configure, device=devices[0]))
+    return GroupGenerator(leader, configure, members) if members else leader
+
+
+@contextlib.contextmanager
+def in_group(leader: ModelGenerator, configure: Configure) -> Iterator[ModelGenerator]:
+    """A generator on all devices that ``configure`` names, of which the ``leader`` has the first, for a while."""
+    members = Members(configure.device.split("+"), configure)
+    try:
+        yield GroupGenerator(leader, configure, members) if members else leader
+    finally:
+        members.end()

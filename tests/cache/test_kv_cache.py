@@ -270,7 +270,7 @@ def test_a_policy_cannot_break_the_slots(
 ) -> None:
     class Broken:
         name = "broken"
-        needs = frozenset()
+        needs = reads = frozenset()
 
         def update(self, candidates):
             return candidates.scores

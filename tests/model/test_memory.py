@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cache.config import CacheConfig
-from model.memory import LiveBytes, MemoryPlan, fitting, plan, table
+from model.group_cost import CountedGroup, sent_per_chunk
+from model.memory import LiveBytes, MemoryPlan, fitting, of_another, plan, table
 from model.spec import SPECS, TEST_WAN, WAN_1_3B, ModelSpec
 from model.stream import VideoStream
 from model.weights import random_model
@@ -17,11 +18,13 @@ GIB = 2**30
 CONFIG = CacheConfig.filled_in("sink_window", 6.0, None, None, 3)
 
 
-@pytest.mark.parametrize("size", [(96, 64), (192, 96)])
-def test_a_run_takes_what_was_counted(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "devices"), [((96, 64), 1), ((192, 96), 1), ((192, 96), 4)])
+def test_a_run_takes_what_was_counted(size: tuple[int, int], devices: int) -> None:
     spec = TEST_WAN.at(*size)
-    counted = plan(spec, CONFIG, torch.float32, device="cpu")
+    counted = plan(spec, CONFIG, torch.float32, device="cpu", devices=devices)
     model = random_model(spec, seed=0, dtype=torch.float32)
+    if devices > 1:
+        model.dit.group = CountedGroup(devices)
     for part, module in (("transformer", model.dit), ("text", model.text), ("codec", model.vae)):
         tensors = {id(each): each.nbytes for each in (*module.parameters(), *module.buffers())}  # type: ignore[attr-defined]
         assert getattr(counted, part) == sum(tensors.values()), part
@@ -65,7 +68,8 @@ SMALL = MemoryPlan(
     text=0,
     visit=8 * GIB,
     codec=GIB,
-    working=2 * GIB,
+    passing=2 * GIB,
+    decoding=0,
     workspace=0,
     cache=3 * GIB,
     codec_state=2 * GIB,
@@ -92,3 +96,28 @@ def test_the_table_says_where_it_fits() -> None:
 def test_where_it_does_not_fit_the_settings_are_named_with_which_it_would(room: int, said: str) -> None:
     found = dataclasses.replace(SMALL, cache=4 * GIB, codec_state=GIB)
     assert fitting(found, TEST_WAN, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, room * GIB) == said
+
+
+def test_in_a_group_each_device_has_its_share_and_the_first_one_the_parts_besides() -> None:
+    alone, first = (plan(TEST_WAN, CONFIG, torch.bfloat16, devices=devices) for devices in (1, 4))
+    other = of_another(first)
+    assert alone.transformer == first.transformer == other.transformer
+    assert 4 * first.workspace == 4 * other.workspace == alone.workspace
+    assert first.codec == alone.codec and first.codec_state == alone.codec_state and first.text == alone.text
+    assert other.codec == other.codec_state == other.text == other.decoding == 0
+    assert other.session < first.session < alone.session and first.passing < alone.passing
+
+
+def test_what_a_group_sends_is_counted_from_its_own_passes() -> None:
+    """Four tensors are exchanged per layer and pass; a policy that reads keys has each layer's sent to one process."""
+    spec, size = TEST_WAN, 2
+    cache = dataclasses.replace(CONFIG, policy="redundancy")
+    sent = sent_per_chunk(spec, cache, size)
+    own, passes = spec.tokens_per_chunk // size, len(spec.timesteps) + 1
+    shown = 4 * spec.latent_channels  # numbers that a token of 2 x 2 latents becomes
+    assert sent["passes"] == passes * own * 2 * (spec.num_layers * 4 * spec.dim // size + shown)
+    keys = (
+        9 * spec.tokens_per_latent * spec.dim // size * 2
+    )  # of one layer: those of 6 kept latent frames and the chunk
+    rounds = -(-spec.num_layers // size)
+    assert rounds * keys < sent["pruning"] < 1.2 * rounds * keys + 50_000
