@@ -302,7 +302,7 @@ def free_bytes(device: str) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) if device != "cpu" else available_bytes()
 
 
-def session_bytes(settings: Settings, spec: ModelSpec, dtype: str, devices: int) -> int:
+def session_bytes(settings: Settings, spec: ModelSpec, dtype: str, devices: int = 1) -> int:
     """Most bytes that one session with the default settings uses on a device of its worker."""
     return cache_bytes(spec, CacheChoice.of(settings.cache()), dtype, devices)
 

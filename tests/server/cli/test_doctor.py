@@ -158,3 +158,11 @@ def test_a_device_that_is_not_there_is_a_finding(tmp_path, monkeypatch) -> None:
     seen = io.StringIO()
     assert not doctor.examine(Settings(model="test-tiny", device="cuda:3", data_dir=tmp_path), Console(file=seen))
     assert re.search(r"no +torch +PAFU_DEVICE: 'cuda:3' was requested, but torch sees only cuda:0", seen.getvalue())
+
+
+def test_a_group_has_a_line_and_is_measured_as_one(tmp_path) -> None:
+    settings = Settings(model="test-tiny", device="cpu+cpu", threads=2, port=0, data_dir=tmp_path)
+    seen = io.StringIO()
+    assert doctor.examine(settings, Console(file=seen, width=200))
+    assert "cpu+cpu, a group of 2 processes, 1 threads each: " in seen.getvalue()
+    assert "in real time at once (a chunk plays" in seen.getvalue()
