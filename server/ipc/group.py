@@ -143,6 +143,11 @@ class Link:
             raise LinkClosed("the other process has ended")
         return data
 
+    def close(self) -> None:
+        """Close this end."""
+        self._file.close()
+        self._socket.close()
+
     def order(self) -> Order:
         """The next order. Raises LinkClosed."""
         return _orders.decode(self.read(frame_length(self.read(HEADER.size))))

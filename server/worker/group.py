@@ -112,6 +112,10 @@ class Member:
         """Kill the process, if it still exists."""
         self._wanted = False
         self._process.kill()
+        self._process.wait()
+        self.link.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def _watch(self) -> None:
         status = self._process.wait()
