@@ -52,8 +52,8 @@ async def beside_the_loop(size: int, parse: Callable[..., T], *given: Any) -> T:
 def read_object(data: bytes, what: str, bounds: Bounds) -> dict[str, Any]:
     """Parse a JSON object. Raises PafuError, whose message starts with ``what``, the name of the text."""
     check(data, what, bounds)
-    try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+    try:  # only UTF-8: ``json`` would take UTF-16 too, whose quotes ``check`` does not see as it does
+        value = json.loads(data.decode("utf-8-sig", "surrogatepass"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # ValueError: also huge integers and invalid UTF-8
         raise PafuError("invalid_json", f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):

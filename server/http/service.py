@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import signal
 import socket
 import threading
@@ -35,6 +36,7 @@ STOP_WITHIN = 5.0  # seconds for the worker to exit, after shutdown_timeout
 LAST_WITHIN = 1.0  # of STOP_WITHIN: reserved for the last step
 GIVE_BACK_WITHIN = 1.0  # seconds to release jobs after a second signal
 SIGNAL_POLL = 0.05
+SAME_STOP = 0.5  # seconds within which several signals are one stop, as systemd, shells and containers send it
 ACCEPTED_AT_ONCE = 16  # connections per loop iteration; asyncio accepts up to the backlog
 WAITING_CONNECTIONS = 1024  # the socket's real backlog
 FRAME_MARGIN = 64 * 2**10  # so that a slightly too long session.start gets our error, not only a close code
@@ -46,6 +48,7 @@ class Service(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, front: Front) -> None:
         super().__init__(config)
         self.front = front
+        self._stopped_at = -math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open sockets (/readyz says 503), start the engine, then look for jobs."""
@@ -104,10 +107,12 @@ class Service(uvicorn.Server):
                 signal.signal(name, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Shut down gracefully at the first signal, immediately at the second."""
-        if self.should_exit:
+        """Shut down gracefully at the first signal, immediately at a later SIGINT or SIGTERM."""
+        now = time.monotonic()
+        if not self.should_exit:
+            self.should_exit, self._stopped_at = True, now
+        elif sig != signal.SIGHUP and now - self._stopped_at >= SAME_STOP:
             self.force_exit = True
-        self.should_exit = True
 
 
 def build(settings: Settings, engine: Engine) -> Service:

@@ -96,7 +96,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     content_type = request.headers.get("content-type", "application/json")
     kind = content_type.partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    if encoding.lower() != "identity":
         raise PafuError(
             "unsupported_media_type", f"Content-Encoding {encoding[:32]!r} is not supported: send the body uncompressed"
         )
@@ -307,4 +307,5 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> PafuError:
     if first["type"] == "extra_forbidden":
         hint = nearest(str(first["loc"][-1])[:64], protocol.fields_at(kind, first["loc"][:-1]))
         return PafuError("unknown_field", f"the request has no field {param!r}; {hint}", param)
-    return PafuError("invalid_message", f"{param}: {first['msg']}; got {shown(first['input'])}", param)
+    text = f"{param or 'the request'}: {first['msg']}; got {shown(first['input'])}"
+    return PafuError("invalid_message", text, param or None)

@@ -15,6 +15,7 @@ import pytest
 from pafu_client import SessionInterrupted, connect
 
 from server.bench.launch import get_json
+from server.http.service import SAME_STOP
 
 
 async def test_kill_9_of_the_worker_is_a_gap_in_a_session_that_goes_on(own_server) -> None:
@@ -51,9 +52,21 @@ def all_of_the_service(front: int, worker: int, name: signal.Signals) -> None:
     os.kill(front, name)
 
 
+def at_once(front: int, worker: int, name: signal.Signals) -> None:
+    """Signal the group, then the front again with SIGHUP, as systemd, container runtimes and closing terminals do."""
+    for again in (name, signal.SIGHUP, signal.SIGCONT):
+        os.killpg(front, again)
+    os.kill(front, name)
+
+
 @pytest.mark.parametrize(
     ("end", "name"),
-    [(all_of_the_service, signal.SIGTERM), (whole_group, signal.SIGTERM), (front_alone, signal.SIGHUP)],
+    [
+        (all_of_the_service, signal.SIGTERM),
+        (whole_group, signal.SIGTERM),
+        (front_alone, signal.SIGHUP),
+        (at_once, signal.SIGTERM),
+    ],
 )
 async def test_a_signal_ends_the_session_in_order_and_leaves_no_process(own_server, end, name, tmp_path) -> None:
     url = own_server.url()
@@ -80,6 +93,7 @@ async def test_a_second_signal_ends_it_at_once_and_leaves_no_process_either(own_
     async with connect(url, prompt="a red house") as stream:
         await stream.receive()
         os.kill(own_server.process.pid, signal.SIGTERM)
+        await asyncio.sleep(2 * SAME_STOP)
         os.kill(own_server.process.pid, signal.SIGTERM)
         assert await asyncio.to_thread(own_server.process.wait, 60) == 0
     assert not alive(worker)

@@ -61,6 +61,18 @@ def test_what_is_no_object_is_refused_by_name(text, code) -> None:
     assert refused.value.kind.code == code
 
 
+HIDING = "\u2222\u6d69\u6761\u2265\u203a"  # in UTF-16: "" image" :  and the next quote begins a picture
+
+
+@pytest.mark.parametrize("kind", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_what_is_measured_as_utf_8_is_not_read_as_anything_else(kind) -> None:
+    text = '{"k":["' + HIDING + '",' + "[" * 9 + "1," * 3000 + "1" + "]" * 9 + "]}"
+    with pytest.raises(PafuError) as refused:
+        read_object(text.encode(kind), "the body", Bounds(large={"image": 10**6}))
+    assert refused.value.kind.code == "invalid_json"
+    assert read_object(b'\xef\xbb\xbf{"a": 1}', "the body", BOUNDS) == {"a": 1}, "a byte order mark does no harm"
+
+
 @given(st.dictionaries(st.text(max_size=8), values, max_size=4), st.booleans())
 def test_every_small_object_is_read_as_json_reads_it(value, ascii_only) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from server.engine.line import Line
+from server.http.service import SAME_STOP
 from server.jobs import attempt as attempt_module
 from server.jobs import files as files_module
 from server.jobs import runner as runner_module
@@ -230,6 +231,7 @@ async def test_a_second_signal_waits_for_no_chunk_and_the_next_server_goes_on_wi
     async with asyncio.timeout(120):
         while not first.front.draining:
             await asyncio.sleep(0.01)
+    await asyncio.sleep(SAME_STOP)
     first.service.handle_exit(signal.SIGTERM, None)
     async with asyncio.timeout(120):  # of the hour that it had
         await first.stop()
