@@ -9,11 +9,15 @@ const EVERY_MS = 250;
 const SATURATE = 1.5;
 const BLEND = 0.12; // share of the new picture per step: slow enough not to flicker
 
-/** Paints a tiny, slowly mixed copy of `video` into `canvas`; enlarging makes it soft without a blur filter. */
+/**
+ * Paints a tiny, slowly mixed copy of `video` into `canvas`; enlarging makes it soft without a blur filter. For viewers who
+ * prefer reduced motion, it keeps the colors of the first picture.
+ */
 export class Ambient {
   #tiny;
   #soft;
   #video;
+  #calm = matchMedia("(prefers-reduced-motion: reduce)");
   #timer = 0;
   #fresh = true;
 
@@ -37,7 +41,7 @@ export class Ambient {
   }
 
   #paint() {
-    if (document.hidden || this.#video.readyState < 2) return;
+    if (document.hidden || this.#video.readyState < 2 || (this.#calm.matches && !this.#fresh)) return;
     this.#tiny.globalAlpha = this.#fresh ? 1 : BLEND;
     this.#fresh = false;
     this.#tiny.drawImage(this.#video, 0, 0, COLUMNS, ROWS);

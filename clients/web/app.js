@@ -9,7 +9,7 @@ import { Gallery } from "./gallery.js";
 import { KeyForm } from "./key.js";
 import { copied, hideTrouble, leaveWords, lookOn, paint, readAddress, showTrouble, toggleFullscreen, writeAddress } from "./page.js";
 import { lightIn, withLight } from "./prompt.js";
-import { madeElsewhere, recalled } from "./scene.js";
+import { madeElsewhere, readLink, recalled } from "./scene.js";
 import { models, untilReady, version } from "./server.js";
 import { Phase, opened, reduce, running, view } from "./state.js";
 import { Stream } from "./stream.js";
@@ -28,7 +28,7 @@ class App {
   #stream = new Stream({
     dispatch: (type, event) => this.#dispatch(type, event),
     accepted: (config) => this.#choice.show(config),
-    chunk: (stats) => this.#chunk(stats),
+    chunk: (stats, replayed) => this.#chunk(stats, replayed),
     applied: (id) => this.#camera.applied(id),
     refused: (trouble) => this.#refused(trouble),
     failed: (trouble) => this.#fail(trouble),
@@ -52,15 +52,25 @@ class App {
     this.#bindPage();
     this.#bindPlayer();
     this.#gallery.offer(FALLBACK_EXAMPLES);
-    if (this.#address.prompt) this.#prompt.text = this.#address.prompt;
-    if (this.#address.seed) this.#choice.seed = this.#address.seed;
-    else this.#choice.throwDice();
+    this.#readLink();
     if (this.#state.watching) lookOn();
     this.#show();
     setInterval(() => this.#live && this.#stream.screen.tick(), 1000);
     if (!Source) showTrouble({ code: "unsupported_video", message: "" });
     this.#loadModels();
     this.#awaitServer();
+  }
+
+  #readLink() {
+    const { prompt, seed } = this.#address;
+    if (prompt) this.#prompt.text = prompt;
+    if (/^\d+$/.test(seed)) this.#choice.seed = seed;
+    else this.#choice.throwDice();
+    try {
+      readLink(this.#address);
+    } catch {
+      showTrouble({ code: "broken_link" });
+    }
   }
 
   get #live() {
@@ -82,24 +92,27 @@ class App {
   #bindPage() {
     const keys = () => byId("keys-dialog", HTMLDialogElement).showModal();
     const [stop, toggle] = [() => this.#stop(), () => this.#playOrPause()];
+    const fullscreen = async () => (await toggleFullscreen()) || this.#dispatch("note", { text: "This browser refuses full screen here." });
     const { player, memory } = this.#stream.screen;
+    byId("fullscreen").hidden = !document.fullscreenEnabled;
     bindButtons({
       begin: toggle,
       pause: toggle,
       picture: () => (this.#state.blocked ? player.resume() : toggle()),
       stop,
       "keys-open": keys,
-      fullscreen: toggleFullscreen,
+      fullscreen,
       share: () => this.#share(),
-      dice: () => this.#choice.throwDice(),
+      dice: () => this.#otherSeed(),
       "trouble-close": hideTrouble,
     });
-    bindPageKeys({ toggle, stop, fullscreen: toggleFullscreen, write: () => this.#prompt.focus(), memory: () => memory.toggle(), keys });
+    bindPageKeys({ toggle, stop, fullscreen, write: () => this.#prompt.focus(), memory: () => memory.toggle(), keys });
     byId("caption").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit();
     });
     addEventListener("pagehide", () => this.#stream.abandon());
+    addEventListener("hashchange", () => location.hash.includes("=") && location.reload()); // a link opened in this tab
   }
 
   #bindPlayer() {
@@ -197,9 +210,15 @@ class App {
     this.#prompt.focus();
   }
 
-  /** @param {import("./client/messages.js").ServedStats} stats */
-  #chunk({ prompt, camera }) {
-    if (this.#state.watching && prompt) this.#prompt.text = prompt;
+  // The box follows a prompt that came from somebody else, or from a link, but keeps what the viewer writes.
+  /** @param {import("./client/messages.js").ServedStats} stats @param {boolean} replayed */
+  #chunk({ prompt, camera }, replayed) {
+    const { watching, shown } = this.#state;
+    if ((watching || replayed) && prompt && prompt !== shown) {
+      const untouched = watching || this.#prompt.text === shown;
+      this.#dispatch("recalled", { prompt });
+      if (untouched) this.#prompt.text = prompt;
+    }
     this.#cameraControls.show(camera.speed);
   }
 
@@ -259,6 +278,11 @@ class App {
     this.#show();
   }
 
+  #otherSeed() {
+    this.#choice.throwDice();
+    if (running(this.#state)) this.#dispatch("note", { text: "The next start uses this seed." });
+  }
+
   #stop() {
     if (!running(this.#state)) return;
     this.#dispatch("stop");
@@ -273,6 +297,7 @@ class App {
 
   // The stream is over: the last picture stays.
   #rest(event = "rest") {
+    this.#tour.end();
     this.#stream.rest();
     this.#cameraControls.show(0);
     this.#dispatch(event);
@@ -284,9 +309,17 @@ class App {
     this.#rest("fail");
     if (trouble.code === "invalid_key") this.#keyForm.ask();
     if (stopping) return;
-    const over = this.#state.watching && trouble.code === "unknown_session";
-    showTrouble(over ? { code: "not_watchable" } : trouble);
+    showTrouble(this.#named(trouble));
     this.#awaitServer();
+  }
+
+  // Some troubles have another cause in a link: without its stream, or with changes that the server refuses.
+  /** @param {Trouble} trouble @returns {Trouble} */
+  #named(trouble) {
+    if (this.#state.watching && trouble.code === "unknown_session") return { code: "not_watchable" };
+    if (!trouble.param?.startsWith("interactions")) return trouble;
+    this.#address.log = "";
+    return { code: "broken_link", message: trouble.message };
   }
 
   // A link with which others can watch this stream.

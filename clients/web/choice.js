@@ -24,6 +24,7 @@ export class Choice {
   constructor(offered, told) {
     this.#offered = offered;
     this.#picture = new StartPicture(told);
+    this.#seed.addEventListener("input", () => (this.#seed.value = this.#seed.value.replace(/\D/g, "")));
   }
 
   /** Name of the chosen model; "" before the models are known. */

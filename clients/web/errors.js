@@ -34,7 +34,7 @@ const TEXTS = {
   unsupported_video: ["This browser cannot play the stream", "It lacks Media Source Extensions with H.264 (Firefox on Linux needs FFmpeg's libavcodec for it). Use a recent Chrome, Edge, Firefox or Safari, or the command pafu watch."],
   decoder: ["The browser stopped decoding", `${AGAIN} If it happens again, reload the page.`],
   no_second_place: ["There is no place for a second stream", "A comparison needs two places. The first stream continues; try again when another viewer has left."],
-  broken_link: ["This link is damaged", "Its prompt and seed are here, but later changes are lost."],
+  broken_link: ["This link is damaged", "What could be read of its prompt and seed is here; its later changes are lost."],
   other_model: ["This link was made with another model", "The same words may look different here."],
   bad_picture: BAD_PICTURE,
   other_weights: ["This link was made with other weights of the model", "The same words may look different here."],

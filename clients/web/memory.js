@@ -48,7 +48,7 @@ export class MemoryView {
   #pointer = null;
   #timer = 0;
   #frame = 0;
-  #calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  #calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   /** @param {{button: HTMLButtonElement, section: HTMLElement, video: HTMLVideoElement, veil: HTMLCanvasElement}} _ */
   constructor({ button, section, video, veil }) {
@@ -171,7 +171,7 @@ export class MemoryView {
     const context = brush(this.#film);
     context.clearRect(0, 0, this.#film.width, this.#film.height);
     if (this.#still?.width && this.#still.height) context.drawImage(this.#still, 0, 0);
-    if (this.#calm || !this.#dropped.size) return;
+    if (this.#calm.matches || !this.#dropped.size) return;
     for (const place of this.#places) {
       for (const latent of place.latents) {
         const lost = this.#dropped.get(latent);
@@ -246,7 +246,7 @@ export class MemoryView {
   /** @param {import("./client/messages.js").ServedStats} stats @param {number} total @param {number} percent */
   #figures({ cache_tokens: kept, cache_policy: policy, cache_fell_back: fell }, total, percent) {
     const known = stillKnown(this.#memory).map(([latent]) => latent);
-    const tokens = `Remembers ${kept.toLocaleString("en")} of the ${total.toLocaleString("en")} tokens it has seen (${percent}\u00a0%)`;
+    const tokens = `${kept.toLocaleString("en")} of ${total.toLocaleString("en")} tokens (${percent}\u00a0%)`;
     const count = `${known.length} ${known.length === 1 ? "moment" : "moments"}`;
     const reach = `the oldest from ${Math.max(0, Math.round(this.#age(known[0])))} s ago`;
     return `${tokens}: ${count}, ${reach}. Policy ${policy}${fell ? ", the fallback, because scores were not finite" : ""}.`;

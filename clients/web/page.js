@@ -96,9 +96,14 @@ export function leaveWords() {
   stage.scrollIntoView({ block: "nearest" });
 }
 
-export function toggleFullscreen() {
-  if (document.fullscreenElement) document.exitFullscreen();
-  else byId("theatre").requestFullscreen?.();
+/** Enter or leave full screen; false if the browser refuses. */
+export async function toggleFullscreen() {
+  try {
+    await (document.fullscreenElement ? document.exitFullscreen() : byId("theatre").requestFullscreen());
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The fields of the address; "" for missing ones. */
@@ -106,7 +111,7 @@ export function readAddress() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const said = (/** @type {string} */ name) => hash.get(name) ?? "";
   const maker = { model: said("model"), by: said("by"), pafu: said("pafu") };
-  return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), maker, log: said("log"), until: Number(said("until")) || 0 };
+  return { prompt: said("prompt"), seed: said("seed"), watch: said("watch"), maker, log: said("log"), until: said("until") };
 }
 
 /** Offer the cache policies for a second stream. @param {string[]} policies */

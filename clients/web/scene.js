@@ -85,14 +85,22 @@ export function readLog(text) {
   return changes;
 }
 
+/** @typedef {{prompt: string, seed: string, log: string, until: string}} Address the fields of a link, "" for missing ones */
+
+/** The changes of a link, and the chunk up to which they are replayed; throws if a field is damaged. @param {Address} address */
+export function readLink({ seed, log, until }) {
+  if (!/^\d{0,10}$/.test(seed) || !/^\d{0,6}$/.test(until)) throw new TypeError("no seed, or no chunk");
+  return { changes: readLog(log), until: Number(until) };
+}
+
 /**
- * The changes of a link, if `request` still has its prompt and seed; throws as readLog.
- * @param {{prompt: string, seed: string, log: string, until: number}} address
+ * The changes of a link, if `request` still has its prompt and seed; throws as readLink.
+ * @param {Address} address
  * @param {{prompt: string, seed: number}} request
  */
-export function recalled({ prompt, seed, log, until }, request) {
-  const same = log && request.prompt === prompt && String(request.seed) === seed;
-  return same ? { changes: readLog(log), until } : null;
+export function recalled(address, request) {
+  const same = address.log && request.prompt === address.prompt && String(request.seed) === address.seed;
+  return same ? readLink(address) : null;
 }
 
 /** Changes in the form of session.start. @param {Change[]} changes */

@@ -13,6 +13,7 @@ const STATUS = {
 };
 const WARMING = "Warming up: the model is drawing its first pictures";
 const STARVED = "The server is slower than playback: the next pictures are being painted.";
+const BLOCKED = "The browser plays nothing by itself now: tap the picture to play.";
 const MOST_WARNINGS = 3;
 const BY_ITSELF = "the stream continues by itself.";
 const BROKEN = `The connection broke; ${BY_ITSELF}`;
@@ -122,6 +123,7 @@ const HANDLERS = {
     if (Object.keys(pending).length) return { pending };
     return { pending, note: leftOut(state.warnings) || "The picture shows the new prompt." };
   },
+  recalled: (state, { prompt }) => ({ shown: prompt }),
   refused: () => ({ pending: {}, note: "" }),
   note: (state, { text }) => ({ note: text }),
 };
@@ -179,7 +181,8 @@ function status(state) {
 
 /** The text over a picture that stands still, or null. @param {State} state */
 function waitText(state) {
-  if (state.phase === Phase.LIVE) return state.starved && !state.blocked ? (state.hitch?.text ?? STARVED) : null;
+  if (state.phase === Phase.LIVE && state.blocked) return BLOCKED;
+  if (state.phase === Phase.LIVE) return state.starved ? (state.hitch?.text ?? STARVED) : null;
   if (state.phase !== Phase.WAKING && state.phase !== Phase.OPENING) return null;
   if (state.hitch) return state.hitch.text;
   if (state.phase === Phase.OPENING) return STATUS.opening;

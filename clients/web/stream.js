@@ -12,7 +12,7 @@ import { ticket, whyAway, whyNoSocket } from "./server.js";
  * @typedef {object} Told
  * @property {(type: string, event?: object) => void} dispatch an event of state.js
  * @property {(config: import("./client/messages.js").SessionConfig) => void} accepted
- * @property {(stats: import("./client/messages.js").ServedStats) => void} chunk
+ * @property {(stats: import("./client/messages.js").ServedStats, replayed: boolean) => void} chunk `replayed`: from a link's changes
  * @property {(id: string) => void} applied a change, by its event id
  * @property {(trouble: import("./errors.js").Trouble) => void} refused a change; the stream continues
  * @property {(trouble: import("./errors.js").Trouble) => void} failed the stream has ended
@@ -104,7 +104,14 @@ export class Stream {
     this.#told.dispatch("chunk");
     this.screen.chunk(metadata, data);
     if (this.#rival.running) byId("own-name").textContent = metadata.stats.cache_policy;
-    this.#told.chunk(metadata.stats);
+    this.#told.chunk(metadata.stats, metadata.transport_chunk_index <= this.#hurry);
+    if (this.#hurry > 0) this.#tellReplay(metadata.transport_chunk_index / this.#hurry);
+  }
+
+  /** @param {number} share of the link's scene that is here again */
+  #tellReplay(share) {
+    if (share < 1) this.#told.dispatch("note", { text: `Painting the link's scene again: ${Math.round(100 * share)} %.` });
+    else if (share === 1) this.#told.dispatch("note", { text: "The link's scene is here again, and goes on." });
   }
 
   /** @param {string} id @param {number} chunk */

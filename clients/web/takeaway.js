@@ -54,6 +54,7 @@ export class TakeAlong {
     Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
     brush(canvas).drawImage(this.#video, 0, 0);
     canvas.toBlob((picture) => picture && download(picture, this.#name("png")), "image/png");
+    this.#say("Saved: this picture.");
   }
 
   async #smallWindow() {

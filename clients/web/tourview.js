@@ -5,9 +5,15 @@ import { AWAY, likeness, pictureDue, planTour, tourWords } from "./tour.js";
 
 const LOOK_MS = 40;
 
+/** @typedef {{video: HTMLVideoElement, name: HTMLElement, id: string}} View a playing video, its policy's name, the prefix of its pictures' ids */
+
 /** `steer({speed, at})` moves the camera; `say(text)` shows progress. */
 export class TourView {
   #video = byId("picture", HTMLVideoElement);
+  /** @type {View} */
+  #own = { video: this.#video, name: byId("own-name"), id: "tour" };
+  /** @type {View} */
+  #rival = { video: byId("rival", HTMLVideoElement), name: byId("rival-name"), id: "rival" };
   #button = byId("tour", HTMLButtonElement);
   #section = byId("tour-pictures");
   #away = byId("tour-away", HTMLSelectElement);
@@ -34,10 +40,9 @@ export class TourView {
     byId("tour-close").addEventListener("click", () => (this.#section.hidden = true));
   }
 
-  /** Enable or disable the button: whether there is a stream. @param {boolean} yes */
+  /** Enable or disable the button: whether there is a stream that can be steered. @param {boolean} yes */
   set offered(yes) {
     this.#button.disabled = !yes || this.#plan !== null;
-    if (!yes) this.#end();
   }
 
   #begin() {
@@ -51,13 +56,15 @@ export class TourView {
     this.#timer = setInterval(() => this.#look(plan), LOOK_MS);
   }
 
-  #end() {
+  /** The tour, or the stream, is over. */
+  end() {
     clearInterval(this.#timer);
     this.#plan = null;
   }
 
   /** @param {import("./tour.js").Plan} plan */
   #look(plan) {
+    if (this.#video.paused) return;
     const playing = this.#timeline.chunkAt(this.#video.currentTime);
     if (playing < this.#timeline.next) this.#say(tourWords(plan, playing));
     const due = pictureDue(plan, playing, this.#kept);
@@ -66,26 +73,42 @@ export class TourView {
     if (due === "after") this.#show();
   }
 
+  /** The videos on the page: one, or two policies side by side. */
+  get #views() {
+    return document.body.classList.contains("comparing") ? [this.#own, this.#rival] : [this.#own];
+  }
+
   /** @param {import("./tour.js").Picture} name */
   #keep(name) {
     this.#kept.push(name);
-    const canvas = byId(`tour-${name}`, HTMLCanvasElement);
-    Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
-    brush(canvas, { willReadFrequently: true }).drawImage(this.#video, 0, 0);
+    for (const { video, id } of this.#views) {
+      const canvas = byId(`${id}-${name}`, HTMLCanvasElement);
+      Object.assign(canvas, { width: this.#video.videoWidth, height: this.#video.videoHeight });
+      brush(canvas, { willReadFrequently: true }).drawImage(video, 0, 0);
+    }
   }
 
   #show() {
-    const pixels = (/** @type {import("./tour.js").Picture} */ name) => {
-      const canvas = byId(`tour-${name}`, HTMLCanvasElement);
-      return brush(canvas).getImageData(0, 0, canvas.width, canvas.height).data;
-    };
-    const alike = likeness(pixels("before"), pixels("after"));
-    const shown = Number.isFinite(alike) ? `similarity ${alike.toFixed(1)} dB` : "the same picture";
-    byId("tour-words").textContent = `Back after ${this.#away.value} s: ${shown}. A higher similarity means better memory.`;
-    this.#end();
+    const views = this.#views;
+    const alike = views.map((view) => similarity(view, views.length > 1)).join(" and ");
+    byId("tour-words").textContent = `Back after ${this.#away.value} s: similarity ${alike}. A higher similarity means better memory.`;
+    byId("tour-rival").hidden = views.length < 2;
+    for (const { id, name } of views) byId(`${id}-said`).textContent = views.length < 2 ? "before" : `${name.textContent}: before`;
+    this.end();
     this.#button.disabled = false;
     this.#section.hidden = false;
     this.#section.scrollIntoView({ block: "nearest" });
     this.#say("Back again: see before and after below the picture.");
   }
+}
+
+/** How alike the place is before and after, in words. @param {View} view @param {boolean} named */
+function similarity({ name, id }, named) {
+  const [before, after] = ["before", "after"].map((each) => {
+    const canvas = byId(`${id}-${each}`, HTMLCanvasElement);
+    return brush(canvas).getImageData(0, 0, canvas.width, canvas.height).data;
+  });
+  const alike = likeness(before, after);
+  const decibels = Number.isFinite(alike) ? `${alike.toFixed(1)} dB` : "infinite (the same picture)";
+  return named ? `${decibels} (${name.textContent})` : decibels;
 }

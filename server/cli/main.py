@@ -134,27 +134,33 @@ def doctor(settings: Settings, as_json: Json = False) -> None:
 @app.command()
 def version(as_json: Json = False) -> None:
     """Print the version."""
+    _tell_version(as_json, __version__)
+
+
+def _tell_version(as_json: bool, text: str) -> None:
+    """Print ``text``, or as JSON also the versions of what Pafu needs."""
     if as_json:
         from server.cli.doctor import package_versions
 
         print_json({"version": __version__, "versions": package_versions()})
     else:
-        typer.echo(__version__)
+        typer.echo(text)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"pafu {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def pafu(
-    version: Annotated[
-        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
-    ] = False,
+    context: typer.Context,
+    version_only: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --version: print JSON on stdout")] = False,
 ) -> None:
     """Real-time streaming video generation. Every flag of serve is also a PAFU_* variable."""
+    if version_only:
+        _tell_version(as_json, f"pafu {__version__}")
+        raise typer.Exit
+    if as_json:
+        raise typer.BadParameter("--json goes after the command, as in pafu doctor --json")
+    if context.invoked_subcommand is None:
+        raise typer.BadParameter("a command is missing")
 
 
 def main() -> None:

@@ -277,8 +277,8 @@ async def test_page_plays_on_a_phone_without_sideways_scroll(phone_visit: Visit)
         await details.evaluate("element => { element.open = true }")
     assert await visit.sideways() == 0, "nor with everything open"
     small = await visit.page.evaluate(
-        """[...document.querySelectorAll('button, summary')].filter((b) => b.checkVisibility())
-           .filter((b) => b.getBoundingClientRect().height < 44).map((b) => b.outerHTML)"""
+        """[...document.querySelectorAll('a, button, summary, select, textarea, input')]
+           .filter((b) => b.checkVisibility() && b.getBoundingClientRect().height < 44).map((b) => b.outerHTML)"""
     )
     assert small == [], "every control is large enough for a finger"
 
@@ -619,6 +619,8 @@ async def test_the_page_is_driven_by_its_state_alone(visit: Visit) -> None:
     assert starved["status"] == "Waiting for pictures" and "slower than playback" in starved["wait"]
     lost = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "starved"}])
     assert lost["trouble"] and "connection broke" in lost["wait"]
+    blocked = await visit.page.evaluate(shown, [*begin, {"type": "blocked"}])
+    assert blocked["trouble"] and "tap the picture" in blocked["wait"]
     back = await visit.page.evaluate(shown, [*begin, {"type": "reconnecting"}, {"type": "chunk"}, {"type": "playing"}])
     assert back == live
     told = [*begin, {"type": "told", "id": "e1", "prompt": "a tower"}, {"type": "told", "id": "e2", "prompt": "a barn"}]

@@ -133,7 +133,7 @@ async def test_every_text_can_be_read(browser: Browser, live_server: str, scheme
     assert await faint(page) == []
     await page.press("#stage", "?")
     await page.wait_for_selector("#keys-dialog[open]")
-    assert not [line for line in await faint(page) if "arrows move the camera" in line]
+    assert not [line for line in await faint(page) if "move the camera while held" in line]
     await page.evaluate("document.querySelector('dialog').close()")
     grey = {"dark": "#666", "light": "#999"}[scheme]
     await page.add_style_tag(content=f":root {{ --paper: {grey} !important }}")

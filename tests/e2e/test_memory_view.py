@@ -64,7 +64,7 @@ async def test_the_toggle_shows_which_tokens_are_kept(visit: Visit) -> None:
     await page.click("#memory-toggle")
     await page.wait_for_function("Number(document.querySelector('#memory-film').dataset.moments) >= 3")
     assert await page.get_attribute("#memory-toggle", "aria-pressed") == "true"
-    await page.wait_for_selector(f".memory-detail >> text=Remembers {stats['cache_tokens']} of the ")
+    await page.wait_for_selector(f".memory-detail >> text={stats['cache_tokens']} of ")
     await page.wait_for_selector(".memory-detail >> text=Policy pafu")
     await page.wait_for_selector(".memory-words >> text=/It kept|It let/")
     await page.wait_for_function(f"({LIT})('#memory-film') > 0.2")
@@ -145,4 +145,14 @@ async def test_picture_words_and_memory_are_in_sight_together(visit: Visit) -> N
     assert max(await page.evaluate(below, ["#picture", "#prompt", "#pause", "#stop"])) <= 0
     assert await visit.sideways() == 0
     await visit.picture("phone_on_its_side")
+    sky = """[...document.querySelectorAll('.pan, .corner')].map(
+      (button) => button.getBoundingClientRect().bottom - stage.getBoundingClientRect().top)"""
+    assert max(await page.evaluate(sky)) < 60, "what lies over the picture is in its sky"
+    await page.press("#stage", "f")
+    await page.wait_for_function("document.fullscreenElement")
+    assert await page.evaluate("picture.getBoundingClientRect().height") >= 250
+    await page.press("#stage", "m")
+    assert await page.evaluate("picture.getBoundingClientRect().height") >= 120
+    assert max(await page.evaluate(below, ["#picture", "#prompt", "#pause", "#memory-film"])) <= 0
+    await visit.picture("phone_on_its_side_fullscreen")
     assert visit.problems == []

@@ -143,6 +143,7 @@ async def test_a_link_and_a_job_bring_the_same_pictures_as_were_seen(context: Br
     await other.until(lambda: told(other) and len(next(iter(told(other).values()))) >= len(first))
     (again,) = told(other).values()
     assert {chunk: again[chunk] for chunk in first} == first, "words, camera and bytes of every chunk"
+    await other.page.wait_for_function(f"document.querySelector('#prompt').value === '{LATER}'")
     await other.page.click("#along summary")
     assert np.array_equal(pictures(await saved(other, "#take-video"))[: len(film)], film)
     await page.click("#take-window")
