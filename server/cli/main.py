@@ -29,15 +29,6 @@ app = typer.Typer(
     cls=Commands,
     pretty_exceptions_enable=False,
 )
-app.add_typer(distill.app, name="distill")
-app.command("eval")(evaluate.evaluate)
-app.command()(simulate)
-app.command("drain")(drain.drain)
-app.add_typer(keys.app, name="keys")
-app.add_typer(bench.app, name="bench")
-app.command("pull")(weights_cli.pull)
-app.command("convert")(weights_cli.convert)
-app.add_typer(demo.app, name="demo")
 
 
 @app.command()
@@ -161,6 +152,17 @@ def pafu(
         raise typer.BadParameter("--json goes after the command, as in pafu doctor --json")
     if context.invoked_subcommand is None:
         raise typer.BadParameter("a command is missing")
+
+
+app.add_typer(demo.app, name="demo")
+app.add_typer(bench.app, name="bench")
+app.command()(simulate)
+app.command("drain")(drain.drain)
+app.add_typer(keys.app, name="keys")
+app.command("pull")(weights_cli.pull)
+app.command("convert")(weights_cli.convert)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(distill.app, name="distill")
 
 
 def main() -> None:

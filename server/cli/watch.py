@@ -61,7 +61,8 @@ def watch(
             options["seed"] = seed
         return _write(url, client.connect(url, **options), output, pictures, console)
     except PafuError as error:
-        raise WatchError(error.message) from None
+        todo = "; start pafu serve there, or name another server with --url" if error.code == "connect_failed" else ""
+        raise WatchError(f"{error.message}{todo}") from None
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
