@@ -209,7 +209,7 @@ def test_ctrl_c_ends_watch_with_a_whole_file_and_a_line(live_server, decode, tmp
         out, error = process.communicate(timeout=120)
         shown = decode(output.read_bytes()).pictures.shape[0]
         assert (process.returncode, out) == (status, b"")
-        (line,) = error.decode().splitlines()
+        line = error.decode().splitlines()[-1]  # a full server is told before
         assert line.startswith(f"pafu stopped; {output}: {shown} ") and "seed 4" in line
         output.unlink()
 
