@@ -1,36 +1,32 @@
-"""Compare this checkout with another one, in alternating chunks, so that fluctuations of the machine affect both.
+"""Compare with another checkout in turns, so that fluctuations of the machine affect both.
 
-Each side is a process that streams with the shipped weights and generates one chunk on request.
+A checkout of Pafu is compared end to end, by its own ``pafu bench``. A checkout of Self-Forcing, the reference
+implementation, is compared by the transformer's passes on the same random weights (``server.bench.roll_out``).
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import statistics
 import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-WARM_UP = 6  # chunks until the cache is full and all code has run once
-SIDE = """
-import sys, time, torch
-from cache.config import CacheConfig
-from model.stream import VideoStream
-from model.weights import load_model
-name, policy, budget, threads, dtype = sys.argv[1:]
-torch.set_num_threads(int(threads))
-torch.set_grad_enabled(False)
-model = load_model(name, dtype=getattr(torch, dtype))
-cache = CacheConfig(policy=policy, budget_latents=float(budget), sink_latents=0.0, recent_latents=1.5,
-                    position_mode="relative")
-stream = VideoStream(model, "a meadow by day, a red mill and a tree; the camera pans right", 1, cache)
-print("ready", flush=True)
-for _ in sys.stdin:
-    began = time.perf_counter()
-    pictures = len(stream.next_chunk().pictures)
-    print(pictures, time.perf_counter() - began, flush=True)
-"""
+import msgspec
+
+from model.spec import spec_named
+from server.bench.roll_out import WHOLE, Setup, caches
+from server.process import module_command
+
+ROUNDS, SECONDS = 5, 20  # of both servers, and of video in each
+CHUNKS = 5  # measured of each roll-out, once its cache is full
+ALIKE = {"float32": 1e-3, "bfloat16": 0.1}  # largest difference between both sides' first latents
+OURS = Path(__file__).parents[2]
 
 
 class AgainstError(RuntimeError):
@@ -39,69 +35,127 @@ class AgainstError(RuntimeError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median pictures per second of both sides, over ``chunks`` alternating chunks."""
+    """Median pictures per second of both sides over ``turns`` alternating turns."""
 
+    what: str
     ours: float
     theirs: float
-    chunks: int
+    turns: int
 
     @property
     def ratio(self) -> float:
         return self.ours / self.theirs
 
+    def figures(self) -> dict[str, float | int | str]:
+        """All of it, for JSON."""
+        return {**asdict(self), "ratio": self.ratio}
 
-class Side:
-    """The process of one checkout."""
 
-    def __init__(self, root: Path, given: Sequence[str]) -> None:
-        self._root = root
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r}); exec({SIDE!r})", *given],
-            cwd=root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._expect()
+Tell = Callable[[str], None]  # takes a line about the progress
 
-    def _expect(self) -> str:
+
+def compare(root: Path, setups: Sequence[Setup], policy: str, tell: Tell) -> list[Comparison]:
+    """Compare this checkout with the one in ``root``: of Pafu under ``policy``, or the reference once per setup.
+
+    Raises AgainstError.
+    """
+    if (root / "model" / "stream.py").is_file() and (root / "server" / "__init__.py").is_file():
+        return [against_pafu(root, policy, tell)]
+    if (root / "wan" / "modules" / "causal_model.py").is_file():
+        return [each for setup in setups for each in against_reference(root, setup, tell)]
+    raise AgainstError(
+        f"{root} is a checkout neither of Pafu (it has no server/ and model/stream.py) nor of Self-Forcing (it "
+        "has no wan/modules/causal_model.py)"
+    )
+
+
+def against_pafu(root: Path, policy: str, tell: Tell, rounds: int = ROUNDS, seconds: int = SECONDS) -> Comparison:
+    """Both servers stream the built-in model at full speed, from prompt to encoded bytes."""
+    rates: list[tuple[float, float]] = []
+    for turn in range(rounds):
+        rates.append((served_rate(OURS, policy, seconds), served_rate(root.resolve(), policy, seconds)))
+        tell(f"turn {turn + 1} of {rounds}: {rates[-1][0]:.1f} and {rates[-1][1]:.1f} pictures per second")
+    ours, theirs = (statistics.median(side) for side in zip(*rates, strict=True))
+    return Comparison(f"pafu-mini, {policy}, end to end", ours, theirs, rounds)
+
+
+def served_rate(root: Path, policy: str, seconds: int) -> float:
+    """Pictures per second that the checkout's own ``pafu bench`` measures."""
+    path = os.pathsep.join([str(root), str(root / "clients" / "python")])
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
+    environ |= {"PYTHONPATH": path, "PAFU_CACHE_POLICY": policy}
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder, "bench.json")
+        command = [*module_command("server.cli"), "bench", "--seconds", str(seconds), "--output", str(figures)]
+        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+        if done.returncode or not figures.is_file():
+            raise AgainstError(f"{root} cannot be measured: {last_line(done.stderr)}")
+        return float(json.loads(figures.read_text())["throughput"]["pictures_per_second"])
+
+
+def last_line(said: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else "it exited without output"
+
+
+def against_reference(root: Path, setup: Setup, tell: Tell, chunks: int = CHUNKS) -> list[Comparison]:
+    """Each of our caches beside the reference's full cache."""
+    spec = setup.spec
+    with rolling("pafu", setup) as ours, rolling(str(root.resolve()), setup) as theirs:
+        difference = max(abs(a - b) for a, b in zip(ours.first, theirs.first, strict=True))
+        if not difference <= ALIKE[setup.dtype]:
+            raise AgainstError(f"{root} computes another model: first latents differ by {difference:.2g}")
+        names = list(caches(spec.chunk_latents))
+        full = math.ceil(WHOLE / spec.chunk_latents) + 1
+        took: dict[str, list[float]] = {name: [] for name in (*names, "reference")}
+        for turn in range(full + chunks):
+            for name, seconds in took.items():
+                seconds.append((theirs if name == "reference" else ours).chunk(name))
+            tell(f"{setup.dtype}: chunk {turn + 1} of {full + chunks}" + (", caches not full yet" * (turn < full)))
+    pictures = spec.pictures_in_chunk(1)
+    rate = {name: pictures / statistics.median(seconds[full:]) for name, seconds in took.items()}
+    size = f"{spec.width}x{spec.height}, {setup.layers} layers, {setup.dtype}"
+    return [Comparison(f"{setup.model}, {size}: {name}", rate[name], rate["reference"], chunks) for name in names]
+
+
+class Rolling:
+    """The process of one side."""
+
+    def __init__(self, side: str, process: subprocess.Popen[str]) -> None:
+        self._side, self._process = side, process
+        self.first: list[float] = json.loads(self._answer())
+
+    def chunk(self, name: str) -> float:
+        """Make the next chunk over this cache; the seconds that it took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             _, said = self._process.communicate()
-            last = said.strip().splitlines()[-1] if said.strip() else "it exited without output"
-            raise AgainstError(f"{self._root} cannot be measured: {last}")
+            raise AgainstError(f"{self._side} cannot be measured: {last_line(said)}")
         return line
 
-    def chunk(self) -> float:
-        """Generate the next chunk; its pictures per second."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        pictures, seconds = self._expect().split()
-        return int(pictures) / float(seconds)
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-def compare(root: Path, model: str, policy: str, budget: float, threads: int, dtype: str, chunks: int) -> Comparison:
-    """Compare this checkout with the one in ``root``. Raises AgainstError."""
-    if not (root / "model" / "stream.py").is_file():
-        raise AgainstError(f"{root} is not a checkout of Pafu: it has no model/stream.py")
-    given = (model, policy, str(budget), str(threads), dtype)
-    here = Path(__file__).parents[2]
-    sides: list[Side] = []
+@contextmanager
+def rolling(side: str, setup: Setup) -> Iterator[Rolling]:
+    """A side's process during the block."""
+    command = [*module_command("server.bench.roll_out"), side, msgspec.json.encode(setup).decode()]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     try:
-        sides += [Side(here, given), Side(root.resolve(), given)]
-        for _ in range(WARM_UP):
-            for side in sides:
-                side.chunk()
-        rates: list[tuple[float, float]] = [(sides[0].chunk(), sides[1].chunk()) for _ in range(chunks)]
+        yield Rolling(side, process)
     finally:
-        for side in sides:
-            side.close()
-    ours, theirs = (statistics.median(side) for side in zip(*rates, strict=True))
-    return Comparison(ours, theirs, chunks)
+        process.kill()
+        process.communicate()
+
+
+def setups(model: str, device: str, threads: int, dtypes: Sequence[str]) -> list[Setup]:
+    """What to compare with the reference: the whole model on a GPU, two layers and a small picture on a CPU."""
+    spec = spec_named(model)
+    layers, width, height = (2, 320, 192) if device == "cpu" else (spec.num_layers, spec.width, spec.height)
+    return [Setup(model, layers, width, height, dtype, device, threads) for dtype in dtypes]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from model import gpu
 from server.cli.console import fail, print_json
@@ -39,7 +39,7 @@ def bench(
     minutes: Annotated[float, typer.Option(min=0.1, help="time limit of a suite")] = 6.0,
     out: Annotated[Path, typer.Option(help="folder for a suite's JSON, plot and profiles")] = Path("bench"),
     against: Annotated[
-        Path | None, typer.Option(help="another checkout to compare with, in alternating chunks")
+        Path | None, typer.Option(help="checkout of Pafu or Self-Forcing to compare with, in turns")
     ] = None,
 ) -> None:
     """Without a subcommand: one stream from prompt to encoded bytes, at full speed."""
@@ -85,29 +85,28 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str
 
 
 def _against(root: Path, settings: Settings, output: str | None, as_json: bool) -> None:
-    import torch
-
     from model.weights import preferred_dtype
-    from server.bench.against import AgainstError, compare
+    from server.bench.against import AgainstError, compare, setups
     from server.process import usable_cores
 
-    dtype = str(preferred_dtype("cpu")).removeprefix("torch.")
-    threads = settings.threads or usable_cores()
+    device = "cuda" if settings.device != "cpu" and gpu.count() else "cpu"
+    model = settings.model if "model" in settings.model_fields_set else "self-forcing"
+    preferred = str(preferred_dtype(device)).removeprefix("torch.")
+    dtypes = sorted({"float32", preferred}) if device == "cpu" else [preferred]
 
-    def measure(_: Settings, __: Console) -> Report:
+    def measure(_: Settings, console: Console) -> Report:
+        tell = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
         try:
-            found = compare(root, settings.model, "pafu", 6.0, threads, dtype, chunks=20)
+            found = compare(root, setups(model, device, settings.threads or usable_cores(), dtypes), "pafu", tell)
         except AgainstError as error:
             raise fail(str(error)) from None
-        return {**asdict(found), "ratio": found.ratio, "model": settings.model, "threads": threads}
+        return {"comparisons": [each.figures() for each in found]}
 
-    def show(found: Report, console: Console) -> None:
-        console.print(
-            f"{settings.model}, pafu 6, {dtype}, {threads} threads, torch {torch.__version__}: {found['ours']:.1f} "
-            f"pictures per second here, {found['theirs']:.1f} there: {found['ratio']:.2f} x "
-            f"({found['chunks']} alternating chunks)",
-            soft_wrap=True,
-        )
+    def show(report: Report, console: Console) -> None:
+        table = Table("", "here", "there", "ratio", title="pictures per second", title_justify="left")
+        for row in report["comparisons"]:
+            table.add_row(row["what"], f"{row['ours']:.3g}", f"{row['theirs']:.3g}", f"{row['ratio']:.2f}")
+        console.print(table)
 
     _run(measure, show, settings, output, as_json)
 

@@ -1,4 +1,4 @@
-"""Promise: two checkouts are compared in turns."""
+"""Promise: two checkouts are compared in turns, on the same weights, and what cannot be compared ends in one line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from server.bench.against import AgainstError, Comparison, Side, compare
+from server.bench.against import AgainstError, Comparison, compare, rolling, served_rate
+from server.bench.roll_out import EQUAL, Setup
 
 ROOT = Path(__file__).parents[3]
-GIVEN = ("pafu-mini", "pafu", "3.0", "1", "float32")
+SMALL = Setup("test-wan", 2, 64, 32, "float32", "cpu", 1)
 
 
 def test_a_folder_that_is_no_checkout_and_one_that_cannot_stream_end_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(AgainstError, match="is not a checkout of Pafu: it has no model/stream.py"):
-        compare(tmp_path, *GIVEN[:2], 3.0, 1, "float32", chunks=1)
-    with pytest.raises(AgainstError, match="cannot be measured: .*no weights ship with model 'test-tiny'"):
-        Side(ROOT, ("test-tiny", *GIVEN[1:]))
+    with pytest.raises(AgainstError, match=r"neither of Pafu .* nor of Self-Forcing"):
+        compare(tmp_path, [SMALL], "pafu", print)
+    for name, text in (("model/stream.py", ""), ("server/__init__.py", "raise SystemExit('no bench here')")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    with pytest.raises(AgainstError, match="cannot be measured: no bench here"):
+        compare(tmp_path, [SMALL], "pafu", print)
+    (tmp_path / "wan" / "modules").mkdir(parents=True)
+    (tmp_path / "wan" / "modules" / "attention.py").write_text("import fast_attention")
+    with pytest.raises(AgainstError, match="No module named 'fast_attention'"), rolling(str(tmp_path), SMALL):
+        pass
 
 
 def test_a_side_makes_a_chunk_when_it_is_told_to() -> None:
-    side = Side(ROOT, GIVEN)
-    try:
-        assert side.chunk() > 0
-    finally:
-        side.close()
-    assert Comparison(30.0, 20.0, 5).ratio == 1.5
+    with rolling("pafu", SMALL) as side:
+        assert len(side.first) == 16
+        assert side.chunk(EQUAL) > 0 and side.chunk("pafu 3") > 0
+    assert Comparison("all", 30.0, 20.0, 5).ratio == 1.5
+
+
+def test_a_checkout_of_pafu_is_measured_end_to_end() -> None:
+    assert served_rate(ROOT, "pafu", 2) > 0
