@@ -84,6 +84,7 @@ class Front:
             for viewer in list(self.viewers):
                 if not self.access.keys.stands(viewer.caller):
                     viewer.revoke()
+            self.hls.forget_owners()
             self.sessions.forget_owners(self.access.keys.has_key)
 
     async def drain(self) -> None:

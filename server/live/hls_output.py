@@ -36,9 +36,12 @@ class HlsOutput:
         """A request arrived: postpone closing."""
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close)
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Stop watching the session."""
+        if self._idle is not None:
+            self._idle.cancel()
         self._running.cancel()
         self._done()
 
@@ -123,6 +126,12 @@ class HlsOutputs:
             self._outputs[session_id] = output
         output.touch()
         return output
+
+    def forget_owners(self) -> None:
+        """Close the outputs of sessions whose caller has no key any more."""
+        for output in list(self._outputs.values()):
+            if not self._may_watch(output.session.caller):
+                output.close()
 
     def _forget(self, session_id: str) -> None:
         self._outputs.pop(session_id, None)

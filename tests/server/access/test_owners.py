@@ -12,6 +12,7 @@ import websockets
 from server.access import keys
 from server.access.limits import CONNECTIONS_PER_SESSION
 from server.http import app
+from server.live import hls_output
 
 WISH = {"seed": 4, "prompt": "the camera pans left", "num_frames": 72}
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0}
@@ -202,13 +203,16 @@ async def test_a_removed_key_ends_its_sockets_its_tickets_and_what_nobody_can_co
     serve, people, viewer_of, monkeypatch
 ) -> None:
     monkeypatch.setattr(app, "KEY_SECONDS", 0.01)
+    monkeypatch.setattr(hls_output, "IDLE_SECONDS", 3600.0)
     path, alice, bob = people
     server = await serve(**KEEP, keys_file=path)
     ticket = server.front.access.tickets.mint(server.front.access.keys.caller(alice.key), 60).value
     async with alice.connect(server) as hers, bob.connect(server) as his:
         watching, other = viewer_of(hers), viewer_of(his)
-        await watching.start()
+        playlist = (await watching.start())["hls"]
         await other.start()
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as player:
+            assert (await player.get(playlist)).status_code == 200  # a watcher more, without a socket
         keys.remove(path, "alice")
         assert await watching.closed() == 1008
         assert watching.messages[-1]["code"] == "invalid_key"
