@@ -44,7 +44,7 @@ class TimeoutProtocol(SmallReads, H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Like uvicorn's, with the usual error body, and the reason if h11 has one."""
-        headers, body = early(400, f"{msg} {sys.exc_info()[1] or ''}".strip())
+        headers, body = early(400, f"{msg} {sys.exc_info()[1] or ''}".strip()[:200])
         named = [(name.encode(), value.encode()) for name, value in headers.items()]
         for event in (
             h11.Response(status_code=400, headers=named, reason=b"Bad Request"),

@@ -146,6 +146,14 @@ def test_on_ray_the_gpus_are_the_clusters_and_the_pods_are_fronts(helm: str) -> 
     assert kept_out["podSelector"]["matchLabels"] == {"ray.io/cluster": "pafu-ray"} and len(kept_out["ingress"]) == 1
 
 
+def test_runbook_links_lead_where_the_values_say(helm: str) -> None:
+    wiki = "https://wiki.example.org/pafu"
+    found = objects(helm, {"metrics": {"rules": {"enabled": True, "runbooks": wiki}}})
+    rules = [rule for group in found["PrometheusRule/pafu"]["spec"]["groups"] for rule in group["rules"]]
+    alerts = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules if "alert" in rule}
+    assert alerts and alerts == {name: f"{wiki}#{name.lower()}" for name in alerts}
+
+
 def test_secrets_are_never_values(helm: str) -> None:
     (one,) = [
         env for env in pod_of(objects(helm, EVERYTHING))["containers"][0]["env"] if env["name"] == "PAFU_API_KEYS"

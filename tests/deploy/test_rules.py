@@ -298,3 +298,11 @@ def test_every_alert_has_a_runbook_paragraph(alerts) -> None:
     assert alerts.keys() <= paragraphs.keys(), alerts.keys() - paragraphs.keys()
     for name in alerts:
         assert len(paragraphs[name]) > 150, f"{name}: say what to look at and what to do"
+
+
+def test_runbook_links_are_absolute_if_the_generator_is_told_so() -> None:
+    wiki = "https://wiki.example.org/pafu"
+    code = "from deploy.rules import alert_rules; [print(rule['annotations']['runbook_url']) for group in alert_rules()"
+    command = [sys.executable, "-c", f"{code}['groups'] for rule in group['rules']]"]
+    said = subprocess.run(command, env={**os.environ, "RUNBOOKS": wiki}, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout and all(line.startswith(f"{wiki}#pafu") for line in said.stdout.split()), said.stderr
