@@ -277,7 +277,7 @@ class Limits(Group):
     )
     base_path: str = Field(
         default="",
-        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$",
         description="sub-path that a proxy does not remove from requests, as /pafu",
     )
     max_connections_per_address: int = Field(

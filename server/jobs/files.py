@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -163,8 +164,9 @@ class RemoteFiles:
 
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise FilesError(f"videos cannot be stored at {url}: {error}") from None
+        except Exception as error:  # each kind of store raises its own
+            shown = re.sub(r"//[^/@]*@", "//...@", url)  # without a password
+            raise FilesError(f"nothing can be stored at {shown}: {error}") from None
         self._root = root.rstrip("/")
 
     def write(self, name: str, data: bytes) -> None:

@@ -56,6 +56,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
         (["serve"], {"PAFU_API_KEYS": "short"}, "PAFU_API_KEYS"),
         (["serve"], {"PAFU_DATA_DIR": "/proc/nothing"}, "/proc/nothing"),
         (["serve", "--port", "18001", "--metrics-port", "18001"], {}, "metrics_port"),
+        (["serve"], {"PAFU_VIDEOS": "ftp://me:secret@no.such.host.invalid/x"}, "at ftp://...@no.such.host.invalid/x"),
         (["keys", "list"], {}, "--keys-file"),
         (["keys", "add", "Alice", "--keys-file", "/tmp/x.toml"], {}, "Alice"),
         (["generate", "x", "--model", "no-such"], {}, "unknown model"),

@@ -81,6 +81,7 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("SIZE", "0x0", "^PAFU_SIZE: got '0x0': each side must have 1 to 4096"),
         ("SIZE", "large", "^PAFU_SIZE: got 'large': allowed: picture size, as 832x480"),
         ("BASE_PATH", "pafu", "^PAFU_BASE_PATH: .*as /pafu"),
+        ("BASE_PATH", "/pafu/../x", "^PAFU_BASE_PATH: .*as /pafu"),
         ("METRICS_HOST", "0.0.0.0", "^PAFU_METRICS_HOST: .*metrics_port"),
         ("WORKER_TIMEOUT", "0.1", "^PAFU_WORKER_TIMEOUT"),
         ("CACHE_ROOM_BYTES", "1" * 40, "^PAFU_CACHE_ROOM_BYTES: .*the maximum is"),
