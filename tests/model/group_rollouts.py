@@ -41,7 +41,9 @@ CASES = {policy: {"policy": policy} for policy in SERVED_POLICIES} | {
     "full": {"policy": "full", "budget_latents": 24},
     "int8": {"kv_dtype": "int8"},
     "int4": {"policy": "value_novelty", "kv_dtype": "int4"},
+    "uneven": {"policy": "value_novelty"},
 }
+FORGOTTEN = (1, 60, 20)  # oldest tokens that layers of "uneven" lose, so that one layer need not be pruned
 CHUNKS, CHANGE = 5, 3
 
 
@@ -54,12 +56,19 @@ def rolled(model: LoadedModel, case: str) -> Iterator[tuple[str, Tensor]]:
     film = stream(model, case)
     latents = []
     for index in range(CHUNKS):
-        if index == CHANGE:
+        if index == CHANGE and case == "uneven":
+            film.cache.forget([torch.arange(len(each)) < FORGOTTEN[layer] for layer, each in kept(film)])
+        elif index == CHANGE:
             film.set_prompt("a blue tower at night")
         latents.append(film.next_latents().past.latents)
     film.cache.check_integrity()
     yield f"{case}.latents", torch.stack(latents)
-    yield f"{case}.kept", torch.stack(film.cache.retained_numbers())
+    yield f"{case}.kept", torch.stack([numbers for _, numbers in kept(film)])
+
+
+def kept(film: VideoStream) -> Iterator[tuple[int, Tensor]]:
+    """Layers, and the numbers of the tokens that they keep."""
+    return iter(enumerate(film.cache.retained_numbers()))
 
 
 def carried_on(model: LoadedModel) -> Iterator[tuple[str, Tensor]]:

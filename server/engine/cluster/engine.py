@@ -8,6 +8,7 @@ adds places; when a node is lost, its sessions move.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from server.engine.cluster.conversation import HostLost, HostMismatch, decoded_a
 from server.engine.cluster.host import Host
 from server.engine.cluster.join import first_line
 from server.engine.cluster.messages import Hello, Stores, encode
-from server.engine.cluster.nodes import workers
+from server.engine.cluster.nodes import leaving, workers
 from server.engine.cluster.remote import RemoteMember
 from server.engine.interface import EngineSession
 from server.engine.pool import Pool
@@ -208,9 +209,21 @@ class ClusterEngine(PooledEngine):
             self.pool.members.remove(member)
             log.warning("worker %s was lost with its node", name)
             await member.stop(0.0, "worker_failed", "the worker was lost (its node is gone)")
-        for name in [name for name in wanted if name not in self._members]:
-            self._add(*wanted[name])
+        going = await asyncio.to_thread(leaving)
+        for name, (node, slot) in wanted.items():
+            if node in going:
+                self._leave(name)
+            elif name not in self._members:
+                self._add(node, slot)
         self._note_change()
+
+    def _leave(self, name: str) -> None:
+        """Ray will take the worker's node away: move its sessions now, if another worker serves."""
+        member = self._members.get(name)
+        if member is not None and not member.draining:
+            with contextlib.suppress(PafuError):  # the only worker: its sessions move when another one comes
+                self._drains.begin(name)
+                log.warning("Ray will take the node of worker %s away; its sessions move", name)
 
     def _add(self, node: str, slot: Slot) -> None:
         alone = assign(self._settings, slot, 1, self._command)  # max_sessions limits all workers together

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -157,6 +158,32 @@ async def test_a_node_that_comes_adds_places_and_one_that_is_killed_costs_a_move
     await until(front, lambda: states(front) == ["ready", "ready"])
 
 
+async def test_the_sessions_of_a_node_that_ray_will_take_away_move_before_it_goes(start_ray, ray_cluster) -> None:
+    from ray._raylet import GcsClient
+
+    fronts = await two_fronts(start_ray, max_sessions=32)
+    first = {worker.worker for worker in fronts[0].status().workers}
+    node = ray_cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, node_ip_address="127.0.0.5")
+    for front in fronts:
+        await until(front, lambda front=front: states(front) == ["ready"] * 3)
+    (there,) = [member for member in fronts[0].pool.members if member.slot.worker not in first]
+    lines = []
+    while not there.lines:
+        lines.append(await begun(fronts[0], f"sess_{len(lines)}"))
+    preemption, soon = 2, int(1000 * (time.time() + 3600))  # seconds enough for any machine
+    accepted, _ = GcsClient(address=ray_cluster.address).drain_node(node.node_id, preemption, "test", soon)
+    assert accepted
+    line, memory = lines[-1]
+    ended = await ending(line)
+    assert (ended.code, "being drained" in ended.message) == ("preempted", True)
+    await goes_on(fronts[0], line.id, memory)
+    for front in fronts:
+        await until(front, lambda front=front: sorted(states(front)) == ["drained", "ready", "ready"])
+    ray_cluster.remove_node(node, allow_graceful=False)
+    for front in fronts:
+        await until(front, lambda front=front: states(front) == ["ready", "ready"])
+
+
 async def test_a_server_of_another_kind_is_told_so_and_disturbs_nobody(start_ray, monkeypatch) -> None:
     front = await start_ray(stores={"sessions": ("one", "/srv/x")})
     await until(front, lambda: states(front) == ["ready", "ready"])
@@ -233,6 +260,8 @@ def node(name: str, alive: bool = True, **resources: float):
         ("cuda", {"aaaaaaaa-0": "cuda:0", "aaaaaaaa-1": "cuda:0"}),
         ("cpu", {"aaaaaaaa-0": "cpu", "bbbbbbbb-0": "cpu"}),
         ("cuda:3", {}),
+        ("cuda:0+cuda:1", {"aaaaaaaa-0": "cuda:0+cuda:1"}),
+        ("cpu+cpu", {"aaaaaaaa-0": "cpu+cpu", "bbbbbbbb-0": "cpu+cpu"}),
     ],
 )
 def test_each_device_of_each_living_node_has_a_worker(device, found) -> None:
