@@ -103,7 +103,7 @@ class Guard:
         name = _host_name(origin)
         if name is None or urlsplit(origin).scheme not in ("http", "https"):
             return False
-        same = urlsplit(origin).netloc.lower() == host.lower()
+        same = _authority(urlsplit(origin).netloc) == _authority(host)
         local = is_loopback(name) and is_loopback(_host_name(f"//{host}") or "")
         return same or local
 
@@ -118,6 +118,11 @@ def why_not(origin: str, host: str) -> str:
             "X-Forwarded-Host and X-Forwarded-Port and list it in PAFU_TRUSTED_PROXIES"
         )
     return f"pages from {origin[:200]!r} may not use this server; add the origin to PAFU_ALLOWED_ORIGINS to allow them"
+
+
+def _authority(host: str) -> str:
+    """Host and port as browsers write them: lower case, without a default port (proxies may add it)."""
+    return host.lower().removesuffix(":443").removesuffix(":80")
 
 
 def _host_name(url: str) -> str | None:

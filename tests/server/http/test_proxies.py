@@ -62,6 +62,24 @@ async def test_only_a_proxy_that_is_trusted_says_under_which_name_the_page_was_r
     assert await handshake(server, **FORWARDED, origin="https://evil.example.org:8443") == 403
 
 
+SENT = {  # by proxies in front of https://video.example.org, besides the Host with which they reach the server
+    "Traefik": {"x_forwarded_host": "video.example.org", "x_forwarded_port": "443", "x_forwarded_proto": "https"},
+    "AWS ALB": {"host": "video.example.org", "x_forwarded_port": "443", "x_forwarded_proto": "https"},
+    "Apache": {"x_forwarded_host": "video.example.org", "x_forwarded_server": "inner"},
+    "Envoy": {"host": "video.example.org", "x_forwarded_proto": "https", "x_envoy_expected_rq_timeout_ms": "15000"},
+    "with a default port": {"host": "Video.Example.org:443"},
+    "plain HTTP": {"host": "video.example.org", "x_forwarded_port": "80", "x_forwarded_proto": "http"},
+}
+
+
+@pytest.mark.parametrize("proxy", SENT)
+async def test_a_default_port_is_none_whoever_names_it(serve, proxy) -> None:
+    server = await serve(trusted_proxies="127.0.0.1", allowed_hosts="video.example.org")
+    scheme = SENT[proxy].get("x_forwarded_proto", "https")
+    for origin, status in ((f"{scheme}://video.example.org", 101), (f"{scheme}://video.example.org:8443", 403)):
+        assert await handshake(server, **{"host": "127.0.0.1:8000", **SENT[proxy], "origin": origin}) == status
+
+
 async def test_a_refusal_names_its_cause_and_is_logged_once(serve, caplog) -> None:
     server = await serve(allowed_hosts="video.example.org")
     caplog.set_level(logging.INFO)
