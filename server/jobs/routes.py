@@ -6,7 +6,6 @@ Requests are JSON or forms (server.jobs.request). Deleting a running video also 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from model.spec import SPECS
 from model.words import warnings
 from server.access.limits import caller_of
 from server.errors import PafuError
+from server.jobs import conditional
 from server.jobs.files import READ_SIZE
 from server.jobs.job import Job, Order
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
@@ -32,7 +32,6 @@ FASTEST_POLL, SLOWEST_POLL = 0.25, 5.0  # seconds
 POLLS_PER_VIDEO = 10
 DISCONNECT_SECONDS = 0.25
 MAX_KEY = 255
-RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -303,12 +302,13 @@ async def download(videos: VideoService, request: Request, video_id: str, varian
         "content-disposition": f'inline; filename="{video_id}.{SUFFIXES[variant]}"',
         "x-pafu-video-id": video_id,
     }
+    if conditional.is_another(request.headers, etag, changed):
+        raise HTTPException(412, "the file is not the one that If-Match or If-Unmodified-Since names")
+    if conditional.is_known(request.headers, etag, changed):
+        return Response(None, 304, headers)
     if request.method == "HEAD":  # ranges apply to GET only
         return Response(None, 200, {**headers, "content-length": str(size)}, MEDIA_TYPES[variant])
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(None, 304, headers)
-    unchanged = request.headers.get("if-range", etag) in (etag, changed)
-    asked = wanted_range(request.headers.get("range"), size) if unchanged else None
+    asked = conditional.wanted_range(request.headers, etag, changed, size)
     if asked == ():
         raise HTTPException(416, f"the file has {size} bytes, none in this range", {"content-range": f"bytes */{size}"})
     start, stop = asked or (0, size)
@@ -323,17 +323,3 @@ async def pieces(videos: VideoService, name: str, start: int, stop: int) -> Asyn
     """Yield bytes ``start`` to ``stop`` of a result file."""
     for place in range(start, stop, READ_SIZE):
         yield await videos.piece(name, place, min(stop, place + READ_SIZE))
-
-
-def wanted_range(header: str | None, size: int) -> tuple[int, int] | tuple[()] | None:
-    """Start and stop (exclusive) of a Range header; None: the whole file; (): not satisfiable."""
-    found = RANGE.fullmatch(header.strip()) if header else None
-    if not found or found[1] == found[2] == "":
-        return None  # several ranges or other units: the whole file is a valid answer
-    if not found[1]:
-        return (max(0, size - int(found[2])), size) if int(found[2]) else ()
-    start = int(found[1])
-    if found[2] and int(found[2]) < start:
-        return None  # invalid, so ignored (RFC 9110)
-    stop = min(size, int(found[2]) + 1) if found[2] else size
-    return (start, stop) if start < stop else ()
