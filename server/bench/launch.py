@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pafu_client.proxies import is_here
+
 from server.process import module_command
 
 ADDRESS = re.compile(r"open (http://\S+)")
@@ -113,8 +115,9 @@ def launched(**settings: Any) -> Iterator[ServerProcess]:
 
 def get_json(url: str) -> tuple[int, Any]:
     """Status and JSON body of a GET; (0, None) without a reply."""
+    direct = [urllib.request.ProxyHandler({})] if is_here(url) else []
     try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.build_opener(*direct).open(url, timeout=10) as reply:
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         with error:

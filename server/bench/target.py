@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pafu_client.proxies import in_between
+
 from server.bench.launch import LaunchError, get_json, launched
 from server.config import Settings
 from server.process import usable_cores
@@ -63,7 +65,10 @@ def describe(url: str) -> dict[str, Any]:
     """Model, machine and versions. Raises BenchError without a server."""
     status, models = get_json(f"{url}/v1/models")
     if status != 200:
-        raise BenchError(f"no server at {url}; start one with pafu serve, or omit --url")
+        proxy = (
+            f" (by the proxy of {names}: unset it, or name the host in NO_PROXY)" if (names := in_between(url)) else ""
+        )
+        raise BenchError(f"no server at {url}{proxy}; start one with pafu serve, or omit --url")
     machine = {"cores": usable_cores(), "processor": processor(), "system": platform.platform()}
     return {"model": models["data"][0], "machine": machine, **get_json(f"{url}/version")[1]}
 

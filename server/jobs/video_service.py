@@ -30,6 +30,7 @@ from server.jobs.source_files import SourceFiles
 from server.jobs.storage import Storage
 from server.jobs.sweeper import Sweeper
 from server.states import JobState
+from server.telemetry import logs
 from server.telemetry.traces import trace_id_of
 
 if TYPE_CHECKING:
@@ -186,6 +187,9 @@ class VideoService:
         finally:
             if not new and bring:
                 await self._remove_files(job_id)
+        if new:
+            with logs.about(job_id=job.id):
+                logs.prompt(log, job.order.prompt)
         self._runner.wake()
         return job
 

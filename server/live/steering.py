@@ -5,6 +5,7 @@ An invalid message gets an error reply; the stream survives up to ``max_bad_mess
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 
@@ -25,9 +26,13 @@ from server.live.server_messages import (
 )
 from server.live.session import LiveSession
 from server.live.viewer_socket import ViewerSocket
+from server.telemetry import logs
 from server.telemetry.observer import ViewerMetrics
 
 FATAL = ("binary_message", "message_too_large", "too_many_errors")
+
+
+log = logging.getLogger("pafu.session")
 
 
 class Steering:
@@ -119,6 +124,8 @@ class Steering:
             await self.reject(interaction.event_id, error)
             self._count_invalid(error)
             return await self._socket.send(Error.of(error, interaction.event_id))
+        if change.prompt is not None:
+            logs.prompt(log, change.prompt)
         unknown, told = self._words_left_out(change.prompt)
         await self._socket.send(InteractionQueued(event_id=change.event_id, unknown_words=unknown, warnings=told))
         await self._session.hand_over_changes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -10,11 +11,14 @@ import httpx
 import pytest
 
 from server.access.gate import Access
+from server.bench.launch import get_json
+from server.bench.target import BenchError, describe
 from server.config import ConfigError, Settings
 from server.engine import supervisor
 from server.engine.local import LocalEngine
 from server.engine.slots import slots_for
 from server.errors import PafuError
+from server.http import healthcheck
 from server.http.app import create_app
 from server.http.origin_check import Guard
 from server.http.page import MIME_TYPES, PAGE
@@ -176,3 +180,13 @@ def test_a_public_path_that_no_route_has_ends_the_start() -> None:
     with pytest.raises(ConfigError, match="'/metricz' is not a path.*'/metrics'") as error:
         create_app(settings, LocalEngine(settings, slots_for(settings)))
     assert error.value.fields == ("public_paths",)
+
+
+async def test_a_proxy_in_the_environment_keeps_nobody_here_from_the_server(server, monkeypatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("PAFU_PORT", str(server.port))
+    assert await asyncio.to_thread(healthcheck.main) == 0, "a container with it would never be healthy"
+    assert (await asyncio.to_thread(get_json, f"{server.url}/version"))[0] == 200
+    with pytest.raises(BenchError, match="HTTP_PROXY.*NO_PROXY"):
+        await asyncio.to_thread(describe, "http://pafu.example")

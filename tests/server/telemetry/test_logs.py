@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from server.cli.console import fail, say
@@ -256,3 +257,20 @@ def test_a_flood_of_one_line_is_written_once_an_interval_with_its_count(written,
     assert floods == ["Invalid HTTP request received.", f"{floods[0]} (and 4999 times before, not logged)"]
     assert sum("is not valid" in text for text in said) == repeats.MOST
     assert said.count("GET /") == 5000 and "another kind" in said
+
+
+async def test_prompts_of_starts_changes_and_jobs_are_logged_if_asked_for(
+    server, viewer_of, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(logs, "_prompts", True)
+    caplog.set_level(logging.INFO)
+    async with server.connect() as socket:
+        viewer = viewer_of(socket)
+        await viewer.start(prompt="a first one")
+        change = {"event": {"prompt": "a second one"}}
+        await viewer.send({"type": "session.interaction", "interaction": change})
+        await viewer.until("session.interaction.queued")
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
+        assert (await client.post("/v1/videos", json={"prompt": "a third one"})).status_code == 200
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("prompt: ")]
+    assert told == ["prompt: a first one", "prompt: a second one", "prompt: a third one"]
