@@ -156,7 +156,7 @@ export function view(state, prompt) {
     status: status(state),
     note: state.note,
     wait: waitText(state),
-    slow: live && !paused && state.pace < 1 ? `In slow motion: ${Math.round(100 * state.pace)} %` : "", // chunks arrive more slowly than they play
+    slow: live && !paused && !state.hitch && state.pace < 1 ? `In slow motion: ${Math.round(100 * state.pace)} %` : "", // chunks arrive more slowly than they play
     paused,
     kept: state.hasPicture,
     begin: paused || phase === Phase.READY,

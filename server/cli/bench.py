@@ -174,8 +174,10 @@ def _run(
         report = measure(settings, Console(stderr=True, highlight=False))
         if output is not None and output != STDOUT:
             Path(output).write_text(as_text(report))
-    except (BenchError, OutputError, OSError) as error:
+    except (BenchError, OutputError) as error:
         raise fail(str(error)) from None
+    except OSError as error:
+        raise fail(f"{error.filename or output}: {error.strerror or error}") from None
     except KeyboardInterrupt:
         raise fail(f"stopped before the end; {kept}", 130) from None
     if as_json or output == STDOUT:

@@ -42,8 +42,12 @@ def memory(
         seen = list(visits(settings, prompt, names, budget, away, seed))
         with opened(output) as file:
             save_rows(seen, file)
-    except (PafuError, GenerateError, ValueError, OSError) as error:
+    except (PafuError, GenerateError, ValueError) as error:
         raise fail(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise fail(f"cannot write {output}: {error.strerror or error}") from None
     for visit in seen:
         say(f"{visit.policy}: PSNR after the return {visit.likeness:.1f} dB, cache {visit.cache_bytes / 2**20:.1f} MiB")
     say(f"{output}: before, far away, and after {away:g} s, one row per policy")

@@ -44,7 +44,7 @@ def simulate(
         sizes = _numbers(gpus, "--gpus", int)
         rollouts = tuple(_numbers(rollout_at, "--rollout-at", float)) if rollout_at else ()
     except (OSError, ValueError) as error:
-        raise fail(f"{bench}: {error}" if isinstance(error, OSError) else str(error), 2) from None
+        raise fail(f"{bench}: {error.strerror}" if isinstance(error, OSError) else str(error), 2) from None
     demand = Demand(per_hour=viewers_per_hour, stay=60 * stay_minutes, patience=patience)
     answers = []
     console = Console(stderr=True)

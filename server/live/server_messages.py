@@ -164,7 +164,7 @@ class InteractionRejected(ServerMessage, frozen=True, tag="session.interaction.r
 class SessionQueued(ServerMessage, frozen=True, tag="session.queued"):
     """The session waits because no place is free; ``position`` 1 is next.
 
-    ``seconds`` is an estimate from recent waits, omitted if there were none.
+    ``seconds`` is an estimate from recent waits or stays, omitted if there were none.
     """
 
     position: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,8 @@ from server.errors import PafuError
 from server.ipc.messages import Open
 
 Tell = Callable[[int, int, float | None], None]  # position, queue depth, estimated seconds
-RECENT = 8  # number of recent waits that the estimate uses
+RECENT = 8  # number of recent waits, or of admitted sessions, that the estimate uses
+STEP_SECONDS = 10  # an estimate without waits grows in such steps
 POLL_SECONDS = 0.5  # recheck interval in case no change of room is announced
 
 
@@ -37,6 +39,7 @@ class WaitingRoom:
         self._make_room = make_room
         self._waiting: list[Waiter] = []
         self._seconds_a_place: deque[float] = deque(maxlen=RECENT)
+        self._admitted: deque[float] = deque(maxlen=RECENT)  # when the newest sessions got their places
         self.closed = False
 
     @property
@@ -53,6 +56,7 @@ class WaitingRoom:
             line = await self._wait(waiter, order, started)
             if waiter.refused:
                 self._seconds_a_place.append((time.monotonic() - waiter.came) / waiter.first_position)
+            self._admitted.append(time.monotonic())
             return line
         finally:
             self._waiting.remove(waiter)
@@ -88,9 +92,18 @@ class WaitingRoom:
             waiter.tell(position, len(waiting), self._estimate(position))
 
     def _estimate(self, position: int) -> float | None:
-        """Estimated seconds until a place is free, from recent waits; None without any."""
-        recent = self._seconds_a_place
-        return round(position * sum(recent) / len(recent), 1) if recent else None
+        """Estimated seconds until a place is free, from recent waits.
+
+        Before there are any, from the stays so far: a session is expected to stay as long again. None without either.
+        """
+        recent, admitted = self._seconds_a_place, self._admitted
+        if recent:
+            return round(position * sum(recent) / len(recent), 1)
+        if not admitted:
+            return None
+        stay = time.monotonic() - sum(admitted) / len(admitted)
+        steps = math.ceil(position * stay / len(admitted) / STEP_SECONDS)
+        return min(self._settings.queue_timeout, float(STEP_SECONDS * steps))
 
     async def _try(self, order: Open, started: bool) -> tuple[EngineSession | None, PafuError | None]:
         """Open the session, or return why no place is free. If the worker dies meanwhile, retry once. Raises

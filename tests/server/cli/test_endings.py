@@ -91,7 +91,10 @@ def test_a_command_without_a_word_of_its_own_says_that_it_stopped(tmp_path) -> N
     assert error.decode().strip() == "pafu: error: stopped before the end; nothing was written"
 
 
-@pytest.mark.parametrize("arguments", [("version",), ("version", "--json"), ("--help",), ("doctor", "--json")])
+VISIT = ("demo", "memory", "--model", "test-tiny", "--away", "1", "-o", "-")
+
+
+@pytest.mark.parametrize("arguments", [("version", "--json"), ("--help",), ("doctor", "--json"), VISIT])
 def test_a_reader_that_has_gone_ends_it_quietly(arguments: tuple[str, ...]) -> None:
     process = start(*arguments, PAFU_MODEL="test-tiny")
     assert process.stdout is not None and process.stderr is not None
@@ -99,7 +102,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(arguments: tuple[str, ...]) -> N
     error = process.stderr.read()
     process.stderr.close()
     process.wait(120)
-    assert error == b""
+    assert error == b"", "neither a traceback nor a complaint"
 
 
 def test_programs_read_json(tmp_path) -> None:
@@ -114,6 +117,7 @@ def test_the_version_is_an_option_too_and_shells_can_complete() -> None:
     from server import __version__
 
     assert start("--version").communicate(timeout=120)[0].decode() == f"pafu {__version__}\n"
+    assert json.loads(start("--version", "--json").communicate(timeout=120)[0])["version"] == __version__
     asked = {"_PAFU_COMPLETE": "complete_bash", "COMP_WORDS": "pafu gen", "COMP_CWORD": "1"}
     assert start(**asked).communicate(timeout=120)[0].decode().split() == ["generate"]
 

@@ -57,14 +57,21 @@ def places() -> Places:
 
 
 @pytest.fixture
-async def come(places: Places):
+def told() -> list[tuple[str, int, float | None]]:
+    """Who was told which position, and the estimated seconds."""
+    return []
+
+
+@pytest.fixture
+async def come(places: Places, told: list[tuple[str, int, float | None]]):
     """A session arrives and asks for a place."""
     room = WaitingRoom(places, Settings(model="test-tiny", max_waiting=2, queue_timeout=600.0), no_room)  # type: ignore[arg-type]
     tasks: list[asyncio.Task[Any]] = []
 
     async def comes(name: str, started: bool = False) -> asyncio.Task[Any]:
         order = Open(session=name, prompt="", seed=0, lead_seconds=1.0, cache=CACHE, pictures=None)
-        tasks.append(asyncio.create_task(room.open(order, started, lambda position, depth, seconds: None)))
+        tell = lambda position, depth, seconds: told.append((name, position, seconds))  # noqa: E731
+        tasks.append(asyncio.create_task(room.open(order, started, tell)))
         await step()
         return tasks[-1]
 
@@ -99,3 +106,19 @@ async def test_so_many_may_wait_and_those_who_have_begun_are_not_counted(places:
         await (await come("c"))
     assert refused.value.kind.code == "session_rejected"
     assert not (await come("begun later", True)).done()
+
+
+async def test_who_waits_is_told_in_how_many_seconds_a_place_is_expected(places, come, told, monkeypatch) -> None:
+    """Without any wait before, a session is expected to stay as long again as it has stayed."""
+    now = 1000.0
+    monkeypatch.setattr("server.live.waiting_room.time.monotonic", lambda: now)
+    places.free = 1
+    await come("plays")
+    now += 32
+    await come("a")
+    await come("b")
+    assert told[-2:] == [("a", 1, 40.0), ("b", 2, 70.0)]
+    now += 20
+    places.free = 1
+    await places.look()
+    assert told[-1] == ("b", 1, 20.0), "then as long as others waited"
