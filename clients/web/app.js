@@ -1,6 +1,6 @@
 // The page: App connects the stream and the controls to the state (state.js) and the document (page.js).
 
-import { CameraWish } from "./camera.js";
+import { CameraWish } from "./client/camera.js";
 import { CameraControls, LightControls, PromptBox, bindButtons, bindPageKeys } from "./controls.js";
 import { Choice } from "./choice.js";
 import { Source } from "./client/decoder.js";

@@ -1,6 +1,6 @@
 // The page's controls: they turn keys, pointers and text into calls, and know nothing about sockets or video.
 
-import { SPEEDS } from "./camera.js";
+import { SPEEDS } from "./client/camera.js";
 import { byId } from "./dom.js";
 import { PromptHistory } from "./history.js";
 import { insertWord, join } from "./prompt.js";

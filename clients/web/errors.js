@@ -31,7 +31,7 @@ const TEXTS = {
   rate_limited: ["Too many requests for this key", "Wait a little, then press Play."],
   session_limit: ["This key has too many streams", "Stop another stream, or wait until one ends."],
   ticket_limit: ["Too many streams at once", "Wait a minute, then press Play."],
-  unsupported_video: ["This browser cannot play the stream", "It lacks Media Source Extensions with H.264 (Firefox on Linux needs FFmpeg's libavcodec for it). Use a recent Chrome, Edge, Firefox or Safari, or the command pafu watch."],
+  unsupported_video: ["This browser cannot play the stream", "It lacks Media Source Extensions with H.264 (Firefox on Linux needs FFmpeg's libavcodec for it). Use a recent Chrome, Edge, Firefox or Safari, or save the stream with the command pafu watch."],
   decoder: ["The browser stopped decoding", `${AGAIN} If it happens again, reload the page.`],
   no_second_place: ["There is no place for a second stream", "A comparison needs two places. The first stream continues; try again when another viewer has left."],
   broken_link: ["This link is damaged", "What could be read of its prompt and seed is here; its later changes are lost."],

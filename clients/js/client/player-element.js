@@ -1,5 +1,6 @@
 // <pafu-player>: a live stream as an element. Our own page uses it too, with its own <video> inside.
 
+import { CameraWish } from "./camera.js";
 import { canPlay } from "./decoder.js";
 import { Player } from "./player.js";
 import { LiveSession } from "./protocol.js";
@@ -13,16 +14,25 @@ const STYLE = `
   .said:empty { display: none; }
   .bar { position: absolute; inset: auto 0 0 0; display: flex; gap: .25em; padding: .25em; background: #0009; }
   .bar button, .bar input { min-width: 44px; min-height: 44px; border: 0; border-radius: 6px; background: #fff2; color: inherit; font: inherit; }
+  .bar svg { width: 24px; height: 24px; fill: currentcolor; vertical-align: middle; pointer-events: none; }
   .bar input { flex: 1; padding: 0 .75em; min-width: 4em; }
   .bar button:focus-visible, .bar input:focus-visible { outline: 2px solid #fff; }
 `;
+const ICONS = {
+  play: "M8 5v14l11-7Z",
+  pause: "M7 5h4v14H7ZM13 5h4v14h-4Z",
+  left: "M14.6 4.6 16 6l-6 6 6 6-1.4 1.4L7.2 12Z",
+  right: "M9.4 4.6 8 6l6 6-6 6 1.4 1.4 7.4-7.4Z",
+  fullscreen: "M4 9V4h5v2H6v3ZM15 4h5v5h-2V6h-3ZM18 15h2v5h-5v-2h3ZM9 20H4v-5h2v3h3Z",
+};
+const icon = (/** @type {keyof typeof ICONS} */ name) => `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
 const BAR = `
   <form class="bar">
-    <button type="button" data-do="toggle" aria-label="Play">▶</button>
-    <button type="button" data-speed="-1" aria-label="Move the camera left while held">◀</button>
-    <button type="button" data-speed="1" aria-label="Move the camera right while held">▶︎</button>
+    <button type="button" data-do="toggle" aria-label="Play">${icon("play")}</button>
+    <button type="button" data-speed="-1" aria-label="Move the camera left while held">${icon("left")}</button>
+    <button type="button" data-speed="1" aria-label="Move the camera right while held">${icon("right")}</button>
     <input name="prompt" aria-label="What you see" maxlength="400" autocomplete="off">
-    <button type="button" data-do="fullscreen" aria-label="Full screen">⛶</button>
+    <button type="button" data-do="fullscreen" aria-label="Full screen">${icon("fullscreen")}</button>
   </form>
 `;
 
@@ -47,6 +57,7 @@ export class PafuPlayer extends HTMLElement {
   /** @type {LiveSession | null} the current one */
   session = null;
   #paused = false;
+  #camera = new CameraWish((speed) => this.interact({ camera: { speed } }));
   #shadow = this.attachShadow({ mode: "open" });
   /** @type {HTMLVideoElement} */
   video;
@@ -138,6 +149,7 @@ export class PafuPlayer extends HTMLElement {
     const session = new LiveSession({ server: this.getAttribute("src") ?? undefined, why });
     this.session = session;
     this.#paused = false;
+    this.#camera.reset();
     let fps = 16;
     /** @type {LiveSession["on"]} */
     const on = (type, handle) =>
@@ -149,7 +161,7 @@ export class PafuPlayer extends HTMLElement {
     on("start", ({ mime, config }) => {
       fps = config.fps;
       if (canPlay(mime)) return this.player.begin(mime);
-      session.fail({ code: "unsupported_video", message: mime });
+      session.fail({ code: "unsupported_video", message: `this browser plays no ${mime}` });
     });
     on("chunk", ({ metadata, data }) => data.byteLength && this.player.append(data, metadata.num_frames / fps));
     on("waiting", ({ position: place }) => this.#say(`Waiting for a place: ${place} in line`));
@@ -160,7 +172,8 @@ export class PafuPlayer extends HTMLElement {
     on("closed", () => {
       if (!this.player.received) this.#rest();
     });
-    for (const type of /** @type {const} */ (["queued", "applied", "interrupted", "leaving"])) on(type, () => {});
+    on("applied", ({ event_id }) => this.#camera.applied(event_id));
+    for (const type of /** @type {const} */ (["queued", "interrupted", "leaving"])) on(type, () => {});
     void session.open(request, position, pass);
     this.#label();
     return session;
@@ -205,19 +218,25 @@ export class PafuPlayer extends HTMLElement {
     bar.addEventListener("click", ({ target }) => {
       const what = /** @type {HTMLElement} */ (target).dataset.do;
       if (what === "toggle") return this.paused ? this.play() : this.pause();
-      if (what === "fullscreen") void (document.fullscreenElement ? document.exitFullscreen() : this.requestFullscreen());
+      if (what === "fullscreen") void (document.fullscreenElement ? document.exitFullscreen() : this.requestFullscreen?.());
     });
     for (const button of /** @type {NodeListOf<HTMLElement>} */ (bar.querySelectorAll("[data-speed]"))) {
-      const move = (/** @type {number} */ speed) => this.interact({ camera: { speed } });
-      button.addEventListener("pointerdown", () => move(SPEED * Number(button.dataset.speed)));
-      for (const end of ["pointerup", "pointerleave", "pointercancel"]) button.addEventListener(end, (event) => event.type === "pointerup" && move(0));
+      const speed = SPEED * Number(button.dataset.speed);
+      const key = (/** @type {KeyboardEvent} */ event) => event.key === "Enter" || event.key === " ";
+      button.addEventListener("pointerdown", ({ pointerId }) => {
+        button.setPointerCapture(pointerId); // the release counts outside the button, too
+        this.#camera.want(speed);
+      });
+      button.addEventListener("keydown", (event) => key(event) && !event.repeat && this.#camera.want(speed));
+      button.addEventListener("keyup", (event) => key(event) && this.#camera.want(0));
+      for (const end of ["pointerup", "pointercancel", "blur"]) button.addEventListener(end, () => this.#camera.want(0));
     }
   }
 
   #label() {
     const button = this.#shadow.querySelector("[data-do=toggle]");
     if (!button) return;
-    button.textContent = this.paused ? "▶" : "❚❚";
+    button.innerHTML = icon(this.paused ? "play" : "pause");
     button.setAttribute("aria-label", this.paused ? "Play" : "Pause");
   }
 
