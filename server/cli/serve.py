@@ -43,13 +43,15 @@ def serve(settings: Settings) -> None:
         raise fail(settings.explained(error)) from None
     address = page_address(settings.host, prepared.sock.getsockname()[1])
     say(f"{__version__}: open {address}  (loading {settings.model} ...)")
+    from server.http.lag import FrontLoop
     from server.http.service import run
 
     _tell_memory(settings)
     try:
-        failure = asyncio.run(
-            run(settings, prepared.engine, prepared.sock, say, prepared.metrics_sock, prepared.traces)
-        )
+        with asyncio.Runner(loop_factory=FrontLoop) as runner:
+            failure = runner.run(
+                run(settings, prepared.engine, prepared.sock, say, prepared.metrics_sock, prepared.traces)
+            )
     except ConfigError as error:
         raise fail(settings.explained(error)) from None
     if failure is not None:

@@ -177,6 +177,7 @@ async def run(
     """Serve until a signal; returns why the engine never became ready, or None. ``say`` prints progress."""
     engine.observer.traces = traces
     service = build(settings, engine)
+    service.config.app.openapi()  # type: ignore[union-attr]  # or the first caller would hold up the loop for 0.1 s
     watcher = asyncio.create_task(_watch(service, engine, say))
     async with metrics_served(engine.observer, metrics_sock):
         await service.serve(sockets=[sock])

@@ -26,6 +26,7 @@ class TimeoutProtocol(SmallReads, H11Protocol):
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
     _stalled: asyncio.TimerHandle | None = None
+    _head: asyncio.TimerHandle | None = None
     data_received = H11Protocol.data_received
     limit: ConnectionLimit | None = None
 
@@ -39,6 +40,7 @@ class TimeoutProtocol(SmallReads, H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._flows()
+        self._forget_head()
         if self.limit is not None:
             self.limit.leave(address_of(self.transport))
 
@@ -80,7 +82,17 @@ class TimeoutProtocol(SmallReads, H11Protocol):
             self.transport.resume_reading()
 
     def _expect_head(self) -> None:
-        self.loop.call_later(self.head_seconds, self._close_unless_new, self.cycle)
+        self._forget_head()
+        self._head = self.loop.call_later(self.head_seconds, self._close_unless_new, self.cycle)
+
+    def _forget_head(self) -> None:
+        """Cancel the timer, which would keep all that a finished connection had for garbage collection to look at."""
+        if self._head is not None:
+            self._head.cancel()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._forget_head()
+        super().handle_websocket_upgrade(event)
 
     def _close_unless_new(self, before: Any) -> None:
         """Close unless a request has started since ``before``, the last one when the wait began."""

@@ -29,6 +29,7 @@ from server.jobs.runner import Runner
 from server.jobs.source_files import SourceFiles
 from server.jobs.storage import Storage
 from server.jobs.sweeper import Sweeper
+from server.media import picture
 from server.states import JobState
 from server.telemetry import logs
 from server.telemetry.traces import trace_id_of
@@ -126,8 +127,9 @@ class VideoService:
     async def create(self, fields: dict[str, Any], sender: Sender) -> Job:
         """Create a job from a request's fields; a repeated idempotency key returns the existing job."""
         asked = request.parse(request.VideoRequest, fields)
-        # in a thread: a small upload may decode to millions of pixels
-        order = await asyncio.to_thread(request.new_order, asked, self._spec, self._settings)
+        pictured = asked.input_reference is not None or asked.image_reference is not None
+        make = picture.one_at_a_time if pictured else asyncio.to_thread
+        order = await make(request.new_order, asked, self._spec, self._settings)
         return await self._queue(order, sender, ("create", fields))
 
     async def remix(self, source_id: str, fields: dict[str, Any], sender: Sender) -> Job:
@@ -172,7 +174,7 @@ class VideoService:
         await self._check_room(caller, key)
         order, chunks = await bring(job_id) if bring else (order, [])
         order = msgspec.structs.replace(order, request=sender.request, traceparent=self._traced(job_id, sender))
-        idempotency = None if key is None else (key, request.digest(*asked))
+        idempotency = None if key is None else (key, await asyncio.to_thread(request.digest, *asked))
         new = False
         try:
             async with self._storage.ordering():  # otherwise concurrent requests would all see the last free place

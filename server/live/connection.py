@@ -24,6 +24,7 @@ from server.live.registry import SessionRegistry
 from server.live.server_messages import Error, SessionPong
 from server.live.steering import Steering
 from server.live.viewer_socket import ViewerSocket
+from server.media import picture
 from server.telemetry import logs
 from server.telemetry.observer import Observer
 
@@ -108,7 +109,8 @@ class ViewerConnection:
             raise revoked()
         match first:
             case client_messages.SessionStart():
-                order = await asyncio.to_thread(self._order, first)  # a picture may have millions of pixels
+                pictured = first.image is not None or first.image_reference is not None
+                order = await (picture.one_at_a_time if pictured else asyncio.to_thread)(self._order, first)
                 session, token = self._sessions.create(order, self.caller)
                 return Admitted(session, await session.own(first.format), token, first)
             case client_messages.SessionResume():

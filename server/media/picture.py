@@ -5,11 +5,15 @@ Uploads are untrusted: format and size are checked before any pixel is decoded.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextvars
 import io
 import re
 import warnings
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -31,6 +35,17 @@ OTHERS = (
     (4, b"ftyp", "a video"),
 )
 WANTED = f"send {', '.join(KINDS)} as a file or as a data URL (data:image/png;base64,...)"
+
+
+T = TypeVar("T")
+_one = ThreadPoolExecutor(1, thread_name_prefix="picture")
+
+
+async def one_at_a_time(work: Callable[..., T], *given: Any) -> T:
+    """What ``work(*given)`` returns, which prepares a picture. It holds the interpreter for up to 20 ms at a time, so
+    several at once would hold up the event loop."""
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(_one, run, work, *given)
 
 
 class PictureError(ValueError):

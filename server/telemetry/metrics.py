@@ -319,7 +319,7 @@ METRICS: tuple[Metric, ...] = (
         "pafu_front_busy_seconds",
         "histogram",
         "http",
-        "The part of each lag in which the front itself computed; the rest is the machine's.",
+        "CPU time of the event loop's longest turn since the last look: the front's own part in lags.",
         buckets=LAGS,
     ),
     Metric("pafu_connections", "gauge", "http", "Open connections of all kinds."),

@@ -197,7 +197,7 @@ class Observer:
         self.metrics.observe("pafu_request_duration_seconds", seconds, **labels)
 
     def lag(self, seconds: float, busy: float) -> None:
-        """The event loop was this late, and computed for at most ``busy`` seconds of it."""
+        """The event loop was this late; its longest turn took ``busy`` seconds of CPU time."""
         self.metrics.observe("pafu_front_lag_seconds", seconds)
         self.metrics.observe("pafu_front_busy_seconds", busy)
 

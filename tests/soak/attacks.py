@@ -3,9 +3,9 @@
     python tests/soak/attacks.py --seconds 5
 
 Its own server streams to one viewer all the time. For each attack the table shows the worst lag of the front's event
-loop and its longest CPU burst (upper edges of buckets of ``pafu_front_lag_seconds`` and ``pafu_front_busy_seconds``; on
-a shared machine, the second one shows the attack's effect), the slowest answer of /healthz, the front's memory before
-and after, and the longest gap between two chunks of the viewer.
+loop and the CPU time of its longest turn (upper edges of buckets of ``pafu_front_lag_seconds`` and
+``pafu_front_busy_seconds``; on a shared machine, the second one shows the attack's effect), the slowest answer of
+/healthz, the front's memory before and after, and the longest gap between two chunks of the viewer.
 
 The exit status is 0 only if the loop was never busy for more than --allowed seconds, the viewer missed nothing and
 the server still answers after every attack.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import logging
@@ -18,6 +19,7 @@ from server.access import bounded_json
 from server.errors import shown
 from server.http import backpressure, small_reads
 from server.http.backpressure import BackpressureProtocol
+from server.http.slow_headers import TimeoutProtocol
 from server.http.small_reads import FIRST_BYTES, READ_BYTES, SmallReads
 from tests.server.socket_fuzz import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, frame, text
 
@@ -246,3 +248,20 @@ async def test_large_texts_are_parsed_beside_the_event_loop_and_shown_in_part(se
     parsed = [name for name in threads if name.startswith("parser")]
     assert len(parsed) == 3, threads
     assert len(shown(picture)) <= 80 and shown({"a": picture}).startswith("{'a': 'data:image")
+
+
+async def test_a_connection_that_is_over_keeps_nothing(serve, monkeypatch) -> None:
+    """Thousands a second would make garbage collection hold up the loop."""
+    monkeypatch.setattr(TimeoutProtocol, "head_seconds", 3600.0)
+    server = await serve()
+    for head in ("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", HANDSHAKE.replace("localhost", "a.example"), "x"):
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(head.encode())
+            if head != "x":
+                await reader.readline()
+            writer.transport.abort()
+    async with asyncio.timeout(60):
+        while sum(isinstance(each, TimeoutProtocol) for each in gc.get_objects()) > 3:
+            await asyncio.sleep(0.1)
+            gc.collect()
