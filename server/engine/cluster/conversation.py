@@ -17,6 +17,7 @@ from server.states import WorkerState
 log = logging.getLogger("pafu.engine")
 
 SILENT = 10.0  # seconds; a live host answers twice per second
+PLACE_WITHIN = 5.0  # seconds; an actor that Ray starts at once answers sooner, or a little later
 AGAIN = 0.5  # seconds between two attempts to reach a host
 AGAIN_REFUSED = 10.0  # seconds until the next attempt after a mismatch
 
@@ -98,7 +99,16 @@ class Conversation:
             await asyncio.sleep(patience)
 
     async def _greet(self) -> None:
-        about = decoded_about(await self._within(self._assignment.load_within, self._link.hello(encode(self._front))))
+        hello = asyncio.ensure_future(self._link.hello(encode(self._front)))
+        try:
+            await asyncio.wait((hello,), timeout=PLACE_WITHIN)
+            if not hello.done():
+                why = f"{self._assignment.name} waits until Ray has a place for it: other workers may hold its device"
+                log.warning("%s", why)
+                self._broken(WorkerState.STARTING, why)
+            about = decoded_about(await self._within(self._assignment.load_within, hello))
+        finally:
+            hello.cancel()
         if why := mismatch(about, self._front, self._assignment):
             await self._link.bye(self._front.front)
             raise HostMismatch(why)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,10 +26,10 @@ from server.config.devices import Slot
 from server.engine.admission import WIDEST, cache_bytes
 from server.engine.assignment import Assignment, assign
 from server.engine.cluster.conversation import HostLost, HostMismatch, decoded_about, mismatch
-from server.engine.cluster.host import Host
-from server.engine.cluster.join import first_line
+from server.engine.cluster.host import ALONE_SECONDS, Host
+from server.engine.cluster.join import first_line, leaving
 from server.engine.cluster.messages import Hello, Stores, encode
-from server.engine.cluster.nodes import leaving, workers
+from server.engine.cluster.nodes import workers
 from server.engine.cluster.remote import RemoteMember
 from server.engine.interface import EngineSession
 from server.engine.pool import Pool
@@ -51,6 +52,9 @@ class Actor(Host):
 
     def __init__(self, assignment: bytes) -> None:
         super().__init__(assignment, self._end)
+        unused = threading.Timer(ALONE_SECONDS, lambda: None if self.used else self._end())
+        unused.daemon = True
+        unused.start()  # Ray may start an actor long after its front has gone
 
     def _end(self) -> None:
         ray.kill(ray.get_runtime_context().current_actor)
@@ -69,7 +73,11 @@ class RayLink:
     async def hello(self, hello: bytes) -> bytes:
         if self._actor is None:
             self._actor = await asyncio.to_thread(self._made)
-        return bytes(await self._call("hello", hello))
+        try:
+            return bytes(await self._call("hello", hello))
+        except HostLost:
+            self._actor = None  # it may have ended for good: the next call finds or creates another
+            raise
 
     async def tell(self, front: str, told: bytes) -> None:
         await self._call("tell", front, told)
@@ -120,28 +128,35 @@ class ClusterEngine(PooledEngine):
         self._hello = Hello(front=f"front_{secrets.token_hex(8)}", version=__version__, stores=stores or {})
         self._members: dict[str, RemoteMember] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._trouble = "no node of the Ray cluster has a device for a worker"
+        self._trouble = f"no node of the Ray cluster has room for a worker on {settings.device!r}"
         self._note_change()
 
     def check_others(self) -> None:
-        """Raises ConfigError if existing workers belong to servers incompatible with this one."""
+        """Raises ConfigError if existing workers belong to servers incompatible with this one. Ends such workers if no
+        server uses them."""
         ours = assign(self._settings, Slot("", "cpu", 1, 1.0), 1, self._command)
         named = ray.util.list_named_actors(all_namespaces=True)
         names = [actor["name"] for actor in named if actor["namespace"] == self._settings.ray_namespace]
         asked = [ray.get_actor(name, self._settings.ray_namespace).about.remote() for name in names]
         told, _ = ray.wait(asked, num_returns=len(asked), timeout=ABOUT_WITHIN) if asked else ([], [])
-        for about in told:
+        for name, reply in zip(names, asked, strict=True):
             try:
-                why = mismatch(decoded_about(ray.get(about)), self._hello, ours)
+                about = decoded_about(ray.get(reply)) if reply in told else None
             except HostMismatch as error:
-                why = str(error)
+                raise ConfigError(str(error), "engine") from None
             except RayError:  # the actor is just ending
                 continue
-            if why:
+            if about is None or not (why := mismatch(about, self._hello, ours)):
+                continue
+            if about.stores is not None:
                 raise ConfigError(why, "engine")
+            log.warning("ending %s, which no server uses: %s", name, why)
+            ray.kill(ray.get_actor(name, self._settings.ray_namespace))
 
     async def start(self) -> None:
         await self._look()
+        if not self._members:
+            log.warning("%s; waiting for one", self._trouble)
         self._looking = asyncio.create_task(self._keep_looking(), name="nodes")
 
     async def stop(self, within: float) -> None:

@@ -79,6 +79,11 @@ class Host:
         self._watching: asyncio.Task[None] | None = None
         self._alone_since = time.monotonic()
 
+    @property
+    def used(self) -> bool:
+        """Whether any front has ever come."""
+        return self._watching is not None
+
     async def about(self) -> bytes:
         """Describe this host, before a front decides to use it."""
         living = [front.stores for front in self._fronts.values() if not front.silent]
@@ -217,8 +222,9 @@ class Host:
                 await self.bye(name)
             if self._member.state is WorkerState.DRAINING and not self._member.lines:
                 await self._member.leave()
+            failed = self._member.state is WorkerState.FAILED  # a server with better settings may start at once
             if self._fronts:
                 self._alone_since = time.monotonic()
-            elif time.monotonic() - self._alone_since > ALONE_SECONDS:
+            elif failed or time.monotonic() - self._alone_since > ALONE_SECONDS:
                 await self._member.stop(0.0, "no front uses it")
                 self._leave()

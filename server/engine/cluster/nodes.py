@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray._private import state
-from ray.exceptions import RaySystemError
-
 from server.config import devices
 from server.config.devices import Slot
 
 Node = Mapping[str, Any]  # as ray.nodes() lists them
 SHORT = 8  # characters of a node's id
-
-
-def leaving() -> frozenset[str]:
-    """Ids of the nodes that Ray is told it will lose (a preemption, ``ray drain-node``). Ray offers this to its own
-    libraries only; if this version does not, none is known, and sessions move when their node is gone."""
-    try:
-        return frozenset(state.state.get_draining_nodes())
-    except (AttributeError, RaySystemError):
-        return frozenset()
 
 
 def workers(nodes: Sequence[Node], parts: Sequence[str], threads: int) -> dict[str, tuple[str, Slot]]:
@@ -47,9 +35,13 @@ def _slots(node: Node, parts: Sequence[str], threads: int) -> list[Slot]:
         there = devices.slots(parts, gpus, threads or max(1, cores))
     except ValueError:
         return []
-    if not cores:
-        there = tuple(slot for slot in there if not slot.device.startswith("cpu"))
-    return [_renamed(node["NodeID"], slot) for slot in there]
+    fitting = []
+    for slot in there:  # Ray would let an actor without room wait for ever
+        needed = len(slot.devices) if slot.device.startswith("cpu") else 0
+        if needed <= cores:
+            fitting.append(_renamed(node["NodeID"], slot))
+            cores -= needed
+    return fitting
 
 
 def _renamed(node: str, slot: Slot) -> Slot:

@@ -226,10 +226,30 @@ async def test_a_node_without_weights_is_named(start_ray) -> None:
     assert "/srv/nowhere: dit.safetensors is missing" in front.status().message
 
 
+async def test_workers_that_nobody_uses_do_not_stand_in_the_way_of_a_server_with_other_settings(start_ray) -> None:
+    """Neither those that could not start, nor those that serve other settings."""
+    for settings, after in (({"weights": "/srv/nowhere"}, "failed"), ({}, "ready"), ({"model": "test-wan"}, "ready")):
+        front = await start_ray(**settings)
+        front.check_others()
+        await until(front, lambda front=front, after=after: states(front) == [after] * 2)
+        await front.stop(10.0)
+
+
+async def test_what_the_cluster_has_no_room_for_is_said_at_the_start(start_ray, caplog) -> None:
+    for device in ("cuda:5", "cpu+cpu"):  # its nodes have one core each
+        front = await start_ray(device=device)
+        assert f"no node of the Ray cluster has room for a worker on '{device}'; waiting for one" in caplog.text
+        assert f"'{device}'" in front.status().message
+    several = await start_ray(device="cpu")
+    await until(several, lambda: states(several) == ["ready", "ready"])
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("nowhere", "'nowhere' is not the address of a Ray cluster"),
+        ("ray://127.0.0.1:10001", "is for Ray's clients; give host:port"),
+        ("silent", "is not a Ray cluster, something else listens there"),
         ("10.0.0.1:port", "give host:port"),
         ("free", "there is no Ray cluster at"),
     ],
@@ -238,12 +258,23 @@ def test_an_address_without_a_cluster_is_named(tmp_path, address, said) -> None:
     pytest.importorskip("ray")
     from server.engine.cluster.join import join
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}" if address == "free" else address
-    with pytest.raises(ConfigError, match=said) as refused:
-        join(Settings(model="test-tiny", engine="ray", ray_address=address, data_dir=tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        if address == "free":
+            other.close()
+        address = place if address in ("free", "silent") else address
+        with pytest.raises(ConfigError, match=said) as refused:
+            join(Settings(model="test-tiny", engine="ray", ray_address=address, data_dir=tmp_path))
     assert refused.value.fields == ("ray_address",) and "\n" not in str(refused.value)
+
+
+def test_an_address_from_the_environment_is_named_by_its_variable(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray")
+    from server.engine.cluster.join import join
+
+    monkeypatch.setenv("RAY_ADDRESS", "garbage")
+    with pytest.raises(ConfigError, match="RAY_ADDRESS: 'garbage' is not the address"):
+        join(Settings(model="test-tiny", engine="ray", data_dir=tmp_path))
 
 
 # ---- which workers a cluster has
@@ -268,6 +299,11 @@ def test_each_device_of_each_living_node_has_a_worker(device, found) -> None:
     nodes = [node("a", GPU=2.0, CPU=8.0), node("b", CPU=4.0), node("c", alive=False, GPU=8.0, CPU=8.0), node("d")]
     wanted = workers(nodes, (device,), 0)
     assert {name: slot.device for name, (_, slot) in wanted.items()} == found
+
+
+def test_a_node_gets_no_more_cpu_workers_than_it_has_cores() -> None:
+    assert list(workers([node("b", CPU=3.0)], ("cpu+cpu", "cpu", "cpu+cpu"), 0)) == ["bbbbbbbb-0", "bbbbbbbb-1"]
+    assert list(workers([node("b", CPU=2.0)], ("cpu:3",), 0)) == ["bbbbbbbb-0", "bbbbbbbb-1"]
 
 
 def test_where_no_node_has_a_gpu_auto_means_the_cpu() -> None:
