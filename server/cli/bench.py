@@ -15,7 +15,8 @@ from model import gpu
 from server.cli.console import fail, print_json
 from server.cli.options import Json, takes_settings
 from server.cli.output import FIGURES, STDOUT, OutputError, check
-from server.config import Settings
+from server.config import ConfigError, Settings
+from server.engine.slots import slots_for
 
 app = typer.Typer(help="Measure one stream, many sessions at once, or an hour of streaming.")
 
@@ -63,9 +64,12 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str
     from model.spec import SpecError, spec_named
     from model.speed import WAYS, decoder_of, run
 
-    wanted = settings.device if settings.device != "auto" else "cuda" if gpu.count() else "cpu"
-    if wanted.startswith("cuda") and not gpu.count():
-        raise fail(f"device {wanted!r} was requested, but {gpu.why_none()}; or use --device cpu or auto")
+    if set(settings.device) & set(",+"):
+        raise fail(f"--device: the suite measures one device, not {settings.device!r}; name one", 2)
+    try:
+        wanted = slots_for(settings)[0].device
+    except ConfigError as error:
+        raise fail(settings.explained(error)) from None
     try:
         spec = spec_named(settings.model if "model" in settings.model_fields_set else "self-forcing")
     except SpecError as error:

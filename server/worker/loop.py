@@ -330,13 +330,14 @@ def warm_up(generator: Generator) -> float:
 
 
 def check_policy(generator: Generator, configure: Configure) -> None:
-    """Raises StartError if the configured cache policy cannot be used with this model."""
-    if configure.usual is None or "cache_policy" not in configure.called:
+    """Raises StartError if the configured cache cannot be used with this model on these devices."""
+    chosen = [configure.called[name] for name in ("cache_policy", "kv_dtype") if name in configure.called]
+    if configure.usual is None or not chosen:
         return
     try:
         generator.open("check", 0, configure.usual)
     except ValueError as error:
-        raise StartError(f"{configure.called['cache_policy']}: {error}") from error
+        raise StartError(f"{' and '.join(chosen)}: {error}") from error
 
 
 def measure(generator: Generator, cache: CacheChoice) -> float | None:

@@ -35,6 +35,8 @@ from server.cli.main import app
         (["eval", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
         (["distill", "mini", "--device", "banana"], "device 'banana' is unknown; allowed: cpu, cuda"),
         (["eval", "--device", "cuda:99"], "device 'cuda:99' was requested, but torch"),
+        (["bench", "--suite", "gpu", "--device", "cpu+cpu"], "the suite measures one device, not 'cpu+cpu'"),
+        (["bench", "--suite", "gpu", "--device", "cuda:99"], "'cuda:99' was requested, but torch"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
 )

@@ -13,12 +13,14 @@ import pytest
 
 from cache.config import row_bytes
 from model.spec import TEST_TINY, WAN_14B
-from server.config import ConfigError, Settings
+from server.config import ConfigError, Settings, load_settings
 from server.engine.admission import cache_bytes, check_room
+from server.engine.local import LocalEngine
 from server.engine.slots import slots_for
 from server.engine.supervisor import WORKER_COMMAND
 from server.ipc.messages import CacheChoice
-from tests.server.engine.engines import PATIENCE
+from server.states import EngineState
+from tests.server.engine.engines import PATIENCE, ROOT
 
 GROUP = {"command": WORKER_COMMAND, "device": "cpu+cpu", "threads": 2, "worker_timeout": 6.0, "keep_on_disk": 60.0}
 WISH = {"prompt": "a red house", "seed": 5}
@@ -99,6 +101,18 @@ async def test_a_parked_session_of_a_group_comes_back_with_its_prompt_and_camera
     health = server.engine.status().workers[0]
     assert (health.device, health.restarts) == ("cpu+cpu", 0)
     assert not [said for said in (*viewer.messages, *again.messages) if said["type"] == "error"]
+
+
+async def test_a_cache_that_the_group_cannot_divide_ends_the_start(monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    settings = load_settings({"model": "test-tiny", "device": "cpu+cpu", "kv_dtype": "int8"}, {})
+    engine = LocalEngine(settings, slots_for(settings))
+    await engine.start()
+    async with asyncio.timeout(PATIENCE):
+        await engine.settled()
+    said = "--kv-dtype: kv_dtype 'int8' rounds 64 neighboring numbers together, and each of 2 devices has 24 numbers"
+    assert engine.state is EngineState.FAILED and said in engine.status().message
+    await engine.stop(0.0)
 
 
 # ---- before anything starts
