@@ -1,7 +1,7 @@
 """Record the README's animation: ``python -m deploy.page_picture docs/pictures/page.webp``.
 
 Starts a server with the shipped model, opens its page in Chromium (PAFU_TEST_CHROMIUM, or from PATH), plays, shows the
-memory view, pans away and back, and writes screenshots as an animated WebP.
+memory view, goes away and comes back, and writes screenshots as an animated WebP.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RATE = 6  # pictures per second
 SHARE = 0.6  # of the pictures are taken: the animation plays faster, so that it fits
 MOST_BYTES = 2_000_000
 PATIENCE = 300_000  # ms
-AWAY = (("ArrowRight", 4.0), ("ArrowLeft", 4.5))  # key held, seconds
+BACK = "!document.querySelector('#tour-pictures').hidden"
 
 
 def visit(page: Page, url: str) -> Iterator[Image.Image]:
@@ -37,13 +37,13 @@ def visit(page: Page, url: str) -> Iterator[Image.Image]:
     page.click("#send")
     page.wait_for_function("document.querySelector('#picture').currentTime > 1", timeout=PATIENCE)
     page.click("#memory-toggle")
-    page.locator("#stage").focus()
-    for key, seconds in ((None, 1.0), *AWAY):
-        if key:
-            page.keyboard.down(key)
-        yield from pictures(page, seconds)
-        if key:
-            page.keyboard.up(key)
+    yield from pictures(page, 1.0)
+    page.dispatch_event("#tour", "click")  # without scrolling to it
+    while not page.evaluate(BACK):  # it says before and after below, once the place is in view again
+        yield from pictures(page, 1 / (RATE * SHARE))
+    page.dispatch_event("#tour-close", "click")
+    page.evaluate("scrollTo(0, 0)")
+    yield from pictures(page, 0.5)
 
 
 def pictures(page: Page, seconds: float) -> Iterator[Image.Image]:

@@ -52,6 +52,7 @@ export class TourView {
     this.#kept = [];
     this.#section.hidden = true;
     this.#button.disabled = true;
+    byId("stage").scrollIntoView({ block: "nearest" });
     plan.orders.forEach((order) => this.#steer(order));
     this.#timer = setInterval(() => this.#look(plan), LOOK_MS);
   }
