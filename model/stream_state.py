@@ -96,7 +96,7 @@ class StreamState:
         for place, (index, prompt, camera) in enumerate(told["recent"]):
             latents = tensors[f"recent.{place}"].to(model.device)
             state.recent.append(PastChunk(index, prompt, CameraState(**camera), latents))
-        if told["vae_tensors"]:
+        if told["vae_tensors"] and model.dit.group.leads:  # the first process of a group decodes
             state.vae_state = [tensors[f"vae.{place}"].to(model.device) for place in range(told["vae_tensors"])]
         return state, held
 

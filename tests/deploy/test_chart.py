@@ -183,3 +183,14 @@ def test_the_systemd_unit_stops_what_the_server_needs_to_drain() -> None:
     text = (ROOT / "deploy/systemd/pafu.service").read_text()
     unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
     assert unit["KillMode"] == "mixed" and int(unit["TimeoutStopSec"]) > 20 and "3" in unit["RestartPreventExitStatus"]
+
+
+def test_a_pod_with_two_gpus_may_share_a_model_between_them(helm: str) -> None:
+    values = {**EVERYTHING, "gpu": {"count": 2}, "settings": {"device": "cuda:0+cuda:1"}}
+    pod = pod_of(objects(helm, values))
+    (container,) = pod["containers"]
+    assert [each["value"] for each in container["env"] if each["name"] == "PAFU_DEVICE"] == ["cuda:0+cuda:1"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    (shm,) = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
