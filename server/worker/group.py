@@ -133,6 +133,7 @@ class Members:
     def __init__(self, devices: list[str], configure: Configure) -> None:
         self._each = [Member(rank, device, configure.device) for rank, device in enumerate(devices[1:], 1)]
         self._lock = threading.RLock()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._patience = PATIENCE * configure.patience
         with self._contained():
             for member in self._each:
@@ -157,10 +158,15 @@ class Members:
                 raise StartError(f"{member.device}: {loaded.message}")
             if loaded.digest != digest:
                 raise StartError(f"{member.device} has loaded other weights; the files changed during the start")
-        with tempfile.TemporaryDirectory(prefix="pafu-group-") as folder:
-            place = Path(folder) / "meeting"
-            with self.ordered(Meet(place=str(place), patience=self._patience)):
-                return join(0, 1 + len(self._each), place, device, self._patience)
+        folder = tempfile.TemporaryDirectory(prefix="pafu-group-")
+        place = Path(folder.name) / "meeting"
+        with self.ordered(Meet(place=str(place), patience=self._patience)):
+            group = join(0, 1 + len(self._each), place, device, self._patience)
+        if device.type == "cuda":
+            self._folder = folder  # NCCL's watchdog looks at the file as long as the group lives
+        else:
+            folder.cleanup()
+        return group
 
     @contextlib.contextmanager
     def ordered(self, order: Order, more: bytes = b"") -> Iterator[None]:
@@ -181,6 +187,8 @@ class Members:
         """Kill the other processes."""
         for member in self._each:
             member.end()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def before_pass(self, check: Callable[[], None] | None) -> None:
         """Tell the others whether the next pass is run; ``check`` may raise to abandon the chunk."""
