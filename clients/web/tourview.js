@@ -92,7 +92,7 @@ export class TourView {
   #show() {
     const views = this.#views;
     const alike = views.map((view) => similarity(view, views.length > 1)).join(" and ");
-    byId("tour-words").textContent = `Back after ${this.#away.value} s: similarity ${alike}. A higher similarity means better memory.`;
+    byId("tour-words").textContent = `Back after ${this.#away.value} s: similarity ${alike}. What moves by itself, like clouds, lowers it.`;
     byId("tour-rival").hidden = views.length < 2;
     for (const { id, name } of views) byId(`${id}-said`).textContent = views.length < 2 ? "before" : `${name.textContent}: before`;
     this.end();

@@ -50,7 +50,7 @@ def memory(
         raise fail(f"cannot write {output}: {error.strerror or error}") from None
     for visit in seen:
         say(f"{visit.policy}: PSNR after the return {visit.likeness:.1f} dB, cache {visit.cache_bytes / 2**20:.1f} MiB")
-    say(f"{output}: before, far away, and after {away:g} s, one row per policy")
+    say(f"{output}: before, far away, and after {away:g} s, one row per policy. Clouds and sails move and lower PSNR")
 
 
 @app.callback()
