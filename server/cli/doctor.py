@@ -128,7 +128,7 @@ def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Runni
         ("data", lambda: data_folder(settings)),
         ("jobs", lambda: check_jobs(settings)),
         ("tracing", lambda: tracing(settings)),
-        ("port", lambda: str(other) if other else port(settings)),
+        ("port", lambda: str(other or running(settings) or port(settings))),  # it may have started meanwhile
         ("metrics", lambda: metrics_port(settings, other)),
     ]
 

@@ -111,7 +111,7 @@ class Machine:
             text=True,
             timeout=PATIENCE,
         )
-        assert done.returncode == 0, done.stderr + (self.root / "log").read_text()[-3000:]
+        assert done.returncode == 0, done.stdout + done.stderr + (self.root / "log").read_text()[-3000:]
         return done.stdout
 
     def curl(self, path: str, *more: str, key: str = "") -> str:
