@@ -16,11 +16,11 @@ serve: .venv/serve.ready
 
 # under a minute: what neither trains a model nor starts a server
 quick: lint
-	$(BIN)/pytest -q -n 2 -m quick
+	$(BIN)/pytest -q -n 4 -m quick
 
 # all; what watches a page in a browser runs alone, behind the rest
 test: lint page docs
-	$(BIN)/pytest -q -n 2 -m "not serial"
+	$(BIN)/pytest -q -n 4 -m "not serial"
 	$(BIN)/pytest -q -m serial
 
 lint: .venv/test.ready

@@ -51,6 +51,16 @@ def check_kv_dtype(kv_dtype: str, dtype: str) -> None:
         raise PolicyError(f"kv_dtype 'bf16' is for a model that computes in bfloat16, not in {dtype}: use 'auto'")
 
 
+def check_shared(kv_dtype: str, width: int, devices: int) -> None:
+    """Raise PolicyError unless each of so many ``devices``, with ``width`` numbers of a key, can store its part as
+    ``kv_dtype``."""
+    if kv_dtype in QUANTISED_BITS and devices > 1 and width % GROUP:
+        raise PolicyError(
+            f"kv_dtype {kv_dtype!r} rounds {GROUP} neighboring numbers together, and each of {devices} devices has "
+            f"{width} numbers of a key: use 'auto'"
+        )
+
+
 def promised_bytes(
     *,
     layers: int,

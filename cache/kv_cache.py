@@ -11,13 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from cache import config
-from cache.config import GROUP
+from cache.candidates import CandidateReader
 from cache.errors import CacheError
 from cache.group import ALONE, Group
 from cache.open_chunk import OpenChunk, RotateByTime
@@ -60,15 +59,7 @@ class KVCache:
         if position_range is not None and position_range < 1:
             raise CacheError(f"position_range of {position_range} latent frames must be 1 or more, or None")
         config.check_kv_dtype(kv_dtype, str(geometry.dtype).removeprefix("torch."))
-        if (
-            kv_dtype in config.QUANTISED_BITS
-            and group.size > 1
-            and (width := geometry.heads * geometry.head_dim) % GROUP
-        ):
-            raise CacheError(
-                f"kv_dtype {kv_dtype!r} rounds {GROUP} neighboring numbers together, and each of {group.size} devices "
-                f"has {width} numbers of a key: use 'auto'"
-            )
+        config.check_shared(kv_dtype, geometry.heads * geometry.head_dim, group.size)
         self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
         self._pruner = Pruner(policy, budget, sink, group)
@@ -285,48 +276,15 @@ class KVCache:
         return self._store.kept[layer] + (self.chunk if self._open is not None else 0)
 
     def _to_judge(self, evidence: Evidence) -> Iterator[Candidates]:
-        """The candidates of the layers that this process judges: one of every ``size`` neighboring ones."""
-        group = self._group
-        for start in range(0, self.layers, group.size):
-            dealt = [min(start + rank, self.layers - 1) for rank in range(group.size)]
-            candidates = self._candidates(dealt, evidence)
-            if group.size > 1:  # all processes read at the same time, or none does
-                candidates.read_all(self._pruner.policy.reads)
-            yield candidates
-
-    def _candidates(self, dealt: Sequence[int], evidence: Evidence) -> Candidates:
-        """The candidates of this process's layer of those ``dealt``, one to each process."""
-        layer = dealt[self._group.rank]
-        store, end, reads = self._store, self._filled(layer), self._pruner.policy.reads
-        return Candidates(
-            positions=store.positions[layer, :end],
-            numbers=store.numbers[layer, :end],
-            scores=store.scores[layer, :end],
-            read_keys=cache(partial(self._shown_keys, dealt)) if "keys" in reads else unread,
-            read_values=cache(partial(self._shown_values, dealt)) if "values" in reads else unread,
-            budget=self.budget,
-            sink=self.sink,
-            recent=self.recent,
-            seed=self.seed,
-            chunk=self.chunks,
-            layer=self._first_layer + layer,
-            fresh=self.chunk,
-            **evidence.of_layer(layer),
+        """The candidates of the layers that this process judges."""
+        reader = CandidateReader(
+            self._store,
+            self._workspace,
+            self._group,
+            self._pruner.policy.reads,
+            self._unplaced,
+            self.chunk,
+            self._first_layer,
         )
-
-    def _shown_keys(self, dealt: Sequence[int]) -> Tensor:
-        """The candidates' keys as policies see them (n, H, D)."""
-        layer, store = dealt[self._group.rank], self._store
-        held = ((each, store.keys.read(slice(each, each + 1), store.kept[each])[0]) for each in dealt)
-        keys = self._group.dealt([torch.cat((old, self._workspace.fresh[each])) for each, old in held])
-        positions = store.positions[layer, : self._filled(layer)]
-        return keys if self._unplaced is None else self._unplaced(keys, positions)
-
-    def _shown_values(self, dealt: Sequence[int]) -> Tensor:
-        """The candidates' values (n, H, D)."""
-        return self._group.dealt([self._workspace.values[layer, : self._filled(layer)] for layer in dealt])
-
-
-def unread() -> Tensor:
-    """In place of keys or values that the policy does not declare to read."""
-    raise CacheError("the policy reads keys or values that its ``reads`` does not name")
+        same = {"budget": self.budget, "sink": self.sink, "recent": self.recent, "seed": self.seed}
+        return reader.read(self.layers, evidence, chunk=self.chunks, **same)
