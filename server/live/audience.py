@@ -58,8 +58,10 @@ class Subscriber:
 class Audience:
     """The subscribers and the chunks that they may still need."""
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Replay, jpeg: bool = False) -> None:
+        """``jpeg``: an owner who comes back will want JPEG."""
         self.replay = replay
+        self._owner_jpeg = jpeg
         self.mime, self.init = "", b""  # empty until a worker has opened the session
         self.end: Ended | PafuError | None = None
         self.paused = False
@@ -82,7 +84,9 @@ class Audience:
 
     @property
     def wants_jpeg(self) -> bool:
-        return any(each.format == "jpeg" for each in self._subscribers)
+        """Whether somebody watches as JPEG, or did and may resume: a chunk that is under way must not be lost."""
+        away = self._owner_jpeg and self.owner is None
+        return away or any(each.format == "jpeg" for each in self._subscribers)
 
     @property
     def playhead(self) -> float | None:
@@ -97,6 +101,7 @@ class Audience:
         self.paused, self._playhead = False, None
         self._sent = max(self.replay.begins, self.replay.ends_at(first - 1))
         self.replay.seen(self._sent)
+        self._owner_jpeg = format == "jpeg"
         return self._join(Subscriber(owner=True, format=format, cursor=first))
 
     def watch(self, format: str, first: int = NEWEST) -> Subscriber:
@@ -152,9 +157,11 @@ class Audience:
             fragment = self.replay.newest
         else:
             fragment = self.replay.at(subscriber.cursor)
-        if fragment is not None and subscriber.format == "jpeg" and not fragment.jpegs:
+        while fragment is not None and subscriber.format == "jpeg" and not fragment.jpegs:
             subscriber.cursor = fragment.index + 1  # generated before anyone requested JPEG
-            return self.replay.at(subscriber.cursor)
+            if subscriber.owner:
+                self.delivered(fragment)  # else generation would wait for it to be played
+            fragment = self.replay.at(subscriber.cursor)
         return fragment
 
     # ---- the owner's progress

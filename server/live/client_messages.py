@@ -465,8 +465,13 @@ def _lead(start: SessionStart, settings: Settings) -> float:
     return lead
 
 
+def most_pictures(spec: ModelSpec, settings: Settings) -> int:
+    """Pictures of a session that is not told when to end."""
+    return int(settings.max_seconds * spec.fps)
+
+
 def _pictures(start: SessionStart, spec: ModelSpec, settings: Settings) -> int:
-    most = int(settings.max_seconds * spec.fps)
+    most = most_pictures(spec, settings)
     if start.seconds is not None:
         return _pictures_of(start, spec, most)
     if start.num_frames is not None and start.num_frames > most:

@@ -138,13 +138,15 @@ class Delivery:
         session, start = admitted.session, admitted.start
         begins = isinstance(start, client_messages.SessionStart)
         prompt = session.order.prompt if begins else session.prompt
+        pictures = session.order.pictures
+        endless = pictures == client_messages.most_pictures(self._spec, self._settings)
         return VideoStart.of(
             session.order,
             self._spec,
             prompt=prompt,
             unknown_words=unknown_words(prompt, self._spec),
             warnings=warnings(prompt, self._spec),
-            num_frames=getattr(start, "num_frames", None),
+            num_frames=None if endless else pictures,
             request_id=self._request_id,
             format=admitted.subscriber.format,
             session_mime=session.mime,

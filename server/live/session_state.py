@@ -22,7 +22,7 @@ class SessionState:
         self.id, self.order, self.token, self.caller = order.session, order, token, caller
         self.created = time.time()
         self.newest: Fragment | None = None
-        self.audience = Audience(Replay(spec.fps))
+        self.audience = Audience(Replay(spec.fps), order.jpeg)
         self.changes = Changes(order.in_force, order.changes)
         self._resume_point = ResumePoint(spec, order.cache)
 
@@ -33,7 +33,7 @@ class SessionState:
         state = cls(record.order, record.token, record.caller, spec)
         state.created = record.created
         replay = Replay(spec.fps, record.replay_begins)
-        state.audience = Audience(replay)
+        state.audience = Audience(replay, record.order.jpeg)
         state.audience.mime, state.audience.init = record.mime, record.init
         if record.past is not None:
             state._resume_point.resume(record.past)
