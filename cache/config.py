@@ -31,6 +31,7 @@ SCALE_BYTES = 2  # bfloat16
 POSITION_BYTES = 3 * 4  # (t, h, w) float32
 NUMBER_BYTES = 8  # int64
 SCORE_BYTES = 4  # float32
+CACHE_SHARE = 0.7  # of the memory that a loaded model leaves free
 
 
 def row_bytes(width: int, dtype: str, kv_dtype: str = "auto") -> int:
@@ -81,6 +82,11 @@ def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chun
     """Bytes of the workspace that all sessions of a worker share: keys and values of a chunk and of everything it
     attends to, plus the chunk's keys as they will be stored. ``budget`` is the largest of the sessions' budgets."""
     return layers * (2 * (budget + chunk) + chunk) * heads * head_dim * BYTES_PER_ELEMENT[dtype]
+
+
+def room_for_caches(free: int, working: int = 0) -> int:
+    """Bytes of ``free`` that the caches of all sessions may take; a chunk's temporaries take ``working`` meanwhile."""
+    return max(0, min(round(CACHE_SHARE * free), free - working))
 
 
 def check_room(

@@ -6,6 +6,7 @@ of decoding one chunk. Sessions take turns, so working memory counts once.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cache.config import CacheConfig, workspace_bytes
+from cache.config import CACHE_SHARE, CacheConfig, room_for_caches, workspace_bytes
 from cache.group import ALONE, Group
 from model import rope
 from model.dit import CausalDiT
@@ -25,7 +26,7 @@ from model.group_cost import CountedGroup
 from model.parts import VideoCodec, build
 from model.spec import ModelSpec
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 CARDS = (16, 24, 32, 48, 80)  # GB of common GPUs
 LEFT_FREE = 0.05  # share of a card's memory left for the driver and fragmentation
 
@@ -72,13 +73,13 @@ class MemoryPlan:
         return self.cache + self.codec_state
 
     def sessions(self, room: int) -> int:
-        """How many sessions fit into ``room`` bytes."""
-        return max(0, (room - self.resident - self.busy) // self.session)
+        """How many sessions a server admits into ``room`` bytes."""
+        return room_for_caches(room - self.resident, self.busy) // self.session
 
     @property
     def least(self) -> int:
         """Bytes needed for one session."""
-        return self.resident + self.busy + self.session
+        return self.resident + max(self.busy + self.session, math.ceil(self.session / CACHE_SHARE))
 
 
 PARTS: tuple[tuple[str, Callable[[MemoryPlan], int]], ...] = (
@@ -128,20 +129,22 @@ def plan(
     device: str = "cuda",
     text_placement: str = "device",
     devices: int = 1,
+    codec: str | None = None,
 ) -> MemoryPlan:
     """The memory plan for sessions of ``spec`` with ``cache``, in ``dtype`` on a kind of device; in a group of
-    ``devices``, for the first, which has the most: see ``of_another``. Raises MissingExtra."""
+    ``devices``, for the first, which has the most: see ``of_another``. ``codec`` is a codec's name, None the spec's
+    own. Raises MissingExtra."""
     with torch.device("meta"), torch.inference_mode():
-        dit, text, codec = CausalDiT(spec), build(spec.text_encoder, spec), build(spec.video_codec, spec)
+        dit, text, vae = CausalDiT(spec), build(spec.text_encoder, spec), build(codec or spec.video_codec, spec)
         dit.to(dtype)
-        codec.to(device="meta", dtype=dtype)
+        vae.to(device="meta", dtype=dtype)
         dit.group = CountedGroup(devices) if devices > 1 else ALONE
         cached = OverFullCache(spec, cache, dtype, device, dit.group)
         # chunks that a new prompt rewrites
         most = max(1, min(spec.recache_chunks, cached.slots // spec.tokens_per_chunk))
         passing = max(peak_of(partial(one_pass, dit, spec, cached, chunks)) for chunks in (1, most))
         latents = torch.empty(1, *_latent_shape(spec), dtype=dtype)
-        decode = cast("VideoCodec", codec).decode
+        decode = cast("VideoCodec", vae).decode
         state = decode(latents, None)[1]  # the first chunk makes fewer pictures than the others
         decoding = peak_of(lambda: decode(latents, state))
     size, stays = weight_bytes(text, dtype), text_placement == "device" or device == "cpu"
@@ -150,7 +153,7 @@ def plan(
         transformer=weight_bytes(dit, dtype),
         text=size if stays else 0,
         visit=size if text_placement == "offload" and not stays else 0,
-        codec=weight_bytes(codec, dtype),
+        codec=weight_bytes(vae, dtype),
         passing=passing,
         decoding=decoding,
         codec_state=sum(tensor.nbytes for tensor in state),
@@ -249,8 +252,8 @@ def table(plans: dict[str, MemoryPlan], fits: dict[str, str]) -> list[tuple[str,
     """Text rows: memory by purpose, one column per plan of ``plans``, and after them what ``fits`` where."""
     rows = [("", *plans)]
     for name, size in PARTS:
-        rows.append((name, *(_gib(size(found)) for found in plans.values())))
-    visits = [_gib(found.visit) if found.visit else "" for found in plans.values()]
+        rows.append((name, *(_size(size(found)) for found in plans.values())))
+    visits = [_size(found.visit) if found.visit else "" for found in plans.values()]
     if any(visits):
         rows.insert(3, ("text encoder, while it encodes", *visits))
     return rows + list(fits.items())
@@ -273,5 +276,6 @@ def fitting(found: MemoryPlan, spec: ModelSpec, cache: CacheConfig, dtype: torch
     return "does not fit"
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"
+def _size(size: int) -> str:
+    """In MiB where GiB would show too few digits to compare."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / MIB:.2f} MiB" if size else "0"

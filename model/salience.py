@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.checkpoints.finite import is_finite
 from model.spec import ModelSpec
 
 FORMAT = 1
@@ -92,6 +93,8 @@ def load_head(path: Path, spec: ModelSpec, digest: str, make: Callable[[ModelSpe
             )
     if about.get("sha256", found := tensors_digest(tensors)) != found:  # heads of earlier versions have no checksum
         raise SalienceError(f"{path} does not match its own sha256: the file is damaged")
+    if damaged := next((name for name, tensor in tensors.items() if not is_finite(tensor)), None):
+        raise SalienceError(f"{path}: tensor {damaged!r} contains NaN or infinity: distil the head again")
     head = make(spec)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

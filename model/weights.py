@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from model.asking import ASKING_FILE, AskingHead, Heads
 from model.checkpoints.errors import WeightsError as WeightsError  # raised by most functions of this module
+from model.checkpoints.finite import require_finite
 from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
@@ -156,7 +157,7 @@ def _load_public(
 ) -> LoadedModel:
     dtype = dtype or preferred_dtype(device)
     try:
-        parts, digest = load_public(spec, weights, device, dtype, beside, whole)
+        spec, parts, digest = load_public(spec, weights, device, dtype, beside, whole)
     except MissingExtra as error:
         raise WeightsError(str(error)) from error
     loaded: dict[str, Any] = {"text": None, "vae": None, **parts}
@@ -247,7 +248,8 @@ def _file_of(part: str) -> str:
 
 def _shipped_folder(spec: ModelSpec) -> Path:
     if spec.name not in SHIPPED:
-        raise WeightsError(f"no weights ship with model {spec.name!r}: name a folder with its weights")
+        hub = f"{spec.source.repo} (downloaded from the hub on first use), or " if spec.source else ""
+        raise WeightsError(f"no weights ship with model {spec.name!r}: name {hub}a folder or file with its weights")
     return SHIPPED[spec.name]
 
 
@@ -283,6 +285,8 @@ def _load_part(module: nn.Module, path: Path, checksums: dict[str, str]) -> None
     if hashlib.sha256(data).hexdigest() != checksums[path.name]:
         raise WeightsError(f"{path} does not match its sha256 in {DESCRIPTION}: the file is damaged or was replaced")
     _check_tensors(path, expected=module.state_dict(), found=tensors)
+    for name, tensor in tensors.items():
+        require_finite(tensor, name, path)
     module.load_state_dict(tensors, assign=True)
 
 

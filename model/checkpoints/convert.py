@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints.errors import WeightsError
+from model.checkpoints.finite import require_finite
 from model.checkpoints.layouts import TRAINED, is_lora, recognise
 
 LORAS = ("generator_lora", "lora")  # keys of LoRAs in training dumps
@@ -50,6 +52,8 @@ def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None 
     chosen, tensors = _chosen(_unpickled(source))
     what = _recognised(source, tensors)
     ready = {name: _owned(tensor, dtype) for name, tensor in tensors.items()}
+    for name, tensor in ready.items():
+        require_finite(tensor, name, source)
     note = {
         "origin": origin or source.name,
         "source": source.name,
@@ -59,7 +63,11 @@ def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None 
     }
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(ready, part, {ABOUT: json.dumps(note)})  # one key: the order of several varies, and with it the checksum
+    try:  # one key: the order of several varies, and with it the checksum
+        save_file(ready, part, {ABOUT: json.dumps(note)})
+    except SafetensorError as error:  # how its library reports a full disk or a folder that is not writable
+        part.unlink(missing_ok=True)
+        raise WeightsError(f"{target} cannot be written: {error}") from error
     checksum = sha256(part)
     note_file(target).write_text(json.dumps({**note, "sha256": checksum}, indent=2) + "\n")
     part.replace(target)  # last, so that a file of this name is always complete
@@ -81,6 +89,10 @@ def sha256(file: Path) -> str:
 
 
 def _unpickled(source: Path) -> Any:
+    if source.is_dir():
+        inside = next((file for suffix in (".pt", ".pth") for file in sorted(source.rglob(f"*{suffix}"))), None)
+        named = f", for example {inside}" if inside else "; this one has none"
+        raise WeightsError(f"{source} is a folder: name a .pt or .pth file{named}")
     if not source.is_file():
         raise WeightsError(f"{source} is missing: name a .pt or .pth file")
     if source.suffix == ".safetensors":
@@ -127,7 +139,9 @@ def _recognised(source: Path, tensors: dict[str, Tensor]) -> str:
     found = recognise(tensors)
     if found is None:
         examples = ", ".join(repr(name) for name in sorted(tensors)[:3]) or "no tensor"
-        raise WeightsError(f"{source} is not a part of the Wan2.1 family: it contains {examples}")
+        raise WeightsError(
+            f"{source} is not a part of the Wan2.1 family, which is all that Pafu serves: it contains {examples}"
+        )
     return f"{found.layout.part} ({found.layout.name} layout)"
 
 

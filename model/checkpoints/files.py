@@ -87,14 +87,30 @@ def survey(path: Path) -> Contents:
         raise WeightsError(f"{path} is missing: name a folder, a .safetensors file or a repository of the hub")
     if path.is_file() and path.suffix in PICKLED:
         raise WeightsError(f"{path} is a pickle, which can run code: convert it once with `pafu convert {path}`")
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    if path.is_file() and path.suffix in HALF_DOWNLOADED:
+        raise _incomplete(path)
+    if path.name.endswith(INDEX):
+        raise WeightsError(f"{path} only lists the files of a checkpoint: name its folder, {path.parent}")
+    files = _shards(path) if path.is_file() else sorted(path.rglob("*.safetensors"))
     _check_indices(path)
     contents = Contents(defaultdict(list), [], [] if path.is_file() else _pickled(path))
     for group in _grouped(file for file in files if file.name != HEAD_FILE):
         _sort_in(group, contents)
     if path.is_dir() and (torn := [each for each in path.rglob("*") if each.suffix in HALF_DOWNLOADED]):
-        raise WeightsError(f"the download of {torn[0]} is incomplete: run it again, it resumes")
+        raise _incomplete(torn[0])
     return contents
+
+
+def _shards(file: Path) -> list[Path]:
+    """The file, and the other shards of its checkpoint."""
+    if not SHARD.search(file.stem):
+        return [file]
+    name = SHARD.sub("", file.stem)
+    return sorted(each for each in file.parent.glob("*.safetensors") if SHARD.sub("", each.stem) == name)
+
+
+def _incomplete(file: Path) -> WeightsError:
+    return WeightsError(f"the download of {file} is incomplete: run it again, it resumes")
 
 
 def _check_indices(folder: Path) -> None:
@@ -106,16 +122,19 @@ def _check_indices(folder: Path) -> None:
             raise WeightsError(f"{index} cannot be read: {type(error).__name__}; download it again") from error
         absent = sorted(name for name in map(str, named) if not (index.parent / name).is_file())
         if absent and not index.with_name(index.name.removesuffix(INDEX) + ".safetensors").is_file():
-            raise WeightsError(f"{index.parent / absent[0]} is missing: the download is not complete")
+            reason = f"{index.parent / absent[0]} is missing: the download is incomplete"
+            raise WeightsError(f"{reason}: run it again, it resumes")
 
 
 def survey_beside(file: Path) -> Contents:
-    """Look for other parts beside ``file``: in its folder, and in that folder's subfolders named after parts.
-    Everything else is ignored. Raises WeightsError."""
-    folders = (file.parent, *(file.parent / name for name in PART_FOLDERS))
+    """Look for other parts beside ``file``: in its folder, and in the folders named after parts there, or next to a
+    folder called transformer. Everything else is ignored. Raises WeightsError."""
+    root = file.parent.parent if file.parent.name == "transformer" else file.parent
+    folders = (file.parent, *(root / name for name in PART_FOLDERS))
     found = sorted(each for folder in folders for each in folder.glob("*.safetensors") if each.name != HEAD_FILE)
-    contents = Contents(defaultdict(list), [], [each for each in _pickled(file.parent) if each.parent in folders])
-    for group in _grouped(each for each in found if each != file):
+    contents = Contents(defaultdict(list), [], [each for each in _pickled(root) if each.parent in folders])
+    own = _shards(file)
+    for group in _grouped(each for each in found if each not in own):
         _sort_in(group, contents)
     return contents
 
@@ -128,10 +147,24 @@ def header(file: Path) -> dict[str, Stored]:
             slices = {name: opened.get_slice(name) for name in names}
             return {n: Stored(file, n, tuple(each.get_shape()), each.get_dtype()) for n, each in slices.items()}
     except (SafetensorError, OSError) as error:
-        size = file.stat().st_size if file.is_file() else 0
-        raise WeightsError(
-            f"{file} is truncated or no safetensors file ({size} bytes): {error}; download it again"
-        ) from error
+        raise WeightsError(f"{file} {_why_unreadable(file, error)}") from error
+
+
+OTHERS = {  # what a file begins with: what it is, and what to do
+    b"GGUF": "is a GGUF file: take the safetensors of the same checkpoint",
+    b"version https://git-lfs": "is only a pointer of Git LFS: run `git lfs pull`, or download the file itself",
+    b"<": "is a web page: download the file itself",
+}
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    try:
+        with file.open("rb") as opened:
+            begins, size = opened.read(32), file.stat().st_size
+    except OSError as denied:
+        return f"cannot be read: {denied.strerror}"
+    known = (what for sign, what in OTHERS.items() if begins.startswith(sign))
+    return next(known, f"is truncated or no safetensors file ({size:,} bytes): {error}; download it again")
 
 
 def fingerprint(files: list[Path]) -> str:
@@ -168,7 +201,9 @@ def _grouped(files: Iterator[Path]) -> list[list[Path]]:
             there = {int(SHARD.search(file.stem)[1]) for file in group}  # type: ignore[index]
             absent = min(set(range(1, int(shard[2]) + 1)) - there)
             name = SHARD.sub(f"-{absent:0{len(shard[1])}}-of-{shard[2]}", group[0].stem)
-            raise WeightsError(f"{group[0].parent / name}.safetensors is missing: the download is incomplete")
+            raise WeightsError(
+                f"{group[0].parent / name}.safetensors is missing: the download is incomplete: run it again"
+            )
     return list(groups.values())
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.checkpoints.errors import WeightsError
 from model.checkpoints.files import Lora, Stored
+from model.checkpoints.finite import require_finite
 from model.checkpoints.layouts import DIFFUSERS_DIT, LORA, WRAPPERS
 
 WRAPPED = re.compile(r"^(?:generator_lora\.|base_model\.model\.|diffusion_model\.|transformer\.|model\.|lora_unet_)+")
@@ -34,6 +35,11 @@ class Change:
     def shape(self) -> tuple[int, int]:
         """The shape of the matrix."""
         return self.up.shape[0], self.down.shape[1]
+
+    def require_finite(self) -> None:
+        """Raise WeightsError if one of the two matrices has a value that is not finite."""
+        for half in (self.down, self.up):
+            require_finite(half.read(), half.name, half.file)
 
     def added_to(self, weight: Tensor) -> Tensor:
         """The updated matrix, float32."""

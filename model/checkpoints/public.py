@@ -6,7 +6,7 @@ Errors name tensors that are missing, extra or of the wrong shape, and the comma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.checkpoints.errors import WeightsError, of_part
 from model.checkpoints.files import Contents, Part, Stored, fingerprint, survey, survey_beside
+from model.checkpoints.finite import require_finite
 from model.checkpoints.lora import Change, changes
 from model.dit import CausalDiT
 from model.parts import build, settle
@@ -22,7 +23,8 @@ from model.spec import WAN_FAMILY, ModelSpec
 from model.wan.text import Placement, TokenizerMissing, Umt5
 
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", ".")
-TINY_CODECS = {"wan2.1": "taew2.1", "wan2.1-tiny": "taew2.1"}  # the codecs that a TAEHV file replaces
+TINY_CODEC = "taew2.1"  # what a TAEHV file makes of the spec's codec
+TINY_CODEC_MEMORY = 5_376  # see ModelSpec.codec_memory
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,22 @@ class Beside:
     text_placement: str = "offload"  # a Placement
 
 
+def codec_named(weights: Path, beside: Beside) -> str | None:
+    """The name of the video codec in these files if it is not the spec's own; None also if there is none or they
+    cannot be read, which loading them will tell."""
+    try:
+        others = survey(weights) if weights.is_dir() else survey_beside(weights)
+        found = _beside(beside.vae, others, beside.base, "vae", "tiny_vae")
+    except WeightsError:
+        return None
+    return TINY_CODEC if found is not None and found.layout.part == "tiny_vae" else None
+
+
 def load_public(
     spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype, beside: Beside, whole: bool = True
-) -> tuple[dict[str, nn.Module], str]:
-    """The parts "dit", "text" and "vae" on ``device`` (only "dit" unless ``whole``), and the digest of their files.
-    Raises WeightsError."""
+) -> tuple[ModelSpec, dict[str, nn.Module], str]:
+    """The spec with what these files change in it; the parts "dit", "text" and "vae" on ``device`` (only "dit" unless
+    ``whole``); and the digest of the files. Raises WeightsError."""
     around = weights if weights.is_dir() else weights.parent
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
@@ -49,11 +62,11 @@ def load_public(
     with of_part(of_text):
         text = _beside(beside.text_encoder, others, beside.base, "text")
         if text is None:
-            raise _missing(spec, "text encoder", beside.text_encoder or around, others, "--text-encoder")
+            raise _missing(spec, "text encoder", beside.text_encoder, around, others)
     with of_part(of_vae):
         vae = _beside(beside.vae, others, beside.base, "vae", "tiny_vae")
         if vae is None:
-            raise _missing(spec, "VAE", beside.vae or around, others, "--vae")
+            raise _missing(spec, "VAE", beside.vae, around, others)
     parts = {"dit": _dit(spec, dit, contents, device, dtype)}
     if whole:
         with of_part(of_text):
@@ -61,7 +74,9 @@ def load_public(
         with of_part(of_vae):
             parts["vae"] = _vae(spec, vae, device, dtype)
     files = [*dit.files, *text.files, *vae.files, *(lora.file for lora in contents.loras)]
-    return parts, fingerprint(files)
+    if vae.layout.part == "tiny_vae":
+        spec = replace(spec, codec_memory=TINY_CODEC_MEMORY)
+    return spec, parts, fingerprint(files)
 
 
 def _dit(spec: ModelSpec, part: Part, contents: Contents, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -109,9 +124,8 @@ def _read_tokenizer(module: Umt5, part: Part) -> None:
 
 
 def _vae(spec: ModelSpec, part: Part, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    name = TINY_CODECS[spec.video_codec] if part.layout.part == "tiny_vae" else spec.video_codec
     with torch.device("meta"):
-        module = build(name, spec)
+        module = build(TINY_CODEC if part.layout.part == "tiny_vae" else spec.video_codec, spec)
     inner: nn.Module = getattr(module, "vae", module)
     expected = inner.state_dict()
     check_tensors(part, expected, _fetch(spec), fewer=getattr(module, "may_shrink", ()))
@@ -127,7 +141,8 @@ def fill(
     changed: Mapping[str, list[Change]] | None = None,
     keep_last: Mapping[str, int] | None = None,
 ) -> None:
-    """Make ``tensors`` the parameters of ``module``, one at a time, so that at most one is in memory twice.
+    """Make ``tensors`` the parameters of ``module``, one at a time, so that at most one is in memory twice. Raises
+    WeightsError for values that are not finite.
 
     ``keep_last``: how many rows the module uses of a tensor; if a file has more, the last ones are used.
     """
@@ -138,10 +153,12 @@ def fill(
         if key not in read:
             tensor = stored.read()
             for change in (changed or {}).get(name, ()):
+                change.require_finite()
                 tensor = change.added_to(tensor)
             if keep_last is not None and tensor.ndim:
                 tensor = tensor[-keep_last[name] :]
             read[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+            require_finite(read[key], stored.name, stored.file)
         state[name] = read[key]
     module.load_state_dict(state, assign=True)
 
@@ -158,16 +175,16 @@ def check_tensors(
     found = part.tensors if tensors is None else tensors
     about = f"{part.where} ({part.layout.name} layout)"
     if missing := sorted(expected.keys() - found.keys()):
-        raise WeightsError(f"{about} lacks tensor {missing[0]!r}{_more(missing)}; {hint}")
+        raise WeightsError(f"{about} lacks tensor {missing[0]!r}{_more(missing)}{hint}")
     if extra := sorted(found.keys() - expected.keys()):
-        raise WeightsError(f"{about} holds tensor {extra[0]!r}{_more(extra)}, which the model does not have; {hint}")
+        raise WeightsError(f"{about} holds tensor {extra[0]!r}{_more(extra)}, which the model does not have{hint}")
     for name, tensor in expected.items():
         wanted, there = tuple(tensor.shape), found[name].shape
         if there != wanted and not (name in fewer and there[0] > wanted[0] and there[1:] == wanted[1:]):
-            raise WeightsError(f"{about}: tensor {name!r} has shape {there}, the model needs {wanted}; {hint}")
+            raise WeightsError(f"{about}: tensor {name!r} has shape {there}, the model needs {wanted}{hint}")
         if tensor.is_floating_point() and not found[name].floating:
             raise WeightsError(
-                f"{about}: tensor {name!r} is of type {found[name].dtype}, the model needs floating point; {hint}"
+                f"{about}: tensor {name!r} is of type {found[name].dtype}, the model needs floating point{hint}"
             )
 
 
@@ -194,16 +211,13 @@ def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
         raise WeightsError(f"{path} holds {len(found)} transformers: name one file, for example {found[0].files[0]}")
     if contents.pickled:
         raise WeightsError(f"{path} contains only pickles: convert them once with `pafu convert {contents.pickled[0]}`")
-    others = [f"a {each.layout.part.replace('_', ' ')}" for parts in contents.parts.values() for each in parts]
     unknown = contents.parts.get("unknown")
     if unknown:
         raise WeightsError(
             f"{unknown[0].where} is a checkpoint of another family (it holds {unknown[0].layout.name}): "
-            f"Pafu serves the Wan2.1 family; {_fetch(spec)}"
+            f"Pafu serves the Wan2.1 family{_fetch(spec)}"
         )
-    others += ["a LoRA"] if contents.loras else []
-    holds = f"only {' and '.join(others)}" if others else "no safetensors file"
-    raise WeightsError(f"{path} holds {holds} and no transformer of {spec.name!r}; {_fetch(spec)}")
+    raise WeightsError(f"{path} holds {_held(contents)} and no transformer of {spec.name!r}{_fetch(spec)}")
 
 
 def _beside(named: Path | None, others: Contents, base: Path | None, *kinds: str) -> Part | None:
@@ -218,16 +232,32 @@ def _one_of(contents: Contents, *kinds: str) -> Part | None:
     return found[0] if found else None
 
 
-def _missing(spec: ModelSpec, what: str, where: Path, contents: Contents, flag: str) -> WeightsError:
+def _missing(spec: ModelSpec, what: str, named: Path | None, around: Path, others: Contents) -> WeightsError:
+    """``named``: the path that was given for this part; None: it was looked for in ``around``."""
+    contents = survey(named) if named else others
     pickled = [path for path in contents.pickled if ("t5" in path.name) == (what == "text encoder")]
     convert = f"convert it with `pafu convert {pickled[0]}`, or " if pickled else ""
+    name = "name another path" if named else f"name it with --{what.lower().replace(' ', '-')}"
+    held = f", which holds {_held(contents)}" if named and not pickled else ""
     return WeightsError(
-        f"the {what} of {spec.name!r} is missing in {where}: {convert}name it with {flag}; {_fetch(spec)}"
+        f"the {what} of {spec.name!r} is missing in {named or around}{held}: {convert}{name}{_fetch(spec)}"
     )
 
 
+KINDS = {"dit": "a transformer", "text": "a text encoder", "vae": "a VAE", "tiny_vae": "a tiny VAE"}
+
+
+def _held(contents: Contents) -> str:
+    """What a folder or file holds, for messages."""
+    held = [KINDS[kind] for kind in contents.parts if kind in KINDS] + (["a LoRA"] if contents.loras else [])
+    unknown = contents.parts.get("unknown", [])
+    held += [f"a checkpoint of another family ({unknown[0].layout.name})"] if unknown else []
+    return f"only {' and '.join(held)}" if held else "no safetensors file"
+
+
 def _fetch(spec: ModelSpec) -> str:
-    return f"`pafu pull {spec.name}` downloads everything" if spec.source else "its weights are random"
+    """What to do, for the end of a message."""
+    return f"; `pafu pull {spec.name}` downloads everything" if spec.source else ""
 
 
 def _more(names: list[str]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cache.config import room_for_caches
 from model import gpu
 from model.spec import ModelSpec
 from server import __version__
@@ -122,8 +123,8 @@ def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Runni
         ("torch", lambda: torch_version(settings)),
         ("encoder", lambda: encoder(spec)),
         ("weights", lambda: weights(settings, held)),
-        *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found))) for slot in found),
-        ("sessions", lambda: beside(other, sessions(settings, spec, bool(held)))),
+        *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found), held)) for slot in found),
+        ("sessions", lambda: beside(other, sessions(settings, spec, held))),
         ("speed", lambda: beside(other, speed(settings, spec, held))),
         ("data", lambda: data_folder(settings)),
         ("jobs", lambda: check_jobs(settings)),
@@ -224,21 +225,25 @@ class Room:
         return f"{self.fit} fit ({self.session / MIB:.1f} MiB of cache each{where}, {share})"
 
 
-def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> Room:
-    """Memory of one worker, beyond what is loaded now."""
+def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int, held: list[object]) -> Room:
+    """Memory of one worker, beyond what is loaded (``held``) now."""
     from model.weights import preferred_dtype
-    from server.worker.loop import CACHE_SHARE
+    from server.worker.generator import ModelGenerator
 
+    model: Any = held[0] if held else None
+    spec, usual = model.spec if held else spec, CacheChoice.of(settings.cache())  # the loaded one, with its own codec
+    generator = ModelGenerator(model, "", slot.device, {}) if held else None
+    working = generator.working_bytes(usual, settings.text_placement) if generator else 0
     dtype = str(preferred_dtype(slot.devices[0])).removeprefix("torch.")
     size = session_bytes(settings, spec, dtype, len(slot.devices))
     free = min(free_bytes(device) for device in slot.devices)
-    caches = settings.cache_room_bytes // workers or round(CACHE_SHARE * slot.memory_share * free)
+    caches = settings.cache_room_bytes // workers or room_for_caches(round(slot.memory_share * free), working)
     return Room(slot, size, free, caches)
 
 
-def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str:
+def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int, held: list[object]) -> str:
     """One of several workers, or a group. Raises Wrong if its devices have no room for a session."""
-    room = room_of(settings, spec, slot, workers)
+    room = room_of(settings, spec, slot, workers, held)
     group = f", a group of {len(slot.devices)} processes" if len(slot.devices) > 1 else ""
     words = f"{slot.device}{group}, {slot.threads} threads{' each' if group else ''}: {room}"
     if room.free and not room.fit:
@@ -246,12 +251,12 @@ def worker(settings: Settings, spec: ModelSpec, slot: Slot, workers: int) -> str
     return words
 
 
-def sessions(settings: Settings, spec: ModelSpec, loaded: bool = True) -> str:
+def sessions(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
     """How many sessions fit in memory beyond what is loaded. Raises Wrong below PAFU_MAX_SESSIONS."""
-    if spec.public and not loaded:
+    if spec.public and not held:
         raise Wrong("not counted, because the weights could not be loaded; the table below says how many would fit")
     found = slots_for(settings)
-    rooms = [room_of(settings, spec, slot, len(found)) for slot in found]
+    rooms = [room_of(settings, spec, slot, len(found), held) for slot in found]
     if not all(room.caches for room in rooms):
         return f"{rooms[0].session / MIB:.1f} MiB of cache each; memory unknown on this system"
     fit, most = sum(room.fit for room in rooms), settings.max_sessions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -18,13 +19,14 @@ from server.cli.ending import Interrupts, Written
 from server.config import ConfigError, Settings
 from server.engine.assignment import configure
 from server.engine.slots import slots_for
-from server.ipc.messages import CacheChoice, Open
+from server.ipc.messages import CacheChoice, Fragment, Open
 from server.live.client_messages import check_held, check_prompt
 from server.media import faststart
-from server.media.picture import PictureError, fitted
+from server.media.picture import PictureError, fitted, read
 from server.worker.finishing import fragments
 from server.worker.generator import Generator, StartError
 from server.worker.group import load as load_model
+from server.worker.loop import UNKNOWN_FAILURE, failure_code
 from server.worker.session import WorkerSession
 
 
@@ -92,7 +94,7 @@ def _read_image(path: Path | None, spec: ModelSpec) -> bytes:
     if path is None:
         return b""
     try:
-        return fitted(path.read_bytes(), spec.width, spec.height)
+        return fitted(read(path), spec.width, spec.height)
     except OSError as error:
         raise GenerateError(f"the picture {path} cannot be read: {error.strerror}") from error
     except PictureError as error:
@@ -116,8 +118,18 @@ def _write(place: str, order: Open, generator: Generator, console: Console, inte
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
     with output.opened(place) as file, bar as progress, generator.decoding_thread() as executor:
         task = progress.add_task("pictures", total=order.pictures)
-        for fragment in fragments(session, executor, stopped=lambda: interrupts.signal):
+        for fragment in _explained(fragments(session, executor, stopped=lambda: interrupts.signal)):
             file.write(fragment.data)
             written += fragment.pictures
             progress.update(task, completed=written)
     return written
+
+
+def _explained(made: Iterator[Fragment]) -> Iterator[Fragment]:
+    """The chunks; a failure that the weights, the memory or the settings explain is a GenerateError."""
+    try:
+        yield from made
+    except Exception as error:
+        if failure_code(error) == UNKNOWN_FAILURE:
+            raise
+        raise GenerateError(" ".join(str(error).split())) from error

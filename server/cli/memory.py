@@ -12,6 +12,7 @@ from rich.table import Table
 from server.config import Settings
 from server.config.devices import Slot
 from server.engine.slots import slots_for
+from server.ipc.messages import Parts
 from server.process import available_bytes
 from server.telemetry import logs
 
@@ -52,13 +53,14 @@ def _count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
 
     spec, cache, first, size = settings.spec, settings.cache(), slot.devices[0], len(slot.devices)
     kind, placement, dtype = torch.device(first).type, settings.text_placement, preferred_dtype(first)
-    here = on_card = plan(spec, cache, dtype, kind, placement, size)
+    codec = _codec(settings)
+    here = on_card = plan(spec, cache, dtype, kind, placement, size, codec)
     where = "" if size == 1 else f", first of {size}"
     plans = {f"on {first}{where}": here}
     if size > 1:
         plans["on each other"] = of_another(here)
     if kind != "cuda":
-        on_card = plans[f"on a GPU{where}"] = plan(spec, cache, torch.bfloat16, "cuda", placement, size)
+        on_card = plans[f"on a GPU{where}"] = plan(spec, cache, torch.bfloat16, "cuda", placement, size, codec)
     fits, too_large = {}, None
     free = (
         available_bytes() // size if kind == "cpu" else min(torch.cuda.mem_get_info(each)[0] for each in slot.devices)
@@ -76,3 +78,18 @@ def _count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
         room = round(size * 1e9 * (1 - LEFT_FREE))
         fits[f"{size} GB card"] = fitting(on_card, spec, cache, torch.bfloat16, room)
     return table(plans, fits), too_large
+
+
+def _codec(settings: Settings) -> str | None:
+    """The video codec in the files that will be loaded, if it is not the spec's own."""
+    from model.checkpoints import hub
+    from model.checkpoints.errors import WeightsError
+    from model.checkpoints.public import codec_named
+    from server.worker.generator import beside
+
+    if settings.weights is None:
+        return None
+    try:
+        return codec_named(hub.locate(settings.weights, settings.spec), beside(Parts.of(settings), settings.spec))
+    except WeightsError:
+        return None

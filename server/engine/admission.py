@@ -27,10 +27,11 @@ SLOWER = 1.25
 SPEED_MARGIN = 0.85  # usable share of real time; the rest covers the front, jobs and slower chunks
 
 
-def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str, devices: int = 1) -> int:
-    """Bytes that a session holds for its whole life: its cache and the video codec's state. In a group of ``devices``,
-    of the first, which holds most: its heads' share of the cache, and the codec's state."""
-    return spec.codec_bytes(dtype) + cache.config.promised_bytes(
+def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str, devices: int = 1, codec: int | None = None) -> int:
+    """Bytes that a session holds for its whole life: its cache and the video codec's state (``codec``: as the worker
+    reports it). In a group of ``devices``, of the first, which holds most: its heads' share of the cache, and the
+    codec's state."""
+    return (spec.codec_bytes(dtype) if codec is None else codec) + cache.config.promised_bytes(
         layers=spec.num_layers,
         heads=spec.num_heads // devices,
         head_dim=spec.head_dim,

@@ -240,6 +240,7 @@ class Ready(Message, frozen=True, tag="ready"):
     cache_room_bytes: int  # for all sessions' caches
     versions: dict[str, str]
     chunk_seconds: float | None = None  # of a single session with the default cache; None: not measured
+    codec_bytes: int | None = None  # that the video codec keeps for a session; None: what the spec says
 
 
 class StartFailed(Message, frozen=True, tag="start_failed"):

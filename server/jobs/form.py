@@ -72,7 +72,7 @@ def _parts(content_type: str, body: bytes) -> list[Field | File]:
 def _add(fields: dict[str, Any], part: Field | File) -> None:
     name = _text(part.field_name or b"", "the name of a field")
     if isinstance(part, File):
-        if part.size:  # forms send an empty file for none
+        if part.size or (part.file_name and part.field_name in PICTURES):  # forms send an empty file for none
             fields[name.partition("[")[0]] = _upload(part)
     else:
         _add_text(fields, name, _text(part.value or b"", f"the field {name[:64]!r}"))

@@ -13,11 +13,13 @@ import re
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 KINDS = ("JPEG", "PNG", "WEBP")
+MOST_BYTES = 64 * 2**20  # of a file; servers take less: max_body_bytes, max_start_bytes
 MOST_PIXELS = 40_000_000  # larger is taken for a decompression bomb
 LEAST_SIDE = 16
 DATA_URL = re.compile(r"data:[^,;]{0,80}(;[^,;]{0,80}){0,4};base64,", re.IGNORECASE)
@@ -74,6 +76,15 @@ def fitted(data: bytes, width: int, height: int) -> bytes:
     out = io.BytesIO()
     cut.save(out, "PNG", compress_level=1)
     return out.getvalue()
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a picture file. Raises PictureError for a file that is too large, OSError if it cannot be read."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)  # also of a pipe or device, which tell no size
+    if len(data) > MOST_BYTES:
+        raise PictureError(f"the file has more than {MOST_BYTES // 2**20} MiB: send a smaller picture")
+    return data
 
 
 def data_of(reference: Any) -> bytes:

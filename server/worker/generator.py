@@ -103,6 +103,9 @@ class Generator(Protocol):
     def free_bytes(self) -> int:
         """Free device memory in bytes."""
 
+    def working_bytes(self, cache: CacheChoice, text_placement: str) -> int:
+        """The peak of a chunk's temporary memory on the device, with this cache, and of a visit of the text encoder."""
+
     def release_memory(self) -> None:
         """Free memory left by a failed session."""
 
@@ -166,6 +169,16 @@ class ModelGenerator:
             free, _ = torch.cuda.mem_get_info(self.model.device)
             return free
         return available_bytes()
+
+    def working_bytes(self, cache: CacheChoice, text_placement: str) -> int:
+        from model.checkpoints.public import TINY_CODEC, TINY_CODEC_MEMORY
+        from model.memory import plan
+
+        if not self.spec.public:  # small: its share of the free memory is enough
+            return 0
+        codec = TINY_CODEC if self.spec.codec_memory == TINY_CODEC_MEMORY else None
+        model, devices = self.model, self.device.count("+") + 1
+        return plan(self.spec, cache.config, model.dtype, model.device.type, text_placement, devices, codec).busy
 
     def release_memory(self) -> None:
         import torch
@@ -279,14 +292,14 @@ def load_model(
             return with_head(random, Path(salience_head)) if salience_head else random, RANDOM_WEIGHTS
         head = Path(salience_head) if salience_head else None
         place = hub.locate(weights, spec) if weights else None
-        loaded = load(spec, place, device, head=head, beside=_beside(parts, spec), whole=whole)
+        loaded = load(spec, place, device, head=head, beside=beside(parts, spec), whole=whole)
         return loaded, weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
         at_fault = called.get(getattr(error, "part", "weights"))
         raise StartError(f"{at_fault}: {error}" if at_fault else f"{error} (--weights or PAFU_WEIGHTS)") from error
 
 
-def _beside(parts: Parts, spec: ModelSpec) -> Beside:
+def beside(parts: Parts, spec: ModelSpec) -> Beside:
     """The locations of the model's other parts; those from the hub are already in its cache."""
     from model.checkpoints.public import Beside
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
+from cache.config import room_for_caches
 from server.disk import write_whole
 from server.ipc.channel import Channel, ChannelClosed
 from server.ipc.messages import (
@@ -55,10 +56,14 @@ DEVICE_SUSPECT = 70  # exit status: device error, the process must not continue 
 CONFIGURE_WITHIN = 30.0  # seconds
 DISK_POLL = 0.02
 FINISH_POLL = 0.002
-CACHE_SHARE = 0.7  # of the memory free after warm-up; the rest is the model's working memory
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a plain RuntimeError
 MEASURED = 3  # chunks with a full cache; the fastest counts, so that a busy moment does not lower the session limit
 MEASURE_WITHIN = 3.0  # seconds; slower models are measured with fewer chunks
+UNKNOWN_FAILURE = "generation_failed"
+HOPELESS = {  # failures of the first chunk that another try would repeat: what to do
+    "not_finite": "these weights are damaged, or belong to another model: download them again",
+    "out_of_memory": "free memory, reduce the size of the pictures, or choose a smaller model",
+}
 WARM_UP = CacheChoice(policy="window", budget_latents=6.0, sink_latents=0, recent_latents=3)
 
 log = logging.getLogger("pafu.worker")
@@ -314,7 +319,7 @@ def failure_code(error: Exception) -> str:
         return "out_of_memory"
     if "CacheFull" in names:
         return "cache_full"
-    return "not_finite" if "NotFiniteError" in names else "generation_failed"
+    return "not_finite" if "NotFiniteError" in names else UNKNOWN_FAILURE
 
 
 def warm_up(generator: Generator) -> float:
@@ -326,6 +331,10 @@ def warm_up(generator: Generator) -> float:
         session.encode(session.generate(session.apply_pending()[0]))
     except EncoderError as error:
         raise StartError(f"the model's pictures do not match its spec: {error}") from error
+    except Exception as error:
+        if (hint := HOPELESS.get(failure_code(error))) is None:
+            raise
+        raise StartError(f"the first chunk failed: {' '.join(str(error).split())[:200]}; {hint}") from error
     return time.perf_counter() - began
 
 
@@ -393,8 +402,8 @@ def serve(channel: Channel, load: Loader) -> int:
         load_seconds=loaded,
         warm_up_seconds=warm,
         dtype=generator.dtype,
-        cache_room_bytes=configure.cache_room_bytes
-        or round(CACHE_SHARE * configure.memory_share * generator.free_bytes()),
+        cache_room_bytes=configure.cache_room_bytes or _room(generator, configure),
+        codec_bytes=generator.spec.codec_bytes(generator.dtype),
         versions=generator.versions,
         chunk_seconds=chunk_seconds,
     )
@@ -404,6 +413,12 @@ def serve(channel: Channel, load: Loader) -> int:
         worker.handle(message)
     worker.run()
     return 0
+
+
+def _room(generator: Generator, configure: Configure) -> int:
+    """Bytes for the caches of all sessions, of the memory that is free after warm-up."""
+    working = generator.working_bytes(configure.usual or WARM_UP, configure.parts.text_placement)
+    return room_for_caches(round(configure.memory_share * generator.free_bytes()), working)
 
 
 def main(load: Loader = load_model) -> int:

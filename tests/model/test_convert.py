@@ -88,9 +88,20 @@ def test_damaged_missing_and_foreign_files_are_named(state: dict[str, torch.Tens
         convert(torn)
     with pytest.raises(WeightsError, match="missing.pt is missing"):
         convert(tmp_path / "missing.pt")
-    with pytest.raises(WeightsError, match="other.pt is not a part of the Wan2.1 family: it contains 'layers.0'"):
+    with pytest.raises(
+        WeightsError,
+        match="other.pt is not a part of the Wan2.1 family, which is all that Pafu serves: it contains 'layers.0'",
+    ):
         convert(saved(tmp_path / "other.pt", {"layers.0": torch.zeros(1)}))
+    with pytest.raises(WeightsError, match="is a folder: name a .pt or .pth file, for example .*a.pt"):
+        convert(tmp_path)
+    name = sorted(state)[1]
+    spoilt = {**state, name: torch.full_like(state[name], float("nan"))}
+    with pytest.raises(WeightsError, match=f"spoilt.pt: tensor '{name}' contains NaN"):
+        convert(saved(tmp_path / "spoilt.pt", spoilt))
     assert not list(tmp_path.glob("*.safetensors*"))
+    with pytest.raises(WeightsError, match="/proc/a.safetensors cannot be written"):
+        convert(whole, Path("/proc/a.safetensors"))
     (tmp_path / "b.safetensors").touch()
     with pytest.raises(WeightsError, match="b.safetensors is a safetensors file already"):
         convert(tmp_path / "b.safetensors")

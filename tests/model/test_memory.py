@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from cache.config import CacheConfig
+from cache.config import CacheConfig, room_for_caches
+from model.checkpoints.public import Beside, codec_named
 from model.group_cost import CountedGroup, sent_per_chunk
 from model.memory import LiveBytes, MemoryPlan, fitting, of_another, plan, table
+from model.parts import build
 from model.spec import SPECS, TEST_WAN, WAN_1_3B, ModelSpec
 from model.stream import VideoStream
-from model.weights import random_model
+from model.weights import load_model, random_model
+from tests.model.checkpoints import small_wan, write
 
 GIB = 2**30
 CONFIG = CacheConfig.filled_in("sink_window", 6.0, None, None, 3)
@@ -48,6 +52,23 @@ def test_admission_counts_what_the_codec_remembers(spec: ModelSpec) -> None:
     assert remembered == counted.codec_state or (not remembered and counted.codec_state < 2**20)
 
 
+def test_a_tiny_vae_in_the_files_is_what_the_table_and_admission_count(tmp_path: Path) -> None:
+    model = small_wan()
+    tiny = build("taew2.1", TEST_WAN)
+    folder = write(tmp_path, model, vae=tiny.state_dict())
+    codec = codec_named(folder, Beside())
+    assert codec == "taew2.1" and codec_named(write(tmp_path / "full", model), Beside()) is None
+    assert codec_named(tmp_path / "nothing", Beside()) is None, "loading tells what is wrong"
+    counted = plan(TEST_WAN, CONFIG, torch.float32, "cpu", codec=codec)
+    loaded = load_model(TEST_WAN, folder, dtype=torch.float32)
+    assert counted.codec == sum(each.nbytes for each in loaded.vae.parameters())  # type: ignore[attr-defined]
+    stream = VideoStream(loaded, "a cat", 1, CONFIG)
+    for _ in range(2):
+        stream.next_chunk()
+    remembered = sum(tensor.nbytes for tensor in stream._state.vae_state or [])
+    assert counted.codec_state == remembered == loaded.spec.codec_bytes("float32")
+
+
 def test_the_full_size_is_counted_without_memory() -> None:
     counted = plan(WAN_1_3B, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, text_placement="cpu")
     assert counted.transformer == 2 * 1_418_996_800
@@ -60,6 +81,11 @@ def test_each_weight_counts_once_and_a_text_encoder_that_visits_shares_the_worki
     size = sum(each.nbytes for each in {*text.parameters(), *text.buffers()})  # type: ignore[attr-defined]
     assert counted["device"].text == counted["offload"].visit == size and counted["offload"].text == 0
     assert plan(WAN_1_3B, CONFIG, torch.bfloat16).text == 2 * 5_680_910_336  # words and their embeddings are one tensor
+
+
+def test_a_chunk_s_temporaries_leave_less_room_for_caches() -> None:
+    assert room_for_caches(100) == room_for_caches(100, working=30) == 70
+    assert room_for_caches(100, working=45) == 55 and room_for_caches(100, working=200) == room_for_caches(-5) == 0
 
 
 SMALL = MemoryPlan(

@@ -108,13 +108,14 @@ def test_shards_are_one_checkpoint_and_a_missing_one_is_named(small: LoadedModel
     for part, shard in enumerate(shards):
         save_file(dict(state[part::2]), shard)
     assert public.same_parts(load_model(TEST_WAN, folder, dtype=torch.float32), small)
+    assert public.same_parts(load_model(TEST_WAN, shards[1], dtype=torch.float32), small), "one shard stands for all"
     shards[1].unlink()
     with pytest.raises(WeightsError, match="00002-of-00002.safetensors is missing: the download is incomplete"):
         load_model(TEST_WAN, folder)
     odd = [shards[0].rename(whole.with_name("a.safetensors")).name, "b.safetensors"]
     index = whole.with_name("diffusion_pytorch_model.safetensors.index.json")
     index.write_text(json.dumps({"weight_map": {name: odd[place % 2] for place, (name, _) in enumerate(state)}}))
-    with pytest.raises(WeightsError, match="transformer/b.safetensors is missing: the download is not complete"):
+    with pytest.raises(WeightsError, match="transformer/b.safetensors is missing: the download is incomplete"):
         load_model(TEST_WAN, folder)
     index.write_text("{")
     with pytest.raises(WeightsError, match="index.json cannot be read: JSONDecodeError; download it again"):
@@ -132,6 +133,9 @@ def test_parts_may_be_elsewhere(small: LoadedModel, tmp_path: Path) -> None:
     save_file(public.owned(prefixed("model.")(small.dit.state_dict())), student)
     with pytest.raises(WeightsError, match="text encoder of 'test-wan' is missing.*--text-encoder"):
         load_model(TEST_WAN, student)
+    wrong = Beside(text_encoder=base / "text_encoder", vae=base / "text_encoder")
+    with pytest.raises(WeightsError, match="VAE .* is missing in .*/text_encoder, which holds only a text encoder"):
+        load_model(TEST_WAN, student, beside=wrong)
     beside = Beside(text_encoder=base / "text_encoder", vae=base / "vae")
     (student.parent / "of_somebody_else").mkdir()
     (student.parent / "of_somebody_else" / "torn.safetensors").write_bytes(b"half")
@@ -218,6 +222,57 @@ def test_a_half_downloaded_file_is_named(small: LoadedModel, tmp_path: Path) -> 
         load_model(TEST_WAN, folder)
     file.rename(file.with_suffix(".safetensors.incomplete"))
     with pytest.raises(WeightsError, match="the download of .* is incomplete"):
+        load_model(TEST_WAN, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.safetensors",
+            b"version https://git-lfs.github.com/spec/v1",
+            "only a pointer of Git LFS: run `git lfs pull`",
+        ),
+        ("a.safetensors", b"<!doctype html>", "is a web page: download the file itself"),
+        ("a.gguf", b"GGUF\x03", "is a GGUF file: take the safetensors"),
+        ("a.safetensors", b"", r"is truncated or no safetensors file \(0 bytes\)"),
+        ("a.safetensors.incomplete", b"half", "the download of .* is incomplete: run it again"),
+        ("a.safetensors.index.json", b"{}", "only lists the files of a checkpoint: name its folder"),
+    ],
+)
+def test_a_file_that_is_none_of_weights_is_told_as_what_it_is(
+    name: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=said):
+        load_model(TEST_WAN, tmp_path / name)
+
+
+FILES = {"transformer": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300], ids=["nan", "infinity", "overflow"])
+@pytest.mark.parametrize("part", FILES)
+def test_values_that_are_not_finite_are_refused_with_their_tensors_name(
+    part: str, value: float, small: LoadedModel, tmp_path: Path
+) -> None:
+    file = public.write(tmp_path, small) / part / f"{FILES[part]}.safetensors"
+    state = load_file(file)
+    name = sorted(state)[len(state) // 2]
+    state[name] = state[name].double()
+    state[name].view(-1)[-1] = value
+    save_file(state, file)
+    with pytest.raises(WeightsError, match=f"{file}: tensor '{name}' contains NaN or infinity"):
+        load_model(TEST_WAN, tmp_path, dtype=torch.float32)
+
+
+def test_a_lora_that_is_not_finite_is_named_and_not_its_base(small: LoadedModel, tmp_path: Path) -> None:
+    tensors, _ = lora(small, "base_model.model.{}.weight".format)
+    spoilt = sorted(tensors)[3]
+    tensors[spoilt][0, 0] = float("nan")
+    folder = public.write(tmp_path, small)
+    save_file(tensors, folder / "lora.safetensors")
+    with pytest.raises(WeightsError, match=f"lora.safetensors: tensor '{spoilt}' contains NaN or infinity"):
         load_model(TEST_WAN, folder)
 
 

@@ -159,6 +159,9 @@ class PatternGenerator:
     def free_bytes(self) -> int:
         return 2**30
 
+    def working_bytes(self, cache: CacheChoice, text_placement: str) -> int:
+        return 0
+
     def release_memory(self) -> None:
         pass
 

@@ -13,6 +13,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from cache.config import CACHE_SHARE
 from cache.kv_cache import KVCache
 from model.passes import geometry_of
 from model.spec import spec_named
@@ -20,7 +21,6 @@ from model.weights import preferred_dtype
 from server import process
 from server.cli import doctor
 from server.config import ConfigError, Settings
-from server.worker.loop import CACHE_SHARE
 
 SPEC = spec_named("test-tiny")
 DTYPE = str(preferred_dtype("cpu")).removeprefix("torch.")  # not the same on every CPU
@@ -46,22 +46,22 @@ def test_as_many_sessions_fit_as_the_server_will_admit(monkeypatch) -> None:
     settings = Settings(model="test-tiny", device="cpu", max_sessions=4)
     room = round(CACHE_SHARE * 2**30)
     fit = room // doctor.session_bytes(settings, SPEC, DTYPE)
-    assert doctor.sessions(settings, SPEC).startswith(f"{fit} fit")
+    assert doctor.sessions(settings, SPEC, []).startswith(f"{fit} fit")
     with pytest.raises(doctor.Wrong, match=f"PAFU_MAX_SESSIONS is {fit + 1}: reduce it"):
-        doctor.sessions(Settings(model="test-tiny", device="cpu", max_sessions=fit + 1), SPEC)
+        doctor.sessions(Settings(model="test-tiny", device="cpu", max_sessions=fit + 1), SPEC, [])
 
 
 def test_room_that_was_set_counts_instead_of_what_is_free() -> None:
     one = doctor.session_bytes(Settings(model="test-tiny"), SPEC, DTYPE)
     settings = Settings(model="test-tiny", device="cpu", max_sessions=2, cache_room_bytes=2 * one)
-    assert doctor.sessions(settings, SPEC).startswith("2 fit")
+    assert doctor.sessions(settings, SPEC, []).startswith("2 fit")
 
 
 def test_memory_that_is_nearly_gone_fits_nobody(monkeypatch) -> None:
     one = doctor.session_bytes(Settings(model="test-tiny"), SPEC, DTYPE)
     monkeypatch.setattr(doctor, "available_bytes", lambda: one)  # of which caches get a share
     with pytest.raises(doctor.Wrong, match="^0 fit"):
-        doctor.sessions(Settings(model="test-tiny", device="cpu"), SPEC)
+        doctor.sessions(Settings(model="test-tiny", device="cpu"), SPEC, [])
 
 
 def test_weights_larger_than_the_memory_are_not_even_opened(monkeypatch, tmp_path) -> None:

@@ -334,6 +334,8 @@ async def test_a_bad_order_is_refused_with_the_field_at_fault(http) -> None:
         assert reply.status_code == 400, (body, reply.text)
     reply = await http.post("/v1/videos", data={"prompt": "a"}, files={"input_reference": b"\x89PNG"})
     assert reply.json()["error"]["param"] == "input_reference"
+    reply = await http.post("/v1/videos", data={"prompt": "a"}, files={"input_reference": ("a.png", b"", "image/png")})
+    assert reply.status_code == 400 and "the 0 bytes are not a known picture" in reply.json()["error"]["message"]
     assert (await http.get("/v1/videos")).json()["data"] == []
 
 

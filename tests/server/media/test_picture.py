@@ -6,11 +6,13 @@ import base64
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from server.media import picture
 from server.media.picture import PictureError, data_of, fitted
 from server.worker.generator import pixels
 
@@ -118,3 +120,9 @@ def test_a_reference_is_a_data_url_an_object_with_one_or_a_file() -> None:
 def test_other_references_are_refused(reference: object, said: str) -> None:
     with pytest.raises(PictureError, match=said):
         data_of(reference)
+
+
+def test_a_file_is_read_up_to_a_limit_whatever_it_says_of_its_size(monkeypatch) -> None:
+    monkeypatch.setattr(picture, "MOST_BYTES", 2**20)
+    with pytest.raises(PictureError, match="the file has more than 1 MiB: send a smaller picture"):
+        picture.read(Path("/dev/zero"))
