@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.checkpoints.finite import is_finite
+from model.finite import is_finite
 from model.spec import ModelSpec
 
 FORMAT = 1

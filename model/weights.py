@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.asking import ASKING_FILE, AskingHead, Heads
 from model.checkpoints.errors import WeightsError as WeightsError  # raised by most functions of this module
-from model.checkpoints.finite import require_finite
+from model.checkpoints.files import require_finite
 from model.checkpoints.public import Beside, load_public
 from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle

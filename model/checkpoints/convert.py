@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints.errors import WeightsError
-from model.checkpoints.finite import require_finite
+from model.checkpoints.files import require_finite
 from model.checkpoints.layouts import TRAINED, is_lora, recognise
 
 LORAS = ("generator_lora", "lora")  # keys of LoRAs in training dumps

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.checkpoints.errors import WeightsError
 from model.checkpoints.layouts import Layout, is_lora, recognise
+from model.finite import is_finite
 from model.salience import HEAD_FILE
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
@@ -165,6 +166,15 @@ def _why_unreadable(file: Path, error: Exception) -> str:
         return f"cannot be read: {denied.strerror}"
     known = (what for sign, what in OTHERS.items() if begins.startswith(sign))
     return next(known, f"is truncated or no safetensors file ({size:,} bytes): {error}; download it again")
+
+
+def require_finite(tensor: Tensor, name: str, where: object) -> None:
+    """Raise WeightsError if ``tensor``, called ``name`` in the file ``where``, has a value that is not finite."""
+    if not is_finite(tensor):
+        raise WeightsError(
+            f"{where}: tensor {name!r} contains NaN or infinity, so nothing could be drawn: the file is damaged or its "
+            "training failed; download it again, or take another checkpoint"
+        )
 
 
 def fingerprint(files: list[Path]) -> str:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.errors import WeightsError
-from model.checkpoints.files import Lora, Stored
-from model.checkpoints.finite import require_finite
+from model.checkpoints.files import Lora, Stored, require_finite
 from model.checkpoints.layouts import DIFFUSERS_DIT, LORA, WRAPPERS
 
 WRAPPED = re.compile(r"^(?:generator_lora\.|base_model\.model\.|diffusion_model\.|transformer\.|model\.|lora_unet_)+")

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.errors import WeightsError, of_part
-from model.checkpoints.files import Contents, Part, Stored, fingerprint, survey, survey_beside
-from model.checkpoints.finite import require_finite
+from model.checkpoints.files import Contents, Part, Stored, fingerprint, require_finite, survey, survey_beside
 from model.checkpoints.lora import Change, changes
 from model.dit import CausalDiT
 from model.parts import build, settle

@@ -58,7 +58,7 @@ def test_a_tiny_vae_in_the_files_is_what_the_table_and_admission_count(tmp_path:
     folder = write(tmp_path, model, vae=tiny.state_dict())
     codec = codec_named(folder, Beside())
     assert codec == "taew2.1" and codec_named(write(tmp_path / "full", model), Beside()) is None
-    assert codec_named(tmp_path / "nothing", Beside()) is None, "loading tells what is wrong"
+    assert codec_named(tmp_path / "no" / "such", Beside()) is None, "loading tells what is wrong"
     counted = plan(TEST_WAN, CONFIG, torch.float32, "cpu", codec=codec)
     loaded = load_model(TEST_WAN, folder, dtype=torch.float32)
     assert counted.codec == sum(each.nbytes for each in loaded.vae.parameters())  # type: ignore[attr-defined]
