@@ -38,7 +38,7 @@ def new_cache(
     if "future" in needs and not foresight:
         raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
     return KVCache(
-        geometry_of(spec, model.dtype, model.device, model.passes.group),
+        geometry_of(spec, model.dtype, model.device, model.dit.group),
         budget=config.budget_tokens(spec.tokens_per_latent),
         policy=config.policy,
         sink=round(config.sink_latents * spec.tokens_per_latent),
@@ -48,7 +48,7 @@ def new_cache(
         kv_dtype=config.kv_dtype,
         unplaced=None if pose else partial(_unplaced, spec),
         workspace=model.passes.workspace(model.dtype, model.device) if shared else None,
-        group=model.passes.group,
+        group=model.dit.group,
     )
 
 

@@ -111,3 +111,9 @@ def join(rank: int, size: int, meeting: Path, device: torch.device, patience: fl
         device_id=device if gpu else None,
     )
     return Ulysses(rank, size)
+
+
+def leave() -> None:
+    """Forget a group of CPUs whose other processes have ended, so that this process can join another."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":  # NCCL would wait for the others
+        dist.destroy_process_group()

@@ -185,8 +185,11 @@ class Members:
 
     def end(self) -> None:
         """Kill the other processes."""
+        from model.ulysses import leave
+
         for member in self._each:
             member.end()
+        leave()
         if self._folder is not None:
             self._folder.cleanup()
 

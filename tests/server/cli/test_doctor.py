@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 
 from cache.config import CACHE_SHARE
@@ -165,4 +166,5 @@ def test_a_group_has_a_line_and_is_measured_as_one(tmp_path) -> None:
     seen = io.StringIO()
     assert doctor.examine(settings, Console(file=seen, width=200))
     assert "cpu+cpu, a group of 2 processes, 1 threads each: " in seen.getvalue()
+    assert not torch.distributed.is_initialized(), "a group that ends leaves nothing behind"
     assert "in real time at once (a chunk plays" in seen.getvalue()
