@@ -55,7 +55,7 @@ def test_admission_counts_what_the_codec_remembers(spec: ModelSpec) -> None:
 def test_a_tiny_vae_in_the_files_is_what_the_table_and_admission_count(tmp_path: Path) -> None:
     model = small_wan()
     tiny = build("taew2.1", TEST_WAN)
-    folder = write(tmp_path, model, vae=tiny.state_dict())
+    folder = write(tmp_path / "tiny", model, vae=tiny.state_dict())
     codec = codec_named(folder, Beside())
     assert codec == "taew2.1" and codec_named(write(tmp_path / "full", model), Beside()) is None
     assert codec_named(tmp_path / "no" / "such", Beside()) is None, "loading tells what is wrong"
