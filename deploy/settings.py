@@ -47,7 +47,8 @@ EXAMPLES: dict[str, Any] = {  # for settings without a default
 INTRODUCTION = """\
 Each setting is an environment variable and a key of the TOML file given by `--config` or `PAFU_CONFIG`:
 `PAFU_PORT=8000` or `port = 8000`. Some are also flags of `pafu serve`.
-Flags override variables, and variables override the file.
+Flags override variables, and variables override the file. `PAFU_HUB_CACHE`, the folder for
+pulled weights, is only a variable.
 
 Times are in seconds, sizes in bytes; lists in a variable are separated by commas. The
 [example file](../deploy/pafu.example.toml) lists all settings."""

@@ -60,6 +60,13 @@ def wanted(name: str) -> list[Wanted]:
     return [Wanted(repo, files, revision or None), *bases.values()]
 
 
+def name_of(weights: str, spec: ModelSpec) -> str:
+    """What to pull for a hub id: the model, if it is the model's own repository, of which it may need a few files only;
+    else the id."""
+    repo, at, revision = weights.partition("@")
+    return f"{spec.name}{at}{revision}" if spec.source and spec.source.repo == repo else weights
+
+
 def pull(each: Wanted) -> Path:
     """Download into the cache folder, or resume a download, and pin the revision; returns the folder of the files.
 
@@ -127,13 +134,14 @@ def locate(weights: str, spec: ModelSpec) -> Path:
     files = source.files if source else wanted(weights)[0].files
     folder = pulled(Wanted(repo, files, revision or None))
     if folder is None:
-        raise WeightsError(f"{weights} was not pulled yet: run `pafu pull {weights}`")
+        raise WeightsError(f"{weights} was not pulled yet: run `pafu pull {name_of(weights, spec)}`")
     if source is None or any("*" in file for file in source.files):
         return folder
     converted = [_as_served(folder / file) for file in source.files]
     for file in converted:
         if not file.is_file():
-            raise WeightsError(f"{weights} is downloaded but not converted: run `pafu pull {weights}` again")
+            pull_again = f"run `pafu pull {name_of(weights, spec)}` again"
+            raise WeightsError(f"{weights} is downloaded but not converted: {pull_again}")
     return converted[0] if len(converted) == 1 else converted[0].parent
 
 

@@ -77,7 +77,7 @@ def fetched(settings: Settings) -> None:
         hub.locate(settings.weights, settings.spec)
     except WeightsError:
         pulling = subprocess.Popen(
-            (*module_command("server.cli"), "pull", settings.weights),
+            (*module_command("server.cli"), "pull", hub.name_of(settings.weights, settings.spec)),
             stdout=subprocess.PIPE if logs.in_json() else None,
             stderr=subprocess.STDOUT if logs.in_json() else None,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from model.checkpoints import hub
 from server.config.environment import PREFIX, ConfigError, check_variables, from_files
 from server.config.settings import NAMES, Settings, names_of
 from server.errors import nearest
@@ -25,7 +26,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
     """
     environ = os.environ if environ is None else environ
     fields = Settings.model_fields
-    check_variables(environ, fields, (CONFIG_VARIABLE,))
+    check_variables(environ, fields, (CONFIG_VARIABLE, hub.CACHE_VARIABLE))
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     path = given.pop("config", None) or environ.get(CONFIG_VARIABLE)
     where = {name: f"--{name.replace('_', '-')}" for name in given}

@@ -57,12 +57,12 @@ def test_a_name_stands_for_its_weights_and_the_familys_other_parts() -> None:
 
 def test_what_is_in_the_cache_is_served_without_a_network(cache: Path) -> None:
     folder = stored(cache, REPO, {"checkpoints/self_forcing_dmd.pt": b"pickle"})
-    with pytest.raises(WeightsError, match=f"downloaded but not converted: run `pafu pull {REPO}`"):
+    with pytest.raises(WeightsError, match="downloaded but not converted: run `pafu pull self-forcing` again"):
         hub.locate(REPO, SELF_FORCING)
     (folder / "checkpoints" / "self_forcing_dmd.safetensors").write_bytes(b"tensors")
     assert hub.locate(REPO, SELF_FORCING) == folder / "checkpoints" / "self_forcing_dmd.safetensors"
     assert hub.locate(f"{REPO}@{COMMIT}", SELF_FORCING).exists()
-    with pytest.raises(WeightsError, match=f"was not pulled yet: run `pafu pull {REPO}@v9`"):
+    with pytest.raises(WeightsError, match="was not pulled yet: run `pafu pull self-forcing@v9`"):
         hub.locate(f"{REPO}@v9", SELF_FORCING)
 
 
