@@ -21,6 +21,7 @@ from rich.table import Table
 
 from cache.config import room_for_caches
 from model import gpu
+from model.checkpoints import hub
 from model.spec import ModelSpec
 from server import __version__
 from server.cli.console import print_json
@@ -53,11 +54,9 @@ class Finding:
 
 def examine(settings: Settings, console: Console, as_json: bool = False) -> bool:
     """Print all findings; whether ``pafu serve`` can run here."""
-    findings = list(examinations(settings))
-    rows: list[tuple[str, ...]] = []
-    if settings.spec.public:
-        rows, room = room_of_model(settings)
-        findings.append(room)
+    rows, room = room_of_model(settings) if settings.spec.public else ([], None)
+    findings = list(examinations(settings, fits=room is None or room.fine))
+    findings += [room] if room else []
     fine = all(finding.fine for finding in findings)
     if as_json:
         print_json({"fine": fine, "findings": [asdict(finding) for finding in findings], "memory": rows})
@@ -92,8 +91,8 @@ def room_of_model(settings: Settings) -> tuple[list[tuple[str, ...]], Finding]:
     return rows, Finding("room", too_large is None, too_large or "the model fits")
 
 
-def examinations(settings: Settings) -> Iterator[Finding]:
-    """All findings, in the order in which things are needed."""
+def examinations(settings: Settings, fits: bool = True) -> Iterator[Finding]:
+    """All findings, in the order in which things are needed; a model that does not fit (``fits``) is not loaded."""
     spec = settings.spec
     held: list[object] = []  # keeps the loaded model while counting the sessions that fit
     other = running(settings)
@@ -106,7 +105,7 @@ def examinations(settings: Settings) -> Iterator[Finding]:
     yield Finding("versions", not old, f"{'; '.join(old)}: run make serve, or pip install -e ." if old else versions())
     yield Finding("cores", True, f"{usable_cores()} usable")
     yield Finding("memory", True, memory(other))
-    for name, check in checks(settings, spec, held, other):
+    for name, check in checks(settings, spec, held, other, fits):
         try:
             yield Finding(name, True, check())
         except Exception as error:  # any error is a finding, not a failure of the doctor
@@ -116,13 +115,13 @@ def examinations(settings: Settings) -> Iterator[Finding]:
 Check = tuple[str, Callable[[], str]]
 
 
-def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Running | None) -> list[Check]:
+def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Running | None, fits: bool) -> list[Check]:
     """Checks that can fail, by name."""
     found = workers(settings)
     return [
         ("torch", lambda: torch_version(settings)),
         ("encoder", lambda: encoder(spec)),
-        ("weights", lambda: weights(settings, held)),
+        ("weights", lambda: weights(settings, held, fits)),
         *((f"worker {slot.worker}", partial(worker, settings, spec, slot, len(found), held)) for slot in found),
         ("sessions", lambda: beside(other, sessions(settings, spec, held))),
         ("speed", lambda: beside(other, speed(settings, spec, held))),
@@ -384,7 +383,7 @@ def encoder(spec: ModelSpec) -> str:
     return f"libx264 makes {codec.codec} at {spec.width}x{spec.height}"
 
 
-def weights(settings: Settings, held: list[object]) -> str:
+def weights(settings: Settings, held: list[object], fits: bool = True) -> str:
     """Load the model into ``held``. Raises StartError for missing or invalid files, Wrong without enough memory."""
     from server.worker.generator import load_model
 
@@ -395,6 +394,8 @@ def weights(settings: Settings, held: list[object]) -> str:
     if free and size > free:
         reason = f"{given} has {size / GIB:.1f} GiB, but {free / GIB:.1f} GiB are free"
         raise Wrong(f"{reason}: free memory, or serve a smaller model")
+    if place and not fits:
+        raise Wrong(f"{hub.locate(place, settings.spec)} is not loaded, because the model does not fit: see room")
     model, words = load_model(settings.model, given, device, head, Parts.of(settings), settings.names)
     held.append(model)
     return f"{settings.model}: {words}"

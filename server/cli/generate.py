@@ -11,12 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.parts import MissingExtra
 from model.spec import ModelSpec
 from model.words import warnings
 from server.cli import output
 from server.cli.console import note
 from server.cli.ending import Interrupts, Written
+from server.cli.memory import count, show
 from server.config import ConfigError, Settings
+from server.config.devices import Slot
 from server.engine.assignment import configure
 from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Fragment, Open
@@ -49,7 +52,7 @@ def write_video(
     for told in warnings(prompt, spec):
         note(told)
     with console.status(f"loading {spec.name} ..."):
-        generator = load(settings)
+        generator = load(settings, console)
     piped = output.is_pipe(target)
     part = target if piped else f"{target}.part"
     began = time.perf_counter()
@@ -101,13 +104,24 @@ def _read_image(path: Path | None, spec: ModelSpec) -> bytes:
         raise GenerateError(f"{path}: {error}") from error
 
 
-def load(settings: Settings) -> Generator:
+def load(settings: Settings, console: Console) -> Generator:
     """Load the model in this process. Raises GenerateError."""
     try:
         slot = slots_for(settings)[0]  # one device is enough for one video
+        _check_memory(settings, slot, console)
         return load_model(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
-    except (StartError, ConfigError) as error:
+    except (StartError, ConfigError, MissingExtra) as error:
         raise GenerateError(settings.explained(error)) from error
+
+
+def _check_memory(settings: Settings, slot: Slot, console: Console) -> None:
+    """Raise GenerateError for a large model that cannot fit, after a table of what would."""
+    if not settings.spec.public:
+        return
+    rows, too_large = count(settings, slot)
+    if too_large:
+        show(rows, console)
+        raise GenerateError(too_large)
 
 
 def _write(place: str, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:

@@ -28,7 +28,7 @@ def counted(settings: Settings) -> tuple[Rows, str | None]:
     """
     slot = slots_for(settings)[0]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_count, settings, slot).result()
+        return process.submit(count, settings, slot).result()
 
 
 def show(rows: Rows, console: Console) -> None:
@@ -45,7 +45,8 @@ def show(rows: Rows, console: Console) -> None:
     console.print(table)
 
 
-def _count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
+def count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
+    """As ``counted``, in this process."""
     import torch
 
     from model.memory import CARDS, LEFT_FREE, fitting, of_another, plan, table

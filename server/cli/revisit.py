@@ -100,7 +100,7 @@ def visits(
         note(told)
     choices = [CacheChoice.of(settings.cache(policy, budget)) for policy in policies]
     with console.status(f"loading {spec.name} ..."):
-        generator = load(settings)
+        generator = load(settings, console)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for choice in choices:

@@ -20,7 +20,8 @@ from model.passes import geometry_of
 from model.spec import spec_named
 from model.weights import preferred_dtype
 from server import process
-from server.cli import doctor
+from server.cli import doctor, memory
+from server.cli.generate import GenerateError, write_video
 from server.config import ConfigError, Settings
 
 SPEC = spec_named("test-tiny")
@@ -168,3 +169,14 @@ def test_a_group_has_a_line_and_is_measured_as_one(tmp_path) -> None:
     assert "cpu+cpu, a group of 2 processes, 1 threads each: " in seen.getvalue()
     assert not torch.distributed.is_initialized(), "a group that ends leaves nothing behind"
     assert "in real time at once (a chunk plays" in seen.getvalue()
+
+
+def test_a_model_that_does_not_fit_is_not_loaded_and_the_table_says_what_would(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+    settings = Settings(model="test-wan", device="cpu", weights=tmp_path)
+    seen = io.StringIO()
+    with pytest.raises(GenerateError, match="not enough memory for test-wan on cpu: one session needs .* does not fit"):
+        write_video(settings, "a cat", str(tmp_path / "x.mp4"), 1.0, 1, Console(file=seen, width=200))
+    assert "80 GB card" in seen.getvalue() and not (tmp_path / "x.mp4").exists()
+    with pytest.raises(doctor.Wrong, match="is not loaded, because the model does not fit"):
+        doctor.weights(settings, [], fits=False)
