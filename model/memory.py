@@ -146,6 +146,8 @@ def plan(
         latents = torch.empty(1, *_latent_shape(spec), dtype=dtype)
         decode = cast("VideoCodec", vae).decode
         state = decode(latents, None)[1]  # the first chunk makes fewer pictures than the others
+        for _ in range(2):  # chunks of one latent frame fill the codec's state in turn
+            state = decode(latents, state)[1]
         decoding = peak_of(lambda: decode(latents, state))
     size, stays = weight_bytes(text, dtype), text_placement == "device" or device == "cpu"
     return MemoryPlan(

@@ -85,6 +85,8 @@ def load_head(path: Path, spec: ModelSpec, digest: str, make: Callable[[ModelSpe
     """Load a head of the kind that ``make`` builds from ``path``, in float32. Raises SalienceError unless it was
     distilled for this student."""
     about, tensors = _read(path)
+    if "format" not in about:
+        raise SalienceError(f"{path} is no salience head: make one for this student with `pafu distill salience`")
     for name, wanted in (("format", FORMAT), ("model", spec.name), ("student", digest)):
         if about.get(name) != wanted:
             raise SalienceError(

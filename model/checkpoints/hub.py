@@ -22,6 +22,7 @@ CACHE_VARIABLE = "PAFU_HUB_CACHE"
 PINS = "revisions.json"
 WHOLE = ("*.safetensors", "*.json", "spiece.model", "*/spiece.model")  # downloaded from a repository that no spec names
 PICKLES = (".pt", ".pth")
+FILES = (*PICKLES, ".safetensors", ".ckpt", ".bin", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def cache_folder() -> Path:
 
 
 def is_hub_id(weights: str) -> bool:
-    """Whether this is ``owner/name`` or ``owner/name@revision``, and not an existing path."""
-    return bool(HUB_ID.fullmatch(weights.partition("@")[0])) and not Path(weights).exists()
+    """Whether this is ``owner/name`` or ``owner/name@revision``, and neither an existing path nor a file's name."""
+    name = weights.partition("@")[0]
+    return bool(HUB_ID.fullmatch(name)) and not Path(weights).exists() and Path(name).suffix not in FILES
 
 
 def wanted(name: str) -> list[Wanted]:
@@ -134,7 +136,7 @@ def locate(weights: str, spec: ModelSpec) -> Path:
     files = source.files if source else wanted(weights)[0].files
     folder = pulled(Wanted(repo, files, revision or None))
     if folder is None:
-        raise WeightsError(f"{weights} was not pulled yet: run `pafu pull {name_of(weights, spec)}`")
+        raise WeightsError(f"{weights} is no path, and was not pulled yet: run `pafu pull {name_of(weights, spec)}`")
     if source is None or any("*" in file for file in source.files):
         return folder
     converted = [_as_served(folder / file) for file in source.files]

@@ -62,7 +62,7 @@ def test_what_is_in_the_cache_is_served_without_a_network(cache: Path) -> None:
     (folder / "checkpoints" / "self_forcing_dmd.safetensors").write_bytes(b"tensors")
     assert hub.locate(REPO, SELF_FORCING) == folder / "checkpoints" / "self_forcing_dmd.safetensors"
     assert hub.locate(f"{REPO}@{COMMIT}", SELF_FORCING).exists()
-    with pytest.raises(WeightsError, match="was not pulled yet: run `pafu pull self-forcing@v9`"):
+    with pytest.raises(WeightsError, match="is no path, and was not pulled yet: run `pafu pull self-forcing@v9`"):
         hub.locate(f"{REPO}@v9", SELF_FORCING)
 
 
@@ -104,6 +104,7 @@ def test_paths_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "gdhe17" / "Self-Forcing").mkdir(parents=True)
     assert not hub.is_hub_id(REPO) and hub.locate(REPO, TEST_WAN) == Path(REPO)
     assert not hub.is_hub_id("/weights/wan") and not hub.is_hub_id("./a/b") and hub.is_hub_id("a/b@main")
+    assert not hub.is_hub_id("wan/gone.safetensors"), "a missing file is told as missing"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

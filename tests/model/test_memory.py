@@ -83,6 +83,16 @@ def test_each_weight_counts_once_and_a_text_encoder_that_visits_shares_the_worki
     assert plan(WAN_1_3B, CONFIG, torch.bfloat16).text == 2 * 5_680_910_336  # words and their embeddings are one tensor
 
 
+def test_what_a_frame_wise_student_s_codec_remembers_after_its_first_picture_counts() -> None:
+    spec = dataclasses.replace(TEST_WAN, chunk_latents=1)
+    config = CacheConfig.filled_in("window", 6.0, None, None, 1)
+    stream = VideoStream(random_model(spec, seed=0, dtype=torch.float32), "a cat", 1, config)
+    for _ in range(4):
+        stream.next_chunk()
+    remembered = sum(tensor.nbytes for tensor in stream._state.vae_state or [])
+    assert plan(spec, config, torch.float32, "cpu").codec_state == remembered
+
+
 def test_a_chunk_s_temporaries_leave_less_room_for_caches() -> None:
     assert room_for_caches(100) == room_for_caches(100, working=30) == 70
     assert room_for_caches(100, working=45) == 55 and room_for_caches(100, working=200) == room_for_caches(-5) == 0

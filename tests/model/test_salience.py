@@ -71,7 +71,7 @@ def test_a_file_that_is_no_head_is_refused(head: SalienceHead, tmp_path: Path) -
     save_head(path, head, DIGEST, 7)
     tensors = load_file(path)
     save_file(tensors, path)
-    with pytest.raises(SalienceError, match="of format none"):
+    with pytest.raises(SalienceError, match="is no salience head"):
         load_head(path, TEST_TINY, DIGEST)
     save_file(tensors, path, {ABOUT: "no json"})
     with pytest.raises(SalienceError, match="truncated or no safetensors file"):
