@@ -366,6 +366,22 @@ TEST_TINY = ModelSpec(
     }
 )
 
+TEST_TINY_WAN = replace(  # a transformer of Wan's kind with parts that import nothing heavy; served under no name
+    TEST_TINY,
+    name="tiny-wan",
+    dim=80,  # heads of 20 channels, which divide unevenly over the three axes: 8, 6, 6
+    ffn_dim=160,
+    num_heads=4,
+    num_layers=3,
+    freq_dim=64,
+    control_dim=0,
+    predicts="velocity",
+    screen_embedding=False,
+    camera=None,
+    width=96,
+    height=64,
+)
+
 PAFU_MINI_2 = replace(
     PAFU_MINI,
     name="pafu-mini-2",

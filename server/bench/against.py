@@ -12,10 +12,11 @@ import os
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -54,13 +55,14 @@ class Comparison:
 Tell = Callable[[str], None]  # takes a line about the progress
 
 
-def compare(root: Path, setups: Sequence[Setup], policy: str, tell: Tell) -> list[Comparison]:
-    """Compare this checkout with the one in ``root``: of Pafu under ``policy``, or the reference once per setup.
+def compare(root: Path, setups: Sequence[Setup], given: Mapping[str, Any], tell: Tell) -> list[Comparison]:
+    """Compare this checkout with the one in ``root``: of Pafu with the settings ``given``, or the reference once per
+    setup.
 
     Raises AgainstError.
     """
     if (root / "model" / "stream.py").is_file() and (root / "server" / "__init__.py").is_file():
-        return [against_pafu(root, policy, tell)]
+        return [against_pafu(root, given, tell)]
     if (root / "wan" / "modules" / "causal_model.py").is_file():
         return [each for setup in setups for each in against_reference(root, setup, tell)]
     raise AgainstError(
@@ -69,21 +71,22 @@ def compare(root: Path, setups: Sequence[Setup], policy: str, tell: Tell) -> lis
     )
 
 
-def against_pafu(root: Path, policy: str, tell: Tell, rounds: int = ROUNDS, seconds: int = SECONDS) -> Comparison:
-    """Both servers stream the built-in model at full speed, from prompt to encoded bytes."""
+def against_pafu(root: Path, given: Mapping[str, Any], tell: Tell) -> Comparison:
+    """Both servers stream at full speed, from prompt to encoded bytes, under the policy ``pafu``."""
+    environ = {f"PAFU_{name.upper()}": str(value) for name, value in ({"cache_policy": "pafu"} | dict(given)).items()}
     rates: list[tuple[float, float]] = []
-    for turn in range(rounds):
-        rates.append((served_rate(OURS, policy, seconds), served_rate(root.resolve(), policy, seconds)))
-        tell(f"turn {turn + 1} of {rounds}: {rates[-1][0]:.1f} and {rates[-1][1]:.1f} pictures per second")
+    for turn in range(ROUNDS):
+        rates.append((served_rate(OURS, environ), served_rate(root.resolve(), environ)))
+        tell(f"turn {turn + 1} of {ROUNDS}: {rates[-1][0]:.1f} and {rates[-1][1]:.1f} pictures per second")
     ours, theirs = (statistics.median(side) for side in zip(*rates, strict=True))
-    return Comparison(f"pafu-mini, {policy}, end to end", ours, theirs, rounds)
+    return Comparison(f"{given.get('model', 'pafu-mini')}, pafu, end to end", ours, theirs, ROUNDS)
 
 
-def served_rate(root: Path, policy: str, seconds: int) -> float:
-    """Pictures per second that the checkout's own ``pafu bench`` measures."""
+def served_rate(root: Path, variables: Mapping[str, str], seconds: int = SECONDS) -> float:
+    """Pictures per second that the checkout's own ``pafu bench`` measures with these PAFU_* variables only."""
     path = os.pathsep.join([str(root), str(root / "clients" / "python")])
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
-    environ |= {"PYTHONPATH": path, "PAFU_CACHE_POLICY": policy}
+    environ |= {"PYTHONPATH": path, **variables}
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder, "bench.json")
         command = [*module_command("server.cli"), "bench", "--seconds", str(seconds), "--output", str(figures)]

@@ -89,20 +89,22 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str
 
 
 def _against(root: Path, settings: Settings, output: str | None, as_json: bool) -> None:
+    from model.spec import SpecError
     from model.weights import preferred_dtype
     from server.bench.against import AgainstError, compare, setups
     from server.process import usable_cores
 
     device = "cuda" if settings.device != "cpu" and gpu.count() else "cpu"
     model = settings.model if "model" in settings.model_fields_set else "self-forcing"
+    given = settings.model_dump(exclude_unset=True, include=set(SERVER))
     preferred = str(preferred_dtype(device)).removeprefix("torch.")
     dtypes = sorted({"float32", preferred}) if device == "cpu" else [preferred]
 
     def measure(_: Settings, console: Console) -> Report:
         tell = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
         try:
-            found = compare(root, setups(model, device, settings.threads or usable_cores(), dtypes), "pafu", tell)
-        except AgainstError as error:
+            found = compare(root, setups(model, device, settings.threads or usable_cores(), dtypes), given, tell)
+        except (AgainstError, SpecError) as error:
             raise fail(str(error)) from None
         return {"comparisons": [each.figures() for each in found]}
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from cache.kv_cache import KVCache
 from model.dit import CausalDiT
 from model.passes import geometry_of
-from model.spec import TEST_TINY, ModelSpec
+from model.spec import TEST_TINY_WAN, ModelSpec
 
 
 @pytest.fixture(autouse=True)
@@ -19,22 +18,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def wan_spec() -> ModelSpec:
-    """A small Wan: no camera, no control, and a head size that divides unevenly over the three axes (8, 6, 6)."""
-    return dataclasses.replace(
-        TEST_TINY,
-        name="tiny-wan",
-        dim=80,
-        ffn_dim=160,
-        num_heads=4,
-        num_layers=3,
-        freq_dim=64,
-        control_dim=0,
-        predicts="velocity",
-        screen_embedding=False,
-        camera=None,
-        width=96,
-        height=64,
-    )
+    return TEST_TINY_WAN
 
 
 @pytest.fixture

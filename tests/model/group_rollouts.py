@@ -15,26 +15,12 @@ from torch import Tensor
 from cache.config import SERVED_POLICIES, CacheConfig
 from model.camera import CameraState
 from model.shared_parts import shared
-from model.spec import TEST_TINY
+from model.spec import TEST_TINY_WAN
 from model.stream import VideoStream
 from model.ulysses import join
 from model.weights import LoadedModel, random_model
 
-SPEC = dataclasses.replace(  # Wan's kind of model, with parts that import nothing heavy
-    TEST_TINY,
-    name="tiny-wan",
-    dim=128,
-    ffn_dim=160,
-    num_heads=4,
-    num_layers=3,
-    freq_dim=64,
-    control_dim=0,
-    predicts="velocity",
-    screen_embedding=False,
-    camera=None,
-    recache_chunks=2,
-    redraws=False,
-)
+SPEC = dataclasses.replace(TEST_TINY_WAN, dim=128, recache_chunks=2, redraws=False, width=128, height=128)
 USUAL = CacheConfig(policy="pafu", budget_latents=5, sink_latents=1, recent_latents=1, position_mode="relative")
 CASES = {policy: {"policy": policy} for policy in SERVED_POLICIES} | {
     "window": {"policy": "window", "sink_latents": 0},

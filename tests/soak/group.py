@@ -18,23 +18,19 @@ sys.path.insert(0, str(ROOT))
 
 from cache.config import CacheConfig  # noqa: E402
 from model.shared_parts import shared  # noqa: E402
-from model.spec import TEST_TINY  # noqa: E402
+from model.spec import TEST_TINY_WAN  # noqa: E402
 from model.stream import VideoStream  # noqa: E402
 from model.ulysses import join  # noqa: E402
 from model.weights import random_model  # noqa: E402
 
 SPEC = dataclasses.replace(  # a quarter of Wan2.1 1.3B in depth and half in width, at a quarter of its size
-    TEST_TINY,
+    TEST_TINY_WAN,
     name="half-wan",
     dim=768,
     ffn_dim=4480,
     num_heads=12,
     num_layers=8,
     freq_dim=256,
-    control_dim=0,
-    predicts="velocity",
-    screen_embedding=False,
-    camera=None,
     redraws=False,
     width=512,
     height=256,

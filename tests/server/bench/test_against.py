@@ -15,12 +15,12 @@ SMALL = Setup("test-wan", 2, 64, 32, "float32", "cpu", 1)
 
 def test_a_folder_that_is_no_checkout_and_one_that_cannot_stream_end_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(AgainstError, match=r"neither of Pafu .* nor of Self-Forcing"):
-        compare(tmp_path, [SMALL], "pafu", print)
+        compare(tmp_path, [SMALL], {}, print)
     for name, text in (("model/stream.py", ""), ("server/__init__.py", "raise SystemExit('no bench here')")):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
     with pytest.raises(AgainstError, match="cannot be measured: no bench here"):
-        compare(tmp_path, [SMALL], "pafu", print)
+        compare(tmp_path, [SMALL], {}, print)
     (tmp_path / "wan" / "modules").mkdir(parents=True)
     (tmp_path / "wan" / "modules" / "attention.py").write_text("import fast_attention")
     with pytest.raises(AgainstError, match="No module named 'fast_attention'"), rolling(str(tmp_path), SMALL):
@@ -35,4 +35,4 @@ def test_a_side_makes_a_chunk_when_it_is_told_to() -> None:
 
 
 def test_a_checkout_of_pafu_is_measured_end_to_end() -> None:
-    assert served_rate(ROOT, "pafu", 2) > 0
+    assert served_rate(ROOT, {"PAFU_CACHE_POLICY": "pafu", "PAFU_THREADS": "1"}, 2) > 0

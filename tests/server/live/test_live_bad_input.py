@@ -201,6 +201,7 @@ async def test_viewers_that_vanish_at_any_moment_leave_nothing_behind(server) ->
 
     for round_ in range(10):
         await vanish(round_ / 100)
+    await server.empties()
     await server.works()
 
 
