@@ -52,12 +52,12 @@ class MissingExtra(ImportError):
 
 
 BUILDERS = {  # name in a spec -> module and function that builds the part for a spec
-    "phrases": "model.text:TextEncoder",
-    "phrases-2": "model.text2:text_encoder",
+    "phrases": "model.words.text:TextEncoder",
+    "phrases-2": "model.words.text2:text_encoder",
     "umt5-xxl": "model.wan.text:umt5_xxl",
     "umt5-tiny": "model.wan.text:umt5_tiny",
-    "views": "model.vae:StreamingVAE",
-    "planes": "model.autoencoder:ViewAutoencoder",
+    "views": "model.codec.vae:StreamingVAE",
+    "planes": "model.codec.autoencoder:ViewAutoencoder",
     "wan2.1": "model.wan.vae:wan_vae",
     "wan2.1-tiny": "model.wan.vae:wan_vae_tiny",
     "taew2.1": "model.wan.tiny_vae:TinyVAE",

@@ -52,7 +52,7 @@ class ModelSpec:
     rope_theta: float
     recache_chunks: int  # at most this many of the newest chunks are rewritten when the prompt changes
     redraws: bool  # redraw the view when a prompt names a new thing; needs the built-in world's grammar
-    # camera values per latent frame (model.camera_path) that enter the time embedding; 0 in Wan
+    # camera values per latent frame (model.stream.camera_path) that enter the time embedding; 0 in Wan
     control_dim: int
     predicts: str  # the head's output: "velocity" as in Wan, or "clean" latents, which small widths learn faster
     screen_embedding: bool  # a learned vector per screen position; Wan has none

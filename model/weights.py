@@ -21,15 +21,15 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from model.asking import ASKING_FILE, AskingHead, Heads
 from model.checkpoints.errors import WeightsError as WeightsError  # raised by most functions of this module
 from model.checkpoints.files import require_finite
 from model.checkpoints.public import Beside, load_public
-from model.dit import CausalDiT, open_gates
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
-from model.passes import Passes
-from model.salience import HEAD_FILE, H, SalienceError, SalienceHead, load_head
 from model.spec import ModelSpec, spec_named
+from model.transformer.asking import ASKING_FILE, AskingHead, Heads
+from model.transformer.dit import CausalDiT, open_gates
+from model.transformer.passes import Passes
+from model.transformer.salience import HEAD_FILE, H, SalienceError, SalienceHead, load_head
 
 FORMAT = 1
 DESCRIPTION = "model.json"

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.checkpoints.errors import WeightsError
 from model.checkpoints.layouts import Layout, is_lora, recognise
 from model.finite import is_finite
-from model.salience import HEAD_FILE
+from model.transformer.salience import HEAD_FILE
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from model.checkpoints.errors import WeightsError, of_part
 from model.checkpoints.files import Contents, Part, Stored, fingerprint, require_finite, survey, survey_beside
 from model.checkpoints.lora import Change, changes
-from model.dit import CausalDiT
 from model.parts import build, settle
 from model.spec import WAN_FAMILY, ModelSpec
+from model.transformer.dit import CausalDiT
 from model.wan.text import Placement, TokenizerMissing, Umt5
 
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", ".")

@@ -13,22 +13,22 @@ from typing import cast
 import torch
 
 from cache.config import CacheConfig
-from model.asking import ASKING_FILE
-from model.distill import dataset
-from model.distill.decoder_stage import decoder_stage
-from model.distill.evaluate import judge
-from model.distill.flow_stages import student_stage, teacher_stage, words_stage
-from model.distill.long_stage import LongSettings, LongTuning
-from model.distill.probe import Probe, probe_accuracy, probe_stage
-from model.distill.salience_stage import SalienceDistillation, SalienceSettings, load_teacher
-from model.distill.training import Stage, part_of, plot_curve, saved_step, trained_weights
-from model.distill.vae_stage import basis_stage, vae_stage, vae_with_basis
-from model.dit import CausalDiT
-from model.salience import HEAD_FILE, head_steps, save_head
+from model.codec.vae import StreamingVAE
+from model.distill.data import dataset
+from model.distill.evaluation.evaluate import judge
+from model.distill.evaluation.probe import Probe, probe_accuracy, probe_stage
+from model.distill.stages.decoder_stage import decoder_stage
+from model.distill.stages.flow_stages import student_stage, teacher_stage, words_stage
+from model.distill.stages.long_stage import LongSettings, LongTuning
+from model.distill.stages.salience_stage import SalienceDistillation, SalienceSettings, load_teacher
+from model.distill.stages.vae_stage import basis_stage, vae_stage, vae_with_basis
+from model.distill.training.stage import Stage, part_of, plot_curve, saved_step, trained_weights
 from model.spec import PAFU_MINI
-from model.text import TextEncoder
-from model.vae import StreamingVAE
+from model.transformer.asking import ASKING_FILE
+from model.transformer.dit import CausalDiT
+from model.transformer.salience import HEAD_FILE, head_steps, save_head
 from model.weights import DESCRIPTION, load_model, save_model
+from model.words.text import TextEncoder
 
 # Training steps of the shipped weights; see model/weights_mini/README.md.
 STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "decoder": 5000}

@@ -61,12 +61,12 @@ def compare(root: Path, setups: Sequence[Setup], given: Mapping[str, Any], tell:
 
     Raises AgainstError.
     """
-    if (root / "model" / "stream.py").is_file() and (root / "server" / "__init__.py").is_file():
+    if all((root / package / "__init__.py").is_file() for package in ("server", "model", "cache")):
         return [against_pafu(root, given, tell)]
     if (root / "wan" / "modules" / "causal_model.py").is_file():
         return [each for setup in setups for each in against_reference(root, setup, tell)]
     raise AgainstError(
-        f"{root} is a checkout neither of Pafu (it has no server/ and model/stream.py) nor of Self-Forcing (it "
+        f"{root} is a checkout neither of Pafu (it has no packages server, model and cache) nor of Self-Forcing (it "
         "has no wan/modules/causal_model.py)"
     )
 

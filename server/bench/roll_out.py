@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from cache.config import CacheConfig
-from model.dit import CausalDiT, open_gates
-from model.packed import can_pack, pack
-from model.salience import SalienceHead
-from model.sampler import denoise
+from model.cost.speed import RandomText, wait
 from model.spec import ModelSpec, spec_named
-from model.speed import RandomText, wait
-from model.stream import CLEAN, SEED_PRIME, VideoStream
+from model.stream.video_stream import CLEAN, SEED_PRIME, VideoStream
+from model.transformer.dit import CausalDiT, open_gates
+from model.transformer.packed import can_pack, pack
+from model.transformer.salience import SalienceHead
+from model.transformer.sampler import denoise
 from model.weights import LoadedModel
 
 SEED, SHOWN = 1, 16

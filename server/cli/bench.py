@@ -61,8 +61,8 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str
         raise fail(f"there is no suite {name!r}; available: gpu", 2)
     import torch
 
+    from model.cost.speed import WAYS, decoder_of, run
     from model.spec import SpecError, spec_named
-    from model.speed import WAYS, decoder_of, run
 
     if set(settings.device) & set(",+"):
         raise fail(f"--device: the suite measures one device, not {settings.device!r}; name one", 2)

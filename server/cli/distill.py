@@ -102,9 +102,9 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
 
     prepare(device, threads)
     from cache.errors import CacheError
-    from model.distill import parallel
-    from model.distill.salience_stage import DistillError
-    from model.stream_state import StreamError
+    from model.distill.stages.salience_stage import DistillError
+    from model.distill.training import parallel
+    from model.stream.stream_state import StreamError
     from model.weights import WeightsError
 
     try:
@@ -135,8 +135,8 @@ def asking(
     with _stage(out, threads, device):
         import torch
 
-        from model.asking import ASKING_FILE
-        from model.distill.asking_stage import AskingDistillation, AskingSettings
+        from model.distill.stages.asking_stage import AskingDistillation, AskingSettings
+        from model.transformer.asking import ASKING_FILE
 
         loaded = load_for_work(model, student, torch.device("cpu"))
         settings = AskingSettings(clips=clips, held_out=held_out, steps=steps, batch=batch)
@@ -195,9 +195,14 @@ def salience(
 
         import torch
 
-        from model.distill import dreams
-        from model.distill.needs import salience_bytes
-        from model.distill.salience_stage import DistillError, SalienceDistillation, SalienceSettings, load_teacher
+        from model.distill.stages.needs import salience_bytes
+        from model.distill.stages.salience_stage import (
+            DistillError,
+            SalienceDistillation,
+            SalienceSettings,
+            load_teacher,
+        )
+        from model.distill.training import dreams
 
         try:
             low, diag, up = (float(part) for part in weights.split(","))
@@ -239,9 +244,9 @@ def long(
     """Fine-tune a student on long roll-outs with the pruned cache in the loop."""
     with _stage(out, threads, device) as (rank, processes, own):
         from cache.config import CacheConfig
-        from model.distill import dreams
-        from model.distill.long_stage import LongSettings, LongTuning
-        from model.distill.needs import long_bytes
+        from model.distill.stages.long_stage import LongSettings, LongTuning
+        from model.distill.stages.needs import long_bytes
+        from model.distill.training import dreams
 
         cache = CacheConfig(
             policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=recent, position_mode="relative"
@@ -277,7 +282,7 @@ def check_room(device: torch.device, count: Callable[[], dict[str, int]], lower:
     """Print the GPU memory needed. Raises DistillError if there is less; ``lower`` names the options to reduce."""
     import torch
 
-    from model.distill.salience_stage import DistillError
+    from model.distill.stages.salience_stage import DistillError
 
     if device.type != "cuda":
         return

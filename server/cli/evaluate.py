@@ -1,5 +1,5 @@
-"""``pafu eval``: command line of ``model.distill.compare`` and, for models without a camera,
-``model.distill.films``."""
+"""``pafu eval``: command line of ``model.distill.evaluation.compare`` and, for models without a camera,
+``model.distill.evaluation.films``."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _evaluation(
     import torch
 
     from cache.errors import CacheError
-    from model.distill.compare import QUICK, EvalError, EvalSettings, Evaluation
+    from model.distill.evaluation.compare import QUICK, EvalError, EvalSettings, Evaluation
     from model.distill.recipe import trained_probe
     from model.weights import WeightsError
 
@@ -131,7 +131,7 @@ def _evaluation(
 
 
 def _publish(result: dict[str, Any], out: Path) -> None:
-    from model.distill.compare_report import markdown, plots, show
+    from model.distill.evaluation.compare_report import markdown, plots, show
 
     (out / "eval.md").write_text(markdown(result))
     show(result, Console(highlight=False))
@@ -164,9 +164,9 @@ def _films(
 ) -> None:
     """Generate the videos missing in ``out`` and report the measures."""
     from cache.errors import CacheError
-    from model.distill.compare import EvalError
-    from model.distill.films import Films, FilmSettings
-    from model.distill.films_report import markdown, notes, table
+    from model.distill.evaluation.compare import EvalError
+    from model.distill.evaluation.films import Films, FilmSettings
+    from model.distill.evaluation.films_report import markdown, notes, table
     from model.spec import SpecError, spec_named
     from model.weights import WeightsError
     from server.ipc.messages import Parts as Beside

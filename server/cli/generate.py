@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.parts import MissingExtra
 from model.spec import ModelSpec
-from model.words import warnings
+from model.words.vocabularies import warnings
 from server.cli import output
 from server.cli.console import note
 from server.cli.ending import Interrupts, Written

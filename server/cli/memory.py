@@ -49,7 +49,7 @@ def count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
     """As ``counted``, in this process."""
     import torch
 
-    from model.memory import CARDS, LEFT_FREE, fitting, of_another, plan, table
+    from model.cost.memory import CARDS, LEFT_FREE, fitting, of_another, plan, table
     from model.weights import preferred_dtype
 
     spec, cache, first, size = settings.spec, settings.cache(), slot.devices[0], len(slot.devices)

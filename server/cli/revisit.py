@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.camera import DEFAULT_SPEED, CameraControl, CameraState, advance
 from model.spec import SPECS, ModelSpec
-from model.words import warnings
+from model.words.vocabularies import warnings
 from server.cli.console import console, note
 from server.cli.generate import load
 from server.config import Settings

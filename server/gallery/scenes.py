@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from model.camera import camera_from_prompt
 from model.spec import ModelSpec
-from model.words import words_of
+from model.words.vocabularies import words_of
 
 SEED = 7
 SPEED = 4  # pixels per picture, if the prompt does not move the camera

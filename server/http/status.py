@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from cache.config import SERVED_POLICIES
 from model.camera import CameraLimits
 from model.spec import ModelSpec
-from model.words import words_of
+from model.words.vocabularies import words_of
 from server import __version__
 from server.config import Settings
 from server.engine.admission import Capacity

@@ -12,7 +12,7 @@ from typing import Annotated, cast
 import msgspec
 
 from cache.config import CacheConfig, PositionMode
-from model.chunk_stats import ChunkStats, KeptTokens, figure
+from model.stream.chunk_stats import ChunkStats, KeptTokens, figure
 from server.config import Settings, place_of
 
 HEADER = struct.Struct(">I")

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from model.spec import SPECS
-from model.words import warnings
+from model.words.vocabularies import warnings
 from server.access.limits import caller_of
 from server.errors import PafuError
 from server.jobs import conditional

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from model.spec import ModelSpec
-from model.words import unknown_words, warnings
+from model.words.vocabularies import unknown_words, warnings
 from server import errors
 from server.config import Settings
 from server.errors import PafuError

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 
 from model.spec import ModelSpec
-from model.words import not_in_sight, unknown_words, warnings
+from model.words.vocabularies import not_in_sight, unknown_words, warnings
 from server.config import Settings
 from server.errors import PafuError
 from server.ipc.messages import Interact

@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
 from cache.config import SERVED_POLICIES
-from model.chunk_stats import measured_in
+from model.stream.chunk_stats import measured_in
 from server.errors import ERRORS
 from server.ipc.messages import ServedStats
 from server.media.formats import VIDEO_FORMATS

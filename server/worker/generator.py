@@ -17,20 +17,20 @@ from model import gpu
 from model.camera import CameraControl, CameraState
 from model.checkpoints import hub
 from model.checkpoints.errors import of_part
-from model.chunk_stats import ChunkStats, KeptTokens
 from model.spec import RANDOM_WEIGHTS as RANDOM_MODELS
 from model.spec import ModelSpec, spec_named
+from model.stream.chunk_stats import ChunkStats, KeptTokens
 from server.ipc.messages import CacheChoice, Configure, Parts, Past, PastChunk
 from server.process import available_bytes
 
 if TYPE_CHECKING:
     import torch
 
-    import model.stream
-    import model.stream_state
+    import model.stream.stream_state
+    import model.stream.video_stream
     from cache.group import Group
     from model.checkpoints.public import Beside
-    from model.stream import VideoStream
+    from model.stream.video_stream import VideoStream
     from model.weights import LoadedModel
 
 RANDOM_WEIGHTS = "random weights for tests: the pictures are meaningless"
@@ -49,7 +49,7 @@ class DeviceLost(RuntimeError):
 
 
 class GeneratedChunk(Protocol):
-    """Pictures (T, H, W, 3) uint8 with their statistics (model.stream.Chunk)."""
+    """Pictures (T, H, W, 3) uint8 with their statistics (model.stream.video_stream.Chunk)."""
 
     @property
     def pictures(self) -> Pictures: ...
@@ -62,7 +62,7 @@ class GeneratedChunk(Protocol):
 
 
 class Stream(Protocol):
-    """One session's generation (model.stream.VideoStream, or a test's); changes apply from the next chunk on.
+    """One session's generation (``VideoStream``, or a test's); changes apply from the next chunk on.
 
     ``decode`` takes the results of ``next_latents`` in order, and may run in another thread.
     """
@@ -138,7 +138,7 @@ class ModelGenerator:
 
     def join(self, group: Group) -> None:
         """Generate together with the other processes of ``group``, before the first stream is opened."""
-        from model.shared_parts import shared
+        from model.group.shared_parts import shared
 
         self.model = shared(self.model, group)
 
@@ -146,7 +146,7 @@ class ModelGenerator:
         return stream.snapshot()
 
     def restore(self, snapshot: bytes) -> VideoStream:
-        from model.stream import VideoStream
+        from model.stream.video_stream import VideoStream
 
         return VideoStream.restore(self.model, snapshot)
 
@@ -172,7 +172,7 @@ class ModelGenerator:
 
     def working_bytes(self, cache: CacheChoice, text_placement: str) -> int:
         from model.checkpoints.public import TINY_CODEC, TINY_CODEC_MEMORY
-        from model.memory import plan
+        from model.cost.memory import plan
 
         if not self.spec.public:  # small: its share of the free memory is enough
             return 0
@@ -188,11 +188,11 @@ class ModelGenerator:
             torch.cuda.empty_cache()
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
-        from model.stream import VideoStream
+        from model.stream.video_stream import VideoStream
 
         return VideoStream(self.model, prompt, seed, cache.config)
 
-    def keep(self, chunk: model.stream.Chunk) -> PastChunk:
+    def keep(self, chunk: model.stream.video_stream.Chunk) -> PastChunk:
         past = chunk.past
         camera = past.camera.numbers
         latents = past.latents.float().cpu().numpy().tobytes()
@@ -207,10 +207,10 @@ class ModelGenerator:
         chunks = [self._remembered(chunk) for chunk in past.chunks]
         stream.recall(chunks, past.next_index, CameraState.of(past.camera))
 
-    def _remembered(self, chunk: PastChunk) -> model.stream_state.PastChunk:
+    def _remembered(self, chunk: PastChunk) -> model.stream.stream_state.PastChunk:
         import torch
 
-        from model.stream_state import PastChunk as Remembered
+        from model.stream.stream_state import PastChunk as Remembered
 
         spec = self.spec
         shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
@@ -317,7 +317,7 @@ def load_generator(configure: Configure, whole: bool = True) -> ModelGenerator:
     impossible with this configuration."""
     import torch
 
-    from model.packed import can_pack, pack
+    from model.transformer.packed import can_pack, pack
     from server.process import usable_cores
 
     torch.set_num_threads(configure.threads or usable_cores())

@@ -1,8 +1,8 @@
 """One worker on several devices: the worker's own process has the first, and a child process each of the others.
 
 The worker orders (``server.ipc.group``), and all processes do the same at the same time, each with its share of the
-tokens and of the cache (``model.ulysses``). The first also encodes prompts, decodes pictures and talks with the front.
-If a process fails alone, all end, as a worker does whose device fails.
+tokens and of the cache (``model.group.ulysses``). The first also encodes prompts, decodes pictures and talks with the
+front. If a process fails alone, all end, as a worker does whose device fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from model.camera import CameraControl
-from model.chunk_stats import KeptTokens
+from model.stream.chunk_stats import KeptTokens
 from server.ipc.group import (
     GO,
     LEAVE,
@@ -70,7 +70,7 @@ class Left(Exception):
 
 def is_shared(error: Exception) -> bool:
     """Whether all processes raise this, from the same numbers; after anything else they have lost each other."""
-    from model.stream import NotFiniteError
+    from model.stream.video_stream import NotFiniteError
 
     return isinstance(error, (ValueError, NotFiniteError, Abandoned, Left))
 
@@ -150,7 +150,7 @@ class Members:
 
     def meet(self, device: torch.device, digest: str) -> Group:
         """Wait until all have loaded the same weights, and form the group. Raises StartError."""
-        from model.ulysses import join
+        from model.group.ulysses import join
 
         for member in self._each:
             loaded = member.reply(None)
@@ -185,7 +185,7 @@ class Members:
 
     def end(self) -> None:
         """Kill the other processes."""
-        from model.ulysses import leave
+        from model.group.ulysses import leave
 
         for member in self._each:
             member.end()

@@ -84,7 +84,7 @@ class Obedience:
         return self._generator.free_bytes()
 
     def _meet(self, order: Meet) -> None:
-        from model.ulysses import join
+        from model.group.ulysses import join
 
         load = self._load
         self._generator.join(

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from model.camera import CameraControl, camera_from_prompt
-from model.chunk_stats import KeptTokens
 from model.spec import ModelSpec
+from model.stream.chunk_stats import KeptTokens
 from server.ipc.messages import Fragment, Interact, Open, Past, Rejected, ServedStats
 from server.media.encoder import H264Encoder
 from server.media.fmp4 import FragmentMuxer

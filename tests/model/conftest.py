@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cache.kv_cache import KVCache
-from model.dit import CausalDiT
-from model.passes import geometry_of
 from model.spec import TEST_TINY_WAN, ModelSpec
+from model.transformer.dit import CausalDiT
+from model.transformer.passes import geometry_of
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cache.config import SERVED_POLICIES, CacheConfig
 from model.camera import CameraState
-from model.shared_parts import shared
+from model.group.shared_parts import shared
+from model.group.ulysses import join
 from model.spec import TEST_TINY_WAN
-from model.stream import VideoStream
-from model.ulysses import join
+from model.stream.video_stream import VideoStream
 from model.weights import LoadedModel, random_model
 
 SPEC = dataclasses.replace(TEST_TINY_WAN, dim=128, recache_chunks=2, redraws=False, width=128, height=128)

@@ -13,7 +13,7 @@ from model.camera import (
     advance,
     camera_from_prompt,
 )
-from model.grammar import Thing, describe
+from model.words.grammar import Thing, describe
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from model.distill.compare import EvalSettings, Evaluation, tour_counts
+from model.distill.evaluation.compare import EvalSettings, Evaluation, tour_counts
 from model.weights import load_model
 
 FEW = EvalSettings(

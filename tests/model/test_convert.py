@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from model.checkpoints.convert import convert, note_file
 from model.checkpoints.errors import WeightsError
-from model.dit import CausalDiT
 from model.spec import TEST_WAN
+from model.transformer.dit import CausalDiT
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.attention import Bidirectional
-from model.dit import CausalDiT
-from model.positions import grid_positions
 from model.spec import ModelSpec
+from model.transformer.attention import Bidirectional
+from model.transformer.dit import CausalDiT
+from model.transformer.positions import grid_positions
 
 RENAMES = (  # ours (Wan's) -> diffusers', in this order: norm2 and norm3 change places
     ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),

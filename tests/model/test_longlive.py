@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from cache.config import CacheConfig, PositionMode
-from model.dit import Context
 from model.spec import LONGLIVE, TEST_WAN
-from model.stream import SEED_PRIME, VideoStream
+from model.stream.video_stream import SEED_PRIME, VideoStream
+from model.transformer.dit import Context
 from model.weights import LoadedModel, random_model
 
 WINDOW, SINK, CHUNK, SEED = 12, 3, 3, 5

@@ -9,10 +9,10 @@ import torch
 
 from cache.config import CacheConfig
 from model.camera import CameraControl
-from model.grammar import names_anew
 from model.spec import TEST_TINY
-from model.stream import Chunk, VideoStream
+from model.stream.video_stream import Chunk, VideoStream
 from model.weights import LoadedModel, random_model
+from model.words.grammar import names_anew
 
 BEFORE = "a meadow by day, a red mill on the left and a tree"
 EVERYTHING = CacheConfig(policy="full", budget_latents=30, sink_latents=0, recent_latents=0, position_mode="relative")

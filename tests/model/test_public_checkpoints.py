@@ -16,9 +16,9 @@ from torch import Tensor
 
 from model.checkpoints.layouts import recognise
 from model.checkpoints.public import Beside
-from model.dit import CausalDiT
 from model.parts import build
 from model.spec import TEST_WAN, WAN_1_3B, WAN_14B
+from model.transformer.dit import CausalDiT
 from model.weights import LoadedModel, WeightsError, load_model
 
 

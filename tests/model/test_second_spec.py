@@ -10,12 +10,12 @@ import torch
 
 from cache.config import CacheConfig
 from model.camera import CameraControl, CameraLimits, CameraState, walk
-from model.camera_path import CameraPath
 from model.spec import PAFU_MINI, PAFU_MINI_2, spec_named
-from model.stream import VideoStream
-from model.stream_state import StreamError
+from model.stream.camera_path import CameraPath
+from model.stream.stream_state import StreamError
+from model.stream.video_stream import VideoStream
 from model.weights import LoadedModel, random_model
-from model.words import words_of
+from model.words.vocabularies import words_of
 
 SPEC = dataclasses.replace(PAFU_MINI_2, dim=40, ffn_dim=80, num_heads=2, num_layers=2, width=256, height=128)
 CACHE = CacheConfig(policy="sink_window", budget_latents=6, sink_latents=1, recent_latents=2, position_mode="relative")

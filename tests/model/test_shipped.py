@@ -8,15 +8,15 @@ import torch
 
 from cache.config import CacheConfig
 from model.camera import CameraControl
-from model.distill.clips import random_clip
-from model.distill.evaluate import served_cache
-from model.distill.judge import camera_shifts
-from model.distill.salience_stage import student_rollout
-from model.distill.script import Script
-from model.distill.tours import announced_tour_clip, tour
-from model.distill.world import render_views
-from model.stream import VideoStream
-from model.vae import from_pictures
+from model.codec.vae import from_pictures
+from model.distill.data.clips import random_clip
+from model.distill.data.script import Script
+from model.distill.data.tours import announced_tour_clip, tour
+from model.distill.data.world import render_views
+from model.distill.evaluation.evaluate import served_cache
+from model.distill.evaluation.judge import camera_shifts
+from model.distill.stages.salience_stage import student_rollout
+from model.stream.video_stream import VideoStream
 from model.weights import SHIPPED, LoadedModel, load_model
 
 CACHE = CacheConfig(policy="sink_window", budget_latents=18, sink_latents=3, recent_latents=3, position_mode="relative")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cache.config import CacheConfig
+from model.codec.vae import from_pictures
 from model.spec import TEST_WAN
-from model.stream import VideoStream
-from model.stream_state import StreamError
-from model.vae import from_pictures
+from model.stream.stream_state import StreamError
+from model.stream.video_stream import VideoStream
 from model.weights import LoadedModel, load_model, random_model
 
 CONFIG = CacheConfig.filled_in("sink_window", 6.0, None, None, 3)

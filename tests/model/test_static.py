@@ -13,15 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 from cache.config import SERVED_POLICIES, CacheConfig
 from cache.kv_cache import KVCache
-from model import figures
-from model.asking import AskingHead
-from model.attention import rotate_by_time
-from model.dit import CausalDiT
-from model.positions import grid_positions
-from model.salience import SalienceHead
-from model.session_cache import new_cache
 from model.spec import WAN_1_3B, ModelSpec
-from model.stream import _Velocity
+from model.stream import figures
+from model.stream.session_cache import new_cache
+from model.stream.video_stream import _Velocity
+from model.transformer.asking import AskingHead
+from model.transformer.attention import rotate_by_time
+from model.transformer.dit import CausalDiT
+from model.transformer.positions import grid_positions
+from model.transformer.salience import SalienceHead
 from model.weights import LoadedModel
 
 SPEC, META = WAN_1_3B, torch.device("meta")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from cache.kv_cache import KVCache
-from model.attention import Angles, BlockCausal, Cached, Watch, rotate_by_time
-from model.dit import CausalDiT
-from model.positions import grid_positions
-from model.sampler import clean_from_velocity
 from model.spec import TEST_TINY, ModelSpec
+from model.transformer.attention import Angles, BlockCausal, Cached, Watch, rotate_by_time
+from model.transformer.dit import CausalDiT
+from model.transformer.positions import grid_positions
+from model.transformer.sampler import clean_from_velocity
 
 CHUNKS = 3
 SPEC = dataclasses.replace(TEST_TINY, width=96, height=64)

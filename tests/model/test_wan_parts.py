@@ -12,9 +12,9 @@ from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel
 
 from cache.config import CacheConfig
+from model.codec.vae import to_pictures
 from model.spec import SELF_FORCING, TEST_WAN, WAN_1_3B
-from model.stream import VideoStream
-from model.vae import to_pictures
+from model.stream.video_stream import VideoStream
 from model.wan.text import REMEMBERED, Umt5, clean, umt5_tiny
 from model.wan.tiny_vae import Grow, Memory, TinyVAE
 from model.wan.vae import WanVAE, wan_vae, wan_vae_tiny

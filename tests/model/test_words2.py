@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.grammar2 import Thing, describe
-from model.vocabulary2 import CANONICAL, EXAMPLES, LEXICON, SYNONYMS
+from model.words.grammar2 import Thing, describe
+from model.words.vocabulary2 import CANONICAL, EXAMPLES, LEXICON, SYNONYMS
 
 
 def test_no_word_means_two_things():

@@ -21,8 +21,8 @@ import numpy as np
 
 from cache.errors import CacheFull
 from model.camera import CameraControl, CameraState
-from model.chunk_stats import CameraView, ChunkStats, KeptTokens, blank
 from model.spec import spec_named
+from model.stream.chunk_stats import CameraView, ChunkStats, KeptTokens, blank
 from server.ipc.messages import CacheChoice, Configure, Past, PastChunk
 from server.worker import loop as worker
 from server.worker.generator import Generator, StartError, pixels
@@ -31,7 +31,7 @@ PASSES = 5  # of the transformer, in a real model
 
 
 class NotFiniteError(RuntimeError):
-    """Has the name of model.stream.NotFiniteError, without torch."""
+    """Has the name of model.stream.video_stream.NotFiniteError, without torch."""
 
 
 @dataclass

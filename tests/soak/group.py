@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from cache.config import CacheConfig  # noqa: E402
-from model.shared_parts import shared  # noqa: E402
+from model.group.shared_parts import shared  # noqa: E402
+from model.group.ulysses import join  # noqa: E402
 from model.spec import TEST_TINY_WAN  # noqa: E402
-from model.stream import VideoStream  # noqa: E402
-from model.ulysses import join  # noqa: E402
+from model.stream.video_stream import VideoStream  # noqa: E402
 from model.weights import random_model  # noqa: E402
 
 SPEC = dataclasses.replace(  # a quarter of Wan2.1 1.3B in depth and half in width, at a quarter of its size

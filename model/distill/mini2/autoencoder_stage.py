@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.autoencoder import ViewAutoencoder
-from model.distill.critic import Critic, critic_loss, critic_weight
-from model.distill.losses import reconstruction_loss
+from model.codec.autoencoder import ViewAutoencoder
 from model.distill.mini2.pool import ClipPool
 from model.distill.mini2.run import Average, Losses, TimedRun, load_sharded, save_sharded
 from model.distill.mini2.scale import Scale
+from model.distill.training.critic import Critic, critic_loss, critic_weight
+from model.distill.training.losses import reconstruction_loss
 
 RATE, CRITIC_RATE = 1.5e-3, 2e-4
 NOISE = 0.2  # standard deviation of the noise added to latents in training, at most

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.autoencoder import ViewAutoencoder
+from model.codec.autoencoder import ViewAutoencoder
 from model.distill.mini2.pool import ClipPool
 from model.distill.mini2.scale import CHUNKS, Scale
-from model.positions import world_positions
 from model.spec import ModelSpec
-from model.text2 import SYMBOLS_PER_SLOT
+from model.transformer.positions import world_positions
+from model.words.text2 import SYMBOLS_PER_SLOT
 
 NEW_WORDS = 0.5  # share of the chunks after the first that begin with a new prompt
 POSED = 0.5  # share of the clips with world positions

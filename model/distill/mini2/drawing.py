@@ -9,7 +9,7 @@ from model.distill.mini2.pool import DrawnClip
 from model.distill.world2 import Clip, prompts_by_chunk, random_clip, render_views
 from model.distill.world2.size import CHUNK_LATENTS, MAX_SPEED, PICTURES_PER_CHUNK, PICTURES_PER_LATENT
 from model.spec import PAFU_MINI_2
-from model.text2 import phrase_ids
+from model.words.text2 import phrase_ids
 
 
 def draw_clip(rng: np.random.Generator, chunks: int) -> DrawnClip:

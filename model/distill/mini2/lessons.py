@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.attention import Bidirectional
-from model.distill.losses import frame_errors, shifted
 from model.distill.mini2.clips import Batch, LatentClips
 from model.distill.mini2.run import Losses
 from model.distill.mini2.scale import CHUNKS, Scale
-from model.distill.teacher_forcing import Past, TeacherForced, forgotten_in_sight, random_past
-from model.dit import CausalDiT, Context
-from model.sampler import FULL_NOISE, add_noise, clean_from_velocity
+from model.distill.training.losses import frame_errors, shifted
+from model.distill.training.teacher_forcing import Past, TeacherForced, forgotten_in_sight, random_past
 from model.spec import ModelSpec
-from model.text import TextEncoder
+from model.transformer.attention import Bidirectional
+from model.transformer.dit import CausalDiT, Context
+from model.transformer.sampler import FULL_NOISE, add_noise, clean_from_velocity
+from model.words.text import TextEncoder
 
 CONTEXT_NOISE = 0.15  # noise on the student's past, which in use is its own inexact output
 HOLES = 0.35  # share of the steps with a pruned past

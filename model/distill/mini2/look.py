@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.attention import BlockCausal
-from model.autoencoder import ViewAutoencoder
+from model.codec.autoencoder import ViewAutoencoder
+from model.distill.evaluation.sheets import save_sheet
 from model.distill.mini2.clips import Batch, LatentClips
 from model.distill.mini2.lessons import Student
 from model.distill.mini2.pool import ClipPool
 from model.distill.mini2.scale import CHUNKS, Scale
-from model.distill.sheets import save_sheet
-from model.sampler import denoise
 from model.spec import ModelSpec
+from model.transformer.attention import BlockCausal
+from model.transformer.sampler import denoise
 
 FRAMES = (0, 2, 8, 14, 20, 23)
 CLIPS = 5

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.autoencoder import ViewAutoencoder
+from model.codec.autoencoder import ViewAutoencoder
 from model.distill.mini2.autoencoder_stage import AutoencoderStage
 from model.distill.mini2.clips import LatentClips
 from model.distill.mini2.lessons import Lessons, Student, own_past
 from model.distill.mini2.pool import ClipPool
 from model.distill.mini2.run import Average, Losses, TimedRun, Twin, load_sharded, save_sharded
 from model.distill.mini2.scale import CHUNKS, Scale
-from model.distill.muon import optimizers
-from model.dit import CausalDiT, init_for_learning
-from model.text2 import text_encoder
+from model.distill.training.muon import optimizers
+from model.transformer.dit import CausalDiT, init_for_learning
+from model.words.text2 import text_encoder
 
 MATRIX_RATE, OTHER_RATE = 6e-3, 2e-3
 RESUMED = 0.4  # factor on the rates for weights that were trained before

@@ -10,7 +10,7 @@ import numpy as np
 from model.distill.world2.paths import TURN_PICTURES, Clip
 from model.distill.world2.scene import Thing, on_screen, place_on_screen
 from model.distill.world2.size import CHUNK_LATENTS, HEIGHT, LAYER, PICTURES_PER_CHUNK, SCALE, WIDTH
-from model.vocabulary2 import COLOURS, KINDS, SYNONYMS
+from model.words.vocabulary2 import COLOURS, KINDS, SYNONYMS
 
 MOST_NAMED = 9
 TERSE, FEW = 0.4, 3  # share of prompts that name at most this few things, as people do

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.vocabulary2 import ACCENTED
+from model.words.vocabulary2 import ACCENTED
 
 ALL_DEPTHS = ("far", "mid", "main")
 CLOSE = ("mid", "main")

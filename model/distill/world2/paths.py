@@ -19,7 +19,7 @@ from model.distill.world2.size import (
     REACH,
     WIDTH,
 )
-from model.vocabulary2 import LIGHTS
+from model.words.vocabulary2 import LIGHTS
 
 CUT_SHARE, HOLD_SHARE, RETURN_SHARE, RISE_SHARE = 0.07, 0.12, 0.6, 0.3
 FAR = 1.1 * WIDTH  # pixels: a place this far away is out of view

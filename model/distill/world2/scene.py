@@ -8,7 +8,7 @@ import numpy as np
 
 from model.distill.world2.catalogue import AFLOAT, ALOFT, KIND, NEAR_KINDS, accented
 from model.distill.world2.size import HEIGHT, HIGHEST, LAYER, LAYERS, LOWEST, REACH, SCALE, WIDTH, Layer
-from model.vocabulary2 import COLOURS, GROUNDS, WEATHERS
+from model.words.vocabulary2 import COLOURS, GROUNDS, WEATHERS
 
 WATER_GROUNDS = {"lake": ("mid",), "seashore": ("far", "mid")}  # layers that are water on this ground
 GROUND_WEIGHTS = (0.28, 0.16, 0.18, 0.2, 0.18)

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from model import rope
-from model.attention import attend
-from model.distill.judge import same_again
-from model.distill.muon import Muon, orthogonalise
-from model.distill.probe import Seen
-from model.distill.teacher_forcing import Past, TeacherForced, forgotten_in_sight, random_past
-from model.distill.training import Stage
-from model.positions import grid_positions
+from model.codec.vae import StreamingVAE, between, from_pictures, to_pictures
+from model.distill.evaluation.judge import same_again
+from model.distill.evaluation.probe import Seen
+from model.distill.training.muon import Muon, orthogonalise
+from model.distill.training.stage import Stage
+from model.distill.training.teacher_forcing import Past, TeacherForced, forgotten_in_sight, random_past
 from model.spec import TEST_TINY
-from model.vae import StreamingVAE, between, from_pictures, to_pictures
+from model.transformer import rope
+from model.transformer.attention import attend
+from model.transformer.positions import grid_positions
 
 FRAMES = 9
 

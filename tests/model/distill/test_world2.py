@@ -13,9 +13,9 @@ from model.distill.world2.paths import Clip
 from model.distill.world2.render import Painter
 from model.distill.world2.scene import Scene, Thing, random_scene
 from model.distill.world2.size import CHUNK_LATENTS, HIGHEST, LAYER, LAYERS, LOWEST, MAX_SPEED, REACH
-from model.grammar2 import describe
-from model.text2 import SYMBOLS, phrase_ids
-from model.vocabulary2 import COLOURS, EXAMPLES, KINDS, LEXICON
+from model.words.grammar2 import describe
+from model.words.text2 import SYMBOLS, phrase_ids
+from model.words.vocabulary2 import COLOURS, EXAMPLES, KINDS, LEXICON
 
 ORIGIN = np.zeros(2)
 

@@ -16,9 +16,9 @@ SMALL = Setup("test-wan", 2, 64, 32, "float32", "cpu", 1)
 def test_a_folder_that_is_no_checkout_and_one_that_cannot_stream_end_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(AgainstError, match=r"neither of Pafu .* nor of Self-Forcing"):
         compare(tmp_path, [SMALL], {}, print)
-    for name, text in (("model/stream.py", ""), ("server/__init__.py", "raise SystemExit('no bench here')")):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(text)
+    for package, text in (("cache", ""), ("model", ""), ("server", "raise SystemExit('no bench here')")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(text)
     with pytest.raises(AgainstError, match="cannot be measured: no bench here"):
         compare(tmp_path, [SMALL], {}, print)
     (tmp_path / "wan" / "modules").mkdir(parents=True)

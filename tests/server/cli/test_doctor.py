@@ -16,8 +16,8 @@ from rich.console import Console
 
 from cache.config import CACHE_SHARE
 from cache.kv_cache import KVCache
-from model.passes import geometry_of
 from model.spec import spec_named
+from model.transformer.passes import geometry_of
 from model.weights import preferred_dtype
 from server import process
 from server.cli import doctor, memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.chunk_stats import ChunkStats, blank
+from model.stream.chunk_stats import ChunkStats, blank
 from server.ipc.messages import Fragment, PastChunk, Rejected, ServedStats
 from server.live.audience import Audience, Interrupted, TakenOver
 from server.live.replay import Replay

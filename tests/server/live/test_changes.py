@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from model.chunk_stats import ChunkStats, blank
+from model.stream.chunk_stats import ChunkStats, blank
 from server.errors import PafuError
 from server.ipc.messages import Fragment, Interact, PastChunk, ServedStats
 from server.live.changes import Changes

@@ -10,11 +10,11 @@ from pathlib import Path
 from server.http import client_types
 
 ROOT = Path(__file__).resolve().parents[3]
-# The declaration of one more figure, put into the source of model.chunk_stats before anything else is imported.
+# The declaration of one more figure, put into the source of model.stream.chunk_stats before anything else is imported.
 SCRIPT = """
 import json, sys
 from pathlib import Path
-import model.chunk_stats as source
+import model.stream.chunk_stats as source
 
 anchor = "    cache_bytes: Annotated"
 text = Path(source.__file__).read_text()

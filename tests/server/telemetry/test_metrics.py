@@ -13,8 +13,8 @@ import pytest
 import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.chunk_stats import ChunkStats, blank
 from model.spec import spec_named
+from model.stream.chunk_stats import ChunkStats, blank
 from server.ipc import messages
 from server.telemetry.metrics import BY_NAME, METRICS, Metrics
 from server.telemetry.observer import Continuity, Observer

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from model.salience import SalienceHead, save_head
 from model.spec import PAFU_MINI
+from model.transformer.salience import SalienceHead, save_head
 from model.weights import load_model as load_weights
 from server.ipc.messages import CacheChoice, Configure, Parts
 from server.worker.generator import ModelGenerator, StartError, load_model

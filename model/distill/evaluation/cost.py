@@ -1,0 +1,46 @@
+"""The cost of a cache policy in a session of its own."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from cache.config import HEAD_OF, CacheConfig
+from model.distill.evaluation.free_videos import SEED
+from model.stream.video_stream import VideoStream
+from model.transformer.attention import prompt_keys
+from model.weights import LoadedModel
+
+PROMPT = "a meadow by day"
+COST_CHUNKS, WARM_UP = 6, 2
+
+
+def cost(model: LoadedModel, config: CacheConfig) -> dict[str, float]:
+    """Seconds of a chunk, of its clean pass, of scoring and pruning, and of the head alone, and the bytes of the cache,
+    measured in a session of its own."""
+    stream, seconds = VideoStream(model, PROMPT, SEED, config), []
+    for _ in range(COST_CHUNKS):
+        chunk = stream.next_chunk()
+        by_stage = chunk.stats.seconds
+        seconds.append([sum(by_stage.values()), by_stage["clean"], by_stage["prune"]])
+    total, clean, prune = np.median(seconds[WARM_UP:], axis=0)
+    found = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
+    return found | ({"head": head_seconds(model, stream, config.policy)} if config.policy in HEAD_OF else {})
+
+
+def head_seconds(model: LoadedModel, stream: VideoStream, policy: str) -> float:
+    """Seconds of the policy's head for one chunk over all layers: the median of 20 runs."""
+    cache, seconds = stream.cache, []
+    heads, told = model.heads, prompt_keys(model.dit.encode_context(model.text.encode(PROMPT)[None, None]))
+    held = [cache.committed(layer) for layer in range(cache.layers)]
+    for _ in range(20):
+        began = time.perf_counter()
+        for layer, (keys, values) in enumerate(held):
+            if HEAD_OF[policy] == "asking" and heads.asking is not None:
+                heads.asking.asked(layer, torch.cat((values, values[: cache.chunk])), told[layer]).cpu()
+            elif heads.salience is not None:
+                heads.salience.score(layer, keys[: cache.chunk], values[: cache.chunk]).cpu()
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))

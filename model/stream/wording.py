@@ -1,0 +1,67 @@
+"""The effect of a prompt on a stream: passes attend to it, and a new prompt changes the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cache.kv_cache import KVCache
+from model.spec import ModelSpec
+from model.stream.camera_path import CameraPath
+from model.stream.stream_state import PastChunk, StreamState
+from model.transformer.dit import Context
+from model.transformer.recache import Finished, chunks_again, recache
+from model.weights import LoadedModel
+from model.words.vocabularies import words_of
+
+HALF_A_COLUMN = 0.5
+
+
+class Wording:
+    """The prompt of one stream, encoded for its model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._known: tuple[str, Context] | None = None
+
+    def context(self, prompt: str) -> Context:
+        """Keys and values for cross-attention, computed once per prompt."""
+        if self._known is None or self._known[0] != prompt:
+            text = self._model.text.encode(prompt)
+            self._known = prompt, self._model.dit.encode_context(text[None, None])
+        return self._known[1]
+
+    def heed(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None = None) -> None:
+        """Adapt the cache to the prompt of the next chunk, if it differs from the previous chunk's."""
+        if state.prompt != state.written_under:
+            before, state.written_under = state.written_under, None
+            self._recache(cache, state, before_pass)
+            spec = self._model.spec
+            ahead = CameraPath.of_chunk(spec, state.camera).chunk_positions(state.index).to(self._model.device)
+            follow_words(cache, spec, before or "", state.prompt, ahead)
+            state.written_under = state.prompt
+
+    def _recache(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None) -> None:
+        """Rewrite the newest chunks for the new prompt, as many as the model's row says."""
+        again = list(state.recent)[-chunks_again(cache, state.index) :]
+        if again and before_pass is not None:
+            before_pass()
+        finished = [self._finished(past) for past in again]
+        recache(cache, finished, self.context(state.prompt), self._model.passes.rewrite)
+
+    def _finished(self, past: PastChunk) -> Finished:
+        path, device = CameraPath.of_chunk(self._model.spec, past.camera), self._model.device
+        control = path.control()
+        positions = path.chunk_positions(past.index).to(device)
+        return Finished(past.index, past.latents.to(device), positions, None if control is None else control.to(device))
+
+
+def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:
+    """If prompt ``after`` names a thing that ``before`` does not, forget the tokens in view of the next chunk, at
+    ``positions`` (tokens, 3), so that it is redrawn from the prompt. Tokens out of view are kept."""
+    words = words_of(spec)
+    if spec.redraws and words is not None and words.names_anew(before, after):
+        sight = positions[:, 2]
+        low, high = sight.min() - HALF_A_COLUMN, sight.max() + HALF_A_COLUMN
+        cache.forget([(held[:, 2] > low) & (held[:, 2] < high) for held in cache.retained_positions()])

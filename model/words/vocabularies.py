@@ -1,0 +1,64 @@
+"""Vocabularies of models that have their own: they belong to the text encoder that the spec names. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from model.camera import camera_from_prompt
+from model.spec import ModelSpec
+from model.words import grammar, grammar2, vocabulary, vocabulary2
+from model.words.lexicon import Lexicon
+
+
+@dataclass(frozen=True)
+class Words:
+    """lexicon: which words are drawn, and the warnings about others. describe: what a prompt says. names_anew(before,
+    after): whether the later prompt names a thing as the earlier one does not. suggestions: known words by kind.
+    examples: whole prompts."""
+
+    lexicon: Lexicon
+    describe: Callable[[str], grammar.Description | grammar2.Description]
+    names_anew: Callable[[str, str], bool]
+    suggestions: Mapping[str, tuple[str, ...]]
+    examples: tuple[str, ...]
+
+
+VOCABULARIES = {
+    "phrases": Words(
+        vocabulary.LEXICON, grammar.describe, grammar.names_anew, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES
+    ),
+    "phrases-2": Words(
+        vocabulary2.LEXICON, grammar2.describe, grammar2.names_anew, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES
+    ),
+}
+
+
+def words_of(spec: ModelSpec) -> Words | None:
+    """The vocabulary of ``spec``; None if the model accepts any words."""
+    return VOCABULARIES.get(spec.text_encoder)
+
+
+def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
+    """Words that a model with its own vocabulary does not know and ignores; other models accept any words."""
+    words = words_of(spec)
+    return words.lexicon.unknown(prompt) if words is not None else []
+
+
+def warnings(prompt: str, spec: ModelSpec) -> list[str]:
+    """What parts of the prompt the model will not draw, and why: one sentence each."""
+    words = words_of(spec)
+    return words.lexicon.warnings(prompt) if words is not None else []
+
+
+def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
+    """Why a new prompt does not change the view: it names no new thing, or only a ground. One sentence, or none if the
+    view changes."""
+    words = words_of(spec)
+    if words is None or words.names_anew(before, after) or camera_from_prompt(after):
+        return []
+    old, new = vars(words.describe(before)), vars(words.describe(after))
+    changed = {name for name, value in new.items() if name != "things" and value and value != old[name]}
+    if changed == {"ground"}:
+        return ["the new ground appears only where nothing is remembered yet, or together with a new thing"]
+    return [] if changed else ["the prompt names nothing new: the view stays as it is"]

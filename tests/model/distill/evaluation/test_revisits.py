@@ -1,0 +1,65 @@
+"""Promise: the literature's memory measures are correct, on videos with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.distill.evaluation import measures
+from model.distill.evaluation.revisits import SIMILARITIES, gains, mirrored, normalised, pairs_of
+
+VIEWS = [*range(0, 300, 10), *range(290, -10, -10)]  # thirty pictures away and back again
+
+
+def world() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (16, 400, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+
+
+def filmed(views: list[int], forget_after: int | None = None) -> np.ndarray:
+    """What a camera at ``views`` sees; after a given number of pictures the world is another."""
+    other = np.random.default_rng(1).integers(0, 255, (16, 400, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    shown = [other if forget_after is not None and i >= forget_after else world() for i in range(len(views))]
+    return np.stack([scene[:, view : view + 64] for scene, view in zip(shown, views, strict=True)])
+
+
+def test_pairs_are_revisits_others_as_far_apart_and_neighbours() -> None:
+    found = pairs_of(VIEWS, near=1)
+    assert found.revisits and all(VIEWS[i] == VIEWS[j] and j - i >= 12 for i, j in found.revisits)
+    assert all(later > earlier for pair in (found.baseline, found.short) for earlier, later in pair)
+    ends = {end for pair in found.revisits for end in pair}
+    assert all(i not in ends and j not in ends and VIEWS[i] != VIEWS[j] for i, j in found.baseline)
+    assert {j - i for i, j in found.short} == {2, 3, 4, 5, 6}
+    assert pairs_of([0, 10, 20], near=1).revisits == ()
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_video_that_remembers_gains_and_one_that_forgets_does_not(name: str) -> None:
+    views = [*VIEWS, *range(0, -100, -10)]  # and on to places that are seen once: the baseline
+    moved = [view + 100 for view in views]
+    pairs = pairs_of(moved, near=1)
+    remembered = gains(filmed(moved), pairs, SIMILARITIES[name])
+    forgotten = gains(filmed(moved, forget_after=30), pairs, SIMILARITIES[name])
+    assert remembered[0] > 4 * abs(forgotten[0]), "what is the same again"
+
+
+def test_a_still_video_gains_nothing() -> None:
+    views = [*VIEWS, *range(0, -100, -10)]
+    still = np.repeat(filmed([0]), len(views), 0)
+    assert gains(still, pairs_of(views, near=1), measures.psnr) == (0, 0)
+
+
+def test_a_mirrored_path_is_compared_with_itself_reversed() -> None:
+    pictures = filmed(VIEWS)
+    assert mirrored(pictures, measures.psnr) == 60 and mirrored(pictures, SIMILARITIES["ssim"]) == pytest.approx(1)
+    assert mirrored(filmed(VIEWS, forget_after=30), measures.psnr) < 15
+
+
+def test_nothing_to_compare_has_no_number() -> None:
+    assert np.isnan(normalised([(float("nan"), 1.0)])) and normalised([(1.0, 2.0), (3.0, 2.0)]) == pytest.approx(1)
+
+
+def test_flicker_and_drift_have_their_conventions() -> None:
+    still = np.zeros((20, 4, 4, 3), np.uint8)
+    assert measures.flicker(still) == 1 and measures.flicker(np.stack([still[0], still[0] + 255])) == 0
+    brighter = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3)
+    assert measures.ends_apart(brighter, lambda part: float(part.mean())) == 17, "the first three and the last three"

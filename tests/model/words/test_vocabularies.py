@@ -1,0 +1,112 @@
+"""Promise: pafu-mini's vocabulary: what is understood, what is refused by name, and the warnings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.spec import PAFU_MINI, spec_named
+from model.words.grammar import Thing, arranged, describe
+from model.words.text import arranged_ids, phrase_ids
+from model.words.vocabularies import not_in_sight, unknown_words, warnings
+from model.words.vocabulary import CANONICAL, EXAMPLES, LEXICON
+
+
+def told(prompt: str) -> list[str]:
+    return warnings(prompt, PAFU_MINI)
+
+
+@pytest.mark.parametrize("prompt", [*EXAMPLES, "", "two red houses", "please show a mill and a tree"])
+def test_nothing_is_said_of_what_is_drawn(prompt: str) -> None:
+    assert told(prompt) == []
+
+
+@pytest.mark.parametrize(("slip", "meant"), [("huose", "house"), ("widnmill", "windmill"), ("purpel", "purple")])
+def test_a_slip_suggests_the_word_that_was_meant(slip: str, meant: str) -> None:
+    assert told(f"a red {slip} at night") == [f"the model does not know '{slip}'; did you mean '{meant}'?"]
+
+
+def test_every_plural_of_a_thing_is_known() -> None:
+    assert {CANONICAL[word] for word in ("cottages", "oaks", "lighthouses", "firs", "windmills")} == {
+        *("house", "tree", "tower", "pine", "mill")
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left_out"),
+    [
+        ("a meadow without trees, a red house", "without trees"),
+        ("no mill, a red house", "no mill"),
+        ("a red house; there isn't a tower", "not a tower"),
+        ("0 trees and a red house", "0 trees"),
+    ],
+)
+def test_what_is_negated_is_not_drawn_and_told(prompt: str, left_out: str) -> None:
+    assert describe(prompt).things == [Thing("house", "red")]
+    (sentence,) = told(prompt)
+    assert sentence.startswith(f"'{left_out}' is ignored")
+
+
+def test_a_count_asks_for_as_many_things_each_at_a_place_of_its_own() -> None:
+    two = arranged(describe("two red houses with blue roofs"))
+    assert two.things == [Thing("house", "red", "blue", "left"), Thing("house", "red", "blue", "right")]
+    assert [thing.place for thing in arranged(describe("3 trees")).things] == ["left", "middle", "right"]
+    assert [thing.place for thing in arranged(describe("two mills on the right")).things] == ["right", "left"]
+    assert [thing.place for thing in arranged(describe("two mills ahead")).things] == ["ahead", "ahead"]
+
+
+@pytest.mark.parametrize("number", ["four", "dozens", "7", "9" * 5000])
+def test_more_than_can_be_drawn_is_told(number: str) -> None:
+    assert len(describe(f"{number} pines").things) == 3
+    assert told(f"{number} pines") == [f"'{number}' is too many: the model draws at most 3 of a kind"]
+
+
+def test_things_without_places_do_not_share_one() -> None:
+    said = arranged(describe("a blue tower and a red mill"))
+    assert [thing.place for thing in said.things] == ["left", "right"]
+    assert [thing.place for thing in arranged(describe("a tower on the right and a mill")).things] == ["right", "left"]
+    assert arranged(describe("a blue tower")).things == [Thing("tower", "blue")], "alone it may stand anywhere"
+    same = torch.equal(arranged_ids("a tower and a mill", 8), phrase_ids("a tower on the left and a mill, right", 8))
+    assert same, "this is what a stream is told"
+
+
+@pytest.mark.parametrize(("word", "why"), [("behind", "side by side"), ("near", "side by side"), ("big", "sizes")])
+def test_what_cannot_be_chosen_is_refused_by_name(word: str, why: str) -> None:
+    (sentence,) = told(f"a {word} house, a tree")
+    assert sentence.startswith(f"'{word}' is ignored") and why in sentence
+
+
+@pytest.mark.parametrize("word", ["🏠", "赤い家", "дом", "हिन्दी"])
+def test_emoji_and_other_scripts_are_unknown_words(word: str) -> None:
+    assert unknown_words(f"a {word} and a red house", PAFU_MINI) == [word]
+
+
+@pytest.mark.parametrize("prompt", ["ein rotes Haus auf einer Wiese", "una casa roja", "赤い家", "черный дом", "🏠🌲"])
+def test_another_language_is_told_so(prompt: str) -> None:
+    (sentence,) = told(prompt)
+    assert "English" in sentence
+
+
+def test_a_word_that_is_negated_is_not_called_unknown_as_well() -> None:
+    assert LEXICON.unknown("a meadow, no zeppelins") == []
+
+
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [
+        ("a meadow by day, a red house", "the prompt names nothing new"),
+        ("", "the prompt names nothing new"),
+        ("a desert, a red house", "the new ground"),
+        ("a meadow at night, a red house", None),
+        ("a desert, a blue house", None),
+        ("the camera pans left", None),
+    ],
+)
+def test_words_that_change_nothing_in_sight_are_told(after: str, says: str | None) -> None:
+    sentences = not_in_sight("a meadow by day, a red house", after, PAFU_MINI)
+    assert [sentence.startswith(says or "") for sentence in sentences] == ([True] if says else [])
+
+
+def test_a_model_that_reads_any_words_is_told_nothing() -> None:
+    wan = spec_named("wan2.1-1.3b")
+    assert warnings("ein 🏠, no trees", wan) == unknown_words("huose", wan) == not_in_sight("a", "b", wan) == []
