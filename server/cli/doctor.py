@@ -315,7 +315,7 @@ def check_jobs(settings: Settings) -> str:
     """Check the job database and the file stores. Raises ConfigError."""
     from server.jobs.database import check
 
-    return check(settings, migrate=False)
+    return check(settings)
 
 
 def tracing(settings: Settings) -> str:

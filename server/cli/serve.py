@@ -9,14 +9,14 @@ from typing import NamedTuple
 from server import __version__
 from server.access.keys import Keyring
 from server.cli.console import console, fail, say
-from server.cli.weights import fetched
+from server.cli.weights import check_files, fetched
 from server.config import ConfigError, Settings, check_data_dir
 from server.config.addresses import page_address
 from server.engine.choice import engine_for
 from server.engine.interface import Engine
 from server.http.connection_limit import raise_file_limit
 from server.http.listener import listen
-from server.jobs.database import check, stores
+from server.jobs.database import check, known_stores, make_stores
 from server.telemetry import logs
 from server.telemetry.traces import Traces, traces_for
 
@@ -24,7 +24,7 @@ START_FAILED = 3  # exit status if no worker can start
 
 
 class Prepared(NamedTuple):
-    """What the server needs, checked and opened before the model is loaded."""
+    """What the server needs, checked before anything is created or loaded."""
 
     engine: Engine
     traces: Traces | None
@@ -37,6 +37,7 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format, settings.log_prompts)
     fetched(settings)
     raise_file_limit()
+    _require_weights(settings)
     try:
         prepared = _prepare(settings)
     except ConfigError as error:
@@ -58,12 +59,22 @@ def serve(settings: Settings) -> None:
         raise fail(failure, START_FAILED)
 
 
+def _require_weights(settings: Settings) -> None:
+    """Exit if weights are not where the settings say. The machines of a cluster have their own."""
+    if settings.engine != "local":
+        return
+    try:
+        check_files(settings)
+    except ConfigError as error:
+        raise fail(settings.explained(error), START_FAILED) from None
+
+
 def _prepare(settings: Settings) -> Prepared:
     """Raises ConfigError for the first problem."""
     traces = traces_for(settings)
     check_data_dir(settings.data_dir)
     check(settings)
-    engine = engine_for(settings, lambda: stores(settings))
+    engine = engine_for(settings, lambda: known_stores(settings), lambda: make_stores(settings))
     guarded = Keyring(settings).required or settings.allow_anonymous
     sock = listen(settings.host, settings.port, guarded=guarded)
     metrics_sock = None

@@ -12,7 +12,7 @@ import typer
 from model.checkpoints import hub
 from model.checkpoints.errors import WeightsError
 from server.cli.console import fail, say
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.process import module_command
 from server.telemetry import logs
 
@@ -85,3 +85,12 @@ def fetched(settings: Settings) -> None:
             sys.stderr.write(logs.enveloped(line, "pull").decode())
         if pulling.wait():
             raise typer.Exit(pulling.returncode) from None
+
+
+def check_files(settings: Settings) -> None:
+    """Raises ConfigError for weights that are not on this machine. The worker checks what is in them."""
+    for part in ("weights", "text_encoder", "vae", "salience_head"):
+        given = getattr(settings, part)
+        if given is not None and not hub.is_hub_id(str(given)) and not Path(given).exists():
+            hint = "train one with `pafu distill salience`, or " if part == "salience_head" else ""
+            raise ConfigError(f"{given} is missing: {hint}name a file or folder that exists", part)

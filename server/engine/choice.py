@@ -11,11 +11,15 @@ from server.engine.interface import Engine
 from server.engine.local import LocalEngine
 from server.engine.slots import slots_for
 
+MakeStores = Callable[[], dict[str, tuple[str, str]]]
 
-def engine_for(settings: Settings, stores: Callable[[], dict[str, tuple[str, str]]]) -> Engine:
-    """The engine, not started yet; joins the cluster if there is one. ``stores`` returns this server's store ids.
 
-    Raises ConfigError for a missing device or cluster, or if the cluster's servers use other stores.
+def engine_for(settings: Settings, known_stores: MakeStores, make_stores: MakeStores) -> Engine:
+    """The engine, not started yet; joins the cluster if there is one.
+
+    ``known_stores`` returns the ids of this server's stores as far as they exist; ``make_stores``, called at the
+    engine's start, creates the others. Raises ConfigError for a missing device or cluster, or if the cluster's servers
+    use other stores.
     """
     if settings.engine == "local":
         slots = slots_for(settings)
@@ -27,6 +31,6 @@ def engine_for(settings: Settings, stores: Callable[[], dict[str, tuple[str, str
     from server.engine.cluster.join import join
 
     join(settings)
-    engine = ClusterEngine(settings, stores=stores())
+    engine = ClusterEngine(settings, stores=known_stores(), make_stores=make_stores)
     engine.check_others()
     return engine

@@ -17,7 +17,7 @@ from typing import Any
 
 import uvicorn
 
-from server.config import Settings, addresses
+from server.config import Settings, addresses, make_data_dir
 from server.engine.admission import Capacity
 from server.engine.interface import Engine
 from server.http.app import Front, create_app, metrics_app
@@ -174,9 +174,13 @@ async def run(
     metrics_sock: socket.socket | None = None,
     traces: Traces | None = None,
 ) -> str | None:
-    """Serve until a signal; returns why the engine never became ready, or None. ``say`` prints progress."""
+    """Serve until a signal; returns why the engine never became ready, or None. ``say`` prints progress.
+
+    Raises ConfigError before anything is written.
+    """
     engine.observer.traces = traces
     service = build(settings, engine)
+    make_data_dir(settings.data_dir)
     service.config.app.openapi()  # type: ignore[union-attr]  # or the first caller would hold up the loop for 0.1 s
     watcher = asyncio.create_task(_watch(service, engine, say))
     async with metrics_served(engine.observer, metrics_sock):

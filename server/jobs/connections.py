@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from server.config.folders import why_no_locks
+from server.config.folders import why_unusable
 from server.jobs import schema
 from server.jobs.errors import StoreError, StoreUnavailable
 
@@ -27,15 +27,15 @@ SERVER_OPTIONS = f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={2 *
 class Connections:
     """Transactions on one database with the tables of schema.py."""
 
-    def __init__(self, url: str, migrate: bool = True) -> None:
-        """Connect and create the tables; migrate older ones unless ``migrate`` is False.
-
-        Raises StoreError or StoreUnavailable.
-        """
+    def __init__(self, url: str) -> None:
+        """Connect; create the database's file and tables, or migrate older ones. Raises StoreError or
+        StoreUnavailable."""
         self._engine = _engine(url)
         try:
+            if (file := sqlite_file(url)) is not None:
+                _create(file)
             with self.alone() as connection:
-                schema.prepare(connection, migrate)
+                schema.prepare(connection)
         except BaseException:
             self.close()
             raise
@@ -65,6 +65,26 @@ class Connections:
             yield connection
 
 
+@contextmanager
+def as_it_is(url: str) -> Iterator[Connection | None]:
+    """A transaction on the database, in which nothing is created or migrated; None if it has no tables yet.
+
+    Raises StoreError or StoreUnavailable if no server could use this database.
+    """
+    engine, file = _engine(url), sqlite_file(url)
+    if file is not None and not file.exists():
+        if why := why_unusable(file.parent):
+            raise StoreUnavailable(f"the job database {file} cannot be created: {why}")
+        yield None
+        return
+    try:
+        with _named_errors(), engine.connect() as connection:
+            with connection.execution_options(pafu_writes=True).begin():  # tells whether it can be written
+                yield connection if schema.version(connection) else None
+    finally:
+        engine.dispose()
+
+
 def database_url(url: str | None, data_dir: Path) -> str:
     """The SQLAlchemy URL for the setting: PostgreSQL through psycopg; default: SQLite in the data directory."""
     if not url:
@@ -75,31 +95,41 @@ def database_url(url: str | None, data_dir: Path) -> str:
     return url
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for another one. Raises StoreError for one in memory."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if not parsed.database or parsed.database == ":memory:":
+        raise StoreError("jobs in memory are lost on restart; give a file: sqlite:////path/to/jobs.sqlite")
+    return Path(parsed.database)
+
+
 def _engine(url: str) -> Engine:
     try:
+        if (file := sqlite_file(url)) is not None:
+            return _sqlite(file)
         parsed = make_url(url)
-        name = parsed.get_backend_name()
-        if name == "sqlite":
-            if not parsed.database or parsed.database == ":memory:":
-                raise StoreError("jobs in memory are lost on restart; give a file: sqlite:////path/to/jobs.sqlite")
-            return _sqlite(Path(parsed.database))
-        if name == "postgresql":
+        if parsed.get_backend_name() == "postgresql":
             arguments = {"connect_timeout": int(BUSY_SECONDS), "options": SERVER_OPTIONS}
             return create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
     except (ArgumentError, ImportError) as error:
         raise StoreError(f"the job database cannot be used: {error}") from None
-    raise StoreError(f"jobs are kept in sqlite or postgresql, not {name!r}")
+    raise StoreError(f"jobs are kept in sqlite or postgresql, not {parsed.get_backend_name()!r}")
+
+
+def _create(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the job database {file} cannot be created: {error.strerror}") from error
+    if why := why_unusable(file.parent):
+        raise StoreError(why)
 
 
 def _sqlite(path: Path) -> Engine:
     """A durable SQLite engine: WAL, synchronous commits, and no new empty file if the database file disappears."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable(f"the job database {path} cannot be created: {error.strerror}") from error
-    if why := why_no_locks(path.parent):
-        raise StoreError(why)
 
     def connect() -> sqlite3.Connection:
         name = f"file:{urllib.parse.quote(str(path))}?mode=rw"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,19 +26,18 @@ TURN_WITHIN = 5.0  # seconds that a call waits for others before the store count
 log = logging.getLogger("pafu.jobs")
 
 
-def check(settings: Settings, migrate: bool = True) -> str:
-    """Open the configured store and files once; returns a description of where they are. Raises ConfigError.
-
-    Without ``migrate``, the store of an older version, which may be running, is not changed.
-    """
+def check(settings: Settings) -> str:
+    """Look at the configured store and files; returns a description of where they are. Nothing is created or migrated.
+    Raises ConfigError."""
     from sqlalchemy import make_url
 
-    from server.jobs.connections import Connections, database_url
+    from server.jobs.connections import as_it_is, database_url
 
     url = database_url(settings.database, settings.data_dir)
     where = make_url(url).render_as_string(hide_password=True) if "://" in url else "PAFU_DATABASE"
     try:
-        Connections(url, migrate).close()
+        with as_it_is(url):
+            pass
     except (StoreError, StoreUnavailable) as error:
         reason = " ".join(str(error).split())  # database drivers write several lines
         raise ConfigError(
@@ -48,19 +47,38 @@ def check(settings: Settings, migrate: bool = True) -> str:
         ) from None
     for what, given in (("videos", settings.videos), ("sessions", settings.sessions)):
         try:
-            open_files(given, settings.data_dir, what)
+            open_files(given, settings.data_dir, what).check()
         except (FilesError, FilesUnavailable) as error:
             reason = f"{what} cannot be stored: {error}; see PAFU_{what.upper()} and PAFU_DATA_DIR"
             raise ConfigError(reason, what) from None
     return f"{where}; videos in {settings.videos or settings.data_dir}"
 
 
-def stores(settings: Settings) -> dict[str, tuple[str, str]]:
-    """Setting name -> (id of the store, its location). Raises ConfigError."""
+def known_stores(settings: Settings) -> dict[str, tuple[str, str]]:
+    """Setting name -> (id of the store, its location); an id is empty if no server has used the store yet. Raises
+    ConfigError."""
     from server.jobs import identity
 
-    check(settings)
-    return identity.stores(settings)
+    with _as_config_error():
+        return identity.known(settings)
+
+
+def make_stores(settings: Settings) -> dict[str, tuple[str, str]]:
+    """As ``known_stores``, after creating the stores and ids that are missing."""
+    from server.jobs import identity
+
+    with _as_config_error():
+        return identity.made(settings)
+
+
+@contextmanager
+def _as_config_error() -> Iterator[None]:
+    try:
+        yield
+    except (StoreError, StoreUnavailable) as error:
+        raise ConfigError(f"the job store cannot be used: {error}", "database") from None
+    except (FilesError, FilesUnavailable) as error:
+        raise ConfigError(f"the files cannot be stored: {error}", "videos", "sessions") from None
 
 
 def shared_journals(settings: Settings) -> SharedJournals | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from server.config.folders import why_unusable
 from server.disk import PART, write_whole
 
 READ_SIZE = 256 * 2**10
@@ -40,6 +41,9 @@ class FileMissing(FilesUnavailable, FileNotFoundError):
 
 class Files(Protocol):
     """Durable files by name. Methods block and raise FilesUnavailable; call them from threads."""
+
+    def check(self) -> None:
+        """Raises FilesUnavailable if nothing can be kept here. Creates nothing."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write or replace a file atomically; it is durable on return."""
@@ -87,8 +91,10 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        with _named(f"the directory {root} cannot be used"):
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def check(self) -> None:
+        if why := why_unusable(self._root):
+            raise FilesUnavailable(f"the directory {self._root} cannot be used: {why}")
 
     def path(self, name: str) -> Path:
         """Path of a file. Raises FilesUnavailable for an unsafe name."""
@@ -100,7 +106,8 @@ class LocalFiles:
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
         with _named(f"{name} cannot be written"):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.parent.mkdir(exist_ok=True, mode=0o700)
             write_whole(path, data)
 
     def read(self, name: str) -> bytes:
@@ -149,6 +156,8 @@ class LocalFiles:
     def folders(self, older_than: float) -> list[str]:
         now = time.time()
         with _named("the directory cannot be listed"):
+            if not self._root.exists():
+                return []
             return [
                 entry.name
                 for entry in os.scandir(self._root)
@@ -165,9 +174,16 @@ class RemoteFiles:
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except Exception as error:  # each kind of store raises its own
-            shown = re.sub(r"//[^/@]*@", "//...@", url)  # without a password
-            raise FilesError(f"nothing can be stored at {shown}: {error}") from None
-        self._root = root.rstrip("/")
+            raise FilesError(f"nothing can be stored at {_shown(url)}: {error}") from None
+        self._root, self._url = root.rstrip("/"), url
+
+    def check(self) -> None:
+        try:
+            self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return
+        except Exception as error:  # each kind of store raises its own
+            raise FilesUnavailable(f"{_shown(self._url)} does not answer: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         path, part = self._path(name), self._path(f"{name}.{os.getpid()}{PART}")
@@ -223,6 +239,11 @@ class RemoteFiles:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def _shown(url: str) -> str:
+    """The URL without a password."""
+    return re.sub(r"//[^/@]*@", "//...@", url)
 
 
 class _named:

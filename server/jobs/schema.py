@@ -87,23 +87,28 @@ sessions = Table(
 )
 
 
-def prepare(connection: Connection, migrate: bool = True) -> None:
-    """Create the tables or, if ``migrate``, migrate an older database, in the transaction of ``connection``.
+def version(connection: Connection) -> int | None:
+    """The database's schema version; None if it has no tables yet. Raises StoreError for a newer Pafu's."""
+    if not inspect(connection).has_table(meta.name):
+        return None
+    there = int(connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one())
+    if not FIRST <= there <= FIRST + len(MIGRATIONS):
+        raise StoreError(
+            f"the job database has schema {there}, this Pafu supports {FIRST} to {FIRST + len(MIGRATIONS)}: a newer "
+            "Pafu has used it; run that version, or use another database"
+        )
+    return there
+
+
+def prepare(connection: Connection) -> None:
+    """Create the tables or migrate an older database, in the transaction of ``connection``.
 
     Raises StoreError for a database of a newer version.
     """
-    today = FIRST + len(MIGRATIONS)
-    if not inspect(connection).has_table(meta.name):
+    today, there = FIRST + len(MIGRATIONS), version(connection)
+    if there is None:
         metadata.create_all(connection)
         connection.execute(insert(meta).values(name="schema", value=str(today)))
-        return
-    there = int(connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one())
-    if not FIRST <= there <= today:
-        raise StoreError(
-            f"the job database has schema {there}, this Pafu supports {FIRST} to {today}: a newer Pafu has used it; "
-            "run that version, or use another database"
-        )
-    if not migrate:
         return
     for step, statements in enumerate(MIGRATIONS[there - FIRST :], there + 1):
         log.info("migrating the job database to schema %d", step)

@@ -52,11 +52,11 @@ def serve(settings: dict[str, Any], port: int) -> None:
     from server.engine.cluster.join import join
     from server.http.listener import listen
     from server.http.service import build
-    from server.jobs.database import stores
+    from server.jobs.database import make_stores
 
     given = Settings(model="test-tiny", engine="ray", device="cpu", max_sessions=16, job_lease_seconds=3.0, **settings)
     join(given)
-    engine = ClusterEngine(given, (sys.executable, str(PATTERN)), stores(given))
+    engine = ClusterEngine(given, (sys.executable, str(PATTERN)), make_stores(given))
     asyncio.run(build(given, engine).serve(sockets=[listen("127.0.0.1", port)]))
 
 

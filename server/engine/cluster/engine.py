@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -113,19 +113,25 @@ class RayLink:
 class ClusterEngine(PooledEngine):
     """An engine over the workers of a Ray cluster, which must be joined first (server.engine.cluster.join).
 
-    ``stores``: this front's stores for sessions and jobs, which all fronts must share.
+    ``stores``: this front's stores for sessions and jobs, which all fronts must share; ``make_stores`` creates those
+    that do not exist yet.
     """
 
     grows = True
 
     def __init__(
-        self, settings: Settings, command: Sequence[str] = WORKER_COMMAND, stores: Stores | None = None
+        self,
+        settings: Settings,
+        command: Sequence[str] = WORKER_COMMAND,
+        stores: Stores | None = None,
+        make_stores: Callable[[], Stores] | None = None,
     ) -> None:
         super().__init__(settings.spec, Pool([], settings.max_sessions))
         self._settings, self._command = settings, tuple(command)
         self._parts = devices.parse(settings.device)
         check_groups(settings.spec, self._parts)
         self._hello = Hello(front=f"front_{secrets.token_hex(8)}", version=__version__, stores=stores or {})
+        self._make_stores = make_stores
         self._members: dict[str, RemoteMember] = {}
         self._looking: asyncio.Task[None] | None = None
         self._trouble = f"no node of the Ray cluster has room for a worker on {settings.device!r}"
@@ -154,6 +160,8 @@ class ClusterEngine(PooledEngine):
             ray.kill(ray.get_actor(name, self._settings.ray_namespace))
 
     async def start(self) -> None:
+        if self._make_stores is not None:
+            self._hello = structs.replace(self._hello, stores=await asyncio.to_thread(self._make_stores))
         await self._look()
         if not self._members:
             log.warning("%s; waiting for one", self._trouble)

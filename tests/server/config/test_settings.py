@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.config import ConfigError, Settings, check_data_dir, find_temporary_folder, load_settings
+from server.config import ConfigError, Settings, check_data_dir, find_temporary_folder, load_settings, make_data_dir
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +128,8 @@ def test_a_file_stands_under_variables_and_flags(monkeypatch, tmp_path) -> None:
 
 def test_a_data_folder_is_made_and_one_that_cannot_be_written_is_told(tmp_path) -> None:
     check_data_dir(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    make_data_dir(tmp_path / "new" / "folder")
     assert (tmp_path / "new" / "folder").is_dir()
     (tmp_path / "file").touch()
     for folder, why in ((tmp_path / "file", "is a file"), (Path("/proc/nothing"), "No such file")):
