@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from server.config import load_settings
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/pafu"
 EVERYTHING = {
@@ -161,6 +163,29 @@ def test_secrets_are_never_values(helm: str) -> None:
     assert one["valueFrom"] == {"secretKeyRef": {"name": "pafu", "key": "api-keys"}} and "value" not in one
 
 
+def test_the_server_reads_every_setting_as_it_was_written(helm: str, monkeypatch) -> None:
+    """Helm itself writes large numbers as 8.589934592e+09."""
+    given = {
+        "cache_room_bytes": 8 * 2**30,
+        "max_lead_seconds": 2.5,
+        "log_prompts": True,
+        "allowed_hosts": "a.org, b.org",
+    }
+    for name, value in environment(objects(helm, {"settings": given})).items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings({})
+    assert (settings.cache_room_bytes, settings.max_lead_seconds, settings.log_prompts) == (8 * 2**30, 2.5, True)
+    assert settings.allowed_hosts == ("pafu", "pafu.video.svc", "a.org", "b.org")
+
+
+@pytest.mark.parametrize("values", [{}, ON_RAY])
+def test_no_variable_is_set_twice(helm: str, values: dict[str, Any]) -> None:
+    more = {"settings": {**values.get("settings", {}), "device": "cuda:0", "log_format": "text", "weights": "a/b"}}
+    values = {**values, **more, "model": {"name": "self-forcing"}}
+    names = [each["name"] for each in pod_of(objects(helm, values))["containers"][0]["env"]]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -172,6 +197,15 @@ def test_secrets_are_never_values(helm: str) -> None:
         ({"gateway": {"enabled": True}}, "gateway.name"),
         ({"ray": {"enabled": True}}, "gpu.count"),
         ({**ON_RAY, "settings": {"database": "postgresql://db/pafu", "videos": "s3://b/v"}}, "PAFU_SESSIONS"),
+        ({"settings": {"max_sesions": 3}}, "max_sesions"),
+        ({"settings": {"port": 9000}}, "port"),
+        ({"settings": {"shutdown_timeout": 100}}, "shutdown_timeout"),
+        ({"settings": {"max_sessions": [3]}}, "max_sessions"),
+        ({"settings": {"database": "x"}, "secrets": {"PAFU_DATABASE": {"name": "x", "key": "k"}}}, "same setting"),
+        ({"settings": {"weights": "a/b"}, "model": {"name": "self-forcing", "weights": "c"}}, "same setting"),
+        ({"keda": {"enabled": True, "minReplicas": 9, "maxReplicas": 2}}, "keda: the minimum, 9, is larger"),
+        ({"keda": {"prometheus": "prometheus:9090"}}, "prometheus"),
+        ({"podDisruptionBudget": {"maxUnavailable": "half"}}, "maxUnavailable"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(helm: str, values: dict[str, Any], said: str) -> None:

@@ -22,10 +22,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "pafu.fullname" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
+{{/* Helm reads large numbers as 8.589934592e+09, which is no whole number to the server. */}}
+{{- define "pafu.plain" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ printf "%.0f" . }}{{ else }}{{ toString . }}{{ end }}
+{{- end }}
+
 {{- define "pafu.hosts" -}}
 {{- $hosts := list (include "pafu.fullname" .) (printf "%s.%s.svc" (include "pafu.fullname" .) .Release.Namespace) }}
 {{- if .Values.ingress.enabled }}{{ $hosts = append $hosts .Values.ingress.host }}{{ end }}
 {{- if .Values.gateway.enabled }}{{ $hosts = append $hosts .Values.gateway.host }}{{ end }}
+{{- with .Values.settings.allowed_hosts }}{{ $hosts = concat $hosts (splitList "," (nospace .)) }}{{ end }}
 {{- join "," ($hosts | uniq) }}
 {{- end }}
 
