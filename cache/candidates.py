@@ -26,7 +26,7 @@ class CandidateReader:
     store: TokenStore
     workspace: Workspace
     group: Group
-    reads: frozenset[str]  # whether the policy reads "keys" or "values"
+    reads: frozenset[str]  # which of "keys", "values" and "copies" the policy reads
     unplaced: RotateByTime | None
     fresh: int  # tokens of the open chunk
     first_layer: int  # index of the store's first layer in the model
@@ -51,6 +51,7 @@ class CandidateReader:
             positions=store.positions[layer, :end],
             numbers=store.numbers[layer, :end],
             scores=store.scores[layer, :end],
+            compared=store.copies(layer) if "copies" in self.reads else None,
             read_keys=cache(partial(self._keys, dealt)) if "keys" in self.reads else unread,
             read_values=cache(partial(self._values, dealt)) if "values" in self.reads else unread,
             layer=self.first_layer + layer,

@@ -31,6 +31,8 @@ SCALE_BYTES = 2  # bfloat16
 POSITION_BYTES = 3 * 4  # (t, h, w) float32
 NUMBER_BYTES = 8  # int64
 SCORE_BYTES = 4  # float32
+NEAREST = 8  # newer copies that a token remembers; see cache.copies
+COPY_BYTES = NEAREST * (4 + 4)  # cosine float32, place int32
 CACHE_SHARE = 0.7  # of the memory that a loaded model leaves free
 
 
@@ -73,9 +75,10 @@ def promised_bytes(
     kv_dtype: str = "auto",
 ) -> int:
     """Bytes that a session's cache allocates, once, for its whole life: keys and values of ``budget`` tokens per layer
-    with their scales, plus positions, numbers and scores of these tokens and of the open chunk."""
+    with their scales, plus positions, numbers, scores and copies of these tokens and of the open chunk."""
     rows = 2 * row_bytes(heads * head_dim, dtype, kv_dtype)
-    return layers * (budget * rows + (budget + chunk) * (POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES))
+    about = POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES + COPY_BYTES
+    return layers * (budget * rows + (budget + chunk) * about)
 
 
 def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chunk: int, dtype: str) -> int:

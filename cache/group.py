@@ -61,8 +61,8 @@ class Group:
         return layers[0]
 
     def collected(self, own: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """What all processes found for their layers, each (length,): process p for layers p, p + size and so on. In the
-        last round a process may have one more than there are ``lengths``."""
+        """What all processes found for their layers, each (length, ...): process p for layers p, p + size and so on. In
+        the last round a process may have one more than there are ``lengths``."""
         return list(own)
 
     def all(self, flag: Tensor) -> Tensor:

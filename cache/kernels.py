@@ -1,4 +1,4 @@
-"""Fused Triton kernels for GPUs. Each has a plain PyTorch twin in ``cache.scoring`` that defines its result.
+"""Fused Triton kernels for GPUs. Each has a plain PyTorch twin in ``cache.copies`` that defines its result.
 
 Triton compiles a kernel at its first use. On other devices, or without Triton, the twins run.
 """
@@ -10,50 +10,62 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLUMNS, DEPTH = 128, 128, 64  # tile of one program, and inner step of its products
+from cache.config import NEAREST
+
+ROWS, COLUMNS, DEPTH = 128, 128, 64  # tile of one product, and inner step of its products
 
 
 @triton.jit
-def _highest_cosines(
+def _copies_among(
+    keys,
     directions,
     latents,
-    highest,
+    products,
+    places,
     tokens,
+    first,
+    part,
     width: tl.constexpr,
+    PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # type: ignore[no-untyped-def]
-    first_row, first_column = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
-    newest = tl.load(latents + tl.minimum(first_column + COLUMNS, tokens) - 1)
-    oldest = tl.load(latents + first_row)
-    if newest > oldest:  # otherwise no column of this tile is newer than any of its rows
-        rows, columns = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
-        depth = tl.arange(0, DEPTH)
-        similar = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        row_at = directions + rows[:, None] * width + depth[None, :]
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    begin = tl.program_id(1) * part
+    end = tl.minimum(begin + part, tokens - first)
+    depth = tl.arange(0, DEPTH)
+    own = tl.load(latents + rows, mask=rows < tokens, other=0)
+    row_at = keys + rows[:, None] * width + depth[None, :]
+    best, place = tl.zeros((ROWS,), dtype=tl.float32), tl.full((ROWS,), -1, dtype=tl.int32)
+    for first_column in range(begin, end, COLUMNS):
+        columns = first_column + tl.arange(0, COLUMNS)
         column_at = directions + columns[None, :] * width + depth[:, None]
+        similar = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for start in range(0, width, DEPTH):
             inside = start + depth < width
             a = tl.load(row_at + start, mask=(rows < tokens)[:, None] & inside[None, :], other=0.0)
-            b = tl.load(column_at + start, mask=(columns < tokens)[None, :] & inside[:, None], other=0.0)
+            b = tl.load(column_at + start, mask=(columns < end)[None, :] & inside[:, None], other=0.0)
             similar += tl.dot(a, b)
-        own = tl.load(latents + rows, mask=rows < tokens, other=0)
-        theirs = tl.load(latents + columns, mask=columns < tokens, other=-1)
+        theirs = tl.load(latents + first + columns, mask=columns < end, other=-1)
         similar = tl.where(theirs[None, :] > own[:, None], similar, 0.0)
-        tl.atomic_max(highest + rows, tl.maximum(tl.max(similar, 1), 0.0), mask=rows < tokens)
+        highest, at = tl.max(similar, 1, return_indices=True)
+        place = tl.where(highest > best, first + first_column + at, place)
+        best = tl.maximum(best, highest)
+    to = rows * PARTS + tl.program_id(1)
+    tl.store(products + to, best, mask=rows < tokens)
+    tl.store(places + to, place, mask=rows < tokens)
 
 
-def highest_cosines(directions: Tensor, latents: Tensor) -> Tensor:
-    """For each direction (n, width), the highest product with a direction of a later latent frame, at least 0: (n,)
-    float32.
-
-    latents (n,) int64, ascending. The result does not depend on the order of the tiles.
-    """
-    tokens, width = directions.shape
-    highest = torch.zeros(tokens, device=directions.device)
-    grid = (triton.cdiv(tokens, ROWS), triton.cdiv(tokens, COLUMNS))
-    _highest_cosines[grid](
-        directions.contiguous(), latents, highest, tokens, width, ROWS, COLUMNS, DEPTH, num_warps=8, num_stages=3
-    )
-    return highest
+def copies_among(keys: Tensor, directions: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of the keys (n, width), and each NEAREST-th part of the newest ones' ``directions`` (c, width): the
+    highest product with a direction of a later latent frame, at least 0, and where that token is; NOWHERE for 0. Both
+    (n, NEAREST); latents (n,) int64."""
+    (tokens, width), newest = keys.shape, len(directions)
+    products = torch.empty(tokens, NEAREST, device=keys.device)
+    places = torch.empty(tokens, NEAREST, dtype=torch.int32, device=keys.device)
+    given = (keys.contiguous(), directions.contiguous(), latents, products, places)
+    sizes = (tokens, tokens - newest, triton.cdiv(newest, NEAREST), width)
+    grid = (triton.cdiv(tokens, ROWS), NEAREST)
+    _copies_among[grid](*given, *sizes, NEAREST, ROWS, COLUMNS, DEPTH, num_warps=8, num_stages=3)
+    return products, places

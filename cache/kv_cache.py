@@ -163,12 +163,11 @@ class KVCache:
         self._chunk_for("commit")
         counts = [self._filled(layer) for layer in range(self.layers)]
         evidence.check(self._pruner.policy, self.chunk, counts)
-        kept, scores = self._pruner.judge(self._to_judge(evidence), counts)
+        kept, told = self._pruner.judge(self._to_judge(evidence), counts)
         if valid is not None:
             kept = [torch.where(valid, k, torch.arange(len(k), device=k.device)) for k in kept]
-            scores = [torch.where(valid, row, self._store.scores[i, : len(row)]) for i, row in enumerate(scores)]
-        for layer, row in enumerate(scores):
-            self._store.scores[layer, : self._filled(layer)] = row
+        for name, rows in told.items():
+            self._store.note(name, rows, valid)
         self._before = (self._store.kept, self.evicted_tokens)
         self.evicted_tokens += self._store.commit(kept, self._workspace)
         self._open = None

@@ -15,15 +15,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from cache.copies import Copies, nearest_copies
 from cache.errors import CacheError, CacheFull
-from cache.scoring import redundancy
 
 SEED_PRIME = 1_000_003  # multiplier that separates the seeds of sessions
 SEED_LIMIT = 2**62
 SPLITMIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))  # (shift, factor) of splitmix64, signed
 NOTHING: frozenset[str] = frozenset()
 KEYS = frozenset({"keys"})
-KEYS_AND_VALUES = frozenset({"keys", "values"})
+COPIES = frozenset({"keys", "copies"})
+COPIES_AND_VALUES = frozenset({"keys", "copies", "values"})
 SHARPNESS = 2  # exponent of the salience odds; chosen by measurement (docs/method.md)
 VALUE_POWER = 4  # exponent of a value's distance; chosen on clips that no reported table uses
 NAMED = 4  # extra weight of a token that a prompt has certainly named
@@ -77,6 +78,7 @@ class Candidates:
     layer: int
     read_keys: Callable[[], Tensor]  # a function, since most policies read no keys
     read_values: Callable[[], Tensor]
+    compared: Copies | None = None  # the copies of the kept tokens among each other; None: nothing is compared yet
     salience: Tensor | None = None  # (fresh,); this and the next fields are the layer's evidence
     attention: Tensor | None = None  # (n,)
     affinity: Tensor | None = None  # (n,)
@@ -98,6 +100,11 @@ class Candidates:
     def values(self) -> Tensor:
         """(n, H, D)."""
         return self.read_values()
+
+    @cached_property
+    def copies(self) -> Copies:
+        """The nearest newer copies of all tokens."""
+        return nearest_copies(self.keys, self.latents, self.compared)
 
     def read_all(self, what: frozenset[str]) -> None:
         """Read ``what`` of keys and values now, not when the policy first uses them."""
@@ -125,9 +132,9 @@ class Policy(Protocol):
 
     name: str
     needs: frozenset[str]  # fields of Evidence
-    reads: frozenset[
-        str
-    ]  # of "keys" and "values", those of the candidates; where heads are shared out, they are gathered
+    # "keys", "values", "copies" of the candidates. Copies need keys, and are stored with the tokens. Where heads are
+    # shared out, keys and values are gathered.
+    reads: frozenset[str]
 
     def update(self, candidates: Candidates) -> Tensor:
         """The scores (n,) to store with the tokens; the next ``update`` and ``keep`` receive them."""
@@ -238,7 +245,7 @@ class Redundancy(Competing):
     """Keeps tokens that no newer key repeats (R-KV without its attention term)."""
 
     name = "redundancy"
-    reads = KEYS
+    reads = COPIES
 
     def worth(self, candidates: Candidates) -> Tensor:
         return novelty(candidates)
@@ -261,7 +268,7 @@ class Pafu(Competing):
 
     name = "pafu"
     needs = frozenset({"salience"})
-    reads = KEYS
+    reads = COPIES
 
     def worth(self, candidates: Candidates) -> Tensor:
         score = candidates.scores.clamp(SURE, 1 - SURE)
@@ -278,7 +285,7 @@ class Asked(Competing):
 
     name = "asked"
     needs = frozenset({"asked"})
-    reads = KEYS_AND_VALUES
+    reads = COPIES_AND_VALUES
 
     def update(self, candidates: Candidates) -> Tensor:
         return torch.maximum(candidates.scores, given(candidates.asked, "asked"))
@@ -293,7 +300,7 @@ class Oracle(Competing):
 
     name = "oracle"
     needs = frozenset({"future"})
-    reads = KEYS
+    reads = COPIES
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.future, "future") * novelty(candidates)
@@ -307,13 +314,14 @@ def everything(candidates: Candidates) -> Choice:
 def novelty(candidates: Candidates, weight: Tensor | None = None) -> Tensor:
     """1 - redundancy against newer tokens, (n,). A copy is the same thing at the same place, whenever it was seen. With
     ``weight`` (n,), a newer copy of lower weight counts proportionally less."""
-    return 1 - redundancy(candidates.keys, candidates.latents, weight)
+    return 1 - candidates.copies.redundancy(weight)
 
 
 def distinctness(candidates: Candidates) -> Tensor:
     """Each value's distance from the mean value, divided by the mean distance: (n,)."""
-    values = candidates.values.flatten(1).float()
-    distance = (values - values.mean(0)).norm(dim=-1)
+    values = candidates.values.flatten(1)
+    mean = values.mean(0, dtype=torch.float32).to(values.dtype)
+    distance = torch.linalg.vector_norm(values - mean, dim=1, dtype=torch.float32)
     relative: Tensor = distance / distance.mean()
     return relative
 

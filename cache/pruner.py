@@ -17,10 +17,10 @@ from cache.registry import policy_named
 
 
 class Verdict(NamedTuple):
-    """Per layer: which tokens to keep, and the new scores of all candidates."""
+    """Per layer: which tokens to keep, and what to store with all candidates."""
 
     kept: list[Tensor]  # (k,) int64, sorted
-    scores: list[Tensor]  # (n,) float32
+    told: dict[str, list[Tensor]]  # (n, ...): the new scores and, if the policy reads them, copies
 
 
 class Pruner:
@@ -57,18 +57,24 @@ class Pruner:
         a time.
         """
         policy = self.policy
-        scores, kept, judged = [], [], []
+        scores, kept, judged, copies = [], [], [], []
         for each in candidates:
-            scores.append(policy.update(each))
-            choice = self._choose(policy, dataclasses.replace(each, scores=scores[-1]))
+            scored = dataclasses.replace(each, scores=policy.update(each))
+            choice = self._choose(policy, scored)
             kept.append(choice.indices)
+            scores.append(scored.scores)
             judged += [] if choice.sound is None else [choice.sound]
+            copies += [scored.copies] if "copies" in policy.reads else []
         if judged or policy.needs:
             self._sound = self._group.all(torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all())
             kept = [torch.where(self._sound, row, self._ends(each)) for row, each in zip(kept, scores, strict=True)]
             scores = [torch.where(self._sound, row, 0) for row in scores]
         left = [min(count, self._budget) for count in counts]
-        return Verdict(self._group.collected(kept, left), self._group.collected(scores, counts))
+        told = {"scores": scores}
+        if copies:
+            told |= {"copy_cosines": [each.cosines for each in copies], "copy_places": [each.places for each in copies]}
+        collected = {name: self._group.collected(rows, counts) for name, rows in told.items()}
+        return Verdict(self._group.collected(kept, left), collected)
 
     def _choose(self, policy: Policy, candidates: Candidates) -> Choice:
         """Apply the policy and check its result, because wrong indices would corrupt the slots of other tokens.

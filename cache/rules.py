@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cache.policy import KEYS, KEYS_AND_VALUES, VALUE_POWER, Candidates, Competing, distinctness, given, novelty
+from cache.policy import (
+    COPIES,
+    COPIES_AND_VALUES,
+    KEYS,
+    VALUE_POWER,
+    Candidates,
+    Competing,
+    distinctness,
+    given,
+    novelty,
+)
 from cache.scoring import kernel_densities
 
 HALF_LIFE = 0.9  # factor by which received attention decays per chunk
@@ -107,7 +117,7 @@ class ValueNovelty(Competing):
     """Values far from the mean that no newer key repeats: InfiniPot-V's value norm x novelty."""
 
     name = "value_novelty"
-    reads = KEYS_AND_VALUES
+    reads = COPIES_AND_VALUES
 
     def worth(self, candidates: Candidates) -> Tensor:
         return distinctness(candidates) ** VALUE_POWER * novelty(candidates)
@@ -118,7 +128,7 @@ class RKV(Competing):
 
     name = "rkv"
     needs = frozenset({"attention"})
-    reads = KEYS
+    reads = COPIES
 
     def worth(self, candidates: Candidates) -> Tensor:
         attention = given(candidates.attention, "attention")

@@ -5,19 +5,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger("pafu.cache")
 QUERY_BLOCK = 256  # rows of P in memory at once
-PAIR_BLOCK = 1024  # rows of the product of all keys with all newer ones in memory at once
 MOST_NUMBERS = 2**25  # of a slice of P over all heads; long clips take fewer rows at once
 CERTAIN = 0.98  # upper limit of P in ``effect``, which divides by 1 - P
 Reduce = Literal["max", "mean"]
@@ -34,50 +29,6 @@ def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: i
         p = _rows(by_head[:, start : start + rows], keys_t)
         total = torch.maximum(total, p.amax(1)) if reduce == "max" else total + p.sum(1) / q.shape[0]
     return total.mean(0)
-
-
-def redundancy(keys: Tensor, latents: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How well a newer token repeats each token: the highest cosine of its key with a key of a later latent frame, with
-    all heads as one vector. keys (n, H, D), latents (n,) ascending -> (n,) in [0, 1], 0 for the newest frame. Products
-    run in the keys' dtype, on CUDA in a fused kernel. With ``weight`` (n,) > 0, a newer token of lower weight counts
-    proportionally less."""
-    directions = torch.nn.functional.normalize(keys.flatten(1).float(), dim=1).to(keys.dtype)
-    if weight is not None:
-        return highest_cosines(directions, latents, weight=weight).clamp(0, 1)
-    fused = fused_cosines(keys.device) if keys.device.type == "cuda" else None
-    return (fused or highest_cosines)(directions, latents).clamp(0, 1)
-
-
-def highest_cosines(
-    directions: Tensor, latents: Tensor, rows: int = PAIR_BLOCK, weight: Tensor | None = None
-) -> Tensor:
-    """For each direction (n, width), the highest product with a direction of a later latent frame, at least 0: (n,)
-    float32; ``weight`` as in ``redundancy``.
-
-    A block of rows is multiplied with all tokens from its first row on, so no shape depends on the values of
-    ``latents``.
-    """
-    highest = []
-    for start in range(0, len(directions), rows):
-        similar = directions[start : start + rows] @ directions[start:].T
-        if weight is not None:
-            similar = similar * (weight[start:] / weight[start : start + rows].unsqueeze(1)).clamp(max=1)
-        older = latents[start:] <= latents[start : start + rows].unsqueeze(1)
-        highest.append(similar.masked_fill(older, 0).amax(1))
-    return torch.cat(highest).float().clamp(min=0)
-
-
-@cache
-def fused_cosines(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The fused twin of ``highest_cosines``; None, after one warning, if Triton is missing or cannot compile."""
-    try:
-        from cache.kernels import highest_cosines as fused
-
-        fused(torch.ones(2, 64, device=device), torch.arange(2, device=device))
-    except Exception as error:  # no Triton, no C compiler, an unknown GPU: each has an exception of its own
-        log.warning("pruning runs without its fused kernel: %s", str(error).strip().partition("\n")[0])
-        return None
-    return fused
 
 
 def kernel_densities(keys: Tensor) -> Tensor:

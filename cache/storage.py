@@ -100,8 +100,10 @@ def at_once(token_bytes: int, tokens: int, layers: int) -> int:
 
 def gathered(rows: Tensor, indices: Tensor) -> Tensor:
     """Rows (l, n, ...) at ``indices`` (l, k), layer by layer -> (l, k, ...)."""
-    shape = indices.shape + (1,) * (rows.dim() - 2)
-    return rows.gather(1, indices.view(shape).expand(*indices.shape, *rows.shape[2:]))
+    layers, count = rows.shape[:2]
+    flat = indices + count * torch.arange(layers, device=indices.device).unsqueeze(1)
+    found: Tensor = rows.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, indices.shape)
+    return found
 
 
 class Rows:

@@ -1,6 +1,6 @@
 """A session's tokens by layer: keys, values, positions, numbers and scores, in slots that are allocated once.
 
-Each layer holds its committed tokens, oldest first, then the positions, numbers and scores of the open chunk. This
+Each layer holds its committed tokens, oldest first, then what is known about the open chunk (ABOUT). This
 module does not decide which tokens are kept.
 """
 
@@ -12,11 +12,13 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from cache.config import NEAREST
+from cache.copies import NOWHERE, Copies
 from cache.errors import CacheCorrupt, CacheError
 from cache.group import Group
 from cache.storage import Geometry, Workspace, at_once, gathered, part_of, rows_of
 
-ABOUT = ("positions", "numbers", "scores")  # of committed tokens and of the open chunk
+ABOUT = ("positions", "numbers", "scores", "copy_cosines", "copy_places")  # of committed tokens and of the open chunk
 HEADS = 2  # dimension of the heads in stored rows, quantised or not
 
 
@@ -31,6 +33,8 @@ class TokenStore:
         self.positions = torch.zeros(*slots, 3, device=device)  # (t, h, w) as given
         self.numbers = torch.zeros(slots, dtype=torch.int64, device=device)  # since the stream began
         self.scores = torch.zeros(slots, device=device)
+        self.copy_cosines = torch.zeros(*slots, NEAREST, device=device)  # see cache.copies
+        self.copy_places = torch.full((*slots, NEAREST), NOWHERE, dtype=torch.int32, device=device)
         self.position_range = position_range
         self.kept = [0] * geometry.layers
         self._token_bytes = geometry.heads * geometry.head_dim * geometry.dtype.itemsize
@@ -81,6 +85,7 @@ class TokenStore:
             self.positions[some, tail] = positions
             self.numbers[some, tail] = numbers
             self.scores[some, tail] = 0
+            self.copy_places[some, tail] = NOWHERE
 
     def times(self, layers: slice, filled: int) -> Tensor:
         """(l, filled): when each token stands. With a range the newest is at its end, and none is before its start."""
@@ -93,6 +98,18 @@ class TokenStore:
         """Copies of the committed tokens' keys, as stored, and values, each (kept, H, D)."""
         some, kept = slice(layer, layer + 1), self.kept[layer]
         return self.keys.read(some, kept)[0].clone(), self.values.read(some, kept)[0].clone()
+
+    def copies(self, layer: int) -> Copies:
+        """The copies of the committed tokens of a layer among each other."""
+        kept = self.kept[layer]
+        return Copies(self.copy_cosines[layer, :kept], self.copy_places[layer, :kept])
+
+    def note(self, name: str, rows: Sequence[Tensor], valid: Tensor | None) -> None:
+        """Set ``name`` of ABOUT of the committed tokens and the open chunk to ``rows``, per layer (n, ...), unless
+        ``valid`` is False, a bool on the device."""
+        for about, row in zip(getattr(self, name), rows, strict=True):
+            held = about[: len(row)]
+            held.copy_(row if valid is None else torch.where(valid, row, held))
 
     def of_committed(self, about: Tensor) -> list[Tensor]:
         """Per layer, a copy of ``about`` (positions, numbers or scores) of the committed tokens."""
@@ -131,8 +148,10 @@ class TokenStore:
         self.keys.keep(layers, kept, keys, indices)
         self.values.keep(layers, kept, values, indices)
         end = kept + keys.shape[1]
-        for about in (self.positions[layers], self.numbers[layers], self.scores[layers]):
+        for about in (getattr(self, name)[layers] for name in ABOUT):
             about[:, : indices.shape[1]] = gathered(about[:, :end], indices)
+        places = self.copy_places[layers, : indices.shape[1]]
+        places.copy_(moved(places, indices, end))
 
     def snapshot(self, group: Group) -> dict[str, Tensor]:
         """Copies of the committed tokens' tensors, with the heads of the whole group, on the host."""
@@ -180,3 +199,13 @@ class TokenStore:
             for name, tensor in held.items():
                 if not bool(tensor.isfinite().all()):
                     raise CacheCorrupt(f"layer {layer}: {name} contain a number that is not finite")
+
+
+def moved(places: Tensor, indices: Tensor, end: int) -> Tensor:
+    """``places`` (l, n, m) of tokens among ``end``, after the tokens at ``indices`` (l, k) have moved to the front;
+    NOWHERE for those that are gone."""
+    to = torch.full((len(indices), end + 1), NOWHERE, dtype=places.dtype, device=places.device)
+    order = torch.arange(indices.shape[1], dtype=places.dtype, device=places.device)
+    to.scatter_(1, indices, order.expand_as(indices))
+    where = places.long().flatten(1)
+    return to.gather(1, torch.where(where < 0, end, where)).view_as(places)

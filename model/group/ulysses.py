@@ -61,7 +61,8 @@ class Ulysses(Group):
         return torch.cat(held.view(self.size, *own.shape).unbind(0), -2)
 
     def collected(self, own: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        padded = torch.stack([F.pad(each, (0, max(lengths) - len(each))) for each in own])
+        longest = max(lengths)
+        padded = torch.stack([F.pad(each, (*(0, 0) * (each.dim() - 1), 0, longest - len(each))) for each in own])
         found = self._gathered(padded)
         places = (divmod(layer, self.size) for layer in range(len(lengths)))
         return [found[rank][turn, :length] for (turn, rank), length in zip(places, lengths, strict=True)]

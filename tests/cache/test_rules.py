@@ -16,7 +16,7 @@ NO_ONE = {"sink": 0, "recent": 0}
 
 
 def keys_of(*rows: tuple[float, float]) -> torch.Tensor:
-    return torch.tensor(rows).unsqueeze(1)
+    return torch.tensor(rows, dtype=torch.float32).unsqueeze(1)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +12,6 @@ from cache.scoring import (
     balanced_salience,
     effect,
     received_attention,
-    redundancy,
     salience_parts,
     shared_salience,
 )
@@ -152,32 +147,3 @@ def test_received_attention_is_the_mean_over_heads_and_queries(rows: int) -> Non
     most = received_attention(q.transpose(0, 1), k.transpose(0, 1), "max", rows)
     assert torch.allclose(most, p.amax(1).mean(0), atol=1e-6)
     assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("rows", [4, 100])
-def test_redundancy_is_the_highest_cosine_with_a_newer_frames_key(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "highest_cosines", partial(scoring.highest_cosines, rows=rows))
-    keys = random_clip(20)[1].transpose(0, 1)
-    latents = torch.arange(20) // 3
-    flat = torch.nn.functional.normalize(keys.flatten(1), dim=1)
-    for i, ours in enumerate(redundancy(keys, latents).tolist()):
-        newer = [float(flat[i] @ flat[j]) for j in range(20) if latents[j] > latents[i]]
-        assert ours == pytest.approx(max([0.0, *newer]), abs=1e-5)
-
-
-def test_a_kernel_that_cannot_be_compiled_is_done_without_and_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def uncompiled(directions: Tensor, latents: Tensor) -> Tensor:
-        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
-
-    kernels = types.ModuleType("cache.kernels")
-    kernels.highest_cosines = uncompiled  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cache.kernels", kernels)
-    scoring.fused_cosines.cache_clear()
-    assert scoring.fused_cosines(torch.device("cpu")) is None
-    assert scoring.fused_cosines(torch.device("cpu")) is None
-    scoring.fused_cosines.cache_clear()
-    assert [record.getMessage() for record in caplog.records] == [
-        "pruning runs without its fused kernel: Failed to find C compiler. Please specify via CC environment variable."
-    ]

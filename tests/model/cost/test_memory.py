@@ -72,7 +72,7 @@ def test_a_tiny_vae_in_the_files_is_what_the_table_and_admission_count(tmp_path:
 def test_the_full_size_is_counted_without_memory() -> None:
     counted = plan(WAN_1_3B, dataclasses.replace(CONFIG, budget_latents=6.0), torch.bfloat16, text_placement="cpu")
     assert counted.transformer == 2 * 1_418_996_800
-    assert counted.cache / GIB == pytest.approx(1.616, abs=0.01)  # 6 latent frames of 1,560 tokens
+    assert counted.cache / GIB == pytest.approx(1.641, abs=0.01)  # 6 latent frames of 1,560 tokens
 
 
 def test_each_weight_counts_once_and_a_text_encoder_that_visits_shares_the_working_memory() -> None:

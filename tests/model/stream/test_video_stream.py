@@ -282,8 +282,8 @@ def test_a_policy_that_asks_for_nothing_pays_nothing(
         raise AssertionError("somebody watched")
 
     for work in ("attention.received_attention", "salience.SalienceHead.score"):
-        monkeypatch.setattr(f"model.{work}", called)
-    monkeypatch.setattr("cache.policy.redundancy", called)
+        monkeypatch.setattr(f"model.transformer.{work}", called)
+    monkeypatch.setattr("cache.policy.nearest_copies", called)
     eventful(stream())
     for policy in ("attention", "redundancy", "salience"):
         with pytest.raises(AssertionError, match="somebody watched"):
