@@ -16,6 +16,7 @@ from server.engine.local import LocalEngine
 from server.engine.pooled import PooledEngine
 from tests.server.engine.engines import PATTERN, ROOT, local
 
+PATTERN_COMMAND = (sys.executable, str(PATTERN))
 Start = Callable[..., Awaitable[PooledEngine]]
 
 
@@ -25,9 +26,9 @@ async def start_local(monkeypatch, tmp_path) -> AsyncIterator[Start]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     running: list[LocalEngine] = []
 
-    async def start(**settings: Any) -> LocalEngine:
+    async def start(command: tuple[str, ...] = PATTERN_COMMAND, **settings: Any) -> LocalEngine:
         given = {"model": "test-tiny", "device": "cpu", "data_dir": tmp_path, "max_sessions": 4, **settings}
-        engine = local(Settings(**given))
+        engine = local(Settings(**given), command)
         running.append(engine)
         await engine.start()
         return engine
@@ -73,7 +74,7 @@ async def start_ray(ray_cluster, tmp_path) -> AsyncIterator[Start]:
         chosen = Settings(**given, engine="ray", ray_address=ray_cluster.address, ray_namespace=namespace)
         if not running:
             join(chosen)
-        running.append(ClusterEngine(chosen, (sys.executable, str(PATTERN)), stores))
+        running.append(ClusterEngine(chosen, PATTERN_COMMAND, stores))
         await running[-1].start()
         return running[-1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ PATIENCE = 120.0  # a test that waits longer hangs; nothing is measured with it
 CACHE = CacheChoice(policy="window", budget_latents=6, sink_latents=0, recent_latents=3)
 
 
-def local(settings: Settings) -> LocalEngine:
-    return LocalEngine(settings, slots_for(settings), (sys.executable, str(PATTERN)))
+def local(settings: Settings, command: tuple[str, ...]) -> LocalEngine:
+    return LocalEngine(settings, slots_for(settings), command)
 
 
 def order(session: str = "sess_1", **fields: Any) -> Open:

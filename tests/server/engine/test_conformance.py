@@ -1,4 +1,4 @@
-"""Promise: every engine (one worker, several, a cluster) fulfils the same contract."""
+"""Promise: every engine (one worker, several, one on a group of devices, a cluster) fulfils the same contract."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from server.engine.supervisor import WORKER_COMMAND
 from server.errors import PafuError
 from server.ipc.messages import CacheChoice, Camera, Ended, Fragment, Interact, Rejected
 from server.live.resume_point import ResumePoint
@@ -17,6 +18,7 @@ from tests.server.engine.engines import CACHE, PATIENCE, order, rest, take
 ENGINES = {
     "one worker": ("start_local", {"device": "cpu"}),
     "several": ("start_local", {"device": "cpu:2"}),
+    "a group": ("start_local", {"device": "cpu+cpu", "command": WORKER_COMMAND}),  # with the real model, which it needs
     "Ray": ("start_ray", {"device": "cpu"}),  # a worker on each of two nodes
 }
 
@@ -53,7 +55,7 @@ async def test_an_engine_that_is_ready_says_what_it_has(start) -> None:
     status = engine.status()
     assert (status.state, status.message, status.sessions, status.max_sessions) == (EngineState.READY, "", 0, 4)
     assert status.cache_held_bytes == 0 and status.cache_room_bytes >= engine.cache_bytes(CACHE) > 0
-    assert status.workers and all(worker.device == "cpu" for worker in status.workers)
+    assert status.workers and all(worker.device in ("cpu", "cpu+cpu") for worker in status.workers)
 
 
 async def test_a_session_brings_all_its_chunks_in_order_and_leaves_nothing(start) -> None:
@@ -70,18 +72,28 @@ async def test_a_session_brings_all_its_chunks_in_order_and_leaves_nothing(start
     await line.interact(Interact(session=line.id, event_id="late", prompt="x", camera=None, chunks=1))
 
 
-async def test_a_change_counts_from_the_next_chunk_and_one_that_is_refused_changes_nothing(start) -> None:
+async def test_a_change_counts_from_the_next_chunk(start) -> None:
+    engine = await start()
+    line = await standing(engine, order(lead_seconds=0.1))
+    (first,) = await take(line, 1)
+    await line.interact(Interact(session=line.id, event_id="yes", prompt="b", camera=Camera(speed=4), chunks=1))
+    second = next(event for event in await rest(line) if isinstance(event, Fragment))
+    assert (first.stats.prompt, second.stats.prompt, second.started) == ("a bar", "b", ["yes"])
+    assert second.stats.camera.speed == 4
+
+
+@pytest.mark.parametrize("start", [name for name in ENGINES if name != "a group"], indirect=True)
+async def test_a_change_that_the_model_refuses_changes_nothing(start) -> None:
+    """The test pattern refuses this one; a group's real model would refuse none."""
     engine = await start()
     line = await standing(engine, order(lead_seconds=0.1))
     (first,) = await take(line, 1)
     await line.interact(Interact(session=line.id, event_id="no", prompt="refuse", camera=None, chunks=1))
-    await line.interact(Interact(session=line.id, event_id="yes", prompt="b", camera=Camera(speed=4), chunks=1))
     events = await rest(line)
     (refused,) = [event for event in events if isinstance(event, Rejected)]
     second = next(event for event in events if isinstance(event, Fragment))
     assert refused.event_id == "no"
-    assert (first.stats.prompt, second.stats.prompt, second.started) == ("a bar", "b", ["yes"])
-    assert second.stats.camera.speed == 4
+    assert (first.stats.prompt, second.stats.prompt, second.started) == ("a bar", "a bar", [])
 
 
 async def test_pictures_come_as_jpeg_too_for_who_wants_them(start) -> None:
