@@ -39,10 +39,10 @@ def service_of(bench: dict[str, Any]) -> Service:
         rate = bench["throughput"].get("pictures_per_second")
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is not a report of `pafu bench -o FILE`: {error} is missing") from error
-    # A chunk is decoded during the next one's passes, so a worker is done with it earlier than its viewer has it.
-    share = min(1.0, model["chunk_frames"] / rate / p50) if rate else 1.0
-    p50, p95, most = share * p50, share * p95, share * most
-    return Service(((0.0, p50), (0.5, p50), (0.95, p95), (1.0, most)), media)
+    service = Service(((0.0, p50), (0.5, p50), (0.95, p95), (1.0, most)), media)
+    # A chunk is decoded during the next one's passes, so a worker is done with it earlier than its viewer has it: on
+    # average, after the time in which it made one at full speed.
+    return service.times(min(1.0, model["chunk_frames"] / rate / service.mean)) if rate else service
 
 
 def places_of(bench: dict[str, Any]) -> int:

@@ -30,6 +30,10 @@ class Service:
                 return a + (b - a) * (share - low) / (high - low)
         return self.quantiles[-1][1]
 
+    def times(self, factor: float) -> Service:
+        """The service whose chunks take ``factor`` times as long."""
+        return Service(tuple((share, factor * seconds) for share, seconds in self.quantiles), self.media_seconds)
+
     @property
     def mean(self) -> float:
         """The mean chunk time."""
@@ -47,21 +51,26 @@ class Load:
     worst_stall: float
 
 
-def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int) -> Load:
-    """Simulate ``chunks`` chunks per viewer. A deadline is missed if a viewer has nothing left to play."""
+def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int, come_within: float = 0.0) -> Load:
+    """Simulate ``chunks`` chunks per viewer, who arrive within ``come_within`` seconds. A deadline is missed if a viewer
+    has nothing left to play."""
     dice = random.Random(f"{seed}/{viewers}")
-    playouts = [(number, Playout(lead)) for number in range(viewers)]
+    coming = sorted((dice.uniform(0, come_within), number) for number in range(viewers))
+    playouts: dict[int, Playout] = {}  # of the viewers who are there
     last = [0.0] * viewers  # when the newest chunk arrived
     now = busy = worst = 0.0
     made, missed = [0] * viewers, 0
-    while min(made) < chunks:
-        chosen = choose(playouts, now)
+    while coming or playouts:
+        while coming and coming[0][0] <= now:
+            playouts[coming.pop(0)[1]] = Playout(lead)
+        chosen = choose(playouts.items(), now)
         if chosen is None:
-            now += max(1e-3, seconds_until_due([playout for _, playout in playouts], now, LONGEST_SLEEP))
+            longest = min([LONGEST_SLEEP, *(at - now for at, _ in coming[:1])])
+            now += max(1e-3, seconds_until_due(playouts.values(), now, longest))
             continue
         seconds = service.draw(dice)
         now, busy = now + seconds, busy + seconds
-        playout = playouts[chosen][1]
+        playout = playouts[chosen]
         playout.add_generated(service.media_seconds)
         playout.add_sent(service.media_seconds)
         if made[chosen] * service.media_seconds > START_WITH:  # before that, the player has not started
@@ -71,6 +80,8 @@ def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int)
         playout.add_delivered(service.media_seconds, now)
         last[chosen] = now
         made[chosen] += 1
+        if made[chosen] == chunks:
+            del playouts[chosen]
     return Load(viewers, busy / now, missed / sum(made), worst)
 
 

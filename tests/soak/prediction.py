@@ -44,6 +44,7 @@ async def measured(url: str, counts: list[int], seconds: float) -> tuple[dict[st
 
 def compare(bench: dict[str, Any], levels: list[dict[str, Any]], lead: float, seconds: float) -> list[dict[str, Any]]:
     """One row per level. ``late``: share of late chunks; ``rate``: pictures per second of all viewers."""
+    from server.bench.sessions import COME_WITHIN
     from server.simulate.report import places_of, service_of
     from server.simulate.worker import load_of
 
@@ -52,7 +53,8 @@ def compare(bench: dict[str, Any], levels: list[dict[str, Any]], lead: float, se
     rows = []
     for found in levels:
         shares = [found["sessions"] // WORKERS + (number < found["sessions"] % WORKERS) for number in range(WORKERS)]
-        runs = [load_of(service, share, lead, chunks, seed) for share in shares for seed in range(40)]
+        within = COME_WITHIN * found["sessions"]
+        runs = [load_of(service, share, lead, chunks, seed, within) for share in shares for seed in range(40)]
         late = sum(run.missed * run.viewers for run in runs) / sum(run.viewers for run in runs)
         rows.append(
             {
