@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.config import load_settings
+from server.config import Settings, load_settings
+from server.http.service import STOP_WITHIN
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/pafu"
@@ -213,10 +214,26 @@ def test_values_that_cannot_work_are_refused_by_name(helm: str, values: dict[str
     assert run.returncode != 0 and said in run.stderr
 
 
-def test_the_systemd_unit_stops_what_the_server_needs_to_drain() -> None:
+@pytest.mark.parametrize("seconds", [15, 30, 600])
+def test_a_pod_has_more_time_than_its_drain_takes(helm: str, seconds: int) -> None:
+    found = objects(helm, {"terminationGracePeriodSeconds": seconds})
+    assert pod_of(found)["terminationGracePeriodSeconds"] >= needed(float(environment(found)["PAFU_SHUTDOWN_TIMEOUT"]))
+
+
+def test_systemd_and_compose_wait_longer_than_a_drain_takes() -> None:
     text = (ROOT / "deploy/systemd/pafu.service").read_text()
     unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    assert unit["KillMode"] == "mixed" and int(unit["TimeoutStopSec"]) > 20 and "3" in unit["RestartPreventExitStatus"]
+    assert unit["KillMode"] == "mixed" and "3" in unit["RestartPreventExitStatus"]
+    usual = needed(Settings.model_fields["shutdown_timeout"].default)
+    assert int(unit["TimeoutStopSec"]) >= usual
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    for name in ("pafu", "pafu-gpu"):
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) >= usual
+
+
+def needed(shutdown_timeout: float) -> float:
+    """Seconds after which a server that drains has ended."""
+    return shutdown_timeout + STOP_WITHIN
 
 
 def test_a_pod_with_two_gpus_may_share_a_model_between_them(helm: str) -> None:
