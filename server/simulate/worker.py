@@ -52,8 +52,8 @@ class Load:
 
 
 def load_of(service: Service, viewers: int, lead: float, chunks: int, seed: int, come_within: float = 0.0) -> Load:
-    """Simulate ``chunks`` chunks per viewer; they arrive within ``come_within`` seconds. A deadline is missed if a viewer
-    has nothing left to play."""
+    """Simulate ``chunks`` chunks per viewer. They come within ``come_within`` seconds; a deadline is missed if one has
+    nothing left to play."""
     dice = random.Random(f"{seed}/{viewers}")
     coming = sorted((dice.uniform(0, come_within), number) for number in range(viewers))
     playouts: dict[int, Playout] = {}  # of the viewers who are there
