@@ -42,7 +42,7 @@ def simulate(
         measured = json.loads(bench.read_text())
         service = report.service_of(measured)
         sizes = _numbers(gpus, "--gpus", int)
-        rollouts = tuple(_numbers(rollout_at, "--rollout-at", float)) if rollout_at else ()
+        rollouts = tuple(_numbers(rollout_at, "--rollout-at", float, below=24)) if rollout_at else ()
     except (OSError, ValueError) as error:
         raise fail(f"{bench}: {error.strerror}" if isinstance(error, OSError) else str(error), 2) from None
     demand = Demand(per_hour=viewers_per_hour, stay=60 * stay_minutes, patience=patience)
@@ -72,12 +72,14 @@ def simulate(
             raise fail(f"no plot: {error} (matplotlib: pip install 'pafu[distill]')") from None
 
 
-def _numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
+def _numbers(text: str, option: str, kind: type[int] | type[float], below: float = math.inf) -> list[Any]:
     """Parse comma-separated numbers. Raises ValueError, which names the option."""
     try:
         numbers = [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise ValueError(f"{option} is {text!r}; give numbers separated by commas, for example 1,2,4") from None
+    if numbers and max(numbers) >= below:
+        raise ValueError(f"{option} is {text!r}; each must be less than {below:g}")
     if not numbers or min(numbers) < (1 if kind is int else 0):
         raise ValueError(f"{option} is {text!r}; give at least one number, each {1 if kind is int else 0} or more")
     return numbers

@@ -108,6 +108,7 @@ def test_a_table_and_json_from_a_bench(tmp_path: Path) -> None:
         (["/nowhere.json"], "/nowhere.json"),
         (["FILE", "--gpus", "two"], "--gpus is 'two'"),
         (["FILE", "--gpus", "0"], "each 1 or more"),
+        (["FILE", "--rollout-at", "4,30"], "each must be less than 24"),
         (["EMPTY"], "pafu bench -o FILE"),
     ],
 )
