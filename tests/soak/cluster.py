@@ -329,6 +329,7 @@ def add_node(cluster: Any) -> None:
     """Add a node as an operator would on another machine. It ends with the cluster."""
     started = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address]
     place = ["--node-ip-address", "127.0.0.4", "--num-cpus", "1", "--object-store-memory", str(80 * 2**20)]
+    place += ["--include-log-monitor", "false"]  # it would outlive the node
     subprocess.run([*started, *place], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
