@@ -183,4 +183,6 @@ class Audience:
 
     def holds_back(self, lead_seconds: float) -> bool:
         """Whether generation waits because the reported playhead does not advance."""
-        return self._playhead is not None and self.replay.seconds >= lead_seconds
+        if self._playhead is None:
+            return False
+        return self.replay.ends - min(self._playhead, self._sent) >= lead_seconds

@@ -67,6 +67,11 @@ class Replay:
         return self._entries[0].begins if self._entries else self._end
 
     @property
+    def ends(self) -> float:
+        """End of the newest fragment in media seconds."""
+        return self._end
+
+    @property
     def seconds(self) -> float:
         """Length of the kept media in seconds."""
         return self._end - self.begins

@@ -315,11 +315,15 @@ async def test_a_paused_viewer_costs_nothing_and_goes_on_where_it_was(server, vi
         await viewer.until("video.chunk_metadata")
 
 
-async def test_a_viewer_that_plays_nothing_for_too_long_is_let_go(serve, viewer_of) -> None:
+@pytest.mark.parametrize("chunks", [0, 1])
+async def test_a_viewer_that_plays_nothing_for_too_long_is_let_go(serve, viewer_of, chunks: int) -> None:
+    """Also if it reports its playhead for the first time when some chunks have reached it, and were taken as played."""
     server = await serve(stall_timeout=0.2)
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         await viewer.start()
+        for _ in range(chunks):
+            await viewer.until("video.chunk_metadata")
         await viewer.send({"type": "session.playback", "position_seconds": 0})
         error = await viewer.until("error")
         assert error["code"] == "viewer_stalled"
