@@ -28,6 +28,7 @@ from server.cli.console import print_json
 from server.cli.running import Running, running
 from server.config import ConfigError, Settings, check_data_dir
 from server.config.devices import Slot
+from server.config.folders import standing
 from server.engine.admission import cache_bytes
 from server.engine.slots import slots_for
 from server.ipc.messages import CacheChoice, Parts
@@ -127,6 +128,7 @@ def checks(settings: Settings, spec: ModelSpec, held: list[object], other: Runni
         ("speed", lambda: beside(other, speed(settings, spec, held))),
         ("data", lambda: data_folder(settings)),
         ("jobs", lambda: check_jobs(settings)),
+        *([("cluster", lambda: cluster(settings))] if settings.engine == "ray" else []),
         ("tracing", lambda: tracing(settings)),
         ("port", lambda: str(other or running(settings) or port(settings))),  # it may have started meanwhile
         ("metrics", lambda: metrics_port(settings, other)),
@@ -318,6 +320,16 @@ def check_jobs(settings: Settings) -> str:
     return check(settings)
 
 
+def cluster(settings: Settings) -> str:
+    """Look for the Ray cluster, without joining it. Raises ConfigError."""
+    from server.engine.choice import require_ray
+
+    require_ray()
+    from server.engine.cluster.join import find
+
+    return f"a Ray cluster answers at {find(settings)}"
+
+
 def tracing(settings: Settings) -> str:
     """Whether traces are on. Raises ConfigError if they are on but cannot work."""
     from server.telemetry.traces import traces_for
@@ -409,7 +421,7 @@ def file_bytes(folder: Path | None) -> int:
 def data_folder(settings: Settings) -> str:
     """Check the data folder. Raises ConfigError if it is not writable."""
     check_data_dir(settings.data_dir)
-    free = shutil.disk_usage(settings.data_dir).free
+    free = shutil.disk_usage(standing(settings.data_dir)).free
     return f"{settings.data_dir}: {free / GIB:.1f} GiB free for jobs and sessions"
 
 

@@ -39,7 +39,7 @@ def _unusable(folder: Path, why: str) -> ConfigError:
 def why_unusable(folder: Path) -> str:
     """Why files cannot be written and locked in the folder, or in the nearest one above it that exists; empty if they
     can. Nothing is left behind."""
-    there = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
+    there = standing(folder)
     if not there.is_dir():
         return "it is a file, not a folder" if there == folder else f"{there} is a file, not a folder"
     if not os.access(there, os.W_OK | os.X_OK):
@@ -49,6 +49,11 @@ def why_unusable(folder: Path) -> str:
             return _why_no_locks(there, probe.fileno())
     except OSError as error:  # a full disk may have room again later
         return "" if error.errno in FULL else str(error.strerror)
+
+
+def standing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
 
 
 def _why_no_locks(folder: Path, probe: int) -> str:

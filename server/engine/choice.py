@@ -25,8 +25,7 @@ def engine_for(settings: Settings, known_stores: MakeStores, make_stores: MakeSt
         slots = slots_for(settings)
         check_room(settings, slots)
         return LocalEngine(settings, slots)
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("this engine needs an extra: pip install 'pafu[ray]'", "engine")
+    require_ray()
     from server.engine.cluster.engine import ClusterEngine
     from server.engine.cluster.join import join
 
@@ -34,3 +33,9 @@ def engine_for(settings: Settings, known_stores: MakeStores, make_stores: MakeSt
     engine = ClusterEngine(settings, stores=known_stores(), make_stores=make_stores)
     engine.check_others()
     return engine
+
+
+def require_ray() -> None:
+    """Raises ConfigError if the extra is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("this engine needs an extra: pip install 'pafu[ray]'", "engine")

@@ -22,8 +22,7 @@ MOST_SAID = 300  # characters
 def join(settings: Settings) -> None:
     """Join the cluster. Raises ConfigError if there is none, if the Ray or Python version differs, or if this machine
     is not a node of it."""
-    address = _running_here() if settings.ray_address == "auto" else settings.ray_address
-    _reach(address)
+    address = find(settings)
     try:
         ray.init(
             address=address,
@@ -36,6 +35,13 @@ def join(settings: Settings) -> None:
         raise ConfigError(
             f"the Ray cluster at {address!r} cannot be joined: {first_line(error)}", "ray_address"
         ) from None
+
+
+def find(settings: Settings) -> str:
+    """The address of the cluster, where something answers as one does. Raises ConfigError."""
+    address = _running_here() if settings.ray_address == "auto" else settings.ray_address
+    _reach(address)
+    return address
 
 
 def _running_here() -> str:

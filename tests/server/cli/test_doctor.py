@@ -180,3 +180,17 @@ def test_a_model_that_does_not_fit_is_not_loaded_and_the_table_says_what_would(m
     assert "80 GB card" in seen.getvalue() and not (tmp_path / "x.mp4").exists()
     with pytest.raises(doctor.Wrong, match="is not loaded, because the model does not fit"):
         doctor.weights(settings, [], fits=False)
+
+
+def test_a_data_folder_that_is_not_there_yet_is_fine_and_stays_away(tmp_path) -> None:
+    settings = Settings(model="test-tiny", data_dir=tmp_path / "new" / "data")
+    assert "GiB free" in doctor.data_folder(settings) and "jobs.sqlite" in doctor.check_jobs(settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    pytest.importorskip("ray")
+    settings = Settings(model="test-tiny", engine="ray", ray_address="127.0.0.1:1")
+    assert "cluster" in [name for name, _ in doctor.checks(settings, SPEC, [], None, True)]
+    with pytest.raises(ConfigError, match="there is no Ray cluster at '127.0.0.1:1'"):
+        doctor.cluster(settings)
