@@ -55,6 +55,12 @@ export function labelPicture({ prompt, camera }) {
   if (byId("picture").getAttribute("aria-label") !== label) byId("picture").setAttribute("aria-label", label);
 }
 
+/** What the seed added to the prompt. @param {{prompt: string, told?: string}} stats */
+export function showTold({ prompt, told }) {
+  const words = told && told !== prompt ? `The model is told: ${told}.` : "";
+  if (byId("told-words").textContent !== words) byId("told-words").textContent = words;
+}
+
 /**
  * Give the player the aspect ratio of the pictures.
  * @param {{width?: number, height?: number}} size

@@ -3,7 +3,7 @@
 import { Ambient } from "./ambient.js";
 import { byId } from "./dom.js";
 import { MemoryView } from "./memory.js";
-import { labelPicture, showAspect } from "./page.js";
+import { labelPicture, showAspect, showTold } from "./page.js";
 import { PafuPlayer } from "./client/player-element.js";
 import { Reel } from "./reel.js";
 import { ReadOut } from "./stats.js";
@@ -49,6 +49,7 @@ export class Screen {
     this.#readout.chunk(stats, this.timeline.chunkSeconds);
     this.memory.chunk(stats);
     labelPicture(stats);
+    showTold(stats);
   }
 
   firstPicture() {

@@ -75,6 +75,9 @@ class ChunkStats(Figures, frozen=True, kw_only=True):
     ]
     prompt: Annotated[str, figure("The words that the chunk shows.")]
     camera: CameraView
+    told: Annotated[
+        str, figure("The words that the model was told: the prompt, and what it leaves open, as the seed chose it.")
+    ] = ""
 
 
 def blank(kind: type[S], **given: Any) -> S:

@@ -16,7 +16,7 @@ from cache.config import CacheConfig
 from model.camera import CameraState
 from model.weights import LoadedModel
 
-SNAPSHOT_FORMAT = 3
+SNAPSHOT_FORMAT = 4
 
 
 class StreamError(ValueError):
@@ -27,7 +27,7 @@ class StreamError(ValueError):
 class PastChunk:
     """A finished chunk as stored outside the model, with enough data to write it to a cache again.
 
-    latents: (1, F, C, h, w) float32. camera: its state at the beginning of the chunk.
+    prompt: as the model was told it. latents: (1, F, C, h, w) float32. camera: its state at the beginning of the chunk.
     """
 
     index: int
@@ -44,7 +44,8 @@ class StreamState:
     seed: int
     config: CacheConfig
     recent: deque[PastChunk]  # the newest chunks, as many as a new prompt may rewrite
-    written_under: str | None = None  # the prompt under which they are in the cache
+    told: str | None = None  # the words of the newest chunk; None before the first
+    written_under: str | None = None  # as ``told``: the words under which they are in the cache
     camera: CameraState = CameraState()
     index: int = 0
     vae_state: list[Tensor] | None = None
@@ -62,6 +63,7 @@ class StreamState:
             "model": model.spec.name,
             "digest": model.digest,
             "prompt": self.prompt,
+            "told": self.told,
             "written_under": self.written_under,
             "recent": [(past.index, past.prompt, dataclasses.asdict(past.camera)) for past in self.recent],
             "seed": self.seed,
@@ -88,6 +90,7 @@ class StreamState:
             seed=told["seed"],
             config=CacheConfig(**told["cache"]),
             recent=deque(maxlen=model.spec.recache_chunks),
+            told=told["told"],
             written_under=told["written_under"],
             camera=CameraState(**told["camera"]),
             index=told["index"],

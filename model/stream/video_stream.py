@@ -36,6 +36,7 @@ from model.transformer.dit import Context
 from model.transformer.passes import Given
 from model.transformer.sampler import denoise
 from model.weights import LoadedModel
+from model.words.vocabularies import told
 
 CLEAN = 0.0  # timestep of the pass that writes the cache
 SEED_PRIME = 1_000_003  # separates the generators' seeds of (seed, chunk)
@@ -146,8 +147,8 @@ class VideoStream:
         """
         clock = StageClock(self._model.device)
         with clock.stage("text"):
-            context = self._wording.context(self._state.prompt)
-            self._wording.heed(self._cache, self._state, before_pass)
+            self._state.told = self._words()
+            context = self._wording.heed(self._cache, self._state, before_pass)
         cache, spec = self._cache, self._model.spec
         with clock.stage("denoise"):
             path, velocity = self._begin_chunk(context, before_pass)
@@ -169,7 +170,7 @@ class VideoStream:
             raise NotFiniteError(f"{self._named(self._state.index)} has latents that are not finite")
         cache.settle(known.sound)
         evicted = max(tokens - cache.tokens(layer) for layer, tokens in enumerate(before))
-        past = PastChunk(self._state.index, self._state.prompt, self._state.camera, latents)
+        past = PastChunk(self._state.index, self._state.told or "", self._state.camera, latents)
         stats = self._describe(clock.seconds(), evicted, path.end, known)
         self._state.camera, self._state.index = path.end, self._state.index + 1
         self._state.recent.append(past)
@@ -198,16 +199,12 @@ class VideoStream:
         Their clean passes run again, each under its own prompt, so the cache equals the lost one if no chunk is
         missing; missing chunks are forgotten. The prompt does not change. Raises StreamError if the chunks do not fit.
         """
-        prompt = self._state.prompt
         for chunk in past:
             self._check_past(chunk, index)
-            self.set_prompt(chunk.prompt)
-            self._state.index, self._state.camera = chunk.index, chunk.camera
-            self._wording.heed(self._cache, self._state)
-            path = self._write(chunk)
+            self._state.told, self._state.index, self._state.camera = chunk.prompt, chunk.index, chunk.camera
+            path = self._write(chunk, self._wording.heed(self._cache, self._state))
             self._state.vae_state = self._decode(chunk.latents.to(self._model.device), path)[1]
             self._state.recent.append(chunk)
-        self.set_prompt(prompt)
         self._state.index, self._state.camera = index, camera
 
     def snapshot(self) -> bytes:
@@ -223,6 +220,13 @@ class VideoStream:
         stream._cache.restore(held)
         return stream
 
+    def _words(self) -> str:
+        """What the model is told of the next chunk. A stream that begins with a picture shows what its words leave
+        open."""
+        state = self._state
+        seed = None if state.index == 0 and state.start is not None else state.seed
+        return told(state.prompt, state.told, seed, self._model.spec)
+
     def _check_past(self, chunk: PastChunk, end: int) -> None:
         spec = self._model.spec
         shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
@@ -232,10 +236,10 @@ class VideoStream:
         if not first <= chunk.index < end:
             raise StreamError(f"past chunk {chunk.index} is out of order: allowed is {first} to {end - 1}")
 
-    def _write(self, past: PastChunk) -> CameraPath:
-        """Run the clean pass of an earlier chunk under the present prompt; returns its camera path."""
+    def _write(self, past: PastChunk, context: Context) -> CameraPath:
+        """Run the clean pass of an earlier chunk; returns its camera path."""
         self._state.index, self._state.camera = past.index, past.camera
-        path, velocity = self._begin_chunk(self._wording.context(self._state.prompt), None)
+        path, velocity = self._begin_chunk(context, None)
         self._cache.commit(velocity.last(past.latents.to(self._model.device)))
         return path
 
@@ -279,6 +283,7 @@ class VideoStream:
             cache_fell_back=cache.fell_back,
             salience_quantiles=known.quantiles,
             prompt=self._state.prompt,
+            told=self._state.told or "",
             camera=CameraView(offset=camera.offset, speed=camera.speed),
         )
 

@@ -32,15 +32,18 @@ class Wording:
             self._known = prompt, self._model.dit.encode_context(text[None, None])
         return self._known[1]
 
-    def heed(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None = None) -> None:
-        """Adapt the cache to the prompt of the next chunk, if it differs from the previous chunk's."""
-        if state.prompt != state.written_under:
+    def heed(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None = None) -> Context:
+        """Adapt the cache to the words ``state.told`` of the next chunk, if they differ from the previous chunk's.
+        Returns their keys and values."""
+        words = state.told or ""
+        if words != state.written_under:
             before, state.written_under = state.written_under, None
             self._recache(cache, state, before_pass)
             spec = self._model.spec
             ahead = CameraPath.of_chunk(spec, state.camera).chunk_positions(state.index).to(self._model.device)
-            follow_words(cache, spec, before or "", state.prompt, ahead)
-            state.written_under = state.prompt
+            follow_words(cache, spec, before or "", words, ahead)
+            state.written_under = words
+        return self.context(words)
 
     def _recache(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None) -> None:
         """Rewrite the newest chunks for the new prompt, as many as the model's row says."""
@@ -48,7 +51,7 @@ class Wording:
         if again and before_pass is not None:
             before_pass()
         finished = [self._finished(past) for past in again]
-        recache(cache, finished, self.context(state.prompt), self._model.passes.rewrite)
+        recache(cache, finished, self.context(state.told or ""), self._model.passes.rewrite)
 
     def _finished(self, past: PastChunk) -> Finished:
         path, device = CameraPath.of_chunk(self._model.spec, past.camera), self._model.device

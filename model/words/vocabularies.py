@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from model.camera import camera_from_prompt
 from model.spec import ModelSpec
-from model.words import grammar, grammar2, vocabulary, vocabulary2
+from model.words import grammar, grammar2, unnamed, vocabulary, vocabulary2
 from model.words.lexicon import Lexicon
 
 
@@ -15,18 +15,24 @@ from model.words.lexicon import Lexicon
 class Words:
     """lexicon: which words are drawn, and the warnings about others. describe: what a prompt says. names_anew(before,
     after): whether the later prompt names a thing as the earlier one does not. suggestions: known words by kind.
-    examples: whole prompts."""
+    examples: whole prompts. completed(prompt, before, seed): what the model is told, see ``told``."""
 
     lexicon: Lexicon
     describe: Callable[[str], grammar.Description | grammar2.Description]
     names_anew: Callable[[str, str], bool]
     suggestions: Mapping[str, tuple[str, ...]]
     examples: tuple[str, ...]
+    completed: Callable[[str, str | None, int | None], str] | None = None
 
 
 VOCABULARIES = {
     "phrases": Words(
-        vocabulary.LEXICON, grammar.describe, grammar.names_anew, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES
+        vocabulary.LEXICON,
+        grammar.describe,
+        grammar.names_anew,
+        vocabulary.SUGGESTIONS,
+        vocabulary.EXAMPLES,
+        unnamed.completed,
     ),
     "phrases-2": Words(
         vocabulary2.LEXICON, grammar2.describe, grammar2.names_anew, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES
@@ -37,6 +43,13 @@ VOCABULARIES = {
 def words_of(spec: ModelSpec) -> Words | None:
     """The vocabulary of ``spec``; None if the model accepts any words."""
     return VOCABULARIES.get(spec.text_encoder)
+
+
+def told(prompt: str, before: str | None, seed: int | None, spec: ModelSpec) -> str:
+    """What the model is told: the prompt, with what it leaves open as it was told ``before`` (None at the start),
+    or as the seed chooses it (None: left open). The prompt itself for models without a vocabulary of their own."""
+    words = words_of(spec)
+    return prompt if words is None or words.completed is None else words.completed(prompt, before, seed)
 
 
 def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:

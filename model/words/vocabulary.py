@@ -9,6 +9,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white"
 LIGHTS = ("morning", "day", "sunset", "night")
 GROUNDS = ("meadow", "desert", "snow")
 PLACES = ("left", "middle", "right", "ahead")
+ROOFED = ("house", "tower", "mill")  # things with a second color
 
 SYNONYMS = {
     "house": ("cottage", "hut", "cabin", "home", "houses"),

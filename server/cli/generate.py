@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.parts import MissingExtra
 from model.spec import ModelSpec
+from model.words.vocabularies import told as what_is_told
 from model.words.vocabularies import warnings
 from server.cli import output
 from server.cli.console import note
@@ -53,6 +54,8 @@ def write_video(
         note(told)
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings, console)
+    if (words := what_is_told(order.prompt, None, None if image else seed, spec)) != order.prompt:
+        note(f"the model is told: {words}")
     piped = output.is_pipe(target)
     part = target if piped else f"{target}.part"
     began = time.perf_counter()

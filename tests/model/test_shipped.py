@@ -91,7 +91,7 @@ def bluish(pictures: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered(mini: LoadedModel, seed: int) -> None:
     mill, tower = (
-        "a meadow by day, a red mill in the middle",
+        "a meadow by day, a red mill with a yellow roof in the middle",
         "a meadow by day, a blue tower with a blue roof in the middle",
     )
     stream = VideoStream(mini, mill, seed, served_cache(mini))

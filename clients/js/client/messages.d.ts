@@ -81,6 +81,8 @@ export interface ServedStats {
   /** The words that the chunk shows. */
   prompt: string;
   camera: CameraView;
+  /** The words that the model was told: the prompt, and what it leaves open, as the seed chose it. */
+  told?: string;
   /** Time from noise to encoded bytes. */
   chunk_seconds: number;
   /** Media that the viewer has ahead of its playhead. */

@@ -34,6 +34,7 @@ class ChunkStats(TypedDict, total=False):
     salience_quantiles: dict[str, float]  # Quantiles of the kept tokens' scores over all layers; empty without scores
     prompt: str  # The words that the chunk shows
     camera: CameraView
+    told: str  # The words that the model was told: the prompt, and what it leaves open, as the seed chose it
     chunk_seconds: float  # Time from noise to encoded bytes
     lead_seconds: float  # Media that the viewer has ahead of its playhead
     memory: KeptTokens  # The kept tokens, if the session requested them

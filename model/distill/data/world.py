@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from model.spec import PAFU_MINI
-from model.words.vocabulary import COLOURS, GROUNDS, KINDS
+from model.words.vocabulary import COLOURS, GROUNDS, KINDS, ROOFED
 
 WIDTH, HEIGHT = PAFU_MINI.width, PAFU_MINI.height
 PICTURES_PER_LATENT = PAFU_MINI.temporal_stride
@@ -56,7 +56,7 @@ TINT = {
 GROUND_RGB = {"meadow": (122, 176, 84), "desert": (226, 190, 126), "snow": (232, 238, 246)}
 HILL_RGB = {"meadow": (88, 142, 98), "desert": (196, 150, 104), "snow": (176, 192, 216)}
 TRUNK = (104, 72, 48)
-HAS_ACCENT = {"house": True, "tower": True, "mill": True, "tree": False, "pine": False}
+HAS_ACCENT = {kind: kind in ROOFED for kind in KINDS}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_the_newest_chunks_are_remembered_as_if_made_under_the_new_words(model: 
     past = [session.next_chunk().past for _ in range(3)]
     session.set_prompt("a blue tree")
     past.append(session.next_chunk().past)
-    under = ["a red house", "a blue tree", "a blue tree", "a blue tree"]
+    under = [past[0].prompt, *[past[-1].prompt] * 3]
     told = [dataclasses.replace(each, prompt=prompt) for each, prompt in zip(past, under, strict=True)]
     written.recall(told, 4, session.camera)
     for layer in range(session.cache.layers):  # one pass over two chunks rounds otherwise than a pass over each

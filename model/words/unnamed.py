@@ -1,0 +1,90 @@
+"""What a prompt leaves open: the seed chooses it once, and the stream keeps it. No torch.
+
+A model that is told nothing of a roof's colour lets it drift through all colours while it is in view, whatever the
+cache keeps (docs/log.md), and draws a haze where no light or ground is named. So a stream is told a complete prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from model.words.grammar import Description, Thing, arranged, describe
+from model.words.vocabulary import GROUNDS, LIGHTS, ROOFED
+
+STEADY = (
+    "red",
+    "yellow",
+    "green",
+    "blue",
+    "white",
+)  # colors that hold for a minute of roofs and walls in view, measured
+
+
+def completed(prompt: str, before: str | None, seed: int | None) -> str:
+    """The prompt, with what it leaves open: as in the completed prompt ``before`` (None: the stream begins), else
+    chosen by the seed (None: left open, for a stream that begins with a picture).
+
+    Light and ground stay; a thing that was named before keeps its colors and place. A completed prompt is not changed
+    further.
+    """
+    said, known = describe(prompt), describe(before or "")
+    light, ground = said.light or known.light, said.ground or known.ground
+    if before is None and seed is not None:
+        light, ground = light or _chosen(LIGHTS, seed, "light"), ground or _chosen(GROUNDS, seed, "ground")
+    whole = arranged(Description(light, ground, _recognised(said.things, known.things)))
+    if seed is not None:
+        whole.things = [
+            thing if thing in known.things else _colored(thing, seed, _ordinal(whole.things, place))
+            for place, thing in enumerate(whole.things)
+        ]
+    return spoken(whole)
+
+
+def spoken(said: Description) -> str:
+    """A prompt that ``describe`` reads as ``said``."""
+    setting = " ".join(word for word in (said.ground, said.light) if word)
+    return ", ".join(phrase for phrase in (setting, *(_phrase(thing) for thing in said.things)) if phrase)
+
+
+def _phrase(thing: Thing) -> str:
+    words = [thing.colour, thing.kind, thing.accent and f"with {thing.accent} roof", thing.place]
+    return " ".join(word for word in words if word)
+
+
+def _recognised(things: Sequence[Thing], known: Sequence[Thing]) -> list[Thing]:
+    """The things, each with the attributes of a known one that fits it; those that say most of themselves choose
+    first."""
+    free, found = list(known), list(things)
+    for place in sorted(range(len(found)), key=lambda place: -len(_mentioned(found[place]))):
+        said = _mentioned(found[place])
+        fits = [thing for thing in free if said.items() <= _mentioned(thing).items()]
+        if fits:
+            found[place] = fits[0]
+            free.remove(fits[0])
+    return found
+
+
+def _mentioned(thing: Thing) -> dict[str, str]:
+    return {each.name: value for each in fields(thing) if (value := getattr(thing, each.name))}
+
+
+def _ordinal(things: Sequence[Thing], place: int) -> int:
+    return sum(thing.kind == things[place].kind for thing in things[:place])
+
+
+def _colored(thing: Thing, seed: int, ordinal: int) -> Thing:
+    """The thing with both its colors: a roof has another one than its walls."""
+    about = (thing.kind, thing.place, ordinal)
+    colour = thing.colour or _chosen([each for each in STEADY if each != thing.accent], seed, "colour", *about)
+    accent = thing.accent
+    if accent is None and thing.kind in ROOFED:
+        accent = _chosen([each for each in STEADY if each != colour], seed, "accent", *about)
+    return replace(thing, colour=colour, accent=accent)
+
+
+def _chosen(options: Sequence[str], *about: object) -> str:
+    """One of the options; the same on every machine for the same ``about``."""
+    digest = hashlib.sha256(repr(about).encode()).digest()
+    return options[int.from_bytes(digest[:8]) % len(options)]
