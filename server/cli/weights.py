@@ -91,6 +91,16 @@ def check_files(settings: Settings) -> None:
     """Raises ConfigError for weights that are not on this machine. The worker checks what is in them."""
     for part in ("weights", "text_encoder", "vae", "salience_head"):
         given = getattr(settings, part)
-        if given is not None and not hub.is_hub_id(str(given)) and not Path(given).exists():
-            hint = "train one with `pafu distill salience`, or " if part == "salience_head" else ""
-            raise ConfigError(f"{given} is missing: {hint}name a file or folder that exists", part)
+        if given is not None and not hub.is_hub_id(str(given)) and (why := _why_no_weights(Path(given))):
+            raise ConfigError(f"{given} {why}", part)
+
+
+def _why_no_weights(place: Path) -> str:
+    """Why there can be no weights at this place; empty if there may be."""
+    if not place.exists():
+        return "is missing: name a file or folder that exists"
+    if place.is_dir():
+        found = any(place.rglob("*.safetensors")) or any(place.rglob("*.pt*"))  # the worker names those to convert
+        return "" if found else "has no .safetensors file: name a folder or file of weights"
+    pickle = f"is a pickle, which can run code: convert it once with `pafu convert {place}`"
+    return pickle if place.suffix in hub.PICKLES else ""

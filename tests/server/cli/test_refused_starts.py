@@ -12,6 +12,7 @@ import pytest
 from server.config import Settings
 from server.jobs.database import check, known_stores, make_stores
 
+HERE = Path(__file__).parent
 SERVE = (sys.executable, "-P", "-m", "server.cli", "serve", "--port", "0")
 
 REFUSED = {
@@ -23,6 +24,7 @@ REFUSED = {
         "which 3 devices cannot share",
     ),
     "no weights": (["--weights", "/srv/nowhere"], {}, "--weights: /srv/nowhere is missing"),
+    "a folder without weights": (["--weights", str(HERE)], {}, f"{HERE} has no .safetensors file"),
     "no head": ([], {"PAFU_SALIENCE_HEAD": "/srv/no.head"}, "PAFU_SALIENCE_HEAD: /srv/no.head is missing"),
     "no cluster": (["--engine", "ray", "--ray-address", "127.0.0.1:1"], {}, "there is no Ray cluster at"),
     "no database": ([], {"PAFU_DATABASE": "postgresql://u@127.0.0.1:1/x"}, "Connection refused"),
