@@ -120,6 +120,7 @@ def build(settings: Settings, engine: Engine) -> Service:
     app = create_app(settings, engine)
     proxies = tuple(addresses.network(text) for text in settings.trusted_proxies)
     limit = ConnectionLimit(settings.max_connections_per_address, file_limit(), proxies, engine.observer)
+    common = {"limit": limit, "count": engine.observer.error}
     config = uvicorn.Config(
         app,
         lifespan="off",  # Service starts and stops the engine, in order
@@ -127,8 +128,8 @@ def build(settings: Settings, engine: Engine) -> Service:
         backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
-        http=type("Http", (TimeoutProtocol,), {"limit": limit, "stall_seconds": settings.stall_timeout}),
-        ws=type("Socket", (BackpressureProtocol,), {"limit": limit}),
+        http=type("Http", (TimeoutProtocol,), {**common, "stall_seconds": settings.stall_timeout}),
+        ws=type("Socket", (BackpressureProtocol,), common),
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # no gain for H.264, and 64 KiB per connection
         ws_ping_interval=10.0,

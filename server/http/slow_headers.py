@@ -1,12 +1,15 @@
-"""Uvicorn's HTTP protocol with timeouts for request headers and for clients that do not read the reply."""
+"""Uvicorn's HTTP protocol with timeouts for request headers and for clients that do not read the reply; refuses what a
+proxy in front could understand differently."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.http.connection_limit import ConnectionLimit, address_of
@@ -15,6 +18,18 @@ from server.http.small_reads import SmallReads
 
 HEAD_SECONDS = 10.0
 STALL_SECONDS = 60.0
+HEAD_BYTES = 64 * 2**10  # of request line and headers
+FRAMING = {b"content-length", b"transfer-encoding"}
+
+
+class StrictConnection(h11.Connection):
+    """Refuses a request with two lengths, where a proxy in front may see the end elsewhere (RFC 9112, 6.1)."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request) and {name for name, _ in event.headers} >= FRAMING:
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        return event
 
 
 class TimeoutProtocol(SmallReads, H11Protocol):
@@ -29,6 +44,11 @@ class TimeoutProtocol(SmallReads, H11Protocol):
     _head: asyncio.TimerHandle | None = None
     data_received = H11Protocol.data_received
     limit: ConnectionLimit | None = None
+    count: Callable[[str], None] | None = None  # receives the error code of invalid HTTP
+
+    def __init__(self, config: uvicorn.Config, *given: Any, **named: Any) -> None:
+        super().__init__(config, *given, **named)
+        self.conn = StrictConnection(h11.SERVER, HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -55,6 +75,8 @@ class TimeoutProtocol(SmallReads, H11Protocol):
         ):
             self.transport.write(self.conn.send(event))
         self.transport.close()
+        if self.count is not None:
+            self.count("invalid_message")
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -93,6 +115,8 @@ class TimeoutProtocol(SmallReads, H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._forget_head()
         super().handle_websocket_upgrade(event)
+        if rest := self.conn.trailing_data[0]:  # which uvicorn drops
+            cast(SmallReads, self.transport.get_protocol()).data_received(rest)
 
     def _close_unless_new(self, before: Any) -> None:
         """Close unless a request has started since ``before``, the last one when the wait began."""

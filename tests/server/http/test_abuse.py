@@ -226,6 +226,42 @@ def test_who_is_costly_to_parse_is_read_in_smaller_pieces_and_all_such_rest_in_t
     assert attackers[-1].rests[-1] > 8 * clock.now, "together they have a tenth of the time"
 
 
+BROKEN = {
+    "no UTF-8": (frame(TEXT, b'\xff{"type":"session.ping"}'), 1007),
+    "no UTF-8 in pieces": (frame(TEXT, b'"\xe2\x82', final=False) + frame(CONTINUATION, b'"'), 1007),
+    "no UTF-8, and more of it": (frame(TEXT, b"\xed\xa0\x80") * 5, 1007),
+    "not masked": (frame(TEXT, b"{}", mask=False), 1002),
+    "too large": (frame(TEXT, b"{}", length=2**31), 1009),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_frames_that_are_invalid_close_the_socket_with_a_line_and_a_count(server, name, caplog) -> None:
+    said, code = BROKEN[name]
+    metrics = server.engine.observer.metrics
+    async with raw(server) as (reader, writer):
+        writer.write(text(START) + said)
+        async with asyncio.timeout(60):
+            received = await reader.read()
+    assert bytes([0x88]) in received and code.to_bytes(2, "big") in received[-130:]
+    (line,) = [record for record in caplog.records if "Invalid WebSocket" in record.message]
+    assert str(code) in line.message and line.exc_info is None
+    counted = "message_too_large" if code == 1009 else "invalid_message"
+    assert metrics.read("pafu_errors_total", code=counted) == 1
+    await server.works()
+
+
+async def test_what_is_sent_with_the_handshake_is_read_once_it_is_answered(server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HANDSHAKE.encode() + text({"type": "session.ping"}) + frame(TEXT, b'{"type":', final=False))
+    writer.write(frame(CONTINUATION, b'"session.ping"}'))
+    async with asyncio.timeout(60):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        for _ in range(2):
+            assert b"session.pong" in await reader.readuntil(b"}")
+    writer.transport.abort()
+
+
 async def test_large_texts_are_parsed_beside_the_event_loop_and_shown_in_part(server, viewer_of, monkeypatch) -> None:
     threads: list[str] = []
     plain = bounded_json.json.loads

@@ -16,6 +16,7 @@ from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 
 UPGRADE = b"GET /v1/realtime/video HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+GOOD = UPGRADE + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 
 
 @pytest.fixture
@@ -87,6 +88,9 @@ async def test_a_mistake_at_a_socket_is_told_to_it(serve, monkeypatch, logged, a
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "invalid_message"),
         (UPGRADE + b"\r\n", 400, "invalid_message"),
         (UPGRADE + b"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 7\r\n\r\n", 400, "invalid_message"),
+        (GOOD + b"Content-Length: 5\r\n\r\n12345", 400, "invalid_message"),
+        (GOOD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "invalid_message"),
+        (GOOD + b"X-Other: \0\r\n\r\n", 400, "invalid_message"),
         (b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "not_found"),
         (b"PUT /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "method_not_allowed"),
     ],
@@ -101,6 +105,28 @@ async def test_what_reaches_no_route_is_answered_in_the_same_shape(server, said,
     assert head.split()[1] == str(status).encode() and b"x-request-id: req_" in head
     assert b"content-type: application/json" in head
     is_error(body, code)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_with_two_lengths_is_refused_and_its_connection_closed(server, method) -> None:
+    """A proxy in front may have seen another end (RFC 9112, 6.1), so nothing behind it is answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = f"{method} /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head.encode() + b"0\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(60):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+    assert b"both Content-Length and Transfer-Encoding" in answer and b"connection: close" in answer
+    assert server.engine.observer.metrics.read("pafu_errors_total", code="invalid_message") == 1
+
+
+async def test_a_socket_takes_as_long_headers_as_a_request(server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(GOOD + b"Cookie: " + b"x" * 20_000 + b"\r\n" + b"X-Many: 1\r\n" * 200 + b"\r\n")
+    async with asyncio.timeout(60):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
 
 
 async def test_the_port_of_metrics_alone_answers_like_the_other(server, monkeypatch) -> None:
