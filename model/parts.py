@@ -27,8 +27,23 @@ class TextEncoder(Protocol):
         ...
 
 
+class NoEncoder(ValueError):
+    """A video cannot start with a picture, because the files of the video codec have only a decoder."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "starting with a picture needs the VAE's encoder, and this server's --vae holds the decoder alone: start "
+            "without a picture, or serve with a file that holds both"
+        )
+
+
 class VideoCodec(Protocol):
     """Latents to pictures, chunk by chunk, and pictures to latents."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it can encode: some files hold a decoder alone."""
+        ...
 
     def decode(
         self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
@@ -43,7 +58,7 @@ class VideoCodec(Protocol):
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
         """A still picture (3, H, W) in [-1, 1] to the first ``frames`` latents of a stream: float32 (1, frames, C, h,
-        w)."""
+        w). Raises NoEncoder."""
         ...
 
 

@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.checkpoints.errors import WeightsError as WeightsError  # raised by most functions of this module
-from model.checkpoints.files import require_finite
+from model.checkpoints.files import fingerprint, require_finite
 from model.checkpoints.public import Beside, load_public
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
 from model.spec import ModelSpec, spec_named
@@ -40,7 +41,8 @@ SHIPPED = {"pafu-mini": Path(__file__).parent / "weights_mini"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to stream: its parts in ``dtype`` on ``device``. ``digest`` identifies its weights.
+    """A model that is ready to stream: its parts in ``dtype`` on ``device``. ``digest`` identifies its weights, and
+    ``student`` those that heads belong to: of a public checkpoint the transformer alone.
 
     ``salience`` and ``asking`` are the heads of the learned cache policies, or None.
     """
@@ -54,7 +56,13 @@ class LoadedModel:
     digest: str
     salience: SalienceHead | None = None
     asking: AskingHead | None = None
+    transformer_digest: str = ""  # of a public checkpoint
     noise: str = "device"  # where noise is drawn: the model's device, or "cpu" for the same noise on every machine
+
+    @property
+    def student(self) -> str:
+        """What a head names as its student."""
+        return self.transformer_digest or self.digest
 
     @property
     def heads(self) -> Heads:
@@ -120,6 +128,14 @@ def save_model(
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
+def save_transformer(folder: Path, dit: nn.Module, dtype: torch.dtype) -> str:
+    """Write the transformer alone, in Wan's public layout, to ``folder``; returns its digest (LoadedModel.student)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    save_file({name: _stored(tensor, dtype) for name, tensor in dit.state_dict().items()}, file)
+    return fingerprint([file])
+
+
 def load_model(
     spec_or_name: ModelSpec | str,
     folder: Path | None = None,
@@ -157,11 +173,11 @@ def _load_public(
 ) -> LoadedModel:
     dtype = dtype or preferred_dtype(device)
     try:
-        spec, parts, digest = load_public(spec, weights, device, dtype, beside, whole)
+        spec, parts, digest, own = load_public(spec, weights, device, dtype, beside, whole)
     except MissingExtra as error:
         raise WeightsError(str(error)) from error
     loaded: dict[str, Any] = {"text": None, "vae": None, **parts}
-    return LoadedModel(spec, **loaded, device=device, dtype=dtype, digest=digest)
+    return LoadedModel(spec, **loaded, device=device, dtype=dtype, digest=digest, transformer_digest=own)
 
 
 def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> LoadedModel:
@@ -188,7 +204,7 @@ def with_asking(model: LoadedModel, path: Path) -> LoadedModel:
 
 def _head(model: LoadedModel, path: Path, make: Callable[[ModelSpec], H], part: str) -> H:
     try:
-        return load_head(path, model.spec, model.digest, make)
+        return load_head(path, model.spec, model.student, make)
     except SalienceError as error:
         raise WeightsError(str(error), part) from error
 

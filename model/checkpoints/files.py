@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -86,6 +87,8 @@ def survey(path: Path) -> Contents:
     """Examine ``path``, a safetensors file or a folder of them. Raises WeightsError."""
     if not path.exists():
         raise WeightsError(f"{path} is missing: name a folder, a .safetensors file or a repository of the hub")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise WeightsError(f"{path} cannot be read: Permission denied; let this user read it")
     if path.is_file() and path.suffix in PICKLED:
         raise WeightsError(f"{path} is a pickle, which can run code: convert it once with `pafu convert {path}`")
     if path.is_file() and path.suffix in HALF_DOWNLOADED:
@@ -155,6 +158,11 @@ OTHERS = {  # what a file begins with: what it is, and what to do
     b"GGUF": "is a GGUF file: take the safetensors of the same checkpoint",
     b"version https://git-lfs": "is only a pointer of Git LFS: run `git lfs pull`, or download the file itself",
     b"<": "is a web page: download the file itself",
+    b"{": "is JSON, perhaps the error message of a server: download the file itself",
+    b"PK\x03\x04": "is a pickle or another zip file with a wrong name: if it is a checkpoint, end its name in .pt and "
+    "convert it once with `pafu convert`",
+    b"\x80": "is a pickle with a wrong name, which can run code: end its name in .pt and convert it once with "
+    "`pafu convert`",
 }
 
 
@@ -164,7 +172,9 @@ def _why_unreadable(file: Path, error: Exception) -> str:
             begins, size = opened.read(32), file.stat().st_size
     except OSError as denied:
         return f"cannot be read: {denied.strerror}"
-    known = (what for sign, what in OTHERS.items() if begins.startswith(sign))
+    if int.from_bytes(begins[:8], "little") <= size:  # the length of a safetensors header may look like anything
+        begins = b""
+    known = (what for sign, what in OTHERS.items() if begins.lstrip().startswith(sign))
     return next(known, f"is truncated or no safetensors file ({size:,} bytes): {error}; download it again")
 
 

@@ -105,8 +105,17 @@ def recognise(stored: Iterable[str]) -> Recognised | None:
     """The layout of these tensors, or None if they belong to no part of this family."""
     bare = unwrapped(stored)
     for layout in LAYOUTS:
-        if layout.mark in bare:
-            return Recognised(layout, {layout.rename(name): there for name, there in bare.items()})
+        if (prefix := _before(layout.mark, bare)) is not None:
+            return Recognised(layout, {layout.rename(name.removeprefix(prefix)): there for name, there in bare.items()})
+    return None
+
+
+def _before(mark: str, names: Iterable[str]) -> str | None:
+    """The prefix of all ``names`` before a layout's own, such as "taehv."; None if ``mark`` is not there."""
+    for name in names:
+        if name == mark or name.endswith(f".{mark}"):
+            prefix = name.removesuffix(mark)
+            return prefix if all(each.startswith(prefix) for each in names) else None
     return None
 
 

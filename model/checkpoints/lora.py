@@ -7,6 +7,7 @@ Without it and without ``.alpha`` tensors, alpha equals the rank, as in LongLive
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ def _of(lora: Lora) -> dict[str, Change]:
             kind = match[0]
             side = "down" if kind.startswith(DOWN) else "up" if kind.startswith(UP) else "alpha"
             halves.setdefault(_target(name[: match.start()]), {})[side] = stored
+        else:
+            raise WeightsError(
+                f"{lora.file} holds tensor {name!r}, which is no part of a plain LoRA (two matrices and alpha): merge "
+                "it into its base with the program that made it, or move the file away"
+            )
     usual = _adapter_alpha(lora)
     return {name: _change(lora, name, parts, usual) for name, parts in halves.items()}
 
@@ -77,10 +83,17 @@ def _change(lora: Lora, name: str, parts: dict[str, Stored], usual: float | None
         raise WeightsError(f"{lora.file} is damaged: the LoRA of {name!r} has only one of its two matrices")
     down, up = parts["down"], parts["up"]
     rank = down.shape[0]
-    if len(down.shape) != 2 or len(up.shape) != 2 or up.shape[1] != rank:
+    if len(down.shape) != 2 or len(up.shape) != 2 or up.shape[1] != rank or not rank:
         raise WeightsError(f"{lora.file}: the two matrices of {name!r} do not fit: {up.shape} and {down.shape}")
-    alpha = float(parts["alpha"].read()) if "alpha" in parts else usual if usual is not None else rank
+    alpha = _alpha(parts["alpha"]) if "alpha" in parts else usual if usual is not None else rank
     return Change(down, up, alpha / rank)
+
+
+def _alpha(stored: Stored) -> float:
+    if math.prod(stored.shape) != 1:
+        raise WeightsError(f"{stored.file}: {stored.name!r} must be one number, but has shape {stored.shape}")
+    require_finite(stored.read(), stored.name, stored.file)
+    return float(stored.read())
 
 
 def _target(name: str) -> str:

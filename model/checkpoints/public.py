@@ -20,6 +20,7 @@ from model.parts import build, settle
 from model.spec import WAN_FAMILY, ModelSpec
 from model.transformer.dit import CausalDiT
 from model.wan.text import Placement, TokenizerMissing, Umt5
+from model.wan.tiny_vae import TinyVAE
 
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", ".")
 TINY_CODEC = "taew2.1"  # what a TAEHV file makes of the spec's codec
@@ -49,9 +50,9 @@ def codec_named(weights: Path, beside: Beside) -> str | None:
 
 def load_public(
     spec: ModelSpec, weights: Path, device: torch.device, dtype: torch.dtype, beside: Beside, whole: bool = True
-) -> tuple[ModelSpec, dict[str, nn.Module], str]:
+) -> tuple[ModelSpec, dict[str, nn.Module], str, str]:
     """The spec with what these files change in it; the parts "dit", "text" and "vae" on ``device`` (only "dit" unless
-    ``whole``); and the digest of the files. Raises WeightsError."""
+    ``whole``); the digest of all files, and that of the transformer's own. Raises WeightsError."""
     around = weights if weights.is_dir() else weights.parent
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
@@ -72,10 +73,10 @@ def load_public(
             parts["text"] = _text(spec, text, beside, device, dtype)
         with of_part(of_vae):
             parts["vae"] = _vae(spec, vae, device, dtype)
-    files = [*dit.files, *text.files, *vae.files, *(lora.file for lora in contents.loras)]
+    own = [*dit.files, *(lora.file for lora in contents.loras)]
     if vae.layout.part == "tiny_vae":
         spec = replace(spec, codec_memory=TINY_CODEC_MEMORY)
-    return spec, parts, fingerprint(files)
+    return spec, parts, fingerprint([*own, *text.files, *vae.files]), fingerprint(own)
 
 
 def _dit(spec: ModelSpec, part: Part, contents: Contents, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -125,6 +126,8 @@ def _read_tokenizer(module: Umt5, part: Part) -> None:
 def _vae(spec: ModelSpec, part: Part, device: torch.device, dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
         module = build(TINY_CODEC if part.layout.part == "tiny_vae" else spec.video_codec, spec)
+    if isinstance(module, TinyVAE) and not any(name.startswith("encoder.") for name in part.tensors):
+        module.leave_out_encoder()
     inner: nn.Module = getattr(module, "vae", module)
     expected = inner.state_dict()
     check_tensors(part, expected, _fetch(spec), fewer=getattr(module, "may_shrink", ()))
@@ -211,6 +214,8 @@ def _only(contents: Contents, kind: str, spec: ModelSpec, path: Path) -> Part:
     if contents.pickled:
         raise WeightsError(f"{path} contains only pickles: convert them once with `pafu convert {contents.pickled[0]}`")
     unknown = contents.parts.get("unknown")
+    if unknown and not unknown[0].tensors:
+        raise WeightsError(f"{unknown[0].where} holds no tensors{_fetch(spec)}")
     if unknown:
         raise WeightsError(
             f"{unknown[0].where} is a checkpoint of another family (it holds {unknown[0].layout.name}): "

@@ -55,6 +55,8 @@ class ViewAutoencoder(nn.Module):
     mean: Tensor
     scale: Tensor
 
+    encodes = True
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.pictures = spec.temporal_stride

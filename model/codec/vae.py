@@ -32,6 +32,8 @@ class StreamingVAE(nn.Module):
     basis: Tensor
     scale: Tensor
 
+    encodes = True
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.pictures = spec.temporal_stride

@@ -36,6 +36,11 @@ class SharedCodec:
         shape = (spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
         self._blank = torch.zeros(1, *shape, device=device)
 
+    @property
+    def encodes(self) -> bool:
+        """See VideoCodec; only the first process knows."""
+        return self._codec.encodes if self._group.leads else True
+
     def decode(
         self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
     ) -> tuple[Tensor, State]:

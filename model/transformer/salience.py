@@ -73,7 +73,7 @@ class SalienceHead(Named):
 
 
 def save_head(path: Path, head: Named, digest: str, trained_steps: int) -> None:
-    """Write the head of the student whose weights have ``digest`` (LoadedModel.digest)."""
+    """Write the head of the student whose weights have ``digest`` (LoadedModel.student)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}
     about = {"format": FORMAT, "model": head.model, "student": digest, "trained_steps": trained_steps}

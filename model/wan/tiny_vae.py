@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.parts import Motion, State
+from model.parts import Motion, NoEncoder, State
 from model.spec import ModelSpec
 
 WIDTHS = (256, 128, 64, 64)
@@ -28,11 +28,20 @@ class TinyVAE(nn.Module):
         super().__init__()
         self.first_pictures = spec.first_latent_pictures
         self.decoder = nn.Sequential(*_decoder(spec.latent_channels, widths))
-        self.encoder = nn.Sequential(*_encoder(spec.latent_channels, widths[-1]))
+        self.encoder: nn.Sequential | None = nn.Sequential(*_encoder(spec.latent_channels, widths[-1]))
         # Some files have rows for two pictures where this model makes one: the last rows are used.
         self.may_shrink = tuple(
             f"decoder.{place}.conv.weight" for place, block in enumerate(self.decoder) if isinstance(block, Grow)
         )
+
+    @property
+    def encodes(self) -> bool:
+        """See VideoCodec."""
+        return self.encoder is not None
+
+    def leave_out_encoder(self) -> None:
+        """For files that hold the decoder alone."""
+        self.encoder = None
 
     def decode(
         self, latents: Tensor, state: State | None = None, motions: Sequence[Motion | None] | None = None
@@ -44,7 +53,9 @@ class TinyVAE(nn.Module):
         return pictures[None, made_from_nothing if state is None else 0 :], after
 
     def encode_start(self, picture: Tensor, frames: int) -> Tensor:
-        """See VideoCodec."""
+        """See VideoCodec. Raises NoEncoder for a file with the decoder alone."""
+        if self.encoder is None:
+            raise NoEncoder
         dtype = next(self.encoder.parameters()).dtype
         still = ((picture + 1) / 2).to(dtype).expand(frames * _shrink(self.encoder), -1, -1, -1)
         return _run(self.encoder, still, None)[0][None].float()

@@ -35,6 +35,7 @@ class WanVAE(nn.Module):
 
     mean: Tensor
     std: Tensor
+    encodes = True
 
     def __init__(self, spec: ModelSpec, **config: Any) -> None:
         super().__init__()

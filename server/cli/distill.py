@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ import typer
 
 from model import gpu
 from server.cli.console import fail, say
+from server.ipc.messages import Parts
+from server.process import available_bytes
+from server.worker.generator import WITH_WEIGHTS, beside
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +63,13 @@ Out = Annotated[
         file_okay=False, help="folder for clips, checkpoints, curves and the result; an earlier run is resumed"
     ),
 ]
-Student = Annotated[Path | None, typer.Option(help="folder with the student's weights; default: the shipped ones")]
+Student = Annotated[
+    Path | None, typer.Option(help="student's weights: folder, file or hub id; default: the shipped ones")
+]
 Model = Annotated[str, typer.Option(help="model name of student and teacher")]
+Text = Annotated[Path | None, typer.Option("--text-encoder", help="text encoder; default: next to the weights")]
+Vae = Annotated[Path | None, typer.Option("--vae", help="VAE; default: next to the weights")]
+Size = Annotated[str | None, typer.Option("--size", help="video size, as 832x480; default: the model's own")]
 Prompts = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="prompts, one per line; default: from the model's own world"),
@@ -109,7 +118,7 @@ def _stage(out: Path, threads: int, device: str) -> Iterator[tuple[int, int, tor
 
     try:
         yield parallel.start(device)
-    except (DistillError, WeightsError, CacheError, StreamError, FileNotFoundError, FloatingPointError) as error:
+    except (DistillError, WeightsError, CacheError, StreamError, OSError, FloatingPointError) as error:
         raise fail(str(error)) from None
     except ValueError as error:
         raise fail(str(error), 2) from None
@@ -155,7 +164,7 @@ SALIENCE = (
 @app.command()
 def salience(
     teacher: Annotated[
-        Path, typer.Option(help="folder with the bidirectional teacher: weights, or a run of the recipe")
+        Path, typer.Option(help="bidirectional teacher: folder, file or hub id of weights, or a run of the recipe")
     ],
     out: Out = Path("runs/salience"),
     student: Student = None,
@@ -185,6 +194,9 @@ def salience(
     dream_steps: Annotated[int, typer.Option(min=1, help="sampling steps of the teacher")] = 20,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance of the teacher; 1: none")] = 1.0,
     tokens: Annotated[int, typer.Option(min=2, help="random tokens per clip that the head learns from")] = 2048,
+    text_encoder: Text = None,
+    vae: Vae = None,
+    size: Size = None,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
@@ -209,14 +221,17 @@ def salience(
         except ValueError:
             raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
         settings = SalienceSettings(**cast(Any, given), weights=(low, diag, up))
-        dreams.scripts(known(model), prompts, 1)  # reports missing prompts before anything is loaded
-        check_room(own, lambda: salience_bytes(known(teacher_model or model), known(model), settings), "--tokens")
-        ours = load_for_work(model, student, own, dtype=torch.bfloat16 if own.type == "cuda" else torch.float32)
-        theirs = load_teacher(teacher, teacher_model or model, ours)
+        parts, dtype = parts_of(text_encoder, vae, size), torch.bfloat16 if own.type == "cuda" else torch.float32
+        spec, of_teacher = known(model, parts.size), known(teacher_model or model, parts.size)
+        dreams.scripts(spec, prompts, 1)  # reports missing prompts before anything is loaded
+        check_room(own, spec, lambda: salience_bytes(of_teacher, spec, settings, dtype), "--tokens")
+        ours = load_for_work(model, student, own, dtype=dtype, parts=parts)
+        theirs = load_teacher(teacher, of_teacher.name, ours, beside(parts, of_teacher))
         report = SalienceDistillation(theirs, ours, out, settings, prompts, rank, processes).run()
         if rank == 0:
-            layers = ", ".join(f"{value:.2f}" for value in report["spearman"])
-            say(f"held-out Spearman by layer {layers}; the head is {out / 'salience.safetensors'}")
+            by_layer, head = ", ".join(f"{value:.2f}" for value in report["spearman"]), out / "salience.safetensors"
+            say(f"held-out Spearman by layer {by_layer}; report and plots are in {out}")
+            say(f"serve it: pafu serve{served(model, student, parts)} --salience-head {head} --cache-policy pafu")
 
 
 @app.command()
@@ -238,6 +253,9 @@ def long(
     remembered: Annotated[
         float | None, typer.Option(min=1, help="latent frames that the former self keeps; default: all")
     ] = None,
+    text_encoder: Text = None,
+    vae: Vae = None,
+    size: Size = None,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
@@ -260,43 +278,81 @@ def long(
             leader=leader,
             remembered=remembered,
         )
-        dreams.scripts(known(model), prompts, 1)  # reports missing prompts before anything is loaded
-        check_room(own, lambda: long_bytes(known(model), settings), "--remembered, --streams or --budget")
-        LongTuning(load_for_work(model, student, own, head), out, settings, prompts, rank, processes).run()
+        parts = parts_of(text_encoder, vae, size)
+        spec = known(model, parts.size)
+        dreams.scripts(spec, prompts, 1)  # reports missing prompts before anything is loaded
+        check_room(own, spec, lambda: long_bytes(spec, settings), "--remembered, --streams or --budget")
+        loaded = load_for_work(model, student, own, head, parts=parts)
+        LongTuning(loaded, out, settings, prompts, rank, processes).run()
         if rank == 0:
-            say(f"the tuned student is in {out / 'student'}")
+            tuned = out / "student"
+            if spec.public and student is not None:  # only the transformer was written
+                near = beside_of(student)
+                parts = Parts(text_encoder=parts.text_encoder or near, vae=parts.vae or near, size=parts.size)
+            say(f"the tuned student is in {tuned}; serve it: pafu serve{served(model, tuned, parts)}")
 
 
-def known(name: str) -> ModelSpec:
-    """The spec of a model. Raises WeightsError for an unknown name."""
+def beside_of(student: Path) -> str | None:
+    """Where the other parts are that were read beside ``student``; None: the pulled ones of the family serve too."""
+    return str(student if student.is_dir() else student.parent) if student.exists() else None
+
+
+def served(model: str, weights: Path | None, parts: Parts) -> str:
+    """The options with which ``pafu serve`` loads this model."""
+    given = {"--model": model, "--weights": weights, "--text-encoder": parts.text_encoder, "--vae": parts.vae}
+    given["--size"] = parts.size and "x".join(map(str, parts.size))
+    return "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in given.items() if value is not None)
+
+
+def parts_of(text_encoder: Path | None, vae: Path | None, size: str | None) -> Parts:
+    """The options as Parts. Raises WeightsError for a size that is none."""
+    from model.weights import WeightsError
+
+    found = None if size is None else re.fullmatch(r"(\d+)x(\d+)", size)
+    if size is not None and found is None:
+        raise WeightsError(f"size is {size!r}; give WIDTHxHEIGHT like 832x480")
+    text, video = (None if part is None else str(part) for part in (text_encoder, vae))
+    return Parts(text_encoder=text, vae=video, size=None if found is None else (int(found[1]), int(found[2])))
+
+
+def known(name: str, size: tuple[int, int] | None = None) -> ModelSpec:
+    """The spec of a model, at another picture size. Raises WeightsError for an unknown name or an unfit size."""
     from model.spec import SpecError, spec_named
     from model.weights import WeightsError
 
     try:
-        return spec_named(name)
+        return spec_named(name) if size is None else spec_named(name).at(*size)
     except SpecError as error:
         raise WeightsError(str(error)) from None
 
 
-def check_room(device: torch.device, count: Callable[[], dict[str, int]], lower: str) -> None:
-    """Print the GPU memory needed. Raises DistillError if there is less; ``lower`` names the options to reduce."""
+def check_room(device: torch.device, spec: ModelSpec, count: Callable[[], dict[str, int]], lower: str) -> None:
+    """Print the GPU memory needed. Raises DistillError if there is less, also on a CPU, where the count is a lower
+    bound; ``lower`` names the options to reduce."""
     import torch
 
     from model.distill.stages.salience_stage import DistillError
 
-    if device.type != "cuda":
+    if device.type != "cuda" and not spec.public:
         return
     needs = {name: size / 2**30 for name, size in count().items()}
-    told, free = ", ".join(f"{name} {size:.1f}" for name, size in needs.items()), torch.cuda.mem_get_info(device)[0]
+    told = ", ".join(f"{name} {size:.1f}" for name, size in needs.items())
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     if needs["at most"] * 2**30 > free:
         raise DistillError(
             f"{free / 2**30:.1f} GiB are free on {device}, but the need is (GiB): {told}; reduce {lower}"
         )
-    say(f"memory in GiB: {told}")
+    if device.type == "cuda":
+        say(f"memory in GiB: {told}")
 
 
 def load_for_work(
-    name: str, folder: Path | None, device: torch.device, head: Path | None = None, dtype: torch.dtype | None = None
+    name: str,
+    folder: Path | None,
+    device: torch.device,
+    head: Path | None = None,
+    dtype: torch.dtype | None = None,
+    parts: Parts = WITH_WEIGHTS,
 ) -> LoadedModel:
     """Load a model for training or evaluation, in float32 by default, as training needs.
 
@@ -305,12 +361,11 @@ def load_for_work(
     import torch
 
     from model.checkpoints import hub
-    from model.checkpoints.public import Beside
     from model.spec import RANDOM_WEIGHTS
     from model.weights import load_model, random_model
 
-    spec, dtype = known(name), dtype or torch.float32
+    spec, dtype = known(name, parts.size), dtype or torch.float32
     if name in RANDOM_WEIGHTS and folder is None:
         return random_model(spec, 0, device, dtype)
     place = hub.locate(str(folder), spec) if folder else None
-    return load_model(spec, place, device, dtype, head, Beside(base=hub.base_of(spec)))
+    return load_model(spec, place, device, dtype, head, beside(parts, spec))

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.console import fail, say
-from server.cli.distill import Device, Model, Threads, load_for_work, prepare
+from server.cli.console import fail, say, settings_from
+from server.cli.distill import Device, Model, Threads, known, load_for_work, parts_of, prepare
 
 Numbers = Annotated[str | None, typer.Option(help="latent frames, comma-separated; default 1,1.5,2,3,4,6")]
 
@@ -167,30 +167,28 @@ def _films(
     from model.distill.evaluation.compare import EvalError
     from model.distill.evaluation.films import Films, FilmSettings
     from model.distill.evaluation.films_report import markdown, notes, table
-    from model.spec import SpecError, spec_named
     from model.weights import WeightsError
-    from server.ipc.messages import Parts as Beside
     from server.worker.generator import StartError, load_model
 
-    weights, head, text_encoder, vae, size = (None if part is None else str(part) for part in parts)
+    weights, head = (None if part is None else str(part) for part in parts[:2])
+    text_encoder, vae, size = parts[2:]
     try:
-        width_height = None if size is None else tuple(int(side) for side in size.split("x"))
-        spec = spec_named(model) if width_height is None else spec_named(model).at(*width_height)
+        beside = parts_of(text_encoder, vae, size)
+        spec = known(model, beside.size)
         settings = FilmSettings(
-            prompts=tuple(line.strip() for line in prompts.read_text().splitlines() if line.strip()) if prompts else (),
+            prompts=lines_of(prompts),
             policies=given.get("policies", (spec.cache_policy, "window")),
             budgets=given.get("budgets", (spec.cache_budget_latents,)),
             minutes=minutes,
             samples=samples,
             seed=given["seed"],
         )
-        beside = Beside(text_encoder=text_encoder, vae=vae, size=width_height)  # type: ignore[arg-type]
+        place = {"model": model, "weights": weights, "text_encoder": text_encoder, "vae": vae, "size": size}
+        check_memory({name: value for name, value in place.items() if value}, device, max(settings.budgets))
         loaded, _ = load_model(model, weights, device, head, beside)
         result = Films(loaded, out, settings).run(Console(stderr=True))
-    except (EvalError, WeightsError, CacheError, SpecError, StartError) as error:
+    except (EvalError, WeightsError, CacheError, StartError, OSError) as error:
         raise fail(str(error)) from None
-    except (TypeError, ValueError):
-        raise fail(f"size is {size!r}; give WIDTHxHEIGHT like 832x480", 2) from None
     except KeyboardInterrupt:
         raise fail(f"stopped; the same command continues with the videos missing in {out}", 130) from None
     (out / "eval.md").write_text(markdown(result))
@@ -199,6 +197,32 @@ def _films(
     for note in notes(result):
         say(note)
     say(f"videos, table and JSON are in {out}")
+
+
+def lines_of(prompts: Path | None) -> tuple[str, ...]:
+    """The prompts in a file. Raises EvalError if it is no text."""
+    from model.distill.evaluation.compare import EvalError
+
+    if prompts is None:
+        return ()
+    try:
+        return tuple(line.strip() for line in prompts.read_text("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{prompts} is not UTF-8 text: write one prompt per line") from error
+
+
+def check_memory(place: dict[str, Any], device: str, budget: float) -> None:
+    """Exit with a table of what would fit if a large model does not."""
+    from server.cli.memory import count, show
+    from server.engine.slots import slots_for
+
+    settings = settings_from(**place, device=device, cache_budget_latents=budget)
+    if not settings.spec.public:
+        return
+    rows, too_large = count(settings, slots_for(settings)[0])
+    if too_large:
+        show(rows, Console(stderr=True, highlight=False))
+        raise fail(too_large)
 
 
 def numbers(text: str, what: str = "budgets") -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.parts import MissingExtra
+from model.parts import MissingExtra, NoEncoder
 from model.spec import ModelSpec
 from model.words.vocabularies import told as what_is_told
 from model.words.vocabularies import warnings
@@ -129,7 +129,10 @@ def _check_memory(settings: Settings, slot: Slot, console: Console) -> None:
 
 def _write(place: str, order: Open, generator: Generator, console: Console, interrupts: Interrupts) -> int:
     """Generate and write all chunks; returns the number of pictures."""
-    session = WorkerSession(order, generator)
+    try:
+        session = WorkerSession(order, generator)
+    except NoEncoder as error:
+        raise GenerateError(f"--image: {error}") from error
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
     bar = Progress(*columns, console=console, disable=not console.is_terminal)

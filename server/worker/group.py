@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from model.camera import CameraControl
+from model.parts import NoEncoder
 from model.stream.chunk_stats import KeptTokens
 from server.ipc.group import (
     GO,
@@ -287,6 +288,8 @@ class GroupGenerator(ModelGenerator):
             return super().snapshot(stream.own)
 
     def begin_with(self, stream: Any, image: bytes) -> None:
+        if not self.model.vae.encodes:  # the others would wait for the latents
+            raise NoEncoder
         with self._members.ordered(BeginWith(stream=stream.number, image=image)):
             super().begin_with(stream.own, image)
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -14,11 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cache.config import CacheConfig
 from model.checkpoints.layouts import recognise
 from model.checkpoints.public import Beside
-from model.parts import build
+from model.parts import NoEncoder, build
 from model.spec import TEST_WAN, WAN_1_3B, WAN_14B
+from model.stream.video_stream import VideoStream
 from model.transformer.dit import CausalDiT
+from model.transformer.salience import SalienceHead, save_head
+from model.wan.tiny_vae import TinyVAE
 from model.weights import LoadedModel, WeightsError, load_model
 
 
@@ -54,6 +59,7 @@ LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
     "fsdp": fully_sharded,
     "compiled": prefixed("_orig_mod."),
     "comfy": prefixed("model.diffusion_model."),
+    "one nobody has heard of": prefixed("student_net.module."),
 }
 
 
@@ -173,12 +179,79 @@ def test_longlives_lora_is_merged_while_the_base_is_read(wrapped: str, small: Lo
         torch.testing.assert_close(tensor, merged[name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["", "taehv."])
+@pytest.mark.parametrize("encodes", [True, False], ids=["both", "decoder alone"])
+def test_a_tiny_vae_may_be_a_decoder_alone_which_starts_with_no_picture(
+    encodes: bool, prefix: str, small: LoadedModel, tmp_path: Path
+) -> None:
+    tiny = TinyVAE(TEST_WAN)
+    state = {prefix + n: t for n, t in tiny.state_dict().items() if encodes or n.startswith("decoder.")}
+    save_file(state, tmp_path / "taew2_1.safetensors")
+    folder, beside = public.write(tmp_path / "base", small), Beside(vae=tmp_path / "taew2_1.safetensors")
+    model = load_model(TEST_WAN, folder, dtype=torch.float32, beside=beside)
+    z = torch.randn(1, 3, TEST_WAN.latent_channels, 8, 12)
+    with torch.no_grad():
+        assert torch.equal(model.vae.decode(z)[0], tiny.decode(z)[0])
+    stream = VideoStream(model, "a mill", 1, CacheConfig.filled_in("sink_window", 6.0, None, None, 3))
+    picture = torch.zeros(TEST_WAN.height, TEST_WAN.width, 3, dtype=torch.uint8)
+    assert model.vae.encodes is encodes
+    with nullcontext() if encodes else pytest.raises(NoEncoder, match="--vae holds the decoder alone"):
+        stream.begin_with(picture)
+    del state[f"{prefix}decoder.1.weight"]
+    save_file(state, tmp_path / "taew2_1.safetensors")
+    with pytest.raises(WeightsError, match="lacks tensor 'decoder.1.weight'"):
+        load_model(TEST_WAN, folder, beside=beside)
+
+
+def test_a_head_belongs_to_the_transformer_whatever_stands_beside_it(small: LoadedModel, tmp_path: Path) -> None:
+    folder = public.write(tmp_path / "base", small)
+    student = load_model(TEST_WAN, folder)
+    save_head(tmp_path / "head.safetensors", SalienceHead(TEST_WAN), student.student, 1)
+    save_file(TinyVAE(TEST_WAN).state_dict(), tmp_path / "taew2_1.safetensors")
+    beside = Beside(vae=tmp_path / "taew2_1.safetensors")
+    other = load_model(TEST_WAN, folder, head=tmp_path / "head.safetensors", beside=beside)
+    assert other.salience is not None and other.digest != student.digest
+    tensors, _ = lora(small, "base_model.model.{}.weight".format)
+    save_file(tensors, folder / "lora.safetensors")
+    with pytest.raises(WeightsError, match="head.safetensors is a salience head of student .*, this student has"):
+        load_model(TEST_WAN, folder, head=tmp_path / "head.safetensors")
+
+
 def test_a_lora_for_another_base_is_refused(small: LoadedModel, tmp_path: Path) -> None:
     folder = public.write(tmp_path, small)
     halves = {"lora_A": torch.zeros(4, 5120), "lora_B": torch.zeros(5120, 4)}
     stored = {f"base_model.model.blocks.0.self_attn.q.{half}.weight": tensor for half, tensor in halves.items()}
     save_file(stored, folder / "lora.safetensors")
     with pytest.raises(WeightsError, match=r"a LoRA for another base.*'blocks.0.self_attn.q.weight'.*5120"):
+        load_model(TEST_WAN, folder)
+
+
+Q = "base_model.model.blocks.0.self_attn.q"
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({f"{Q}.lora_B.weight": torch.zeros(80, 8)}, "the two matrices of 'blocks.0.self_attn.q.weight' do not fit"),
+        (
+            {f"{Q}.lora_A.weight": torch.zeros(0, 80), f"{Q}.lora_B.weight": torch.zeros(80, 0)},
+            r"do not fit: \(80, 0\)",
+        ),
+        ({f"{Q}.alpha": torch.zeros(3)}, r"'.*q.alpha' must be one number, but has shape \(3,\)"),
+        ({f"{Q}.alpha": torch.tensor(float("nan"))}, "'.*q.alpha' contains NaN"),
+        ({f"{Q}.lora_magnitude_vector": torch.zeros(80)}, "lora_magnitude_vector', which is no part of a plain LoRA"),
+        ({f"{Q}.diff_b": torch.zeros(80)}, "diff_b', which is no part of a plain LoRA"),
+        ({"down_blocks.0.proj_in.lora_A.weight": torch.zeros(4, 4)}, "has only one of its two matrices"),
+    ],
+    ids=["ranks", "no rank", "alpha", "alpha nan", "dora", "diff", "half"],
+)
+def test_a_lora_that_cannot_be_merged_whole_is_refused(
+    extra: Tensors, said: str, small: LoadedModel, tmp_path: Path
+) -> None:
+    halves = {f"{Q}.lora_A.weight": torch.zeros(4, 80), f"{Q}.lora_B.weight": torch.zeros(80, 4)}
+    folder = public.write(tmp_path, small)
+    save_file({**halves, **extra}, folder / "lora.safetensors")
+    with pytest.raises(WeightsError, match=said):
         load_model(TEST_WAN, folder)
 
 
@@ -236,6 +309,12 @@ def test_a_half_downloaded_file_is_named(small: LoadedModel, tmp_path: Path) -> 
         ("a.safetensors", b"<!doctype html>", "is a web page: download the file itself"),
         ("a.gguf", b"GGUF\x03", "is a GGUF file: take the safetensors"),
         ("a.safetensors", b"", r"is truncated or no safetensors file \(0 bytes\)"),
+        ("a.safetensors", b"\n <html>", "is a web page"),
+        ("a.safetensors", b'{"error":"Repository not found"}', "is JSON, perhaps the error message of a server"),
+        ("a.safetensors", b"PK\x03\x04\x00\x00\x08\x08", "is a pickle or another zip file with a wrong name"),
+        ("a.safetensors", b"\x80\x04\x95\x0a\x00\x00\x00\x00", "is a pickle with a wrong name, .* end its name in .pt"),
+        ("a.safetensors", b"\x80\x02" + bytes(6) + b"{" * 700, "is truncated or no safetensors file"),
+        ("a.safetensors", b"\x02" + bytes(7) + b"{}", "holds no tensors"),
         ("a.safetensors.incomplete", b"half", "the download of .* is incomplete: run it again"),
         ("a.safetensors.index.json", b"{}", "only lists the files of a checkpoint: name its folder"),
     ],

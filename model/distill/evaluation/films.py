@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,10 +127,10 @@ class Films:
     def __init__(self, model: LoadedModel, out: Path, settings: FilmSettings) -> None:
         self._model, self._out, self._settings = model, out, settings
         cells = [(p, b, m) for m in settings.minutes for b in settings.budgets for p in settings.policies]
-        headless = {policy for policy, head in HEAD_OF.items() if getattr(model, head) is None}
-        self._cells = [cell for cell in cells if cell[0] not in headless]
-        if not self._cells:
-            raise EvalError(f"{', '.join(settings.policies)} need a salience head: name one (--head)")
+        self._cells = list(dict.fromkeys(cells))
+        headless = [policy for policy, head in HEAD_OF.items() if getattr(model, head) is None]
+        if asked := [policy for policy in settings.policies if policy in headless]:
+            raise EvalError(f"{' and '.join(asked)} needs a head of this model: name one (--head), or leave them out")
         for policy, budget, _ in self._cells:
             config_of(model.spec, policy, budget)
 
@@ -162,11 +162,16 @@ class Films:
         return max(2, round(minutes * 60 * self._model.spec.fps))
 
     def _takes(self) -> Iterator[tuple[str, int, str]]:
-        """Prompt, seed and file name of every film of a cell."""
+        """Prompt, seed and file name of every film of a cell; films of prompts that begin alike are numbered on."""
+        taken: dict[str, int] = defaultdict(int)
         for number, prompt in enumerate(self._settings.prompts):
             for sample in range(self._settings.samples):
-                seed = SEED * (1 + self._settings.seed) + number * self._settings.samples + sample
-                yield prompt, seed, f"{file_name(prompt)}-{sample}.mp4"
+                seed, name = (
+                    SEED * (1 + self._settings.seed) + number * self._settings.samples + sample,
+                    file_name(prompt),
+                )
+                yield prompt, seed, f"{name}-{taken[name]}.mp4"
+                taken[name] += 1
 
     def _cell(self, policy: str, budget: float, minutes: float, advance: Any) -> dict[str, Any]:
         name = f"{policy}-{budget:g}-{minutes:g}min"
@@ -232,8 +237,8 @@ def config_of(spec: ModelSpec, policy: str, budget: float) -> CacheConfig:
 def file_name(prompt: str) -> str:
     """The prompt as VBench expects it in a file name: without characters that file systems reject, and without ``_``
     and ``-Scene``, by which VBench-long separates its own suffixes."""
-    name = re.sub(r"[/\\\x00-\x1f_]+|-(?=Scene)", " ", prompt).strip(" .")
-    return name.encode()[:LONGEST_NAME].decode(errors="ignore").strip()
+    name = re.sub(r"(?:[/\\\x00-\x1f_\s]|-(?=Scene))+", " ", prompt).strip(" .")
+    return name.encode()[:LONGEST_NAME].decode(errors="ignore").strip() or "film"
 
 
 class PeakMemory:

@@ -152,7 +152,7 @@ class AskingDistillation:
         averaged = trained_weights(self._out, STAGE)
         head.load_state_dict({name.removeprefix("head."): value for name, value in averaged.items()})
         report = self._report()
-        save_head(self._out / ASKING_FILE, head, self._student.digest, settings.steps)
+        save_head(self._out / ASKING_FILE, head, self._student.student, settings.steps)
         plot_curve(self._out, STAGE)
         return report
 

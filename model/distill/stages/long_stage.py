@@ -25,7 +25,7 @@ from model.distill.training.stage import Losses, Stage, plot_curve, trained_weig
 from model.spec import ModelSpec
 from model.transformer.salience import HEAD_FILE, save_head
 from model.transformer.sampler import FULL_NOISE, add_noise
-from model.weights import LoadedModel, load_model, save_model
+from model.weights import LoadedModel, load_model, save_model, save_transformer
 
 STAGE = "long"
 SETTINGS_FILE = "long.settings.json"
@@ -147,13 +147,21 @@ class LongTuning:
     def _ship(self) -> LoadedModel:
         model, folder = self._student, self._out / "student"
         if self._rank == 0:
-            steps = {"long": self._settings.steps}
-            text, vae = cast(nn.Module, model.text), cast(nn.Module, model.vae)
-            save_model(folder, model.spec, model.dit, text, vae, trained_steps=steps, dtype=torch.float16)
             (folder / HEAD_FILE).unlink(missing_ok=True)  # a head of an earlier run does not match these weights
-            digest = load_model(model.spec, folder).digest
+            digest = self._saved(folder)
             if model.salience is not None:
                 save_head(folder / HEAD_FILE, model.salience, digest, self._settings.steps)
             plot_curve(self._out, STAGE)
         parallel.barrier()
-        return load_model(model.spec, folder, model.device, model.dtype)
+        return model if model.spec.public else load_model(model.spec, folder, model.device, model.dtype)
+
+    def _saved(self, folder: Path) -> str:
+        """Write the tuned student; returns what its head names. Of a public checkpoint, that is the transformer alone:
+        the text encoder with its tokenizer and the VAE stay where they are."""
+        model = self._student
+        if model.spec.public:
+            return save_transformer(folder, model.dit, torch.float16)
+        text, vae = cast(nn.Module, model.text), cast(nn.Module, model.vae)
+        steps = {STAGE: self._settings.steps}
+        save_model(folder, model.spec, model.dit, text, vae, trained_steps=steps, dtype=torch.float16)
+        return load_model(model.spec, folder).student

@@ -27,12 +27,14 @@ from torch import Tensor, nn
 
 from cache.config import CacheConfig
 from cache.scoring import Reduce, SalienceParts, Scale, balanced_salience, salience_parts, shared_salience
+from model.checkpoints import hub
+from model.checkpoints.public import Beside
 from model.distill.data.script import Script
 from model.distill.training import dreams, parallel
 from model.distill.training.dreams import Telling, load_clip, noised
 from model.distill.training.rollout import Foresight, Rollout
 from model.distill.training.stage import Losses, Stage, plot_curve, trained_weights
-from model.spec import ModelSpec
+from model.spec import ModelSpec, spec_named
 from model.transformer import rope
 from model.transformer.attention import attend
 from model.transformer.salience import HEAD_FILE, SalienceHead, save_head, tensors_digest
@@ -201,11 +203,12 @@ def check_pair(teacher: LoadedModel, student: LoadedModel) -> None:
             )
 
 
-def load_teacher(folder: Path, name: str, student: LoadedModel) -> LoadedModel:
-    """The bidirectional teacher in ``folder``: weights of model ``name``, or a run of ``pafu distill mini``, whose
-    teacher shares the student's autoencoder. Raises WeightsError or FileNotFoundError."""
+def load_teacher(folder: Path, name: str, student: LoadedModel, beside: Beside | None = None) -> LoadedModel:
+    """The bidirectional teacher in ``folder``: weights of model ``name``, also by their hub id, or a run of ``pafu
+    distill mini``, whose teacher shares the student's autoencoder. Raises WeightsError or FileNotFoundError."""
     if not (folder / "teacher.checkpoint.safetensors").is_file():
-        return load_model(name, folder, student.device, student.dtype)
+        spec = spec_named(name).at(student.spec.width, student.spec.height)
+        return load_model(spec, hub.locate(str(folder), spec), student.device, student.dtype, beside=beside)
     trained = trained_weights(folder, "teacher")
     parts: dict[str, Any] = {"dit": copy.deepcopy(student.dit), "text": copy.deepcopy(student.text)}
     for part, module in parts.items():
@@ -304,7 +307,7 @@ class SalienceDistillation:
         self.head.load_state_dict({name.removeprefix("head."): value for name, value in averaged.items()})
         report = self._report()
         if self._rank == 0:
-            save_head(self._out / HEAD_FILE, self.head, self._student.digest, self._settings.steps)
+            save_head(self._out / HEAD_FILE, self.head, self._student.student, self._settings.steps)
             (self._out / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
             plot_curve(self._out, STAGE)
         return report
@@ -461,16 +464,19 @@ def plot_heat(path: Path, target: Tensor, score: Tensor, spec: ModelSpec) -> Non
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(2, 1, figsize=(12, 5), sharex=True, layout="constrained")
     for axis, rows, title in zip(axes, (target, score), ("teacher", "head"), strict=True):
         image = axis.imshow(rows.cpu().numpy(), aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="magma")
         axis.set(title=title, ylabel="layer")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         # otherwise they are sampled from all chunks
         whole = rows.shape[1] == spec.trained_latents * spec.tokens_per_latent
         for edge in range(spec.tokens_per_chunk, rows.shape[1] if whole else 0, spec.tokens_per_chunk):
             axis.axvline(edge - 0.5, color="white", linewidth=0.5, alpha=0.5)
-    axes[1].set_xlabel(f"token (chunks of {spec.tokens_per_chunk})")
+    about = f"token (chunks of {spec.tokens_per_chunk})" if whole else f"random tokens of all chunks, {rows.shape[1]}"
+    axes[1].set_xlabel(about)
     figure.colorbar(image, ax=axes, label="salience")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from server.cli.main import app
 
+PROMPTS = __file__  # any text
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -26,6 +28,21 @@ from server.cli.main import app
         (["eval", "--policies", "lru"], "unknown policy 'lru'; known: full"),
         (["eval", "--budgets", "one"], "budgets is 'one'; give latent frames like 1,1.5,2"),
         (["eval", "--head", "nowhere.safetensors"], "nowhere.safetensors is missing: train a head"),
+        (["eval", "--model", "test-wan", "--size", "100x64"], "width: 100 is not a multiple of 16 (VAE and patch)"),
+        (["eval", "--model", "test-wan", "--size", "big"], "size is 'big'; give WIDTHxHEIGHT like 832x480"),
+        (
+            ["eval", "--model", "wan2.1-14b", "--size", "4096x4096", "--prompts", PROMPTS],
+            "not enough memory for wan2.1",
+        ),
+        (
+            ["distill", "salience", "--teacher", "a/b", "--model", "test-wan", "--prompts", PROMPTS],
+            "a/b is no path, and was not pulled yet: run `pafu pull a/b`",
+        ),
+        (
+            ["distill", "long", "--model", "test-wan", "--size", "96x63", "--prompts", PROMPTS],
+            "63 is not a multiple of",
+        ),
+        (["distill", "long", "--model", "wan2.1-14b", "--prompts", PROMPTS], "GiB are free on cpu, but the need is"),
         (["eval", "--probe", "nowhere"], "does not exist; run `pafu distill mini --stage probe"),
         (
             ["distill", "salience", "--teacher", "nowhere", "--device", "banana"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -115,8 +116,22 @@ def test_films_that_exist_are_scored_once_vbench_is_there(run: Path, monkeypatch
 
 
 def test_a_prompt_becomes_a_file_name() -> None:
-    assert file_name(" a/b\\c\n d. ") == "a b c  d" and len(file_name("é" * 300).encode()) == 200
-    assert file_name("take_1 -Scene-2") == "take 1  Scene-2", "VBench-long groups clips by what stands before these"
+    assert file_name(" a/b\\c\n d. ") == "a b c d" and len(file_name("é" * 300).encode()) == 200
+    assert file_name("take_1 -Scene-2") == "take 1 Scene-2", "VBench-long groups clips by what stands before these"
+
+
+def test_prompts_that_begin_alike_and_equal_ones_have_a_film_each(tmp_path: Path) -> None:
+    long = "a mill " * 40
+    settings = FilmSettings((f"{long} by day", f"{long} by night"), ("window", "window"), (3.0,), (2 / 960,))
+    result = Films(random_model(SMALL, seed=0, dtype=torch.float32), tmp_path, settings).run(Console(quiet=True))
+    (folder,) = (tmp_path / "videos").iterdir()
+    assert [file.stem[-2:] for file in sorted(folder.iterdir())] == ["-0", "-1"] and len(result["cells"]) == 1
+
+
+def test_a_policy_without_its_head_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    model = replace(random_model(SMALL, seed=0, dtype=torch.float32), salience=None)
+    with pytest.raises(EvalError, match="pafu needs a head of this model: name one"):
+        Films(model, tmp_path, FilmSettings(("a",), ("window", "pafu"), (3.0,)))
 
 
 @pytest.mark.parametrize(
