@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pafu_client.proxies import is_here
@@ -105,12 +106,31 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def launched(**settings: Any) -> Iterator[ServerProcess]:
-    """A server during the block."""
-    server = ServerProcess(settings)
+    """A server during the block, also if SIGTERM or SIGHUP ends it."""
+    with _ended_in_order():
+        server = ServerProcess(settings)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A block that SIGTERM and SIGHUP leave by SystemExit, so that what it has started is stopped."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would interrupt the stop
+        raise SystemExit(128 + number)
+
+    on_main = threading.current_thread() is threading.main_thread()
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    before = {number: signal.signal(number, leave) for number in heard if on_main}
     try:
-        yield server
+        yield
     finally:
-        server.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def get_json(url: str) -> tuple[int, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import statistics
@@ -82,7 +83,12 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--rank"]:
-        one_process(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rounds", type=int, nargs="?", default=3)
+    parser.add_argument("--rank", nargs=3, metavar=("RANK", "SIZE", "MEETING"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank:
+        rank, size, meeting = options.rank
+        one_process(int(rank), int(size), Path(meeting))
     else:
-        main(int(sys.argv[1]) if sys.argv[1:] else 3)
+        main(options.rounds)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -129,3 +133,24 @@ def test_a_line_that_climbs_is_seen_and_its_beginning_is_not() -> None:
 
     assert gained([50.0] * 10 + [80.0] * 50) == 0
     assert gained([80.0 + index for index in range(60)]) == pytest.approx(40, abs=1)
+
+
+LAUNCHES = """
+import sys, time
+from server.bench.launch import launched
+with launched(model="test-tiny", data_dir=sys.argv[1]) as server:
+    server.url()
+    print(server.process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_benchmark_that_is_ended_takes_its_server_with_it(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LAUNCHES, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as bench:
+        assert bench.stdout is not None
+        server = int(bench.stdout.readline())
+        bench.send_signal(number)
+        assert bench.wait(120) != 0
+    assert not Path(f"/proc/{server}").exists()
