@@ -149,6 +149,20 @@ def test_on_ray_the_gpus_are_the_clusters_and_the_pods_are_fronts(helm: str) -> 
     assert kept_out["podSelector"]["matchLabels"] == {"ray.io/cluster": "pafu-ray"} and len(kept_out["ingress"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rendered_as"),
+    [
+        ({}, {"sessionName": "pafu-pod", "type": "Cookie"}),
+        ({"sessionPersistence": "cookie"}, {"cookie": {"name": "pafu-pod"}, "type": "Cookie"}),
+        ({"sessionPersistence": "none"}, None),
+    ],
+)
+def test_a_gateway_s_route_names_its_cookie_as_that_version_wants_it(helm: str, chosen, rendered_as) -> None:
+    found = objects(helm, {"gateway": {"enabled": True, "name": "outer", **chosen}})
+    (rule,) = found["HTTPRoute/pafu"]["spec"]["rules"]
+    assert rule.get("sessionPersistence") == rendered_as
+
+
 def test_runbook_links_lead_where_the_values_say(helm: str) -> None:
     wiki = "https://wiki.example.org/pafu"
     found = objects(helm, {"metrics": {"rules": {"enabled": True, "runbooks": wiki}}})
