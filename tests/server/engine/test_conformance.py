@@ -23,6 +23,10 @@ ENGINES = {
 }
 
 
+# for promises in which a worker's model has no part: a group takes seconds to start
+without_a_group = pytest.mark.parametrize("start", [name for name in ENGINES if name != "a group"], indirect=True)
+
+
 @pytest.fixture(params=list(ENGINES))
 def start(request):
     """Start the engine under test with these settings, ready."""
@@ -82,7 +86,7 @@ async def test_a_change_counts_from_the_next_chunk(start) -> None:
     assert second.stats.camera.speed == 4
 
 
-@pytest.mark.parametrize("start", [name for name in ENGINES if name != "a group"], indirect=True)
+@without_a_group
 async def test_a_change_that_the_model_refuses_changes_nothing(start) -> None:
     """The test pattern refuses this one; a group's real model would refuse none."""
     engine = await start()
@@ -96,6 +100,7 @@ async def test_a_change_that_the_model_refuses_changes_nothing(start) -> None:
     assert (first.stats.prompt, second.stats.prompt, second.started) == ("a bar", "a bar", [])
 
 
+@without_a_group
 async def test_pictures_come_as_jpeg_too_for_who_wants_them(start) -> None:
     engine = await start()
     line = await standing(engine, order(lead_seconds=0.1, jpeg=True))
@@ -105,6 +110,7 @@ async def test_pictures_come_as_jpeg_too_for_who_wants_them(start) -> None:
     assert len(first.jpegs) == 12 and second.jpegs == []
 
 
+@without_a_group
 async def test_finish_ends_behind_the_chunk_in_hand(start) -> None:
     engine = await start()
     line = await engine.open(order(pictures=None, prompt="sleep"))
@@ -114,6 +120,7 @@ async def test_finish_ends_behind_the_chunk_in_hand(start) -> None:
     assert (ended.reason, ended.code) == ("stopped", None) and len(chunks) <= 1
 
 
+@without_a_group
 async def test_a_session_that_is_closed_frees_its_place_and_wakes_who_waits_for_one(start) -> None:
     engine = await start(max_sessions=1)
     line = await engine.open(order(pictures=None))
@@ -125,6 +132,7 @@ async def test_a_session_that_is_closed_frees_its_place_and_wakes_who_waits_for_
     await (await engine.open(order("sess_2"))).close()
 
 
+@without_a_group
 async def test_no_more_sessions_than_there_are_places_whatever_the_number_of_workers(start) -> None:
     engine = await start(max_sessions=3)
     await all_ready(engine)
@@ -136,6 +144,7 @@ async def test_no_more_sessions_than_there_are_places_whatever_the_number_of_wor
         await line.close()
 
 
+@without_a_group
 async def test_a_cache_that_never_fits_is_refused_for_good(start) -> None:
     engine = await start(cache_room_bytes=2 * 2**20)
     huge = CacheChoice(policy="window", budget_latents=10_000, sink_latents=0, recent_latents=3)
@@ -210,6 +219,7 @@ async def test_a_parked_session_leaves_its_state_and_goes_on_exactly(start, tmp_
     assert [chunk.index for chunk in later] == [1, 2] and first.data == whole[0]
 
 
+@without_a_group
 async def test_draining_an_unknown_worker_or_the_last_one_is_refused(start) -> None:
     engine = await start()
     with pytest.raises(PafuError, match="no worker '7'") as unknown:
