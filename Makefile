@@ -16,11 +16,12 @@ serve: .venv/serve.ready
 
 # under a minute: what neither trains a model nor starts a server
 quick: lint
-	$(BIN)/pytest -q -n 4 -m quick
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m quick
 
-# all; what watches a page in a browser runs alone, behind the rest
+# all; what watches a page in a browser runs alone, behind the rest. Four processes with two threads each would wait for
+# each other on two cores.
 test: lint page docs
-	$(BIN)/pytest -q -n 4 -m "not serial"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m "not serial"
 	$(BIN)/pytest -q -m serial
 
 lint: .venv/test.ready
