@@ -54,19 +54,31 @@ def fields_of(content_type: str, body: bytes) -> dict[str, Any]:
 
 
 def _parts(content_type: str, body: bytes) -> list[Field | File]:
-    """Fields and files of a multipart form. Raises FormParserError, ValueError."""
-    found: list[Field | File] = []
+    """Fields and files of a multipart form. Raises FormParserError, ValueError.
 
-    def keep(part: object) -> None:
-        found.append(cast("Field | File", part))
-        if sum(isinstance(part, File) for part in found) > 1:
+    The parser's own limits on fields are for urlencoded forms only, so the parts are counted here.
+    """
+    fields: list[Field] = []
+    files: list[File] = []
+
+    def keep_field(field: object) -> None:
+        fields.append(cast("Field", field))
+        if len(fields) > MAX_FIELDS:
+            raise FormParserError(f"a form has at most {MAX_FIELDS} fields")
+        if len(fields[-1].value or b"") > MAX_FIELD_BYTES:
+            raise FormParserError(f"a field has at most {MAX_FIELD_BYTES} bytes")
+
+    def keep_file(file: object) -> None:
+        files.append(cast("File", file))
+        if len(files) > 1:
             raise FormParserError("only one file is allowed")
 
-    limits = {"MAX_FIELDS": MAX_FIELDS, "MAX_FIELD_SIZE": MAX_FIELD_BYTES, "MAX_MEMORY_FILE_SIZE": len(body) + 1}
-    parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, keep, keep, config=limits)
+    memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+    headers = {"Content-Type": content_type.encode("latin-1")}
+    parser = create_form_parser(headers, keep_field, keep_file, config=memory)
     parser.write(body)
     parser.finalize()
-    return found
+    return [*fields, *files]
 
 
 def _add(fields: dict[str, Any], part: Field | File) -> None:
