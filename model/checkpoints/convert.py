@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints.errors import WeightsError
-from model.checkpoints.files import require_finite
+from model.checkpoints.files import first_bytes, require_finite, what_begins_so
 from model.checkpoints.layouts import TRAINED, is_lora, recognise
 
 LORAS = ("generator_lora", "lora")  # keys of LoRAs in training dumps
@@ -108,11 +108,16 @@ def _unpickled(source: Path) -> Any:
         if foreign := UNSAFE.search(str(error)):
             reason = f"{source} contains more than tensors ({foreign[1]}), and Pafu runs no code from files"
             raise WeightsError(f"{reason}: take a checkpoint that holds tensors only") from error
-        raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: download it again") from error
+        raise _no_checkpoint(source) from error
     except OSError as error:
         raise WeightsError(f"{source} cannot be read: {error.strerror or error}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise WeightsError(f"{source} is damaged, half-downloaded or no checkpoint: download it again") from error
+        raise _no_checkpoint(source) from error
+
+
+def _no_checkpoint(source: Path) -> WeightsError:
+    other = what_begins_so(first_bytes(source))
+    return WeightsError(f"{source} {other or 'is damaged, half-downloaded or no checkpoint: download it again'}")
 
 
 def _chosen(loaded: Any) -> tuple[str, dict[str, Tensor]]:

@@ -159,6 +159,8 @@ OTHERS = {  # what a file begins with: what it is, and what to do
     b"version https://git-lfs": "is only a pointer of Git LFS: run `git lfs pull`, or download the file itself",
     b"<": "is a web page: download the file itself",
     b"{": "is JSON, perhaps the error message of a server: download the file itself",
+}
+PICKLES_BEGIN = {
     b"PK\x03\x04": "is a pickle or another zip file with a wrong name: if it is a checkpoint, end its name in .pt and "
     "convert it once with `pafu convert`",
     b"\x80": "is a pickle with a wrong name, which can run code: end its name in .pt and convert it once with "
@@ -168,14 +170,24 @@ OTHERS = {  # what a file begins with: what it is, and what to do
 
 def _why_unreadable(file: Path, error: Exception) -> str:
     try:
-        with file.open("rb") as opened:
-            begins, size = opened.read(32), file.stat().st_size
+        begins, size = first_bytes(file), file.stat().st_size
     except OSError as denied:
         return f"cannot be read: {denied.strerror}"
     if int.from_bytes(begins[:8], "little") <= size:  # the length of a safetensors header may look like anything
         begins = b""
-    known = (what for sign, what in OTHERS.items() if begins.lstrip().startswith(sign))
-    return next(known, f"is truncated or no safetensors file ({size:,} bytes): {error}; download it again")
+    other = what_begins_so(begins, OTHERS | PICKLES_BEGIN)
+    return other or (f"is truncated or no safetensors file ({size:,} bytes): {error}; download it again")
+
+
+def first_bytes(file: Path) -> bytes:
+    """Enough of the file to tell what it is."""
+    with file.open("rb") as opened:
+        return opened.read(32)
+
+
+def what_begins_so(begins: bytes, kinds: dict[bytes, str] = OTHERS) -> str | None:
+    """What a file is that is none of weights, and what to do; None: nobody knows."""
+    return next((what for sign, what in kinds.items() if begins.lstrip().startswith(sign)), None)
 
 
 def require_finite(tensor: Tensor, name: str, where: object) -> None:

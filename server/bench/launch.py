@@ -25,6 +25,7 @@ ADDRESS = re.compile(r"open (http://\S+)")
 COMMAND = (*module_command("server.cli"), "serve")
 POLL_SECONDS = 0.05
 STOP_WITHIN = 60.0  # seconds; long, because the machine may be busy
+ERROR = "pafu: error: "  # begins the line with which a command fails
 
 
 class LaunchError(RuntimeError):
@@ -96,6 +97,9 @@ class ServerProcess:
         return status
 
     def tail(self) -> str:
+        """The server's own error if its last line is one, else its last lines."""
+        if self.lines and self.lines[-1].startswith(ERROR):
+            return self.lines[-1].removeprefix(ERROR)
         return " | ".join(self.lines[-5:])
 
     def _check_alive(self) -> None:

@@ -86,6 +86,9 @@ def test_damaged_missing_and_foreign_files_are_named(state: dict[str, torch.Tens
     torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(WeightsError, match="torn.pt is damaged, half-downloaded or no checkpoint"):
         convert(torn)
+    (tmp_path / "page.pt").write_bytes(b"<!doctype html>")
+    with pytest.raises(WeightsError, match="page.pt is a web page: download the file itself"):
+        convert(tmp_path / "page.pt")
     with pytest.raises(WeightsError, match="missing.pt is missing"):
         convert(tmp_path / "missing.pt")
     with pytest.raises(
