@@ -13,7 +13,7 @@ from cache.errors import PolicyError
 
 PositionMode = Literal["relative", "absolute"]
 RULES = (
-    *("attention", "h2o", "tova", "recent_query", "keydiff", "density", "rkv", "redundancy"),
+    *("attention", "h2o", "tova", "recent_query", "trig", "keydiff", "density", "rkv", "redundancy"),
     *("value_novelty", "text_topk", "fov"),
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")

@@ -14,6 +14,7 @@ from cache.rules import (
     RecentQuery,
     TextTopK,
     Tova,
+    Trigonometric,
     ValueNovelty,
 )
 
@@ -26,6 +27,7 @@ _ALL: tuple[Policy, ...] = (
     HeavyHitters(),
     Tova(),
     RecentQuery(),
+    Trigonometric(),
     KeyDifference(),
     Density(),
     RKV(),

@@ -102,6 +102,17 @@ class RecentQuery(Competing):
         return given(candidates.affinity, "affinity")
 
 
+class Trigonometric(Competing):
+    """TriAttention: the product with queries like the newest chunk's mean, 1, 2, 4 .. 128 positions later, from the
+    channels that time rotates. Its score is a mean over layers; here each layer chooses for itself."""
+
+    name = "trig"
+    needs = frozenset({"expected"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return given(candidates.expected, "expected")
+
+
 class KeyDifference(Competing):
     """KeyDiff (2504.15364): per head, keys that differ most from the mean direction of all keys."""
 

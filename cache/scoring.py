@@ -38,6 +38,23 @@ def kernel_densities(keys: Tensor) -> Tensor:
     return (1 + distance / (flat.shape[1] / 2)).reciprocal().square()
 
 
+def expected_affinity(q: Tensor, keys: Tensor, now: Tensor, ahead: Tensor) -> Tensor:
+    """The product that each key may expect from later queries, if these are like the newest ones (TriAttention).
+
+    Only the channels that time rotates, as complex numbers: q (m, H, F) before and keys (n, H, F) after their rotation
+    by time, now (F,) the rotation of the newest position, ahead (offsets, F) the further rotations of later positions.
+    Per head: the mean over the offsets of the product with the mean query, plus what the queries' magnitudes exceed
+    those of their mean by; as a z-score over the keys. Returns its mean over heads, (n,).
+    """
+    mean = q.mean(0)
+    later = mean * now * ahead.mean(0)  # the product is linear in the rotation
+    product = (later * keys.conj()).real.sum(-1)
+    spread = ((q.abs().mean(0) - mean.abs()) * keys.abs()).sum(-1)
+    score = product + spread
+    centered = score - score.mean(0)
+    return (centered / centered.square().mean(0).sqrt().clamp(min=1e-6)).mean(1)
+
+
 def mean_affinity(q: Tensor, keys: Tensor) -> Tensor:
     """Mean over heads and queries of q k / sqrt(D): q (S, H, D) and keys (n, H, D), both rotated -> (n,) float32.
     Queries are summed first, which leaves one matrix-vector product."""

@@ -19,7 +19,7 @@ from cache.group import ALONE, Group
 from cache.kv_cache import KVCache
 from cache.open_chunk import RotateByTime
 from cache.policy import Evidence
-from cache.scoring import mean_affinity, received_attention
+from cache.scoring import expected_affinity, mean_affinity, received_attention
 from model.spec import ModelSpec
 from model.transformer import rope
 from model.transformer.asking import Heads
@@ -149,12 +149,13 @@ class Cached:
         if self.watch is not None:
             self.watch.see_tokens(layer, k[0], v[0])
         q, k, v = self._group.to_heads(q, k, v)
-        rotated = self._rotate(k, *self._angles.whole)
+        plain, rotated = q, self._rotate(k, *self._angles.whole)
         q = self._rotate(q, *self._angles.whole)
         keys, values = self._cache.extend(layer, rotated, v)
         if self.watch is not None:
             self._cache.store(layer, self._rotate(k, *self._angles.place))
             self.watch.see(layer, q[0], keys[0], values[0])
+            self.watch.expect(plain[0], keys[0], self._angles.whole)
         return self._group.to_tokens(attend(q, keys, values))
 
 
@@ -188,7 +189,7 @@ class Rewriting:
         if place == len(self._angles):
             self._angles.append(Angles.of(alone.chunk_positions(), self._spec))
         attention = Cached(alone, self._angles[place], self._rotate, self._group)
-        attention.watch = Watch(alone.needs, self._heads, self._told, layer, self._group)
+        attention.watch = Watch(alone.needs, self._heads, self._told, layer, self._group, self._spec)
         seen = attention(0, q, k, v)
         alone.commit(attention.watch.evidence())
         return seen
@@ -210,9 +211,10 @@ class Watch:
         told: PromptKeys = (),
         first_layer: int = 0,
         group: Group = ALONE,
+        spec: ModelSpec | None = None,
     ) -> None:
         self._needs, self._heads, self._told, self._first_layer = needs, heads, told, first_layer
-        self._group = group
+        self._group, self._spec = group, spec
         self._seen: dict[str, list[Tensor]] = {}
 
     def see_tokens(self, layer: int, k: Tensor, v: Tensor) -> None:
@@ -234,6 +236,14 @@ class Watch:
             self._note("affinity", group.mean(mean_affinity(q, keys)))
         if "told" in self._needs:
             self._note("told", group.mean(mean_affinity(group.own_heads(self._told[own]), keys)))
+
+    def expect(self, q: Tensor, keys: Tensor, rotation: rope.Rotation, row: int = 0) -> None:
+        """Called after ``see``: the chunk's queries (chunk, H, D) before their rotation, all rotated keys, and the
+        chunk's ``rotation`` (B, chunk, 1, D / 2), of which ``row`` is this stream's."""
+        if "expected" in self._needs and self._spec is not None:
+            now, ahead = rope.later(rotation, row, self._spec.rope_split, self._spec.rope_theta)
+            queries, held = (rope.time_pairs(each, self._spec.rope_split) for each in (q, keys))
+            self._note("expected", self._group.mean(expected_affinity(queries, held, now, ahead)))
 
     def _note(self, name: str, row: Tensor) -> None:
         self._seen.setdefault(name, []).append(row)

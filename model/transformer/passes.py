@@ -140,7 +140,9 @@ class Passes:
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
         attention = Cached(cache, given.angles, self._rotate, self.group)
         if last:
-            attention.watch = Watch(cache.needs, self._heads, prompt_keys(given.context), group=self.group)
+            attention.watch = Watch(
+                cache.needs, self._heads, prompt_keys(given.context), group=self.group, spec=self._spec
+            )
         velocity = self._dit(latents, timesteps, given.context, attention, given.control)
         return Result(velocity, attention.watch.evidence() if attention.watch else None)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Rotation = tuple[Tensor, Tensor]
+OFFSETS = 8  # later positions: 1, 2, 4 .. 128
 
 
 def axis_angles(positions: Tensor, channels: int, theta: float) -> Tensor:
@@ -65,3 +66,17 @@ def rotate_time(x: Tensor, times: Tensor, split: tuple[int, int, int], theta: fl
 def rotate(x: Tensor, positions: Tensor, split: tuple[int, int, int], theta: float) -> Tensor:
     """``angles`` and ``apply`` in one call: x (B, S, H, D), positions (B|1, S, 3)."""
     return apply(x, *angles(positions, split, theta))
+
+
+def time_pairs(x: Tensor, split: tuple[int, int, int]) -> Tensor:
+    """The channels of x (..., D) that time rotates, as complex numbers (..., F)."""
+    return torch.view_as_complex(x[..., : split[0]].float().unflatten(-1, (-1, 2)).contiguous())
+
+
+def later(rotation: Rotation, row: int, split: tuple[int, int, int], theta: float) -> Rotation:
+    """By time only, as complex numbers: the rotation (F,) of the newest token of ``row``, and the further ones
+    (offsets, F) of positions 1, 2, 4 .. 128 later."""
+    cos, sin = (each[row, -1, 0, : split[0] // 2].float() for each in rotation)
+    offsets = 2 ** torch.arange(OFFSETS, device=cos.device)
+    turns = axis_angles(offsets, split[0], theta)
+    return torch.complex(cos, sin), torch.polar(torch.ones_like(turns), turns)

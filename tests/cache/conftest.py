@@ -51,6 +51,7 @@ def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = Non
         "salience": torch.rand(cache.layers, cache.chunk, generator=generator),
         "attention": [torch.rand(n, generator=generator) for n in counts],
         "affinity": [torch.rand(n, generator=generator) for n in counts],
+        "expected": [torch.rand(n, generator=generator) for n in counts],
         "asked": [torch.rand(n, generator=generator) for n in counts],
         "told": [torch.rand(n, generator=generator) for n in counts],
         "future": [torch.rand(n, generator=generator) for n in counts],

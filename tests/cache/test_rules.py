@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 
 from cache.config import RULES, CacheConfig
 from cache.registry import policy_named
-from cache.scoring import kernel_densities, mean_affinity
+from cache.scoring import expected_affinity, kernel_densities, mean_affinity
+from model.transformer import rope
 from tests.cache.test_policy import candidates, kept
 
 NO_ONE = {"sink": 0, "recent": 0}
@@ -23,7 +26,7 @@ def keys_of(*rows: tuple[float, float]) -> torch.Tensor:
 def test_every_rule_keeps_its_budget_sink_and_recent(name: str) -> None:
     dice = torch.Generator().manual_seed(3)
     keys = torch.randn(20, 2, 4, generator=dice)
-    noise = {field: torch.rand(20, generator=dice) for field in ("scores", "attention", "affinity", "told")}
+    noise = {field: torch.rand(20, generator=dice) for field in ("scores", "attention", "affinity", "expected", "told")}
     chosen = kept(name, 20, keys=keys, read_values=lambda: keys + 1, **noise)
     assert len(chosen) == 6 and {0, 1, 18, 19} <= set(chosen) and chosen == sorted(chosen)
 
@@ -40,6 +43,36 @@ def test_the_newest_queries_choose_by_their_product_with_the_keys() -> None:
     each = torch.einsum("shd,nhd->nhs", q, keys) / 4**0.5
     assert torch.allclose(mean_affinity(q, keys), each.mean((1, 2)), atol=1e-6)
     assert kept("recent_query", 3, budget=1, affinity=torch.tensor([0.1, 0.9, 0.2]), **NO_ONE) == [1]
+
+
+def test_trig_expects_the_queries_of_later_positions() -> None:
+    """The published formula, from un-rotated keys and their ages, against the product with rotated ones."""
+    queries, keys, heads, theta = 5, 7, 2, 100.0
+    dice = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(n, heads, 8, generator=dice) for n in (queries, keys))
+    split, times, newest = (8, 0, 0), torch.arange(keys).float(), 9.0
+    turned = rope.rotate_time(k[None], times[None], split, theta)[0]
+    place = torch.tensor([[[newest, 0.0, 0.0]]])
+    now, ahead = rope.later(rope.angles(place, split, theta), 0, split, theta)
+    fast = expected_affinity(rope.time_pairs(q, split), rope.time_pairs(turned, split), now, ahead)
+
+    def plain(token: int, head: int) -> float:
+        total = 0.0
+        for pair in range(4):
+            seen = [complex(*q[i, head, 2 * pair : 2 * pair + 2].tolist()) for i in range(queries)]
+            key = complex(*k[token, head, 2 * pair : 2 * pair + 2].tolist())
+            mean, size = sum(seen) / queries, sum(map(abs, seen)) / queries
+            phase = cmath.phase(mean * key.conjugate())
+            for step in range(8):
+                age = newest - float(times[token]) + 2**step
+                total += abs(mean) * abs(key) * math.cos(theta ** (-2 * pair / 8) * age + phase) / 8
+            total += (size - abs(mean)) * abs(key)
+        return total
+
+    each = torch.tensor([[plain(token, head) for head in range(heads)] for token in range(keys)])
+    score = (each - each.mean(0)) / each.std(0, correction=0)
+    assert torch.allclose(fast, score.mean(1), atol=1e-4)
+    assert kept("trig", 3, budget=1, expected=torch.tensor([0.1, 0.9, 0.2]), **NO_ONE) == [1]
 
 
 def test_keys_unlike_the_mean_stay() -> None:

@@ -87,7 +87,7 @@ class SideBySide:
         self.foresight: list[Foresight] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, turned = rope.apply(q, *self._angles.whole), rope.apply(k, *self._angles.whole)
+        plain, q, turned = q, rope.apply(q, *self._angles.whole), rope.apply(k, *self._angles.whole)
         pairs = [cache.extend(layer, turned[i : i + 1], v[i : i + 1]) for i, cache in enumerate(self._caches)]
         rows = [keys[0] for keys, _ in pairs]
         if self.watches is not None:
@@ -96,6 +96,7 @@ class SideBySide:
                 cache.store(layer, lasting[i : i + 1])
                 watch.see_tokens(layer, k[i], v[i])
                 watch.see(layer, q[i], *(each[0] for each in pairs[i]))
+                watch.expect(plain[i], pairs[i][0][0], self._angles.whole, i)
         for i, foresight in enumerate(self.foresight or ()):
             cache = self._caches[i]
             foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], rows[i], "max"))
@@ -171,7 +172,8 @@ class Rollout:
             self._begin()
         assert self._attention is not None
         self._attention.watches = [
-            Watch(cache.needs, self._model.heads, prompt_keys(self._context, i)) for i, cache in enumerate(self.caches)
+            Watch(cache.needs, self._model.heads, prompt_keys(self._context, i), spec=self._model.spec)
+            for i, cache in enumerate(self.caches)
         ]
         latents = latents.to(self._model.device)
         self._pass(latents, CLEAN)

@@ -34,13 +34,16 @@ def script(speeds: list[int], prompts: list[str]) -> Script:
     return Script(tuple(prompts), tuple(offsets), tuple(taken))
 
 
-SCRIPTS = [
-    script([0, 8, -16, 8], ["a red house"] * 2 + ["a blue tower at night"] * 2),
+SCRIPTS = [  # roll-outs are told prompts as they stand, so these leave nothing open
+    script(
+        [0, 8, -16, 8],
+        ["a meadow by day, a red house with a blue roof"] * 2 + ["a meadow by night, a blue tower with a red roof"] * 2,
+    ),
     script([16, 16, -16, -16], ["a desert at sunset"] * 4),
 ]
 
 
-@pytest.mark.parametrize("policy", ["pafu", "attention", "random", "redundancy"])
+@pytest.mark.parametrize("policy", ["pafu", "attention", "trig", "random", "redundancy"])
 def test_side_by_side_equals_one_by_one(model: LoadedModel, policy: str) -> None:
     config = dataclasses.replace(TIGHT, policy=policy)
     rollout = Rollout(model, SCRIPTS, [3, 4], config)
