@@ -9,7 +9,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(add
 	$(addprefix --extra-index-url ,$(TORCH_INDEX))
 TOOLS := .venv/tools
 
-.PHONY: serve quick test lint page docs bench fuzz constraints licences sbom wheels clean
+.PHONY: serve quick test proofs lint page docs bench fuzz constraints licences sbom wheels clean
 
 serve: .venv/serve.ready
 	@$(BIN)/pafu serve
@@ -18,11 +18,15 @@ serve: .venv/serve.ready
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m quick
 
-# all; what watches a page in a browser runs alone, behind the rest. Four processes with two threads each would wait for
+# all but the proofs; what watches a page in a browser runs alone, behind the rest. Four processes with two threads each would wait for
 # each other on two cores.
 test: lint page docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m "not serial"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m "not serial and not proof"
 	$(BIN)/pytest -q -m serial
+
+# the slow rest: whole evaluations, every policy at full size, a model on four devices, the steps of docs/operations.md
+proofs: .venv/test.ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m proof
 
 lint: .venv/test.ready
 	$(BIN)/ruff check .

@@ -149,6 +149,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made.stop()
 
 
+@pytest.mark.proof
 def test_backup_restore_upgrade_rollback_and_moving_keep_the_videos(machine: Machine) -> None:
     kept = machine.order()
     machine.follow("Backup")

@@ -15,6 +15,8 @@ from rich.console import Console
 from model.distill.evaluation.compare import EvalSettings, Evaluation, tour_counts
 from model.weights import load_model
 
+pytestmark = pytest.mark.proof
+
 FEW = EvalSettings(
     policies=("value_novelty", "pafu", "asked"),
     budgets=(1.0,),

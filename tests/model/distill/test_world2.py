@@ -109,6 +109,7 @@ def test_every_kind_has_a_painter_and_is_drawn_in_its_colour(kind):
         assert (abs(one - other)[solid].sum(-1) > 60).mean() > 0.12
 
 
+@pytest.mark.proof
 def test_captions_claim_only_what_is_there():
     for index in range(12):
         clip = clip_of(index, 6)

@@ -34,7 +34,13 @@ def alone(model: LoadedModel) -> dict[str, Tensor]:
     return everything(model, CASES)
 
 
-@pytest.fixture(scope="module", params=[(2, tuple(CASES)), (4, ("pafu", "asked", "attention"))], ids=["2", "4"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((2, tuple(CASES)), id="2"),
+        pytest.param((4, ("pafu", "asked", "attention")), id="4", marks=pytest.mark.proof),
+    ],
+)
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """The same roll-outs by a group, as each of its processes saw them."""
     folder, (size, cases) = tmp_path_factory.mktemp("group"), request.param

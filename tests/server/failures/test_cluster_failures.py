@@ -34,6 +34,7 @@ async def kill_a_node_and_a_server(run: Run) -> None:
     await run.event("a server is killed", run.fronts[0].kill)
 
 
+@pytest.mark.proof
 async def test_a_killed_node_and_a_killed_server_cost_no_picture(nodes, tmp_path) -> None:
     run = Run(tmp_path, nodes, f"sqlite:///{tmp_path / 'jobs.sqlite'}")
     try:

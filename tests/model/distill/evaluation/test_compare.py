@@ -208,6 +208,7 @@ def test_the_truth_scores_full_marks_and_a_bare_world_none(model: LoadedModel) -
         assert empty[span][0] == 0
 
 
+@pytest.mark.proof
 def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedModel, tmp_path: Path) -> None:
     result = Evaluation(model, tmp_path, FEW).run(Console(quiet=True))
     assert [(row["policy"], row["budget"]) for row in result["summary"]] == [

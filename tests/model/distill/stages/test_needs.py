@@ -25,6 +25,7 @@ SMALL = TEST_WAN.at(48, 32)
 PRUNED = CacheConfig(policy="window", budget_latents=4, sink_latents=0, recent_latents=1, position_mode="relative")
 
 
+@pytest.mark.proof
 def test_a_head_for_wan_is_distilled_on_80_gb() -> None:
     told = salience_bytes(WAN_1_3B, SELF_FORCING, SalienceSettings(guidance=5.0))
     assert told["weights"] > 2 * 2 * 1_418_996_800 and told["lessons"] > 5.6 * 2**30, "two models, and a full cache"

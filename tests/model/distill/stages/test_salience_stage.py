@@ -253,6 +253,7 @@ parallel.stop()
 """
 
 
+@pytest.mark.proof
 def test_two_processes_with_sharded_weights_agree(tmp_path: Path) -> None:
     """torchrun, FSDP over Gloo: each process has half of both transformers, and both end with the same head."""
     script = tmp_path / "fleet.py"
