@@ -88,7 +88,7 @@ def bluish(pictures: np.ndarray) -> float:
     return float(((blue > red + 60) & (blue > green + 60)).mean())
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.proof) for seed in (2, 3))])
 def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered(mini: LoadedModel, seed: int) -> None:
     mill, tower = (
         "a meadow by day, a red mill with a yellow roof in the middle",

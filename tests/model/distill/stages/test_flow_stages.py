@@ -53,6 +53,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.proof
 def test_words_then_teacher_then_student(run_folder: Path) -> None:
     untrained = flow_stages.networks().state_dict()
     words_stage(run_folder, 1, CPU).run()

@@ -280,6 +280,7 @@ LONG = LongSettings(
 )
 
 
+@pytest.mark.proof
 def test_long_tuning_brings_the_pruned_cache_closer_to_the_full_one(tmp_path: Path) -> None:
     """One roll-out over and over, in a world where its tight budget hurts."""
     student = random_model(TEST_TINY, 2, dtype=torch.float32)
