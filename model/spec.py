@@ -347,6 +347,7 @@ PAFU_MINI = ModelSpec(
     max_prompt_chars=2000,
     cache_policy="value_novelty",
     cache_budget_latents=6.0,
+    cache_sink_latents=1.0,  # else the place where a stream began is lost after fifty seconds (docs/method.md)
 )
 
 TEST_TINY = ModelSpec(
@@ -354,6 +355,7 @@ TEST_TINY = ModelSpec(
         **PAFU_MINI.__dict__,
         "name": "test-tiny",
         "cache_policy": "sink_window",
+        "cache_sink_latents": None,
         "cache_budget_latents": 18.0,
         "dim": 48,
         "ffn_dim": 96,

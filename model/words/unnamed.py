@@ -55,14 +55,15 @@ def _phrase(thing: Thing) -> str:
 
 def _recognised(things: Sequence[Thing], known: Sequence[Thing]) -> list[Thing]:
     """The things, each with the attributes of a known one that fits it; those that say most of themselves choose
-    first."""
-    free, found = list(known), list(things)
+    first, and of several that fit take the one that was named at the same place in the prompt, or near it."""
+    free, found = set(range(len(known))), list(things)
     for place in sorted(range(len(found)), key=lambda place: -len(_mentioned(found[place]))):
         said = _mentioned(found[place])
-        fits = [thing for thing in free if said.items() <= _mentioned(thing).items()]
+        fits = [index for index in free if said.items() <= _mentioned(known[index]).items()]
         if fits:
-            found[place] = fits[0]
-            free.remove(fits[0])
+            nearest = min(fits, key=lambda index: (abs(index - place), index))
+            found[place] = known[nearest]
+            free.remove(nearest)
     return found
 
 

@@ -15,7 +15,6 @@ from model import gpu
 from server.cli.console import fail, say
 from server.ipc.messages import Parts
 from server.process import available_bytes
-from server.worker.generator import WITH_WEIGHTS, beside
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train and evaluate models, offline.", no_args_is_help=True)
 
+NO_PARTS = Parts()
 EXTRA = "the training recipes need more packages: run pip install -e '.[distill]'"
 
 
@@ -215,6 +215,7 @@ def salience(
             load_teacher,
         )
         from model.distill.training import dreams
+        from server.worker.generator import beside
 
         try:
             low, diag, up = (float(part) for part in weights.split(","))
@@ -352,7 +353,7 @@ def load_for_work(
     device: torch.device,
     head: Path | None = None,
     dtype: torch.dtype | None = None,
-    parts: Parts = WITH_WEIGHTS,
+    parts: Parts = NO_PARTS,
 ) -> LoadedModel:
     """Load a model for training or evaluation, in float32 by default, as training needs.
 
@@ -363,6 +364,7 @@ def load_for_work(
     from model.checkpoints import hub
     from model.spec import RANDOM_WEIGHTS
     from model.weights import load_model, random_model
+    from server.worker.generator import beside
 
     spec, dtype = known(name, parts.size), dtype or torch.float32
     if name in RANDOM_WEIGHTS and folder is None:

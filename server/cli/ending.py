@@ -63,7 +63,8 @@ class Interrupts:
 class Written:
     """A video that was written, perhaps partially.
 
-    ``wanted``: requested number of pictures, None: no limit. ``ended_by``: the signal that ended it, or 0.
+    ``wanted``: requested number of pictures, None: no limit. ``ended_by``: the signal that ended it, or 0. ``told``:
+    the words that the model was told, the prompt and what it leaves open; None if they are not known here.
     """
 
     file: str
@@ -73,6 +74,7 @@ class Written:
     seed: int | None
     took_seconds: float
     ended_by: int
+    told: str | None = None
 
     @property
     def status(self) -> int:

@@ -54,7 +54,8 @@ def write_video(
         note(told)
     with console.status(f"loading {spec.name} ..."):
         generator = load(settings, console)
-    if (words := what_is_told(order.prompt, None, None if image else seed, spec)) != order.prompt:
+    words = what_is_told(order.prompt, None, None if image else seed, spec)
+    if words != order.prompt and console.is_terminal:
         note(f"the model is told: {words}")
     piped = output.is_pipe(target)
     part = target if piped else f"{target}.part"
@@ -72,7 +73,7 @@ def write_video(
         if not piped:
             Path(part).unlink(missing_ok=True)
     took = time.perf_counter() - began
-    return Written(target, pictures, order.pictures, spec.fps, seed, took, interrupts.signal)
+    return Written(target, pictures, order.pictures, spec.fps, seed, took, interrupts.signal, words)
 
 
 def _check(target: str) -> None:

@@ -19,7 +19,7 @@ from model.weights import LoadedModel, random_model
 from tests.model import group_rollouts
 from tests.model.group_rollouts import CASES, SPEC, everything
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENDS_WITHIN = 240
 
 

@@ -258,7 +258,7 @@ def test_two_processes_with_sharded_weights_agree(tmp_path: Path) -> None:
     """torchrun, FSDP over Gloo: each process has half of both transformers, and both end with the same head."""
     script = tmp_path / "fleet.py"
     script.write_text(FLEET.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
-    root = str(Path(__file__).resolve().parents[3])
+    root = str(Path(__file__).resolve().parents[4])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
