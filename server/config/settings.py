@@ -228,7 +228,8 @@ class Caches(Group):
     cache_sink_latents: float | None = Field(
         default=None,
         ge=0,
-        description="sink in latent frames; default: for sink_window a quarter of the budget, at most a chunk, else 0",
+        description="sink in latent frames; default: the model's; else for sink_window a quarter of the budget, at "
+        "most a chunk, else 0",
     )
     cache_recent_latents: float | None = Field(
         default=None,
