@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def survey(path: Path) -> Contents:
         raise WeightsError(f"{path} only lists the files of a checkpoint: name its folder, {path.parent}")
     files = _shards(path) if path.is_file() else sorted(path.rglob("*.safetensors"))
     _check_indices(path)
-    contents = Contents(defaultdict(list), [], [] if path.is_file() else _pickled(path))
+    contents = Contents(defaultdict(list), [], [] if path.is_file() else _pickled(path.rglob("*")))
     for group in _grouped(file for file in files if file.name != HEAD_FILE):
         _sort_in(group, contents)
     if path.is_dir() and (torn := [each for each in path.rglob("*") if each.suffix in HALF_DOWNLOADED]):
@@ -132,11 +132,13 @@ def _check_indices(folder: Path) -> None:
 
 def survey_beside(file: Path) -> Contents:
     """Look for other parts beside ``file``: in its folder, and in the folders named after parts there, or next to a
-    folder called transformer. Everything else is ignored. Raises WeightsError."""
+    folder called transformer. Everything else is ignored: the file may lie in a home folder. Raises WeightsError."""
+    if not file.exists():
+        raise WeightsError(f"{file} is missing: name a folder, a .safetensors file or a repository of the hub")
     root = file.parent.parent if file.parent.name == "transformer" else file.parent
     folders = (file.parent, *(root / name for name in PART_FOLDERS))
     found = sorted(each for folder in folders for each in folder.glob("*.safetensors") if each.name != HEAD_FILE)
-    contents = Contents(defaultdict(list), [], [each for each in _pickled(root) if each.parent in folders])
+    contents = Contents(defaultdict(list), [], _pickled(each for folder in folders for each in folder.glob("*")))
     own = _shards(file)
     for group in _grouped(each for each in found if each not in own):
         _sort_in(group, contents)
@@ -216,9 +218,9 @@ def _sampled(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _pickled(folder: Path) -> list[Path]:
-    """Pickles without a converted file beside them."""
-    found = (file for suffix in PICKLED for file in sorted(folder.rglob(f"*{suffix}")))
+def _pickled(files: Iterable[Path]) -> list[Path]:
+    """The pickles among ``files`` without a converted file beside them."""
+    found = sorted(file for file in files if file.suffix in PICKLED)
     return [file for file in found if not file.with_suffix(".safetensors").exists()]
 
 

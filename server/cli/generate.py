@@ -19,6 +19,7 @@ from server.cli import output
 from server.cli.console import note
 from server.cli.ending import Interrupts, Written
 from server.cli.memory import count, show
+from server.cli.weights import check_files
 from server.config import ConfigError, Settings
 from server.config.devices import Slot
 from server.engine.assignment import configure
@@ -111,6 +112,7 @@ def _read_image(path: Path | None, spec: ModelSpec) -> bytes:
 def load(settings: Settings, console: Console) -> Generator:
     """Load the model in this process. Raises GenerateError."""
     try:
+        check_files(settings)
         slot = slots_for(settings)[0]  # one device is enough for one video
         _check_memory(settings, slot, console)
         return load_model(configure(settings, slot, 1, CacheChoice.of(settings.cache())))

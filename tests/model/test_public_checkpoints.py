@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -363,6 +364,21 @@ def test_a_pickle_is_never_opened(small: LoadedModel, tmp_path: Path) -> None:
     for weights in (folder, pickle):
         with pytest.raises(WeightsError, match=f"pafu convert {pickle}"):
             load_model(TEST_WAN, weights)
+
+
+def test_beside_a_single_file_only_folders_of_parts_are_looked_into(
+    small: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may lie in a home folder, whose other folders are large, private, or change meanwhile."""
+    folder = public.write(tmp_path, small)
+    home = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    home.rename(folder / "mine.safetensors")
+    (folder / "photographs").mkdir()
+    looked: list[str] = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place=".": (looked.append(str(place)), real(place))[1])
+    load_model(TEST_WAN, folder / "mine.safetensors")
+    assert looked and not [place for place in looked if "photographs" in place]
 
 
 def wans_vae_names() -> list[str]:
