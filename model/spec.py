@@ -6,12 +6,16 @@ about a model is written down elsewhere. This module imports no torch, because t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from cache.config import PositionMode
 from model.camera import PANS, CameraLimits
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 
 
 class SpecError(ValueError):
@@ -201,6 +205,14 @@ class ModelSpec:
         return replace(self, width=width, height=height)
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of a size like "832x480". Raises SpecError."""
+    found = SIZE.fullmatch(text)
+    if found is None:
+        raise SpecError(f"size is {text!r}; give WIDTHxHEIGHT like 832x480")
+    return int(found[1]), int(found[2])
+
+
 WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B"  # its text encoder and VAE serve the whole family
 WAN_PARTS = ("models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*", "Wan2.1_VAE.pth")
 
@@ -347,7 +359,7 @@ PAFU_MINI = ModelSpec(
     max_prompt_chars=2000,
     cache_policy="value_novelty",
     cache_budget_latents=6.0,
-    cache_sink_latents=1.0,  # else the place where a stream began is lost after fifty seconds (docs/method.md)
+    cache_sink_latents=2.0,  # else the place where a stream began is lost in minutes (docs/method.md)
 )
 
 TEST_TINY = ModelSpec(

@@ -15,7 +15,7 @@ import torch
 from rich.progress import track
 
 from cache.config import CacheConfig
-from model.spec import ModelSpec, SpecError, spec_named
+from model.spec import ModelSpec, SpecError, size_of, spec_named
 from model.stream.video_stream import VideoStream
 from model.weights import preferred_dtype, random_model
 
@@ -59,9 +59,8 @@ def main(arguments: list[str]) -> None:
     """The command line: MODEL and WIDTHxHEIGHT are optional."""
     name, size = (*arguments, *USUAL[len(arguments) :])
     try:
-        width, height = (int(side) for side in size.split("x"))
-        spec = spec_named(name).at(width, height)
-    except (ValueError, SpecError) as error:
+        spec = spec_named(name).at(*size_of(size))
+    except SpecError as error:
         raise SystemExit(f"python -m model.cost.one_chunk [MODEL] [WIDTHxHEIGHT]: {error}") from error
     for line in run(spec):
         print(line, flush=True)

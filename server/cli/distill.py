@@ -208,20 +208,11 @@ def salience(
         import torch
 
         from model.distill.stages.needs import salience_bytes
-        from model.distill.stages.salience_stage import (
-            DistillError,
-            SalienceDistillation,
-            SalienceSettings,
-            load_teacher,
-        )
+        from model.distill.stages.salience_stage import SalienceDistillation, SalienceSettings, load_teacher
         from model.distill.training import dreams
         from server.worker.generator import beside
 
-        try:
-            low, diag, up = (float(part) for part in weights.split(","))
-        except ValueError:
-            raise DistillError(f"weights is {weights!r}; give three numbers for low, diag, up, like 1,0,0") from None
-        settings = SalienceSettings(**cast(Any, given), weights=(low, diag, up))
+        settings = SalienceSettings(**cast(Any, given), weights=three_weights(weights))
         parts, dtype = parts_of(text_encoder, vae, size), torch.bfloat16 if own.type == "cuda" else torch.float32
         spec, of_teacher = known(model, parts.size), known(teacher_model or model, parts.size)
         dreams.scripts(spec, prompts, 1)  # reports missing prompts before anything is loaded
@@ -293,6 +284,17 @@ def long(
             say(f"the tuned student is in {tuned}; serve it: pafu serve{served(model, tuned, parts)}")
 
 
+def three_weights(text: str) -> tuple[float, float, float]:
+    """The weights of low, diag and up. Raises DistillError."""
+    from model.distill.stages.salience_stage import DistillError
+
+    try:
+        low, diag, up = (float(part) for part in text.split(","))
+    except ValueError:
+        raise DistillError(f"weights is {text!r}; give three numbers for low, diag, up, like 1,0,0") from None
+    return low, diag, up
+
+
 def beside_of(student: Path) -> str | None:
     """Where the other parts are that were read beside ``student``; None: the pulled ones of the family serve too."""
     return str(student if student.is_dir() else student.parent) if student.exists() else None
@@ -306,25 +308,18 @@ def served(model: str, weights: Path | None, parts: Parts) -> str:
 
 
 def parts_of(text_encoder: Path | None, vae: Path | None, size: str | None) -> Parts:
-    """The options as Parts. Raises WeightsError for a size that is none."""
-    from model.weights import WeightsError
+    """The options as Parts. Raises SpecError for a size that is none."""
+    from model.spec import size_of
 
-    found = None if size is None else re.fullmatch(r"(\d+)x(\d+)", size)
-    if size is not None and found is None:
-        raise WeightsError(f"size is {size!r}; give WIDTHxHEIGHT like 832x480")
     text, video = (None if part is None else str(part) for part in (text_encoder, vae))
-    return Parts(text_encoder=text, vae=video, size=None if found is None else (int(found[1]), int(found[2])))
+    return Parts(text_encoder=text, vae=video, size=None if size is None else size_of(size))
 
 
 def known(name: str, size: tuple[int, int] | None = None) -> ModelSpec:
-    """The spec of a model, at another picture size. Raises WeightsError for an unknown name or an unfit size."""
-    from model.spec import SpecError, spec_named
-    from model.weights import WeightsError
+    """The spec of a model, at another picture size. Raises SpecError for an unknown name or an unfit size."""
+    from model.spec import spec_named
 
-    try:
-        return spec_named(name) if size is None else spec_named(name).at(*size)
-    except SpecError as error:
-        raise WeightsError(str(error)) from None
+    return spec_named(name) if size is None else spec_named(name).at(*size)
 
 
 def check_room(device: torch.device, spec: ModelSpec, count: Callable[[], dict[str, int]], lower: str) -> None:

@@ -117,6 +117,7 @@ def _evaluation(
     from cache.errors import CacheError
     from model.distill.evaluation.compare import QUICK, EvalError, EvalSettings, Evaluation
     from model.distill.recipe import trained_probe
+    from model.spec import SpecError
     from model.weights import WeightsError
 
     try:
@@ -124,6 +125,8 @@ def _evaluation(
         loaded = load_for_work(model, weights, torch.device(device), head)
         reader = None if probe is None else trained_probe(probe)
         return Evaluation(loaded, out, settings, reader).run(Console(stderr=True))
+    except SpecError as error:
+        raise fail(str(error), 2) from None
     except (EvalError, WeightsError, CacheError, FileNotFoundError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
@@ -167,6 +170,7 @@ def _films(
     from model.distill.evaluation.compare import EvalError
     from model.distill.evaluation.films import Films, FilmSettings
     from model.distill.evaluation.films_report import markdown, notes, table
+    from model.spec import SpecError
     from model.weights import WeightsError
     from server.worker.generator import StartError, load_model
 
@@ -187,6 +191,8 @@ def _films(
         check_memory({name: value for name, value in place.items() if value}, device, max(settings.budgets))
         loaded, _ = load_model(model, weights, device, head, beside)
         result = Films(loaded, out, settings).run(Console(stderr=True))
+    except SpecError as error:
+        raise fail(str(error), 2) from None
     except (EvalError, WeightsError, CacheError, StartError, OSError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from cache.config import CacheConfig, PositionMode, check_room
 from cache.errors import PolicyError
 from model.checkpoints import hub
-from model.spec import SPECS, ModelSpec
+from model.spec import SPECS, ModelSpec, size_of
 from server.config import addresses, devices
 from server.config.environment import PREFIX, ConfigError
 from server.errors import nearest
@@ -126,7 +126,7 @@ class Server(Group):
     @field_validator("size")
     @classmethod
     def _can_be_made(cls, value: str | None) -> str | None:
-        if value is not None and not all(0 < int(side) <= MOST_PIXELS for side in value.split("x")):
+        if value is not None and not all(0 < side <= MOST_PIXELS for side in size_of(value)):
             raise ValueError(f"each side must have 1 to {MOST_PIXELS} pixels")
         return value
 
@@ -420,8 +420,7 @@ class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
         spec = SPECS[self.model]
         if self.size is None:
             return spec
-        width, height = (int(side) for side in self.size.split("x"))
-        return spec.at(width, height)
+        return spec.at(*size_of(self.size))
 
     @property
     def weights_place(self) -> str | None:

@@ -11,10 +11,10 @@ from server.engine.interface import Engine
 from server.engine.local import LocalEngine
 from server.engine.slots import slots_for
 
-MakeStores = Callable[[], dict[str, tuple[str, str]]]
+StoreIds = Callable[[], dict[str, tuple[str, str]]]
 
 
-def engine_for(settings: Settings, known_stores: MakeStores, make_stores: MakeStores) -> Engine:
+def engine_for(settings: Settings, known_stores: StoreIds, make_stores: StoreIds) -> Engine:
     """The engine, not started yet; joins the cluster if there is one.
 
     ``known_stores`` returns the ids of this server's stores as far as they exist; ``make_stores``, called at the

@@ -58,7 +58,7 @@ def test_variables_of_the_tests_are_not_the_servers_business(monkeypatch) -> Non
         ("CACHE_BUDGET_LATENTS", "-2", "^PAFU_CACHE_BUDGET_LATENTS: got '-2'"),
         ("CACHE_BUDGET_LATENTS", "0.001", "choose 0.03125 .one token. to 256 latent frames"),
         ("CACHE_BUDGET_LATENTS", "257", "choose 0.03125 .one token. to 256 latent frames"),
-        ("CACHE_RECENT_LATENTS", "9", "budget of 6.*at least 10"),
+        ("CACHE_RECENT_LATENTS", "9", "budget of 6.*at least 11"),
         ("LEAD_SECONDS", "11", "lead_seconds.*max_lead_seconds"),
         ("METRICS_PORT", "8000", "metrics_port.*8000.*omit it"),
         ("QUEUE_TIMEOUT", "inf", "PAFU_QUEUE_TIMEOUT.*finite"),
