@@ -33,14 +33,14 @@ SLOW = (
     "tests/compat/",
     "tests/e2e/",
     "tests/model/",
-    "tests/server/bench/test_against.py",
-    "tests/server/cli/test_cli.py",
-    "tests/server/cli/test_doctor.py",
-    "tests/server/cli/test_revisit.py",
-    "tests/server/engine/test_capacity.py",
-    "tests/server/engine/test_cluster.py",
-    "tests/server/engine/test_conformance.py",
+    *(f"tests/server/bench/test_{name}.py" for name in ("against", "bench")),
+    *(
+        f"tests/server/cli/test_{name}.py"
+        for name in ("cli", "doctor", "drain", "endings", "output", "refused_starts", "research_commands", "revisit")
+    ),
+    *(f"tests/server/engine/test_{name}.py" for name in ("capacity", "cluster", "conformance", "devices", "groups")),
     "tests/server/failures/",
+    "tests/server/telemetry/test_logs.py",
 )
 BROWSER = {"Firefox", "async_playwright", "chromium", "Visit", "visit"}  # names in a test file that has to do with one
 PATIENCE = 300.0  # a test that waits longer hangs; nothing is measured with it

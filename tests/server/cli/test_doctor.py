@@ -173,6 +173,7 @@ def test_a_group_has_a_line_and_is_measured_as_one(tmp_path) -> None:
 
 def test_a_model_that_does_not_fit_is_not_loaded_and_the_table_says_what_would(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+    (tmp_path / "some.safetensors").touch()  # nobody opens it
     settings = Settings(model="test-wan", device="cpu", weights=tmp_path)
     seen = io.StringIO()
     with pytest.raises(GenerateError, match="not enough memory for test-wan on cpu: one session needs .* does not fit"):
