@@ -22,11 +22,12 @@ quick: lint
 # each other on two cores.
 test: lint page docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m "not serial and not proof"
-	$(BIN)/pytest -q -m serial
+	$(BIN)/pytest -q -m "serial and not proof"
 
-# the slow rest: whole evaluations, every policy at full size, a model on four devices, the steps of docs/operations.md
+# the slow rest: whole evaluations, every policy at full size, clusters, groups, kills, installed wheels, further browser tests
 proofs: .venv/test.ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m proof
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 -m "proof and not serial"
+	$(BIN)/pytest -q -m "proof and serial"
 
 lint: .venv/test.ready
 	$(BIN)/ruff check .

@@ -42,6 +42,16 @@ SLOW = (
     "tests/server/failures/",
     "tests/server/telemetry/test_logs.py",
 )
+# `make test` leaves these to `make proofs`: clusters, groups, what is killed, installed wheels, further browser tests
+PROOFS = (
+    *(f"tests/e2e/test_{name}.py" for name in ("contrast", "firefox", "installed", "js_client", "proxies", "restart")),
+    *(f"tests/e2e/test_{name}.py" for name in ("scenes", "taking_along", "wan_in_browser", "worker_death")),
+    "tests/model/group/",
+    "tests/server/bench/test_against.py",
+    *(f"tests/server/engine/test_{name}.py" for name in ("cluster", "groups")),
+    "tests/server/failures/",
+    "tests/server/jobs/test_endurance.py",
+)
 BROWSER = {"Firefox", "async_playwright", "chromium", "Visit", "visit"}  # names in a test file that has to do with one
 PATIENCE = 300.0  # a test that waits longer hangs; nothing is measured with it
 ASK_SECONDS = 0.5
@@ -149,6 +159,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(ROOT).as_posix()
         if BROWSER & vars(getattr(item, "module", item)).keys():
             item.add_marker(pytest.mark.serial)
+        if path.startswith(PROOFS):
+            item.add_marker(pytest.mark.proof)
         if not path.startswith(SLOW) and not SERVED & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.quick)
 

@@ -23,11 +23,15 @@ ENGINES = {
 }
 
 
-# for promises in which a worker's model has no part: a group takes seconds to start
-without_a_group = pytest.mark.parametrize("start", [name for name in ENGINES if name != "a group"], indirect=True)
+QUICKLY = ("one worker", "several")  # the others take seconds to start
+EACH = [pytest.param(name, marks=[] if name in QUICKLY else pytest.mark.proof) for name in ENGINES]
+# for promises in which a worker's model has no part
+without_a_group = pytest.mark.parametrize(
+    "start", [each for each in EACH if each.values != ("a group",)], indirect=True
+)
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=EACH)
 def start(request):
     """Start the engine under test with these settings, ready."""
     how, usual = ENGINES[request.param]

@@ -188,7 +188,7 @@ async def test_a_playlist_is_held_back_until_it_has_the_part_that_was_asked_for(
         hinted = asyncio.create_task(owner.ask(f"part{newest + 1}.m4s"))
         while not asked.done():
             await owner.play(1)
-        assert newest_part(asked.result().text) == wanted
+        assert newest_part(asked.result().text) >= wanted
         assert (await hinted).content in owner.viewer.fragments
         kinds = {name: (await owner.ask(name)).headers["content-type"] for name in ("live.m3u8", "init.mp4")}
         assert kinds == {"live.m3u8": "application/vnd.apple.mpegurl", "init.mp4": "video/mp4"}
