@@ -21,8 +21,9 @@ from server.http import asyncapi, client_secrets, hls, openapi, status, workers
 from server.http.cors_headers import Cors
 from server.http.origin_check import Guard
 from server.http.page import Page, page_paths
-from server.http.proxies import Proxies
+from server.http.proxies import PageSlash, Proxies
 from server.http.replies import add_error_handlers, error_reply
+from server.http.safe_headers import SafeHeaders
 from server.http.timed import Timed
 from server.http.unexpected import UnexpectedErrors
 from server.jobs import routes as job_routes
@@ -125,8 +126,10 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(Guard, settings=settings, access=front.access)
     app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(UnexpectedErrors, count=engine.observer.error)
+    app.add_middleware(PageSlash)
     app.add_middleware(Timed, observer=engine.observer, access_log=settings.access_log)
-    app.add_middleware(Proxies, settings=settings)
+    app.add_middleware(Proxies, trusted=settings.trusted_proxies, base_path=settings.base_path)
+    app.add_middleware(SafeHeaders, origins=settings.allowed_origins)
     add_error_handlers(app, engine.observer.error)
     _add_status(app, front)
     _add_sessions(app, front)
@@ -206,10 +209,12 @@ def _add_sessions(app: FastAPI, front: Front) -> None:
         return session_info.SessionDeleted(id=session_id)
 
     @app.get(LIVE, include_in_schema=False)
-    async def not_upgraded() -> None:
+    async def not_upgraded(request: Request) -> None:
+        version = request.scope["http_version"]
+        lacks = "no header Upgrade: websocket" if version == "1.1" else f"HTTP/{version}, which cannot upgrade"
         raise PafuError(
             "upgrade_required",
-            f"{LIVE} is a WebSocket, but the request has no upgrade header: use a WebSocket client, or let the proxy "
+            f"{LIVE} is a WebSocket, but the request has {lacks}: use a WebSocket client, or let the proxy "
             "in front forward the header (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
             'proxy_set_header Connection "upgrade")',
         )
@@ -225,10 +230,13 @@ async def no_socket(websocket: WebSocket) -> None:
     await websocket.send_denial_response(error_reply(missing))
 
 
-def metrics_app(observer: Observer) -> FastAPI:
+def metrics_app(observer: Observer, access_log: bool) -> FastAPI:
     """An application with only /metrics, for a separate port."""
-    app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Pafu metrics", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(UnexpectedErrors, count=observer.error)
+    app.add_middleware(Timed, observer=observer, access_log=access_log)
+    app.add_middleware(Proxies)
+    app.add_middleware(SafeHeaders)
     add_error_handlers(app, observer.error)
     add_metrics_route(app, observer)
     return app

@@ -201,7 +201,7 @@ class BackpressureProtocol(SmallReads, WebSocketsSansIOProtocol):
 
 def rejected(status: int, text: str) -> Response:
     """The HTTP reply to an invalid handshake."""
-    headers, body = early(int(status), text)
+    headers, body = early(int(status), text.strip())
     return Response(int(status), HTTPStatus(status).phrase, Headers(headers), body)
 
 

@@ -1,4 +1,4 @@
-"""Serves the page's files with correct types and security headers."""
+"""Serves the page's files with correct types and the policy of what it may load."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from server.config import Settings
+from server.http.safe_headers import page_policy
 
 CLIENTS = Path(__file__).resolve().parents[2] / "clients"
 PAGE = CLIENTS / "web"
@@ -40,7 +41,7 @@ class PageFiles(StaticFiles):
     def __init__(self, settings: Settings) -> None:
         super().__init__(directory=PAGE, html=True, check_dir=False)
         self.all_directories = [*self.all_directories, PACKAGE]
-        self._headers = page_headers(settings)
+        self._policy = page_policy(settings)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         name = "index.html" if path in (".", "") else path
@@ -49,7 +50,7 @@ class PageFiles(StaticFiles):
         if response.status_code == 200 and (mime := MIME_TYPES.get(Path(name).suffix)):
             response.headers["content-type"] = mime
         response.headers["cache-control"] = "no-cache"
-        response.headers.update(self._headers)
+        response.headers["content-security-policy"] = self._policy
         return response
 
 
@@ -75,27 +76,6 @@ class Page(Mount):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         ours = scope["type"] == "http" and scope["path"] in self._paths
         return super().matches(scope) if ours else (Match.NONE, {})
-
-
-def page_headers(settings: Settings) -> dict[str, str]:
-    """Security headers: the page loads only its own files and this server, framed only by allowed origins."""
-    policy = {
-        "default-src": "'self'",
-        "img-src": "'self' blob: data:",
-        "media-src": "'self' blob:",
-        "style-src": "'self' 'unsafe-inline'",
-        "object-src": "'none'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": " ".join(["'self'", *settings.allowed_origins]),
-    }
-    return {
-        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "permissions-policy": "camera=(), microphone=(), geolocation=()",
-        "cross-origin-opener-policy": "same-origin",
-    }
 
 
 def page_paths() -> set[str]:

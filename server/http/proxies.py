@@ -1,4 +1,4 @@
-"""Normalizes requests that come through proxies. This is the outermost middleware.
+"""Normalizes requests that come through proxies, before all other middleware looks at them.
 
 It applies a trusted proxy's X-Forwarded-* headers (host, scheme, caller's address), removes the sub-path and a trailing
 slash, and handles HEAD as GET (uvicorn sends no body for it).
@@ -7,26 +7,29 @@ slash, and handles HEAD as GET (uvicorn sends no body for it).
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import AnyStr
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.config import Settings
+from server.access.gate import BY_TOKEN
+
+TOKEN = re.compile(f"({BY_TOKEN}[^/]*/[^/]*/)[^/]+")
 
 
 class Proxies:
     """The middleware (see the module)."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, trusted: tuple[str, ...] = (), base_path: str = "") -> None:
         self._app = app
-        self._trusted = [ipaddress.ip_network(text) for text in settings.trusted_proxies]
-        self._base = settings.base_path
+        self._trusted = [ipaddress.ip_network(text) for text in trusted]
+        self._base = base_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        scope = dict(scope)
+        scope = {**scope, "pafu.asked": f"{scope.get('method', 'GET')} {without_token(scope['path'])[:500]!r}"}
         for name, empty in (("path", ""), ("raw_path", b"")):
             scope[name] = origin_form(scope.get(name, empty))
         prefix = self._base
@@ -34,10 +37,8 @@ class Proxies:
             headers = Headers(scope=scope)
             prefix = prefix or said(headers, "prefix").rstrip("/")
             self._apply_forwarded(scope, headers)
-        if (
-            prefix and scope["type"] == "http" and scope["path"] == prefix
-        ):  # add the slash that the page's relative paths need
-            return await redirect_to_page(prefix, send)
+        if prefix and scope["type"] == "http" and scope["path"] == prefix:
+            scope["pafu.page"] = prefix
         scope["path"] = bare(scope["path"], prefix)
         scope["raw_path"] = bare(scope.get("raw_path", b"").decode("latin-1"), prefix).encode("latin-1")
         if scope.get("method") == "HEAD" and not scope["path"].endswith("/content"):  # /content handles HEAD itself
@@ -74,6 +75,11 @@ class Proxies:
         return ""
 
 
+def without_token(path: str) -> str:
+    """The path for the log, without the watch token."""
+    return TOKEN.sub(r"\1...", path)
+
+
 def origin_form(path: AnyStr) -> AnyStr:
     """The path of a request target that is a whole URL, as clients send it to what they take for a proxy (RFC 9112,
     3.2.2); the guard looks at Host. Others as they are."""
@@ -96,8 +102,19 @@ def bare(path: str, prefix: str) -> str:
     return path.rstrip("/") or "/"
 
 
+class PageSlash:
+    """Redirects from ``/pafu`` to ``/pafu/``, since the page's paths are relative."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = scope.get("pafu.page")
+        await (redirect_to_page(prefix, send) if prefix else self._app(scope, receive, send))
+
+
 async def redirect_to_page(prefix: str, send: Send) -> None:
-    """Redirect from ``/pafu`` to ``/pafu/``; relative, because the external host may be unknown."""
+    """A relative redirect, because the external host may be unknown."""
     location = f"{prefix.rpartition('/')[2]}/".encode("latin-1")
     headers = [(b"location", location), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 307, "headers": headers})

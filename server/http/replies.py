@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.errors import PafuError
+from server.http.safe_headers import BARE
 
 CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection
 # Codes for errors that the framework raises.
@@ -52,7 +53,7 @@ def early(status: int, message: str) -> tuple[dict[str, str], bytes]:
     error = PafuError(CODES.get(status, "internal_error" if status >= 500 else "invalid_message"), message)
     body = json.dumps(error.http_body()).encode()
     named = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-    return named | error.headers() | {"x-request-id": new_request_id()}, body
+    return named | BARE | error.headers() | {"x-request-id": new_request_id()}, body
 
 
 def new_request_id() -> str:
@@ -63,7 +64,8 @@ def new_request_id() -> str:
 def allowed(request: Request) -> str:
     """All methods of the requested path; Starlette itself lists only those of the first matching route."""
     path = getattr(request.scope.get("route"), "path", "")
-    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
+    methods = {method.upper() for method in request.app.openapi()["paths"].get(path, {})} or {"GET"}  # a file
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def add_error_handlers(app: FastAPI, count: Callable[[str], None]) -> None:

@@ -27,7 +27,6 @@ from server.http.lag import watch_lag
 from server.http.slow_headers import TimeoutProtocol
 from server.ipc.messages import Ready
 from server.states import EngineState, WorkerState
-from server.telemetry.observer import Observer
 from server.telemetry.traces import Traces
 
 log = logging.getLogger("pafu")
@@ -39,15 +38,23 @@ SIGNAL_POLL = 0.05
 SAME_STOP = 0.5  # seconds within which several signals are one stop, as systemd, shells and containers send it
 ACCEPTED_AT_ONCE = 16  # connections per loop iteration; asyncio accepts up to the backlog
 WAITING_CONNECTIONS = 1024  # the socket's real backlog
+LIKE_ALL: dict[str, Any] = {  # uvicorn's settings of each port; Service starts and stops the engine, in order
+    "lifespan": "off",
+    "loop": "asyncio",
+    "backlog": ACCEPTED_AT_ONCE,
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+}
 FRAME_MARGIN = 64 * 2**10  # so that a slightly too long session.start gets our error, not only a close code
 
 
 class Service(uvicorn.Server):
     """Uvicorn with our order of start-up and shutdown."""
 
-    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front, metrics: MetricsServer | None) -> None:
         super().__init__(config)
-        self.front = front
+        self.front, self.metrics = front, metrics
         self._stopped_at = -math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -123,28 +130,25 @@ def build(settings: Settings, engine: Engine) -> Service:
     common = {"limit": limit, "count": engine.observer.error}
     config = uvicorn.Config(
         app,
-        lifespan="off",  # Service starts and stops the engine, in order
-        loop="asyncio",
-        backlog=ACCEPTED_AT_ONCE,
-        log_config=None,
-        access_log=False,
+        **LIKE_ALL,
         http=type("Http", (TimeoutProtocol,), {**common, "stall_seconds": settings.stall_timeout}),
         ws=type("Socket", (BackpressureProtocol,), common),
         ws_max_size=settings.max_start_bytes + FRAME_MARGIN,
         ws_per_message_deflate=False,  # no gain for H.264, and 64 KiB per connection
         ws_ping_interval=10.0,
         ws_ping_timeout=10.0,
-        server_header=False,
     )
-    return Service(config, app.state.front)
+    metrics = None
+    if settings.metrics_port is not None:
+        apart = {**common, "callers": "metrics port: ", "stall_seconds": settings.stall_timeout}
+        served = metrics_app(engine.observer, settings.access_log)
+        http = type("MetricsHttp", (TimeoutProtocol,), apart)
+        metrics = MetricsServer(uvicorn.Config(served, **LIKE_ALL, http=http, ws="none", timeout_graceful_shutdown=1))
+    return Service(config, app.state.front, metrics)
 
 
 class MetricsServer(uvicorn.Server):
     """Serves /metrics on a separate port while the service runs."""
-
-    def __init__(self, observer: Observer) -> None:
-        config = uvicorn.Config(metrics_app(observer), lifespan="off", log_config=None, access_log=False, ws="none")
-        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -153,12 +157,11 @@ class MetricsServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def metrics_served(observer: Observer, sock: socket.socket | None) -> AsyncIterator[None]:
+async def metrics_served(server: MetricsServer | None, sock: socket.socket | None) -> AsyncIterator[None]:
     """Serve /metrics on ``sock`` (if any) during the block."""
-    if sock is None:
+    if server is None or sock is None:
         yield
         return
-    server = MetricsServer(observer)
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="metrics")
     try:
         yield
@@ -184,7 +187,7 @@ async def run(
     make_data_dir(settings.data_dir)
     service.config.app.openapi()  # type: ignore[union-attr]  # or the first caller would hold up the loop for 0.1 s
     watcher = asyncio.create_task(_watch(service, engine, say))
-    async with metrics_served(engine.observer, metrics_sock):
+    async with metrics_served(service.metrics, metrics_sock):
         await service.serve(sockets=[sock])
     await engine.stop(0.0)  # after an early signal, uvicorn skips ``shutdown``
     if traces is not None:

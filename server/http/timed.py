@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.access.gate import BY_TOKEN
 from server.http.replies import new_request_id
 from server.telemetry import logs
 from server.telemetry.observer import Observer
 from server.telemetry.traces import trace_id_of
 
-TOKEN = re.compile(f"({BY_TOKEN}[^/]*/[^/]*/)[^/]+")
 ANSWERS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
+
+SWITCHED = 101  # the status of a socket that was accepted
 
 access = logging.getLogger("pafu.access")
 
@@ -46,13 +45,9 @@ def naming(request_id: str, send: Send) -> Send:
     return send_named
 
 
-def without_token(path: str) -> str:
-    """The path for the log, without the watch token."""
-    return TOKEN.sub(r"\1...", path)
-
-
 class Timed:
-    """Middleware that counts and times HTTP requests by route; outside the guard, so that it sees refusals too."""
+    """Middleware that counts and times HTTP requests by route, and logs them and the sockets; outside the guard, so
+    that it sees refusals too."""
 
     def __init__(self, app: ASGIApp, observer: Observer, access_log: bool) -> None:
         self._app = app
@@ -61,33 +56,27 @@ class Timed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ids = ids_of(scope)
-        request_id = ids["request_id"]
-        if scope["type"] != "http":
-            with logs.about(**ids):
-                await self._app(scope, receive, naming(request_id, send))
-            return self._count_error(scope)
-        began, status, named = time.perf_counter(), 500, naming(request_id, send)
+        began, status, named = time.perf_counter(), 500, naming(ids["request_id"], send)
 
         async def watched(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in ANSWERS:
+                status = message.get("status", SWITCHED)
             await named(message)
 
         with logs.about(**ids):
             try:
                 await self._app(scope, receive, watched)
             finally:
-                took = time.perf_counter() - began
-                route = getattr(scope.get("route"), "path", "") or "page"  # never the path, which anybody can invent
-                self._observer.request(route, scope["method"], status, took)
-                self._count_error(scope)
-                if self._access_log:
-                    client = (scope.get("client") or ("-",))[0]
-                    asked = f"{scope['method']} {without_token(scope['path'])[:500]!r}"
-                    access.info("%s %s %d %.1f ms", client, asked, status, 1000 * took)
+                self._over(scope, status, time.perf_counter() - began)
 
-    def _count_error(self, scope: Scope) -> None:
-        """Count an error with which the guard refused the request."""
-        if code := scope.get("pafu.error"):
+    def _over(self, scope: Scope, status: int, took: float) -> None:
+        """Count and log a request, or a socket that is closed."""
+        if scope["type"] == "http":
+            route = getattr(scope.get("route"), "path", "") or "page"  # never the path, which anybody can invent
+            self._observer.request(route, scope["method"], status, took)
+        if code := scope.get("pafu.error"):  # with which the guard refused it
             self._observer.error(code)
+        if self._access_log:
+            client = (scope.get("client") or ("-",))[0]
+            access.info("%s %s %d %.1f ms", client, scope["pafu.asked"], status, 1000 * took)

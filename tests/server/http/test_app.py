@@ -91,7 +91,7 @@ async def test_http_errors_have_the_shape_that_clients_know(client, method, path
     assert reply.status_code == status and reply.headers["content-type"] == "application/json"
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "code", "param"} and path in error["message"]
-    assert reply.headers.get("allow") == ("GET" if status == 405 else None)
+    assert reply.headers.get("allow") == ("GET, HEAD" if status == 405 else None)
 
 
 async def test_the_page_and_all_its_files_come_with_their_types_and_are_revalidated(client, monkeypatch) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 import websockets
 
-from server.http.app import metrics_app
+from server.http.listener import listen
+from server.http.service import metrics_served
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 
@@ -129,9 +133,57 @@ async def test_a_socket_takes_as_long_headers_as_a_request(server) -> None:
     writer.close()
 
 
-async def test_the_port_of_metrics_alone_answers_like_the_other(server, monkeypatch) -> None:
-    monkeypatch.setattr(Metrics, "render", broken)
-    app = metrics_app(server.engine.observer)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
-        is_error((await client.get("/metrics")).content, "internal_error")
-        is_error((await client.get("/none")).content, "not_found")
+async def test_a_head_of_very_many_lines_is_refused_before_it_is_parsed(server) -> None:
+    """h11 parses a head at once, and 16,000 headers of two letters would hold up everybody."""
+    headers = b"a:\r\n" * 10_000
+    body = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    for said in (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", GOOD, body):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(said + headers + b"\r\n")
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 400"), answer[:80]
+        assert b"header lines; at most 256 are read" in answer or b"too long" in answer, answer[-200:]
+
+
+@contextlib.asynccontextmanager
+async def metrics_port(server: Any) -> AsyncIterator[int]:
+    """The port of a server's metrics alone, while it is served."""
+    sock = listen("127.0.0.1", 0)
+    async with metrics_served(server.service.metrics, sock):
+        yield sock.getsockname()[1]
+
+
+async def test_the_port_of_metrics_alone_answers_like_the_other(serve, monkeypatch) -> None:
+    server = await serve(metrics_port=0, max_connections_per_address=2)
+    async with metrics_port(server) as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            whole, head = await client.get("/metrics"), await client.head("/metrics/")
+            assert (whole.status_code, head.status_code, head.content) == (200, 200, b"") and b"# HELP" in whole.content
+            assert "server" not in whole.headers and whole.headers["x-request-id"]
+            is_error((await client.get("/none")).content, "not_found")
+            monkeypatch.setattr(Metrics, "render", broken)
+            is_error((await client.get("/metrics")).content, "internal_error")
+        lengths = b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n"
+        for said in (b"Host: localhost\r\n" + lengths, b"Host: a\r\nHost: b\r\n", b"a:\r\n" * 300):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /metrics HTTP/1.1\r\n" + said + b"\r\n0\r\n\r\n")
+            async with asyncio.timeout(60):
+                answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+            is_error(answer.partition(b"\r\n\r\n")[2], "invalid_message")
+            writer.close()
+
+
+async def test_a_flood_of_connections_to_the_port_of_metrics_takes_none_of_the_others(serve) -> None:
+    server = await serve(metrics_port=0, max_connections_per_address=2)
+    async with metrics_port(server) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+            assert (await client.get("/healthz")).status_code == 200
+        for _, each in (*held, (reader, writer)):
+            each.transport.abort()

@@ -154,6 +154,11 @@ async def test_a_lost_upgrade_and_a_socket_that_is_none_are_named(serve) -> None
         ):
             pass
     assert refused.value.response.status_code == 404 and b'"not_found"' in refused.value.response.body
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13\n"
+    upgrade = f"Host: localhost\nUpgrade: websocket\nConnection: Upgrade\n{key}"
+    old = await spoken(server, f"GET {LIVE} HTTP/1.0\n{upgrade}\n")  # as nginx forwards it unless told otherwise
+    assert old.startswith(b"HTTP/1.1 426") and b"HTTP/1.0, which cannot upgrade" in old
+    assert b"HTTP/2.0 is not spoken here" in await spoken(server, f"GET {LIVE} HTTP/2.0\n{upgrade}\n")
 
 
 async def test_a_request_has_one_name_everywhere(serve, viewer_of, caplog) -> None:
@@ -172,15 +177,67 @@ async def test_a_request_has_one_name_everywhere(serve, viewer_of, caplog) -> No
         assert named[kind] == "mine-2", kind
 
 
+async def test_the_access_log_has_sockets_and_what_was_asked_before_a_proxy_s_path_is_taken_off(serve, caplog) -> None:
+    server = await serve(access_log=True, base_path="/pafu")
+    caplog.set_level(logging.INFO)
+    async with http(server) as client:
+        await client.head("/pafu/healthz")
+        moved = await client.get("/pafu")
+        assert moved.headers["x-request-id"]
+    assert await handshake(server, f"/pafu{LIVE}", host="localhost") == 101
+    assert await handshake(server, f"/pafu{LIVE}", host="localhost", origin="https://evil.example.org") == 403
+    assert await handshake(server, "/pafu/ws", host="localhost") == 404
+    expected = [
+        ("HEAD", "/pafu/healthz", 200),
+        ("GET", "/pafu", 307),
+        ("GET", f"/pafu{LIVE}", 101),
+        ("GET", f"/pafu{LIVE}", 403),
+        ("GET", "/pafu/ws", 404),
+    ]
+
+    def told() -> set[tuple[str, str, int]]:
+        lines = [record.getMessage().split() for record in caplog.records if record.name == "pafu.access"]
+        return {(method, path.strip("'"), int(status)) for _, method, path, status, *_ in lines}
+
+    async with asyncio.timeout(60):
+        while told() != set(expected):
+            await asyncio.sleep(0.01)
+
+
+def policy_of(headers: httpx.Headers) -> dict[str, str]:
+    return dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+
+
 async def test_the_page_may_be_framed_by_allowed_origins_alone_and_runs_its_own_scripts(serve) -> None:
     server = await serve(allowed_origins=PAGE)
     async with http(server) as client:
         for path in ("/", "/app.js"):
-            headers = (await client.get(path)).headers
-            policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+            policy = policy_of((await client.get(path)).headers)
             assert policy["frame-ancestors"] == f"'self' {PAGE}" and policy["default-src"] == "'self'"
             assert policy["object-src"] == policy["base-uri"] == "'none'" and "script-src" not in policy
-            assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+
+
+async def test_every_reply_has_the_headers_that_keep_browsers_from_mistakes(serve) -> None:
+    """Also what fails, at whatever depth, and what is no HTTP."""
+    server = await serve(allowed_origins=PAGE, base_path="/pafu")
+    await server.engine.settled()
+    paths = [path for path, methods in server.app.openapi()["paths"].items() if "get" in methods]
+    assert len(paths) > 10
+    async with http(server) as client:
+        asked = [await client.get(path.replace("{", "").replace("}", "")) for path in [*paths, "/none", LIVE, "/pafu"]]
+        asked += [await client.put(path) for path in ("/", "/v1/videos", "/none")]
+        asked += [await client.post("/v1/videos", content=content) for content in (b"{", b"x" * 2**17)]
+        asked += [await client.get("/", headers=each) for each in ({"host": "evil.example"}, {"if-none-match": '"x"'})]
+        asked += [await client.options("/v1/videos", headers={"origin": PAGE, "access-control-request-method": "GET"})]
+    said = [await spoken(server, text) for text in ("x\n\n", "GET / HTTP/1.1\n\n", f"GET {LIVE} HTTP/1.0\n\n")]
+    for text in said:
+        lines = [line.split(b": ", 1) for line in text.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+        asked.append(httpx.Response(400, headers=[(name, value) for name, value in lines]))
+    for reply in asked:
+        headers, policy = reply.headers, policy_of(reply.headers)
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer", reply
+        assert "frame-ancestors" in policy and policy["default-src"] in ("'self'", "'none'"), reply
+        assert headers["x-request-id"] and "server" not in headers, reply
 
 
 ODD = [

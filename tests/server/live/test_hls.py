@@ -17,7 +17,7 @@ import pytest
 from model.spec import TEST_TINY
 from server.access import keys
 from server.errors import PafuError
-from server.http.timed import without_token
+from server.http.proxies import without_token
 from server.live import hls_output
 from server.live.hls import KEPT, LISTED, WITH_PARTS, HlsWindow
 
