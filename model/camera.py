@@ -156,24 +156,34 @@ _VERB = (
 )
 _PACE = r"(?:\s+(?P<{0}>slowly|gently|fast|quickly))?"
 _MOVE = re.compile(
-    rf"\b{_VERB}{_PACE.format('before')}(?:\s+back)?\s+(?:to\s+the\s+)?(?P<side>left|right)\b{_PACE.format('after')}",
+    rf"\b(?:camera|{_VERB}){_PACE.format('before')}(?:\s+back)?\s+(?:to\s+the\s+)?(?P<side>left|right)\b{_PACE.format('after')}",
     re.I,
 )
 _HOLD = re.compile(
     r"\b(?:camera\s+)?(?:holds?(?:\s+still)?|stands?\s+still|stays?|stops?|is\s+still|static\s+camera)\b", re.I
 )
+_NEVER = r"(?:(?:can|could|do|does|did|is|must|should|will|wo)\s*n['’o]?t|cannot|not|never|without)"
+_ON = rf"\b{_NEVER}\s+(?:hold(?:s|ing)?|stand(?:s|ing)?|stay(?:s|ing)?|stop(?:s|ping)?)\b"
+_STILL = (
+    rf"\b{_NEVER}\s+(?:be\s+)?{_VERB}\b(?:\s+(?:slowly|gently|fast|quickly|back|at\s+all))*"
+    r"(?:\s+(?:to\s+the\s+)?(?:left|right))?"
+)
+_PHRASE = re.compile(rf"(?P<on>{_ON})|(?P<still>{_STILL}|{_HOLD.pattern})|(?P<move>{_MOVE.pattern})", re.I)
 _PACES = {"slowly": SLOW_SPEED, "gently": SLOW_SPEED, "fast": FAST_SPEED, "quickly": FAST_SPEED}
 
 
 def camera_from_prompt(prompt: str) -> CameraControl | None:
-    """The control that the prompt asks for ("the camera pans slowly left"), or None."""
-    if move := _MOVE.search(prompt):
-        pace = (move["before"] or move["after"] or "").lower()
+    """The control that the prompt asks for ("the camera pans slowly left", "does not move"), or None. The first
+    motion counts, and any motion goes before rest."""
+    found = [each for each in _PHRASE.finditer(prompt) if not each["on"]]
+    if moves := [each for each in found if each["move"]]:
+        pace = (moves[0]["before"] or moves[0]["after"] or "").lower()
         speed = _PACES.get(pace, DEFAULT_SPEED)
-        return CameraControl(speed=-speed if move["side"].lower() == "left" else speed)
-    return CameraControl(speed=0) if _HOLD.search(prompt) else None
+        return CameraControl(speed=-speed if moves[0]["side"].lower() == "left" else speed)
+    return CameraControl(speed=0) if found else None
 
 
 def without_camera(prompt: str) -> str:
-    """The prompt without its camera phrases, so that "pans right" is not read as a place."""
-    return _HOLD.sub(" ", _MOVE.sub(" ", prompt))
+    """The prompt without its camera phrases, so that "pans right" is not read as a place. "Never stops" asks for
+    nothing and stays."""
+    return _PHRASE.sub(lambda found: found[0] if found["on"] else " ", prompt)

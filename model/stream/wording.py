@@ -64,7 +64,7 @@ def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, posit
     """If prompt ``after`` names a thing that ``before`` does not, forget the tokens in view of the next chunk, at
     ``positions`` (tokens, 3), so that it is redrawn from the prompt. Tokens out of view are kept."""
     words = words_of(spec)
-    if spec.redraws and words is not None and words.names_anew(before, after):
+    if spec.redraws and words is not None and words.grammar.names_anew(before, after):
         sight = positions[:, 2]
         low, high = sight.min() - HALF_A_COLUMN, sight.max() + HALF_A_COLUMN
         cache.forget([(held[:, 2] > low) & (held[:, 2] < high) for held in cache.retained_positions()])

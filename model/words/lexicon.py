@@ -6,55 +6,91 @@ in all.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from model.camera import without_camera
+from model.words.spelling import nearest
 
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "pair": 2, "both": 2, "few": 2, "several": 3, "many": 4}
-TOO_MANY = frozenset("five six seven eight nine ten eleven twelve dozen dozens hundred hundreds countless".split())
-NEGATIONS = frozenset("no not without never nor none neither nothing zero 0".split())
+NUMBERS = {"one": 1, "two": 2, "couple": 2, "pair": 2, "both": 2, "few": 2, "three": 3, "several": 3, "four": 4}
+TOO_MANY = frozenset(
+    "five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
+    "thirty forty fifty sixty seventy eighty ninety dozen dozens hundred hundreds thousand thousands million millions "
+    "many lots plenty numerous countless".split()
+)
+NEGATIONS = frozenset("no not non without never nor none neither nothing zero 0 cannot minus except excluding".split())
+LEAVE_OUT = ("remove", "hide", "delete", "avoid", "lacking", "instead of", "rather than", "other than", "free of")
+FOREIGN = frozenset(  # common words of other languages that are no English words
+    "und ein eine einen einem einer mit auf der das ist nicht kein keine ohne et un une le la les des avec sur dans "
+    "est los las una con del il gli di de een het nie och og".split()
+)
 MANY = 99  # stands for any number that is too large
-LEAST_SLIP = 3  # letters; shorter words are never taken for misspelled ones
-CLOSE, CLOSE_SHORT, SHORT = 0.75, 0.66, 4  # least similarity of a misspelled word; CLOSE_SHORT up to SHORT letters
+LEAST_PART = 3  # letters of the parts of a compound, as in "wind mill" and "redhouse"
 
 _NUMBER = re.compile(rf"\d+|{'|'.join(sorted(TOO_MANY | NUMBERS.keys()))}")
-_CONTRACTED = re.compile(r"\b(?:is|are|was|were|do|does|did|has|have|ca|wo|could|should|would)n['’]?t\b")
-_NEGATED = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b[^,;.:!?]*?(?=[,;.:!?]|\band\b|\bbut\b|$)")
+_CONTRACTED = r"(?:is|are|was|were|do|does|did|has|have|ca|wo|could|should|would)n'?t"
+_NEGATION = "|".join((_CONTRACTED, *LEAVE_OUT, *sorted(NEGATIONS)))
+_NEGATED = re.compile(rf"\b(?:{_NEGATION})\b[^,;.:!?&+|\n]*?(?=[,;.:!?&+|\n]|\band\b|\bbut\b|$)")
+_BREAK = re.compile(r"(?<!\d)[,.]|[,.](?!\d)|[;:!?&+|\n]|\band\b")
+_QUOTES = str.maketrans("’‘´`ʼ′", "''''''")
 
 
 @dataclass(frozen=True)
 class Lexicon:
     """canonical: every drawable word and its canonical form. silent: words that are ignored without a warning.
     most_alike: the most things that one phrase may ask for. refused: words that are understood but not drawn, and
-    why."""
+    why. plurals: the plurals among the drawable words. trees: kinds after which "tree" says nothing more, as in "pine
+    tree"."""
 
     canonical: Mapping[str, str]
     silent: frozenset[str]
     most_alike: int
     refused: Mapping[str, str] = field(default_factory=dict)
+    plurals: frozenset[str] = frozenset()
+    trees: frozenset[str] = frozenset()
 
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self.canonical) | self.silent | self.refused.keys() | NUMBERS.keys() | TOO_MANY | NEGATIONS
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text. A known compound in two words ("wind mill", "pine tree") is one word."""
+        words: list[str] = []
+        for word in cut(text):
+            before = words[-1] if words else ""
+            if self.canonical.get(word) == "tree" and self.canonical.get(before) in self.trees:
+                words[-1] = plural(before) if word in self.plurals else before
+            elif before + word in self.canonical and min(len(before), len(word)) >= LEAST_PART:
+                words[-1] = before + word
+            else:
+                words.append(word)
+        return words
+
     def unknown(self, prompt: str) -> list[str]:
         """Words that the model does not know and will ignore, each once."""
-        return list(dict.fromkeys(word for word in cut(affirmed(prompt)) if word not in self._known))
+        return [word for word in self._affirmed(prompt) if not self._knows(word)]
+
+    def _affirmed(self, prompt: str) -> list[str]:
+        """The words of the prompt that are not negated, each once."""
+        return list(dict.fromkeys(word for clause in clauses(affirmed(prompt)) for word in self.words(clause)))
+
+    def _knows(self, word: str) -> bool:
+        return word in self._known or is_number(word) or self._treeless(word)
+
+    def _treeless(self, word: str) -> bool:
+        """Whether the word leaves a known thing out, like "treeless"."""
+        return word.endswith("less") and word.removesuffix("less") in self.canonical
 
     def suggestion(self, word: str) -> str | None:
-        """The known word that ``word`` probably misspells, or None."""
-        if len(word) < LEAST_SLIP:
-            return None
-        cutoff = CLOSE if len(word) > SHORT else CLOSE_SHORT
-        for known in (set(self.canonical.values()), self.canonical):  # canonical words first, then synonyms and plurals
-            if close := difflib.get_close_matches(word, known, n=1, cutoff=cutoff):
-                return close[0]
-        return None
+        """The known word that ``word`` probably misspells, or the two that it joins; None if it resembles none."""
+        ranks = (set(self.canonical.values()), self.canonical, NUMBERS, self._known - self.refused.keys())
+        if found := nearest(word, ranks):
+            return found
+        parts = ((word[:end], word[end:]) for end in range(LEAST_PART, len(word) - LEAST_PART + 1))
+        return next((f"{first} {last}" for first, last in parts if {first, last} <= self.canonical.keys()), None)
 
     def count(self, number: str) -> int:
         """How many things a number asks for, limited to what is drawn."""
@@ -63,25 +99,25 @@ class Lexicon:
     def warnings(self, prompt: str) -> list[str]:
         """One sentence per part of the prompt that the model will not draw: unknown words (with the word probably
         meant), negations, too many things of a kind, words that it cannot draw, another language."""
-        unknown = self.unknown(prompt)
-        if self._foreign(unknown, cut(affirmed(prompt))):
-            return [f"the model knows only a small English vocabulary, and none of these words: {', '.join(unknown)}"]
-        told = [self._unknown(word) for word in unknown]
-        told += [
-            f"'{found.strip()}' is ignored: the model can draw things, but not leave them out"
-            for found in _NEGATED.findall(plain(prompt))
-        ]
-        words = list(dict.fromkeys(re.findall(r"[^\W\d_]+|\d+", affirmed(prompt))))
+        unknown, words = self.unknown(prompt), self._affirmed(prompt)
+        english = "the model knows only a small English vocabulary, and none of these words: "
+        foreign = self._foreign(unknown, words)
+        told = [english + ", ".join(unknown)] if foreign else [self._unknown(word) for word in unknown]
+        left_out = [found.strip() for found in _NEGATED.findall(plain(prompt))] + [*filter(self._treeless, words)]
+        told += [f"'{found}' is ignored: the model can draw things, but not leave them out" for found in left_out]
         most = f"is too many: the model draws at most {self.most_alike} of a kind"
         told += [f"'{word}' {most}" for word in words if is_number(word) and asked_for(word) > self.most_alike]
         return told + [f"'{word}' is ignored: {self.refused[word]}" for word in words if word in self.refused]
 
     def _foreign(self, unknown: list[str], words: list[str]) -> bool:
-        """Whether so few words are known, or resemble known ones, that the prompt is probably in another language."""
+        """Whether the prompt is, at least in part, in another language: it has several unknown words, and common words
+        of another language among them, or few words are known or resemble known ones."""
         strange = [word for word in unknown if self.suggestion(word) is None]
         other_script = any(word.isalpha() and not word.isascii() for word in strange)
+        if len(unknown) > 1 and FOREIGN & set(unknown):
+            return True
         most = len(strange) > len(words) / 2 and (len(strange) > 1 or other_script)
-        return most or bool(strange) and len(unknown) > 1 and not any(word in self._known for word in words)
+        return most or bool(strange) and len(unknown) > 1 and not any(self._knows(word) for word in words)
 
     def _unknown(self, word: str) -> str:
         meant = self.suggestion(word)
@@ -101,8 +137,8 @@ def asked_for(number: str) -> int:
 
 
 def plain(prompt: str) -> str:
-    """The prompt in lower case, without its camera phrases; "isn't" is read as "not"."""
-    return _CONTRACTED.sub("not", without_camera(prompt).lower())
+    """The prompt in lower case and in plain letters ("Ｒｅｄ" is "red"), without its camera phrases."""
+    return without_camera(unicodedata.normalize("NFKC", prompt.translate(_QUOTES))).lower()
 
 
 def affirmed(prompt: str) -> str:
@@ -110,13 +146,19 @@ def affirmed(prompt: str) -> str:
     return _NEGATED.sub(" ", plain(prompt))
 
 
+def clauses(text: str) -> list[str]:
+    """A plain text at its punctuation, except in numbers, and at "and"."""
+    return _BREAK.split(text)
+
+
 def cut(text: str) -> list[str]:
-    """The words of a text: runs of letters of any script with their marks; an emoji or other pictogram is a word of its
-    own."""
+    """The words of a text: runs of letters of any script, digits and marks ("h0use" and "3.5" are words); an emoji or
+    other pictogram is a word of its own."""
     words, letters = [], ""
-    for sign in text + " ":
+    for place, sign in enumerate(text + " "):
         kind = unicodedata.category(sign)
-        if kind[0] == "L" or (letters and kind[0] == "M"):
+        within = kind[0] == "M" or sign in ".," and letters[-1:].isdigit() and text[place + 1 : place + 2].isdigit()
+        if kind[0] in "LN" or (letters and within):
             letters += sign
             continue
         words += [letters] if letters else []
@@ -132,8 +174,13 @@ def plural(word: str) -> str:
     return word + ("es" if re.search(r"(s|x|sh|ch)$", word) else "s")
 
 
-def folded(synonyms: Mapping[str, tuple[str, ...]], countable: tuple[str, ...]) -> dict[str, str]:
-    """Maps every word to its canonical word, including the plurals of ``countable`` ones."""
-    words = {word: token for token, others in synonyms.items() for word in (token, *others)}
-    more = {plural(word): token for token in countable for word in (token, *synonyms[token])}
-    return more | words
+def plurals_of(synonyms: Mapping[str, tuple[str, ...]], countable: Iterable[str]) -> dict[str, str]:
+    """Maps the plurals of ``countable`` words and their synonyms to the canonical word."""
+    named = {token: (token, *synonyms[token]) for token in countable}
+    written = {plural(word) for words in named.values() for word in words}
+    return {plural(word): token for token, words in named.items() for word in words if word not in written}
+
+
+def folded(synonyms: Mapping[str, tuple[str, ...]], plurals: Mapping[str, str]) -> dict[str, str]:
+    """Maps every word to its canonical word."""
+    return {**plurals, **{word: token for token, others in synonyms.items() for word in (token, *others)}}

@@ -8,35 +8,23 @@ from dataclasses import dataclass
 from model.camera import camera_from_prompt
 from model.spec import ModelSpec
 from model.words import grammar, grammar2, unnamed, vocabulary, vocabulary2
-from model.words.lexicon import Lexicon
+from model.words.reading import Grammar
 
 
 @dataclass(frozen=True)
 class Words:
-    """lexicon: which words are drawn, and the warnings about others. describe: what a prompt says. names_anew(before,
-    after): whether the later prompt names a thing as the earlier one does not. suggestions: known words by kind.
+    """grammar: what a prompt says, and which words are drawn. suggestions: known words by kind.
     examples: whole prompts. completed(prompt, before, seed): what the model is told, see ``told``."""
 
-    lexicon: Lexicon
-    describe: Callable[[str], grammar.Description | grammar2.Description]
-    names_anew: Callable[[str, str], bool]
+    grammar: Grammar
     suggestions: Mapping[str, tuple[str, ...]]
     examples: tuple[str, ...]
     completed: Callable[[str, str | None, int | None], str] | None = None
 
 
 VOCABULARIES = {
-    "phrases": Words(
-        vocabulary.LEXICON,
-        grammar.describe,
-        grammar.names_anew,
-        vocabulary.SUGGESTIONS,
-        vocabulary.EXAMPLES,
-        unnamed.completed,
-    ),
-    "phrases-2": Words(
-        vocabulary2.LEXICON, grammar2.describe, grammar2.names_anew, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES
-    ),
+    "phrases": Words(grammar.GRAMMAR, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES, unnamed.completed),
+    "phrases-2": Words(grammar2.GRAMMAR, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES),
 }
 
 
@@ -55,23 +43,30 @@ def told(prompt: str, before: str | None, seed: int | None, spec: ModelSpec) -> 
 def unknown_words(prompt: str, spec: ModelSpec) -> list[str]:
     """Words that a model with its own vocabulary does not know and ignores; other models accept any words."""
     words = words_of(spec)
-    return words.lexicon.unknown(prompt) if words is not None else []
+    return words.grammar.lexicon.unknown(prompt) if words is not None else []
 
 
 def warnings(prompt: str, spec: ModelSpec) -> list[str]:
     """What parts of the prompt the model will not draw, and why: one sentence each."""
     words = words_of(spec)
-    return words.lexicon.warnings(prompt) if words is not None else []
+    if words is None:
+        return []
+    named, most = len(words.grammar.describe(prompt).things), spec.text_len - 1
+    beyond = f"the prompt names {named} things, and the model draws only the first {most}"
+    return [*words.grammar.lexicon.warnings(prompt), *([beyond] if named > most else [])]
 
 
 def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
-    """Why a new prompt does not change the view: it names no new thing, or only a ground. One sentence, or none if the
-    view changes."""
+    """Why a new prompt does not change the view, or not yet: it names no new thing, only things ahead, or only a
+    ground. One sentence, or none if the view changes."""
     words = words_of(spec)
-    if words is None or words.names_anew(before, after) or camera_from_prompt(after):
+    if words is None or camera_from_prompt(after):
         return []
-    old, new = vars(words.describe(before)), vars(words.describe(after))
-    changed = {name for name, value in new.items() if name != "things" and value and value != old[name]}
+    if new := words.grammar.new_things(before, after):
+        ahead = all(thing.place == "ahead" for thing in new)
+        return ["what is ahead comes into view only when the camera moves there"] if ahead else []
+    old, said = vars(words.grammar.describe(before)), vars(words.grammar.describe(after))
+    changed = {name for name, value in said.items() if name != "things" and value and value != old[name]}
     if changed == {"ground"}:
         return ["the new ground appears only where nothing is remembered yet, or together with a new thing"]
     return [] if changed else ["the prompt names nothing new: the view stays as it is"]

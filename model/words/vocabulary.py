@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.words.lexicon import Lexicon, folded
+from model.words.lexicon import Lexicon, folded, plural, plurals_of
 
 KINDS = ("house", "tree", "pine", "tower", "mill")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -40,19 +40,52 @@ SYNONYMS = {
     "roofed": (),
     "and": (),
 }
-CANONICAL = folded(SYNONYMS, (*KINDS, "roof"))
+_PLURALS = plurals_of(SYNONYMS, (*KINDS, "roof"))
+CANONICAL = folded(SYNONYMS, _PLURALS)
 _SILENT = frozenset(
-    "a an the with in on of at to is are there it its by from under over side some stands standing stand this that but "
-    "s landscape scene world view quiet calm camera picture slowly gently we see while show draw add please".split()
+    "a an the with in on of at to is are there it its by from side some stands standing stand this that but any s "
+    "landscape scene world view quiet calm camera picture slowly gently we see while show draw add please".split()
 )
-_DEPTH = "things stand side by side; say left, middle, right or ahead"
-_SIZE = "sizes cannot be chosen"
 _REFUSED = {
-    **dict.fromkeys("behind front background foreground far near distance distant close nearby".split(), _DEPTH),
-    **dict.fromkeys("big tall small large little huge tiny".split(), _SIZE),
+    reason: words.split()
+    for words, reason in (
+        (
+            "behind front background foreground far near distance distant close nearby between beside next above below "
+            "under over beneath underneath inside within around among amid opposite against along across atop",
+            "things stand side by side; say left, middle, right or ahead",
+        ),
+        (
+            "big tall small large little huge tiny giant gigantic enormous massive short wide narrow bigger smaller "
+            "taller larger",
+            "sizes cannot be chosen",
+        ),
+        (
+            "black brown grey gray silver beige turquoise cyan teal maroon colorful colourful",
+            f"the colors are {', '.join(COLOURS[:-1])} and {COLOURS[-1]}",
+        ),
+        (
+            "person people man men woman women child children girl boy cat cats dog dogs cow cows horse horses sheep "
+            "bird birds boat boats ship car cars church barn castle bridge bridges lamp fence sky cloud clouds sun "
+            "moon star stars mountain mountains hill hills river lake sea ocean rain rains fog flower flowers forest "
+            "bush bushes road village city",
+            f"the model draws only {', '.join(plural(kind) for kind in KINDS[:-1])} and {plural(KINDS[-1])}",
+        ),
+        (
+            "zoom zooms zooming tilt tilts tilting up down upward upwards downward downwards forward forwards backward "
+            "backwards fly flies flying rotate rotates rotating rise rises rising pan pans panning move moves moving",
+            "the camera pans left or right, or holds still",
+        ),
+    )
 }
 MOST_ALIKE = 3  # things of one kind: as many as fit into the first picture
-LEXICON = Lexicon(CANONICAL, _SILENT, MOST_ALIKE, _REFUSED)
+LEXICON = Lexicon(
+    CANONICAL,
+    _SILENT,
+    MOST_ALIKE,
+    {word: reason for reason, words in _REFUSED.items() for word in words},
+    frozenset({plural(word) for kind in KINDS for word in (kind, *SYNONYMS[kind])} & CANONICAL.keys()),
+    frozenset({"tree", "pine"}),
+)
 
 SUGGESTIONS = {
     "things": KINDS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.words.lexicon import Lexicon, folded
+from model.words.lexicon import Lexicon, folded, plurals_of
 
 KINDS = (
     *("house", "tree", "pine", "palm", "cactus", "tower", "mill", "church", "barn", "lighthouse", "castle", "bridge"),
@@ -97,7 +97,8 @@ SYNONYMS = {
 }
 
 
-CANONICAL = folded(SYNONYMS, (*KINDS, "roof", "meadow"))
+_PLURALS = plurals_of(SYNONYMS, (*KINDS, "roof", "meadow"))
+CANONICAL = folded(SYNONYMS, _PLURALS)
 _SILENT = frozenset(
     "a an the with in on of at to is are there it its by from under over side some stands standing stand this that but "
     "landscape scene world view quiet calm camera picture slowly gently big tall small large little we see go goes "
@@ -119,4 +120,10 @@ EXAMPLES = (
     "a rainy lake at sunset, an orange boat with a white sail on the left; the camera pans right",
     "a foggy morning at the sea, a white lighthouse with a red cap on the right and a person with a blue hat",
 )
-LEXICON = Lexicon(CANONICAL, _SILENT, MOST_ALIKE)
+LEXICON = Lexicon(
+    CANONICAL,
+    _SILENT,
+    MOST_ALIKE,
+    plurals=frozenset(word for word, token in _PLURALS.items() if token in KINDS),
+    trees=frozenset({"tree", "pine", "palm"}),
+)

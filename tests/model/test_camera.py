@@ -25,6 +25,9 @@ from model.words.grammar import Thing, describe
         ("moving back to the right", 8),
         ("A meadow. The camera holds still.", 0),
         ("looks LEFT", -8),
+        ("a house, the camera does not pan left", 0),
+        ("the camera doesn’t move", 0),
+        ("a mill, camera left", -8),
     ],
 )
 def test_words_steer_the_camera(prompt, speed):
@@ -33,6 +36,7 @@ def test_words_steer_the_camera(prompt, speed):
 
 def test_a_place_is_not_a_direction():
     assert camera_from_prompt("a red house on the left, a tree on the right") is None
+    assert camera_from_prompt("a red house, the camera never stops") is None, "at which speed?"
     assert describe("a red house; the camera pans right").things == [Thing("house", "red")]
 
 

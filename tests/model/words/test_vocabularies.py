@@ -21,9 +21,44 @@ def test_nothing_is_said_of_what_is_drawn(prompt: str) -> None:
     assert told(prompt) == []
 
 
-@pytest.mark.parametrize(("slip", "meant"), [("huose", "house"), ("widnmill", "windmill"), ("purpel", "purple")])
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        *(("huose", "house"), ("widnmill", "windmill"), ("purpel", "purple"), ("ouse", "house"), ("h0use", "house")),
+        *(
+            ("rigth", "right"),
+            ("medow", "meadow"),
+            ("tow", "two"),
+            ("redhouse", "red house"),
+            ("pinetree", "pine tree"),
+        ),
+    ],
+)
 def test_a_slip_suggests_the_word_that_was_meant(slip: str, meant: str) -> None:
     assert told(f"a red {slip} at night") == [f"the model does not know '{slip}'; did you mean '{meant}'?"]
+
+
+@pytest.mark.parametrize("word", ["brainy", "free", "tight", "does", "submarine", "café", "3d"])
+def test_nothing_is_suggested_for_another_word(word: str) -> None:
+    assert told(f"a {word} house") == [f"the model does not know '{word}'"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things"),
+    [
+        ("a wind mill", [Thing("mill")]),
+        ("a light-house", [Thing("tower")]),
+        ("two pine trees", [Thing("pine")] * 2),
+        ("Ｒｅｄ house", [Thing("house", "red")]),
+        ("the red house’s roof is blue", [Thing("house", "red", "blue")]),
+        ("a white mill & a tree + a tower", [Thing("mill", "white"), Thing("tree"), Thing("tower")]),
+        ("both a tree and a mill", [Thing("tree"), Thing("mill")]),
+        ("a couple of oaks", [Thing("tree")] * 2),
+        ("some houses", [Thing("house")] * 2),
+    ],
+)
+def test_spellings_of_one_meaning_are_read_alike(prompt: str, things: list[Thing]) -> None:
+    assert describe(prompt).things == things and told(prompt) == []
 
 
 def test_every_plural_of_a_thing_is_known() -> None:
@@ -37,7 +72,12 @@ def test_every_plural_of_a_thing_is_known() -> None:
     [
         ("a meadow without trees, a red house", "without trees"),
         ("no mill, a red house", "no mill"),
-        ("a red house; there isn't a tower", "not a tower"),
+        ("a red house; there isn't a tower", "isn't a tower"),
+        ("don’t draw trees, a red house", "don't draw trees"),
+        ("a red house instead of a mill", "instead of a mill"),
+        ("remove the mill, a red house", "remove the mill"),
+        ("a treeless meadow and a red house", "treeless"),
+        ("a meadow free of trees & a red house", "free of trees"),
         ("0 trees and a red house", "0 trees"),
     ],
 )
@@ -55,6 +95,14 @@ def test_a_count_asks_for_as_many_things_each_at_a_place_of_its_own() -> None:
     assert [thing.place for thing in arranged(describe("two mills ahead")).things] == ["ahead", "ahead"]
 
 
+def test_things_for_which_no_place_is_left_come_later_and_more_than_fit_are_told() -> None:
+    many = ", ".join(["a house"] * 9)
+    places = [thing.place for thing in arranged(describe(many)).things]
+    assert places == ["left", "middle", "right", *["ahead"] * 6]
+    assert told(many) == ["the prompt names 9 things, and the model draws only the first 7"]
+    assert bool(phrase_ids(many, PAFU_MINI.text_len)[7].any()) and len(phrase_ids(many, PAFU_MINI.text_len)) == 8
+
+
 @pytest.mark.parametrize("number", ["four", "dozens", "7", "9" * 5000])
 def test_more_than_can_be_drawn_is_told(number: str) -> None:
     assert len(describe(f"{number} pines").things) == 3
@@ -70,7 +118,17 @@ def test_things_without_places_do_not_share_one() -> None:
     assert same, "this is what a stream is told"
 
 
-@pytest.mark.parametrize(("word", "why"), [("behind", "side by side"), ("near", "side by side"), ("big", "sizes")])
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("behind", "side by side"),
+        ("beside", "side by side"),
+        ("big", "sizes"),
+        ("grey", "the colors are red"),
+        ("dog", "draws only houses"),
+        ("zooming", "pans left or right"),
+    ],
+)
 def test_what_cannot_be_chosen_is_refused_by_name(word: str, why: str) -> None:
     (sentence,) = told(f"a {word} house, a tree")
     assert sentence.startswith(f"'{word}' is ignored") and why in sentence
@@ -81,7 +139,18 @@ def test_emoji_and_other_scripts_are_unknown_words(word: str) -> None:
     assert unknown_words(f"a {word} and a red house", PAFU_MINI) == [word]
 
 
-@pytest.mark.parametrize("prompt", ["ein rotes Haus auf einer Wiese", "una casa roja", "赤い家", "черный дом", "🏠🌲"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "ein rotes Haus auf einer Wiese",
+        "una casa roja",
+        "赤い家",
+        "черный дом",
+        "🏠🌲",
+        "a red house und ein Baum",
+        "a mill et un arbre",
+    ],
+)
 def test_another_language_is_told_so(prompt: str) -> None:
     (sentence,) = told(prompt)
     assert "English" in sentence
@@ -99,6 +168,10 @@ def test_a_word_that_is_negated_is_not_called_unknown_as_well() -> None:
         ("a desert, a red house", "the new ground"),
         ("a meadow at night, a red house", None),
         ("a desert, a blue house", None),
+        ("a meadow by day, a mill ahead", "what is ahead"),
+        ("a mill ahead; the camera pans right", None),
+        ("a meadow at night, a mill ahead", "what is ahead"),
+        ("a mill ahead and a tree on the left", None),
         ("the camera pans left", None),
     ],
 )
