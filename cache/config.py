@@ -14,11 +14,13 @@ from cache.errors import PolicyError
 PositionMode = Literal["relative", "absolute"]
 RULES = (
     *("attention", "h2o", "tova", "recent_query", "trig", "keydiff", "density", "rkv", "redundancy"),
-    *("value_novelty", "text_topk", "fov"),
+    *("value_novelty", "text_topk", "fov", "retrieval"),
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
 HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
+RECALLING = frozenset({"retrieval"})  # policies with a tier in host memory
+HOST_LATENTS = 96.0  # latent frames that this tier holds if nothing else is said
 PROTECTED_SHARE = 0.25
 WHOLE_SINKS_FROM = 1.5  # a budget in latent frames
 FALLBACK_POLICY = "sink_window"  # used after a session's scores turned out not to be finite
@@ -87,6 +89,18 @@ def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chun
     return layers * (2 * (budget + chunk) + chunk) * heads * head_dim * BYTES_PER_ELEMENT[dtype]
 
 
+def host_bytes(*, layers: int, heads: int, head_dim: int, slots: int, places: int, dtype: str) -> int:
+    """Bytes of host memory for a tier of ``slots`` evicted tokens per layer, of which ``places`` come back at once:
+    keys and values as computed, positions and numbers."""
+    rows = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype]
+    return layers * ((slots + places) * rows + slots * (POSITION_BYTES + NUMBER_BYTES))
+
+
+def places_of(policy: str, budget: int, sink: int, recent: int) -> int:
+    """Tokens of the budget that come back from host memory for each chunk; the device stores the others."""
+    return budget - sink - recent if policy in RECALLING else 0
+
+
 def room_for_caches(free: int, working: int = 0) -> int:
     """Bytes of ``free`` that the caches of all sessions may take; a chunk's temporaries take ``working`` meanwhile."""
     return max(0, min(round(CACHE_SHARE * free), free - working))
@@ -116,6 +130,19 @@ def check_room(
         )
 
 
+def check_host(policy: str, recent: float, host: float, unit: str) -> None:
+    """Raise PolicyError unless ``policy`` can use a tier of ``host`` latent frames or tokens in host memory."""
+    if not math.isfinite(host) or host < 0:
+        raise PolicyError(f"cache host memory of {host} {unit} must be a number of 0 or more")
+    if policy in RECALLING and (not host or not recent):
+        raise PolicyError(
+            f"policy {policy!r} recalls evicted tokens from host memory: it needs recent tokens (now {recent:g} "
+            f"{unit}) and host memory for more than 0 {unit}"
+        )
+    if policy not in RECALLING and host:
+        raise PolicyError(f"only policy {' and '.join(sorted(RECALLING))} uses host memory, not {policy!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
     """A session's cache in latent frames, so that one setting fits models of any resolution.
@@ -129,6 +156,7 @@ class CacheConfig:
     recent_latents: float
     position_mode: PositionMode
     kv_dtype: str = "auto"
+    host_latents: float = 0.0  # evicted latent frames in host memory, for policies that recall them
 
     def __post_init__(self) -> None:
         amounts = (self.budget_latents, self.sink_latents, self.recent_latents)
@@ -138,6 +166,7 @@ class CacheConfig:
         if self.position_mode not in get_args(PositionMode):
             known = ", ".join(get_args(PositionMode))
             raise PolicyError(f"unknown position mode {self.position_mode!r}; known modes: {known}")
+        check_host(self.policy, self.recent_latents, self.host_latents, "latent frames")
 
     @classmethod
     def filled_in(
@@ -149,10 +178,12 @@ class CacheConfig:
         most: float,
         position_mode: PositionMode = "relative",
         kv_dtype: str = "auto",
+        host: float | None = None,
     ) -> CacheConfig:
         """A configuration with defaults for what is None. ``recent`` defaults to a quarter of the budget, ``sink`` of
         policy "sink_window" as well, each at most ``most`` latent frames; other policies have no sink. Sinks are whole
-        latent frames if one fits: a fraction of a frame is only the top of a picture. Raises PolicyError."""
+        latent frames if one fits: a fraction of a frame is only the top of a picture. ``host`` counts only for
+        policies with a tier there. Raises PolicyError."""
         usual = min(most, PROTECTED_SHARE * budget_latents)
         if sink is None:
             whole = max(1.0, float(round(usual))) if budget_latents >= WHOLE_SINKS_FROM else usual
@@ -164,11 +195,24 @@ class CacheConfig:
             recent_latents=usual if recent is None else recent,
             position_mode=position_mode,
             kv_dtype=kv_dtype,
+            host_latents=(HOST_LATENTS if host is None else host) if policy in RECALLING else 0.0,
         )
 
     def budget_tokens(self, tokens_per_latent: int) -> int:
         """The budget in tokens per layer."""
         return round(self.budget_latents * tokens_per_latent)
+
+    def places(self, tokens_per_latent: int) -> int:
+        """Tokens of the budget that come back from host memory for each chunk."""
+        sink, recent = (round(each * tokens_per_latent) for each in (self.sink_latents, self.recent_latents))
+        return places_of(self.policy, self.budget_tokens(tokens_per_latent), sink, recent)
+
+    def host_bytes(self, *, layers: int, heads: int, head_dim: int, tokens_per_latent: int, dtype: str) -> int:
+        """Bytes of host memory for one session's evicted tokens."""
+        if self.policy not in RECALLING:
+            return 0
+        slots, places = round(self.host_latents * tokens_per_latent), self.places(tokens_per_latent)
+        return host_bytes(layers=layers, heads=heads, head_dim=head_dim, slots=slots, places=places, dtype=dtype)
 
     def promised_bytes(
         self,
@@ -181,12 +225,11 @@ class CacheConfig:
         dtype: str,
     ) -> int:
         """Bytes of one session's cache; admission uses this number before anything is allocated."""
-        budget = self.budget_tokens(tokens_per_latent)
         return promised_bytes(
             layers=layers,
             heads=heads,
             head_dim=head_dim,
-            budget=budget,
+            budget=self.budget_tokens(tokens_per_latent) - self.places(tokens_per_latent),
             chunk=tokens_per_chunk,
             dtype=dtype,
             kv_dtype=self.kv_dtype,

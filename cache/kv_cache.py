@@ -9,7 +9,7 @@ full, no shape and no host decision depends on its content: only the device know
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,6 +19,7 @@ from cache import config
 from cache.candidates import CandidateReader
 from cache.errors import CacheError
 from cache.group import ALONE, Group
+from cache.host_tier import HostTier
 from cache.open_chunk import OpenChunk, RotateByTime
 from cache.policy import Candidates, Evidence
 from cache.pruner import Pruner
@@ -36,7 +37,9 @@ class KVCache:
     seen in training: temporal positions are re-indexed into it (relative mode), or unchanged if it is None (absolute
     mode). ``seed`` is for random policies. Committed tokens are stored as ``kv_dtype``; the open chunk is always in
     full precision. Sessions that make chunks one at a time may share a ``workspace``; without one the cache creates its
-    own. In a ``group`` the cache holds its process's heads, as many as ``geometry`` says. Kept tokens are the same for
+    own. Of policies that recall, ``host`` is the number of evicted tokens per layer that host memory holds, and the
+    device stores only sink and recent tokens. In a ``group`` the cache holds its process's heads, as many as
+    ``geometry`` says. Kept tokens are the same for
     all heads of a layer, so policies see the keys and values of all.
     """
 
@@ -54,16 +57,20 @@ class KVCache:
         workspace: Workspace | None = None,
         unplaced: RotateByTime | None = None,
         group: Group = ALONE,
+        host: int = 0,
     ) -> None:
         config.check_room(policy, budget, sink, recent, "tokens", config.POLICY_NAMES)
         if position_range is not None and position_range < 1:
             raise CacheError(f"position_range of {position_range} latent frames must be 1 or more, or None")
         config.check_kv_dtype(kv_dtype, str(geometry.dtype).removeprefix("torch."))
         config.check_shared(kv_dtype, geometry.heads * geometry.head_dim, group.size)
+        config.check_host(policy, recent, host, "tokens")
         self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
-        self._pruner = Pruner(policy, budget, sink, group)
-        self._store = TokenStore(geometry, budget, kv_dtype, position_range)
+        places = config.places_of(policy, budget, sink, recent)
+        self._pruner = Pruner(policy, budget - places, sink, group)
+        self._store = TokenStore(geometry, budget - places, kv_dtype, position_range)
+        self._tier = HostTier(geometry, host, places, position_range) if self._pruner.policy.recalls else None
         self._group = group
         self._workspace = workspace or Workspace(geometry, budget + self.chunk)
         self._workspace.check_fits(geometry)
@@ -79,12 +86,13 @@ class KVCache:
     def begin_chunk(self, positions: Tensor, rotate: RotateByTime | None = None) -> None:
         """Open a chunk of tokens at ``positions`` (chunk, 3); an open chunk that was not committed is dropped.
 
-        The kept tokens are laid out for attention, with their keys rotated by ``rotate``.
+        The kept tokens, and what comes back from host memory, are laid out for attention, with their keys rotated by
+        ``rotate``. Positions on the host save host memory's choice a wait for the device.
         """
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
-        self._store.open(positions)
-        self._open = OpenChunk(self._store, self._workspace, rotate)
+        self._store.open(positions.to(self._store.positions.device))
+        self._open = OpenChunk(self._store, self._workspace, rotate, self._tier, positions)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write the open chunk's rotated keys and values (1, chunk, H, D); returns all keys and values that it may
@@ -149,7 +157,18 @@ class KVCache:
     @property
     def full(self) -> bool:
         """Whether every layer is full, so that shapes will not change in later chunks."""
-        return min(self._store.kept) == self.budget
+        places = self._tier.places if self._tier is not None else 0
+        return min(self._store.kept) == self._store.budget and min(self._recalled) == places
+
+    @property
+    def layout(self) -> tuple[tuple[int, int], ...]:
+        """By layer, how many kept tokens and how many recalled ones stand in the workspace: passes over caches of one
+        layout have the same shapes and addresses."""
+        return tuple(zip(self._store.kept, self._recalled, strict=True))
+
+    @property
+    def _recalled(self) -> list[int]:
+        return [0] * self.layers if self._open is None else self._open.recalled
 
     def commit(self, evidence: Evidence = NO_EVIDENCE, valid: Tensor | None = None) -> None:
         """Close the chunk: the policy decides, layer by layer, which tokens to keep.
@@ -169,6 +188,8 @@ class KVCache:
         for name, rows in told.items():
             self._store.note(name, rows, valid)
         self._before = (self._store.kept, self.evicted_tokens)
+        if self._tier is not None:
+            self._tier.take(self._store, self._workspace, kept)
         self.evicted_tokens += self._store.commit(kept, self._workspace)
         self._open = None
         self.chunks += 1
@@ -177,6 +198,8 @@ class KVCache:
         """Undo the last commit, whose ``valid`` turned out False: no tokens were moved."""
         self._store.kept, self.evicted_tokens = self._before
         self._pruner.take_back()
+        if self._tier is not None:
+            self._tier.take_back()
         self.chunks -= 1
 
     def report(self) -> Tensor | None:
@@ -190,10 +213,19 @@ class KVCache:
 
     def forget_from(self, number: int) -> None:
         """Drop all tokens from ``number`` on, and an open chunk. Tokens that they displaced do not return."""
-        self.forget([numbers >= number for numbers in self.retained_numbers()])
+        self.forget_where(lambda positions, numbers: numbers >= number)
+
+    def forget_where(self, gone: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Drop the committed tokens for whose positions (n, 3) and numbers (n,) ``gone`` is True, a bool (n,), also in
+        host memory, and an open chunk."""
+        held = zip(self.retained_positions(), self.retained_numbers(), strict=True)
+        self.forget([gone(positions, numbers) for positions, numbers in held])
+        if self._tier is not None:
+            self._tier.forget(gone)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """Drop the committed tokens that are True in ``gone``, a bool (kept,) per layer, and an open chunk."""
+        """Drop the committed tokens on the device that are True in ``gone``, a bool (kept,) per layer, and an open
+        chunk."""
         self._open = None
         self._store.forget(gone)
 
@@ -207,11 +239,14 @@ class KVCache:
         part._store = self._store.of_layer(layer)
         part._workspace = part_of(self._workspace, slice(layer, layer + 1))
         part._pruner = copy.copy(self._pruner)
+        part._tier = None if self._tier is None else self._tier.of_layer(layer)
         part.layers, part._first_layer = 1, layer
         try:
             yield part
         finally:
             self._store.kept[layer] = part._store.kept[0]
+            if self._tier is not None and part._tier is not None:
+                self._tier.taken[layer] = part._tier.taken[0]
             self.evicted_tokens = part.evicted_tokens
             if part.fell_back:
                 self._pruner.fall_back()
@@ -244,13 +279,24 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that belong to this session: constant, and equal to ``promised_bytes`` of the same geometry."""
+        """Bytes that belong to this session on the device: constant, and equal to ``promised_bytes`` of the same
+        geometry."""
         return self._store.nbytes
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes of host memory that belong to this session: constant, as ``config.host_bytes``."""
+        return 0 if self._tier is None else self._tier.nbytes
+
+    def chunks_on_host(self) -> set[int]:
+        """Chunks of which host memory holds a token."""
+        return set() if self._tier is None else self._tier.chunks(self.chunk)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The committed state as tensors, without an open chunk; of all heads, so that any group can restore it."""
         counters = [self.chunks, self.evicted_tokens, int(self.fell_back), *self._store.kept]
-        return {**self._store.snapshot(self._group), "counters": torch.tensor(counters, dtype=torch.int64)}
+        tier = {} if self._tier is None else self._tier.snapshot(self._group, self._store.positions.device)
+        return {**self._store.snapshot(self._group), **tier, "counters": torch.tensor(counters, dtype=torch.int64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Load a snapshot of a cache with the same geometry. Raises CacheError, and changes nothing, if it does not
@@ -262,7 +308,11 @@ class KVCache:
             found = tuple(state["counters"].shape)
             raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({COUNTERS + self.layers},)")
         chunks, evicted, fell_back, *kept = (int(n) for n in state["counters"])
+        if self._tier is not None:
+            self._tier.check_fits(state, self._group)
         self._store.restore(state, kept, self._group)
+        if self._tier is not None:
+            self._tier.restore(state, self._group)
         self.chunks, self.evicted_tokens = chunks, evicted
         self._pruner.reset(bool(fell_back))
         self._open = None
@@ -285,5 +335,5 @@ class KVCache:
             self.chunk,
             self._first_layer,
         )
-        same = {"budget": self.budget, "sink": self.sink, "recent": self.recent, "seed": self.seed}
+        same = {"budget": self._store.budget, "sink": self.sink, "recent": self.recent, "seed": self.seed}
         return reader.read(self.layers, evidence, chunk=self.chunks, **same)

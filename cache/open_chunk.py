@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cache.errors import CacheError
+from cache.host_tier import HostTier
 from cache.storage import Workspace
 from cache.token_store import TokenStore
 
@@ -15,11 +16,21 @@ RotateByTime = Callable[[Tensor, Tensor], Tensor]  # keys (l, n, H, D) and their
 
 class OpenChunk:
     """An open chunk; the workspace is its own until another chunk is opened there. ``written``: layers with stored
-    keys."""
+    keys. ``recalled``: tokens per layer that came back from the host; they stand after the chunk, so that the others
+    are where they would be without them."""
 
-    def __init__(self, store: TokenStore, workspace: Workspace, rotate: RotateByTime | None) -> None:
-        """Lay out the kept tokens for attention, with their keys rotated by ``rotate``."""
+    def __init__(
+        self,
+        store: TokenStore,
+        workspace: Workspace,
+        rotate: RotateByTime | None,
+        tier: HostTier | None = None,
+        positions: Tensor | None = None,
+    ) -> None:
+        """Lay out the kept tokens for attention, with their keys rotated by ``rotate``, and what a ``tier`` has for the
+        chunk at ``positions`` (chunk, 3)."""
         self.written: set[int] = set()
+        self.recalled = [0] * store.layers
         self._kept, self._workspace = store.kept, workspace
         workspace.user = self
         for some, kept in store.runs(by_bytes=True):
@@ -29,6 +40,9 @@ class OpenChunk:
                     keys = rotate(keys, store.times(some, kept + store.chunk)[:, :kept])
                 workspace.keys[some, :kept] = keys
                 workspace.values[some, :kept] = store.values.read(some, kept)
+        if tier is not None and positions is not None:
+            ends = [kept + store.chunk for kept in store.kept]
+            self.recalled = tier.bring_back(positions.cpu(), workspace, ends, rotate)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See KVCache.extend."""
@@ -39,7 +53,8 @@ class OpenChunk:
         end = kept + space.fresh.shape[1]
         space.keys[layer, kept:end] = keys[0]
         space.values[layer, kept:end] = values[0]
-        return space.keys[layer, :end].unsqueeze(0), space.values[layer, :end].unsqueeze(0)
+        seen = end + self.recalled[layer]
+        return space.keys[layer, :seen].unsqueeze(0), space.values[layer, :seen].unsqueeze(0)
 
     def store(self, layer: int, keys: Tensor) -> None:
         """See KVCache.store."""

@@ -137,6 +137,7 @@ class Policy(Protocol):
     # "keys", "values", "copies" of the candidates. Copies need keys, and are stored with the tokens. Where heads are
     # shared out, keys and values are gathered.
     reads: frozenset[str]
+    recalls: bool  # whether evicted tokens wait in host memory, and the best ones come back for each chunk
 
     def update(self, candidates: Candidates) -> Tensor:
         """The scores (n,) to store with the tokens; the next ``update`` and ``keep`` receive them."""
@@ -167,6 +168,7 @@ class Full:
 
     name = "full"
     needs = reads = NOTHING
+    recalls = False
 
     def update(self, candidates: Candidates) -> Tensor:
         return scored_once(candidates)
@@ -185,6 +187,7 @@ class Competing(ABC):
 
     name: str
     needs = reads = NOTHING
+    recalls = False
     ranks_scores = True  # whether the ranking uses model outputs, which may be non-finite
 
     @abstractmethod

@@ -17,16 +17,16 @@ from cache.policy import (
     VALUE_POWER,
     Candidates,
     Competing,
+    Window,
     distinctness,
     given,
     novelty,
 )
 from cache.scoring import kernel_densities
+from cache.views import worth_of_views
 
 HALF_LIFE = 0.9  # factor by which received attention decays per chunk
 RKV_LAMBDA = 0.1  # weight of attention against redundancy, as in R-KV (2505.24133)
-MOST_VIEWS = 24  # latent frames that fov ranks; further ones are ranked by age
-AGEING = 0.2  # penalty of the oldest token, relative to a whole view
 CROWDED = 2.0  # times the density at insertion, from which a token counts as crowded
 DROPPED = 1e6  # worth (negated) of a new token that density does not admit
 
@@ -79,16 +79,16 @@ class FieldOfView(Competing):
         together = latents[:, None] == latents
         left = torch.where(together, columns, torch.inf).amin(1)
         right = torch.where(together, columns, -torch.inf).amax(1)
-        coming = columns[-candidates.fresh :]  # of the newest chunk: one view, or a pan
-        shows = (left[:, None] <= coming) & (coming <= right[:, None])
-        age = (latents[-1] - latents) / latents[-1].clamp(min=1)
-        worth, hidden = -age, torch.ones_like(coming, dtype=torch.bool)
-        for place in range(MOST_VIEWS):
-            gain = (shows & hidden).float().mean(1) - AGEING * age - worth.clamp(min=0)
-            best = gain.argmax(0, keepdim=True)  # a tensor, so that the host does not wait for the device
-            worth = torch.where(latents == latents.gather(0, best), float(MOST_VIEWS - place), worth)
-            hidden = hidden & ~shows.index_select(0, best)[0]
-        return worth
+        return worth_of_views(latents, left, right, columns[-candidates.fresh :])  # one view, or a pan
+
+
+class Retrieval(Window):
+    """WorldKV (2605.22718): evicted tokens wait in host memory. When a chunk begins, those of the latent frames that
+    show most of its view come back, as many as the budget holds beside sink and recent tokens. WorldKV retrieves whole
+    chunks."""
+
+    name = "retrieval"
+    recalls = True
 
 
 class RecentQuery(Competing):

@@ -90,9 +90,7 @@ class TokenStore:
     def times(self, layers: slice, filled: int) -> Tensor:
         """(l, filled): when each token stands. With a range the newest is at its end, and none is before its start."""
         times = self.positions[layers, :filled, 0]
-        if self.position_range is None:
-            return times
-        return (times - times[:, -1:] + (self.position_range - 1)).clamp(min=0)
+        return reindexed(times, times[:, -1:], self.position_range)
 
     def committed(self, layer: int) -> tuple[Tensor, Tensor]:
         """Copies of the committed tokens' keys, as stored, and values, each (kept, H, D)."""
@@ -199,6 +197,12 @@ class TokenStore:
             for name, tensor in held.items():
                 if not bool(tensor.isfinite().all()):
                     raise CacheCorrupt(f"layer {layer}: {name} contain a number that is not finite")
+
+
+def reindexed(times: Tensor, newest: Tensor, position_range: int | None) -> Tensor:
+    """Times in latent frames as attention sees them: with a range, ``newest`` is at its end and none before its
+    start."""
+    return times if position_range is None else (times - newest + (position_range - 1)).clamp(min=0)
 
 
 def moved(places: Tensor, indices: Tensor, end: int) -> Tensor:

@@ -61,6 +61,7 @@ class ChunkStats(Figures, frozen=True, kw_only=True):
     ]
     cache_tokens: Annotated[int, figure("Tokens that the fullest layer holds.")]
     cache_bytes: Annotated[int, figure("Bytes that the cache takes on the device.")]
+    cache_host_bytes: Annotated[int, figure("Bytes of host memory that hold its evicted tokens.")]
     evicted_tokens: Annotated[
         int,
         figure(

@@ -49,6 +49,7 @@ def new_cache(
         unplaced=None if pose else partial(_unplaced, spec),
         workspace=model.passes.workspace(model.dtype, model.device) if shared else None,
         group=model.dit.group,
+        host=round(config.host_latents * spec.tokens_per_latent),
     )
 
 

@@ -174,7 +174,8 @@ class VideoStream:
         stats = self._describe(clock.seconds(), evicted, path.end, known)
         self._state.camera, self._state.index = path.end, self._state.index + 1
         self._state.recent.append(past)
-        return LatentChunk(past, path, known.remembered, stats)
+        remembered = tuple(sorted(cache.chunks_on_host().union(known.remembered)))
+        return LatentChunk(past, path, remembered, stats)
 
     @torch.inference_mode()
     def decode(self, chunk: LatentChunk) -> Chunk:
@@ -247,8 +248,7 @@ class VideoStream:
         """Open the chunk; returns the camera's path through it, and the model for its passes."""
         spec = self._model.spec
         path = CameraPath.of_chunk(spec, self._state.camera)
-        positions = path.chunk_positions(self._state.index).to(self._model.device)
-        self._cache.begin_chunk(positions, rotate_by_time(spec))
+        self._cache.begin_chunk(path.chunk_positions(self._state.index), rotate_by_time(spec))
         return path, _Velocity(self._model, context, self._cache, path.control(), before_pass)
 
     def _generator(self) -> torch.Generator:
@@ -278,6 +278,7 @@ class VideoStream:
             seconds=seconds,
             cache_tokens=max(cache.tokens(layer) for layer in range(cache.layers)),
             cache_bytes=cache.nbytes,
+            cache_host_bytes=cache.host_nbytes,
             evicted_tokens=evicted,
             cache_policy=cache.policy,
             cache_fell_back=cache.fell_back,

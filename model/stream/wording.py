@@ -40,7 +40,7 @@ class Wording:
             before, state.written_under = state.written_under, None
             self._recache(cache, state, before_pass)
             spec = self._model.spec
-            ahead = CameraPath.of_chunk(spec, state.camera).chunk_positions(state.index).to(self._model.device)
+            ahead = CameraPath.of_chunk(spec, state.camera).chunk_positions(state.index)
             follow_words(cache, spec, before or "", words, ahead)
             state.written_under = words
         return self.context(words)
@@ -66,5 +66,5 @@ def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, posit
     words = words_of(spec)
     if spec.redraws and words is not None and words.grammar.names_anew(before, after):
         sight = positions[:, 2]
-        low, high = sight.min() - HALF_A_COLUMN, sight.max() + HALF_A_COLUMN
-        cache.forget([(held[:, 2] > low) & (held[:, 2] < high) for held in cache.retained_positions()])
+        low, high = float(sight.min()) - HALF_A_COLUMN, float(sight.max()) + HALF_A_COLUMN
+        cache.forget_where(lambda held, _: (held[:, 2] > low) & (held[:, 2] < high))

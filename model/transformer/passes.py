@@ -116,7 +116,7 @@ class Passes:
         store."""
         timesteps = torch.full(latents.shape[:2], timestep, device=latents.device)
         if self.capturing and cache.full and cache.workspace is self._workspace:
-            key = (cache.workspace.slots, cache.budget, last and cache.needs, last)
+            key = (cache.workspace.slots, cache.layout, last and cache.needs, last)
             if key in self._captured or (key in self._seen and self._capture(key, cache, latents, timesteps, given)):
                 self._load(given)
                 self.replays += 1

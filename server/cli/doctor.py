@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -236,7 +236,7 @@ def room_of(settings: Settings, spec: ModelSpec, slot: Slot, workers: int, held:
     generator = ModelGenerator(model, "", slot.device, {}) if held else None
     working = generator.working_bytes(usual, settings.text_placement) if generator else 0
     dtype = str(preferred_dtype(slot.devices[0])).removeprefix("torch.")
-    size = session_bytes(settings, spec, dtype, len(slot.devices))
+    size = session_bytes(settings, spec, dtype, slot.devices)
     free = min(free_bytes(device) for device in slot.devices)
     caches = settings.cache_room_bytes // workers or room_for_caches(round(slot.memory_share * free), working)
     return Room(slot, size, free, caches)
@@ -308,7 +308,7 @@ def free_bytes(device: str) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) if device != "cpu" else available_bytes()
 
 
-def session_bytes(settings: Settings, spec: ModelSpec, dtype: str, devices: int = 1) -> int:
+def session_bytes(settings: Settings, spec: ModelSpec, dtype: str, devices: Sequence[str] = ("",)) -> int:
     """Most bytes that one session with the default settings uses on a device of its worker."""
     return cache_bytes(spec, CacheChoice.of(settings.cache()), dtype, devices)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from cache.config import CacheConfig, PositionMode, check_room
+from cache.config import HOST_LATENTS, CacheConfig, PositionMode, check_room
 from cache.errors import PolicyError
 from model.checkpoints import hub
 from model.spec import SPECS, ModelSpec, size_of
@@ -238,6 +238,11 @@ class Caches(Group):
     )
     kv_dtype: Literal["auto", "bf16", "int8", "int4"] = Field(
         default="auto", description="storage type of cached tokens; auto: the model's own type"
+    )
+    cache_host_latents: float = Field(
+        default=HOST_LATENTS,
+        gt=0,
+        description="evicted latent frames that a session's host memory holds, for policy retrieval",
     )
     cache_max_latents: float = Field(
         default=256.0, gt=0, description="largest cache budget, in latent frames, that a viewer may request"
@@ -466,6 +471,7 @@ class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
             most=spec.chunk_latents,
             position_mode=position_mode or self.cache_position_mode or spec.position_mode,
             kv_dtype=kv_dtype or self.kv_dtype,
+            host=self.cache_host_latents,
         )
 
     def _usual_budget(self, spec: ModelSpec) -> float:

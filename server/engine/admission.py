@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Any
 
 from model.spec import ModelSpec
 from server.config import ConfigError, Settings
@@ -27,18 +28,18 @@ SLOWER = 1.25
 SPEED_MARGIN = 0.85  # usable share of real time; the rest covers the front, jobs and slower chunks
 
 
-def cache_bytes(spec: ModelSpec, cache: CacheChoice, dtype: str, devices: int = 1, codec: int | None = None) -> int:
-    """Bytes that a session holds for its whole life: its cache and the video codec's state (``codec``: as the worker
-    reports it). In a group of ``devices``, of the first, which holds most: its heads' share of the cache, and the
-    codec's state."""
-    return (spec.codec_bytes(dtype) if codec is None else codec) + cache.config.promised_bytes(
-        layers=spec.num_layers,
-        heads=spec.num_heads // devices,
-        head_dim=spec.head_dim,
-        tokens_per_latent=spec.tokens_per_latent,
-        tokens_per_chunk=spec.tokens_per_chunk,
-        dtype=dtype,
-    )
+def cache_bytes(
+    spec: ModelSpec, cache: CacheChoice, dtype: str, devices: Sequence[str] = ("",), codec: int | None = None
+) -> int:
+    """Bytes of a device that a session holds for its whole life: its cache and the video codec's state (``codec``: as
+    the worker reports it). In a group of ``devices``, of the first, which holds most: its heads' share of the cache,
+    and the codec's state. A CPU is also the host whose memory holds evicted tokens."""
+    heads = spec.num_heads // len(devices)
+    sizes: dict[str, Any] = {"layers": spec.num_layers, "heads": heads, "head_dim": spec.head_dim, "dtype": dtype}
+    sizes["tokens_per_latent"] = spec.tokens_per_latent
+    host = cache.config.host_bytes(**sizes) if devices[0] == "cpu" else 0
+    held = cache.config.promised_bytes(**sizes, tokens_per_chunk=spec.tokens_per_chunk)
+    return (spec.codec_bytes(dtype) if codec is None else codec) + held + host
 
 
 def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
@@ -48,7 +49,7 @@ def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:
 
 def check_room(settings: Settings, slots: Sequence[Slot]) -> None:
     """Raises ConfigError if ``cache_room_bytes`` is too small for even one session with the default cache."""
-    workers, largest = len(slots), max(len(slot.devices) for slot in slots)
+    workers, largest = len(slots), max((slot.devices for slot in slots), key=len)
     usual, each = CacheChoice.of(settings.cache()), settings.cache_room_bytes // workers
     least = cache_bytes(settings.spec, usual, NARROWEST, largest)
     if settings.cache_room_bytes and each < least:

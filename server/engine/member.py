@@ -107,7 +107,7 @@ class Member:
         """Memory that a session with this cache holds on this worker."""
         ready = self.supervisor.ready
         dtype, codec = (ready.dtype, ready.codec_bytes) if ready else (WIDEST, None)
-        return cache_bytes(self._spec, cache, dtype, len(self.slot.devices), codec)
+        return cache_bytes(self._spec, cache, dtype, self.slot.devices, codec)
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         """Open a session that fits after closing the ``displaced`` ones. Raises PafuError if the worker refuses it."""

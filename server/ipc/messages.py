@@ -36,6 +36,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recent_latents: float
     position_mode: str = "relative"
     kv_dtype: str = "auto"
+    host_latents: float = 0.0
 
     @classmethod
     def of(cls, cache: CacheConfig) -> CacheChoice:
@@ -46,6 +47,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             recent_latents=cache.recent_latents,
             position_mode=cache.position_mode,
             kv_dtype=cache.kv_dtype,
+            host_latents=cache.host_latents,
         )
 
     @property
@@ -57,6 +59,7 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             recent_latents=self.recent_latents,
             position_mode=cast(PositionMode, self.position_mode),
             kv_dtype=self.kv_dtype,
+            host_latents=self.host_latents,
         )
 
 

@@ -16,7 +16,7 @@ class ResumePoint:
     """Latents and counters of one session."""
 
     def __init__(self, spec: ModelSpec, cache: CacheChoice) -> None:
-        self._most = math.ceil(cache.budget_latents / spec.chunk_latents) + 1
+        self._most = math.ceil((cache.budget_latents + cache.host_latents) / spec.chunk_latents) + 1
         self._chunks: dict[int, PastChunk] = {}
         self.next_index = 0
         self._pictures = 0

@@ -19,7 +19,8 @@ class SessionCamera(BaseModel):
 
 
 class SessionCache(BaseModel):
-    """Budgets in latent frames; ``tokens`` in the fullest layer; ``bytes`` on the device."""
+    """Budgets in latent frames, ``host_latents`` evicted ones in host memory; ``tokens`` in the fullest layer;
+    ``bytes`` on the device, on a CPU with those of host memory."""
 
     policy: str
     budget_latents: float
@@ -27,6 +28,7 @@ class SessionCache(BaseModel):
     recent_latents: float
     position_mode: str
     kv_dtype: str
+    host_latents: float
     tokens: int
     bytes: int
 

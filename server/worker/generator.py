@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from cache.config import CACHE_SHARE, CacheConfig
 from model import gpu
 from model.camera import CameraControl, CameraState
 from model.checkpoints import hub
@@ -37,6 +38,7 @@ RANDOM_WEIGHTS = "random weights for tests: the pictures are meaningless"
 WITH_WEIGHTS = Parts()
 NO_NAMES: Mapping[str, str] = {}
 SHIPPED_WEIGHTS = "shipped with pafu"
+MIB = 2**20
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -190,7 +192,26 @@ class ModelGenerator:
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> VideoStream:
         from model.stream.video_stream import VideoStream
 
+        self._check_host(cache.config)
         return VideoStream(self.model, prompt, seed, cache.config)
+
+    def _check_host(self, cache: CacheConfig) -> None:
+        """Raises MemoryError if a GPU's session finds no host memory for its evicted tokens. On a CPU, admission has
+        counted it."""
+        spec, group = self.spec, self.model.dit.group
+        needed = cache.host_bytes(
+            layers=spec.num_layers,
+            heads=spec.num_heads // group.size,
+            head_dim=spec.head_dim,
+            tokens_per_latent=spec.tokens_per_latent,
+            dtype=self.dtype,
+        )
+        free = available_bytes()
+        if self.model.device.type == "cuda" and needed > CACHE_SHARE * free:
+            raise MemoryError(
+                f"policy {cache.policy!r} needs {needed / MIB:.0f} MiB of host memory, {free / MIB:.0f} MiB are free: "
+                "set PAFU_CACHE_HOST_LATENTS lower, or choose a policy without host memory"
+            )
 
     def keep(self, chunk: model.stream.video_stream.Chunk) -> PastChunk:
         past = chunk.past

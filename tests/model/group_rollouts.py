@@ -25,6 +25,7 @@ USUAL = CacheConfig(policy="pafu", budget_latents=5, sink_latents=1, recent_late
 CASES = {policy: {"policy": policy} for policy in SERVED_POLICIES} | {
     "window": {"policy": "window", "sink_latents": 0},
     "full": {"policy": "full", "budget_latents": 24},
+    "retrieval": {"policy": "retrieval", "host_latents": 6},
     "int8": {"kv_dtype": "int8"},
     "int4": {"policy": "value_novelty", "kv_dtype": "int4"},
     "uneven": {"policy": "value_novelty"},

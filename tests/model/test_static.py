@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cache.config import SERVED_POLICIES, CacheConfig
+from cache.host_tier import HostTier
 from cache.kv_cache import KVCache
 from model.spec import WAN_1_3B, ModelSpec
 from model.stream import figures
@@ -72,12 +73,18 @@ def model() -> LoadedModel:
 
 def full_cache(model: LoadedModel, policy: str, budget: float) -> KVCache:
     sink = 1.0 if policy == "sink_window" else 0.0
-    config = CacheConfig(
-        policy=policy, budget_latents=budget, sink_latents=sink, recent_latents=1.5, position_mode="relative"
-    )
+    config = CacheConfig.filled_in(policy, budget, sink, 1.5, most=3, host=6)
     cache = new_cache(model, config, 0, shared=True)
-    cache._store.kept = [cache.budget] * SPEC.num_layers
+    cache._store.kept = [cache._store.budget] * SPEC.num_layers
+    if cache._tier is not None:
+        cache._tier.numbers[:] = torch.arange(cache._tier.slots)
     return cache
+
+
+@pytest.fixture(autouse=True)
+def copies_to_the_host_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not wait on a GPU, but the meta device has nothing to copy."""
+    monkeypatch.setattr(HostTier, "_put", lambda *copied: None)
 
 
 def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
@@ -85,7 +92,8 @@ def chunk(model: LoadedModel, cache: KVCache, context: Any) -> None:
     spec: ModelSpec = model.spec
     shape = (1, spec.chunk_latents, spec.latent_channels, spec.latent_height, spec.latent_width)
     latents = torch.empty(shape, device=META)
-    cache.begin_chunk(grid_positions(spec, 30, spec.chunk_latents)[0].to(META), rotate_by_time(spec))
+    cache.begin_chunk(grid_positions(spec, 30, spec.chunk_latents)[0], rotate_by_time(spec))
+    assert cache.full, "every slot and every recalled place is in use"
     velocity = _Velocity(model, context, cache, None)
     for timestep in spec.timesteps:
         velocity(latents, timestep)

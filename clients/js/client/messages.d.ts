@@ -40,6 +40,7 @@ export interface CacheChoice {
   recent_latents: number;
   position_mode?: string;
   kv_dtype?: string;
+  host_latents?: number;
 }
 
 export interface MemoryShape {
@@ -70,6 +71,8 @@ export interface ServedStats {
   cache_tokens: number;
   /** Bytes that the cache takes on the device. */
   cache_bytes: number;
+  /** Bytes of host memory that hold its evicted tokens. */
+  cache_host_bytes: number;
   /** Tokens evicted from the layer that lost most. */
   evicted_tokens: number;
   /** Policy in force; with cache_fell_back another than was asked for. */

@@ -28,6 +28,7 @@ class ChunkStats(TypedDict, total=False):
     seconds: dict[str, float]  # Time by stage: text, denoise, clean, decode, prune; the server adds encode, total
     cache_tokens: int  # Tokens that the fullest layer holds
     cache_bytes: int  # Bytes that the cache takes on the device
+    cache_host_bytes: int  # Bytes of host memory that hold its evicted tokens
     evicted_tokens: int  # Tokens evicted from the layer that lost most
     cache_policy: str  # Policy in force; with cache_fell_back another than was asked for
     cache_fell_back: bool  # Scores were not finite, so a policy without scores took over

@@ -76,7 +76,7 @@ class RemoteMember:
     def cache_bytes(self, cache: CacheChoice) -> int:
         ready = self._report.status.ready if self._report is not None else None
         dtype, codec = (ready.dtype, ready.codec_bytes) if ready else (WIDEST, None)
-        return cache_bytes(self._assignment.spec, cache, dtype, len(self.slot.devices), codec)
+        return cache_bytes(self._assignment.spec, cache, dtype, self.slot.devices, codec)
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         self._gone.discard(order.session)

@@ -132,9 +132,9 @@ def test_a_model_that_the_group_cannot_share_ends_the_start(device: str, model: 
 
 def test_memory_is_counted_by_the_device_that_holds_most() -> None:
     rows = 2 * row_bytes(WAN_14B.dim, "bfloat16") * WAN_14B.num_layers * 18 * WAN_14B.tokens_per_latent
-    alone, shared = (cache_bytes(WAN_14B, CACHE, "bfloat16", devices) for devices in (1, 4))
+    alone, shared = (cache_bytes(WAN_14B, CACHE, "bfloat16", ("cuda",) * devices) for devices in (1, 4))
     assert alone - shared == rows * 3 / 4
-    room = cache_bytes(TEST_TINY, CacheChoice.of(Settings(model="test-tiny").cache()), "bfloat16", 2)
+    room = cache_bytes(TEST_TINY, CacheChoice.of(Settings(model="test-tiny").cache()), "bfloat16", ("cpu",) * 2)
     settings = Settings(model="test-tiny", device="cpu+cpu", cache_room_bytes=room)
     check_room(settings, slots_for(settings))
     with pytest.raises(ConfigError, match=f"set at least {room}"):

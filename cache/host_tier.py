@@ -1,0 +1,175 @@
+"""A session's evicted tokens in host memory, from which the best come back for each chunk.
+
+On CUDA the memory is pinned and every copy runs beside the host: what a commit evicts has arrived when the next chunk
+begins, since the host waits once per chunk. The choice is made on the host, from positions that it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cache.errors import CacheError
+from cache.group import Group
+from cache.storage import Geometry, Workspace, part_of
+from cache.token_store import TokenStore, reindexed
+from cache.views import best_in_view
+
+EMPTY = -1  # number of a slot without a token
+ROWS = ("keys", "values")
+STATE = (*ROWS, "positions", "numbers")
+PREFIX = "host_"  # of the names in a snapshot
+
+
+class HostTier:
+    """The newest ``slots`` evicted tokens of each layer, in the model's own dtype; at most ``places`` of them come back
+    for a chunk. They stay here meanwhile, so nothing is copied twice."""
+
+    def __init__(self, geometry: Geometry, slots: int, places: int, position_range: int | None) -> None:
+        on_gpu = torch.device(geometry.device).type == "cuda"
+        host = replace(geometry, device="cpu")
+        some = (geometry.layers, slots)
+        state = (host.rows(slots), host.rows(slots), torch.zeros(*some, 3), torch.full(some, EMPTY, dtype=torch.int64))
+        brought = (host.rows(places), host.rows(places))  # what comes back, while it is copied to the device
+        pinned = [each.pin_memory() if on_gpu else each for each in (*state, *brought)]
+        self.keys, self.values, self.positions, self.numbers, self._back_keys, self._back_values = pinned
+        self.places, self._range = places, position_range
+        self.taken = [0] * geometry.layers  # tokens taken so far; the next one's slot is this, modulo the slots
+        self._before = list(self.taken)
+        self._copied = torch.cuda.Event() if on_gpu else None
+
+    def of_layer(self, layer: int) -> HostTier:
+        """One layer as a tier of its own that shares the memory; its ``taken`` is a copy."""
+        part = part_of(self, slice(layer, layer + 1))
+        part.taken = part._before = [self.taken[layer]]
+        return part
+
+    @property
+    def slots(self) -> int:
+        """Tokens per layer that fit."""
+        return int(self.numbers.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        state = (self.keys, self.values, self.positions, self.numbers)
+        return sum(tensor.nbytes for tensor in state) + self._back_keys.nbytes + self._back_values.nbytes
+
+    def take(self, store: TokenStore, chunk: Workspace, kept: Sequence[Tensor]) -> None:
+        """Copy the tokens that leave ``store`` and the open chunk: those of which ``kept`` has no index, (k,) per
+        layer. Replaces the oldest here."""
+        self._before = list(self.taken)
+        for layer, stay in enumerate(kept):
+            end = store.kept[layer] + store.chunk
+            gone = others(stay, end)[-self.slots :]
+            some, old = slice(layer, layer + 1), store.kept[layer]
+            keys = torch.cat((store.keys.read(some, old)[0], chunk.fresh[layer]))
+            self._put("keys", layer, keys[gone])
+            self._put("values", layer, chunk.values[layer, :end][gone])
+            self._put("positions", layer, store.positions[layer, :end][gone])
+            self._put("numbers", layer, store.numbers[layer, :end][gone])
+            self.taken[layer] += len(gone)
+        self._mark()
+
+    def _put(self, name: str, layer: int, new: Tensor) -> None:
+        """Write ``new`` (k, ...) after the tokens taken last, at the end from the start again."""
+        held, first = getattr(self, name)[layer], self.taken[layer] % self.slots
+        ahead = min(len(new), self.slots - first)
+        held[first : first + ahead].copy_(new[:ahead], non_blocking=True)
+        held[: len(new) - ahead].copy_(new[ahead:], non_blocking=True)
+
+    def take_back(self) -> None:
+        """Undo the last ``take``. The tokens that it replaced do not return."""
+        self._wait()
+        for layer, (before, after) in enumerate(zip(self._before, self.taken, strict=True)):
+            self.numbers[layer, torch.arange(before, after) % self.slots] = EMPTY
+        self.taken = list(self._before)
+
+    def bring_back(
+        self, coming: Tensor, space: Workspace, ends: Sequence[int], rotate: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> list[int]:
+        """Write the best tokens for a chunk at ``coming`` (c, 3), on the host, into the workspace from ``ends`` on,
+        with their keys rotated by time. Returns how many, by layer."""
+        self._wait()
+        counts, chosen = [], None
+        for layer, end in enumerate(ends):
+            if chosen is None or not torch.equal(self.numbers[layer], self.numbers[layer - 1]):
+                chosen = self._best(layer, coming)  # usually the same in all layers
+            to = (slice(layer, layer + 1), slice(end, end + len(chosen)))
+            for held, back, rows in (
+                (self.keys, self._back_keys, space.keys),
+                (self.values, self._back_values, space.values),
+            ):
+                part = back[layer, : len(chosen)]
+                torch.index_select(held[layer], 0, chosen, out=part)
+                rows[to].copy_(part[None], non_blocking=True)
+            if rotate is not None:
+                times = reindexed(self.positions[layer : layer + 1, chosen, 0], coming[-1, 0], self._range)
+                space.keys[to] = rotate(space.keys[to], times.to(space.keys.device))
+            counts.append(len(chosen))
+        self._mark()
+        return counts
+
+    def _best(self, layer: int, coming: Tensor) -> Tensor:
+        """Slots of the tokens that come back, oldest token first."""
+        numbers = self.numbers[layer]
+        newest_first = numbers.argsort(descending=True)[: int((numbers != EMPTY).sum())]
+        best = newest_first[best_in_view(self.positions[layer, newest_first], coming, self.places)]
+        return best[numbers[best].argsort()]
+
+    def chunks(self, tokens: int) -> set[int]:
+        """Chunks of so many ``tokens`` of which some layer holds a token here."""
+        self._wait()
+        return set(self.numbers[self.numbers != EMPTY].div(tokens, rounding_mode="floor").unique().tolist())
+
+    def forget(self, gone: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Drop the tokens for whose positions (n, 3) and numbers (n,) ``gone`` is True."""
+        self._wait()
+        for positions, numbers in zip(self.positions, self.numbers, strict=True):
+            numbers[gone(positions, numbers).cpu()] = EMPTY
+
+    def snapshot(self, group: Group, device: torch.device) -> dict[str, Tensor]:
+        """Copies of all tensors, with the heads of the whole group; these are exchanged on ``device``."""
+        self._wait()
+        held = {name: getattr(self, name) for name in STATE}
+        for name in ROWS:
+            held[name] = torch.stack([group.all_heads(layer.to(device)).cpu() for layer in held[name]])
+        return {PREFIX + name: tensor.clone() for name, tensor in held.items()} | {
+            PREFIX + "taken": torch.tensor(self.taken)
+        }
+
+    def check_fits(self, state: dict[str, Tensor], group: Group) -> None:
+        """Raise CacheError unless the snapshot ``state`` is of a tier like this one."""
+        for name in STATE:
+            layers, slots, *row = getattr(self, name).shape
+            expected = (layers, slots, group.size * row[0], row[1]) if name in ROWS else (layers, slots, *row)
+            given = state.get(PREFIX + name)
+            if given is None or given.shape != expected or given.dtype != getattr(self, name).dtype:
+                found = "nothing" if given is None else f"{given.dtype} {tuple(given.shape)}"
+                raise CacheError(f"snapshot tensor {PREFIX + name!r} is {found}, this cache needs {expected}")
+
+    def restore(self, state: dict[str, Tensor], group: Group) -> None:
+        """Load a snapshot that ``check_fits``."""
+        self._wait()
+        for name in STATE:
+            whole = state[PREFIX + name]
+            getattr(self, name).copy_(group.own_heads(whole) if name in ROWS else whole)
+        self.taken = [int(n) for n in state[PREFIX + "taken"]]
+
+    def _mark(self) -> None:
+        if self._copied is not None:
+            self._copied.record()
+
+    def _wait(self) -> None:
+        """Until the last copies are done; they usually are."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+
+def others(indices: Tensor, count: int) -> Tensor:
+    """The indices below ``count`` that are not among the sorted ``indices`` (k,): (count - k,), sorted."""
+    absent = torch.ones(count, device=indices.device).scatter(0, indices, 0.0)
+    return absent.topk(count - len(indices)).indices.sort().values

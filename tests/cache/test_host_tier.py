@@ -1,0 +1,222 @@
+"""Promise: what policy ``retrieval`` evicts waits in host memory, and the latent frames that show most of a chunk's
+view come back for it. The slow twin is a list of tokens and the rule in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cache.config import CacheConfig, host_bytes, promised_bytes
+from cache.errors import CacheError, PolicyError
+from cache.kv_cache import KVCache
+from cache.views import AGEING, best_in_view
+
+Build = Callable[..., KVCache]
+CHUNK, FRAME, HOST, BUDGET, SINK, RECENT = 6, 2, 14, 11, 2, 4
+PLACES = BUDGET - SINK - RECENT
+VIEWS = (0, 3, 20, 23, 40, 1, 21, 2, 60, 22)  # column at which each chunk begins
+
+
+@pytest.fixture
+def tiered(small_cache: Build) -> Build:
+    usual = {"policy": "retrieval", "budget": BUDGET, "sink": SINK, "recent": RECENT, "host": HOST, "position_range": 8}
+    return lambda **given: small_cache(**{**usual, **given})
+
+
+def positions(chunk: int) -> torch.Tensor:
+    """Three latent frames of two tokens, panning by one column a frame."""
+    time = torch.arange(3 * chunk, 3 * chunk + 3).repeat_interleave(FRAME).float()
+    column = VIEWS[chunk] + time - 3 * chunk + torch.arange(CHUNK) % FRAME
+    return torch.stack((time, torch.zeros(CHUNK), column), -1)
+
+
+def put(cache: KVCache, chunk: int, commit: bool = True) -> list[torch.Tensor]:
+    """Open a chunk whose keys and values are its tokens' numbers; returns the numbers that each layer attends to."""
+    cache.begin_chunk(positions(chunk), lambda keys, times: keys + 1000 * times[..., None, None])
+    numbers = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).float()
+    shape = (1, CHUNK, cache._workspace.fresh.shape[2], cache._workspace.fresh.shape[3])
+    rows = numbers.view(1, CHUNK, 1, 1).expand(shape)
+    seen = []
+    for layer in range(cache.layers):
+        keys, values = cache.extend(layer, rows, rows)
+        cache.store(layer, rows)
+        kept = keys.shape[1] - cache._recalled[layer] - CHUNK
+        turned = torch.cat((keys[0, :kept], keys[0, kept + CHUNK :]))[:, 0, 0] - values_without(values, kept)
+        newest, times = positions(chunk)[-1, 0], times_of(values_without(values, kept))
+        assert torch.equal(turned, 1000 * (times - newest + 7).clamp(min=0)), "ages as attention sees them"
+        seen.append(values[0, :, 0, 0])
+    if commit:
+        cache.commit()
+    return seen
+
+
+def values_without(values: torch.Tensor, kept: int) -> torch.Tensor:
+    """The values of all tokens but the chunk's."""
+    return torch.cat((values[0, :kept, 0, 0], values[0, kept + CHUNK :, 0, 0]))
+
+
+def times_of(numbers: torch.Tensor) -> torch.Tensor:
+    return (numbers / FRAME).floor()
+
+
+class Twin:
+    """Sink and recent tokens, a list of the evicted ones, and the published rule, token by token."""
+
+    def __init__(self, host: int = HOST) -> None:
+        self.host, self.kept, self.evicted = host, list[int](), list[int]()
+
+    def recalled(self, chunk: int) -> list[int]:
+        waiting = self.evicted[-self.host :]
+        coming = positions(chunk)[:, 2].tolist()
+        frames: dict[int, list[int]] = {}
+        for token in waiting:
+            frames.setdefault(token // FRAME, []).append(token)
+        span = {frame: [float(place(token)) for token in tokens] for frame, tokens in frames.items()}
+        hidden, order, newest = set(range(len(coming))), list[int](), max(frames, default=0)
+
+        def shown(frame: int) -> set[int]:
+            return {i for i in hidden if min(span[frame]) <= coming[i] <= max(span[frame])}
+
+        def gain(frame: int) -> float:
+            return len(shown(frame)) / len(coming) - AGEING * (newest - frame) / max(1, newest)
+
+        while len(order) < len(frames):
+            order.append(max((frame for frame in frames if frame not in order), key=gain))
+            hidden -= shown(order[-1])
+        chosen = list[int]()
+        for frame in order:
+            inside = [t for t in frames[frame] if min(coming) <= place(t) <= max(coming)]
+            outside = [t for t in frames[frame] if t not in inside]
+            chosen += sorted(inside, reverse=True) + sorted(outside, reverse=True)
+        return sorted(chosen[:PLACES])
+
+    def commit(self, chunk: int) -> None:
+        held = self.kept + list(range(chunk * CHUNK, (chunk + 1) * CHUNK))
+        self.kept = held if len(held) <= SINK + RECENT else held[:SINK] + held[-RECENT:]
+        self.evicted += [token for token in held if token not in self.kept]
+
+
+def place(token: int) -> float:
+    return float(positions(token // CHUNK)[token % CHUNK, 2])
+
+
+def expected(twin: Twin, chunk: int) -> list[int]:
+    return twin.kept + list(range(chunk * CHUNK, (chunk + 1) * CHUNK)) + twin.recalled(chunk)
+
+
+@pytest.mark.parametrize("host", [HOST, 3, 100])
+def test_attention_sees_what_the_slow_twin_recalls(tiered: Build, host: int) -> None:
+    cache, twin = tiered(host=host), Twin(host)
+    for chunk in range(len(VIEWS)):
+        for seen in put(cache, chunk):
+            assert seen.tolist() == expected(twin, chunk)
+        twin.commit(chunk)
+        assert cache.chunks_on_host() == {token // CHUNK for token in twin.evicted[-host:]}
+        cache.check_integrity()
+
+
+def test_a_place_that_is_seen_again_comes_back_and_the_newest_fill_the_rest(tiered: Build) -> None:
+    cache = tiered(host=100)
+    for chunk in range(7):
+        put(cache, chunk)
+    back = put(cache, 7)[0][-PLACES:]
+    assert {int(number) // CHUNK for number in back} <= {0, 1, 5}, "chunks 0, 1 and 5 showed columns 0 to 6"
+
+
+def test_words_that_are_forgotten_are_also_forgotten_on_the_host(tiered: Build) -> None:
+    cache = tiered(host=100)
+    for chunk in range(5):
+        put(cache, chunk)
+    assert cache.chunks_on_host() == {0, 1, 2, 3, 4}
+    cache.forget_where(lambda held, _: held[:, 2] < 10)
+    assert cache.chunks_on_host() == {2, 3, 4}
+    assert all(bool((each[:, 2] >= 10).all()) for each in cache.retained_positions())
+    assert min(place(int(number)) for number in put(cache, 5)[0] if number < 5 * CHUNK) >= 10
+
+
+@pytest.mark.parametrize("kv_dtype", ["auto", "int4"])
+def test_a_restored_cache_goes_on_bit_for_bit(small_cache: Build, kv_dtype: str) -> None:
+    usual: dict[str, Any] = {"policy": "retrieval", "budget": BUDGET, "sink": SINK, "recent": RECENT, "host": HOST}
+    cache, twin = (small_cache(**usual, kv_dtype=kv_dtype) for _ in range(2))
+    for chunk in range(6):
+        plain(cache, chunk)
+    state = cache.snapshot()
+    twin.restore({name: tensor.clone() for name, tensor in state.items()})
+    for chunk in range(6, 9):
+        assert torch.equal(plain(cache, chunk), plain(twin, chunk))
+    del state["host_numbers"]
+    with pytest.raises(CacheError, match="snapshot tensor 'host_numbers' is nothing"):
+        twin.restore(state)
+
+
+def plain(cache: KVCache, chunk: int) -> torch.Tensor:
+    """Commit a chunk of random rows; returns all keys that it attends to."""
+    cache.begin_chunk(positions(chunk))
+    rows = torch.randn(cache.layers, 1, CHUNK, 2, 4, generator=torch.Generator().manual_seed(chunk))
+    seen = [cache.extend(layer, rows[layer], -rows[layer])[0] for layer in range(cache.layers)]
+    for layer in range(cache.layers):
+        cache.store(layer, rows[layer])
+    cache.commit()
+    return torch.cat(seen)
+
+
+def test_a_chunk_that_is_taken_back_leaves_nothing_on_the_host(tiered: Build) -> None:
+    cache, twin = tiered(host=100), Twin(100)
+    for chunk in range(4):
+        put(cache, chunk)
+        twin.commit(chunk)
+    put(cache, 4, commit=False)
+    cache.commit(valid=torch.tensor(False))
+    cache.take_back()
+    assert put(cache, 4)[0].tolist() == expected(twin, 4)
+
+
+def test_layers_that_are_written_one_after_the_other_have_tiers_of_their_own(tiered: Build) -> None:
+    """As when a new prompt rewrites chunks: layer 0 commits two chunks before layer 1 commits any."""
+    cache, twin = tiered(), Twin()
+    for chunk in range(3):
+        put(cache, chunk)
+        twin.commit(chunk)
+    for layer in range(cache.layers):
+        with cache.alone(layer) as alone:
+            for chunk in (3, 4):
+                put(alone, chunk)
+    for chunk in (3, 4):
+        twin.commit(chunk)
+    for chunk in (5, 6, 7):
+        for seen in put(cache, chunk):
+            assert seen.tolist() == expected(twin, chunk)
+        twin.commit(chunk)
+
+
+def test_its_bytes_are_those_promised_and_the_device_stores_no_recalled_token(tiered: Build) -> None:
+    cache = tiered()
+    sizes: dict[str, Any] = {"layers": 2, "heads": 2, "head_dim": 4, "dtype": "float32"}
+    assert cache.host_nbytes == host_bytes(**sizes, slots=HOST, places=PLACES)
+    assert cache.nbytes == promised_bytes(**sizes, budget=SINK + RECENT, chunk=CHUNK)
+    config = CacheConfig.filled_in("retrieval", 5.5, 1, 2, most=3, host=7)
+    assert config.host_bytes(**sizes, tokens_per_latent=FRAME) == cache.host_nbytes
+    assert config.promised_bytes(**sizes, tokens_per_latent=FRAME, tokens_per_chunk=CHUNK) == cache.nbytes
+    assert CacheConfig.filled_in("pafu", 5.5, 1, 2, most=3, host=7).host_latents == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recent_latents": 0.0}, "it needs recent tokens"),
+        ({"host_latents": 0.0}, "and host memory for more than 0"),
+        ({"host_latents": float("nan")}, "host memory of nan latent frames"),
+        ({"policy": "pafu"}, "only policy retrieval uses host memory, not 'pafu'"),
+    ],
+)
+def test_a_tier_without_sense_is_refused(change: dict[str, Any], message: str) -> None:
+    usual = {"policy": "retrieval", "budget_latents": 4.0, "sink_latents": 0.0, "recent_latents": 1.0}
+    with pytest.raises(PolicyError, match=message):
+        CacheConfig(**{**usual, "position_mode": "relative", "host_latents": 8.0, **change})
+
+
+def test_nothing_comes_back_from_an_empty_tier() -> None:
+    assert best_in_view(torch.zeros(0, 3), positions(0), 4).tolist() == []
