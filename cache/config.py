@@ -14,12 +14,13 @@ from cache.errors import PolicyError
 PositionMode = Literal["relative", "absolute"]
 RULES = (
     *("attention", "h2o", "tova", "recent_query", "trig", "keydiff", "density", "rkv", "redundancy"),
-    *("value_novelty", "text_topk", "fov", "retrieval"),
+    *("value_novelty", "text_topk", "fov", "retrieval", "merging"),
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
 HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
 RECALLING = frozenset({"retrieval"})  # policies with a tier in host memory
+MERGING = frozenset({"merging"})  # policies that average stored rows
 HOST_LATENTS = 96.0  # latent frames that this tier holds if nothing else is said
 PROTECTED_SHARE = 0.25
 WHOLE_SINKS_FROM = 1.5  # a budget in latent frames
@@ -54,6 +55,15 @@ def check_kv_dtype(kv_dtype: str, dtype: str) -> None:
         raise PolicyError(f"unknown kv_dtype {kv_dtype!r}; known: {', '.join(KV_DTYPES)}")
     if kv_dtype == "bf16" and dtype != "bfloat16":
         raise PolicyError(f"kv_dtype 'bf16' is for a model that computes in bfloat16, not in {dtype}: use 'auto'")
+
+
+def check_merging(policy: str, kv_dtype: str) -> None:
+    """Raise PolicyError if ``policy`` averages stored rows that ``kv_dtype`` would round again at every commit."""
+    if policy in MERGING and kv_dtype in QUANTISED_BITS:
+        raise PolicyError(
+            f"policy {policy!r} averages stored keys and values, which kv_dtype {kv_dtype!r} would round again at "
+            "every chunk: use 'auto'"
+        )
 
 
 def check_shared(kv_dtype: str, width: int, devices: int) -> None:
@@ -166,6 +176,7 @@ class CacheConfig:
         if self.position_mode not in get_args(PositionMode):
             known = ", ".join(get_args(PositionMode))
             raise PolicyError(f"unknown position mode {self.position_mode!r}; known modes: {known}")
+        check_merging(self.policy, self.kv_dtype)
         check_host(self.policy, self.recent_latents, self.host_latents, "latent frames")
 
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cache.errors import CacheError
 from cache.group import Group
+from cache.policy import others
 from cache.storage import Geometry, Workspace, part_of
 from cache.token_store import TokenStore, reindexed
 from cache.views import best_in_view
@@ -167,9 +168,3 @@ class HostTier:
         """Until the last copies are done; they usually are."""
         if self._copied is not None:
             self._copied.synchronize()
-
-
-def others(indices: Tensor, count: int) -> Tensor:
-    """The indices below ``count`` that are not among the sorted ``indices`` (k,): (count - k,), sorted."""
-    absent = torch.ones(count, device=indices.device).scatter(0, indices, 0.0)
-    return absent.topk(count - len(indices)).indices.sort().values

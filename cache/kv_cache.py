@@ -65,6 +65,7 @@ class KVCache:
         config.check_kv_dtype(kv_dtype, str(geometry.dtype).removeprefix("torch."))
         config.check_shared(kv_dtype, geometry.heads * geometry.head_dim, group.size)
         config.check_host(policy, recent, host, "tokens")
+        config.check_merging(policy, kv_dtype)
         self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
         places = config.places_of(policy, budget, sink, recent)
@@ -182,15 +183,16 @@ class KVCache:
         self._chunk_for("commit")
         counts = [self._filled(layer) for layer in range(self.layers)]
         evidence.check(self._pruner.policy, self.chunk, counts)
-        kept, told = self._pruner.judge(self._to_judge(evidence), counts)
+        kept, merges, told = self._pruner.judge(self._to_judge(evidence), counts)
         if valid is not None:
             kept = [torch.where(valid, k, torch.arange(len(k), device=k.device)) for k in kept]
+            merges = [merge.unless(valid) for merge in merges]
         for name, rows in told.items():
             self._store.note(name, rows, valid)
         self._before = (self._store.kept, self.evicted_tokens)
         if self._tier is not None:
             self._tier.take(self._store, self._workspace, kept)
-        self.evicted_tokens += self._store.commit(kept, self._workspace)
+        self.evicted_tokens += self._store.commit(kept, self._workspace, merges)
         self._open = None
         self.chunks += 1
 

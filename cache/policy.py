@@ -120,12 +120,31 @@ class Candidates:
         return self.positions[:, 0].round().to(torch.int64)
 
 
+class Merge(NamedTuple):
+    """What becomes of the keys and values of all n candidates: each token's, times its weight, are added up at the kept
+    token that it goes to."""
+
+    onto: Tensor  # (n,) int64: index of a candidate; its own for kept tokens. What goes to a dropped token is lost
+    weights: Tensor  # (n,) float32; those that go to one token add up to 1
+
+    @classmethod
+    def nothing(cls, like: Tensor) -> Merge:
+        """Every one of n tokens stays as it is; ``like`` (n, ...) is on their device."""
+        return cls(torch.arange(len(like), device=like.device), torch.ones(len(like), device=like.device))
+
+    def unless(self, sound: Tensor) -> Merge:
+        """This, or nothing if ``sound``, a bool on the device, is False."""
+        return Merge(*(torch.where(sound, *each) for each in zip(self, Merge.nothing(self.onto), strict=True)))
+
+
 class Choice(NamedTuple):
     """The tokens to keep. ``sound`` is a bool on the device: False if a number that ranked the tokens is not finite.
-    The host does not wait for it; the cache then uses the fallback policy's choice."""
+    The host does not wait for it; the cache then uses the fallback policy's choice. A policy returns a ``merge`` always
+    or never."""
 
     indices: Tensor  # (k,) int64, sorted, at most ``budget``
     sound: Tensor | None = None  # () bool
+    merge: Merge | None = None
 
 
 class Policy(Protocol):
@@ -309,6 +328,12 @@ class Oracle(Competing):
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.future, "future") * novelty(candidates)
+
+
+def others(indices: Tensor, count: int) -> Tensor:
+    """The indices below ``count`` that are not among the sorted ``indices`` (k,): (count - k,), sorted."""
+    absent = torch.ones(count, device=indices.device).scatter(0, indices, 0.0)
+    return absent.topk(count - len(indices)).indices.sort().values
 
 
 def everything(candidates: Candidates) -> Choice:

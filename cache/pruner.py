@@ -12,7 +12,7 @@ from torch import Tensor
 from cache.config import FALLBACK_POLICY
 from cache.errors import CacheError
 from cache.group import ALONE, Group
-from cache.policy import Candidates, Choice, Policy
+from cache.policy import Candidates, Choice, Merge, Policy
 from cache.registry import policy_named
 
 
@@ -20,6 +20,7 @@ class Verdict(NamedTuple):
     """Per layer: which tokens to keep, and what to store with all candidates."""
 
     kept: list[Tensor]  # (k,) int64, sorted
+    merges: list[Merge]  # empty under a policy that merges nothing
     told: dict[str, list[Tensor]]  # (n, ...): the new scores and, if the policy reads them, copies
 
 
@@ -57,24 +58,28 @@ class Pruner:
         a time.
         """
         policy = self.policy
-        scores, kept, judged, copies = [], [], [], []
+        scores, kept, judged, copies, merges = [], [], [], [], list[Merge]()
         for each in candidates:
             scored = dataclasses.replace(each, scores=policy.update(each))
             choice = self._choose(policy, scored)
             kept.append(choice.indices)
             scores.append(scored.scores)
             judged += [] if choice.sound is None else [choice.sound]
+            merges += [] if choice.merge is None else [choice.merge]
             copies += [scored.copies] if "copies" in policy.reads else []
         if judged or policy.needs:
             self._sound = self._group.all(torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all())
             kept = [torch.where(self._sound, row, self._ends(each)) for row, each in zip(kept, scores, strict=True)]
             scores = [torch.where(self._sound, row, 0) for row in scores]
+            merges = [each.unless(self._sound) for each in merges]
         left = [min(count, self._budget) for count in counts]
         told = {"scores": scores}
         if copies:
             told |= {"copy_cosines": [each.cosines for each in copies], "copy_places": [each.places for each in copies]}
         collected = {name: self._group.collected(rows, counts) for name, rows in told.items()}
-        return Verdict(self._group.collected(kept, left), collected)
+        parts = [self._group.collected(part, counts) for part in zip(*merges, strict=True)]
+        merges = [Merge(*each) for each in zip(*parts, strict=True)]
+        return Verdict(self._group.collected(kept, left), merges, collected)
 
     def _choose(self, policy: Policy, candidates: Candidates) -> Choice:
         """Apply the policy and check its result, because wrong indices would corrupt the slots of other tokens.

@@ -6,6 +6,8 @@ kept in addition. The docstring says where a rule was changed.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -15,14 +17,19 @@ from cache.policy import (
     COPIES_AND_VALUES,
     KEYS,
     VALUE_POWER,
+    Attention,
     Candidates,
+    Choice,
     Competing,
+    Merge,
     Window,
     distinctness,
     given,
     novelty,
+    others,
 )
 from cache.scoring import kernel_densities
+from cache.storage import added_up
 from cache.views import worth_of_views
 
 HALF_LIFE = 0.9  # factor by which received attention decays per chunk
@@ -111,6 +118,30 @@ class Trigonometric(Competing):
 
     def worth(self, candidates: Candidates) -> Tensor:
         return given(candidates.expected, "expected")
+
+
+class Merging(Attention):
+    """D2O (2406.13035): of the tokens that attention would evict, each that resembles a kept token is merged into it,
+    weighted by its similarity. Keys are averaged as they are stored, rotated. D2O smooths the threshold over steps;
+    here it is the mean similarity of one commit, which evicts many tokens at once. Its budgets per layer are left
+    out."""
+
+    name = "merging"
+    reads = KEYS
+
+    def keep(self, candidates: Candidates) -> Choice:
+        choice, same = super().keep(candidates), Merge.nothing(candidates.scores)
+        gone = others(choice.indices, candidates.count)
+        if not len(gone):
+            return choice._replace(merge=same)
+        directions = normalize(candidates.keys.flatten(1), dim=-1)
+        nearest = (directions[gone] @ directions[choice.indices].T).float().max(1)
+        similar = torch.where(nearest.values >= nearest.values.mean(), nearest.values.exp(), 0)
+        onto = choice.indices[nearest.indices]
+        shares = torch.full_like(same.weights, math.e).scatter(0, gone, similar)
+        places = same.onto.scatter(0, gone, onto)
+        total = added_up(shares, places, candidates.count)
+        return choice._replace(merge=Merge(places, shares / total[places]))
 
 
 class KeyDifference(Competing):

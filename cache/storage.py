@@ -8,6 +8,7 @@ a pass serves every session of the same size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cache.config import GROUP, QUANTISED_BITS
 from cache.errors import CacheError
+from cache.policy import Merge
 
 MOST_TEMPORARY = 2**27  # bytes of temporaries in one step over several layers; more layers are done in turns
 SCALE = torch.bfloat16
@@ -106,6 +108,15 @@ def gathered(rows: Tensor, indices: Tensor) -> Tensor:
     return found
 
 
+def added_up(rows: Tensor, places: Tensor, count: int) -> Tensor:
+    """The sums (count, ...) of the ``rows`` (n, ...) that have the same of ``places`` (n,), in the same order, and so
+    with the same bits, each time."""
+    total = rows.new_zeros(count, *rows.shape[1:])
+    if rows.device.type == "cpu":
+        return total.index_add_(0, places, rows)
+    return total.index_put_((places,), rows, accumulate=True)  # which sorts, where index_add_ would race
+
+
 class Rows:
     """One kind of row (keys or values) of all layers' committed tokens, unquantised: (layers, budget, H, D)."""
 
@@ -129,6 +140,13 @@ class Rows:
     def keep(self, layers: slice, kept: int, new: Tensor, indices: Tensor) -> None:
         """Keep the rows at ``indices`` (l, k), in order, of the ``kept`` rows followed by ``new`` (l, c, H, D)."""
         self._rows[layers, : indices.shape[1]] = gathered(torch.cat((self._rows[layers, :kept], new), 1), indices)
+
+    def merge(self, layers: slice, kept: int, new: Tensor, indices: Tensor, merges: Sequence[Merge]) -> None:
+        """As ``keep``, after a merge for each of the layers."""
+        for rows, fresh, stay, (onto, weights) in zip(self._rows[layers], new, indices, merges, strict=True):
+            shares = torch.cat((rows[:kept], fresh)).float() * weights[:, None, None]
+            own = torch.full_like(onto, len(stay)).scatter(0, stay, torch.arange(len(stay), device=stay.device))
+            rows[: len(stay)] = added_up(shares, own[onto], len(stay) + 1)[:-1].to(rows.dtype)
 
 
 class QuantisedRows:
@@ -169,6 +187,9 @@ class QuantisedRows:
         rounded = self._rounded(new)
         for stored, fresh in zip((self._codes, self._scales), rounded, strict=True):
             stored[layers, : indices.shape[1]] = gathered(torch.cat((stored[layers, :kept], fresh), 1), indices)
+
+    def merge(self, layers: slice, kept: int, new: Tensor, indices: Tensor, merges: Sequence[Merge]) -> None:
+        raise CacheError("quantised rows cannot be merged: each commit would round them again")
 
     def _rounded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (l, n, H, D) as codes (l, n, width) and scales (l, n, groups)."""

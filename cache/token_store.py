@@ -16,6 +16,7 @@ from cache.config import NEAREST
 from cache.copies import NOWHERE, Copies
 from cache.errors import CacheCorrupt, CacheError
 from cache.group import Group
+from cache.policy import Merge
 from cache.storage import Geometry, Workspace, at_once, gathered, part_of, rows_of
 
 ABOUT = ("positions", "numbers", "scores", "copy_cosines", "copy_places")  # of committed tokens and of the open chunk
@@ -121,9 +122,9 @@ class TokenStore:
             self._move(some, kept, stay, self.keys.read(some, 0), self.values.read(some, 0))
             self.kept[layer] = stay.shape[1]
 
-    def commit(self, indices: Sequence[Tensor], chunk: Workspace) -> int:
-        """Keep the tokens at ``indices``, (k,) per layer, of the committed ones followed by the open ``chunk``. Returns
-        the number of evicted tokens over all layers."""
+    def commit(self, indices: Sequence[Tensor], chunk: Workspace, merges: Sequence[Merge] = ()) -> int:
+        """Keep the tokens at ``indices``, (k,) per layer, of the committed ones followed by the open ``chunk``, after
+        ``merges``, none or one per layer. Returns the number of evicted tokens over all layers."""
         counts = [len(each) for each in indices]
         for some, kept in list(self.runs(by_bytes=True)):
             end = kept + self.chunk
@@ -135,16 +136,27 @@ class TokenStore:
                     self.keys.append(part, kept, keys)
                     self.values.append(part, kept, values)
                 else:
-                    self._move(part, kept, torch.stack([indices[layer] for layer in chosen]), keys, values)
+                    self._move(part, kept, torch.stack([indices[layer] for layer in chosen]), keys, values, merges)
         gone = sum(kept + self.chunk - count for kept, count in zip(self.kept, counts, strict=True))
         self.kept = counts
         return gone
 
-    def _move(self, layers: slice, kept: int, indices: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Move the tokens at ``indices`` (l, k) to the front. They index the ``kept`` tokens followed by those of
-        ``keys`` and ``values`` (l, n, H, D)."""
-        self.keys.keep(layers, kept, keys, indices)
-        self.values.keep(layers, kept, values, indices)
+    def _move(
+        self,
+        layers: slice,
+        kept: int,
+        indices: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        merges: Sequence[Merge] = (),
+    ) -> None:
+        """Move the tokens at ``indices`` (l, k) to the front, after the ``merges`` of all layers, if there are any.
+        They index the ``kept`` tokens followed by those of ``keys`` and ``values`` (l, n, H, D)."""
+        for rows, new in ((self.keys, keys), (self.values, values)):
+            if merges:
+                rows.merge(layers, kept, new, indices, merges[layers])
+            else:
+                rows.keep(layers, kept, new, indices)
         end = kept + keys.shape[1]
         for about in (getattr(self, name)[layers] for name in ABOUT):
             about[:, : indices.shape[1]] = gathered(about[:, :end], indices)
