@@ -307,7 +307,9 @@ class _Velocity:
 
     def __call__(self, x_t: Tensor, timestep: float) -> Tensor:
         self._before_pass()
-        return self._passes.run(self._cache, x_t, timestep, self._given, last=False).velocity
+        velocity = self._passes.run(self._cache, x_t, timestep, self._given, last=False).velocity
+        assert velocity is not None
+        return velocity
 
     def last(self, latents: Tensor) -> Evidence:
         """The clean pass, which writes the keys to store; returns the policy's evidence."""

@@ -295,12 +295,7 @@ class CausalDiT(nn.Module):
         F is a multiple of G: equal runs of latent frames attend to one prompt each. Raises ValueError for a wrong
         ``control``.
         """
-        x = self._patchify(latents.to(self.dtype))
-        if self.spec.screen_embedding:
-            x = x + self.screen_embedding
-        x = self.group.own_tokens(x, 2)
-        time = self._embed_time(timesteps, control)
-        modulation = self.time_projection(time).unflatten(-1, (6, -1))
+        x, time, modulation = self._embed(latents, timesteps, control)
         for layer, block in enumerate(self.blocks):
             if self.recomputes and torch.is_grad_enabled():
                 x = checkpoint(block, layer, x, modulation, context[layer], attention, use_reentrant=False)
@@ -308,6 +303,26 @@ class CausalDiT(nn.Module):
                 x = block(layer, x, modulation, context[layer], attention)
         out = self._unpatchify(self.group.all_tokens(self.head(x, time), 2)).to(latents.dtype)
         return out if self.spec.predicts == "velocity" else velocity_from_clean(latents, out, timesteps)
+
+    def write(
+        self, latents: Tensor, timesteps: Tensor, context: Context, attention: Attention, control: Tensor | None = None
+    ) -> None:
+        """A pass for its keys and values alone: it ends when ``attention`` has got those of the last block. Arguments
+        as in ``forward``."""
+        x, _, modulation = self._embed(latents, timesteps, control)
+        *earlier, last = self.each_block()
+        for layer, block in enumerate(earlier):
+            x = block(layer, x, modulation, context[layer], attention)
+        before, _ = last.halves
+        attention(len(earlier), *before(last, x, modulation))
+
+    def _embed(self, latents: Tensor, timesteps: Tensor, control: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, F, N, dim) of this process, time (B, F, dim) and modulation (B, F, 6, dim)."""
+        x = self._patchify(latents.to(self.dtype))
+        if self.spec.screen_embedding:
+            x = x + self.screen_embedding
+        time = self._embed_time(timesteps, control)
+        return self.group.own_tokens(x, 2), time, self.time_projection(time).unflatten(-1, (6, -1))
 
     def _embed_time(self, timesteps: Tensor, control: Tensor | None) -> Tensor:
         """(B, F) -> (B, F, dim)."""

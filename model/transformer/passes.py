@@ -8,7 +8,7 @@ size share it. If capturing fails, passes run eagerly; this is logged once, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Result:
-    """Velocity (1, F, C, h, w), and after the last pass the evidence for the policy."""
+    """Velocity (1, F, C, h, w), or after the last pass the evidence for the policy."""
 
-    velocity: Tensor
+    velocity: Tensor | None
     evidence: Evidence | None
 
 
@@ -98,6 +98,7 @@ class Passes:
         self.capturing = device.type == "cuda" and self.group.size == 1  # nobody has tried graphs with exchanges
         self.replays = self.refused = 0
         self.why_refused: str | None = None
+        self.before_each: Callable[[], None] = lambda: None
 
     def compile(self) -> None:
         """Compile the operations between the large products into fused kernels."""
@@ -114,6 +115,7 @@ class Passes:
     def run(self, cache: KVCache, latents: Tensor, timestep: float, given: Given, last: bool) -> Result:
         """One pass over latents (1, F, C, h, w) at ``timestep``; the ``last`` pass of a chunk writes the keys to
         store."""
+        self.before_each()
         timesteps = torch.full(latents.shape[:2], timestep, device=latents.device)
         if self.capturing and cache.full and cache.workspace is self._workspace:
             key = (cache.workspace.slots, cache.layout, last and cache.needs, last)
@@ -135,7 +137,7 @@ class Passes:
         attention = Rewriting(cache, positions, self._spec, self._heads, told, self._rotate, self.group)
         timesteps = torch.zeros(latents.shape[:2], device=latents.device)
         with torch.compiler.set_stance("force_eager"):  # a rare shape, not worth compiling
-            self._dit(latents, timesteps, context, attention, control)
+            self._dit.write(latents, timesteps, context, attention, control)
 
     def _plainly(self, cache: KVCache, latents: Tensor, timesteps: Tensor, given: Given, last: bool) -> Result:
         attention = Cached(cache, given.angles, self._rotate, self.group)
@@ -143,8 +145,10 @@ class Passes:
             attention.watch = Watch(
                 cache.needs, self._heads, prompt_keys(given.context), group=self.group, spec=self._spec
             )
-        velocity = self._dit(latents, timesteps, given.context, attention, given.control)
-        return Result(velocity, attention.watch.evidence() if attention.watch else None)
+        if attention.watch is None:
+            return Result(self._dit(latents, timesteps, given.context, attention, given.control), None)
+        self._dit.write(latents, timesteps, given.context, attention, given.control)
+        return Result(None, attention.watch.evidence())
 
     def _load(self, given: Given) -> None:
         if given is not self._loaded and self._buffers is not None:

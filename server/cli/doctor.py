@@ -286,9 +286,10 @@ def speed(settings: Settings, spec: ModelSpec, held: list[object]) -> str:
     model: Any = held[0]
     several, usual = workers(settings), CacheChoice.of(settings.cache())
     with contextlib.ExitStack() as stack:
-        generator = ModelGenerator(model, "", str(model.device), {})
         if several:
             torch.set_num_threads(several[0].threads)
+        generator = ModelGenerator(model, "", str(model.device), {})
+        if several:
             asked = configure(settings, several[0], len(several), usual)
             generator = stack.enter_context(in_group(generator, asked))
         seconds = measure(generator, usual)

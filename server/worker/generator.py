@@ -6,7 +6,7 @@ import gc
 import io
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,10 +121,29 @@ class Generator(Protocol):
         """Restore a lost stream's state in a new stream. Raises ValueError if another model made the past."""
 
 
+class DecodingThread(ThreadPoolExecutor):
+    """A thread that decodes and encodes chunks, one after the other; torch uses one core in it."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(1, "decode", initializer=_use_one_core, initargs=(device,))
+        self._newest: Future[Any] | None = None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._newest = super().submit(fn, *args, **kwargs)
+        return self._newest
+
+    @property
+    def idle(self) -> bool:
+        """Whether all submitted tasks are done."""
+        return self._newest is None or self._newest.done()
+
+
 class ModelGenerator:
-    """A Generator for a LoadedModel."""
+    """A Generator for a LoadedModel. Passes use as many cores as torch uses when it is made."""
 
     def __init__(self, model: LoadedModel, weights: str, device: str, versions: dict[str, str]) -> None:
+        import torch
+
         self.spec: ModelSpec = model.spec
         self.weights = weights
         self.digest = model.digest
@@ -132,6 +151,7 @@ class ModelGenerator:
         self.versions = versions
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.model = model
+        self._cores = torch.get_num_threads()
 
     @property
     def torch_device(self) -> torch.device:
@@ -153,15 +173,20 @@ class ModelGenerator:
         return VideoStream.restore(self.model, snapshot)
 
     def decoding_thread(self) -> Executor:
-        """See the protocol. Torch uses one core in the new thread, and the other cores in the calling one: threads that
-        wait for each other on a shared core cost more than they gain."""
+        """See the protocol. While it works, passes leave a core to it."""
+        self._decoding = DecodingThread(self.model.device)
+        self.model.passes.before_each = self._share_cores
+        return self._decoding
+
+    def _share_cores(self) -> None:
+        """Torch uses all cores in the calling thread, or one less while the decoding thread works: threads that wait
+        for each other on a shared core cost more than they gain. The number of threads does not change a pass's
+        bits."""
         import torch
 
-        cores = torch.get_num_threads()
-        executor = ThreadPoolExecutor(1, "decode")
-        executor.submit(_use_one_core, self.model.device).result()
-        torch.set_num_threads(max(1, cores - 1))
-        return executor
+        wanted = self._cores if self._decoding.idle else max(1, self._cores - 1)
+        if wanted != torch.get_num_threads():
+            torch.set_num_threads(wanted)
 
     def free_bytes(self) -> int:
         import torch

@@ -123,15 +123,15 @@ class Passes:
         self.latents: list[torch.Tensor] = []
         self.timesteps: list[float] = []
         self.controls: list[list[float]] = []
-        forward = model.dit.forward
+        embed = model.dit._embed
 
-        def spy(latents: torch.Tensor, timesteps: torch.Tensor, *rest: object) -> torch.Tensor:
+        def spy(latents: torch.Tensor, timesteps: torch.Tensor, control: torch.Tensor) -> object:
             self.latents.append(latents.clone())
             self.timesteps.append(timesteps[0, 0].item())
-            self.controls.append(rest[2].flatten().tolist())  # type: ignore[union-attr]
-            return forward(latents, timesteps, *rest)
+            self.controls.append(control.flatten().tolist())
+            return embed(latents, timesteps, control)
 
-        monkeypatch.setattr(model.dit, "forward", spy)
+        monkeypatch.setattr(model.dit, "_embed", spy)
 
 
 def test_each_chunk_is_denoised_from_its_own_noise_and_then_written_clean(

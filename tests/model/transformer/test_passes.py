@@ -34,6 +34,14 @@ def chunks(model: LoadedModel, count: int = 4) -> torch.Tensor:
     return torch.stack([stream.next_chunk().latents for _ in range(count)])
 
 
+def test_a_clean_pass_that_ends_with_the_last_keys_writes_what_a_whole_pass_writes(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortened = chunks(model, 6)
+    monkeypatch.setattr(CausalDiT, "write", CausalDiT.forward)
+    assert torch.equal(chunks(model, 6), shortened)
+
+
 def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
