@@ -24,6 +24,7 @@ from model.group.cost import CountedGroup
 from model.parts import VideoCodec, build
 from model.spec import ModelSpec
 from model.transformer import rope
+from model.transformer.attention import attend_plainly
 from model.transformer.dit import CausalDiT
 
 GIB, MIB = 2**30, 2**20
@@ -244,10 +245,7 @@ class OverFullCache:
         q = rope.apply(q, cos[:, -self._chunk :], sin[:, -self._chunk :])
         keys = rope.apply(self._slots, cos, sin)
         if self._by_hand:
-            q, keys, values = (each.transpose(1, 2) for each in (q, keys, self._slots))
-            scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-            seen: Tensor = scores.softmax(dim=-1) @ values
-            return seen.transpose(1, 2)
+            return attend_plainly(*(each.transpose(1, 2) for each in (q, keys, self._slots))).transpose(1, 2)
         return torch.empty_like(q)  # fused kernels hold little more than their output
 
 

@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from model.spec import TEST_TINY, ModelSpec
-from model.transformer import rope
+from model.transformer import attention, rope
 from model.transformer.attention import Angles, Bidirectional, BlockCausal, attend
 from model.transformer.dit import CausalDiT, init_for_learning
 from model.transformer.positions import grid_positions
 
 
+@pytest.mark.parametrize("heads_at_once", [1, 2, 3])
 @pytest.mark.parametrize("masked", [False, True])
-def test_bf16_by_hand_agrees_with_float32(masked: bool) -> None:
+def test_bf16_by_hand_agrees_with_float32(masked: bool, heads_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", heads_at_once * 5 * 9 * 2)
     torch.manual_seed(0)
-    q, k, v = torch.randn(1, 5, 2, 8), torch.randn(1, 9, 2, 8), torch.randn(1, 9, 2, 8)
+    q, k, v = torch.randn(1, 5, 3, 8), torch.randn(1, 9, 3, 8), torch.randn(1, 9, 3, 8)
     mask = torch.rand(5, 9) > 0.5 if masked else None
     if mask is not None:
         mask[:, 0] = True
