@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cache.config import PositionMode
 from model.camera import PANS, CameraLimits
 
+MOST_PIXELS = 4096  # per side
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -210,7 +211,10 @@ def size_of(text: str) -> tuple[int, int]:
     found = SIZE.fullmatch(text)
     if found is None:
         raise SpecError(f"size is {text!r}; give WIDTHxHEIGHT like 832x480")
-    return int(found[1]), int(found[2])
+    width, height = int(found[1]), int(found[2])
+    if not all(0 < side <= MOST_PIXELS for side in (width, height)):
+        raise SpecError(f"size is {text!r}: each side must have 1 to {MOST_PIXELS} pixels")
+    return width, height
 
 
 WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B"  # its text encoder and VAE serve the whole family

@@ -132,7 +132,9 @@ def save_transformer(folder: Path, dit: nn.Module, dtype: torch.dtype) -> str:
     """Write the transformer alone, in Wan's public layout, to ``folder``; returns its digest (LoadedModel.student)."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "diffusion_pytorch_model.safetensors"
-    save_file({name: _stored(tensor, dtype) for name, tensor in dit.state_dict().items()}, file)
+    aside = file.with_name(f"{file.name}.part")
+    save_file({name: _stored(tensor, dtype) for name, tensor in dit.state_dict().items()}, aside)
+    aside.replace(file)  # so that a file of this name is always complete
     return fingerprint([file])
 
 
@@ -155,10 +157,7 @@ def load_model(
     """
     spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
     folder = folder or _shipped_folder(spec)
-    if not spec.public or (folder / DESCRIPTION).is_file():
-        model = _load_own(spec, folder, device, dtype)
-    else:
-        model = _load_public(spec, folder, torch.device(device), dtype, beside or Beside(), whole)
+    model = load_parts(spec, folder, device, dtype, beside, whole)
     own_head = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
     if head is not None:
         model = with_head(model, head)
@@ -166,6 +165,28 @@ def load_model(
         model = with_head(model, own_head, "weights")
     asking = own_head.with_name(ASKING_FILE)
     return with_asking(model, asking) if asking.is_file() else model
+
+
+def load_parts(
+    spec: ModelSpec,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    beside: Beside | None = None,
+    whole: bool = True,
+) -> LoadedModel:
+    """As ``load_model``, without heads."""
+    if spec.public and not (folder / DESCRIPTION).is_file():
+        return _load_public(spec, folder, torch.device(device), dtype, beside or Beside(), whole)
+    require_own_parts(spec, beside or Beside(), f"the weights in {folder}")
+    return _load_own(spec, folder, device, dtype)
+
+
+def require_own_parts(spec: ModelSpec, beside: Beside, whose: str) -> None:
+    """Raise WeightsError if ``beside`` names other parts for weights that have their own; ``whose`` says which."""
+    for part in ("text_encoder", "vae"):
+        if getattr(beside, part) is not None:
+            raise WeightsError(f"model {spec.name!r} uses its own, of {whose}: leave this setting out", part)
 
 
 def _load_public(
@@ -297,9 +318,13 @@ def _load_part(module: nn.Module, path: Path, checksums: dict[str, str]) -> None
     try:
         tensors = load_safetensors(data)
     except (SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path} is truncated or no safetensors file ({len(data)} bytes): {error}") from error
+        raise WeightsError(
+            f"{path} is truncated or no safetensors file ({len(data)} bytes): {error}; copy it again"
+        ) from error
     if hashlib.sha256(data).hexdigest() != checksums[path.name]:
-        raise WeightsError(f"{path} does not match its sha256 in {DESCRIPTION}: the file is damaged or was replaced")
+        raise WeightsError(
+            f"{path} does not match its sha256 in {DESCRIPTION}: the file is damaged or was replaced; copy it again"
+        )
     _check_tensors(path, expected=module.state_dict(), found=tensors)
     for name, tensor in tensors.items():
         require_finite(tensor, name, path)

@@ -36,7 +36,17 @@ SLOW = (
     *(f"tests/server/bench/test_{name}.py" for name in ("against", "bench")),
     *(
         f"tests/server/cli/test_{name}.py"
-        for name in ("cli", "doctor", "drain", "endings", "output", "refused_starts", "research_commands", "revisit")
+        for name in (
+            "bad_weights",
+            "cli",
+            "doctor",
+            "drain",
+            "endings",
+            "output",
+            "refused_starts",
+            "research_commands",
+            "revisit",
+        )
     ),
     *(f"tests/server/engine/test_{name}.py" for name in ("capacity", "cluster", "conformance", "devices", "groups")),
     "tests/server/failures/",

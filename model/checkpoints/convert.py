@@ -65,12 +65,13 @@ def convert(source: Path, target: Path | None = None, dtype: torch.dtype | None 
     target.parent.mkdir(parents=True, exist_ok=True)
     try:  # one key: the order of several varies, and with it the checksum
         save_file(ready, part, {ABOUT: json.dumps(note)})
+        checksum = sha256(part)
+        note_file(target).write_text(json.dumps({**note, "sha256": checksum}, indent=2) + "\n")
+        part.replace(target)  # last, so that a file of this name is always complete
     except SafetensorError as error:  # how its library reports a full disk or a folder that is not writable
-        part.unlink(missing_ok=True)
         raise WeightsError(f"{target} cannot be written: {error}") from error
-    checksum = sha256(part)
-    note_file(target).write_text(json.dumps({**note, "sha256": checksum}, indent=2) + "\n")
-    part.replace(target)  # last, so that a file of this name is always complete
+    finally:
+        part.unlink(missing_ok=True)
     return Converted(target, what, len(ready), checksum)
 
 

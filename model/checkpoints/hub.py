@@ -75,7 +75,7 @@ def pull(each: Wanted) -> Path:
     Raises WeightsError, in one line: no network, no such repository or revision, no access.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     revision = each.revision or pinned(each.repo)
     try:
@@ -84,19 +84,31 @@ def pull(each: Wanted) -> Path:
                 each.repo, revision=revision, cache_dir=cache_folder(), allow_patterns=list(each.files), max_workers=4
             )
         )
-    except GatedRepoError as error:
-        raise WeightsError(f"{each.repo} is gated: accept its terms on the hub and set HF_TOKEN") from error
-    except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"{each.repo} is not downloaded, and the hub cannot be reached (offline?): pull it on a machine "
-            f"with a network and copy {cache_folder()}, or set {CACHE_VARIABLE}"
-        ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{each.repo} cannot be pulled: {reason}") from error
+        raise WeightsError(f"{each.repo} {_why_not_pulled(error, revision)}") from error
     _pin(each.repo, folder.name)
     _check_complete(each, folder)
     return folder
+
+
+def _why_not_pulled(error: Exception, revision: str | None) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "is gated: accept its terms on the hub and set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has no revision {revision!r}: name another one after the @"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "is not on the hub, or is private: check its name; for a private one set HF_TOKEN"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        cause = error.__cause__
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        offline = "HF_HUB_OFFLINE is set" if isinstance(cause, errors.OfflineModeIsEnabled) else None
+        why = offline or ("the hub cannot be reached" if status is None else f"the hub fails with status {status}")
+        otherwise = f"pull it on a machine with a network and copy {cache_folder()}, or set {CACHE_VARIABLE}"
+        return f"is not downloaded, and {why}: {otherwise if status is None else 'try again later'}"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"cannot be pulled: {reason}; the same command resumes the download"
 
 
 def pinned(repo: str) -> str | None:

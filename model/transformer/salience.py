@@ -25,6 +25,7 @@ from model.spec import ModelSpec
 FORMAT = 1
 ABOUT = "pafu"  # the only metadata key: with several, their order would vary and equal heads would give different files
 HEAD_FILE = "salience.safetensors"  # the file of the head that loads with its student
+ANEW = "copy it again, or distil another head (pafu distill salience)"
 WIDTHS_PER_DIM = 16  # model width per hidden width: keeps the head below 1 % of the parameters
 
 
@@ -94,14 +95,16 @@ def load_head(path: Path, spec: ModelSpec, digest: str, make: Callable[[ModelSpe
                 "distil one for it (pafu distill salience) or name the folder that the head belongs to"
             )
     if about.get("sha256", found := tensors_digest(tensors)) != found:  # heads of earlier versions have no checksum
-        raise SalienceError(f"{path} does not match its own sha256: the file is damaged")
+        raise SalienceError(f"{path} does not match its own sha256: the file is damaged; {ANEW}")
     if damaged := next((name for name, tensor in tensors.items() if not is_finite(tensor)), None):
-        raise SalienceError(f"{path}: tensor {damaged!r} contains NaN or infinity: distil the head again")
+        raise SalienceError(f"{path}: tensor {damaged!r} contains NaN or infinity: {ANEW}")
     head = make(spec)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != expected:
-        raise SalienceError(f"{path} holds tensors {shapes}, but a head of model {spec.name!r} needs {expected}")
+        raise SalienceError(
+            f"{path} holds tensors {shapes}, but a head of model {spec.name!r} needs {expected}; {ANEW}"
+        )
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)
 
@@ -119,7 +122,7 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
             about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
         return about if isinstance(about, dict) else {}, load_file(path)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise SalienceError(f"{path} is truncated or no safetensors file: {error}") from error
+        raise SalienceError(f"{path} is truncated or no safetensors file: {error}; {ANEW}") from error
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Train and evaluate models, offline.", no_args_is_help=True)
 
 NO_PARTS = Parts()
+BESIDE = {"text_encoder": "--text-encoder", "vae": "--vae", "salience_head": "--head"}
+OF_STUDENT, OF_TEACHER = {"weights": "--student", **BESIDE}, {"weights": "--teacher", **BESIDE}  # options by part
 EXTRA = "the training recipes need more packages: run pip install -e '.[distill]'"
 
 
@@ -147,7 +150,8 @@ def asking(
         from model.distill.stages.asking_stage import AskingDistillation, AskingSettings
         from model.transformer.asking import ASKING_FILE
 
-        loaded = load_for_work(model, student, torch.device("cpu"))
+        with options_named(OF_STUDENT):
+            loaded = load_for_work(model, student, torch.device("cpu"), heads=False)
         settings = AskingSettings(clips=clips, held_out=held_out, steps=steps, batch=batch)
         report = AskingDistillation(loaded, out, settings).run()
         rows = "; ".join(f"over {name} " + " ".join(f"{v:.2f}" for v in areas) for name, areas in report.items())
@@ -216,9 +220,11 @@ def salience(
         parts, dtype = parts_of(text_encoder, vae, size), torch.bfloat16 if own.type == "cuda" else torch.float32
         spec, of_teacher = known(model, parts.size), known(teacher_model or model, parts.size)
         dreams.scripts(spec, prompts, 1)  # reports missing prompts before anything is loaded
-        check_room(own, spec, lambda: salience_bytes(of_teacher, spec, settings, dtype), "--tokens")
-        ours = load_for_work(model, student, own, dtype=dtype, parts=parts)
-        theirs = load_teacher(teacher, of_teacher.name, ours, beside(parts, of_teacher))
+        check_room(own, spec, partial(salience_bytes, of_teacher, spec, settings, dtype), "--tokens or --size")
+        with options_named(OF_STUDENT):
+            ours = load_for_work(model, student, own, dtype=dtype, parts=parts, heads=False)
+        with options_named(OF_TEACHER):
+            theirs = load_teacher(teacher, of_teacher.name, ours, beside(parts, of_teacher))
         report = SalienceDistillation(theirs, ours, out, settings, prompts, rank, processes).run()
         if rank == 0:
             by_layer, head = ", ".join(f"{value:.2f}" for value in report["spearman"]), out / "salience.safetensors"
@@ -273,8 +279,9 @@ def long(
         parts = parts_of(text_encoder, vae, size)
         spec = known(model, parts.size)
         dreams.scripts(spec, prompts, 1)  # reports missing prompts before anything is loaded
-        check_room(own, spec, lambda: long_bytes(spec, settings), "--remembered, --streams or --budget")
-        loaded = load_for_work(model, student, own, head, parts=parts)
+        check_room(own, spec, partial(long_bytes, spec, settings), "--remembered, --streams, --budget or --size")
+        with options_named(OF_STUDENT):
+            loaded = load_for_work(model, student, own, head, parts=parts)
         LongTuning(loaded, out, settings, prompts, rank, processes).run()
         if rank == 0:
             tuned = out / "student"
@@ -327,6 +334,7 @@ def check_room(device: torch.device, spec: ModelSpec, count: Callable[[], dict[s
     bound; ``lower`` names the options to reduce."""
     import torch
 
+    from model.cost.memory import CARDS, LEFT_FREE
     from model.distill.stages.salience_stage import DistillError
 
     if device.type != "cuda" and not spec.public:
@@ -335,8 +343,11 @@ def check_room(device: torch.device, spec: ModelSpec, count: Callable[[], dict[s
     told = ", ".join(f"{name} {size:.1f}" for name, size in needs.items())
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     if needs["at most"] * 2**30 > free:
+        room = {size: size * 1e9 * (1 - LEFT_FREE) / 2**30 for size in CARDS}
+        fitting = [f"{size} GB" for size, holds in room.items() if holds >= needs["at most"]]
+        would = f"fits on cards of {', '.join(fitting)}" if fitting else f"fits on no card up to {CARDS[-1]} GB"
         raise DistillError(
-            f"{free / 2**30:.1f} GiB are free on {device}, but the need is (GiB): {told}; reduce {lower}"
+            f"{free / 2**30:.1f} GiB are free on {device}, but the need is (GiB): {told}, which {would}; reduce {lower}"
         )
     if device.type == "cuda":
         say(f"memory in GiB: {told}")
@@ -349,8 +360,10 @@ def load_for_work(
     head: Path | None = None,
     dtype: torch.dtype | None = None,
     parts: Parts = NO_PARTS,
+    heads: bool = True,
 ) -> LoadedModel:
-    """Load a model for training or evaluation, in float32 by default, as training needs.
+    """Load a model for training or evaluation, in float32 by default, as training needs; its heads only if a policy
+    may need them (``heads``).
 
     Models with random weights need no folder.
     """
@@ -358,11 +371,26 @@ def load_for_work(
 
     from model.checkpoints import hub
     from model.spec import RANDOM_WEIGHTS
-    from model.weights import load_model, random_model
+    from model.weights import load_model, load_parts, random_model, require_own_parts
     from server.worker.generator import beside
 
     spec, dtype = known(name, parts.size), dtype or torch.float32
+    near = beside(parts, spec)
     if name in RANDOM_WEIGHTS and folder is None:
+        require_own_parts(spec, near, "random weights")
         return random_model(spec, 0, device, dtype)
     place = hub.locate(str(folder), spec) if folder else None
-    return load_model(spec, place, device, dtype, head, beside(parts, spec))
+    if place is not None and not heads:
+        return load_parts(spec, place, device, dtype, near)
+    return load_model(spec, place, device, dtype, head, near)
+
+
+@contextmanager
+def options_named(called: Mapping[str, str]) -> Iterator[None]:
+    """A WeightsError in this block begins with the option at fault; ``called``: options by part."""
+    from model.weights import WeightsError
+
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{called[error.part]}: {error}", error.part) from error

@@ -11,11 +11,13 @@ import typer
 from rich.console import Console
 
 from server.cli.console import fail, say, settings_from
-from server.cli.distill import Device, Model, Threads, known, load_for_work, parts_of, prepare
+from server.cli.distill import BESIDE, Device, Model, Threads, known, load_for_work, options_named, parts_of, prepare
 
 Numbers = Annotated[str | None, typer.Option(help="latent frames, comma-separated; default 1,1.5,2,3,4,6")]
 
 
+Places = tuple[Path | None, Path | None, Path | None, Path | None, str | None]  # weights, head, text encoder, VAE, size
+CALLED = {"weights": "--weights", **BESIDE}  # options by part
 # settings with options of the same name
 PLAIN = (
     *(
@@ -92,19 +94,18 @@ def evaluate(
     if budgets is not None:
         given["budgets"] = numbers(budgets)
     prepare(device, threads)
+    places = (weights, head, text_encoder, vae, size)
     if not has_camera(model):
-        parts = (weights, head, text_encoder, vae, size)
-        return _films(model, parts, device, out, prompts, numbers(minutes or "1", "minutes"), samples, given)
+        return _films(model, places, device, out, prompts, numbers(minutes or "1", "minutes"), samples, given)
     if prompts or minutes:
         raise fail(f"--prompts and --minutes are for models without a camera; {model} is evaluated on tours", 2)
-    result = _evaluation(model, weights, head, device, out, probe, quick, given)
+    result = _evaluation(model, places, device, out, probe, quick, given)
     _publish(result, out)
 
 
 def _evaluation(
     model: str,
-    weights: Path | None,
-    head: Path | None,
+    places: Places,
     device: str,
     out: Path,
     probe: Path | None,
@@ -120,9 +121,11 @@ def _evaluation(
     from model.spec import SpecError
     from model.weights import WeightsError
 
+    weights, head, text_encoder, vae, size = places
     try:
         settings = dataclasses.replace(QUICK if quick else EvalSettings(), **given)
-        loaded = load_for_work(model, weights, torch.device(device), head)
+        with options_named(CALLED):
+            loaded = load_for_work(model, weights, torch.device(device), head, parts=parts_of(text_encoder, vae, size))
         reader = None if probe is None else trained_probe(probe)
         return Evaluation(loaded, out, settings, reader).run(Console(stderr=True))
     except SpecError as error:
@@ -152,12 +155,9 @@ def has_camera(model: str) -> bool:
         raise fail(str(error)) from None
 
 
-Parts = tuple[Path | None, Path | None, Path | None, Path | None, str | None]  # weights, head, text encoder, VAE, size
-
-
 def _films(
     model: str,
-    parts: Parts,
+    places: Places,
     device: str,
     out: Path,
     prompts: Path | None,
@@ -174,8 +174,8 @@ def _films(
     from model.weights import WeightsError
     from server.worker.generator import StartError, load_model
 
-    weights, head = (None if part is None else str(part) for part in parts[:2])
-    text_encoder, vae, size = parts[2:]
+    weights, head = (None if part is None else str(part) for part in places[:2])
+    text_encoder, vae, size = places[2:]
     try:
         beside = parts_of(text_encoder, vae, size)
         spec = known(model, beside.size)
@@ -189,7 +189,7 @@ def _films(
         )
         place = {"model": model, "weights": weights, "text_encoder": text_encoder, "vae": vae, "size": size}
         check_memory({name: value for name, value in place.items() if value}, device, max(settings.budgets))
-        loaded, _ = load_model(model, weights, device, head, beside)
+        loaded, _ = load_model(model, weights, device, head, beside, CALLED)
         result = Films(loaded, out, settings).run(Console(stderr=True))
     except SpecError as error:
         raise fail(str(error), 2) from None

@@ -6,6 +6,7 @@ import errno
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -113,7 +114,8 @@ def load(settings: Settings, console: Console) -> Generator:
     """Load the model in this process. Raises GenerateError."""
     try:
         check_files(settings)
-        slot = slots_for(settings)[0]  # one device is enough for one video
+        slot = slots_for(settings)[0]  # one worker is enough for one video, and has the memory to itself
+        slot = replace(slot, memory_share=1 / len(slot.devices))
         _check_memory(settings, slot, console)
         return load_model(configure(settings, slot, 1, CacheChoice.of(settings.cache())))
     except (StartError, ConfigError, MissingExtra) as error:

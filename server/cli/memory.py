@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -22,13 +23,24 @@ Rows = list[tuple[str, ...]]
 
 
 def counted(settings: Settings) -> tuple[Rows, str | None]:
-    """The table's rows, and why the model does not fit on the first device (None: it fits).
+    """The table's rows for the first worker that the model fits on, else for the first, and why it fits on none (None:
+    it fits).
 
     Raises MissingExtra, and ConfigError for a device that does not exist.
     """
-    slot = slots_for(settings)[0]
+    slots = slots_for(settings)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(count, settings, slot).result()
+        return process.submit(count_one_of, settings, slots).result()
+
+
+def count_one_of(settings: Settings, slots: Sequence[Slot]) -> tuple[Rows, str | None]:
+    """As ``counted``, in this process."""
+    found = []
+    for slot in {slot.device: slot for slot in slots}.values():  # several CPU workers are alike
+        found.append(count(settings, slot))
+        if found[-1][1] is None:
+            return found[-1]
+    return found[0]
 
 
 def show(rows: Rows, console: Console) -> None:
@@ -46,7 +58,7 @@ def show(rows: Rows, console: Console) -> None:
 
 
 def count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
-    """As ``counted``, in this process."""
+    """As ``counted``, for one worker, in this process."""
     import torch
 
     from model.cost.memory import CARDS, LEFT_FREE, fitting, of_another, plan, table
@@ -63,17 +75,20 @@ def count(settings: Settings, slot: Slot) -> tuple[Rows, str | None]:
     if kind != "cuda":
         on_card = plans[f"on a GPU{where}"] = plan(spec, cache, torch.bfloat16, "cuda", placement, size, codec)
     fits, too_large = {}, None
-    free = (
-        available_bytes() // size if kind == "cpu" else min(torch.cuda.mem_get_info(each)[0] for each in slot.devices)
-    )
+    if kind == "cpu":  # shared with the other CPU processes
+        free = round(slot.memory_share * available_bytes())
+    else:
+        free = min(torch.cuda.mem_get_info(each)[0] for each in slot.devices)
     if free:
         would = fitting(here, spec, cache, dtype, free)
-        fits[f"here: {free / GIB:.1f} GiB free"] = would
+        alike = round(1 / slot.memory_share)
+        each = f" for each of {alike} processes" if alike > 1 else ""
+        fits[f"here: {free / GIB:.1f} GiB free{each}"] = would
         if not here.sessions(free):
             too_large = (
                 f"not enough memory for {settings.model} on {slot.device}: one session needs "
-                f"{here.least / GIB:.1f} GiB, {free / GIB:.1f} GiB are free; it {would}: free memory, reduce --size, "
-                "use a tiny --vae, or choose a smaller model"
+                f"{here.least / GIB:.1f} GiB, {free / GIB:.1f} GiB are free{each}; it {would}: free memory, reduce "
+                "--size, use a tiny --vae, or choose a smaller model"
             )
     for size in CARDS:
         room = round(size * 1e9 * (1 - LEFT_FREE))

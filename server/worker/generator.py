@@ -325,20 +325,19 @@ def load_model(
 
     Raises StartError, which names the missing or invalid file and the setting at fault (as in ``called``).
     """
-    from model.weights import WeightsError, random_model, with_head
+    from model.weights import WeightsError, random_model, require_own_parts, with_head
     from model.weights import load_model as load
 
     spec = spec_named(name) if parts.size is None else spec_named(name).at(*parts.size)
-    for part in ("text_encoder", "vae"):
-        if getattr(parts, part) is not None and not spec.public:
-            raise StartError(f"{called.get(part, part)}: model {name!r} uses its own; leave this setting out")
     try:
+        near = beside(parts, spec)
         if name in RANDOM_MODELS and weights is None:
+            require_own_parts(spec, near, "random weights")
             random = random_model(spec, seed=0, device=device)
             return with_head(random, Path(salience_head)) if salience_head else random, RANDOM_WEIGHTS
         head = Path(salience_head) if salience_head else None
         place = hub.locate(weights, spec) if weights else None
-        loaded = load(spec, place, device, head=head, beside=beside(parts, spec), whole=whole)
+        loaded = load(spec, place, device, head=head, beside=near, whole=whole)
         return loaded, weights or SHIPPED_WEIGHTS
     except (WeightsError, OSError) as error:
         at_fault = called.get(getattr(error, "part", "weights"))

@@ -108,3 +108,11 @@ def test_damaged_missing_and_foreign_files_are_named(state: dict[str, torch.Tens
     (tmp_path / "b.safetensors").touch()
     with pytest.raises(WeightsError, match="b.safetensors is a safetensors file already"):
         convert(tmp_path / "b.safetensors")
+
+
+def test_a_conversion_that_fails_leaves_no_half_written_file(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "a.pt")
+    (tmp_path / "a.origin.json").mkdir()  # so that the note cannot be written
+    with pytest.raises(IsADirectoryError):
+        convert(tmp_path / "a.pt")
+    assert {file.name for file in tmp_path.iterdir()} == {"a.pt", "a.origin.json"}

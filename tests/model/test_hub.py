@@ -95,7 +95,7 @@ def test_half_a_download_is_named(cache: Path) -> None:
 
 
 def test_without_a_network_and_without_a_copy_one_line_says_so() -> None:
-    with pytest.raises(WeightsError, match="is not downloaded, and the hub cannot be reached"):
+    with pytest.raises(WeightsError, match="^nobody/nothing is not downloaded, and HF_HUB_OFFLINE is set: pull it on"):
         hub.pull(hub.Wanted("nobody/nothing", ("*",)))
 
 
@@ -112,6 +112,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     content = b""
     drop_after: int | None = None
+    refusal: tuple[int, str] | None = None  # status and code, for every request
     sent = 0  # files
     asked: list[tuple[str, str | None, str | None]] = []
 
@@ -120,6 +121,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers.get("Range"), self.headers.get("Authorization")))
+        if self.refusal is not None:
+            return self._say(b"{}", {"X-Error-Code": self.refusal[1]}, self.refusal[0])
         if "/api/models/" in self.path:
             drop, Hub.drop_after = Hub.drop_after, None
             self._say(self._listing(), {})
@@ -161,7 +164,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     save_file({"a": torch.arange(5000.0)}, tmp_path / "content.safetensors")
-    Hub.content, Hub.asked = (tmp_path / "content.safetensors").read_bytes(), []
+    Hub.content, Hub.asked, Hub.refusal = (tmp_path / "content.safetensors").read_bytes(), [], None
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -186,6 +189,30 @@ def test_a_dropped_connection_goes_on_at_its_byte_with_the_token_of_the_environm
     assert folder.name == COMMIT and (folder / "a.safetensors").read_bytes() == Hub.content
     files = [(range_, token) for path, range_, token in Hub.asked if "resolve" in path]
     assert ("bytes=1000-", "Bearer hf_secret") in files
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ((404, "RepoNotFound"), "is not on the hub, or is private: check its name; for a private one set HF_TOKEN"),
+        ((404, "RevisionNotFound"), "has no revision 'v9': name another one after the @"),
+        ((403, "GatedRepo"), "is gated: accept its terms on the hub and set HF_TOKEN"),
+        ((501, ""), "is not downloaded, and the hub fails with status 501: try again later"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(endpoint: None, refusal: tuple[int, str], said: str) -> None:
+    Hub.refusal = refusal
+    with pytest.raises(WeightsError) as refused:
+        hub.pull(hub.Wanted("somebody/wan", ("*.safetensors",), "v9"))
+    assert str(refused.value) == f"somebody/wan {said}"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(endpoint: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        WeightsError, match="^somebody/wan is not downloaded, and the hub cannot be reached: pull it on"
+    ):
+        hub.pull(hub.Wanted("somebody/wan", ("*.safetensors",)))
 
 
 def test_a_stopped_pull_goes_on_with_the_files_that_are_missing(endpoint: None) -> None:

@@ -21,6 +21,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ from model.transformer import rope
 from model.transformer.attention import attend
 from model.transformer.salience import HEAD_FILE, SalienceHead, save_head, tensors_digest
 from model.transformer.sampler import FULL_NOISE
-from model.weights import LoadedModel, WeightsError, load_model
+from model.weights import LoadedModel, WeightsError, load_parts
 
 STAGE = "salience"
 SETTINGS_FILE = "salience.settings.json"
@@ -208,7 +209,7 @@ def load_teacher(folder: Path, name: str, student: LoadedModel, beside: Beside |
     distill mini``, whose teacher shares the student's autoencoder. Raises WeightsError or FileNotFoundError."""
     if not (folder / "teacher.checkpoint.safetensors").is_file():
         spec = spec_named(name).at(student.spec.width, student.spec.height)
-        return load_model(spec, hub.locate(str(folder), spec), student.device, student.dtype, beside=beside)
+        return load_parts(spec, hub.locate(str(folder), spec), student.device, student.dtype, beside)
     trained = trained_weights(folder, "teacher")
     parts: dict[str, Any] = {"dit": copy.deepcopy(student.dit), "text": copy.deepcopy(student.text)}
     for part, module in parts.items():
@@ -392,7 +393,8 @@ class SalienceDistillation:
     def _report(self) -> dict[str, list[float]]:
         """Held-out Spearman and top-k recall per layer, and the heat map of the first held-out clip."""
         rows: dict[str, list[Tensor]] = {"spearman": [], "recall": []}
-        for n in range(self._settings.clips, self._settings.clips + self._settings.held_out):
+        held_out = range(self._settings.clips, self._settings.clips + self._settings.held_out)
+        for n in track(held_out, description="held-out lessons", disable=self._rank > 0):
             lesson = self._lessons[n].on(self._student.device)
             score = self.head(lesson.keys, lesson.values)
             rows["spearman"].append(spearman(score, lesson.target))
