@@ -77,3 +77,8 @@ def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
 def usable_cores() -> int:
     """Cores that this process may run on; an affinity mask or container may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL``; real-time signals have no name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"

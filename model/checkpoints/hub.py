@@ -35,9 +35,12 @@ class Wanted:
 
 
 def cache_folder() -> Path:
-    """The folder for pulled weights."""
+    """The folder for pulled weights. Raises WeightsError for a user without a home folder who names none."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "pafu" / "hub")
+    folder = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "pafu" / "hub")
+    if str(folder).startswith("~"):
+        raise WeightsError(f"{folder}: this user has no home folder; set {CACHE_VARIABLE} to a folder for weights")
+    return folder
 
 
 def is_hub_id(weights: str) -> bool:

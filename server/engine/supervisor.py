@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from server.ipc.messages import (
     frame,
     frame_length,
 )
-from server.process import module_command
+from server.process import module_command, signal_name
 from server.states import WorkerState
 
 log = logging.getLogger("pafu.engine")
@@ -131,6 +130,10 @@ class WorkerSupervisor:
                 return
             failures, delay = (0, FIRST_DELAY) if was_ready else (failures + 1, min(2 * delay, LONGEST_DELAY))
             given_up = final or failures >= MAX_FAILURES
+            if given_up and not final:
+                reason = (
+                    f"{reason}; that was failure {failures} before it was ready (memory? see dmesg and pafu doctor)"
+                )
             if given_up:
                 self._become(WorkerState.FAILED, reason)
             else:
@@ -220,7 +223,7 @@ class WorkerSupervisor:
         self._owner.died(None if self.state is WorkerState.STOPPED else how)
         said = await self._stderr.line(EXIT_WITHIN) if self._stderr else ""
         if status < 0:
-            return signal.Signals(-status).name
+            return f"killed by {signal_name(-status)}"
         return f"exit status {status}: {said}" if status and said else f"exit status {status}"
 
     def _kill(self) -> None:

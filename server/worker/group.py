@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -45,7 +44,7 @@ from server.ipc.group import (
     Steer,
 )
 from server.ipc.messages import CacheChoice, Camera, Configure, Past
-from server.process import module_command
+from server.process import module_command, signal_name
 from server.worker.generator import DeviceLost, Generator, ModelGenerator, StartError, load_generator
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Member:
     def _watch(self) -> None:
         status = self._process.wait()
         if self._wanted:
-            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            how = signal_name(-status) if status < 0 else f"exit status {status}"
             log.error("%s ended (%s), so its worker ends, and its sessions continue elsewhere", self._name, how)
             for handler in logging.getLogger().handlers:
                 handler.flush()

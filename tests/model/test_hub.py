@@ -99,6 +99,16 @@ def test_without_a_network_and_without_a_copy_one_line_says_so() -> None:
         hub.pull(hub.Wanted("nobody/nothing", ("*",)))
 
 
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "PAFU_HUB_CACHE"])
+def test_without_a_home_folder_none_called_tilde_is_made(variable, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PAFU_HUB_CACHE", raising=False)
+    monkeypatch.setenv(variable, "~nobody-here/hub")
+    with pytest.raises(WeightsError, match="no home folder; set PAFU_HUB_CACHE"):
+        hub.pull(hub.wanted("causvid")[0])
+    assert not list(tmp_path.iterdir())
+
+
 def test_paths_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gdhe17" / "Self-Forcing").mkdir(parents=True)

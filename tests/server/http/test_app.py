@@ -53,13 +53,17 @@ async def test_readyz_is_503_after_the_worker_died(server, client) -> None:
     assert reply.json()["status"] == "restarting" and "SIGKILL" in reply.json()["reason"]
 
 
+DEATHS = [("raise SystemExit('no such luck')", "no such luck"), ("import os; os.kill(os.getpid(), 37)", "signal 37")]
+
+
+@pytest.mark.parametrize(("code", "reason"), DEATHS)
 async def test_a_server_that_will_never_serve_again_fails_its_liveness_and_says_so_in_the_log(
-    serve, monkeypatch, caplog
+    serve, monkeypatch, caplog, code, reason
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.0)
     monkeypatch.setattr(supervisor, "LONGEST_DELAY", 0.0)
     server = await serve()
-    server.engine.pool.members[0].supervisor.command = (sys.executable, "-c", "raise SystemExit('no such luck')")
+    server.engine.pool.members[0].supervisor.command = (sys.executable, "-c", code)
     await server.engine.settled()
     if (pid := server.engine.status().workers[0].pid) is not None:
         os.kill(pid, signal.SIGKILL)
@@ -69,6 +73,7 @@ async def test_a_server_that_will_never_serve_again_fails_its_liveness_and_says_
         alive = await client.get("/healthz")
     assert (alive.status_code, alive.json()["status"]) == (503, "failed") and alive.json()["reason"]
     assert caplog.records[-1].levelname == "ERROR" and "giving up on" in caplog.messages[-1]
+    assert reason in caplog.messages[-1] and "failure 5 before it was ready" in alive.json()["reason"]
 
 
 async def test_models_tells_what_a_client_needs_to_know(client) -> None:
