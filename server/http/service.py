@@ -60,6 +60,8 @@ class Service(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open sockets (/readyz says 503), start the engine, then look for jobs."""
         await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(WAITING_CONNECTIONS)  # asyncio has just set it to ACCEPTED_AT_ONCE
         self.front.access.operator.prepare()
         await self.front.engine.start()
         self.front.jobs.start()

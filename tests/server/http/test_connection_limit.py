@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
+import select
+import socket
 import subprocess
 import sys
 import time
@@ -40,6 +43,21 @@ async def test_an_address_has_so_many_connections_and_room_again_when_they_are_g
             await asyncio.sleep(0.01)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_many_who_come_at_once_wait_in_the_system_and_are_not_sent_away(serve) -> None:
+    """With a backlog of a few, the system drops the others' first packets, and each tries again after a second."""
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await client.get("/healthz")).status_code == 200
+    lines = [socket.socket() for _ in range(100)]
+    for line in lines:  # the server, in the same thread, accepts none meanwhile
+        line.setblocking(False)
+        assert line.connect_ex(("127.0.0.1", server.port)) in (0, errno.EINPROGRESS)
+    _, connected, _ = select.select([], lines, [], 0.2)
+    assert len(connected) == len(lines)
+    for line in lines:
+        line.close()
 
 
 async def test_a_trusted_proxy_holds_connections_for_others(serve) -> None:
