@@ -55,6 +55,7 @@ class CandidateReader:
             read_keys=cache(partial(self._keys, dealt)) if "keys" in self.reads else unread,
             read_values=cache(partial(self._values, dealt)) if "values" in self.reads else unread,
             layer=self.first_layer + layer,
+            budget=store.budgets[layer],
             fresh=self.fresh,
             **others,
         )

@@ -5,6 +5,7 @@ This module imports no torch: the front uses it to validate requests and to admi
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,12 +15,14 @@ from cache.errors import PolicyError
 PositionMode = Literal["relative", "absolute"]
 RULES = (
     *("attention", "h2o", "tova", "recent_query", "trig", "keydiff", "density", "rkv", "redundancy"),
-    *("value_novelty", "text_topk", "fov", "retrieval", "merging"),
+    *("value_novelty", "text_topk", "fov", "retrieval", "merging", "pyramid"),
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
 HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
 RECALLING = frozenset({"retrieval"})  # policies with a tier in host memory
+PYRAMIDAL = frozenset({"pyramid"})  # policies with a budget per layer
+PYRAMID_BETA = 20  # the first layer's share is this many times less than twice the mean, the last one's 1 / this
 MERGING = frozenset({"merging"})  # policies that average stored rows
 HOST_LATENTS = 96.0  # latent frames that this tier holds if nothing else is said
 PROTECTED_SHARE = 0.25
@@ -109,6 +112,19 @@ def host_bytes(*, layers: int, heads: int, head_dim: int, slots: int, places: in
 def places_of(policy: str, budget: int, sink: int, recent: int) -> int:
     """Tokens of the budget that come back from host memory for each chunk; the device stores the others."""
     return budget - sink - recent if policy in RECALLING else 0
+
+
+def layer_budgets(policy: str, layers: int, budget: int, sink: int, recent: int) -> list[int]:
+    """Tokens that each layer stores on the device. For most policies the same; under ``pyramid`` the tokens beside sink
+    and recent ones fall evenly from the first layer to the last (PyramidKV, 2406.02069), with the same sum."""
+    stored = budget - places_of(policy, budget, sink, recent)
+    if policy not in PYRAMIDAL or layers == 1:
+        return [stored] * layers
+    mean = stored - sink - recent
+    least = mean / PYRAMID_BETA
+    step = 2 * (mean - least) / (layers - 1)
+    ends = [round(layer * (2 * mean - least) - step * layer * (layer - 1) / 2) for layer in range(layers + 1)]
+    return [sink + recent + end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def room_for_caches(free: int, working: int = 0) -> int:
@@ -215,8 +231,20 @@ class CacheConfig:
 
     def places(self, tokens_per_latent: int) -> int:
         """Tokens of the budget that come back from host memory for each chunk."""
+        return places_of(self.policy, *self._tokens(tokens_per_latent))
+
+    def layer_budgets(self, tokens_per_latent: int, layers: int) -> list[int]:
+        """Tokens that each layer stores on the device."""
+        return layer_budgets(self.policy, layers, *self._tokens(tokens_per_latent))
+
+    def most_seen(self, tokens_per_latent: int, layers: int) -> int:
+        """Most tokens beside its own that a chunk attends to in a layer."""
+        return max(self.layer_budgets(tokens_per_latent, layers)) + self.places(tokens_per_latent)
+
+    def _tokens(self, tokens_per_latent: int) -> tuple[int, int, int]:
+        """Budget, sink and recent tokens."""
         sink, recent = (round(each * tokens_per_latent) for each in (self.sink_latents, self.recent_latents))
-        return places_of(self.policy, self.budget_tokens(tokens_per_latent), sink, recent)
+        return self.budget_tokens(tokens_per_latent), sink, recent
 
     def host_bytes(self, *, layers: int, heads: int, head_dim: int, tokens_per_latent: int, dtype: str) -> int:
         """Bytes of host memory for one session's evicted tokens."""

@@ -33,14 +33,14 @@ COUNTERS = 3  # chunks, evicted tokens, fell back; then the number of tokens per
 class KVCache:
     """Key/value cache of one session.
 
-    Sizes ``budget``, ``sink`` and ``recent`` are tokens per layer. ``position_range`` is the number of latent frames
-    seen in training: temporal positions are re-indexed into it (relative mode), or unchanged if it is None (absolute
-    mode). ``seed`` is for random policies. Committed tokens are stored as ``kv_dtype``; the open chunk is always in
-    full precision. Sessions that make chunks one at a time may share a ``workspace``; without one the cache creates its
-    own. Of policies that recall, ``host`` is the number of evicted tokens per layer that host memory holds, and the
-    device stores only sink and recent tokens. In a ``group`` the cache holds its process's heads, as many as
-    ``geometry`` says. Kept tokens are the same for
-    all heads of a layer, so policies see the keys and values of all.
+    Sizes ``budget``, ``sink`` and ``recent`` are tokens per layer, the budget as the mean over layers.
+    ``position_range`` is the number of latent frames seen in training: temporal positions are re-indexed into it
+    (relative mode), or unchanged if it is None (absolute mode). ``seed`` is for random policies. Committed tokens are
+    stored as ``kv_dtype``; the open chunk is always in full precision. Sessions that make chunks one at a time may
+    share a ``workspace``; without one the cache creates its own. Of policies that recall, ``host`` is the number of
+    evicted tokens per layer that host memory holds, and the device stores only sink and recent tokens. In a ``group``
+    the cache holds its process's heads, as many as ``geometry`` says. Kept tokens are the same for all heads of a
+    layer, so policies see the keys and values of all.
     """
 
     def __init__(
@@ -69,13 +69,15 @@ class KVCache:
         self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
         self.sink, self.recent, self.seed = sink, recent, seed
         places = config.places_of(policy, budget, sink, recent)
-        self._pruner = Pruner(policy, budget - places, sink, group)
-        self._store = TokenStore(geometry, budget - places, kv_dtype, position_range)
+        budgets = config.layer_budgets(policy, geometry.layers, budget, sink, recent)
+        self._pruner = Pruner(policy, sink, group)
+        self._store = TokenStore(geometry, budgets, kv_dtype, position_range)
         self._tier = HostTier(geometry, host, places, position_range) if self._pruner.policy.recalls else None
         self._group = group
-        self._workspace = workspace or Workspace(geometry, budget + self.chunk)
+        slots = max(budgets) + places + self.chunk
+        self._workspace = workspace or Workspace(geometry, slots)
         self._workspace.check_fits(geometry)
-        self._workspace.grow(budget + self.chunk)
+        self._workspace.grow(slots)
         self._unplaced = unplaced
         self._first_layer = 0  # index of this object's first layer; see ``alone``
         self._open: OpenChunk | None = None
@@ -92,7 +94,7 @@ class KVCache:
         """
         if positions.shape != (self.chunk, 3):
             raise CacheError(f"chunk positions have shape {tuple(positions.shape)}, expected ({self.chunk}, 3)")
-        self._store.open(positions.to(self._store.positions.device))
+        self._store.open(positions.to(self._store.device))
         self._open = OpenChunk(self._store, self._workspace, rotate, self._tier, positions)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +161,7 @@ class KVCache:
     def full(self) -> bool:
         """Whether every layer is full, so that shapes will not change in later chunks."""
         places = self._tier.places if self._tier is not None else 0
-        return min(self._store.kept) == self._store.budget and min(self._recalled) == places
+        return self._store.kept == self._store.budgets and min(self._recalled) == places
 
     @property
     def layout(self) -> tuple[tuple[int, int], ...]:
@@ -182,8 +184,9 @@ class KVCache:
             raise CacheError(f"commit needs keys of all {self.layers} layers, got {len(written)}")
         self._chunk_for("commit")
         counts = [self._filled(layer) for layer in range(self.layers)]
+        left = [min(count, budget) for count, budget in zip(counts, self._store.budgets, strict=True)]
         evidence.check(self._pruner.policy, self.chunk, counts)
-        kept, merges, told = self._pruner.judge(self._to_judge(evidence), counts)
+        kept, merges, told = self._pruner.judge(self._to_judge(evidence), counts, left)
         if valid is not None:
             kept = [torch.where(valid, k, torch.arange(len(k), device=k.device)) for k in kept]
             merges = [merge.unless(valid) for merge in merges]
@@ -256,7 +259,7 @@ class KVCache:
                 self.chunks = part.chunks
 
     def tokens(self, layer: int) -> int:
-        """Committed tokens of a layer, at most the budget."""
+        """Committed tokens of a layer, at most its budget."""
         return self._store.kept[layer]
 
     def retained_positions(self) -> list[Tensor]:
@@ -297,7 +300,7 @@ class KVCache:
     def snapshot(self) -> dict[str, Tensor]:
         """The committed state as tensors, without an open chunk; of all heads, so that any group can restore it."""
         counters = [self.chunks, self.evicted_tokens, int(self.fell_back), *self._store.kept]
-        tier = {} if self._tier is None else self._tier.snapshot(self._group, self._store.positions.device)
+        tier = {} if self._tier is None else self._tier.snapshot(self._group, self._store.device)
         return {**self._store.snapshot(self._group), **tier, "counters": torch.tensor(counters, dtype=torch.int64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -337,5 +340,5 @@ class KVCache:
             self.chunk,
             self._first_layer,
         )
-        same = {"budget": self._store.budget, "sink": self.sink, "recent": self.recent, "seed": self.seed}
+        same = {"sink": self.sink, "recent": self.recent, "seed": self.seed}
         return reader.read(self.layers, evidence, chunk=self.chunks, **same)

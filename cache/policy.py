@@ -38,6 +38,7 @@ class Evidence:
 
     salience: Tensor | None = None  # (layers, chunk): the head's score of the new tokens, in [0, 1]
     attention: Sequence[Tensor] | None = None  # per layer (n,): attention received, mean over heads and queries
+    strongest: Sequence[Tensor] | None = None  # per layer (n,): attention received in the head that gives it most
     affinity: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of q k / sqrt(D), rotated
     expected: Sequence[Tensor] | None = None  # per layer (n,): product with later queries, see ``expected_affinity``
     asked: Sequence[Tensor] | None = None  # per layer (n,): how surely the prompt names what the token shows, in [0, 1]
@@ -54,7 +55,7 @@ class Evidence:
         layers = len(counts)
         if self.salience is not None and self.salience.shape != (layers, fresh):
             raise CacheError(f"salience has shape {tuple(self.salience.shape)}, expected ({layers}, {fresh})")
-        for name in ("attention", "affinity", "expected", "asked", "told", "future"):
+        for name in ("attention", "strongest", "affinity", "expected", "asked", "told", "future"):
             rows = getattr(self, name)
             if rows is not None and (lengths := [len(row) for row in rows]) != counts:
                 raise CacheError(f"evidence {name!r} has {lengths} tokens by layer, expected {counts}")
@@ -82,6 +83,7 @@ class Candidates:
     compared: Copies | None = None  # the copies of the kept tokens among each other; None: nothing is compared yet
     salience: Tensor | None = None  # (fresh,); this and the next fields are the layer's evidence
     attention: Tensor | None = None  # (n,)
+    strongest: Tensor | None = None  # (n,)
     affinity: Tensor | None = None  # (n,)
     expected: Tensor | None = None  # (n,)
     asked: Tensor | None = None  # (n,)

@@ -32,8 +32,8 @@ class Pruner:
     host later.
     """
 
-    def __init__(self, policy: str, budget: int, sink: int, group: Group = ALONE) -> None:
-        self._configured, self._budget, self._sink, self._group = policy, budget, sink, group
+    def __init__(self, policy: str, sink: int, group: Group = ALONE) -> None:
+        self._configured, self._sink, self._group = policy, sink, group
         self._policy: Policy = policy_named(policy)
         self._fell_back = False
         self._sound: Tensor | None = None  # are all scores of the newest verdict finite? None: nothing to read
@@ -50,29 +50,31 @@ class Pruner:
         self.settle()
         return self._fell_back
 
-    def judge(self, candidates: Iterable[Candidates], counts: Sequence[int]) -> Verdict:
+    def judge(self, candidates: Iterable[Candidates], counts: Sequence[int], left: Sequence[int]) -> Verdict:
         """Decide which candidates to keep, layer by layer, and their new scores. Changes nothing if it raises.
-        ``counts``: of the candidates of each layer. In a group the processes share the layers out, and tell each other.
+        ``counts``: of the candidates of each layer, ``left``: of those that are kept. In a group the processes share
+        the layers out, and tell each other.
 
         Each layer's candidates are released before the next layer's are read, so temporaries of only one layer exist at
         a time.
         """
         policy = self.policy
         scores, kept, judged, copies, merges = [], [], [], [], list[Merge]()
+        ends = []
         for each in candidates:
             scored = dataclasses.replace(each, scores=policy.update(each))
             choice = self._choose(policy, scored)
             kept.append(choice.indices)
+            ends.append(self._ends(scored))
             scores.append(scored.scores)
             judged += [] if choice.sound is None else [choice.sound]
             merges += [] if choice.merge is None else [choice.merge]
             copies += [scored.copies] if "copies" in policy.reads else []
         if judged or policy.needs:
             self._sound = self._group.all(torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all())
-            kept = [torch.where(self._sound, row, self._ends(each)) for row, each in zip(kept, scores, strict=True)]
+            kept = [torch.where(self._sound, *rows) for rows in zip(kept, ends, strict=True)]
             scores = [torch.where(self._sound, row, 0) for row in scores]
             merges = [each.unless(self._sound) for each in merges]
-        left = [min(count, self._budget) for count in counts]
         told = {"scores": scores}
         if copies:
             told |= {"copy_cosines": [each.cosines for each in copies], "copy_places": [each.places for each in copies]}
@@ -89,17 +91,17 @@ class Pruner:
         """
         choice = policy.keep(candidates)
         indices = choice.indices
-        if len(indices) > self._budget:
-            raise CacheError(f"policy {policy.name!r} kept {len(indices)} tokens, budget {self._budget}")
+        if len(indices) > candidates.budget:
+            raise CacheError(f"policy {policy.name!r} kept {len(indices)} tokens, budget {candidates.budget}")
         if indices.device.type == "cpu" and len(indices):
             if bool((indices.diff() <= 0).any()) or int(indices[-1]) >= candidates.count:
                 raise CacheError(f"policy {policy.name!r} must return sorted, distinct indices of its candidates")
         return choice
 
-    def _ends(self, scores: Tensor) -> Tensor:
-        """The fallback policy's choice among as many tokens as there are ``scores``: the first and the newest."""
-        places = torch.arange(len(scores), device=scores.device)
-        gone = max(0, len(scores) - self._budget)
+    def _ends(self, candidates: Candidates) -> Tensor:
+        """The fallback policy's choice: the first and the newest."""
+        places = torch.arange(candidates.count, device=candidates.scores.device)
+        gone = max(0, candidates.count - candidates.budget)
         return torch.cat((places[: self._sink], places[self._sink + gone :]))
 
     def report(self) -> Tensor | None:

@@ -61,6 +61,18 @@ class Tova(Competing):
         return given(candidates.attention, "attention")
 
 
+class Pyramid(Competing):
+    """PyramidKV with Ada-KV (2407.11550): lower layers have larger budgets (``config.layer_budgets``), and the heads of
+    a layer compete for its places by the newest chunk's attention. Heads share their tokens here: a token is kept for
+    all heads if the attention of any is among the highest. The maximum over neighboring tokens is left out."""
+
+    name = "pyramid"
+    needs = frozenset({"strongest"})
+
+    def worth(self, candidates: Candidates) -> Tensor:
+        return given(candidates.strongest, "strongest")
+
+
 class TextTopK(Competing):
     """MemFlow: whole latent frames, ranked by the mean product of the prompt's keys with the frame's keys."""
 

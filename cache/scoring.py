@@ -22,13 +22,18 @@ Scale = Literal["rank", "robust", "clip", "both"]
 def received_attention(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: int = QUERY_BLOCK) -> Tensor:
     """For each key, the mean over heads of the ``reduce`` over queries of P. q (S, H, D) and keys (n, H, D), both
     rotated -> (n,) float32."""
+    return attention_by_head(q, keys, reduce, rows).mean(0)
+
+
+def attention_by_head(q: Tensor, keys: Tensor, reduce: Reduce = "mean", rows: int = QUERY_BLOCK) -> Tensor:
+    """As ``received_attention``, for each head: (H, n)."""
     total = torch.zeros(keys.shape[1], keys.shape[0], device=keys.device)
     keys_t = keys.float().permute(1, 2, 0)
     by_head = q.float().transpose(0, 1)
     for start in range(0, q.shape[0], rows):
         p = _rows(by_head[:, start : start + rows], keys_t)
         total = torch.maximum(total, p.amax(1)) if reduce == "max" else total + p.sum(1) / q.shape[0]
-    return total.mean(0)
+    return total
 
 
 def kernel_densities(keys: Tensor) -> Tensor:

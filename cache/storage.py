@@ -8,9 +8,9 @@ a pass serves every session of the same size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,10 +25,60 @@ LEAST_SCALE = 1e-12  # scale of a group of zeros
 T = TypeVar("T")
 
 
+class Slots:
+    """A tensor (tokens, ...) for each layer, in one allocation; layers may have unequally many tokens.
+
+    Indexed and assigned like one tensor (layers, tokens, ...), where several layers at once must have equally many.
+    """
+
+    def __init__(self, lengths: Sequence[int], whole: Tensor) -> None:
+        """``whole`` (tokens of all layers, ...)."""
+        self.lengths, self._whole = list(lengths), whole
+        self._layers = whole.split(self.lengths)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        layers, *rest = index if isinstance(index, tuple) else (index,)
+        if not isinstance(layers, slice):
+            one: Tensor = self._layers[layers][tuple(rest)]
+            return one
+        return self.part(layers).together()[(slice(None), *rest)]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self[index][...] = value
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._layers)
+
+    def part(self, layers: slice) -> Slots:
+        """A view of some layers."""
+        first, end, _ = layers.indices(len(self.lengths))
+        begin = sum(self.lengths[:first])
+        lengths = self.lengths[first:end]
+        return Slots(lengths, self._whole[begin : begin + sum(lengths)])
+
+    def together(self) -> Tensor:
+        """A view (layers, tokens, ...), if all layers have equally many."""
+        rows: Tensor = self._whole.unflatten(0, (len(self.lengths), self.lengths[0]))
+        return rows
+
+    @property
+    def whole(self) -> Tensor:
+        """The tokens of all layers (tokens, ...)."""
+        return self._whole
+
+    @property
+    def nbytes(self) -> int:
+        return self._whole.nbytes
+
+
 def part_of(stored: T, layers: slice) -> T:
     """A view of ``stored``, whose tensors all begin with the layers, restricted to some layers."""
     part = copy.copy(stored)
-    vars(part).update({name: each[layers] for name, each in vars(stored).items() if isinstance(each, Tensor)})
+    for name, each in vars(stored).items():
+        if isinstance(each, Slots):
+            setattr(part, name, each.part(layers))
+        elif isinstance(each, Tensor):
+            setattr(part, name, each[layers])
     return part
 
 
@@ -120,18 +170,18 @@ def added_up(rows: Tensor, places: Tensor, count: int) -> Tensor:
 class Rows:
     """One kind of row (keys or values) of all layers' committed tokens, unquantised: (layers, budget, H, D)."""
 
-    def __init__(self, geometry: Geometry, budget: int) -> None:
-        self._rows = geometry.rows(budget)
+    def __init__(self, geometry: Geometry, budgets: Sequence[int]) -> None:
+        row = (sum(budgets), geometry.heads, geometry.head_dim)
+        self._rows = Slots(budgets, torch.zeros(row, dtype=geometry.dtype, device=geometry.device))
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Slots]:
         """The stored tensors by the suffix of their names in a snapshot."""
         return {"": self._rows}
 
     def read(self, layers: slice, count: int) -> Tensor:
         """The first ``count`` rows of some layers (l, count, H, D)."""
-        rows: Tensor = self._rows[layers, :count]
-        return rows
+        return self._rows[layers, :count]
 
     def append(self, layers: slice, kept: int, new: Tensor) -> None:
         """Write ``new`` (l, k, H, D) after the ``kept`` rows."""
@@ -156,16 +206,16 @@ class QuantisedRows:
     the geometry.
     """
 
-    def __init__(self, geometry: Geometry, budget: int, bits: int) -> None:
-        layers, device = geometry.layers, geometry.device
+    def __init__(self, geometry: Geometry, budgets: Sequence[int], bits: int) -> None:
+        tokens, device = sum(budgets), geometry.device
         self._row, self._dtype, self._bits = (geometry.heads, geometry.head_dim), geometry.dtype, bits
         self._groups = -(-geometry.heads * geometry.head_dim // GROUP)
         width = self._groups * GROUP * bits // 8
-        self._codes = torch.zeros(layers, budget, width, dtype=torch.uint8, device=device)
-        self._scales = torch.zeros(layers, budget, self._groups, dtype=SCALE, device=device)
+        self._codes = Slots(budgets, torch.zeros(tokens, width, dtype=torch.uint8, device=device))
+        self._scales = Slots(budgets, torch.zeros(tokens, self._groups, dtype=SCALE, device=device))
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Slots]:
         return {"": self._codes, ".scales": self._scales}
 
     def read(self, layers: slice, count: int) -> Tensor:
@@ -202,8 +252,9 @@ class QuantisedRows:
         return (codes[..., ::2] | codes[..., 1::2] << 4 if self._bits == 4 else codes), scales
 
 
-def rows_of(kv_dtype: str, geometry: Geometry, budget: int) -> Rows | QuantisedRows:
-    """Storage for rows in ``kv_dtype`` ("auto": as computed) that are read in the geometry's dtype."""
+def rows_of(kv_dtype: str, geometry: Geometry, budgets: Sequence[int]) -> Rows | QuantisedRows:
+    """Storage for rows in ``kv_dtype`` ("auto": as computed) that are read in the geometry's dtype; as many for each
+    layer as its budget."""
     if bits := QUANTISED_BITS.get(kv_dtype):
-        return QuantisedRows(geometry, budget, bits)
-    return Rows(geometry, budget)
+        return QuantisedRows(geometry, budgets, bits)
+    return Rows(geometry, budgets)

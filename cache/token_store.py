@@ -6,36 +6,40 @@ module does not decide which tokens are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from cache.config import NEAREST
 from cache.copies import NOWHERE, Copies
 from cache.errors import CacheCorrupt, CacheError
 from cache.group import Group
 from cache.policy import Merge
-from cache.storage import Geometry, Workspace, at_once, gathered, part_of, rows_of
+from cache.storage import Geometry, Slots, Workspace, at_once, gathered, part_of, rows_of
 
 ABOUT = ("positions", "numbers", "scores", "copy_cosines", "copy_places")  # of committed tokens and of the open chunk
 HEADS = 2  # dimension of the heads in stored rows, quantised or not
 
 
 class TokenStore:
-    """The tokens of one session. ``kept`` is the number of committed tokens per layer, at most ``budget``."""
+    """The tokens of one session. ``kept`` is the number of committed tokens per layer, at most its budget."""
 
-    def __init__(self, geometry: Geometry, budget: int, kv_dtype: str, position_range: int | None) -> None:
-        self.layers, self.budget, self.chunk = geometry.layers, budget, geometry.chunk
-        self.keys = rows_of(kv_dtype, geometry, budget)
-        self.values = rows_of(kv_dtype, geometry, budget)
-        slots, device = (geometry.layers, budget + geometry.chunk), geometry.device
-        self.positions = torch.zeros(*slots, 3, device=device)  # (t, h, w) as given
-        self.numbers = torch.zeros(slots, dtype=torch.int64, device=device)  # since the stream began
-        self.scores = torch.zeros(slots, device=device)
-        self.copy_cosines = torch.zeros(*slots, NEAREST, device=device)  # see cache.copies
-        self.copy_places = torch.full((*slots, NEAREST), NOWHERE, dtype=torch.int32, device=device)
+    def __init__(self, geometry: Geometry, budgets: Sequence[int], kv_dtype: str, position_range: int | None) -> None:
+        self.layers, self.budgets, self.chunk = geometry.layers, list(budgets), geometry.chunk
+        self.keys = rows_of(kv_dtype, geometry, budgets)
+        self.values = rows_of(kv_dtype, geometry, budgets)
+        lengths, device = [budget + self.chunk for budget in budgets], geometry.device
+        slots = sum(lengths)
+        self.positions = Slots(lengths, torch.zeros(slots, 3, device=device))  # (t, h, w) as given
+        self.numbers = Slots(lengths, torch.zeros(slots, dtype=torch.int64, device=device))  # since the stream began
+        self.scores = Slots(lengths, torch.zeros(slots, device=device))
+        self.copy_cosines = Slots(lengths, torch.zeros(slots, NEAREST, device=device))  # see cache.copies
+        nowhere = torch.full((slots, NEAREST), NOWHERE, dtype=torch.int32, device=device)
+        self.copy_places = Slots(lengths, nowhere)
+        self.device = self.numbers.whole.device
         self.position_range = position_range
         self.kept = [0] * geometry.layers
         self._token_bytes = geometry.heads * geometry.head_dim * geometry.dtype.itemsize
@@ -45,16 +49,16 @@ class TokenStore:
         some = slice(layer, layer + 1)
         part = part_of(self, some)
         part.keys, part.values = part_of(self.keys, some), part_of(self.values, some)
-        part.layers, part.kept = 1, [self.kept[layer]]
+        part.layers, part.kept, part.budgets = 1, [self.kept[layer]], [self.budgets[layer]]
         return part
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Slots]:
         """All stored tensors by their names in a snapshot; each begins with (layers, slots)."""
         return self._rows | {name: getattr(self, name) for name in ABOUT}
 
     @property
-    def _rows(self) -> dict[str, Tensor]:
+    def _rows(self) -> dict[str, Slots]:
         """The tensors that have heads."""
         rows = {"keys": self.keys, "values": self.values}
         return {name + suffix: tensor for name, each in rows.items() for suffix, tensor in each.tensors.items()}
@@ -65,10 +69,10 @@ class TokenStore:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def runs(self, by_bytes: bool = False) -> Iterator[tuple[slice, int]]:
-        """Runs of neighboring layers with the same number of tokens, and that number; usually one run. With
+        """Runs of neighboring layers with the same budget and number of tokens, and that number; usually one run. With
         ``by_bytes``, a run is short enough for copying its keys at once."""
         start = 0
-        for kept, equal in groupby(self.kept):
+        for (kept, _), equal in groupby(zip(self.kept, self.budgets, strict=True)):
             end = start + len(list(equal))
             step = at_once(self._token_bytes, kept + self.chunk, end - start) if by_bytes else end
             for first in range(start, end, max(1, step)):
@@ -80,7 +84,7 @@ class TokenStore:
         # A token's number is derived from its latent frame, so numbers stay right in a stream that lost chunks.
         first, last = positions[0, 0].round().long(), positions[-1, 0].round().long()
         begin = (first * self.chunk).div(last - first + 1, rounding_mode="floor")
-        numbers = begin + torch.arange(self.chunk, device=self.numbers.device)
+        numbers = begin + torch.arange(self.chunk, device=self.device)
         for some, kept in self.runs():
             tail = slice(kept, kept + self.chunk)
             self.positions[some, tail] = positions
@@ -110,7 +114,7 @@ class TokenStore:
             held = about[: len(row)]
             held.copy_(row if valid is None else torch.where(valid, row, held))
 
-    def of_committed(self, about: Tensor) -> list[Tensor]:
+    def of_committed(self, about: Slots) -> list[Tensor]:
         """Per layer, a copy of ``about`` (positions, numbers or scores) of the committed tokens."""
         return [about[layer, :kept].clone() for layer, kept in enumerate(self.kept)]
 
@@ -165,13 +169,14 @@ class TokenStore:
 
     def snapshot(self, group: Group) -> dict[str, Tensor]:
         """Copies of the committed tokens' tensors, with the heads of the whole group, on the host."""
-        longest = max(self.kept)
-        about = {name: getattr(self, name)[:, :longest].cpu().clone() for name in ABOUT}
-        whole = (
-            (name, [group.all_heads(layer, HEADS - 1).cpu() for layer in rows[:, :longest]])
-            for name, rows in self._rows.items()
-        )
-        return {name: torch.stack(layers) for name, layers in whole} | about
+        about = {name: self._padded(getattr(self, name)) for name in ABOUT}
+        whole = {name: [group.all_heads(layer, HEADS - 1) for layer in rows] for name, rows in self._rows.items()}
+        return {name: self._padded(layers) for name, layers in whole.items()} | about
+
+    def _padded(self, layers: Iterable[Tensor]) -> Tensor:
+        """The committed tokens of all layers (layers, most, ...) on the host, with zeros after the last."""
+        held = zip(layers, self.kept, strict=True)
+        return pad_sequence([layer[:kept].cpu() for layer, kept in held], batch_first=True)
 
     def restore(self, state: dict[str, Tensor], kept: list[int], group: Group) -> None:
         """Load a snapshot with ``kept`` tokens per layer, of its heads those of this process. Raises CacheError, and
@@ -179,28 +184,32 @@ class TokenStore:
         self._check_fits(state, kept, group)
         rows = self._rows
         for name, tensor in self.tensors.items():
-            tensor.zero_()
+            tensor.whole.zero_()
             own = group.own_heads(state[name], HEADS) if name in rows else state[name]
-            tensor[:, : max(kept)] = own.to(tensor.device)
+            for layer, held in enumerate(kept):
+                tensor[layer, :held] = own[layer, :held]
         self.kept = kept
 
     def _check_fits(self, state: dict[str, Tensor], kept: list[int], group: Group) -> None:
-        if not all(0 <= n <= self.budget for n in kept):
-            raise CacheError(f"the snapshot holds {max(kept)} tokens in a layer, this cache's budget is {self.budget}")
+        for held, budget in zip(kept, self.budgets, strict=True):
+            if not 0 <= held <= budget:
+                raise CacheError(f"the snapshot holds {held} tokens in a layer, this cache's budget is {budget}")
         rows = self._rows
         for name, tensor in self.tensors.items():
-            expected = (self.layers, max(kept), *tensor.shape[2:])
+            expected = (self.layers, max(kept), *tensor.whole.shape[1:])
             if name in rows:
                 expected = (*expected[:HEADS], group.size * expected[HEADS], *expected[HEADS + 1 :])
-            if state[name].shape != expected or state[name].dtype != tensor.dtype:
+            if state[name].shape != expected or state[name].dtype != tensor.whole.dtype:
                 given = f"{state[name].dtype} {tuple(state[name].shape)}"
-                raise CacheError(f"snapshot tensor {name!r} is {given}, this cache needs {tensor.dtype} {expected}")
+                raise CacheError(
+                    f"snapshot tensor {name!r} is {given}, this cache needs {tensor.whole.dtype} {expected}"
+                )
 
     def check_integrity(self) -> None:
         """Raise CacheCorrupt if the committed tokens violate an invariant: budget, order, finite numbers."""
-        for layer, kept in enumerate(self.kept):
-            if not 0 <= kept <= self.budget:
-                raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {self.budget}")
+        for layer, (kept, budget) in enumerate(zip(self.kept, self.budgets, strict=True)):
+            if not 0 <= kept <= budget:
+                raise CacheCorrupt(f"layer {layer} holds {kept} tokens, budget {budget}")
             if bool((self.numbers[layer, :kept].diff() <= 0).any()):
                 raise CacheCorrupt(f"layer {layer}: tokens are not in stream order")
             keys, values = self.committed(layer)

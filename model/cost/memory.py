@@ -177,7 +177,7 @@ def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, devices
         layers=spec.num_layers,
         heads=heads,
         head_dim=spec.head_dim,
-        budget=cache.budget_tokens(spec.tokens_per_latent),
+        budget=cache.most_seen(spec.tokens_per_latent, spec.num_layers),
         chunk=spec.tokens_per_chunk,
         dtype=name,
     )
@@ -228,7 +228,7 @@ class OverFullCache:
         self, spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, device: str, group: Group = ALONE
     ) -> None:
         self._group = group
-        self.slots = tokens = cache.budget_tokens(spec.tokens_per_latent) + spec.tokens_per_chunk
+        self.slots = tokens = cache.most_seen(spec.tokens_per_latent, spec.num_layers) + spec.tokens_per_chunk
         self._chunk = spec.tokens_per_chunk
         self._by_hand = device == "cpu" and dtype == torch.bfloat16  # see attend
         self._rotation = rope.angles(torch.empty(1, tokens, 3), spec.rope_split, spec.rope_theta)

@@ -66,7 +66,7 @@ def sent_per_chunk(spec: ModelSpec, cache: CacheConfig, devices: int) -> dict[st
     with torch.inference_mode():
         model = _on_meta(spec, group)
         held, passes = new_cache(model, cache, 0, shared=True), model.passes
-        held._store.kept = [held._store.budget] * spec.num_layers
+        held._store.kept = list(held._store.budgets)
         held.begin_chunk(grid_positions(spec, 30, spec.chunk_latents)[0].to(META), rotate_by_time(spec))
         context = model.dit.encode_context(torch.empty(1, 1, spec.text_len, spec.text_dim, device=META))
         control = torch.empty(1, spec.chunk_latents, spec.control_dim, device=META) if spec.control_dim else None

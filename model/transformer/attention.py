@@ -19,7 +19,7 @@ from cache.group import ALONE, Group
 from cache.kv_cache import KVCache
 from cache.open_chunk import RotateByTime
 from cache.policy import Evidence
-from cache.scoring import expected_affinity, mean_affinity, received_attention
+from cache.scoring import attention_by_head, expected_affinity, mean_affinity, received_attention
 from model.spec import ModelSpec
 from model.transformer import rope
 from model.transformer.asking import Heads
@@ -246,6 +246,8 @@ class Watch:
             self._note("asked", heads.asking.asked(own, group.all_heads(values), self._told[own]))
         if "attention" in self._needs:
             self._note("attention", group.mean(received_attention(q, keys)))
+        if "strongest" in self._needs:
+            self._note("strongest", group.all_heads(attention_by_head(q, keys), 0).amax(0))
         if "affinity" in self._needs:
             self._note("affinity", group.mean(mean_affinity(q, keys)))
         if "told" in self._needs:

@@ -69,7 +69,8 @@ class WorkerSession:
         self.playout = Playout(order.lead_seconds)
         self.pending: list[Interact] = list(order.changes)
         self.begun = self.chunks = 0  # chunks denoised, chunks sent
-        self.cache_budget = round(order.cache.budget_latents * spec.tokens_per_latent)  # tokens per layer
+        stored = order.cache.config.layer_budgets(spec.tokens_per_latent, spec.num_layers)
+        self.cache_budget = max(stored)  # tokens of the largest layer
         self.cache_tokens = self.cache_bytes = 0  # after the newest chunk
         self._remaining = order.pictures
         self._memory = order.memory

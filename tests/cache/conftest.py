@@ -50,6 +50,7 @@ def evidence_for(cache: KVCache, index: int, salience: torch.Tensor | None = Non
     asked = {
         "salience": torch.rand(cache.layers, cache.chunk, generator=generator),
         "attention": [torch.rand(n, generator=generator) for n in counts],
+        "strongest": [torch.rand(n, generator=generator) for n in counts],
         "affinity": [torch.rand(n, generator=generator) for n in counts],
         "expected": [torch.rand(n, generator=generator) for n in counts],
         "asked": [torch.rand(n, generator=generator) for n in counts],

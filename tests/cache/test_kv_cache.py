@@ -33,11 +33,11 @@ def test_two_thousand_chunks_in_relative_mode_keep_bytes_and_positions_constant(
 ) -> None:
     cache = small_cache(position_range=8)
     promise = promised_bytes(layers=2, heads=2, head_dim=4, budget=10, chunk=6, dtype="float32")
-    storage = {name: tensor.data_ptr() for name, tensor in cache._store.tensors.items()}
+    storage = {name: tensor.whole.data_ptr() for name, tensor in cache._store.tensors.items()}
     for chunk in range(2000):
         put_chunk(cache, chunk)
         assert cache.nbytes == promise
-    assert {name: tensor.data_ptr() for name, tensor in cache._store.tensors.items()} == storage
+    assert {name: tensor.whole.data_ptr() for name, tensor in cache._store.tensors.items()} == storage
     time = cache.positions(0)[0, :, 0]
     assert time.tolist() == [0, 0, 4, 4, 5, 5, 6, 6, 7, 7], "sink clamped to 0, newest frame at range - 1"
     cache.check_integrity()

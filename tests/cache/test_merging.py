@@ -57,11 +57,11 @@ def test_what_it_keeps_is_what_attention_keeps_and_nothing_is_merged_while_there
 
 def test_stored_rows_are_the_sums_of_the_rows_that_go_to_them() -> None:
     dice = torch.Generator().manual_seed(1)
-    rows = Rows(Geometry(layers=2, heads=2, head_dim=3, chunk=4, dtype=torch.float32), 5)
-    rows._rows.copy_(torch.randn(rows._rows.shape, generator=dice))
+    rows = Rows(Geometry(layers=2, heads=2, head_dim=3, chunk=4, dtype=torch.float32), [5, 5])
+    rows._rows.whole.copy_(torch.randn(rows._rows.whole.shape, generator=dice))
     new, stay = torch.randn(2, 4, 2, 3, generator=dice), torch.tensor([[0, 2, 5, 6, 8], [1, 2, 3, 4, 7]])
     onto, weights = torch.randint(0, 9, (2, 9), generator=dice), torch.rand(2, 9, generator=dice)
-    before = torch.cat((rows._rows, new), 1)
+    before = torch.cat((rows._rows.together(), new), 1)
     rows.merge(slice(0, 2), 5, new, stay, [Merge(*each) for each in zip(onto, weights, strict=True)])
     for layer in range(2):
         for place, token in enumerate(stay[layer].tolist()):

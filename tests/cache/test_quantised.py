@@ -22,7 +22,7 @@ STEPS = {"int8": 127, "int4": 7}  # whole numbers to each side of zero
 def test_a_number_moves_by_half_a_step_of_its_group_at_most(kv_dtype: str, bits: int, head_dim: int) -> None:
     torch.manual_seed(0)
     new = torch.randn(3, 7, 4, head_dim) * torch.logspace(-3, 3, 7).view(1, 7, 1, 1)
-    rows = QuantisedRows(Geometry(3, 4, head_dim, 7, torch.float32), 9, bits)
+    rows = QuantisedRows(Geometry(3, 4, head_dim, 7, torch.float32), [9] * 3, bits)
     rows.append(slice(0, 3), 0, new)
     moved = (rows.read(slice(0, 3), 7) - new).abs().flatten(2)
     flat = torch.nn.functional.pad(new.flatten(2).abs(), (0, -4 * head_dim % GROUP))

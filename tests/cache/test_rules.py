@@ -26,7 +26,10 @@ def keys_of(*rows: tuple[float, float]) -> torch.Tensor:
 def test_every_rule_keeps_its_budget_sink_and_recent(name: str) -> None:
     dice = torch.Generator().manual_seed(3)
     keys = torch.randn(20, 2, 4, generator=dice)
-    noise = {field: torch.rand(20, generator=dice) for field in ("scores", "attention", "affinity", "expected", "told")}
+    noise = {
+        field: torch.rand(20, generator=dice)
+        for field in ("scores", "attention", "strongest", "affinity", "expected", "told")
+    }
     chosen = kept(name, 20, keys=keys, read_values=lambda: keys + 1, **noise)
     assert len(chosen) == 6 and {0, 1, 18, 19} <= set(chosen) and chosen == sorted(chosen)
 

@@ -50,7 +50,7 @@ def rolled(model: LoadedModel, case: str) -> Iterator[tuple[str, Tensor]]:
         latents.append(film.next_latents().past.latents)
     film.cache.check_integrity()
     yield f"{case}.latents", torch.stack(latents)
-    yield f"{case}.kept", torch.stack([numbers for _, numbers in kept(film)])
+    yield f"{case}.kept", torch.cat([numbers for _, numbers in kept(film)])
 
 
 def kept(film: VideoStream) -> Iterator[tuple[int, Tensor]]:

@@ -75,7 +75,7 @@ def full_cache(model: LoadedModel, policy: str, budget: float) -> KVCache:
     sink = 1.0 if policy == "sink_window" else 0.0
     config = CacheConfig.filled_in(policy, budget, sink, 1.5, most=3, host=6)
     cache = new_cache(model, config, 0, shared=True)
-    cache._store.kept = [cache._store.budget] * SPEC.num_layers
+    cache._store.kept = list(cache._store.budgets)
     if cache._tier is not None:
         cache._tier.numbers[:] = torch.arange(cache._tier.slots)
     return cache

@@ -116,7 +116,7 @@ def test_a_real_model_that_makes_nan_fails_one_session_and_frees_its_memory(real
             if poison and step == 3:  # both have made two chunks
                 stream = worker._sessions["bad"]._stream
                 held = [weakref.ref(stream), weakref.ref(stream._cache)]
-                stream._cache._store.keys.tensors[""].fill_(float("nan"))
+                stream._cache._store.keys.tensors[""].whole.fill_(float("nan"))
                 del stream
         assert worker._sessions == {}
         return line, held
