@@ -208,7 +208,7 @@ function placeInLine(position, seconds) {
  */
 function leftOut(warnings) {
   const more = warnings.length > MOST_WARNINGS ? " And more." : "";
-  return warnings.slice(0, MOST_WARNINGS).map((each) => `${sentence(each)}.`).join(" ") + more;
+  return warnings.slice(0, MOST_WARNINGS).map((each) => sentence(each).replace(/(?<![?.!])$/, ".")).join(" ") + more;
 }
 
 /** @param {string} text */

@@ -16,7 +16,7 @@ from cache.config import CacheConfig
 from model.codec.vae import StreamingVAE
 from model.distill.data import dataset
 from model.distill.evaluation.evaluate import judge
-from model.distill.evaluation.probe import Probe, probe_accuracy, probe_stage
+from model.distill.evaluation.probe import Probe, probe_accuracy, probe_stage, save_probe, shipped_probe
 from model.distill.stages.decoder_stage import decoder_stage
 from model.distill.stages.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.stages.long_stage import LongSettings, LongTuning
@@ -81,13 +81,21 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
     elif name == "tune":
         tune(folder, steps or TUNE_STEPS, device)
     else:
-        painted = painted_folder(folder)
-        best = painted if (painted / DESCRIPTION).is_file() else student_folder(folder)
-        judge(load_model(PAFU_MINI, best), trained_probe(folder), folder)
+        _judge(folder)
     if name == "probe":
         print(probe_accuracy(trained_probe(folder)))
+        save_probe(trained_probe(folder), folder / "probe.safetensors")
     if name == "decoder":
         repaint(student_folder(folder), folder, painted_folder(folder))
+
+
+def _judge(folder: Path) -> None:
+    """Judge the newest weights of the run in ``folder`` with its probe; in a folder without them, the shipped ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = (painted_folder(folder), student_folder(folder))
+    best = next((each for each in made if (each / DESCRIPTION).is_file()), None)
+    has_probe = (folder / "probe.checkpoint.safetensors").is_file()
+    judge(load_model(PAFU_MINI, best), trained_probe(folder) if has_probe else shipped_probe(), folder)
 
 
 def ship(folder: Path) -> None:

@@ -45,7 +45,8 @@ def evaluate(
     weights: Annotated[Path | None, typer.Option(help="folder with the weights; default: the shipped ones")] = None,
     head: Annotated[Path | None, typer.Option(help="salience head; default: the file next to the weights")] = None,
     probe: Annotated[
-        Path | None, typer.Option(help="a run of pafu distill mini, whose probe measures prompt adherence")
+        Path | None,
+        typer.Option(help="a run of pafu distill mini whose probe judges the pictures; default: the shipped probe"),
     ] = None,
     policies: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
     budgets: Numbers = None,
@@ -53,7 +54,7 @@ def evaluate(
     tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour, in chunks")] = None,
     announced: Annotated[int | None, typer.Option(min=0, help="announced tours per cell, of the same length")] = None,
     called: Annotated[int | None, typer.Option(min=0, help="tours per cell in which places are called back")] = None,
-    absences: Annotated[int | None, typer.Option(min=0, help="videos with an absence per cell (needs --probe)")] = None,
+    absences: Annotated[int | None, typer.Option(min=0, help="videos with an absence per cell")] = None,
     changes: Annotated[int | None, typer.Option(min=0, help="videos with a prompt change per cell")] = None,
     change_chunks: Annotated[
         int | None, typer.Option(min=4, help="length of a video with a prompt change, in chunks")
@@ -117,8 +118,9 @@ def _evaluation(
 
     from cache.errors import CacheError
     from model.distill.evaluation.compare import QUICK, EvalError, EvalSettings, Evaluation
+    from model.distill.evaluation.probe import shipped_probe
     from model.distill.recipe import trained_probe
-    from model.spec import SpecError
+    from model.spec import PAFU_MINI, SpecError
     from model.weights import WeightsError
 
     weights, head, text_encoder, vae, size = places
@@ -126,7 +128,8 @@ def _evaluation(
         settings = dataclasses.replace(QUICK if quick else EvalSettings(), **given)
         with options_named(CALLED):
             loaded = load_for_work(model, weights, torch.device(device), head, parts=parts_of(text_encoder, vae, size))
-        reader = None if probe is None else trained_probe(probe)
+        shipped = shipped_probe() if loaded.spec == PAFU_MINI else None
+        reader = shipped if probe is None else trained_probe(probe)
         return Evaluation(loaded, out, settings, reader).run(Console(stderr=True))
     except SpecError as error:
         raise fail(str(error), 2) from None

@@ -37,10 +37,10 @@ from model.distill.data.tours import (
     tour_seed,
 )
 from model.distill.evaluation import measures
-from model.distill.evaluation.cost import COST_CHUNKS, cost
+from model.distill.evaluation.cost import cost
 from model.distill.evaluation.free_videos import FULL, SEED, FreeVideos
 from model.distill.evaluation.judge import Claims, adherence, judge_prompts, landmarks_in_world, same_again
-from model.distill.evaluation.probe import Probe
+from model.distill.evaluation.probe import Probe, Seen
 from model.distill.evaluation.revisits import SIMILARITIES, gains, mirrored, pairs_of
 from model.distill.training.rollout import Foresight, Rollout
 from model.weights import LoadedModel
@@ -127,7 +127,8 @@ class Evaluation:
         if not model.spec.camera:
             raise EvalError(f"model {model.spec.name!r} has no camera, which the tours that measure memory need")
         self._model, self._out, self._settings, self._probe = model, out, settings, probe
-        self._free = FreeVideos(model, settings.together, self._advance)
+        self._free = FreeVideos(model, settings.together, self._advance, settings.seed)
+        self._scenes = tour_seed(settings.split, settings.seed)
         self._tours: dict[str, list[Tour]] = {}
         self._foresight: dict[str, list[Foresight]] = {}
         self._progress: Any = None
@@ -199,7 +200,7 @@ class Evaluation:
             "change": self._change_cell(policy, budget),
             "mirror": self._mirror_cell(policy, budget),
             "drift": self._drift_cell(policy, budget),
-            "cost": {} if policy == "oracle" else cost(self._model, self._config(policy, budget, COST_CHUNKS)),
+            "cost": self._cost_cell(policy, budget),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(cell, indent=1) + "\n")
@@ -209,14 +210,18 @@ class Evaluation:
         """Whether no other cell is left that would need the reference."""
         return all((self._out / "cells" / f"{policy}-{budget:g}.json").exists() for policy, budget in self._cells())
 
+    def _cost_cell(self, policy: str, budget: float) -> dict[str, float]:
+        """Time and memory in a session as long as a tour; nothing for the oracle, which no session can have."""
+        chunks = self._settings.tour_chunks
+        return {} if policy == "oracle" else cost(self._model, self._config(policy, budget, chunks), chunks)
+
     def _tour_cell(self, kind: str, policy: str, budget: float) -> dict[str, Any]:
         """Counts per tour and span, tours in batches; kind is one of TOURS."""
         settings, counts = self._settings, []
         if kind not in self._tours:
             numbers = {"tour": settings.tours, "announced": settings.announced, "called": settings.called}
             make, number = TOURS[kind], numbers[kind]
-            seed = tour_seed(settings.split, settings.seed)
-            self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks, seed)) for n in range(number)]
+            self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks, self._scenes)) for n in range(number)]
             self._foresight[kind] = [Foresight(self._model.spec, settings.tour_chunks) for _ in range(number)]
         tours, foresight = self._tours[kind], self._foresight[kind]
         config = self._config(policy, budget, settings.tour_chunks)
@@ -251,25 +256,31 @@ class Evaluation:
             self._advance(len(tours))
         return sums
 
-    def _absence_cell(self, policy: str, budget: float) -> list[list[bool]]:
+    def _absence_cell(self, policy: str, budget: float) -> dict[str, list[list[bool]]]:
         """Free videos whose landmarks are hidden by cuts to other places: for each, which landmarks are the same
-        again."""
+        again; chance: which are those of the next video."""
         if self._probe is None:
-            return []
+            return {"again": [], "chance": []}
         spec, chunks = self._model.spec, len(ABSENCE)
-        scripts = [absence_script(each, spec.width) for each in judge_prompts(self._settings.absences)]
-        videos, again = self._free.make("absence", scripts, self._config(policy, budget, chunks)), []
+        scripts = [absence_script(each, spec.width) for each in judge_prompts(self._settings.absences, self._scenes)]
+        videos = self._free.make("absence", scripts, self._config(policy, budget, chunks))
+        befores: list[list[Seen]] = []
+        afters: list[list[Seen]] = []
         for script, latents in zip(scripts, videos, strict=True):
             pictures, views = self._free.pictures(latents), [float(view) for view in script.views(spec)]
             ends = [slice(0, 2 * spec.chunk_latents), slice(-2 * spec.chunk_latents, None)]
-            before, after = (landmarks_in_world(self._probe.read(pictures[end]), views[end]) for end in ends)
-            again.append(same_again(before, after))
-        return again
+            for seen, end in zip((befores, afters), ends, strict=True):
+                seen.append(landmarks_in_world(self._probe.read(pictures[end]), views[end]))
+        others = afters[1:] + afters[:1] if len(afters) > 1 else []
+        return {
+            "again": [same_again(before, after) for before, after in zip(befores, afters, strict=True)],
+            "chance": [same_again(before, other) for before, other in zip(befores, others, strict=False)],
+        }
 
     def _change_cell(self, policy: str, budget: float) -> dict[str, Any]:
         """Free videos with a prompt change half-way: fidelity, motion, adherence."""
         chunks = self._settings.change_chunks
-        pairs = list(zip(*(iter(judge_prompts(2 * self._settings.changes)),) * 2, strict=True))
+        pairs = list(zip(*(iter(judge_prompts(2 * self._settings.changes, self._scenes)),) * 2, strict=True))
         scripts = [change_script(before, after, chunks, self._model.spec.width) for before, after in pairs]
         videos = self._free.make("change", scripts, self._config(policy, budget, chunks))
         out: dict[str, Any] = {"psnr": [], "distance": [], "motion": [], "adherence": [], "chance": []}
@@ -282,15 +293,14 @@ class Evaluation:
             pictures, others = played[number], played[(number + 1) % len(played)]
             out["motion"].append(measures.motion(pictures))
             if self._probe is not None:
-                (before, after), half = claims, len(pictures) // 2
-                held = (adherence(before, pictures[:half], self._probe), adherence(after, pictures[half:], self._probe))
-                out["adherence"].append([held_share(each) for each in held])
-                out["chance"].append(held_share(adherence(before, others[:half], self._probe)))
+                out["adherence"].append(halves_held(claims, pictures, self._probe))
+            if self._probe is not None and others is not pictures:
+                out["chance"].append(halves_held(claims, others, self._probe))
         return out
 
     def _mirror_cell(self, policy: str, budget: float) -> dict[str, list[Any]]:
         """Free videos that return the same way, then go to places seen only once: memory in the literature's terms."""
-        claims, width = judge_prompts(self._settings.mirrors), self._model.spec.width
+        claims, width = judge_prompts(self._settings.mirrors, self._scenes), self._model.spec.width
         scripts = [mirror_script(each, width) for each in claims]
         out: dict[str, list[Any]] = {"flicker": [], "drift": []} | {
             f"{kind}_{name}": [] for kind in ("gain", "mirrored") for name in SIMILARITIES
@@ -309,7 +319,8 @@ class Evaluation:
     def _drift_cell(self, policy: str, budget: float) -> dict[str, Any]:
         """Long videos under one prompt: the place of their first two chunks as it looks in their last two."""
         chunks = self._settings.drift_chunks
-        claims = judge_prompts(2 * self._settings.changes + self._settings.drifts)[2 * self._settings.changes :]
+        changes = 2 * self._settings.changes
+        claims = judge_prompts(changes + self._settings.drifts, self._scenes)[changes:]
         scripts = [wandering(each.prompt, chunks, self._model.spec.width) for each in claims]
         part = LOOK_CHUNKS * self._model.spec.chunk_latents
         out: dict[str, Any] = {"colour": [], "sharpness": [], "confidence": []}
@@ -382,6 +393,13 @@ def over_chunks(measure: Any, ours: np.ndarray, theirs: np.ndarray, chunks: int)
     return [measure(a, b) for a, b in zip(np.split(ours, chunks), np.split(theirs, chunks), strict=True)]
 
 
+def halves_held(claims: tuple[Claims, Claims], pictures: np.ndarray, probe: Probe) -> list[float]:
+    """The share of the first claims that hold in the first half of a video, and of the second in the second."""
+    half = len(pictures) // 2
+    parts = zip(claims, (pictures[:half], pictures[half:]), strict=True)
+    return [held_share(adherence(asked, part, probe)) for asked, part in parts]
+
+
 def held_share(held: dict[str, list[bool]]) -> float:
     """Share of the claims about object, colour, place, camera and light that hold."""
     asked = [value for name in ("object", "colour", "place", "camera", "light") for value in held.get(name, ())]
@@ -397,9 +415,10 @@ def tour_counts(cell: dict[str, Any], span: str, kind: str, tours: str = "tour")
     return (rows[:, 0], rows[:, 1]) if kind == "accuracy" else (rows[:, 2], rows[:, 3])
 
 
-def absence_counts(cell: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Per video (the same again, landmarks)."""
-    return np.array([sum(v) for v in cell["absence"]], float), np.array([len(v) for v in cell["absence"]], float)
+def absence_counts(cell: dict[str, Any], kind: str = "again") -> tuple[np.ndarray, np.ndarray]:
+    """Per video (the same again, landmarks); kind "again" or "chance"."""
+    found = cell["absence"][kind]
+    return np.array([sum(v) for v in found], float), np.array([len(v) for v in found], float)
 
 
 def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -415,13 +434,14 @@ def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
     for kind in ("announced", "called"):
         row[f"{kind}_accuracy"] = measures.bootstrap(*tour_counts(cell, "long", "accuracy", kind))
     row["absence"] = measures.bootstrap(*absence_counts(cell))
+    row["absence_chance"] = measures.bootstrap(*absence_counts(cell, "chance"))
     change, drift = cell["change"], cell["drift"]
     for name in ("psnr", "distance"):
         row[name] = measures.bootstrap(np.array([np.mean(each) for each in change[name]]))
     row["motion"] = measures.bootstrap(np.array(change["motion"]))
     for index, name in enumerate(("adherence", "adherence_after_change")):
         row[name] = measures.bootstrap(np.array([each[index] for each in change["adherence"]]))
-    row["adherence_chance"] = measures.bootstrap(np.array(change["chance"]))
+        row[f"{name}_chance"] = measures.bootstrap(np.array([each[index] for each in change["chance"]]))
     row |= mirror_row(cell["mirror"])
     row["lcm"] = _decibels(measures.bootstrap(*np.array(cell["tour"]["lcm"], float).reshape(-1, 2).T))
     for name in ("colour", "sharpness", "confidence"):
@@ -435,6 +455,7 @@ def mirror_row(cell: dict[str, list[Any]]) -> dict[str, measures.Estimate | None
     row: dict[str, measures.Estimate | None] = {}
     for name in SIMILARITIES:
         found = np.array(cell[f"gain_{name}"], float).reshape(-1, 2)
+        found = found[~np.isnan(found).any(1)]  # videos without a revisit or a baseline
         row[f"mg_{name}"], row[f"dr_{name}"] = (measures.bootstrap(column) for column in found.T)
         row[f"nmr_{name}"] = measures.bootstrap(*found.T)
         row[f"gsc_{name}"] = measures.bootstrap(np.array(cell[f"mirrored_{name}"]))

@@ -19,28 +19,37 @@ MEMORY = {
     "new_accuracy": "new",
     "long_iou": "long IoU",
     "absence": "same again",
+    "absence_chance": "chance: another scene",
 }
 PICTURES = {
     "psnr": "PSNR to full",
     "distance": "distance",
     "motion": "motion",
     "adherence": "adherence",
-    "adherence_after_change": "after change",
     "adherence_chance": "chance: another video",
+    "adherence_after_change": "after change",
+    "adherence_after_change_chance": "chance: another video",
 }
 FIELD = {
     **{f"{kind}_{name}": f"{kind.upper()} {name}" for name in ("psnr", "ssim") for kind in ("mg", "dr", "nmr")},
     **{f"gsc_{name}": f"gsc {name}" for name in ("psnr", "ssim")},
     "lcm": "lcm, dB",
     "flicker": "flicker",
-    "drift": "drift, 15 % ends",
+    "drift": "drift: brightness, first to last 15 %",
 }
 DRIFT = {
-    "drift_colour": "colour drift",
-    "drift_sharpness": "sharpness",
-    "drift_confidence": "confidence",
+    "drift_colour": "drift: color, first to last 2 chunks",
+    "drift_sharpness": "sharpness, the same",
+    "drift_confidence": "confidence, the same",
 }
-COLUMNS = MEMORY | FIELD | PICTURES | DRIFT
+COST = {"chunk": "chunk ms", "prune": "prune ms", "head": "head ms", "bytes": "MiB allocated"}
+PARTS = {
+    "memory": MEMORY,
+    "in the field's terms": FIELD,
+    "free videos": PICTURES,
+    "drift": DRIFT,
+    "cost, cache full": COST,
+}
 CURVES = {
     "long_accuracy": "landmarks unseen for long, share of correct pixels",
     "announced_accuracy": "landmarks of announced places, share of correct pixels",
@@ -68,18 +77,22 @@ STYLE = {
 def tables(result: dict[str, Any]) -> list[Table]:
     """Mean and 95 % interval of every measure, one row per cell, as several tables that fit a terminal of 80
     columns."""
-    head = f"{result['model']}, {_size(result)}"
-    parts = {f"{head}: memory": MEMORY, "in the field's terms": FIELD, "free videos": PICTURES, "drift and cost": DRIFT}
-    out = [_table(title, columns) for title, columns in parts.items()]
-    for name in ("chunk ms", "prune ms", "head ms", "MiB"):
-        out[-1].add_column(name)
-    for row in result["summary"]:
-        cost = row["cost"]
-        price = [f"{1e3 * cost[name]:.1f}" if name in cost else "-" for name in ("chunk", "prune", "head")]
-        price.append(f"{cost['bytes'] / 2**20:.2f}" if cost else "-")
-        for each, names, more in zip(out, parts.values(), ([], [], [], price), strict=True):
-            each.add_row(row["policy"], _budget(row), *(cell(row[name]) for name in names), *more)
+    out = []
+    for title, columns in PARTS.items():
+        out.append(_table(f"{result['model']}, {_size(result)}: {title}", columns))
+        for row in result["summary"]:
+            out[-1].add_row(*_cells(row, columns))
     return out
+
+
+def _cells(row: dict[str, Any], columns: dict[str, str]) -> list[str]:
+    return [row["policy"], _budget(row), *(_price(row["cost"], n) if n in COST else cell(row[n]) for n in columns)]
+
+
+def _price(cost: dict[str, float], name: str) -> str:
+    if name not in cost:
+        return "-"
+    return f"{cost[name] / 2**20:.2f}" if name == "bytes" else f"{1e3 * cost[name]:.1f}"
 
 
 def _table(title: str, columns: dict[str, str]) -> Table:
@@ -96,12 +109,12 @@ def _budget(row: dict[str, Any]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The same table as Markdown, with long-unseen landmarks first."""
-    names = ["long_accuracy", "announced_accuracy", "recent_accuracy", "new_accuracy", "long_iou", "absence", "psnr"]
-    head = ["policy", "budget", *(COLUMNS[name] for name in names)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in result["summary"]:
-        lines.append("| " + " | ".join([row["policy"], _budget(row), *(cell(row[name]) for name in names)]) + " |")
+    """The same tables as Markdown."""
+    lines = [f"{result['model']}, {_size(result)}, {result['device']}, {result['dtype']}"]
+    for title, columns in PARTS.items():
+        head = ["policy", "budget", *columns.values()]
+        rows = [_cells(row, columns) for row in result["summary"]]
+        lines += ["", f"## {title}", "", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))]
     return "\n".join(lines) + "\n"
 
 
@@ -116,7 +129,7 @@ def cell(estimate: dict[str, float] | None) -> str:
 
 def _size(result: dict[str, Any]) -> str:
     s = result["settings"]
-    return f"{s['tours']} tours of {s['tour_chunks']} chunks, {s['changes']} prompt changes, {s['drifts']} long videos"
+    return f"split {s['split']}, seed {s['seed']}, {s['tours']} tours of {s['tour_chunks']} chunks"
 
 
 def verdicts(result: dict[str, Any], ours: str = "asked") -> list[str]:
@@ -141,7 +154,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             "These weights lack a head, so policies that need it were skipped (pafu distill salience or asking)."
         )
     if not result["probe"]:
-        console.print("Without --probe, adherence and probe confidence were not measured.")
+        console.print("The shipped probe judges only pafu-mini: adherence and same-again were not measured (--probe).")
 
 
 def plots(result: dict[str, Any], folder: Path) -> list[Path]:

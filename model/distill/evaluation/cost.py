@@ -14,18 +14,18 @@ from model.transformer.attention import prompt_keys
 from model.weights import LoadedModel
 
 PROMPT = "a meadow by day"
-COST_CHUNKS, WARM_UP = 6, 2
+TIMED = 4  # the last chunks of a session, when its cache is full
 
 
-def cost(model: LoadedModel, config: CacheConfig) -> dict[str, float]:
-    """Seconds of a chunk, of its clean pass, of scoring and pruning, and of the head alone, and the bytes of the cache,
-    measured in a session of its own."""
+def cost(model: LoadedModel, config: CacheConfig, chunks: int) -> dict[str, float]:
+    """Seconds of a chunk, of its clean pass, of scoring and pruning, and of the head alone, and the allocated bytes of
+    the cache, at the end of a session of ``chunks`` chunks of its own."""
     stream, seconds = VideoStream(model, PROMPT, SEED, config), []
-    for _ in range(COST_CHUNKS):
+    for _ in range(chunks):
         chunk = stream.next_chunk()
         by_stage = chunk.stats.seconds
         seconds.append([sum(by_stage.values()), by_stage["clean"], by_stage["prune"]])
-    total, clean, prune = np.median(seconds[WARM_UP:], axis=0)
+    total, clean, prune = np.median(seconds[-TIMED:], axis=0)
     found = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
     return found | ({"head": head_seconds(model, stream, config.policy)} if config.policy in HEAD_OF else {})
 

@@ -79,23 +79,32 @@ def served_cache(model: LoadedModel) -> CacheConfig:
 
 
 def judge_adherence(model: LoadedModel, probe: Probe, prompts: int, folder: Path) -> dict[str, float]:
-    """Share of claims that hold, by kind of claim and overall, on 10-second clips; motion in grey levels."""
+    """Share of claims that hold, by kind of claim and overall, on 10-second clips, each with its chance level: the same
+    claims judged on the next prompt's clip (none for a single prompt); motion in grey levels."""
     held: dict[str, list[bool]] = defaultdict(list)
-    motions, rows = [], []
-    for index, claims in enumerate(track(judge_prompts(prompts), description="adherence")):
+    chance: dict[str, list[bool]] = defaultdict(list)
+    motions, rows, asked = [], [], judge_prompts(prompts)
+    for index, claims in enumerate(track(asked, description="adherence")):
         control = camera_from_prompt(claims.prompt)
         speeds = [control.speed if control else None] + [None] * (CLIP_CHUNKS - 1)
         take = film(model, claims.prompt, JUDGE_SEED + index, served_cache(model), speeds)
-        for name, values in adherence(claims, take.pictures, probe).items():
-            held[name] += values
+        for found, judged in ((held, claims), (chance, asked[index - 1])):
+            for name, values in adherence(judged, take.pictures, probe).items():
+                found[name] += values
         motions.append(motion(take.pictures))
         if index < 12:
             rows.append(take.pictures[[0, 11, 40, 80, 120, 160]])
     save_sheet(rows, folder / "judge.adherence.png")
-    scores = {name: float(np.mean(values)) for name, values in held.items()}
-    # Ground is reported but is not part of the target, which names object, color, place, camera direction and light.
-    asked = [v for name in ("object", "colour", "place", "camera", "light") for v in held[name]]
-    return {"adherence": float(np.mean(asked)), **scores, "motion": float(np.mean(motions))}
+    by_chance = _shares(chance) if prompts > 1 else {}
+    scores = _shares(held) | {f"{name}_chance": share for name, share in by_chance.items()}
+    return {**scores, "motion": float(np.mean(motions))}
+
+
+def _shares(held: dict[str, list[bool]]) -> dict[str, float]:
+    """The share of each kind of claim, and "adherence" of all kinds of the target: object, color, place, camera
+    direction and light. Ground is reported but is not part of it."""
+    asked = [value for name in ("object", "colour", "place", "camera", "light") for value in held[name]]
+    return {"adherence": float(np.mean(asked)), **{name: float(np.mean(values)) for name, values in held.items()}}
 
 
 def judge_memory(model: LoadedModel, probe: Probe, scenes: int, folder: Path) -> dict[str, float]:

@@ -21,12 +21,14 @@ SEED = 7001
 
 class FreeVideos:
     """The free videos of one model, ``together`` at a time. The full cache comes first: its videos are the
-    ``references`` by kind, and give the oracle its foresight. ``made`` is called with the number of new chunks."""
+    ``references`` by kind, and give the oracle its foresight. ``made`` is called with the number of new chunks. Other
+    values of ``seed`` give other noise."""
 
-    def __init__(self, model: LoadedModel, together: int, made: Callable[[int], None]) -> None:
+    def __init__(self, model: LoadedModel, together: int, made: Callable[[int], None], seed: int = 0) -> None:
         self.references: dict[str, list[Tensor]] = {}
         self._model, self._together, self._made = model, together, made
         self._foresight: dict[str, list[Foresight]] = {}
+        self._first_seed = SEED * (1 + seed) + 500
 
     def make(self, kind: str, scripts: Sequence[Script], config: CacheConfig) -> list[Tensor]:
         """Latents (F, C, h, w) of each script's video; ``kind`` identifies the evaluation."""
@@ -36,7 +38,7 @@ class FreeVideos:
         foresight, videos = self._foresight[kind], []
         for first in range(0, len(scripts), self._together):
             batch = slice(first, first + self._together)
-            seeds = [SEED + 500 + first + i for i in range(len(scripts[batch]))]
+            seeds = [self._first_seed + first + i for i in range(len(scripts[batch]))]
             rollout = Rollout(self._model, scripts[batch], seeds, config, foresight[batch], full)
             rows = []
             for _ in range(chunks):

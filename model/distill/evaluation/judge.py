@@ -38,9 +38,9 @@ class Claims:
     speed: int
 
 
-def judge_prompts(count: int) -> list[Claims]:
+def judge_prompts(count: int, seed: int = JUDGE_SEED) -> list[Claims]:
     """Reserved prompts, never used in training, with one or two landmarks, light, ground and camera."""
-    drawn = (_claims(np.random.default_rng((JUDGE_SEED, index))) for index in itertools.count())
+    drawn = (_claims(np.random.default_rng((seed, index))) for index in itertools.count())
     kept = (claims for claims in drawn if reserved(phrase_ids(claims.prompt, PAFU_MINI.text_len)))
     return list(itertools.islice(kept, count))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ from model.distill.training.stage import Losses, Stage
 from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS
 
 SEED = 3003
+SHIPPED_PROBE = Path(__file__).parents[2] / "weights_mini" / "probe.safetensors"
 CELLS = 16
 CELL = WIDTH // CELLS
 MARGIN = 20  # a landmark whose middle is closer to the edge is cut off and not judged
@@ -70,6 +72,19 @@ class Probe(nn.Module):
         """What each of the uint8 pictures (N, H, W, 3) shows."""
         out = self(from_pictures(torch.from_numpy(pictures)))
         return [_reading({name: value[i] for name, value in out.items()}) for i in range(len(pictures))]
+
+
+def save_probe(probe: Probe, path: Path) -> None:
+    """Write the probe in fp16."""
+    tensors = {name: each.half() if each.is_floating_point() else each for name, each in probe.state_dict().items()}
+    save_file({name: each.contiguous() for name, each in tensors.items()}, path)
+
+
+def shipped_probe() -> Probe:
+    """The probe that ships with pafu-mini."""
+    probe = Probe()
+    probe.load_state_dict(load_file(SHIPPED_PROBE))
+    return probe.eval()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Memory in the literature's terms: what a video shows of a place when it returns there. Pure functions.
 
 R2M-Bench (2608.27328) measures how much more similar two views of one place are than views of different places as far
-apart in time (memory gain, MG), and divides by the similarity of neighbors in time (dynamic range, DR), so a video
-that hardly moves gains nothing. MIND compares the first half of a mirrored path with the reversed second half.
+apart in time (memory gain, MG), and divides the mean of all videos by that of the similarity of neighbors in time
+(dynamic range, DR; the quotient is NMR), so a video that hardly moves gains nothing. MIND compares the first half of a
+mirrored path with the reversed second half.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ Pair = tuple[int, int]
 FAR_SHARE, FAR_LEAST = 0.2, 10  # minimum distance in time of a revisit: share of the video, and pictures
 GAP_SHARE, GAP_LEAST = 0.3, 10  # how much the distance of a baseline pair may differ from the revisit's
 SHORT_SHARE, SHORT_LEAST, SHORT_FROM = 0.02, 6, 2  # distances of neighbors in time
-EPSILON = 1e-6
 MOST_PAIRS = 60  # pairs compared per set
 
 
@@ -77,16 +77,6 @@ def gains(pictures: np.ndarray, pairs: Pairs, similarity: Similarity) -> tuple[f
     ]
     revisit, baseline, short = means
     return revisit - baseline, short - baseline
-
-
-def normalised(found: Sequence[tuple[float, float]]) -> float:
-    """NMR: the mean MG of several videos divided by their mean DR. 1 means: revisits are as similar as neighbors in
-    time."""
-    kept = [pair for pair in found if not any(np.isnan(pair))]
-    if not kept:
-        return float("nan")
-    gain, span = np.mean(kept, axis=0)
-    return float(gain / (span + EPSILON))
 
 
 def mirrored(pictures: np.ndarray, similarity: Similarity) -> float:

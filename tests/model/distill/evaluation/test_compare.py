@@ -233,7 +233,7 @@ def test_a_run_compares_all_policies_and_goes_on_where_it_stopped(model: LoadedM
         Evaluation(model, tmp_path, dataclasses.replace(FEW, tours=3)).run(Console(quiet=True))
 
     assert {path.name for path in plots(resumed, tmp_path)} >= {"eval.long_accuracy.png", "eval.over_time.png"}
-    assert markdown(resumed).count("\n") == 2 + 4
+    assert markdown(resumed).count("\n| pafu | 1.5 |") == 5, "one row in each table"
     narrow = Console(width=80, record=True, quiet=False, file=io.StringIO())
     show(resumed, narrow)
     text = narrow.export_text()
@@ -323,6 +323,8 @@ def test_splits_share_no_tour_and_a_seed_is_another_set_of_tours() -> None:
         (split, seed): tour_clip(0, 4, tour_seed(split, seed)).scene.seed for split in SPLITS for seed in (0, 1, 7)
     }
     assert len(set(first.values())) == len(first)
+    told = {judge_prompts(1, tour_seed(split, seed))[0].prompt for split in SPLITS for seed in (0, 1, 7)}
+    assert len(told) == len(first) and judge_prompts(1)[0].prompt not in told, "free videos are split in the same way"
     assert tour_seed("report", 0) == TOUR_SEED, "the tours of the documents"
 
 

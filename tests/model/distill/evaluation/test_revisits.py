@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.distill.evaluation import measures
-from model.distill.evaluation.revisits import SIMILARITIES, gains, mirrored, normalised, pairs_of
+from model.distill.evaluation.compare import mirror_row
+from model.distill.evaluation.revisits import SIMILARITIES, Pairs, gains, mirrored, pairs_of
 
 VIEWS = [*range(0, 300, 10), *range(290, -10, -10)]  # thirty pictures away and back again
 
@@ -54,8 +55,24 @@ def test_a_mirrored_path_is_compared_with_itself_reversed() -> None:
     assert mirrored(filmed(VIEWS, forget_after=30), measures.psnr) < 15
 
 
-def test_nothing_to_compare_has_no_number() -> None:
-    assert np.isnan(normalised([(float("nan"), 1.0)])) and normalised([(1.0, 2.0), (3.0, 2.0)]) == pytest.approx(1)
+def test_gains_are_those_computed_by_hand() -> None:
+    """Thirteen pictures, the twelfth at the first one's place; their likeness is minus the distance of their values."""
+    values = [8, *range(1, 11), 9, 12]
+    pairs = pairs_of([*range(0, 1100, 100), 0, 2000], near=1)
+    assert pairs.revisits == ((0, 11),) and (len(pairs.baseline), len(pairs.short)) == (55, 45)
+    pictures = np.array(values, np.int16)[:, None, None, None]
+    gain, span = gains(pictures, pairs, lambda a, b: -abs(float(a.item()) - float(b.item())))
+    assert gain == pytest.approx(-1 + 230 / 55) and span == pytest.approx(-160 / 45 + 230 / 55)
+    assert mirrored(np.array([0, 3, 5, 1])[:, None], lambda a, b: -abs(float(a.item() - b.item()))) == -1.5
+
+
+def test_videos_share_one_normalised_gain_and_those_without_revisits_have_none() -> None:
+    nothing = gains(filmed([0, 10]), Pairs((), (), ()), measures.psnr)
+    assert np.isnan(nothing).all()
+    found = {"gain_psnr": [(1.0, 2.0), (3.0, 2.0), nothing], "gain_ssim": [], "mirrored_psnr": [], "mirrored_ssim": []}
+    row = mirror_row({**found, "flicker": [], "drift": []})
+    assert row["nmr_psnr"] and row["nmr_psnr"].mean == pytest.approx((1 + 3) / (2 + 2))
+    assert row["mg_psnr"] and row["mg_psnr"].mean == 2 and row["nmr_ssim"] is None
 
 
 def test_flicker_and_drift_have_their_conventions() -> None:
