@@ -253,11 +253,11 @@ class Watch:
         if "told" in self._needs:
             self._note("told", group.mean(mean_affinity(group.own_heads(self._told[own]), keys)))
 
-    def expect(self, q: Tensor, keys: Tensor, rotation: rope.Rotation, row: int = 0) -> None:
+    def expect(self, q: Tensor, keys: Tensor, rotation: rope.Rotation) -> None:
         """Called after ``see``: the chunk's queries (chunk, H, D) before their rotation, all rotated keys, and the
-        chunk's ``rotation`` (B, chunk, 1, D / 2), of which ``row`` is this stream's."""
+        chunk's ``rotation`` (B, chunk, 1, D / 2); streams side by side have the same times."""
         if "expected" in self._needs and self._spec is not None:
-            now, ahead = rope.later(rotation, row, self._spec.rope_split, self._spec.rope_theta)
+            now, ahead = rope.later(rotation, self._spec.rope_split, self._spec.rope_theta)
             queries, held = (rope.time_pairs(each, self._spec.rope_split) for each in (q, keys))
             self._note("expected", self._group.mean(expected_affinity(queries, held, now, ahead)))
 

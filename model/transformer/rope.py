@@ -73,10 +73,10 @@ def time_pairs(x: Tensor, split: tuple[int, int, int]) -> Tensor:
     return torch.view_as_complex(x[..., : split[0]].float().unflatten(-1, (-1, 2)).contiguous())
 
 
-def later(rotation: Rotation, row: int, split: tuple[int, int, int], theta: float) -> Rotation:
-    """By time only, as complex numbers: the rotation (F,) of the newest token of ``row``, and the further ones
+def later(rotation: Rotation, split: tuple[int, int, int], theta: float) -> Rotation:
+    """By time only, as complex numbers: the rotation (F,) of the newest token, and the further ones
     (offsets, F) of positions 1, 2, 4 .. 128 later."""
-    cos, sin = (each[row, -1, 0, : split[0] // 2].float() for each in rotation)
+    cos, sin = (each[0, -1, 0, : split[0] // 2].float() for each in rotation)
     offsets = 2 ** torch.arange(OFFSETS, device=cos.device)
     turns = axis_angles(offsets, split[0], theta)
     return torch.complex(cos, sin), torch.polar(torch.ones_like(turns), turns)

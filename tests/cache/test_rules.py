@@ -56,7 +56,7 @@ def test_trig_expects_the_queries_of_later_positions() -> None:
     split, times, newest = (8, 0, 0), torch.arange(keys).float(), 9.0
     turned = rope.rotate_time(k[None], times[None], split, theta)[0]
     place = torch.tensor([[[newest, 0.0, 0.0]]])
-    now, ahead = rope.later(rope.angles(place, split, theta), 0, split, theta)
+    now, ahead = rope.later(rope.angles(place, split, theta), split, theta)
     fast = expected_affinity(rope.time_pairs(q, split), rope.time_pairs(turned, split), now, ahead)
 
     def plain(token: int, head: int) -> float:

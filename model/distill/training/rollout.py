@@ -96,7 +96,7 @@ class SideBySide:
                 cache.store(layer, lasting[i : i + 1])
                 watch.see_tokens(layer, k[i], v[i])
                 watch.see(layer, q[i], *(each[0] for each in pairs[i]))
-                watch.expect(plain[i], pairs[i][0][0], self._angles.whole, i)
+                watch.expect(plain[i], pairs[i][0][0], self._angles.whole)
         for i, foresight in enumerate(self.foresight or ()):
             cache = self._caches[i]
             foresight.note(layer, cache.chunks, cache.numbers(layer).cpu(), received_attention(q[i], rows[i], "max"))
