@@ -68,7 +68,7 @@ class Attempt:
     def _begin_trace(self) -> SessionTrace | None:
         traces = self._engine.observer.traces
         ids = {"job_id": self.job.id, "request_id": self.job.order.request, "fence": str(self.lease.fence)}
-        return None if traces is None else traces.attempt(ids, self.job.order.traceparent, self._spec.name)
+        return None if traces is None else traces.attempt(ids, self.job.order.context, self._spec.name)
 
     def _silent_seconds(self) -> float:
         """Seconds since the worker's last message; 0 without a worker."""

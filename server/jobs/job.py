@@ -45,7 +45,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     carried: Carried | None = None
     request: str = ""  # id of the HTTP request
     traceparent: str = ""  # W3C trace context: parent span of the work, on any server
+    tracestate: str = ""  # what the caller's tracing system added to it
     changes: list[Interact] = []  # prompt and camera changes, each at its chunk
+
+    @property
+    def context(self) -> dict[str, str]:
+        """The trace context, as headers."""
+        return {"traceparent": self.traceparent, **({"tracestate": self.tracestate} if self.tracestate else {})}
 
     @property
     def seconds(self) -> float:

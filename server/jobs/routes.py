@@ -25,6 +25,7 @@ from server.jobs.job import Job, Order
 from server.jobs.request import ExtendRequest, RemixRequest, VideoRequest, read_fields
 from server.jobs.video_service import Sender, VideoService
 from server.states import JobState
+from server.telemetry.traces import context_of
 
 MEDIA_TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg", "loop": "image/webp"}
 SUFFIXES = {"video": "mp4", "thumbnail": "webp", "spritesheet": "jpg", "loop": "webp"}
@@ -163,8 +164,7 @@ def idempotency_key(request: Request) -> str | None:
 
 def sender_of(request: Request) -> Sender:
     """The caller with the request's idempotency key, request id and trace. Raises PafuError."""
-    traceparent = request.headers.get("traceparent", "")
-    return Sender(caller_of(request), idempotency_key(request), request.state.request_id, traceparent)
+    return Sender(caller_of(request), idempotency_key(request), request.state.request_id, context_of(request.headers))
 
 
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from server.jobs.sweeper import Sweeper
 from server.media import picture
 from server.states import JobState
 from server.telemetry import logs
-from server.telemetry.traces import trace_id_of
+from server.telemetry.traces import CONTEXT
 
 if TYPE_CHECKING:
     pass
@@ -43,6 +43,7 @@ FIGURES_WITHIN = 2.0  # seconds
 FULL_BELOW = 2**20  # free bytes below which the disk counts as full
 WATCH_SECONDS = 1.0  # poll interval for a caller who waits for a job on another server
 NUL = "\0"  # never part of an id; PostgreSQL rejects it in text
+NO_CONTEXT = dict.fromkeys(CONTEXT, "")  # not that of the video which is extended
 VARIANTS = ("video", "thumbnail", "spritesheet", "loop")
 
 log = logging.getLogger("pafu.jobs")
@@ -55,7 +56,7 @@ class Sender:
     caller: Caller
     key: str | None
     request: str
-    traceparent: str
+    context: dict[str, str]
 
 
 class VideoService:
@@ -173,7 +174,8 @@ class VideoService:
         job_id, caller, key = f"video_{secrets.token_hex(12)}", sender.caller, sender.key
         await self._check_room(caller, key)
         order, chunks = await bring(job_id) if bring else (order, [])
-        order = msgspec.structs.replace(order, request=sender.request, traceparent=self._traced(job_id, sender))
+        context = NO_CONTEXT | self._traced(job_id, sender)
+        order = msgspec.structs.replace(order, request=sender.request, **context)
         idempotency = None if key is None else (key, await asyncio.to_thread(request.digest, *asked))
         new = False
         try:
@@ -195,12 +197,12 @@ class VideoService:
         self._runner.wake()
         return job
 
-    def _traced(self, job_id: str, sender: Sender) -> str:
+    def _traced(self, job_id: str, sender: Sender) -> dict[str, str]:
         """Trace context for the work on a new job: a new span, or the caller's if tracing is off."""
         if self._observer.traces is None:
-            return sender.traceparent if trace_id_of(sender.traceparent) else ""
+            return sender.context
         ids = {"job_id": job_id, "request_id": sender.request}
-        return self._observer.traces.ordered(ids, {"traceparent": sender.traceparent}, self._spec.name)
+        return {**sender.context, "traceparent": self._observer.traces.ordered(ids, sender.context, self._spec.name)}
 
     async def _check_room(self, caller: Caller, key: str | None) -> None:
         """Raises PafuError if the job limits are reached, unless the idempotency key is known."""

@@ -22,6 +22,8 @@ from server.ipc.messages import Fragment
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+CONTEXT = ("traceparent", "tracestate")
+MOST_CONTEXT = 513  # characters; 512 of a tracestate must be passed on
 NANO = 1_000_000_000
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 MISSING = 'PAFU_TRACES is on, but OpenTelemetry is not installed: pip install "pafu[otel]", or turn traces off'
@@ -31,6 +33,13 @@ def trace_id_of(traceparent: str) -> str:
     """The trace id in a W3C ``traceparent``; empty if it is invalid."""
     found = TRACEPARENT.fullmatch(traceparent[:256])
     return found[1] if found else ""
+
+
+def context_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The W3C trace context in a request's headers; empty if its ``traceparent`` is invalid."""
+    if not trace_id_of(headers.get("traceparent", "")):
+        return {}
+    return {name: headers[name] for name in CONTEXT if len(headers.get(name, "")) in range(1, MOST_CONTEXT)}
 
 
 class Traces:
@@ -50,9 +59,9 @@ class Traces:
         span.over("queued", failed=False)
         return span.traceparent
 
-    def attempt(self, ids: Mapping[str, str], traceparent: str, model: str) -> SessionTrace:
+    def attempt(self, ids: Mapping[str, str], context: Mapping[str, str], model: str) -> SessionTrace:
         """Start the trace of one attempt at a job."""
-        return self._begin("attempt", ids, {"traceparent": traceparent}, model)
+        return self._begin("attempt", ids, context, model)
 
     def _begin(self, name: str, ids: Mapping[str, str], headers: Mapping[str, str], model: str) -> SessionTrace:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

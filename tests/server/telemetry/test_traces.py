@@ -55,7 +55,7 @@ async def test_a_stream_is_a_session_of_chunks_of_stages(server, spans, viewer_o
 async def test_a_job_goes_on_in_the_trace_of_its_order(serve, spans, tmp_path) -> None:
     server = await serve(data_dir=tmp_path)
     server.engine.observer.traces, finished = spans
-    headers = {"traceparent": PARENT, "x-request-id": "req_mine"}
+    headers = {"traceparent": PARENT, "tracestate": "vendor=x", "x-request-id": "req_mine"}
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as client:
         asked = await client.post("/v1/videos", json={"prompt": "a private wish", "num_frames": 20}, headers=headers)
         while (await client.get(f"/v1/videos/{asked.json()['id']}")).json()["status"] != "completed":
@@ -68,6 +68,7 @@ async def test_a_job_goes_on_in_the_trace_of_its_order(serve, spans, tmp_path) -
     assert f"{order.context.trace_id:032x}" in PARENT and f"{order.parent.span_id:016x}" in PARENT
     assert attempt.parent.span_id == order.context.span_id and attempt.attributes["pafu.reason"] == "completed"
     for span in (order, attempt):
+        assert span.context.trace_state.to_header() == "vendor=x"
         assert span.attributes["request.id"] == "req_mine" and span.attributes["job.id"] == asked.json()["id"]
     assert [chunk.attributes["pafu.chunk"] for chunk in chunks] == [0, 1]
     assert all(chunk.parent.span_id == attempt.context.span_id for chunk in chunks)
