@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hmac
 import stat
+from types import SimpleNamespace
 
 import pytest
 
+from model.spec import TEST_TINY
 from server.access import keys
 from server.access.keys import Keyring
 from server.access.limits import Caller
+from server.access.operator import Operator
 from server.config import ConfigError, Settings, load_settings
+from server.errors import PafuError
+from server.live import archive
+from server.live.hls_output import HlsOutputs
+from server.live.session import new_token
 
 PLAIN = "a-key-of-sixteen-or-more"
 
@@ -37,6 +44,35 @@ def test_an_error_about_a_key_does_not_show_it(monkeypatch) -> None:
     with pytest.raises(ConfigError, match="PAFU_API_KEYS.*16") as error:
         load_settings()
     assert "too-short" not in str(error.value)
+
+
+@pytest.fixture
+def compared(monkeypatch) -> list[tuple[bytes, bytes]]:
+    """What is compared in constant time."""
+    pairs, compare = [], hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: pairs.append((a, b)) or compare(a, b))
+    return pairs
+
+
+def test_the_operator_s_secret_is_compared_in_constant_time(compared, tmp_path) -> None:
+    operator = Operator(tmp_path)
+    operator.prepare()
+    assert operator.known_by(operator.read() or "") and not operator.known_by("guessed") and len(compared) == 2
+
+
+def test_the_token_of_an_address_to_watch_is_compared_in_constant_time(compared) -> None:
+    session = SimpleNamespace(watch_token="0" * 32, caller="alice")
+    outputs = HlsOutputs({"sess_1": session}, TEST_TINY, lambda caller: False)
+    for token in ("0" * 32, "0" * 31 + "1", "?"):
+        with pytest.raises(PafuError, match="there is no session"):
+            outputs.find("sess_1", token)
+    assert [one == other for one, other in compared] == [True, False, False]
+
+
+def test_nothing_of_a_resume_token_is_in_what_is_stored_of_it() -> None:
+    token = new_token()
+    assert archive.hashed(token) != archive.hashed(token[:-1]) and len(archive.hashed(token)) == 32
+    assert not any(token[begin : begin + 4].encode() in archive.hashed(token) for begin in range(len(token) - 3))
 
 
 def test_every_key_is_compared_in_constant_time_whichever_it_is(monkeypatch, tmp_path) -> None:

@@ -116,10 +116,13 @@ async def test_a_film_keeps_nothing_of_holders_who_were_given_up(serve, caller_o
     caller = caller_of(await serve(data_dir=tmp_path))
     video_id = await caller.order(**SLOW)
     await caller.begun(video_id)
-    lost = tmp_path / "videos" / video_id / "000005-0.m4s"  # a chunk that the store was never told of
-    lost.write_bytes(b"of another claim")
+    folder = tmp_path / "videos" / video_id
+    lost = [folder / "000005-0.m4s", folder / "000005-0.past", folder / "0-video.mp4"]  # of which nobody told the store
+    for each in lost:
+        each.write_bytes(b"of another claim")
     assert (await caller.over(video_id))["status"] == "completed"
     assert made(tmp_path, video_id) == [(number, 1) for number in range(6)]
+    assert not any(each.exists() for each in lost)
 
 
 async def test_kill_9_of_the_worker_costs_the_chunk_in_hand_and_nothing_else(serve, caller_of, tmp_path) -> None:
