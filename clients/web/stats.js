@@ -73,7 +73,10 @@ export class ReadOut {
    */
   chunk(stats, period) {
     if (stats.cache_tokens !== undefined) this.#set("tokens", stats.cache_tokens.toLocaleString("en"));
-    if (stats.cache_bytes !== undefined) this.#set("bytes", formatBytes(stats.cache_bytes));
+    if (stats.cache_bytes !== undefined) {
+      const host = stats.cache_host_bytes ? ` + ${formatBytes(stats.cache_host_bytes)} host` : "";
+      this.#set("bytes", formatBytes(stats.cache_bytes) + host);
+    }
     if (stats.chunk_seconds === undefined) return;
     this.#set("chunk", formatSeconds(stats.chunk_seconds));
     this.#chunks = [...this.#chunks, stats.chunk_seconds / period].slice(-HISTORY);

@@ -33,7 +33,6 @@ LEFT_FREE = 0.05  # share of a card's memory left for the driver and fragmentati
 
 
 EASIER_BUDGETS = (6.0, 3.0)  # latent frames: suggested budgets if the usual one does not fit
-NO_SHARES: Any = {"sink_latents": 0.0, "recent_latents": 0.0}
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def plan(
         decoding=decoding,
         codec_state=sum(tensor.nbytes for tensor in state),
         devices=devices,
-        **cache_bytes(spec, cache, dtype, devices),
+        **cache_bytes(spec, cache, dtype, devices, device),
     )
 
 
@@ -170,8 +169,11 @@ def of_another(found: MemoryPlan) -> MemoryPlan:
     return replace(found, text=0, visit=0, codec=0, decoding=0, codec_state=0)
 
 
-def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, devices: int = 1) -> dict[str, Any]:
-    """Bytes of the workspace and of one session's cache, on each device of a group."""
+def cache_bytes(
+    spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, devices: int = 1, device: str = "cuda"
+) -> dict[str, Any]:
+    """Bytes of the workspace and of one session's cache, on each device of a group; on a CPU with those of host
+    memory."""
     name, heads = str(dtype).removeprefix("torch."), spec.num_heads // devices
     workspace = workspace_bytes(
         layers=spec.num_layers,
@@ -189,6 +191,14 @@ def cache_bytes(spec: ModelSpec, cache: CacheConfig, dtype: torch.dtype, devices
         tokens_per_chunk=spec.tokens_per_chunk,
         dtype=name,
     )
+    if device == "cpu":
+        promised += cache.host_bytes(
+            layers=spec.num_layers,
+            heads=heads,
+            head_dim=spec.head_dim,
+            tokens_per_latent=spec.tokens_per_latent,
+            dtype=name,
+        )
     return {"workspace": workspace, "cache": promised}
 
 
@@ -269,8 +279,9 @@ def fitting(found: MemoryPlan, spec: ModelSpec, cache: CacheConfig, dtype: torch
         flags, easier = " --text-placement cpu", replace(found, visit=0, text=0)
     for budget in (None, *(each for each in EASIER_BUDGETS if each < cache.budget_latents)):
         if budget is not None:
-            smaller = replace(cache, budget_latents=budget, **NO_SHARES)
-            easier = replace(easier, **cache_bytes(spec, smaller, dtype, found.devices))
+            recent = min(budget, cache.recent_latents)
+            smaller = replace(cache, budget_latents=budget, sink_latents=0.0, recent_latents=recent)
+            easier = replace(easier, **cache_bytes(spec, smaller, dtype, found.devices, found.where))
         more = flags if budget is None else f"{flags} --cache-budget-latents {budget:g}"
         if more and (fit := easier.sessions(room)):
             return f"does not fit; {fit} would with{more}"

@@ -54,6 +54,7 @@ async def throughput(url: str, model: dict[str, Any], seconds: float, console: C
         "stage_seconds": {name: spread([s["seconds"][name] for s in stats]) for name in stats[0]["seconds"]},
         "kilobits_per_second": sum(sizes) * 8e-3 * model["fps"] / pictures,
         "cache_bytes": stats[-1]["cache_bytes"],
+        "cache_host_bytes": stats[-1]["cache_host_bytes"],
         "cache_tokens": stats[-1]["cache_tokens"],
     }
 
@@ -69,7 +70,8 @@ def show(report: dict[str, Any], console: Console) -> None:
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of each table row."""
     model, figures, ram = report["model"], report["throughput"], report["memory"]
-    rate = figures["pictures_per_second"]
+    rate, host = figures["pictures_per_second"], figures["cache_host_bytes"]
+    beside = f" + {host / MIB:.2f} MiB of host memory" if host else ""
     lines = [
         ("weights, device", f"{model['weights']}, {model['device']}, {report['machine']['cores']} cores"),
         ("size", f"{model['width']}x{model['height']} at {model['fps']} fps"),
@@ -79,7 +81,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("first chunk after session.start", f"{figures['first_chunk_seconds']:.2f} s"),
         ("memory", f"front {ram['front']:.0f} MiB, worker {ram['worker']:.0f} MiB"),
-        ("cache", f"{figures['cache_tokens']} tokens, {figures['cache_bytes'] / MIB:.2f} MiB"),
+        ("cache", f"{figures['cache_tokens']} tokens, {figures['cache_bytes'] / MIB:.2f} MiB{beside}"),
         ("video", f"{figures['kilobits_per_second']:.0f} kbit/s"),
     ]
     if start := report["start_seconds"]:

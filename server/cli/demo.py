@@ -49,7 +49,9 @@ def memory(
     except OSError as error:
         raise fail(f"cannot write {output}: {error.strerror or error}") from None
     for visit in seen:
-        say(f"{visit.policy}: PSNR after the return {visit.likeness:.1f} dB, cache {visit.cache_bytes / 2**20:.1f} MiB")
+        host = f" + {visit.host_bytes / 2**20:.1f} MiB of host memory" if visit.host_bytes else ""
+        cache = f"{visit.cache_bytes / 2**20:.1f} MiB{host}"
+        say(f"{visit.policy}: PSNR after the return {visit.likeness:.1f} dB, cache {cache}")
     say(f"{output}: before, far away, and after {away:g} s, one row per policy. Clouds and sails move and lower PSNR")
 
 

@@ -37,13 +37,14 @@ class Trip:
 
 @dataclass(frozen=True)
 class Visit:
-    """One policy's result: uint8 pictures (H, W, 3) and the size of its cache."""
+    """One policy's result: uint8 pictures (H, W, 3) and the size of its cache, on the device and in host memory."""
 
     policy: str
     before: np.ndarray
     away: np.ndarray
     after: np.ndarray
     cache_bytes: int
+    host_bytes: int
 
     @property
     def likeness(self) -> float:
@@ -111,14 +112,14 @@ def visits(
 def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
     """Run the trip on a new stream."""
     shown: dict[int, np.ndarray] = {}
-    cache_bytes = 0
+    cache_bytes = host_bytes = 0
     for index, control in enumerate(progress.track(trip.controls, description=policy)):
         stream.set_camera(control)
         chunk = stream.decode(stream.next_latents())
-        cache_bytes = chunk.stats.cache_bytes
+        cache_bytes, host_bytes = chunk.stats.cache_bytes, chunk.stats.cache_host_bytes
         if index in (trip.before, trip.away, trip.after):
             shown[index] = chunk.pictures[-1]
-    return Visit(policy, shown[trip.before], shown[trip.away], shown[trip.after], cache_bytes)
+    return Visit(policy, shown[trip.before], shown[trip.away], shown[trip.after], cache_bytes, host_bytes)
 
 
 def save_rows(visits: Sequence[Visit], file: IO[bytes]) -> None:

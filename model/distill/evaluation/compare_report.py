@@ -42,7 +42,14 @@ DRIFT = {
     "drift_sharpness": "sharpness, the same",
     "drift_confidence": "confidence, the same",
 }
-COST = {"chunk": "chunk ms", "prune": "prune ms", "head": "head ms", "bytes": "MiB allocated"}
+COST = {
+    "chunk": "chunk ms",
+    "prune": "prune ms",
+    "head": "head ms",
+    "bytes": "MiB allocated",
+    "host": "MiB on the host",
+}
+SIZES = ("bytes", "host")
 PARTS = {
     "memory": MEMORY,
     "in the field's terms": FIELD,
@@ -92,7 +99,7 @@ def _cells(row: dict[str, Any], columns: dict[str, str]) -> list[str]:
 def _price(cost: dict[str, float], name: str) -> str:
     if name not in cost:
         return "-"
-    return f"{cost[name] / 2**20:.2f}" if name == "bytes" else f"{1e3 * cost[name]:.1f}"
+    return f"{cost[name] / 2**20:.2f}" if name in SIZES else f"{1e3 * cost[name]:.1f}"
 
 
 def _table(title: str, columns: dict[str, str]) -> Table:

@@ -19,7 +19,7 @@ TIMED = 4  # the last chunks of a session, when its cache is full
 
 def cost(model: LoadedModel, config: CacheConfig, chunks: int) -> dict[str, float]:
     """Seconds of a chunk, of its clean pass, of scoring and pruning, and of the head alone, and the allocated bytes of
-    the cache, at the end of a session of ``chunks`` chunks of its own."""
+    the cache on the device and the host, at the end of a session of ``chunks`` chunks of its own."""
     stream, seconds = VideoStream(model, PROMPT, SEED, config), []
     for _ in range(chunks):
         chunk = stream.next_chunk()
@@ -27,6 +27,7 @@ def cost(model: LoadedModel, config: CacheConfig, chunks: int) -> dict[str, floa
         seconds.append([sum(by_stage.values()), by_stage["clean"], by_stage["prune"]])
     total, clean, prune = np.median(seconds[-TIMED:], axis=0)
     found = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
+    found |= {"host": stream.cache.host_nbytes}
     return found | ({"head": head_seconds(model, stream, config.policy)} if config.policy in HEAD_OF else {})
 
 

@@ -311,16 +311,28 @@ def test_a_head_that_says_nan_costs_the_session_its_policy_and_nothing_else(
     assert [(chunk.stats.cache_policy, chunk.stats.cache_fell_back) for chunk in chunks] == [("sink_window", True)] * 5
 
 
-@pytest.mark.parametrize("policy", ["sink_window", "pafu"])
-def test_a_stream_recalled_from_all_its_chunks_goes_on_bit_for_bit(
-    stream: Callable[..., VideoStream], policy: str
+@pytest.mark.parametrize(
+    ("policy", "host"), [("sink_window", 0), ("pafu", 0), ("merging", 0), ("pyramid", 0), ("retrieval", 4)]
+)
+def test_a_stream_recalled_from_all_its_chunks_or_restored_goes_on_bit_for_bit(
+    stream: Callable[..., VideoStream], model: LoadedModel, policy: str, host: float
 ) -> None:
-    session, other = stream(policy=policy), stream(policy=policy)
+    session, other = (stream(policy=policy, host_latents=host) for _ in range(2))
     chunks = eventful(session)
     other.set_prompt(session.prompt)
     other.recall([chunk.past for chunk in chunks], len(chunks), session.camera)
     assert other.camera == session.camera and other.prompt == session.prompt
-    assert same(session.next_chunk(), other.next_chunk())
+    restored = VideoStream.restore(model, session.snapshot())
+    following = session.next_chunk()
+    assert same(following, other.next_chunk()) and same(following, restored.next_chunk())
+
+
+def test_chunks_of_which_only_host_memory_holds_tokens_count_as_remembered(stream: Callable[..., VideoStream]) -> None:
+    """So that the front keeps their latents, from which another worker fills its host memory."""
+    session = stream(policy="retrieval", host_latents=7)
+    chunks = eventful(session)
+    assert chunks[-1].remembered == (0, 2, 3, 4), "sink and recent frames on the device, seven frames on the host"
+    assert chunks[-1].stats.cache_host_bytes == session.cache.host_nbytes > 0
 
 
 def test_what_the_cache_remembers_is_enough_to_recall_it_and_the_rest_is_named_forgotten(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from types import SimpleNamespace
@@ -9,8 +10,12 @@ from types import SimpleNamespace
 import httpx
 import msgspec
 import pytest
+import torch
 
 from model.spec import TEST_TINY
+from model.stream.chunk_stats import blank
+from model.stream.session_cache import new_cache
+from model.weights import random_model
 from server.cli import doctor
 from server.config import Settings
 from server.engine.admission import COUNTED, COUNTED_AGAINST, Capacity, Speed, cache_bytes, in_real_time
@@ -18,7 +23,8 @@ from server.engine.line import Line
 from server.engine.local import LocalEngine
 from server.engine.member import Member
 from server.engine.slots import slots_for
-from server.ipc.messages import CacheChoice, Fragment, Open, Ready
+from server.ipc.messages import CacheChoice, Fragment, Open, PastChunk, Ready
+from server.live.resume_point import ResumePoint
 from server.worker import loop as worker
 from server.worker.generator import ModelGenerator, load_model
 from server.worker.session import WorkerSession
@@ -161,6 +167,33 @@ async def test_memory_counts_with_the_cache_that_sessions_usually_have(tmp_path)
     engine, worker = one_worker(settings)
     says(worker, ready(0.01, room=2 * one))
     assert (engine.status().capacity.sessions, engine.status().capacity.limited_by) == (2, "memory")
+
+
+def test_evicted_tokens_in_host_memory_count_where_the_host_is_the_device(tmp_path) -> None:
+    settings = Settings(model="test-tiny", data_dir=tmp_path, cache_policy="retrieval", cache_host_latents=9)
+    choice = CacheChoice.of(settings.cache())
+    cpu, gpu = (cache_bytes(TEST_TINY, choice, "float32", (device,)) for device in ("cpu", "cuda:0"))
+    model = random_model(TEST_TINY, 0, dtype=torch.float32)
+    assert cpu - gpu == new_cache(model, choice.config, 0).host_nbytes > 0
+
+
+def test_a_session_on_a_gpu_that_finds_no_host_memory_is_refused_with_what_to_do(monkeypatch) -> None:
+    model = dataclasses.replace(random_model(TEST_TINY, 0, dtype=torch.float32), device=torch.device("cuda"))
+    monkeypatch.setattr("server.worker.generator.available_bytes", lambda: 2**20)
+    choice = CacheChoice.of(Settings(model="test-tiny", cache_policy="retrieval").cache())
+    with pytest.raises(MemoryError, match=r"needs \d+ MiB of host memory, 1 MiB are free: set PAFU_CACHE_HOST_LATENTS"):
+        ModelGenerator(model, "", "cuda", {}).open("a house", 0, choice)
+
+
+def test_a_front_keeps_as_many_chunks_as_host_memory_holds() -> None:
+    cache = Settings(model="test-tiny", cache_policy="retrieval", cache_host_latents=30).cache()
+    point = ResumePoint(TEST_TINY, CacheChoice.of(cache))
+    for index in range(20):
+        past = PastChunk(index=index, prompt="", camera=(0, 0, 0), latents=b"")
+        remembered = tuple(range(max(0, index - 10), index))
+        point.add(blank(Fragment, index=index, past=past, remembered=remembered))
+    held = point.past()
+    assert held is not None and [chunk.index for chunk in held.chunks] == list(range(9, 20))
 
 
 async def test_a_setting_wins(tmp_path) -> None:
