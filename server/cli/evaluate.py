@@ -83,7 +83,7 @@ def evaluate(
     pose: Annotated[bool, typer.Option(help="whether policies see keys rotated by position")] = True,
     kv_dtype: Annotated[str, typer.Option(help="storage type of pruned caches: auto, int8, int4")] = "auto",
     quick: Annotated[
-        bool, typer.Option("--quick", help="one budget and few streams; takes minutes on two cores")
+        bool, typer.Option("--quick", help="four policies, one budget and few streams; takes minutes")
     ] = False,
     device: Device = "cpu",
     threads: Threads = 0,

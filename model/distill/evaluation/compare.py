@@ -97,6 +97,7 @@ class EvalSettings:
 
 
 QUICK = EvalSettings(
+    policies=("value_novelty", "asked", "pafu", "sink_window"),
     budgets=(2,),
     tours=3,
     tour_chunks=16,
