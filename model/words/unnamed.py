@@ -13,13 +13,14 @@ from dataclasses import fields, replace
 from model.words.grammar import Description, Thing, arranged, describe
 from model.words.vocabulary import GROUNDS, LIGHTS, ROOFED
 
-STEADY = (
-    "red",
-    "yellow",
-    "green",
-    "blue",
-    "white",
-)  # colors that hold for a minute of roofs and walls in view, measured
+# Colors that hold while they are in view, measured (docs/log.md): of walls, and of what stands on them. A red cap of a
+# mill turns blue within 24 seconds, a white roof of a tower yellow.
+STEADY = ("red", "yellow", "green", "blue", "white")
+STEADY_ROOFS = {
+    "house": ("red", "yellow", "green", "blue"),
+    "tower": ("red", "yellow", "green", "blue"),
+    "mill": ("yellow", "green", "blue"),
+}
 
 
 def completed(prompt: str, before: str | None, seed: int | None) -> str:
@@ -81,7 +82,7 @@ def _colored(thing: Thing, seed: int, ordinal: int) -> Thing:
     colour = thing.colour or _chosen([each for each in STEADY if each != thing.accent], seed, "colour", *about)
     accent = thing.accent
     if accent is None and thing.kind in ROOFED:
-        accent = _chosen([each for each in STEADY if each != colour], seed, "accent", *about)
+        accent = _chosen([each for each in STEADY_ROOFS[thing.kind] if each != colour], seed, "accent", *about)
     return replace(thing, colour=colour, accent=accent)
 
 
