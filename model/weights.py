@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from model.checkpoints.errors import WeightsError as WeightsError  # raised by most functions of this module
 from model.checkpoints.files import fingerprint, require_finite
-from model.checkpoints.public import Beside, load_public
+from model.checkpoints.public import Beside, check_public, load_public
 from model.parts import MissingExtra, TextEncoder, VideoCodec, build, settle
 from model.spec import ModelSpec, spec_named
 from model.transformer.asking import ASKING_FILE, AskingHead, Heads
@@ -158,13 +158,35 @@ def load_model(
     spec = spec_named(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
     folder = folder or _shipped_folder(spec)
     model = load_parts(spec, folder, device, dtype, beside, whole)
-    own_head = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
-    if head is not None:
-        model = with_head(model, head)
-    elif own_head.is_file():
-        model = with_head(model, own_head, "weights")
-    asking = own_head.with_name(ASKING_FILE)
+    chosen, part = _chosen_head(folder, head)
+    if chosen is not None:
+        model = with_head(model, chosen, part)
+    asking = _beside_weights(folder) / ASKING_FILE
     return with_asking(model, asking) if asking.is_file() else model
+
+
+def check_model(spec: ModelSpec, folder: Path | None, head: Path | None, beside: Beside) -> None:
+    """Raise WeightsError for all that can be told of a public checkpoint and its head before any weights are read."""
+    folder = folder or _shipped_folder(spec)
+    if not spec.public or (folder / DESCRIPTION).is_file():
+        return
+    try:
+        student = check_public(spec, folder, beside)
+    except MissingExtra as error:
+        raise WeightsError(str(error)) from error
+    chosen, part = _chosen_head(folder, head)
+    if chosen is not None:
+        _head(spec, student, chosen, SalienceHead, part)
+
+
+def _beside_weights(folder: Path) -> Path:
+    return folder if folder.is_dir() else folder.parent
+
+
+def _chosen_head(folder: Path, head: Path | None) -> tuple[Path | None, str]:
+    """The salience head that is loaded, None for none, and the setting that says so."""
+    own = _beside_weights(folder) / HEAD_FILE
+    return (head, "salience_head") if head is not None else (own if own.is_file() else None, "weights")
 
 
 def load_parts(
@@ -213,19 +235,19 @@ def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: 
 
 def with_head(model: LoadedModel, path: Path, part: str = "salience_head") -> LoadedModel:
     """The model with the salience head in ``path``. Raises WeightsError if the head belongs to another model."""
-    head = _head(model, path, SalienceHead, part)
+    head = _head(model.spec, model.student, path, SalienceHead, part)
     return dataclasses.replace(model, salience=head.to(device=model.device, dtype=model.dtype))
 
 
 def with_asking(model: LoadedModel, path: Path) -> LoadedModel:
     """The model with the asking head in ``path``. Raises WeightsError if the head belongs to another model."""
-    head = _head(model, path, AskingHead, "weights")
+    head = _head(model.spec, model.student, path, AskingHead, "weights")
     return dataclasses.replace(model, asking=head.to(device=model.device, dtype=model.dtype))
 
 
-def _head(model: LoadedModel, path: Path, make: Callable[[ModelSpec], H], part: str) -> H:
+def _head(spec: ModelSpec, student: str, path: Path, make: Callable[[ModelSpec], H], part: str) -> H:
     try:
-        return load_head(path, model.spec, model.student, make)
+        return load_head(path, spec, student, make)
     except SalienceError as error:
         raise WeightsError(str(error), part) from error
 

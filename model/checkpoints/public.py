@@ -53,6 +53,47 @@ def load_public(
 ) -> tuple[ModelSpec, dict[str, nn.Module], str, str]:
     """The spec with what these files change in it; the parts "dit", "text" and "vae" on ``device`` (only "dit" unless
     ``whole``); the digest of all files, and that of the transformer's own. Raises WeightsError."""
+    files = _found(spec, weights, beside)
+    parts = {"dit": _dit(spec, files, device, dtype)}
+    if whole:
+        with of_part(files.of_text):
+            parts["text"] = _text(spec, files.text, beside, device, dtype)
+        with of_part(files.of_vae):
+            parts["vae"] = _vae(spec, files.vae, device, dtype)
+    if files.vae.layout.part == "tiny_vae":
+        spec = replace(spec, codec_memory=TINY_CODEC_MEMORY)
+    return spec, parts, fingerprint([*files.own, *files.text.files, *files.vae.files]), fingerprint(files.own)
+
+
+def check_public(spec: ModelSpec, weights: Path, beside: Beside) -> str:
+    """The digest of the transformer's files. Raises WeightsError for all that can be told without reading weights."""
+    files = _found(spec, weights, beside)
+    _empty_dit(spec, files)
+    with of_part(files.of_text):
+        _empty_text(spec, files.text)
+    with of_part(files.of_vae):
+        _empty_vae(spec, files.vae)
+    return fingerprint(files.own)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The parts of a model, and the settings that say where text encoder and VAE are."""
+
+    contents: Contents
+    dit: Part
+    text: Part
+    vae: Part
+    of_text: str
+    of_vae: str
+
+    @property
+    def own(self) -> list[Path]:
+        """The files of the transformer and its LoRAs."""
+        return [*self.dit.files, *(lora.file for lora in self.contents.loras)]
+
+
+def _found(spec: ModelSpec, weights: Path, beside: Beside) -> Files:
     around = weights if weights.is_dir() else weights.parent
     contents = survey(weights)
     dit = _only(contents, "dit", spec, weights)
@@ -67,29 +108,37 @@ def load_public(
         vae = _beside(beside.vae, others, beside.base, "vae", "tiny_vae")
         if vae is None:
             raise _missing(spec, "VAE", beside.vae, around, others)
-    parts = {"dit": _dit(spec, dit, contents, device, dtype)}
-    if whole:
-        with of_part(of_text):
-            parts["text"] = _text(spec, text, beside, device, dtype)
-        with of_part(of_vae):
-            parts["vae"] = _vae(spec, vae, device, dtype)
-    own = [*dit.files, *(lora.file for lora in contents.loras)]
-    if vae.layout.part == "tiny_vae":
-        spec = replace(spec, codec_memory=TINY_CODEC_MEMORY)
-    return spec, parts, fingerprint([*own, *text.files, *vae.files]), fingerprint(own)
+    return Files(contents, dit, text, vae, of_text, of_vae)
 
 
-def _dit(spec: ModelSpec, part: Part, contents: Contents, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    with torch.device("meta"):
-        module = CausalDiT(spec)
-    expected = module.state_dict()
-    _check_family(spec, part)
-    check_tensors(part, expected, _fetch(spec))
-    fill(module, part.tensors, device, dtype, changes(contents.loras, expected))
+def _dit(spec: ModelSpec, files: Files, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    module, changed = _empty_dit(spec, files)
+    fill(module, files.dit.tensors, device, dtype, changed)
     return settle(module, device, dtype)
 
 
+def _empty_dit(spec: ModelSpec, files: Files) -> tuple[nn.Module, dict[str, list[Change]]]:
+    """The module without memory, and what LoRAs change in it."""
+    with torch.device("meta"):
+        module = CausalDiT(spec)
+    expected = module.state_dict()
+    _check_family(spec, files.dit)
+    check_tensors(files.dit, expected, _fetch(spec))
+    return module, changes(files.contents.loras, expected)
+
+
 def _text(spec: ModelSpec, part: Part, beside: Beside, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    module, tensors = _empty_text(spec, part)
+    module.placement = cast(Placement, beside.text_placement)
+    where = device if beside.text_placement == "device" else torch.device("cpu")
+    fill(module.encoder, tensors, where, dtype)
+    # one shared parameter; otherwise each would be moved separately
+    module.encoder.encoder.embed_tokens.weight = module.encoder.shared.weight
+    return settle(module, device, dtype)
+
+
+def _empty_text(spec: ModelSpec, part: Part) -> tuple[Umt5, dict[str, Stored]]:
+    """The module without memory but with its tokenizer, and the tensors for it."""
     with torch.device("meta"):
         module = build(spec.text_encoder, spec)
     assert isinstance(module, Umt5)
@@ -98,13 +147,8 @@ def _text(spec: ModelSpec, part: Part, beside: Beside, device: torch.device, dty
     if "shared.weight" in tensors:
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
     check_tensors(part, module.encoder.state_dict(), _fetch(spec), tensors)
-    module.placement = cast(Placement, beside.text_placement)
-    where = device if beside.text_placement == "device" else torch.device("cpu")
-    fill(module.encoder, tensors, where, dtype)
-    # one shared parameter; otherwise each would be moved separately
-    module.encoder.encoder.embed_tokens.weight = module.encoder.shared.weight
     _read_tokenizer(module, part)
-    return settle(module, device, dtype)
+    return module, tensors
 
 
 def _read_tokenizer(module: Umt5, part: Part) -> None:
@@ -124,15 +168,21 @@ def _read_tokenizer(module: Umt5, part: Part) -> None:
 
 
 def _vae(spec: ModelSpec, part: Part, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    module, inner = _empty_vae(spec, part)
+    rows = {name: len(tensor) for name, tensor in inner.state_dict().items()}
+    fill(inner, part.tensors, device, dtype, keep_last=rows)
+    return settle(module, device, dtype)
+
+
+def _empty_vae(spec: ModelSpec, part: Part) -> tuple[nn.Module, nn.Module]:
+    """The codec without memory, and the module in it that has the tensors."""
     with torch.device("meta"):
         module = build(TINY_CODEC if part.layout.part == "tiny_vae" else spec.video_codec, spec)
     if isinstance(module, TinyVAE) and not any(name.startswith("encoder.") for name in part.tensors):
         module.leave_out_encoder()
     inner: nn.Module = getattr(module, "vae", module)
-    expected = inner.state_dict()
-    check_tensors(part, expected, _fetch(spec), fewer=getattr(module, "may_shrink", ()))
-    fill(inner, part.tensors, device, dtype, keep_last={name: len(expected[name]) for name in expected})
-    return settle(module, device, dtype)
+    check_tensors(part, inner.state_dict(), _fetch(spec), fewer=getattr(module, "may_shrink", ()))
+    return module, inner
 
 
 def fill(

@@ -191,7 +191,9 @@ def _films(
             seed=given["seed"],
         )
         place = {"model": model, "weights": weights, "text_encoder": text_encoder, "vae": vae, "size": size}
-        check_memory({name: value for name, value in place.items() if value}, device, max(settings.budgets))
+        place["salience_head"] = head
+        with options_named(CALLED):
+            check_memory({name: value for name, value in place.items() if value}, device, max(settings.budgets))
         loaded, _ = load_model(model, weights, device, head, beside, CALLED)
         result = Films(loaded, out, settings).run(Console(stderr=True))
     except SpecError as error:
@@ -221,13 +223,14 @@ def lines_of(prompts: Path | None) -> tuple[str, ...]:
 
 
 def check_memory(place: dict[str, Any], device: str, budget: float) -> None:
-    """Exit with a table of what would fit if a large model does not."""
-    from server.cli.memory import count, show
+    """Exit with a table of what would fit if a large model does not. Raises WeightsError for its files."""
+    from server.cli.memory import check_weights, count, show
     from server.engine.slots import slots_for
 
     settings = settings_from(**place, device=device, cache_budget_latents=budget)
     if not settings.spec.public:
         return
+    check_weights(settings)
     rows, too_large = count(settings, slots_for(settings)[0])
     if too_large:
         show(rows, Console(stderr=True, highlight=False))

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.checkpoints.errors import WeightsError
 from model.parts import MissingExtra, NoEncoder
 from model.spec import ModelSpec
 from model.words.vocabularies import told as what_is_told
@@ -19,7 +20,7 @@ from model.words.vocabularies import warnings
 from server.cli import output
 from server.cli.console import note
 from server.cli.ending import Interrupts, Written
-from server.cli.memory import count, show
+from server.cli.memory import check_weights, count, show
 from server.cli.weights import check_files
 from server.config import ConfigError, Settings
 from server.config.devices import Slot
@@ -123,9 +124,14 @@ def load(settings: Settings, console: Console) -> Generator:
 
 
 def _check_memory(settings: Settings, slot: Slot, console: Console) -> None:
-    """Raise GenerateError for a large model that cannot fit, after a table of what would."""
+    """Raise ConfigError for a large model whose files cannot be loaded, and GenerateError for one that does not fit,
+    after a table of what would."""
     if not settings.spec.public:
         return
+    try:
+        check_weights(settings)
+    except WeightsError as error:
+        raise ConfigError(str(error), error.part) from error
     rows, too_large = count(settings, slot)
     if too_large:
         show(rows, console)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -22,15 +23,33 @@ log = logging.getLogger("pafu")
 Rows = list[tuple[str, ...]]
 
 
-def counted(settings: Settings) -> tuple[Rows, str | None]:
+def counted(settings: Settings, checked: bool = False) -> tuple[Rows, str | None]:
     """The table's rows for the first worker that the model fits on, else for the first, and why it fits on none (None:
     it fits).
 
-    Raises MissingExtra, and ConfigError for a device that does not exist.
+    Raises MissingExtra, ConfigError for a device that does not exist, and if the weights are to be ``checked``
+    WeightsError.
     """
     slots = slots_for(settings)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        if checked:
+            process.submit(check_weights, settings).result()
         return process.submit(count_one_of, settings, slots).result()
+
+
+def check_weights(settings: Settings) -> None:
+    """Raise WeightsError for what can be told of the files of a large model without reading its weights."""
+    from model.checkpoints import hub
+    from model.spec import RANDOM_WEIGHTS
+    from model.weights import check_model
+    from server.worker.generator import beside
+
+    spec, head = settings.spec, settings.salience_head
+    if settings.weights is None and settings.model in RANDOM_WEIGHTS:
+        return
+    near = beside(Parts.of(settings), spec)
+    place = None if settings.weights is None else hub.locate(settings.weights, spec)
+    check_model(spec, place, None if head is None else Path(head), near)
 
 
 def count_one_of(settings: Settings, slots: Sequence[Slot]) -> tuple[Rows, str | None]:

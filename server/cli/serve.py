@@ -42,6 +42,16 @@ def serve(settings: Settings) -> None:
         prepared = _prepare(settings)
     except ConfigError as error:
         raise fail(settings.explained(error)) from None
+    try:
+        _serve(settings, prepared)
+    finally:
+        for sock in (prepared.sock, prepared.metrics_sock):
+            if sock is not None:
+                sock.close()
+
+
+def _serve(settings: Settings, prepared: Prepared) -> None:
+    """Raises typer.Exit for an error at the start."""
     address = page_address(settings.host, prepared.sock.getsockname()[1])
     say(f"{__version__}: open {address}  (loading {settings.model} ...)")
     from server.http.lag import FrontLoop
@@ -84,16 +94,19 @@ def _prepare(settings: Settings) -> Prepared:
 
 
 def _tell_memory(settings: Settings) -> None:
-    """Print the memory needs of a large model before loading it; exit if it cannot fit."""
+    """Check the files of a large model and print its memory needs before loading it; exit if it cannot run."""
     if not settings.spec.public or settings.engine != "local":
         return
+    from model.checkpoints.errors import WeightsError
     from model.parts import MissingExtra
     from server.cli.memory import counted, show
 
     try:
-        rows, too_large = counted(settings)
+        rows, too_large = counted(settings, checked=True)
     except (ConfigError, MissingExtra) as error:
         raise fail(settings.explained(error), START_FAILED) from None
+    except WeightsError as error:
+        raise fail(settings.explained(ConfigError(str(error), error.part)), START_FAILED) from None
     show(rows, console)
     if too_large:
         raise fail(too_large, START_FAILED)

@@ -27,8 +27,7 @@ class WorkerStderr:
 
     async def line(self, within: float) -> str:
         """The last line, empty without output. Waits at most ``within`` seconds for the pipe to close."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._reading, within)
+        await asyncio.wait({self._reading}, timeout=within)  # a child of the process may hold the pipe open: read on
         return last_line(self._tail.decode(errors="replace"))
 
     async def _pass_on(self, stream: asyncio.StreamReader) -> None:

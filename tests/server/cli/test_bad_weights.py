@@ -138,3 +138,10 @@ def test_a_head_of_another_student_is_refused_where_it_would_be_used(weights: Pa
     run = CliRunner().invoke(app, [*command("--student of a head", weights, good, out), *little])
     assert run.exit_code == 0, run.output
     assert (out / "run" / HEAD_FILE).is_file()
+
+
+def test_a_start_is_refused_before_anything_is_created(weights: Path, tmp_path: Path) -> None:
+    cut(weights, DIT)
+    settings = ["--model", "test-wan", "--weights", str(weights), "--device", "cpu+cpu"]
+    line = refused(["serve", "--port", "0", *settings], tmp_path / "out")
+    assert f"--weights: {weights / DIT} is truncated" in line and not (tmp_path / "data").exists()

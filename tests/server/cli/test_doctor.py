@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cache.config import CACHE_SHARE
 from cache.kv_cache import KVCache
+from model.cost.memory import plan
 from model.spec import spec_named
 from model.transformer.passes import geometry_of
 from model.weights import preferred_dtype
@@ -23,6 +24,8 @@ from server import process
 from server.cli import doctor, memory
 from server.cli.generate import GenerateError, write_video
 from server.config import ConfigError, Settings
+from server.engine.slots import slots_for
+from tests.model.checkpoints import small_wan, write
 
 SPEC = spec_named("test-tiny")
 DTYPE = str(preferred_dtype("cpu")).removeprefix("torch.")  # not the same on every CPU
@@ -173,7 +176,7 @@ def test_a_group_has_a_line_and_is_measured_as_one(tmp_path) -> None:
 
 def test_a_model_that_does_not_fit_is_not_loaded_and_the_table_says_what_would(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
-    (tmp_path / "some.safetensors").touch()  # nobody opens it
+    write(tmp_path, small_wan())
     settings = Settings(model="test-wan", device="cpu", weights=tmp_path)
     seen = io.StringIO()
     with pytest.raises(GenerateError, match="not enough memory for test-wan on cpu: one session needs .* does not fit"):
@@ -181,6 +184,16 @@ def test_a_model_that_does_not_fit_is_not_loaded_and_the_table_says_what_would(m
     assert "80 GB card" in seen.getvalue() and not (tmp_path / "x.mp4").exists()
     with pytest.raises(doctor.Wrong, match="is not loaded, because the model does not fit"):
         doctor.weights(settings, [], fits=False)
+
+
+def test_two_workers_on_one_cpu_need_the_memory_of_two(monkeypatch) -> None:
+    one, two = (Settings(model="test-wan", device=device, threads=2) for device in ("cpu", "cpu:2"))
+    least = plan(one.spec, one.cache(), preferred_dtype("cpu"), "cpu", one.text_placement).least
+    monkeypatch.setattr(memory, "available_bytes", lambda: int(1.5 * least))
+    assert memory.count_one_of(one, slots_for(one))[1] is None
+    rows, why = memory.count_one_of(two, slots_for(two))
+    assert why and "GiB are free for each of 2 processes; it does not fit" in why
+    assert any(row[0].endswith("GiB free for each of 2 processes") for row in rows)
 
 
 def test_a_data_folder_that_is_not_there_yet_is_fine_and_stays_away(tmp_path) -> None:

@@ -43,7 +43,10 @@ PROMPTS = __file__  # any text
             ["distill", "long", "--model", "test-wan", "--size", "96x63", "--prompts", PROMPTS],
             "63 is not a multiple of",
         ),
-        (["distill", "long", "--model", "wan2.1-14b", "--prompts", PROMPTS], "GiB are free on cpu, but the need is"),
+        (
+            ["distill", "long", "--model", "wan2.1-14b", "--prompts", PROMPTS],
+            ", which fits on no card up to 80 GB; reduce --remembered, --streams, --budget or --size",
+        ),
         (["eval", "--probe", "nowhere"], "does not exist; run `pafu distill mini --stage probe"),
         (
             ["distill", "salience", "--teacher", "nowhere", "--device", "banana"],

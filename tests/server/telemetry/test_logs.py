@@ -174,6 +174,16 @@ async def test_a_worker_s_plain_lines_become_json(capfd) -> None:
     assert said == ["ours", "Fatal Python error: Segmentation fault", "File x.py", "and no end"]
 
 
+async def test_the_last_line_is_known_before_a_child_of_the_worker_closes_the_pipe(capfd) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"why\n")
+    stderr = WorkerStderr(reader, in_json=False)
+    assert [await stderr.line(within=0.01) for _ in range(2)] == ["why", "why"]
+    reader.feed_data(b"more\n")
+    reader.feed_eof()
+    assert await stderr.line(within=10) == "more" and capfd.readouterr().err == "why\nmore\n"
+
+
 def test_readable_lines_name_the_session_once(written) -> None:
     stream = written(format="text")
     with logs.about(session_id="sess_1"):
