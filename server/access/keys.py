@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -222,11 +223,17 @@ def remove(path: Path, name: str) -> None:
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Replace the file atomically, with mode 0600. Raises ConfigError."""
+    """Replace the file atomically; a new one has mode 0600, an old one keeps owner and rights, so that a server of
+    another user still reads it. Raises ConfigError."""
     text = HEADER + "".join(_table(name, record) for name, record in records.items())
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            if path.exists():
+                before = path.stat()
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

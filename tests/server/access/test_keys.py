@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import stat
 from types import SimpleNamespace
 
@@ -44,6 +45,20 @@ def test_an_error_about_a_key_does_not_show_it(monkeypatch) -> None:
     with pytest.raises(ConfigError, match="PAFU_API_KEYS.*16") as error:
         load_settings()
     assert "too-short" not in str(error.value)
+
+
+def test_a_key_more_keeps_the_rights_of_the_file_so_that_a_server_of_another_user_reads_it(tmp_path) -> None:
+    path = tmp_path / "keys.toml"
+    keys.add(path, "alice", {})
+    path.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 54321)
+    before = path.stat()
+    keys.add(path, "bob", {})
+    keys.remove(path, "alice")
+    after = path.stat()
+    assert stat.S_IMODE(after.st_mode) == 0o644
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from server.ipc.messages import CacheChoice, Interact, Open
 from server.live import journal
 from server.live.archive import Archive
 from server.live.journal import FRAME, JournalFile, SessionInUse, framed, parts_of
+from server.live.session_state import SessionState
 from server.telemetry.observer import Observer
 
 KEEP = {"keep_on_device": 30.0, "keep_on_disk": 60.0, "max_sessions": 8}
@@ -247,6 +248,27 @@ async def test_a_journal_stays_short_and_goes_with_its_session(serve, viewer_of,
         await viewer.until("session.done")
     await server.empties()
     assert not path.exists()
+
+
+async def test_what_a_viewer_sees_was_written_down_before(serve, viewer_of, monkeypatch) -> None:
+    """Otherwise a kill in between loses a chunk that the viewer has, and the next server makes another."""
+    append, absorb, happened = JournalFile.append, SessionState.absorb, []
+
+    def keeping(file: JournalFile, entry: object) -> None:
+        append(file, entry)
+        happened.append(("written", getattr(entry, "index", None)))
+
+    def showing(state: SessionState, event: object) -> None:
+        happened.append(("shown", getattr(event, "index", None)))
+        absorb(state, event)
+
+    monkeypatch.setattr(journal, "WRITTEN_WITHIN", PATIENCE)
+    monkeypatch.setattr(JournalFile, "append", keeping)
+    monkeypatch.setattr(SessionState, "absorb", showing)
+    server = await serve(**KEEP)
+    await server.watch(num_frames=48)
+    assert happened == [(what, index) for index in range(len(happened) // 2) for what in ("written", "shown")]
+    assert len(happened) >= 8
 
 
 async def test_what_a_viewer_sees_is_forced_to_disk(serve, viewer_of, tmp_path, monkeypatch) -> None:
