@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from cache.config import CacheConfig
+from cache.config import RECALLING, CacheConfig
 from model.distill.stages.salience_stage import DistillError, keep_settings
 from model.distill.training import dreams, parallel
 from model.distill.training.rollout import Rollout
@@ -53,6 +53,11 @@ class LongSettings:
         for name in ("chunks", "streams", "steps"):
             if getattr(self, name) < 1:
                 raise DistillError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.cache.policy in RECALLING:
+            raise DistillError(
+                f"policy {self.cache.policy!r} recalls tokens from host memory, but long tuning learns over what the "
+                "cache stores: choose another policy"
+            )
 
 
 def everything_of(settings: LongSettings, spec: ModelSpec) -> CacheConfig:

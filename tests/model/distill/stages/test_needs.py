@@ -13,7 +13,7 @@ from model.cost.memory import LiveBytes
 from model.distill.stages import needs
 from model.distill.stages.long_stage import LongSettings, LongTuning
 from model.distill.stages.needs import long_bytes, salience_bytes
-from model.distill.stages.salience_stage import SalienceDistillation, SalienceSettings, teacher_salience
+from model.distill.stages.salience_stage import DistillError, SalienceDistillation, SalienceSettings, teacher_salience
 from model.distill.training import dreams
 from model.spec import SELF_FORCING, TEST_WAN, WAN_1_3B
 from model.stream.video_stream import VideoStream
@@ -103,3 +103,8 @@ def test_blocks_that_are_run_again_give_the_same_gradient(tmp_path: Path) -> Non
         gradients.append([each.grad for each in dit.parameters()])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again)
+
+
+def test_a_policy_that_recalls_from_host_memory_cannot_be_tuned_for() -> None:
+    with pytest.raises(DistillError, match="recalls tokens from host memory, .* choose another policy"):
+        LongSettings(cache=CacheConfig.filled_in("retrieval", 4, None, None, most=3))
