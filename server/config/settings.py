@@ -100,7 +100,7 @@ class Server(Group):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="lowest level to log")
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object per line")
-    access_log: bool = Field(default=False, description="log every HTTP request")
+    access_log: bool = Field(default=False, description="log every HTTP request and socket")
     log_prompts: bool = Field(default=False, description="log prompts")
     traces: bool = Field(default=False, description="export OpenTelemetry traces; needs the extra otel")
 

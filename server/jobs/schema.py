@@ -88,11 +88,18 @@ sessions = Table(
 
 
 def version(connection: Connection) -> int | None:
-    """The database's schema version; None if it has no tables yet. Raises StoreError for a newer Pafu's."""
-    if not inspect(connection).has_table(meta.name):
+    """The database's schema version; None if it has no tables yet. Raises StoreError for a newer Pafu's, or if it is
+    damaged."""
+    look = inspect(connection)
+    if not look.has_table(meta.name):
         return None
-    there = int(connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one())
-    if not FIRST <= there <= FIRST + len(MIGRATIONS):
+    said = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one_or_none()
+    there = int(said) if said is not None and said.isascii() and said.isdecimal() else 0
+    lost = [table.name for table in (jobs, chunks) if not look.has_table(table.name)]
+    if there < FIRST or lost:
+        why = f"it has no table {lost[0]}" if lost else f"its schema is {said!r}"
+        raise StoreError(f"the job database is damaged: {why}; restore it from a backup, or use another database")
+    if there > FIRST + len(MIGRATIONS):
         raise StoreError(
             f"the job database has schema {there}, this Pafu supports {FIRST} to {FIRST + len(MIGRATIONS)}: a newer "
             "Pafu has used it; run that version, or use another database"

@@ -104,6 +104,22 @@ def test_a_database_of_a_newer_pafu_is_not_touched(stores, url) -> None:
         JobStore(url)
 
 
+@pytest.mark.parametrize(
+    ("done", "why"),
+    [
+        ("UPDATE pafu_meta SET value = 'banana'", "its schema is 'banana'"),
+        ("UPDATE pafu_meta SET value = '0'", "its schema is '0'"),
+        ("DELETE FROM pafu_meta", "its schema is None"),
+        ("DROP TABLE pafu_chunks", "it has no table pafu_chunks"),
+    ],
+)
+def test_a_damaged_database_is_named_as_such(stores, url, done, why) -> None:
+    stores()
+    run(url, done)
+    with pytest.raises(StoreError, match=f"the job database is damaged: {why}; restore it"):
+        JobStore(url)
+
+
 def test_who_only_looks_migrates_nothing(schema1) -> None:
     """pafu doctor of a newer version beside a running older server."""
     before = shape(schema1)
