@@ -227,10 +227,14 @@ async def test_the_worker_s_lines_name_the_session_and_the_request_that_they_are
         session = (await viewer.start(prompt="explode"))["session_id"]
         await viewer.closed()
     await server.empties()
-    said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
-    (failed,) = [line for line in said if line["process"] == "worker" and line["level"] == "error"]
-    assert (failed["session_id"], failed["request_id"]) == (session, "req_mine")
-    assert "Traceback" in failed["error"]
+    failed: list[dict[str, str]] = []
+    while not failed:  # its stderr comes through a pipe of its own, after its messages
+        said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+        failed = [line for line in said if line["process"] == "worker" and line["level"] == "error"]
+        await asyncio.sleep(0.01)
+    (line,) = failed
+    assert (line["session_id"], line["request_id"]) == (session, "req_mine")
+    assert "Traceback" in line["error"]
 
 
 async def test_who_resumes_a_session_or_looks_on_logs_under_the_session_s_name(written, serve, viewer_of) -> None:
