@@ -12,7 +12,6 @@ from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacem
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${source}")
 MODEL = 'model_name=~"$model", instance=~"$instance"'
-RECORDED = 'model_name=~"$model"'  # for recording rules, which aggregate servers
 WORKER = 'worker=~"$worker"'
 REPEATED = "Worker $worker"  # a row repeated for each selected worker
 COLUMNS, WIDTH, HEIGHT = 3, 8, 8
@@ -54,6 +53,11 @@ def quantiles(metric: str, *shares: float) -> list[Line]:
     return [Line(f"histogram_quantile({share:g}, {total})", f"p{100 * share:g}") for share in shares]
 
 
+def share(part: str, whole: str, *by: str) -> str:
+    """One rate divided by another: 0 if the part never happened, no value while the whole is 0."""
+    return f"({rate(part, *by)} or 0 * {rate(whole, *by)}) / ({rate(whole, *by)} > 0)"
+
+
 def mean(metric: str, *by: str, where: str = "") -> str:
     return f"{rate(metric + '_sum', *by, where=where)} / {rate(metric + '_count', *by, where=where)}"
 
@@ -64,14 +68,14 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "First chunk, p95",
             "s",
-            [Line(f"max(pafu:time_to_first_chunk_seconds:p95{{{RECORDED}}})")],
+            quantiles("pafu_time_to_first_chunk_seconds", 0.95),
             "Time from session.start until the first chunk was sent.",
             big=True,
         ),
         Graph(
             "Late chunks",
             "percentunit",
-            [Line(f"max(pafu:deadline_misses:share{{{RECORDED}}})")],
+            [Line(share("pafu_deadline_misses_total", "pafu_chunks_total"))],
             "Share of chunks sent to viewers who had run out of video.",
             big=True,
         ),
@@ -154,7 +158,7 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "Late chunks",
             "percentunit",
-            [Line(f"pafu:deadline_misses:share{{{RECORDED}}}", "{{model_name}}")],
+            [Line(share("pafu_deadline_misses_total", "pafu_chunks_total", "model_name"), "{{model_name}}")],
             "Share of chunks sent to viewers who had run out of video.",
         ),
         Graph(
@@ -259,7 +263,7 @@ ROWS: dict[str, Sequence[Graph]] = {
         Graph(
             "Front memory",
             "bytes",
-            [Line('process_resident_memory_bytes{job="pafu"}', "{{instance}}")],
+            [Line('process_resident_memory_bytes{job="pafu", instance=~"$instance"}', "{{instance}}")],
             "Resident memory of the front process.",
         ),
     ),

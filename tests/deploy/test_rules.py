@@ -272,6 +272,12 @@ def test_the_board_shows_every_metric(generate) -> None:
     assert len({json.dumps(panel["gridPos"]) for panel in panels}) == len(panels), "panels lie on each other"
 
 
+def test_every_panel_shows_the_chosen_server_alone(generate) -> None:
+    assert len(list(generate.queries())) > 30
+    for expression in generate.queries():
+        assert 'instance=~"$instance"' in expression, expression
+
+
 def test_rules_and_configuration_pass_promtool(promtool) -> None:
     folder = ROOT / "deploy/prometheus"
     check = [promtool, "check", "config", str(folder / "prometheus.yml")]
