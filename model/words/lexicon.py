@@ -56,6 +56,12 @@ class Lexicon:
     def _known(self) -> frozenset[str]:
         return frozenset(self.canonical) | self.silent | self.refused.keys() | NUMBERS.keys() | TOO_MANY | NEGATIONS
 
+    @cached_property
+    def _ranks(self) -> dict[str, int]:
+        """Known words, but for refused ones: which of several is suggested first, canonical words before all others."""
+        ranks = (self._known - self.refused.keys(), NUMBERS, self.canonical, set(self.canonical.values()))
+        return {word: -rank for rank, words in enumerate(ranks) for word in words}
+
     def words(self, text: str) -> list[str]:
         """The words of a text. A known compound in two words ("wind mill", "pine tree") is one word."""
         words: list[str] = []
@@ -86,8 +92,7 @@ class Lexicon:
 
     def suggestion(self, word: str) -> str | None:
         """The known word that ``word`` probably misspells, or the two that it joins; None if it resembles none."""
-        ranks = (set(self.canonical.values()), self.canonical, NUMBERS, self._known - self.refused.keys())
-        if found := nearest(word, ranks):
+        if found := nearest(word, self._ranks):
             return found
         parts = ((word[:end], word[end:]) for end in range(LEAST_PART, len(word) - LEAST_PART + 1))
         return next((f"{first} {last}" for first, last in parts if {first, last} <= self.canonical.keys()), None)
@@ -101,27 +106,29 @@ class Lexicon:
         meant), negations, too many things of a kind, words that it cannot draw, another language."""
         unknown, words = self.unknown(prompt), self._affirmed(prompt)
         english = "the model knows only a small English vocabulary, and none of these words: "
-        foreign = self._foreign(unknown, words)
-        told = [english + ", ".join(unknown)] if foreign else [self._unknown(word) for word in unknown]
+        meant = {word: self.suggestion(word) for word in unknown}
+        foreign = self._foreign(meant, words)
+        told = [english + ", ".join(unknown)] if foreign else [_unknown(*each) for each in meant.items()]
         left_out = [found.strip() for found in _NEGATED.findall(plain(prompt))] + [*filter(self._treeless, words)]
         told += [f"'{found}' is ignored: the model can draw things, but not leave them out" for found in left_out]
         most = f"is too many: the model draws at most {self.most_alike} of a kind"
         told += [f"'{word}' {most}" for word in words if is_number(word) and asked_for(word) > self.most_alike]
         return told + [f"'{word}' is ignored: {self.refused[word]}" for word in words if word in self.refused]
 
-    def _foreign(self, unknown: list[str], words: list[str]) -> bool:
+    def _foreign(self, unknown: Mapping[str, str | None], words: list[str]) -> bool:
         """Whether the prompt is, at least in part, in another language: it has several unknown words, and common words
-        of another language among them, or few words are known or resemble known ones."""
-        strange = [word for word in unknown if self.suggestion(word) is None]
+        of another language among them, or few words are known or resemble known ones. ``unknown``: the known words that
+        unknown ones resemble."""
+        strange = [word for word, meant in unknown.items() if meant is None]
         other_script = any(word.isalpha() and not word.isascii() for word in strange)
-        if len(unknown) > 1 and FOREIGN & set(unknown):
+        if len(unknown) > 1 and FOREIGN & unknown.keys():
             return True
         most = len(strange) > len(words) / 2 and (len(strange) > 1 or other_script)
         return most or bool(strange) and len(unknown) > 1 and not any(self._knows(word) for word in words)
 
-    def _unknown(self, word: str) -> str:
-        meant = self.suggestion(word)
-        return f"the model does not know '{word}'" + (f"; did you mean '{meant}'?" if meant else "")
+
+def _unknown(word: str, meant: str | None) -> str:
+    return f"the model does not know '{word}'" + (f"; did you mean '{meant}'?" if meant else "")
 
 
 def is_number(word: str) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Mapping
 
 LEAST = 3  # letters; shorter words are never taken for misspelled ones
 SHORT = 6  # letters; up to this length one slip is allowed, in longer words two
 
 
-def nearest(word: str, ranks: Iterable[Collection[str]]) -> str | None:
-    """The word with the fewest slips from ``word``, of several one with the same letters, then the one in an earlier
+def nearest(word: str, ranks: Mapping[str, int]) -> str | None:
+    """The word with the fewest slips from ``word``, of several one with the same letters, then the one of lower
     rank; None if none is near.
 
     People rarely mistype a word's first letter, so it must be the same, be missing, or be swapped with the second.
@@ -19,8 +19,7 @@ def nearest(word: str, ranks: Iterable[Collection[str]]) -> str | None:
     allowed = 1 if len(word) <= SHORT else 2
     near = {
         known: (slips, sorted(known) != sorted(word), rank, known)
-        for rank, words in reversed(list(enumerate(ranks)))
-        for known in words
+        for known, rank in ranks.items()
         if len(known) >= LEAST and abs(len(known) - len(word)) <= allowed and _begins_alike(word, known)
         if (slips := distance(word, known)) <= allowed
     }

@@ -43,7 +43,7 @@ SYNONYMS = {
 _PLURALS = plurals_of(SYNONYMS, (*KINDS, "roof"))
 CANONICAL = folded(SYNONYMS, _PLURALS)
 _SILENT = frozenset(
-    "a an the with in on of at to is are there it its by from side some stands standing stand this that but any s "
+    "a an the with in on of at to is are there it its by from over side some stands standing stand this that but any s "
     "landscape scene world view quiet calm camera picture slowly gently we see while show draw add please".split()
 )
 _REFUSED = {
@@ -51,7 +51,7 @@ _REFUSED = {
     for words, reason in (
         (
             "behind front background foreground far near distance distant close nearby between beside next above below "
-            "under over beneath underneath inside within around among amid opposite against along across atop",
+            "under beneath underneath inside within around among amid opposite against along across atop",
             "things stand side by side; say left, middle, right or ahead",
         ),
         (
