@@ -44,6 +44,13 @@ class Script:
             return [0] * (self.chunks * spec.chunk_latents)
         return [view_offset(*frame, spec.temporal_stride) for frame in zip(self.offsets, self.speeds, strict=True)]
 
+    def places(self, spec: ModelSpec) -> list[int]:
+        """Camera offset of every picture in pixels, for a camera that is at rest in the first latent frame."""
+        steps = range(spec.temporal_stride)
+        return [
+            offset + part * speed for offset, speed in zip(self.offsets, self.speeds, strict=True) for part in steps
+        ]
+
     def positions(self, spec: ModelSpec, first_chunk: int = 0, chunks: int | None = None) -> Tensor:
         """(tokens, 3) of ``chunks`` chunks (None: all remaining)."""
         frames = self._frames(spec, first_chunk, chunks)

@@ -303,18 +303,17 @@ class Evaluation:
         """Free videos that return the same way, then go to places seen only once: memory in the literature's terms."""
         claims, width = judge_prompts(self._settings.mirrors, self._scenes), self._model.spec.width
         scripts = [mirror_script(each, width) for each in claims]
-        out: dict[str, list[Any]] = {"flicker": [], "drift": []} | {
+        out: dict[str, list[Any]] = {"flicker": []} | {
             f"{kind}_{name}": [] for kind in ("gain", "mirrored") for name in SIMILARITIES
         }
-        half = 2 * MIRRORED.index(-MIRROR_SPEED) * self._model.spec.chunk_latents
         videos = self._free.make("mirror", scripts, self._config(policy, budget, len(MIRRORED)))
         for latents, script in zip(videos, scripts, strict=True):
-            pictures, views = self._free.pictures(latents), [float(view) for view in script.views(self._model.spec)]
+            pictures, views = self._free.played(latents, script), [float(x) for x in script.places(self._model.spec)]
+            pairs = pairs_of(views, SAME_VIEW)
             for name, similarity in SIMILARITIES.items():
-                out[f"gain_{name}"].append(gains(pictures, pairs_of(views, SAME_VIEW), similarity))
-                out[f"mirrored_{name}"].append(mirrored(pictures[:half], similarity))
-            out["flicker"].append(measures.flicker(self._free.played(latents, script)))
-            out["drift"].append(measures.ends_apart(pictures, lambda part: float(measures.colour(part)[:3].mean())))
+                out[f"gain_{name}"].append(gains(pictures, pairs, similarity))
+                out[f"mirrored_{name}"].append(mirrored(pictures, views, SAME_VIEW, similarity))
+            out["flicker"].append(measures.flicker(pictures))
         return out
 
     def _drift_cell(self, policy: str, budget: float) -> dict[str, Any]:
@@ -324,10 +323,11 @@ class Evaluation:
         claims = judge_prompts(changes + self._settings.drifts, self._scenes)[changes:]
         scripts = [wandering(each.prompt, chunks, self._model.spec.width) for each in claims]
         part = LOOK_CHUNKS * self._model.spec.chunk_latents
-        out: dict[str, Any] = {"colour": [], "sharpness": [], "confidence": []}
+        out: dict[str, Any] = {"colour": [], "sharpness": [], "confidence": [], "ends": []}
         for latents in self._free.make("drift", scripts, self._config(policy, budget, chunks)):
             pictures = self._free.pictures(latents)
             first, last = pictures[:part], pictures[-part:]
+            out["ends"].append(measures.ends_apart(pictures, lambda part: float(measures.colour(part)[:3].mean())))
             out["colour"].append(float(np.abs(measures.colour(last) - measures.colour(first)).mean()))
             out["sharpness"].append(measures.sharpness(last) / max(1e-6, measures.sharpness(first)))
             if self._probe is not None:
@@ -445,14 +445,14 @@ def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
         row[f"{name}_chance"] = measures.bootstrap(np.array([each[index] for each in change["chance"]]))
     row |= mirror_row(cell["mirror"])
     row["lcm"] = _decibels(measures.bootstrap(*np.array(cell["tour"]["lcm"], float).reshape(-1, 2).T))
-    for name in ("colour", "sharpness", "confidence"):
+    for name in ("colour", "sharpness", "confidence", "ends"):
         row[f"drift_{name}"] = measures.bootstrap(np.array(drift[name]))
     named = {name: None if value is None else asdict(value) for name, value in row.items() if _is_estimate(value)}
     return {"policy": cell["policy"], "budget": cell["budget"], **named, "cost": cell["cost"]}
 
 
 def mirror_row(cell: dict[str, list[Any]]) -> dict[str, measures.Estimate | None]:
-    """MG, DR and NMR by similarity, MIND's gsc, flicker, and drift (first 15 % against last 15 %, grey levels)."""
+    """MG, DR and NMR by similarity, MIND's gsc, and flicker."""
     row: dict[str, measures.Estimate | None] = {}
     for name in SIMILARITIES:
         found = np.array(cell[f"gain_{name}"], float).reshape(-1, 2)
@@ -460,7 +460,7 @@ def mirror_row(cell: dict[str, list[Any]]) -> dict[str, measures.Estimate | None
         row[f"mg_{name}"], row[f"dr_{name}"] = (measures.bootstrap(column) for column in found.T)
         row[f"nmr_{name}"] = measures.bootstrap(*found.T)
         row[f"gsc_{name}"] = measures.bootstrap(np.array(cell[f"mirrored_{name}"]))
-    return row | {name: measures.bootstrap(np.array(cell[name])) for name in ("flicker", "drift")}
+    return row | {"flicker": measures.bootstrap(np.array(cell["flicker"]))}
 
 
 def _decibels(error: measures.Estimate | None) -> measures.Estimate | None:

@@ -35,9 +35,9 @@ FIELD = {
     **{f"gsc_{name}": f"gsc {name}" for name in ("psnr", "ssim")},
     "lcm": "lcm, dB",
     "flicker": "flicker",
-    "drift": "drift: brightness, first to last 15 %",
 }
 DRIFT = {
+    "drift_ends": "drift: brightness, first to last 15 %",
     "drift_colour": "drift: color, first to last 2 chunks",
     "drift_sharpness": "sharpness, the same",
     "drift_confidence": "confidence, the same",
@@ -173,6 +173,8 @@ def plots(result: dict[str, Any], folder: Path) -> list[Path]:
 
     paths = []
     for name, title in CURVES.items():
+        if all(row[name] is None for row in result["summary"]):
+            continue
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for policy in dict.fromkeys(row["policy"] for row in result["summary"]):
             _line(axes, [row for row in result["summary"] if row["policy"] == policy], name)

@@ -2,8 +2,8 @@
 
 R2M-Bench (2608.27328) measures how much more similar two views of one place are than views of different places as far
 apart in time (memory gain, MG), and divides the mean of all videos by that of the similarity of neighbors in time
-(dynamic range, DR; the quotient is NMR), so a video that hardly moves gains nothing. MIND compares the first half of a
-mirrored path with the reversed second half.
+(dynamic range, DR; the quotient is NMR), so a video that hardly moves gains nothing. MIND compares the way there
+with the way back along the same path.
 """
 
 from __future__ import annotations
@@ -79,10 +79,14 @@ def gains(pictures: np.ndarray, pairs: Pairs, similarity: Similarity) -> tuple[f
     return revisit - baseline, short - baseline
 
 
-def mirrored(pictures: np.ndarray, similarity: Similarity) -> float:
-    """MIND's gsc: mean similarity of the first half to the reversed second half of a path that returns the same way."""
-    half = len(pictures) // 2
-    return float(np.mean([similarity(a, b) for a, b in zip(pictures[:half], pictures[::-1][:half], strict=True)]))
+def mirrored(pictures: np.ndarray, views: Sequence[float], near: float, similarity: Similarity) -> float:
+    """MIND's gsc: mean similarity of the pictures on the way to the farthest view with those of the same places on the
+    way back, within ``near``; NaN without a way back."""
+    turn = int(np.argmax(views))
+    back = range(turn + 1, len(views))
+    nearest = [(i, min(back, key=lambda j: abs(views[i] - views[j]))) for i in range(turn + 1)] if back else []
+    pairs = thinned([(i, j) for i, j in nearest if abs(views[i] - views[j]) <= near])
+    return float(np.mean([similarity(pictures[i], pictures[j]) for i, j in pairs])) if pairs else float("nan")
 
 
 def ssim(ours: np.ndarray, theirs: np.ndarray) -> float:

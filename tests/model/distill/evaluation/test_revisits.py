@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from model.distill.evaluation import measures
-from model.distill.evaluation.compare import mirror_row
+from model.distill.evaluation.compare import MIRRORED, SAME_VIEW, mirror_row, mirror_script
+from model.distill.evaluation.judge import judge_prompts
 from model.distill.evaluation.revisits import SIMILARITIES, Pairs, gains, mirrored, pairs_of
+from model.spec import PAFU_MINI
 
 VIEWS = [*range(0, 300, 10), *range(290, -10, -10)]  # thirty pictures away and back again
 
@@ -51,8 +53,20 @@ def test_a_still_video_gains_nothing() -> None:
 
 def test_a_mirrored_path_is_compared_with_itself_reversed() -> None:
     pictures = filmed(VIEWS)
-    assert mirrored(pictures, measures.psnr) == 60 and mirrored(pictures, SIMILARITIES["ssim"]) == pytest.approx(1)
-    assert mirrored(filmed(VIEWS, forget_after=30), measures.psnr) < 15
+    assert mirrored(pictures, VIEWS, 1, measures.psnr) == 60
+    assert mirrored(pictures, VIEWS, 1, SIMILARITIES["ssim"]) == pytest.approx(1)
+    assert mirrored(filmed(VIEWS, forget_after=30), VIEWS, 1, measures.psnr) < 15
+    assert np.isnan(mirrored(pictures[:30], VIEWS[:30], 1, measures.psnr)), "no way back"
+
+
+def test_a_path_back_at_another_pace_is_compared_place_by_place() -> None:
+    """The evaluation's own path: the camera slows down at its turn, so pictures as far from it in time show other
+    places."""
+    places = mirror_script(judge_prompts(1)[0], PAFU_MINI.width).places(PAFU_MINI)
+    assert len(places) == 12 * len(MIRRORED) and max(places) > 3 * PAFU_MINI.width
+    assert mirrored(np.array(places)[:, None], places, SAME_VIEW, lambda a, b: -abs(float(a.item() - b.item()))) > -4
+    pairs = pairs_of(places, SAME_VIEW)
+    assert pairs.revisits and pairs.baseline and all(abs(places[i] - places[j]) <= SAME_VIEW for i, j in pairs.revisits)
 
 
 def test_gains_are_those_computed_by_hand() -> None:
@@ -63,14 +77,17 @@ def test_gains_are_those_computed_by_hand() -> None:
     pictures = np.array(values, np.int16)[:, None, None, None]
     gain, span = gains(pictures, pairs, lambda a, b: -abs(float(a.item()) - float(b.item())))
     assert gain == pytest.approx(-1 + 230 / 55) and span == pytest.approx(-160 / 45 + 230 / 55)
-    assert mirrored(np.array([0, 3, 5, 1])[:, None], lambda a, b: -abs(float(a.item() - b.item()))) == -1.5
+    assert (
+        mirrored(np.array([0, 3, 5, 1])[:, None], [0, 1, 1, 0], 0, lambda a, b: -abs(float(a.item() - b.item())))
+        == -1.5
+    )
 
 
 def test_videos_share_one_normalised_gain_and_those_without_revisits_have_none() -> None:
     nothing = gains(filmed([0, 10]), Pairs((), (), ()), measures.psnr)
     assert np.isnan(nothing).all()
     found = {"gain_psnr": [(1.0, 2.0), (3.0, 2.0), nothing], "gain_ssim": [], "mirrored_psnr": [], "mirrored_ssim": []}
-    row = mirror_row({**found, "flicker": [], "drift": []})
+    row = mirror_row({**found, "flicker": []})
     assert row["nmr_psnr"] and row["nmr_psnr"].mean == pytest.approx((1 + 3) / (2 + 2))
     assert row["mg_psnr"] and row["mg_psnr"].mean == 2 and row["nmr_ssim"] is None
 
