@@ -6,7 +6,7 @@ begins, since the host waits once per chunk. The choice is made on the host, fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from cache.group import Group
 from cache.policy import others
 from cache.storage import Geometry, Workspace, part_of
 from cache.token_store import TokenStore, reindexed
-from cache.views import best_in_view
+from cache.views import best_in_view, least_missed
 
 EMPTY = -1  # number of a slot without a token
 ROWS = ("keys", "values")
@@ -26,8 +26,9 @@ PREFIX = "host_"  # of the names in a snapshot
 
 
 class HostTier:
-    """The newest ``slots`` evicted tokens of each layer, in the model's own dtype; at most ``places`` of them come back
-    for a chunk. They stay here meanwhile, so nothing is copied twice."""
+    """``slots`` evicted tokens of each layer, in the model's own dtype; at most ``places`` of them come back for a
+    chunk. They stay here meanwhile, so nothing is copied twice. When all slots are full, latent frames whose view
+    others show give way, so a place is not lost because the camera stayed elsewhere."""
 
     def __init__(self, geometry: Geometry, slots: int, places: int, position_range: int | None) -> None:
         on_gpu = torch.device(geometry.device).type == "cuda"
@@ -38,14 +39,13 @@ class HostTier:
         pinned = [each.pin_memory() if on_gpu else each for each in (*state, *brought)]
         self.keys, self.values, self.positions, self.numbers, self._back_keys, self._back_values = pinned
         self.places, self._range = places, position_range
-        self.taken = [0] * geometry.layers  # tokens taken so far; the next one's slot is this, modulo the slots
-        self._before = list(self.taken)
+        self._written = [torch.zeros(0, dtype=torch.int64)] * geometry.layers  # slots that the last ``take`` wrote
         self._copied = torch.cuda.Event() if on_gpu else None
 
     def of_layer(self, layer: int) -> HostTier:
-        """One layer as a tier of its own that shares the memory; its ``taken`` is a copy."""
+        """One layer as a tier of its own that shares the memory."""
         part = part_of(self, slice(layer, layer + 1))
-        part.taken = part._before = [self.taken[layer]]
+        part._written = [self._written[layer]]
         return part
 
     @property
@@ -61,33 +61,46 @@ class HostTier:
 
     def take(self, store: TokenStore, chunk: Workspace, kept: Sequence[Tensor]) -> None:
         """Copy the tokens that leave ``store`` and the open chunk: those of which ``kept`` has no index, (k,) per
-        layer. Replaces the oldest here."""
-        self._before = list(self.taken)
-        for layer, stay in enumerate(kept):
-            end = store.kept[layer] + store.chunk
-            gone = others(stay, end)[-self.slots :]
+        layer."""
+        self._wait()
+        ends = [store.kept[layer] + store.chunk for layer in range(len(kept))]
+        leaving = [others(stay, end)[-self.slots :] for stay, end in zip(kept, ends, strict=True)]
+        self._written = self._room([len(gone) for gone in leaving])
+        for layer, (gone, end) in enumerate(zip(leaving, ends, strict=True)):
             some, old = slice(layer, layer + 1), store.kept[layer]
             keys = torch.cat((store.keys.read(some, old)[0], chunk.fresh[layer]))
             self._put("keys", layer, keys[gone])
             self._put("values", layer, chunk.values[layer, :end][gone])
             self._put("positions", layer, store.positions[layer, :end][gone])
             self._put("numbers", layer, store.numbers[layer, :end][gone])
-            self.taken[layer] += len(gone)
         self._mark()
 
+    def _room(self, counts: Sequence[int]) -> list[Tensor]:
+        """Slots for so many new tokens, ascending, by layer: empty ones, then those that ``least_missed`` names."""
+        rooms = list[Tensor]()
+        for layer, count in enumerate(counts):
+            numbers = self.numbers[layer]
+            if layer and count == counts[layer - 1] and torch.equal(numbers, self.numbers[layer - 1]):
+                rooms.append(rooms[-1])  # as usual
+                continue
+            empty, full = (numbers == EMPTY).nonzero()[:count, 0], (numbers != EMPTY).nonzero()[:, 0]
+            full = full[numbers[full].argsort()]
+            missed = full[least_missed(self.positions[layer, full], count - len(empty))]
+            rooms.append(torch.cat((empty, missed)).sort().values)
+        return rooms
+
     def _put(self, name: str, layer: int, new: Tensor) -> None:
-        """Write ``new`` (k, ...) after the tokens taken last, at the end from the start again."""
-        held, first = getattr(self, name)[layer], self.taken[layer] % self.slots
-        ahead = min(len(new), self.slots - first)
-        held[first : first + ahead].copy_(new[:ahead], non_blocking=True)
-        held[: len(new) - ahead].copy_(new[ahead:], non_blocking=True)
+        """Write ``new`` (k, ...) to the slots that ``take`` chose, run by run: a GPU copies only whole runs without
+        waiting."""
+        held = getattr(self, name)[layer]
+        for first, start, end in runs(self._written[layer]):
+            held[start:end].copy_(new[first : first + end - start], non_blocking=True)
 
     def take_back(self) -> None:
         """Undo the last ``take``. The tokens that it replaced do not return."""
         self._wait()
-        for layer, (before, after) in enumerate(zip(self._before, self.taken, strict=True)):
-            self.numbers[layer, torch.arange(before, after) % self.slots] = EMPTY
-        self.taken = list(self._before)
+        for layer, slots in enumerate(self._written):
+            self.numbers[layer, slots] = EMPTY
 
     def bring_back(
         self, coming: Tensor, space: Workspace, ends: Sequence[int], rotate: Callable[[Tensor, Tensor], Tensor] | None
@@ -138,9 +151,7 @@ class HostTier:
         held = {name: getattr(self, name) for name in STATE}
         for name in ROWS:
             held[name] = torch.stack([group.all_heads(layer.to(device)).cpu() for layer in held[name]])
-        return {PREFIX + name: tensor.clone() for name, tensor in held.items()} | {
-            PREFIX + "taken": torch.tensor(self.taken)
-        }
+        return {PREFIX + name: tensor.clone() for name, tensor in held.items()}
 
     def check_fits(self, state: dict[str, Tensor], group: Group) -> None:
         """Raise CacheError unless the snapshot ``state`` is of a tier like this one."""
@@ -158,7 +169,6 @@ class HostTier:
         for name in STATE:
             whole = state[PREFIX + name]
             getattr(self, name).copy_(group.own_heads(whole) if name in ROWS else whole)
-        self.taken = [int(n) for n in state[PREFIX + "taken"]]
 
     def _mark(self) -> None:
         if self._copied is not None:
@@ -168,3 +178,13 @@ class HostTier:
         """Until the last copies are done; they usually are."""
         if self._copied is not None:
             self._copied.synchronize()
+
+
+def runs(slots: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Runs of neighbors among ascending ``slots`` (k,): the index of the first, its slot, and the slot after the
+    last."""
+    first = 0
+    for i in range(1, len(slots) + 1):
+        if i == len(slots) or slots[i] != slots[i - 1] + 1:
+            yield first, int(slots[first]), int(slots[i - 1]) + 1
+            first = i

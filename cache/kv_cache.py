@@ -250,8 +250,6 @@ class KVCache:
             yield part
         finally:
             self._store.kept[layer] = part._store.kept[0]
-            if self._tier is not None and part._tier is not None:
-                self._tier.taken[layer] = part._tier.taken[0]
             self.evicted_tokens = part.evicted_tokens
             if part.fell_back:
                 self._pruner.fall_back()

@@ -1,4 +1,5 @@
-"""Which latent frames show what the camera will see: the rule of WorldMem, HY-WorldPlay and Matrix-Game 3."""
+"""Which latent frames show what the camera will see (the rule of WorldMem, HY-WorldPlay and Matrix-Game 3), and which
+show what others show."""
 
 from __future__ import annotations
 
@@ -42,3 +43,24 @@ def best_in_view(positions: Tensor, coming: Tensor, most: int) -> Tensor:
     seen = (columns >= view.min()) & (columns <= view.max())
     order = seen.float().argsort(descending=True, stable=True)
     return order[worth[order].argsort(descending=True, stable=True)][:most]
+
+
+def least_missed(positions: Tensor, most: int) -> Tensor:
+    """Which ``most`` of the tokens at ``positions`` (n, 3), oldest first, to forget, as indices (k,): whole latent
+    frames, one after another, each time the one whose view those that are left show most, the oldest of equals. On the
+    host."""
+    if most <= 0 or not len(positions):
+        return torch.zeros(0, dtype=torch.int64)
+    latents, frame = positions[:, 0].round().unique(return_inverse=True)
+    left = torch.full_like(latents, torch.inf).scatter_reduce(0, frame, positions[:, 2], "amin")
+    right = torch.full_like(latents, -torch.inf).scatter_reduce(0, frame, positions[:, 2], "amax")
+    overlap = torch.minimum(right[:, None], right) - torch.maximum(left[:, None], left) + 1  # tokens, of one row
+    shared = overlap.clamp(min=0) / (right - left + 1)[:, None]
+    shown, order, count, sizes = shared.sum(1), list[Tensor](), 0, frame.bincount().tolist()
+    while count < most and len(order) < len(latents):
+        least = int(shown.argmax())
+        order.append((frame == least).nonzero()[:, 0])
+        count += sizes[least]
+        shown = shown - shared[:, least]
+        shown[least] = -torch.inf
+    return torch.cat(order)[:most]

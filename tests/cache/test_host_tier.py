@@ -12,7 +12,7 @@ import torch
 from cache.config import CacheConfig, host_bytes, promised_bytes
 from cache.errors import CacheError, PolicyError
 from cache.kv_cache import KVCache
-from cache.views import AGEING, best_in_view
+from cache.views import AGEING, best_in_view, least_missed
 
 Build = Callable[..., KVCache]
 CHUNK, FRAME, HOST, BUDGET, SINK, RECENT = 6, 2, 14, 11, 2, 4
@@ -69,7 +69,7 @@ class Twin:
         self.host, self.kept, self.evicted = host, list[int](), list[int]()
 
     def recalled(self, chunk: int) -> list[int]:
-        waiting = self.evicted[-self.host :]
+        waiting = self.evicted
         coming = positions(chunk)[:, 2].tolist()
         frames: dict[int, list[int]] = {}
         for token in waiting:
@@ -96,7 +96,21 @@ class Twin:
     def commit(self, chunk: int) -> None:
         held = self.kept + list(range(chunk * CHUNK, (chunk + 1) * CHUNK))
         self.kept = held if len(held) <= SINK + RECENT else held[:SINK] + held[-RECENT:]
-        self.evicted += [token for token in held if token not in self.kept]
+        leaving = [token for token in held if token not in self.kept][-self.host :]
+        self._forget(len(self.evicted) + len(leaving) - self.host)
+        self.evicted += leaving
+
+    def _forget(self, count: int) -> None:
+        """Frame after frame, each time the one that the others show most, the oldest of equals."""
+        while count > 0:
+            frames: dict[int, list[int]] = {}
+            for token in self.evicted:
+                frames.setdefault(token // FRAME, []).append(token)
+            span = {frame: {place(token) for token in tokens} for frame, tokens in frames.items()}
+            worst = max(frames, key=lambda frame: sum(len(span[frame] & other) for other in span.values()))
+            gone = frames[worst][:count]
+            self.evicted = [token for token in self.evicted if token not in gone]
+            count -= len(gone)
 
 
 def place(token: int) -> float:
@@ -114,7 +128,7 @@ def test_attention_sees_what_the_slow_twin_recalls(tiered: Build, host: int) -> 
         for seen in put(cache, chunk):
             assert seen.tolist() == expected(twin, chunk)
         twin.commit(chunk)
-        assert cache.chunks_on_host() == {token // CHUNK for token in twin.evicted[-host:]}
+        assert cache.chunks_on_host() == {token // CHUNK for token in twin.evicted}
         cache.check_integrity()
 
 
@@ -124,6 +138,13 @@ def test_a_place_that_is_seen_again_comes_back_and_the_newest_fill_the_rest(tier
         put(cache, chunk)
     back = put(cache, 7)[0][-PLACES:]
     assert {int(number) // CHUNK for number in back} <= {0, 1, 5}, "chunks 0, 1 and 5 showed columns 0 to 6"
+
+
+def test_a_place_seen_once_is_not_lost_because_the_camera_stays_elsewhere() -> None:
+    frames = torch.arange(20).repeat_interleave(FRAME).float()
+    column = torch.where(frames < 2, 0, 40) + torch.arange(40) % FRAME
+    gone = least_missed(torch.stack((frames, torch.zeros(40), column), -1), 16 * FRAME)
+    assert gone.tolist() == list(range(2 * FRAME, 18 * FRAME)), "the place seen longest, oldest frames first"
 
 
 def test_words_that_are_forgotten_are_also_forgotten_on_the_host(tiered: Build) -> None:
