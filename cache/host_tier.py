@@ -134,6 +134,11 @@ class HostTier:
         best = newest_first[best_in_view(self.positions[layer, newest_first], coming, self.places)]
         return best[numbers[best].argsort()]
 
+    def held_numbers(self) -> list[Tensor]:
+        """Per layer, the numbers of the tokens that are here (n,)."""
+        self._wait()
+        return [numbers[numbers != EMPTY] for numbers in self.numbers]
+
     def chunks(self, tokens: int) -> set[int]:
         """Chunks of so many ``tokens`` of which some layer holds a token here."""
         self._wait()

@@ -291,6 +291,10 @@ class KVCache:
         """Bytes of host memory that belong to this session: constant, as ``config.host_bytes``."""
         return 0 if self._tier is None else self._tier.nbytes
 
+    def numbers_on_host(self) -> list[Tensor]:
+        """Per layer, the numbers of the tokens in host memory (n,), in no order."""
+        return [] if self._tier is None else self._tier.held_numbers()
+
     def chunks_on_host(self) -> set[int]:
         """Chunks of which host memory holds a token."""
         return set() if self._tier is None else self._tier.chunks(self.chunk)

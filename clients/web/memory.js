@@ -7,7 +7,7 @@
 
 import { brush, offscreen, part } from "./dom.js";
 import { GAP, LABEL, density, drawGlow, drawLabel, drawMoment, drawVeil, fit, tiles } from "./film.js";
-import { endOf, inWords, latentAt, lostBetween, moments, readMemory, share, stillKnown } from "./moments.js";
+import { endOf, heldTokens, inWords, latentAt, lostBetween, moments, readMemory, share, stillKnown } from "./moments.js";
 import { Thumbs } from "./thumbs.js";
 
 const TILE_HEIGHT = 84; // pixels of a moment on the filmstrip
@@ -224,11 +224,12 @@ export class MemoryView {
     if (!this.#on) return;
     const total = (this.#seen + 1) * (this.#config?.tokens_per_latent ?? 0);
     if (!this.#stats || !this.#places.length || !total) return this.#write(this.#nothingYet(), "", 0);
-    const kept = this.#stats.cache_tokens;
+    const perLatent = this.#config?.tokens_per_latent ?? 0;
+    const kept = this.#stats.cache_host_bytes ? heldTokens(this.#memory, perLatent) : this.#stats.cache_tokens;
     const percent = Math.min(100, Math.round((100 * kept) / Math.max(kept, total)));
     const words = inWords(this.#memory, this.#grid.rows, this.#grid.columns, percent);
     this.#part("memory-legend").classList.toggle("scored", this.#places.some(({ salience }) => salience));
-    this.#write(words, this.#pointedAt() ?? this.#figures(this.#stats, Math.max(kept, total), percent), percent);
+    this.#write(words, this.#pointedAt() ?? this.#figures(this.#stats, kept, Math.max(kept, total), percent), percent);
   }
 
   #nothingYet() {
@@ -243,13 +244,14 @@ export class MemoryView {
     this.#film.setAttribute("aria-label", `${words} ${detail}`);
   }
 
-  /** @param {import("./client/messages.js").ServedStats} stats @param {number} total @param {number} percent */
-  #figures({ cache_tokens: kept, cache_policy: policy, cache_fell_back: fell }, total, percent) {
+  /** @param {import("./client/messages.js").ServedStats} stats @param {number} kept @param {number} total @param {number} percent */
+  #figures({ cache_tokens: device, cache_host_bytes: host, cache_policy: policy, cache_fell_back: fell }, kept, total, percent) {
     const known = stillKnown(this.#memory).map(([latent]) => latent);
     const tokens = `${kept.toLocaleString("en")} of ${total.toLocaleString("en")} tokens (${percent}\u00a0%)`;
+    const where = host ? `, ${device.toLocaleString("en")} of them on the device` : "";
     const count = `${known.length} ${known.length === 1 ? "moment" : "moments"}`;
     const reach = `the oldest from ${Math.max(0, Math.round(this.#age(known[0])))} s ago`;
-    return `${tokens}: ${count}, ${reach}. Policy ${policy}${fell ? ", the fallback, because scores were not finite" : ""}.`;
+    return `${tokens}${where}: ${count}, ${reach}. Policy ${policy}${fell ? ", the fallback, because scores were not finite" : ""}.`;
   }
 
   /** @param {{offsetX: number, offsetY: number} | null} pointer */

@@ -106,6 +106,11 @@ export function latentAt(seconds, { pictures_per_latent: each, first_latent_pict
   return picture < first ? 0 : 1 + Math.floor((picture - first) / each);
 }
 
+/** How many tokens are kept, in host memory too. @param {Memory} memory @param {number} perLatent */
+export function heldTokens(memory, perLatent) {
+  return Math.round([...memory.values()].reduce((sum, moment) => sum + perLatent * share(moment), 0));
+}
+
 /**
  * A sentence that says which parts of the picture the memory kept, and which it dropped.
  * @param {Memory} memory

@@ -1,5 +1,5 @@
-"""The content of a cache, small enough to send with every chunk: for each latent frame a small picture of its kept
-tokens."""
+"""The content of a cache, host memory included, small enough to send with every chunk: for each latent frame a small
+picture of its kept tokens."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ MOST_CELLS = 512  # cells per latent frame; finer token grids are averaged down
 def kept_tokens(cache: KVCache, spec: ModelSpec) -> KeptTokens:
     """The cache's content as pictures of at most MOST_CELLS cells."""
     numbers, scores, per_latent = cache.retained_numbers(), cache.retained_scores(), spec.tokens_per_latent
+    if waiting := [each.to(numbers[0].device) for each in cache.numbers_on_host()]:
+        numbers = [torch.cat(pair) for pair in zip(numbers, waiting, strict=True)]
+        scores = [torch.cat((score, score.new_zeros(len(each)))) for score, each in zip(scores, waiting, strict=True)]
     latents = torch.cat(numbers).div(per_latent, rounding_mode="floor").unique()
     layers = torch.zeros(len(latents) * per_latent, device=latents.device)
     ranks = torch.zeros_like(layers)

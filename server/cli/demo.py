@@ -25,7 +25,7 @@ def memory(
     output: Annotated[str, typer.Option("-o", "--output", help="PNG file to write, - for stdout")] = "memory.png",
     policies: Annotated[
         str, typer.Option(help="cache policies to compare, separated by commas")
-    ] = "value_novelty,sink_window",
+    ] = "retrieval,sink_window",
     budget: Annotated[
         float | None, typer.Option(help="cache budget in latent frames; default: the model's own")
     ] = None,

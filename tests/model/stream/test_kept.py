@@ -71,3 +71,13 @@ def test_fine_grids_are_averaged_to_something_small() -> None:
     with torch.no_grad():
         seen = kept_tokens(stream.cache, spec)
     assert seen.rows * seen.columns <= MOST_CELLS and len(seen.kept) == len(seen.latents) * seen.rows * seen.columns
+
+
+def test_tokens_in_host_memory_are_kept_too() -> None:
+    config = dataclasses.replace(CONFIG, policy="retrieval", budget_latents=4, host_latents=4)
+    stream = VideoStream(random_model(SPEC, 0, dtype=torch.float32), "a red house", 5, config)
+    for _ in range(3):
+        stream.next_chunk()
+    seen = kept_tokens(stream.cache, SPEC)
+    assert list(seen.latents) == [4, 5, 6, 7, 8], "of 9 latent frames the device holds 1, host memory 4"
+    assert set(seen.kept) == {255}
