@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cache import config
 from cache.candidates import CandidateReader
+from cache.contents import CacheContents
 from cache.errors import CacheError
 from cache.group import ALONE, Group
 from cache.host_tier import HostTier
@@ -30,7 +31,7 @@ NO_EVIDENCE = Evidence()
 COUNTERS = 3  # chunks, evicted tokens, fell back; then the number of tokens per layer
 
 
-class KVCache:
+class KVCache(CacheContents):
     """Key/value cache of one session.
 
     Sizes ``budget``, ``sink`` and ``recent`` are tokens per layer, the budget as the mean over layers.
@@ -121,16 +122,6 @@ class KVCache:
                 f"{what} after another session began a chunk in the shared workspace: begin this chunk again"
             )
         return self._open
-
-    def positions(self, layer: int) -> Tensor:
-        """Positions (1, n, 3) for the rotation: n = kept + chunk while a chunk is open, else kept.
-
-        In relative mode the newest token is at position_range - 1, and tokens older than the range are at 0, so a
-        stream of any length stays inside the trained positions.
-        """
-        some, filled = slice(layer, layer + 1), self._filled(layer)
-        times = self._store.times(some, filled)
-        return torch.cat((times.unsqueeze(-1), self._store.positions[some, :filled, 1:]), dim=-1)
 
     def chunk_positions(self) -> Tensor:
         """Positions (1, chunk, 3) of the open chunk for the rotation, the same in all layers."""
@@ -256,49 +247,6 @@ class KVCache:
             if layer == self.layers - 1:
                 self.chunks = part.chunks
 
-    def tokens(self, layer: int) -> int:
-        """Committed tokens of a layer, at most its budget."""
-        return self._store.kept[layer]
-
-    def retained_positions(self) -> list[Tensor]:
-        """Per layer, the committed tokens' positions as given (n, 3), oldest first."""
-        return self._store.of_committed(self._store.positions)
-
-    def committed(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Copies of the committed tokens' keys, as stored, and values, each (kept, H, D)."""
-        return self._store.committed(layer)
-
-    def numbers(self, layer: int) -> Tensor:
-        """Token numbers since the start of the stream (n,): n = kept + chunk while a chunk is open, else kept."""
-        return self._store.numbers[layer, : self._filled(layer)]
-
-    def retained_numbers(self) -> list[Tensor]:
-        """Per layer, the committed tokens' numbers since the start of the stream (n,), oldest first."""
-        return self._store.of_committed(self._store.numbers)
-
-    def retained_scores(self) -> list[Tensor]:
-        """Per layer, the committed tokens' scores (n,), oldest first; 0 under a policy without scores."""
-        return self._store.of_committed(self._store.scores)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that belong to this session on the device: constant, and equal to ``promised_bytes`` of the same
-        geometry."""
-        return self._store.nbytes
-
-    @property
-    def host_nbytes(self) -> int:
-        """Bytes of host memory that belong to this session: constant, as ``config.host_bytes``."""
-        return 0 if self._tier is None else self._tier.nbytes
-
-    def numbers_on_host(self) -> list[Tensor]:
-        """Per layer, the numbers of the tokens in host memory (n,), in no order."""
-        return [] if self._tier is None else self._tier.held_numbers()
-
-    def chunks_on_host(self) -> set[int]:
-        """Chunks of which host memory holds a token."""
-        return set() if self._tier is None else self._tier.chunks(self.chunk)
-
     def snapshot(self) -> dict[str, Tensor]:
         """The committed state as tensors, without an open chunk; of all heads, so that any group can restore it."""
         counters = [self.chunks, self.evicted_tokens, int(self.fell_back), *self._store.kept]
@@ -323,13 +271,6 @@ class KVCache:
         self.chunks, self.evicted_tokens = chunks, evicted
         self._pruner.reset(bool(fell_back))
         self._open = None
-
-    def check_integrity(self) -> None:
-        """Raise CacheCorrupt if the committed state violates an invariant: budget, order, finite numbers."""
-        self._store.check_integrity()
-
-    def _filled(self, layer: int) -> int:
-        return self._store.kept[layer] + (self.chunk if self._open is not None else 0)
 
     def _to_judge(self, evidence: Evidence) -> Iterator[Candidates]:
         """The candidates of the layers that this process judges."""
