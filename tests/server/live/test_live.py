@@ -291,7 +291,8 @@ async def test_a_worker_that_dies_again_and_again_before_it_is_ready_is_given_up
     async with asyncio.timeout(120):
         while server.engine.status().state.value != "failed":
             await asyncio.sleep(0.01)
-    assert server.engine.status().message.startswith("exit status 1: no module named x; that was failure 5 before it was ready")
+    message = server.engine.status().message
+    assert message.startswith("exit status 1: no module named x; that was failure 5 before it was ready")
 
 
 async def first_pid(server) -> int:
