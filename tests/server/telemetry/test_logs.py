@@ -260,15 +260,15 @@ def test_a_flood_of_one_line_is_written_once_an_interval_with_its_count(written,
     monkeypatch.setattr("server.telemetry.repeats.time", SimpleNamespace(monotonic=lambda: now[0]))
     stream, stranger = written(), logging.getLogger("uvicorn.error")
     for _ in range(5000):
-        stranger.warning("Invalid HTTP request received.")
+        stranger.warning("Unsupported upgrade request.")
         log.info("%s: the message is not valid", object())
         logging.getLogger("pafu.access").info("%s", "GET /")
     stranger.error("another kind")
     now[0] = repeats.SECONDS
-    stranger.warning("Invalid HTTP request received.")
+    stranger.warning("Unsupported upgrade request.")
     said = [line["message"] for line in lines(stream)]
-    floods = [text for text in said if text.startswith("Invalid HTTP")]
-    assert floods == ["Invalid HTTP request received.", f"{floods[0]} (and 4999 times before, not logged)"]
+    floods = [text for text in said if text.startswith("Unsupported upgrade")]
+    assert floods == ["Unsupported upgrade request.", f"{floods[0]} (and 4999 times before, not logged)"]
     assert sum("is not valid" in text for text in said) == repeats.MOST
     assert said.count("GET /") == 5000 and "another kind" in said
 
