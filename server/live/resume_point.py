@@ -1,7 +1,8 @@
 """The front's copy of a session from which another worker can continue: clean latents of a few chunks.
 
-It keeps the chunks that still have tokens in the worker's cache, so the new worker restores what the policy chose to
-keep. Their number is limited by the cache budget. No torch here: latents are bytes.
+It keeps the chunks that still have tokens in the worker's cache or in host memory, so the new worker restores what the
+policy chose to keep. Their number is limited: whole chunks fill the budget, while each latent frame in host memory may
+be the last of its chunk. No torch here: latents are bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class ResumePoint:
     """Latents and counters of one session."""
 
     def __init__(self, spec: ModelSpec, cache: CacheChoice) -> None:
-        self._most = math.ceil((cache.budget_latents + cache.host_latents) / spec.chunk_latents) + 1
+        self._most = math.ceil(cache.budget_latents / spec.chunk_latents) + math.ceil(cache.host_latents) + 1
         self._chunks: dict[int, PastChunk] = {}
         self.next_index = 0
         self._pictures = 0

@@ -185,15 +185,15 @@ def test_a_session_on_a_gpu_that_finds_no_host_memory_is_refused_with_what_to_do
         ModelGenerator(model, "", "cuda", {}).open("a house", 0, choice)
 
 
-def test_a_front_keeps_as_many_chunks_as_host_memory_holds() -> None:
+def test_a_front_keeps_every_chunk_of_which_host_memory_holds_a_frame() -> None:
     cache = Settings(model="test-tiny", cache_policy="retrieval", cache_host_latents=30).cache()
     point = ResumePoint(TEST_TINY, CacheChoice.of(cache))
-    for index in range(20):
+    for index in range(40):
         past = PastChunk(index=index, prompt="", camera=(0, 0, 0), latents=b"")
-        remembered = tuple(range(max(0, index - 10), index))
+        remembered = tuple(range(0, index, 2))  # one latent frame of every second chunk is left
         point.add(blank(Fragment, index=index, past=past, remembered=remembered))
     held = point.past()
-    assert held is not None and [chunk.index for chunk in held.chunks] == list(range(9, 20))
+    assert held is not None and [chunk.index for chunk in held.chunks] == [*range(0, 40, 2), 39]
 
 
 async def test_a_setting_wins(tmp_path) -> None:
