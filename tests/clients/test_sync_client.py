@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
+import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import pytest
-from pafu_client import PafuError
+from pafu_client import PafuError, sync
 from pafu_client.sync import connect
 
 
@@ -78,3 +82,49 @@ async def test_an_error_in_the_block_closes_the_stream_and_is_not_swallowed(serv
         await asyncio.to_thread(watch, await serve_script(script))
     async with asyncio.timeout(60):
         await gone.wait()
+
+
+def interrupting(step: int) -> Any:
+    """A trace function that raises KeyboardInterrupt before instruction ``step`` of the sync client."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != sync.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.filterwarnings("error")
+async def test_an_interrupt_at_any_instruction_leaves_nothing_behind(serve_script: Any, caplog: Any) -> None:
+    async def script(peer: Any) -> None:
+        await peer.begin()
+        await peer.chunk(b"0")
+        await peer.chunk(b"1")
+        await peer.socket.wait_closed()
+
+    def interrupted(url: str, step: int) -> bool:
+        with connect(url, prompt="x") as stream:
+            next(stream)
+            sys.settrace(interrupting(step))
+            try:
+                stream.receive()
+            except KeyboardInterrupt:
+                return True
+            finally:
+                sys.settrace(None)
+        return False
+
+    def steps(url: str) -> int:
+        return next(step for step in itertools.count() if not interrupted(url, step))
+
+    assert await asyncio.to_thread(steps, await serve_script(script)) > 10
+    gc.collect()
+    assert client_threads() == [] and caplog.messages == []

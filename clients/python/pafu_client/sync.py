@@ -6,10 +6,11 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 from pafu_client import http, stills
 from pafu_client import jobs as async_jobs
@@ -19,6 +20,7 @@ from pafu_client.messages import Camera, Chunk, Event, SessionDone, VideoStart
 from pafu_client.options import Options, StillOptions, VideoOptions, WatchOptions
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def models(url: str, api_key: str | None = None) -> list[dict[str, Any]]:
@@ -57,11 +59,11 @@ def watch(url: str, session_id: str, **options: Unpack[WatchOptions]) -> Iterato
 @contextmanager
 def _blocking(opening: AbstractAsyncContextManager[async_stream.VideoStream]) -> Iterator[VideoStream]:
     with _loop_in_thread() as loop:
-        stream = _wait(loop, opening.__aenter__())
+        stream = _wait(loop, opening.__aenter__)
         try:
             yield VideoStream(stream, loop)
         finally:
-            _wait(loop, opening.__aexit__(None, None, None))
+            _wait(loop, opening.__aexit__, None, None, None)
 
 
 class VideoStream:
@@ -94,27 +96,27 @@ class VideoStream:
 
     def receive(self) -> Chunk | None:
         """The next chunk, or None when the stream ended normally. Raises PafuError if it failed."""
-        return _wait(self._loop, self._stream.receive())
+        return _wait(self._loop, self._stream.receive)
 
     def interact(self, *, prompt: str | None = None, camera: Camera | None = None, event_id: str | None = None) -> str:
         """Change the prompt, the camera or both from the next chunk on; returns the event's id."""
-        return _wait(self._loop, self._stream.interact(prompt=prompt, camera=camera, event_id=event_id))
+        return _wait(self._loop, self._stream.interact, prompt=prompt, camera=camera, event_id=event_id)
 
     def playback(self, position_seconds: float) -> None:
         """Report the playhead, in seconds of media since the start of the stream."""
-        _wait(self._loop, self._stream.playback(position_seconds))
+        _wait(self._loop, self._stream.playback, position_seconds)
 
     def pause(self) -> None:
         """Stop generation until ``resume``; the session keeps its place and memory."""
-        _wait(self._loop, self._stream.pause())
+        _wait(self._loop, self._stream.pause)
 
     def resume(self) -> None:
         """Continue after ``pause``."""
-        _wait(self._loop, self._stream.resume())
+        _wait(self._loop, self._stream.resume)
 
     def stop(self) -> None:
         """Ask the server to stop after the current chunk; keep iterating to receive what is already generated."""
-        _wait(self._loop, self._stream.stop())
+        _wait(self._loop, self._stream.stop)
 
 
 class Jobs:
@@ -130,70 +132,105 @@ class Jobs:
 
     def __exit__(self, *_: object) -> None:
         try:
-            _wait(self._loop, self._jobs.__aexit__())
+            _wait(self._loop, self._jobs.__aexit__)
         finally:
             self._thread.__exit__(None, None, None)
 
     def create(self, prompt: str, **options: Unpack[VideoOptions]) -> Video:
         """Create a video."""
-        return _wait(self._loop, self._jobs.create(prompt, **options))
+        return _wait(self._loop, self._jobs.create, prompt, **options)
 
     def extend(self, video: Video | str, prompt: str, *, seconds: float = 4.0) -> Video:
         """Extend a completed video by ``seconds``."""
-        return _wait(self._loop, self._jobs.extend(video, prompt, seconds=seconds))
+        return _wait(self._loop, self._jobs.extend, video, prompt, seconds=seconds)
 
     def remix(self, video: Video | str, prompt: str) -> Video:
         """Create a video with the same options, including the seed, and another prompt."""
-        return _wait(self._loop, self._jobs.remix(video, prompt))
+        return _wait(self._loop, self._jobs.remix, video, prompt)
 
     def get(self, video: Video | str) -> Video:
         """The video's current state."""
-        return _wait(self._loop, self._jobs.get(video))
+        return _wait(self._loop, self._jobs.get, video)
 
     def list(
         self, *, limit: int = 20, after: Video | str | None = None, oldest_first: bool = False
     ) -> tuple[Video, ...]:
         """Up to ``limit`` videos (1 to 100) after ``after``, newest first."""
-        return _wait(self._loop, self._jobs.list(limit=limit, after=after, oldest_first=oldest_first))
+        return _wait(self._loop, self._jobs.list, limit=limit, after=after, oldest_first=oldest_first)
 
     def delete(self, video: Video | str) -> None:
         """Delete the video; a running job stops."""
-        _wait(self._loop, self._jobs.delete(video))
+        _wait(self._loop, self._jobs.delete, video)
 
     def wait(
         self, video: Video | str, *, on_progress: Callable[[Video], None] | None = None, timeout: float | None = None
     ) -> Video:
         """Wait for the video to complete. ``on_progress`` is called in the loop's thread. Raises the job's error."""
-        return _wait(self._loop, self._jobs.wait(video, on_progress=on_progress, timeout=timeout))
+        return _wait(self._loop, self._jobs.wait, video, on_progress=on_progress, timeout=timeout)
 
     def content(self, video: Video | str, variant: Variant = "video") -> bytes:
         """The bytes of a completed video, its thumbnail, its contact sheet or a short loop."""
-        return _wait(self._loop, self._jobs.content(video, variant))
+        return _wait(self._loop, self._jobs.content, video, variant)
 
     def download(self, video: Video | str, path: str | PathLike[str], variant: Variant = "video") -> Path:
         """Write the content to a file, completely or not at all."""
-        return _wait(self._loop, self._jobs.download(video, path, variant))
+        return _wait(self._loop, self._jobs.download, video, path, variant)
 
 
-def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``; an interrupt of the waiting thread (Ctrl-C) also cancels the work."""
-    future = asyncio.run_coroutine_threadsafe(work, loop)
+def _wait(
+    loop: asyncio.AbstractEventLoop, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs
+) -> T:
+    """The result of ``work``; an interrupt of the waiting thread (Ctrl-C) also cancels the work.
+
+    The coroutine is made in the loop's thread: an interrupt can come between any two steps of this one, and would lose
+    it.
+    """
+    result: Future[T] = Future()
+
+    async def call() -> T:
+        return await work(*args, **options)
+
+    def start() -> None:
+        task = loop.create_task(call())
+        task.add_done_callback(lambda done: _copy(done, result))
+        result.add_done_callback(lambda _: loop.call_soon_threadsafe(task.cancel))
+
     try:
-        return future.result()
+        loop.call_soon_threadsafe(start)
+        return result.result()
     except BaseException:
-        future.cancel()
+        result.cancel()
         raise
+
+
+def _copy(task: asyncio.Task[T], result: Future[T]) -> None:
+    """Pass the outcome of ``task`` on, unless its caller was interrupted."""
+    if not result.set_running_or_notify_cancel():
+        return
+    if task.cancelled():
+        result.set_exception(CancelledError())
+    elif (error := task.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(task.result())
 
 
 @contextmanager
 def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="pafu-client", daemon=True)
+    """A running event loop; at the end it cancels what still runs, such as work whose caller was interrupted before it
+    could wait."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        left = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), left))
+        await left.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), name="pafu-client", daemon=True)
     thread.start()
+    loop, left = started.result()
     try:
         yield loop
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(left.set)
         thread.join()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
