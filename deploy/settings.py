@@ -20,7 +20,7 @@ EXAMPLES: dict[str, Any] = {  # for settings without a default
     "weights": "/weights/my-model",
     "text_encoder": "/weights/Wan2.1-T2V-1.3B",
     "vae": "/weights/taew2_1.safetensors",
-    "size": "256x128",
+    "size": "512x256",
     "salience_head": "/weights/my-model/salience.safetensors",
     "max_sessions": 4,
     "data_dir": "/var/lib/pafu",

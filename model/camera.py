@@ -2,6 +2,8 @@
 
 This module imports no torch: the front validates controls with it. The stream and the training world use the same
 motion.
+
+Pixels are camera pixels (ModelSpec.view_width): a codec that draws in more detail makes several of each.
 """
 
 from __future__ import annotations

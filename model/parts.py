@@ -16,7 +16,7 @@ from model.spec import ModelSpec
 
 M = TypeVar("M", bound=nn.Module)
 State = list[Tensor]  # a codec's state between two chunks
-Motion = tuple[float, float]  # the camera's pixels (right, down) since the previous latent frame
+Motion = tuple[float, float]  # camera pixels (right, down) since the previous latent frame
 
 
 class TextEncoder(Protocol):

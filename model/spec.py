@@ -69,6 +69,8 @@ class ModelSpec:
     spatial_stride: int
     temporal_stride: int
     first_latent_pictures: int  # pictures that the stream's first latent frame decodes to: 1 in Wan's VAE
+    detail: int = 1  # picture pixels per camera pixel, each way: a codec can draw the same latents larger
+    details: tuple[int, ...] = (1,)  # those that the codec has decoders for
     # streaming
     chunk_latents: int
     denoising_steps: tuple[int, ...]  # as listed in the checkpoint's configuration
@@ -152,14 +154,24 @@ class ModelSpec:
         return self.tokens_per_latent * self.chunk_latents
 
     @property
+    def view_width(self) -> int:
+        """Camera pixels of a screen: the picture's width, unless the codec draws in more detail."""
+        return self.width // self.detail
+
+    @property
+    def view_height(self) -> int:
+        """Camera pixels of a screen, from top to bottom."""
+        return self.height // self.detail
+
+    @property
     def pixels_per_column(self) -> int:
-        """Pixels per token column; camera offsets are divided by it."""
-        return self.spatial_stride * self.patch[2]
+        """Camera pixels per token column; camera offsets are divided by it."""
+        return self.view_width // self.token_columns
 
     @property
     def pixels_per_row(self) -> int:
-        """Pixels per token row."""
-        return self.spatial_stride * self.patch[1]
+        """Camera pixels per token row."""
+        return self.view_height // self.token_rows
 
     def pictures_in_chunk(self, index: int) -> int:
         """Pictures that chunk ``index`` (from 0) decodes to."""
@@ -203,7 +215,19 @@ class ModelSpec:
 
     def at(self, width: int, height: int) -> ModelSpec:
         """This model with another picture size. Raises SpecError, which names valid sizes."""
+        for detail, size in zip(self.details, self.sizes, strict=True):
+            if size == (width, height):
+                stride = self.spatial_stride // self.detail * detail
+                return replace(self, width=width, height=height, spatial_stride=stride, detail=detail)
+        offered = " or ".join(f"{wide}x{high}" for wide, high in self.sizes)
+        self._require(not self.screen_embedding, "size", f"{width}x{height} is not offered; it draws {offered}")
         return replace(self, width=width, height=height)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Picture sizes that the codec has decoders for; a model without a vector per screen position draws others
+        too."""
+        return tuple((detail * self.view_width, detail * self.view_height) for detail in self.details)
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -356,6 +380,7 @@ PAFU_MINI = ModelSpec(
     spatial_stride=16,
     temporal_stride=4,
     first_latent_pictures=4,
+    details=(1, 2),
     chunk_latents=3,
     denoising_steps=(1000, 750, 450, 150),
     shift=5.0,
@@ -381,6 +406,7 @@ TEST_TINY = ModelSpec(
         "text_dim": 32,
         "width": 128,
         "height": 128,
+        "details": (1,),
     }
 )
 
@@ -413,6 +439,7 @@ PAFU_MINI_2 = replace(
     text_dim=192,
     text_len=12,
     control_dim=4,
+    details=(1,),
     camera=CameraLimits(full_speed=32, acceleration=16, lowest=-48, highest=40),
     width=512,
     height=256,

@@ -56,13 +56,13 @@ class LoadedModel:
     digest: str
     salience: SalienceHead | None = None
     asking: AskingHead | None = None
-    transformer_digest: str = ""  # of a public checkpoint
+    student_digest: str = ""  # if it is not `digest`
     noise: str = "device"  # where noise is drawn: the model's device, or "cpu" for the same noise on every machine
 
     @property
     def student(self) -> str:
         """What a head names as its student."""
-        return self.transformer_digest or self.digest
+        return self.student_digest or self.digest
 
     @property
     def heads(self) -> Heads:
@@ -121,10 +121,25 @@ def save_model(
     checksums = {}
     for part, module in zip(PARTS, (dit, text, vae), strict=True):
         tensors = {name: _stored(tensor, dtype) for name, tensor in module.state_dict().items()}
-        data = save_safetensors(tensors)
-        (folder / _file_of(part)).write_bytes(data)
-        checksums[_file_of(part)] = hashlib.sha256(data).hexdigest()
+        data, file = save_safetensors(tensors), _file_of(part, spec)
+        (folder / file).write_bytes(data)
+        checksums[file] = hashlib.sha256(data).hexdigest()
     description = {"format": FORMAT, "name": spec.name, "sha256": checksums, "trained_steps": trained_steps}
+    _describe(folder, description)
+
+
+def add_decoder(folder: Path, spec: ModelSpec, vae: nn.Module, steps: int) -> None:
+    """Add the codec of ``spec``, which draws in more detail, to the weights in ``folder``; ``steps`` trained it."""
+    file = _file_of("vae", spec)
+    data = save_safetensors({name: _stored(tensor, torch.float16) for name, tensor in vae.state_dict().items()})
+    (folder / file).write_bytes(data)
+    description = json.loads((folder / DESCRIPTION).read_text())
+    description["sha256"][file] = hashlib.sha256(data).hexdigest()
+    description["trained_steps"][Path(file).stem] = steps
+    _describe(folder, description)
+
+
+def _describe(folder: Path, description: dict[str, Any]) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
@@ -220,7 +235,7 @@ def _load_public(
     except MissingExtra as error:
         raise WeightsError(str(error)) from error
     loaded: dict[str, Any] = {"text": None, "vae": None, **parts}
-    return LoadedModel(spec, **loaded, device=device, dtype=dtype, digest=digest, transformer_digest=own)
+    return LoadedModel(spec, **loaded, device=device, dtype=dtype, digest=digest, student_digest=own)
 
 
 def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> LoadedModel:
@@ -228,9 +243,14 @@ def _load_own(spec: ModelSpec, folder: Path, device: torch.device | str, dtype: 
     with torch.device("meta"):  # no memory: the loaded tensors become the parameters
         parts = _build_parts(spec)
     for part in PARTS:
-        _load_part(parts[part], folder / _file_of(part), checksums)
-    digest = hashlib.sha256("".join(checksums[_file_of(part)] for part in PARTS).encode()).hexdigest()
-    return assemble(spec, parts, device, dtype, digest)
+        _load_part(parts[part], folder / _file_of(part, spec), checksums)
+    model = assemble(spec, parts, device, dtype, _digest(checksums, spec))
+    # heads belong to the weights, in whatever detail the codec draws
+    return dataclasses.replace(model, student_digest=_digest(checksums, spec.at(spec.view_width, spec.view_height)))
+
+
+def _digest(checksums: dict[str, str], spec: ModelSpec) -> str:
+    return hashlib.sha256("".join(checksums[_file_of(part, spec)] for part in PARTS).encode()).hexdigest()
 
 
 def with_head(model: LoadedModel, path: Path, part: str = "salience_head") -> LoadedModel:
@@ -301,8 +321,9 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
-def _file_of(part: str) -> str:
-    return f"{part}.safetensors"
+def _file_of(part: str, spec: ModelSpec) -> str:
+    larger = f".{spec.width}x{spec.height}" if part == "vae" and spec.detail > 1 else ""
+    return f"{part}{larger}.safetensors"
 
 
 def _shipped_folder(spec: ModelSpec) -> Path:
@@ -327,8 +348,9 @@ def _read_description(folder: Path, spec: ModelSpec) -> dict[str, str]:
     if name != spec.name:
         raise WeightsError(f"{path} describes model {name!r}, but {spec.name!r} was asked for")
     for part in PARTS:
-        if _file_of(part) not in checksums:
-            raise WeightsError(f"{path} gives no sha256 for {_file_of(part)}")
+        if (file := _file_of(part, spec)) not in checksums:
+            smaller = f": choose size {spec.view_width}x{spec.view_height} for these weights" if spec.detail > 1 else ""
+            raise WeightsError(f"{path} gives no sha256 for {file}{smaller}")
     return checksums
 
 

@@ -4,6 +4,7 @@ that paints each block on its own."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 from torch import Tensor, nn
@@ -33,18 +34,18 @@ def level(width: int, blocks: int) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """Latents (B, C, h, w) to ``channels`` values per pixel (B, channels, 16h, 16w).
+    """Latents (B, C, h, w) to ``channels`` values per pixel (B, channels, s * h, s * w).
 
-    ``widths`` and ``blocks`` are the channels and residual blocks at 1/16, 1/8 and 1/4 of the picture's size.
+    ``widths`` and ``blocks`` are the channels and residual blocks at the latents' size, twice that and so on; the last
+    one is a quarter of the picture's size: with three of them, s is 16.
     """
 
     def __init__(self, latent_channels: int, widths: Sequence[int], blocks: Sequence[int], channels: int) -> None:
         super().__init__()
-        deep, middle, shallow = widths
-        self.start = nn.Conv2d(latent_channels, deep, 3, padding=1)
+        self.start = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(level(width, count) for width, count in zip(widths, blocks, strict=True))
-        self.grow = nn.ModuleList([nn.Conv2d(deep, 4 * middle, 1), nn.Conv2d(middle, 4 * shallow, 1)])
-        self.paint = nn.Conv2d(shallow, channels * SHUFFLE**2, 3, padding=1)
+        self.grow = nn.ModuleList(nn.Conv2d(deep, 4 * shallow, 1) for deep, shallow in pairwise(widths))
+        self.paint = nn.Conv2d(widths[-1], channels * SHUFFLE**2, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.levels[0](self.start(latents))

@@ -20,8 +20,8 @@ from model.codec.decoder import Decoder
 from model.parts import Motion, State
 from model.spec import ModelSpec
 
-WIDTHS = (160, 96, 64)  # channels at 1/16, 1/8 and 1/4 of the picture's size
-BLOCKS = (2, 1, 1)  # residual blocks at each size
+# by detail: channels and residual blocks at the latents' size, twice that and so on, up to 1/4 of the picture's size
+LAYERS = {1: ((160, 96, 64), (2, 1, 1)), 2: ((160, 96, 64, 40), (2, 1, 2, 1))}
 LEAST_WEIGHT = 1e-3  # lower limit of a view's weight in columns that only it shows
 
 
@@ -37,12 +37,13 @@ class StreamingVAE(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.pictures = spec.temporal_stride
-        self.stride = spec.spatial_stride
+        self.detail = spec.detail
+        self.stride = spec.spatial_stride // spec.detail
         values = 3 * self.stride**2
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.zeros(values, spec.latent_channels))
         self.register_buffer("scale", torch.ones(spec.latent_channels))
-        self.decoder = Decoder(spec.latent_channels, WIDTHS, BLOCKS, channels=3)
+        self.decoder = Decoder(spec.latent_channels, *LAYERS[spec.detail], channels=3)
 
     def settle(self, device: torch.device, dtype: torch.dtype) -> StreamingVAE:
         """Use the channels-last layout: convolutions are a quarter faster, on CPUs and GPUs."""
@@ -55,7 +56,12 @@ class StreamingVAE(nn.Module):
         return latents.unsqueeze(1).repeat(1, frames, 1, 1, 1)
 
     def encode(self, views: Tensor) -> Tensor:
-        """Views (..., 3, H, W) in [-1, 1] to latents (..., C, h, w) of about unit variance over all channels."""
+        """Views (..., 3, H, W) in [-1, 1] to latents (..., C, h, w) of about unit variance over all channels.
+
+        Latents do not tell the detail: larger views are averaged to one pixel per camera pixel.
+        """
+        if self.detail > 1:
+            views = F.avg_pool2d(views.flatten(0, -3), self.detail).unflatten(0, views.shape[:-2])
         return (((self.blocks(views) - self.mean) @ self.basis) * self.scale).movedim(-1, -3)
 
     def blocks(self, views: Tensor) -> Tensor:
@@ -80,7 +86,7 @@ class StreamingVAE(nn.Module):
         views = self.view(latents.flatten(0, 1)).contiguous().unflatten(0, latents.shape[:2])
         for index, now in enumerate(views.unbind(1)):
             motion = motions[index] if motions is not None else None
-            speed = round(motion[0] / self.pictures) if motion else 0
+            speed = self.detail * round(motion[0] / self.pictures) if motion else 0
             pictures += [between(before, now, speed, part, self.pictures) for part in range(self.pictures)]
             before = now
         return torch.stack(pictures, 1), [now.clone()]

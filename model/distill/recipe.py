@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from model.distill.evaluation.probe import Probe, probe_accuracy, probe_stage, s
 from model.distill.stages.decoder_stage import decoder_stage
 from model.distill.stages.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.stages.long_stage import LongSettings, LongTuning
+from model.distill.stages.looks import judge_looks
 from model.distill.stages.salience_stage import SalienceDistillation, SalienceSettings, load_teacher
 from model.distill.stages.vae_stage import basis_stage, vae_stage, vae_with_basis
 from model.distill.training.stage import Stage, part_of, plot_curve, saved_step, trained_weights
@@ -27,16 +29,16 @@ from model.spec import PAFU_MINI
 from model.transformer.asking import ASKING_FILE
 from model.transformer.dit import CausalDiT
 from model.transformer.salience import HEAD_FILE, head_steps, save_head
-from model.weights import DESCRIPTION, load_model, save_model
+from model.weights import DESCRIPTION, SHIPPED, add_decoder, load_model, save_model
 from model.words.text import TextEncoder
 
 # Training steps of the shipped weights; see model/weights_mini/README.md.
-STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "decoder": 5000}
+STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "decoder": 5000, "decoder2": 2600}
 CLIPS, BEGINNINGS = 2304, 16_384  # clips of eight chunks, and of one
 TRAINED = ("vae", "words", "teacher", "student")  # the parts of the shipped weights
 STAGES = (
     *("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student"),
-    *("ship", "tune", "decoder", "judge"),
+    *("ship", "tune", "decoder", "decoder2", "looks", "judge"),
 )
 TUNE_STEPS = 100
 TUNE_CACHE = CacheConfig.filled_in("pafu", 2.0, None, None, most=1.0)  # tighter than a server's cache should be
@@ -65,6 +67,7 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         "teacher": lambda n: teacher_stage(folder, n, device),
         "student": lambda n: student_stage(folder, n, device),
         "decoder": lambda n: decoder_stage(load_model(PAFU_MINI, student_folder(folder)), folder, n),
+        "decoder2": lambda n: decoder_stage(load_model(PAFU_MINI, newest_folder(folder)), folder, n, detail=2),
     }
     if name in training:
         stage = training[name](steps or STEPS[name])
@@ -80,6 +83,8 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         ship(folder)
     elif name == "tune":
         tune(folder, steps or TUNE_STEPS, device)
+    elif name == "looks":
+        _looks(folder)
     else:
         _judge(folder)
     if name == "probe":
@@ -87,15 +92,25 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         save_probe(trained_probe(folder), folder / "probe.safetensors")
     if name == "decoder":
         repaint(student_folder(folder), folder, painted_folder(folder))
+    if name == "decoder2":
+        enlarge(newest_folder(folder) or SHIPPED[PAFU_MINI.name], folder, folder / "enlarged")
 
 
 def _judge(folder: Path) -> None:
     """Judge the newest weights of the run in ``folder`` with its probe; in a folder without them, the shipped ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = (painted_folder(folder), student_folder(folder))
-    best = next((each for each in made if (each / DESCRIPTION).is_file()), None)
     has_probe = (folder / "probe.checkpoint.safetensors").is_file()
-    judge(load_model(PAFU_MINI, best), trained_probe(folder) if has_probe else shipped_probe(), folder)
+    judge(load_model(PAFU_MINI, newest_folder(folder)), trained_probe(folder) if has_probe else shipped_probe(), folder)
+
+
+def _looks(folder: Path) -> None:
+    """Measure the newest decoders of the run in ``folder``; in a folder without them, the shipped ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    enlarged = folder / "enlarged"
+    weights = enlarged if (enlarged / DESCRIPTION).is_file() else newest_folder(folder)
+    models = [load_model(PAFU_MINI.at(*size), weights) for size in PAFU_MINI.sizes]
+    looks = [asdict(look) for look in judge_looks(models, folder)]
+    (folder / "looks.json").write_text(json.dumps(looks, indent=2) + "\n")
 
 
 def ship(folder: Path) -> None:
@@ -122,6 +137,21 @@ def student_folder(folder: Path) -> Path:
 def painted_folder(folder: Path) -> Path:
     """The folder of the student with its retrained decoder."""
     return folder / "painted"
+
+
+def newest_folder(folder: Path) -> Path | None:
+    """The folder of the newest weights of a run, or None: the shipped ones."""
+    made = (painted_folder(folder), student_folder(folder))
+    return next((each for each in made if (each / DESCRIPTION).is_file()), None)
+
+
+def enlarge(weights: Path, run: Path, out: Path) -> None:
+    """Write ``weights`` with the decoder of larger pictures trained in ``run`` to ``out``."""
+    spec = PAFU_MINI.at(2 * PAFU_MINI.view_width, 2 * PAFU_MINI.view_height)
+    vae = StreamingVAE(spec)
+    vae.load_state_dict(part_of(trained_weights(run, "decoder2"), "vae"))
+    shutil.copytree(weights, out, dirs_exist_ok=True)
+    add_decoder(out, spec, vae, saved_step(run / "decoder2.checkpoint.safetensors"))
 
 
 def repaint(student: Path, run: Path, out: Path) -> None:

@@ -131,7 +131,7 @@ class VideoStream:
             raise StreamError(f"model {self._model.spec.name!r} has no camera to steer")
         if control.rise and not limits.rises:
             raise StreamError(f"the camera of model {self._model.spec.name!r} pans, it cannot rise")
-        self._state.camera = self._state.camera.steered(control, self._model.spec.width)
+        self._state.camera = self._state.camera.steered(control, self._model.spec.view_width)
 
     def next_chunk(self, before_pass: Callable[[], None] | None = None) -> Chunk:
         """Generate and decode the next chunk."""

@@ -72,18 +72,22 @@ def compare(root: Path, setups: Sequence[Setup], given: Mapping[str, Any], tell:
 
 
 def against_pafu(root: Path, given: Mapping[str, Any], tell: Tell) -> Comparison:
-    """Both servers stream at full speed, from prompt to encoded bytes, under the policy ``pafu``."""
+    """Both servers stream at full speed, from prompt to encoded bytes, under the policy ``pafu``, in pictures of the
+    size that the other one draws."""
     environ = {f"PAFU_{name.upper()}": str(value) for name, value in ({"cache_policy": "pafu"} | dict(given)).items()}
     rates: list[tuple[float, float]] = []
     for turn in range(ROUNDS):
-        rates.append((served_rate(OURS, environ), served_rate(root.resolve(), environ)))
+        theirs, size = served_rate(root.resolve(), environ)
+        ours, _ = served_rate(OURS, environ | {"PAFU_SIZE": size})
+        rates.append((ours, theirs))
         tell(f"turn {turn + 1} of {ROUNDS}: {rates[-1][0]:.1f} and {rates[-1][1]:.1f} pictures per second")
     ours, theirs = (statistics.median(side) for side in zip(*rates, strict=True))
     return Comparison(f"{given.get('model', 'pafu-mini')}, pafu, end to end", ours, theirs, ROUNDS)
 
 
-def served_rate(root: Path, variables: Mapping[str, str], seconds: int = SECONDS) -> float:
-    """Pictures per second that the checkout's own ``pafu bench`` measures with these PAFU_* variables only."""
+def served_rate(root: Path, variables: Mapping[str, str], seconds: int = SECONDS) -> tuple[float, str]:
+    """Pictures per second that the checkout's own ``pafu bench`` measures with these PAFU_* variables only, and the
+    pictures' size."""
     path = os.pathsep.join([str(root), str(root / "clients" / "python")])
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PAFU_")}
     environ |= {"PYTHONPATH": path, **variables}
@@ -93,7 +97,8 @@ def served_rate(root: Path, variables: Mapping[str, str], seconds: int = SECONDS
         done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
         if done.returncode or not figures.is_file():
             raise AgainstError(f"{root} cannot be measured: {last_line(done.stderr)}")
-        return float(json.loads(figures.read_text())["throughput"]["pictures_per_second"])
+        report = json.loads(figures.read_text())
+        return float(report["throughput"]["pictures_per_second"]), "{width}x{height}".format(**report["model"])
 
 
 def last_line(said: str) -> str:

@@ -36,7 +36,8 @@ def mini(
     stage: Annotated[
         str,
         typer.Option(
-            help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, tune, decoder, judge, or all"
+            help="basis, clips, beginnings, vae, probe, words, teacher, student, ship, tune, decoder, decoder2 (of "
+            "larger pictures), looks, judge, or all"
         ),
     ] = "all",
     out: Annotated[Path, typer.Option(help="folder for checkpoints, curves and samples")] = Path("runs/mini"),
@@ -323,10 +324,15 @@ def parts_of(text_encoder: Path | None, vae: Path | None, size: str | None) -> P
 
 
 def known(name: str, size: tuple[int, int] | None = None) -> ModelSpec:
-    """The spec of a model, at another picture size. Raises SpecError for an unknown name or an unfit size."""
-    from model.spec import spec_named
+    """The spec of a model, at another picture size. Raises SpecError for an unknown name, an unfit size, and for one
+    that only the codec draws in more detail: heads and figures belong to the latents."""
+    from model.spec import SpecError, spec_named
 
-    return spec_named(name) if size is None else spec_named(name).at(*size)
+    spec = spec_named(name) if size is None else spec_named(name).at(*size)
+    if spec.detail > 1:
+        same = f"{spec.view_width}x{spec.view_height}, which has the same latents"
+        raise SpecError(f"model {name!r}: size: this command knows the true pictures at {same}: leave the size out")
+    return spec
 
 
 def check_room(device: torch.device, spec: ModelSpec, count: Callable[[], dict[str, int]], lower: str) -> None:

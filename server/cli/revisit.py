@@ -67,21 +67,21 @@ def _way_back(spec: ModelSpec, way_there: Sequence[CameraControl]) -> list[Camer
     """Controls that return the camera to offset 0 and stop it there."""
     state = CameraState()
     for control in way_there:
-        state, *_ = advance(state.steered(control, spec.width), spec.chunk_latents, spec.temporal_stride)
+        state, *_ = advance(state.steered(control, spec.view_width), spec.chunk_latents, spec.temporal_stride)
     back: list[CameraControl] = []
     while state.offset or state.speed:
         speed = next(speed for speed in (-DEFAULT_SPEED, -DEFAULT_SPEED // 2, 0) if _stops_in_time(spec, state, speed))
         back.append(CameraControl(speed=speed))
         if not speed and not state.speed:  # no speed stops exactly there: cut for the last pixels
             back[-1] = CameraControl(speed=0, cut_to=0.0)
-        state, *_ = advance(state.steered(back[-1], spec.width), spec.chunk_latents, spec.temporal_stride)
+        state, *_ = advance(state.steered(back[-1], spec.view_width), spec.chunk_latents, spec.temporal_stride)
     return back
 
 
 def _stops_in_time(spec: ModelSpec, state: CameraState, speed: int) -> bool:
     """Whether the camera can still stop before passing offset 0 after one chunk at ``speed``."""
     for control in (CameraControl(speed=speed), CameraControl(speed=0)):
-        state, *_ = advance(state.steered(control, spec.width), spec.chunk_latents, spec.temporal_stride)
+        state, *_ = advance(state.steered(control, spec.view_width), spec.chunk_latents, spec.temporal_stride)
     return state.offset >= 0
 
 

@@ -80,7 +80,7 @@ class Server(Group):
     size: str | None = Field(
         default=None,
         pattern=r"^\d{1,5}x\d{1,5}$",
-        description="picture size, as 832x480; default: the model's own",
+        description="picture size, as 832x480; default: the model's own (pafu-mini: 512x256, and less work at 256x128)",
     )
     salience_head: Path | None = Field(default=None, description="salience head; default: the file next to the weights")
     engine: Literal["local", "ray"] = Field(
@@ -420,11 +420,10 @@ class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
 
     @property
     def spec(self) -> ModelSpec:
-        """The model's spec at the configured size. Raises SpecError if VAE or patches do not divide the size."""
+        """The model's spec at the configured size, or at the largest of its own. Raises SpecError if VAE or patches do
+        not divide the size."""
         spec = SPECS[self.model]
-        if self.size is None:
-            return spec
-        return spec.at(*size_of(self.size))
+        return spec.at(*(spec.sizes[-1] if self.size is None else size_of(self.size)))
 
     @property
     def weights_place(self) -> str | None:

@@ -80,7 +80,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             text_encoder=place_of(settings.text_encoder),
             vae=place_of(settings.vae),
             text_placement=settings.text_placement,
-            size=None if settings.size is None else (settings.spec.width, settings.spec.height),
+            size=(settings.spec.width, settings.spec.height),
         )
 
 

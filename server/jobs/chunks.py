@@ -59,7 +59,7 @@ def read_past(files: Files, job: Job, chunks: list[StoredChunk], spec: ModelSpec
     camera = last.camera
     if job.chunks == job.order.given_chunks and spec.camera:  # an extension's own prompt starts here
         if control := camera_from_prompt(job.order.prompt):
-            state = CameraState.of(camera).steered(control, spec.width)
+            state = CameraState.of(camera).steered(control, spec.view_width)
             camera = state.numbers
     remembered = [read(number).past for number in last.remembered]
     return Past(next_index=len(chunks), pictures=last.pictures, camera=camera, chunks=remembered)

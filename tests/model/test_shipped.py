@@ -8,11 +8,8 @@ import torch
 
 from cache.config import CacheConfig
 from model.camera import CameraControl
-from model.codec.vae import from_pictures
-from model.distill.data.clips import random_clip
 from model.distill.data.script import Script
 from model.distill.data.tours import announced_tour_clip, tour
-from model.distill.data.world import render_views
 from model.distill.evaluation.evaluate import served_cache
 from model.distill.evaluation.judge import camera_shifts
 from model.distill.stages.salience_stage import student_rollout
@@ -105,19 +102,3 @@ def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered
     assert reddish(first) > 0.03 and bluish(first) < 0.01
     assert bluish(second) > 0.05 and reddish(second) < 0.01
     assert reddish(again) > 0.03 and bluish(again) < 0.01
-
-
-def test_the_autoencoder_shows_no_block_borders(mini: LoadedModel) -> None:
-    """The step between neighboring pixels at 16-pixel borders relative to that inside blocks, compared with the
-    truth."""
-    views = from_pictures(torch.from_numpy(render_views(random_clip(np.random.default_rng(11), 4))))
-
-    def seams(pictures: torch.Tensor) -> float:
-        steps = pictures.float().mean(1).diff(dim=-1).abs().mean((0, 1))
-        return float(steps[15::16].mean() / steps[7::16].mean())
-
-    with torch.inference_mode():
-        drawn = mini.vae.view(mini.vae.encode(views.to(mini.dtype)))  # type: ignore[attr-defined]
-    assert seams(drawn) < 1.3 * seams(views)
-    error = (drawn.float().clamp(-1, 1) - views).square().mean()
-    assert 10 * torch.log10(4 / error) > 28, "decibels"

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
+from model.distill.data.finish import FINISHERS, Brush
 from model.spec import PAFU_MINI
 from model.words.vocabulary import COLOURS, GROUNDS, KINDS, ROOFED
 
@@ -146,21 +147,24 @@ def render_clip(clip: Clip) -> np.ndarray:
     return _render(clip, [(i, part) for i in range(len(clip.offsets)) for part in range(PICTURES_PER_LATENT)])
 
 
-def render_views(clip: Clip) -> np.ndarray:
-    """The camera's view at the end of each latent frame, (latents, HEIGHT, WIDTH, 3) uint8."""
-    return _render(clip, [(i, PICTURES_PER_LATENT) for i in range(len(clip.offsets))])
+def render_views(clip: Clip, detail: int = 1) -> np.ndarray:
+    """The camera's view at the end of each latent frame, (latents, detail * HEIGHT, detail * WIDTH, 3) uint8.
+
+    ``detail``: pixels of the picture per world pixel, each way.
+    """
+    return _render(clip, [(i, PICTURES_PER_LATENT) for i in range(len(clip.offsets))], detail)
 
 
-def _render(clip: Clip, moments: list[tuple[int, int]]) -> np.ndarray:
+def _render(clip: Clip, moments: list[tuple[int, int]], detail: int = 1) -> np.ndarray:
     """The pictures at (latent frame, pictures since its first)."""
-    strips = {light: _strip(clip.scene, light) for light in {s.light for s in clip.segments}}
-    pictures = np.empty((len(moments), HEIGHT, WIDTH, 3), np.uint8)
+    strips = {light: _strip(clip.scene, light, detail) for light in {s.light for s in clip.segments}}
+    pictures = np.empty((len(moments), detail * HEIGHT, detail * WIDTH, 3), np.uint8)
     for index, (latent, part) in enumerate(moments):
         offset, time = clip.offsets[latent] + part * clip.speeds[latent], latent * PICTURES_PER_LATENT + part
         light, before, mix = _light_at(clip, min(time, (latent + 1) * PICTURES_PER_LATENT - 1))
-        picture = _picture(clip.scene, strips[light], light, offset, time)
+        picture = _picture(clip.scene, strips[light], light, offset, time, detail)
         if mix < 1:
-            earlier = _picture(clip.scene, strips[before], before, offset, time)
+            earlier = _picture(clip.scene, strips[before], before, offset, time, detail)
             picture = (picture * mix + earlier * (1 - mix)).astype(np.uint8)
         pictures[index] = picture
     return pictures
@@ -177,9 +181,9 @@ def _light_at(clip: Clip, index: int) -> tuple[str, str, float]:
     return segment.light, clip.segments[position - 1].light, (index % per_chunk + 1) / per_chunk
 
 
-def _strip(scene: Scene, light: str) -> np.ndarray:
-    """The static part of the world under one light, (HEIGHT, right-left, 3) uint8."""
-    scale, width = SUPERSAMPLE, scene.right - scene.left
+def _strip(scene: Scene, light: str, detail: int) -> np.ndarray:
+    """The static part of the world under one light, (detail * HEIGHT, detail * (right - left), 3) uint8."""
+    scale, width = SUPERSAMPLE * detail, scene.right - scene.left
     image = Image.fromarray(_sky(width * scale, HEIGHT * scale, light))
     draw = ImageDraw.Draw(image)
     if light == "night":
@@ -189,8 +193,8 @@ def _strip(scene: Scene, light: str) -> np.ndarray:
     draw.rectangle((0, (GROUND_Y - 6) * scale, width * scale, HEIGHT * scale), fill=ground)
     draw.rectangle((0, 118 * scale, width * scale, HEIGHT * scale), fill=_shade(ground, 0.9))
     for landmark in scene.landmarks:
-        _draw_landmark(draw, landmark, (landmark.x - scene.left) * scale, scale, light)
-    return np.asarray(image.resize((width, HEIGHT), Image.Resampling.BOX))
+        _draw_landmark(draw, landmark, (landmark.x - scene.left) * scale, scale, light, finished=detail > 1)
+    return np.asarray(image.resize((detail * width, detail * HEIGHT), Image.Resampling.BOX))
 
 
 def _sky(width: int, height: int, light: str) -> np.ndarray:
@@ -216,12 +220,14 @@ def _draw_hills(draw: ImageDraw.ImageDraw, scene: Scene, light: str, scale: int)
     draw.polygon([(0, base), *outline, (outline[-1][0], base)], fill=_lit(HILL_RGB[scene.ground], light))
 
 
-def _draw_landmark(draw: ImageDraw.ImageDraw, mark: Landmark, x: int, scale: int, light: str) -> None:
+def _draw_landmark(draw: Pen, mark: Landmark, x: int, scale: int, light: str, finished: bool) -> None:
     body = _lit(RGB[mark.colour], light)
     accent = _lit(RGB[mark.accent], light) if mark.accent else body
     unit, base = scale * SIZE, (GROUND_Y + 10) * scale
     glow = (255, 226, 130) if light in ("night", "sunset") else _shade(body, 0.55)
     _PAINTERS[mark.kind](draw, x, base, unit, body, accent, _lit(TRUNK, light), glow)
+    if finished:
+        FINISHERS[mark.kind](Brush(draw, x, base, unit, body, accent, _lit(TRUNK, light)))
 
 
 def _paint_house(draw: Pen, x: int, base: int, u: float, body: Rgb, accent: Rgb, trunk: Rgb, glow: Rgb) -> None:
@@ -268,31 +274,26 @@ _PAINTERS = {
 }
 
 
-def _picture(scene: Scene, strip: np.ndarray, light: str, offset: int, time: int) -> np.ndarray:
+def _picture(scene: Scene, strip: np.ndarray, light: str, offset: int, time: int, detail: int) -> np.ndarray:
     left = offset - scene.left
-    picture = strip[:, left : left + WIDTH].copy()
+    picture = strip[:, detail * left : detail * (left + WIDTH)].copy()
     for cloud in scene.clouds:
-        _blend(
-            picture, _cloud_sprite(round(cloud.size * 10), light), int(cloud.x + CLOUD_DRIFT * time) - offset, cloud.y
-        )
+        x = int(cloud.x + CLOUD_DRIFT * time) - offset
+        _blend(picture, _cloud_sprite(round(cloud.size * 10), light, detail), x * detail, cloud.y * detail)
     for mark in scene.landmarks:
         if -120 < mark.x - offset < WIDTH + 120:
-            _animate(picture, mark, light, mark.x - offset, time)
+            _animate(picture, mark, light, mark.x - offset, time, detail)
     return picture
 
 
-def _animate(picture: np.ndarray, mark: Landmark, light: str, x: int, time: int) -> None:
-    size = round(SIZE * 50)
+def _animate(picture: np.ndarray, mark: Landmark, light: str, x: int, time: int, detail: int) -> None:
     base = GROUND_Y + 10
     if mark.kind == "mill":
-        _blend(picture, _blade_sprite(size, (time + mark.x) % BLADE_PHASES, light), x, base - round(66 * SIZE))
+        blades = _blade_sprite(round(SIZE * 50), (time + mark.x) % BLADE_PHASES, light, detail)
+        _blend(picture, blades, x * detail, (base - round(66 * SIZE)) * detail)
     if mark.kind == "house":
-        _blend(
-            picture,
-            _smoke_sprite((time + mark.x) % SMOKE_PHASES, light),
-            x + round(20 * SIZE),
-            base - round(84 * SIZE),
-        )
+        smoke = _smoke_sprite((time + mark.x) % SMOKE_PHASES, light, detail)
+        _blend(picture, smoke, (x + round(20 * SIZE)) * detail, (base - round(84 * SIZE)) * detail)
 
 
 def _blend(picture: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
@@ -307,16 +308,17 @@ def _blend(picture: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
     picture[py0:py1, px0:px1] = under + (part[..., :3] - under) * part[..., 3:]
 
 
-def _sprite(width: int, height: int, paint: Callable[[ImageDraw.ImageDraw, int], None]) -> np.ndarray:
-    image = Image.new("RGBA", (width * 3, height * 3), (0, 0, 0, 0))
-    paint(ImageDraw.Draw(image), 3)
-    small = np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)
+def _sprite(width: int, height: int, detail: int, paint: Callable[[ImageDraw.ImageDraw, int], None]) -> np.ndarray:
+    scale = 3 * detail
+    image = Image.new("RGBA", (width * scale, height * scale), (0, 0, 0, 0))
+    paint(ImageDraw.Draw(image), scale)
+    small = np.asarray(image.resize((width * detail, height * detail), Image.Resampling.BOX), np.float32)
     alpha = small[..., 3:] / 255
     return np.concatenate([small[..., :3], alpha], -1)
 
 
 @lru_cache(maxsize=256)
-def _cloud_sprite(tenths: int, light: str) -> np.ndarray:
+def _cloud_sprite(tenths: int, light: str, detail: int) -> np.ndarray:
     colour = {"morning": (255, 240, 228), "day": (250, 252, 255), "sunset": (240, 164, 150), "night": (62, 74, 120)}[
         light
     ]
@@ -327,11 +329,11 @@ def _cloud_sprite(tenths: int, light: str) -> np.ndarray:
             draw.ellipse([s * size * v for v in (cx - r, cy - r, cx + r, cy + r)], fill=(*colour, 255))
         draw.rounded_rectangle([s * size * v for v in (14, 24, 78, 39)], s * size * 7, fill=(*colour, 255))
 
-    return _sprite(round(92 * size), round(46 * size), paint)
+    return _sprite(round(92 * size), round(46 * size), detail, paint)
 
 
 @lru_cache(maxsize=1024)
-def _blade_sprite(fiftieths: int, phase: int, light: str) -> np.ndarray:
+def _blade_sprite(fiftieths: int, phase: int, light: str, detail: int) -> np.ndarray:
     size, half = fiftieths / 50, 40
     colour = _lit((252, 250, 244), light)
 
@@ -344,11 +346,11 @@ def _blade_sprite(fiftieths: int, phase: int, light: str) -> np.ndarray:
             draw.polygon([tuple(s * (half + c)) for c in corners], fill=(*colour, 255))
             draw.line([s * half, s * half, *(s * (half + tip))], fill=(*_shade(colour, 0.6), 255), width=s * 2)
 
-    return _sprite(2 * half, 2 * half, paint)
+    return _sprite(2 * half, 2 * half, detail, paint)
 
 
 @lru_cache(maxsize=256)
-def _smoke_sprite(phase: int, light: str) -> np.ndarray:
+def _smoke_sprite(phase: int, light: str, detail: int) -> np.ndarray:
     colour = _lit((236, 236, 236), light)
 
     def paint(draw: ImageDraw.ImageDraw, s: int) -> None:
@@ -357,7 +359,7 @@ def _smoke_sprite(phase: int, light: str) -> np.ndarray:
             x, y, r = 12 + 6 * np.sin(3 * age), 44 - 38 * age, 3 + 5 * age
             draw.ellipse([s * v for v in (x - r, y - r, x + r, y + r)], fill=(*colour, int(190 * (1 - age))))
 
-    return _sprite(30, 52, paint)
+    return _sprite(30, 52, detail, paint)
 
 
 def _lit(colour: tuple[int, int, int], light: str) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 Half of its latents are true ones with a little noise. The other half are the student's predictions from noised true
 latents with the true past, as in the sampler's last steps; their true pictures are known too. The losses are on pixels
-and their differences, later also from a critic.
+and their differences, later also from a critic. A decoder of larger pictures begins as the smaller one, and learns from
+the same world drawn in more detail.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ LAST_STEPS = 2  # the sampler steps whose predictions the decoder trains on
 
 @dataclass
 class Pairs:
-    """Views uint8 (N, H, W, 3), their latents and the student's predictions of them, both (N, C, h, w)."""
+    """Views uint8 (N, detail * H, detail * W, 3), their latents and the student's predictions of them, both (N, C, h,
+    w)."""
 
     views: Tensor
     true: Tensor
@@ -62,13 +64,13 @@ class Pairs:
             x = int(rng.integers(0, SPEC.latent_width - CROP + 1))
             crop = source[index, :, :, x : x + CROP].float()
             latents.append(crop + noise * rng.random() * torch.randn(crop.shape, generator=generator))
-            side = SPEC.spatial_stride
+            side = self.views.shape[2] // SPEC.latent_width
             pictures.append(self.views[index, :, x * side : (x + CROP) * side])
         return torch.stack(latents), from_pictures(torch.stack(pictures))
 
 
-def pairs_of(model: LoadedModel, n: int) -> dict[str, Tensor]:
-    """The n-th clip: its views, latents, and the student's predictions."""
+def pairs_of(model: LoadedModel, n: int, detail: int) -> dict[str, Tensor]:
+    """The n-th clip: its views in ``detail``, latents, and the student's predictions."""
     clip = clip_of(SEED, n)
     views = torch.from_numpy(render_views(clip))
     true = model.vae.encode(from_pictures(views).to(model.dtype)).float()  # type: ignore[attr-defined]
@@ -76,7 +78,8 @@ def pairs_of(model: LoadedModel, n: int) -> dict[str, Tensor]:
     offsets = [float(view_offset(*frame)) for frame in zip(clip.offsets, clip.speeds, strict=True)]
     control = torch.tensor(clip.speeds, dtype=torch.float32)[:, None] / MAX_SPEED
     batch = Batch(true[None], said["ids"][None].long(), torch.tensor([offsets]), control[None], said["lights"][None])
-    tensors = {"views": views, "true": true.half(), "made": predictions(model, batch, n)[0].half()}
+    shown = views if detail == 1 else torch.from_numpy(render_views(clip, detail))
+    tensors = {"views": shown, "true": true.half(), "made": predictions(model, batch, n)[0].half()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
@@ -101,26 +104,26 @@ def predictions(model: LoadedModel, batch: Batch, seed: int) -> Tensor:
     return clean_from_velocity(noisy, velocity, timesteps)
 
 
-def load_pairs(model: LoadedModel, folder: Path, clips: range) -> Pairs:
+def load_pairs(model: LoadedModel, folder: Path, clips: range, detail: int = 1) -> Pairs:
     """The pairs of ``clips``; missing ones are made in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for n in track(clips, description="the student's predictions of clips"):
         path = folder / f"{n:05d}.safetensors"
         if not path.exists():
             aside = path.with_suffix(".part")
-            save_file(pairs_of(model, n), aside)
+            save_file(pairs_of(model, n, detail), aside)
             aside.replace(path)
     rows = [load_file(folder / f"{n:05d}.safetensors") for n in clips]
     return Pairs(*(torch.cat([row[name] for row in rows]) for name in ("views", "true", "made")))
 
 
-def decoder_stage(model: LoadedModel, folder: Path, steps: int) -> Stage:
-    """Train the decoder of ``model``; its other parts do not change."""
+def decoder_stage(model: LoadedModel, folder: Path, steps: int, detail: int = 1) -> Stage:
+    """Train the decoder of ``model`` for pictures in ``detail``; its other parts do not change."""
     torch.manual_seed(SEED)
-    pairs = load_pairs(model, folder / "pairs", range(CLIPS))
-    seen = load_pairs(model, folder / "pairs", range(CLIPS, CLIPS + HELD_OUT))
-    vae, critic = StreamingVAE(SPEC), Critic()
-    vae.load_state_dict({name: value.float() for name, value in model.vae.state_dict().items()})  # type: ignore[attr-defined]
+    name = decoder_name(detail)
+    pairs = load_pairs(model, folder / f"{name}.pairs", range(CLIPS), detail)
+    seen = load_pairs(model, folder / f"{name}.pairs", range(CLIPS, CLIPS + HELD_OUT), detail)
+    vae, critic = begun(model, detail), Critic()
     modules = nn.ModuleDict({"vae": vae, "critic": critic})
     modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rates: list[torch.optim.Optimizer] = [
@@ -132,9 +135,23 @@ def decoder_stage(model: LoadedModel, folder: Path, steps: int) -> Stage:
     def loss(step: int) -> Losses:
         return lesson.losses(*pairs.crops(step), asked=step >= CRITIC_FROM * steps)
 
-    stage = Stage("decoder", folder, modules, rates, loss, steps, ema=0.998, every=250)
-    stage.sample = lambda step: save_look(stage.weights(), seen, folder / f"decoder.{step:06d}.png")
+    stage = Stage(name, folder, modules, rates, loss, steps, ema=0.998, every=250)
+    stage.sample = lambda step: save_look(stage.weights(), seen, folder / f"{name}.{step:06d}.png", detail)
     return stage
+
+
+def decoder_name(detail: int) -> str:
+    """The stage's name, with which its files begin."""
+    return "decoder" if detail == 1 else f"decoder{detail}"
+
+
+def begun(model: LoadedModel, detail: int) -> StreamingVAE:
+    """An autoencoder that draws in ``detail``, as far as possible with the weights of ``model``; the rest is fresh."""
+    vae = StreamingVAE(SPEC.at(detail * SPEC.view_width, detail * SPEC.view_height))
+    fresh, known = vae.state_dict(), model.vae.state_dict()  # type: ignore[attr-defined]
+    fitting = {name: value.float() for name, value in known.items() if fresh[name].shape == value.shape}
+    vae.load_state_dict(fresh | fitting)
+    return vae
 
 
 class Painting:
@@ -162,9 +179,9 @@ class Painting:
         return {"loss": pixels + weight * opinion + critic, "critic": critic.detach()}
 
 
-def save_look(weights: dict[str, Tensor], pairs: Pairs, path: Path) -> None:
+def save_look(weights: dict[str, Tensor], pairs: Pairs, path: Path, detail: int) -> None:
     """A sheet with three rows: truth, decoded true latents, decoded predictions."""
-    vae = StreamingVAE(SPEC).eval()
+    vae = StreamingVAE(SPEC.at(detail * SPEC.view_width, detail * SPEC.view_height)).eval()
     vae.load_state_dict({name.removeprefix("vae."): v for name, v in weights.items() if name.startswith("vae.")})
     picked = list(range(5, len(pairs.views), 32))[:6]
     with torch.inference_mode():

@@ -73,7 +73,7 @@ def _of_prompt(prompt: str, spec: ModelSpec, chunks: int) -> Script:
     if not spec.camera:
         return Script((prompt,) * chunks)
     control, state = camera_from_prompt(prompt), CameraState()
-    state = state.steered(control, spec.width) if control else state
+    state = state.steered(control, spec.view_width) if control else state
     _, offsets, speeds = advance(state, chunks * spec.chunk_latents, spec.temporal_stride)
     return Script((prompt,) * chunks, tuple(offsets), tuple(speeds))
 

@@ -35,4 +35,5 @@ def test_a_side_makes_a_chunk_when_it_is_told_to() -> None:
 
 
 def test_a_checkout_of_pafu_is_measured_end_to_end() -> None:
-    assert served_rate(ROOT, {"PAFU_CACHE_POLICY": "pafu", "PAFU_THREADS": "1"}, 2) > 0
+    rate, size = served_rate(ROOT, {"PAFU_CACHE_POLICY": "pafu", "PAFU_THREADS": "1", "PAFU_SIZE": "256x128"}, 2)
+    assert rate > 0 and size == "256x128"

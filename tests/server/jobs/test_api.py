@@ -565,7 +565,7 @@ async def test_a_video_with_other_latents_is_extended_from_its_last_picture(serv
         source = await client.videos.create_and_poll(prompt="a bar", extra_body={"seed": 5, "num_frames": 20})
         shown = decode(await film(client, source.id))
     await first.stop()
-    second = await serve(data_dir=tmp_path, model="pafu-mini")  # 256x128: the middle of each picture, twice as large
+    second = await serve(data_dir=tmp_path, model="pafu-mini", size="256x128")  # the middle of each, twice as large
     async with openai.AsyncOpenAI(base_url=f"{second.url}/v1", api_key="none") as client:
         longer = await client.videos.extend(prompt="on", seconds="1", video=source.id.encode())
         await client.videos.delete(source.id)

@@ -11,7 +11,18 @@ from model.camera import CameraControl, CameraState, advance
 from model.distill.data.captions import in_view, place_of
 from model.distill.data.dataset import HELD_OUT_SEED, TRAIN_SEED, Batch, Clips, clip_of, said, said_tensors, stretches
 from model.distill.data.holdout import reserved
-from model.distill.data.world import GROUND_Y, RGB, TINT, WIDTH, Clip, Landmark, Scene, Segment, render_clip
+from model.distill.data.world import (
+    GROUND_Y,
+    RGB,
+    TINT,
+    WIDTH,
+    Clip,
+    Landmark,
+    Scene,
+    Segment,
+    render_clip,
+    render_views,
+)
 from model.distill.evaluation.judge import judge_prompts, shift_between
 from model.spec import PAFU_MINI
 from model.words.grammar import describe
@@ -47,6 +58,15 @@ def test_a_camera_that_returns_sees_the_same_picture_again():
     pictures = render_clip(still_clip(scene, "day", (0, 300, 0)))
     assert np.array_equal(pictures[0], pictures[-1])
     assert not np.array_equal(pictures[0], pictures[4])
+
+
+def test_a_detailed_picture_shows_the_same_world_with_finished_landmarks():
+    clip = still_clip(scene_of(Landmark("house", "red", "blue", 100)))
+    plain, detailed = render_views(clip)[0].astype(float), render_views(clip, 2)[0].astype(float)
+    apart = np.abs(detailed.reshape(plain.shape[0], 2, WIDTH, 2, 3).mean((1, 3)) - plain).max(-1)
+    assert detailed.shape == (2 * plain.shape[0], 2 * WIDTH, 3)
+    assert apart[:, 170:].max() <= 2, "hills, sky and ground"
+    assert 0.1 < (apart[GROUND_Y - 60 : GROUND_Y, 70:130] > 12).mean() < 0.8, "tiles, bars and shade"
 
 
 @pytest.mark.parametrize("speed", [-16, -4, 0, 8, 16])
