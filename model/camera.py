@@ -171,6 +171,10 @@ _STILL = (
     r"(?:\s+(?:to\s+the\s+)?(?:left|right))?"
 )
 _PHRASE = re.compile(rf"(?P<on>{_ON})|(?P<still>{_STILL}|{_HOLD.pattern})|(?P<move>{_MOVE.pattern})", re.I)
+_THEN = re.compile(  # "then the camera", if nothing but the motion follows in its clause
+    rf"\b(?:then|later)\s+(?:(?:the|it|we|camera|slowly|gently)\s+)*(?:{_PHRASE.pattern})(?=\s*(?:[,.;:!?&+|\n]|and\b|$))",
+    re.I,
+)
 _PACES = {"slowly": SLOW_SPEED, "gently": SLOW_SPEED, "fast": FAST_SPEED, "quickly": FAST_SPEED}
 
 
@@ -186,6 +190,8 @@ def camera_from_prompt(prompt: str) -> CameraControl | None:
 
 
 def without_camera(prompt: str) -> str:
-    """The prompt without its camera phrases, so that "pans right" is not read as a place. "Never stops" asks for
-    nothing and stays."""
-    return _PHRASE.sub(lambda found: found[0] if found["on"] else " ", prompt)
+    """The prompt without its camera phrases, so that neither "pans right" nor "then pans right" is read as a place.
+    "Never stops" asks for nothing and stays."""
+    for phrase in (_THEN, _PHRASE):
+        prompt = phrase.sub(lambda found: found[0] if found["on"] else " ", prompt)
+    return prompt

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from model.words.reading import Description, Grammar, Thing
-from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES
+from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES, ROOFED
 
 IN_SIGHT = ("left", "middle", "right")  # places of the first picture: one thing each
-GRAMMAR = Grammar(LEXICON, KINDS, COLOURS, LIGHTS, GROUNDS, PLACES, alone=IN_SIGHT)
+GRAMMAR = Grammar(LEXICON, KINDS, COLOURS, LIGHTS, GROUNDS, PLACES, alone=IN_SIGHT, roofed=frozenset(ROOFED))
 describe, names_anew = GRAMMAR.describe, GRAMMAR.names_anew
 __all__ = ["GRAMMAR", "IN_SIGHT", "Description", "Thing", "arranged", "describe", "names_anew"]
 

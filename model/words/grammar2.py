@@ -4,8 +4,8 @@ torch."""
 from __future__ import annotations
 
 from model.words.reading import Description, Grammar, Thing
-from model.words.vocabulary2 import COLOURS, DISTANCES, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES, WEATHERS
+from model.words.vocabulary2 import ACCENTED, COLOURS, DISTANCES, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES, WEATHERS
 
-GRAMMAR = Grammar(LEXICON, KINDS, COLOURS, LIGHTS, GROUNDS, PLACES, WEATHERS, DISTANCES)
+GRAMMAR = Grammar(LEXICON, KINDS, COLOURS, LIGHTS, GROUNDS, PLACES, WEATHERS, DISTANCES, roofed=ACCENTED)
 describe, names_anew = GRAMMAR.describe, GRAMMAR.names_anew
 __all__ = ["GRAMMAR", "Description", "Thing", "describe", "names_anew"]

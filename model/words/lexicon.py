@@ -15,7 +15,10 @@ from functools import cached_property
 from model.camera import without_camera
 from model.words.spelling import nearest
 
-NUMBERS = {"one": 1, "two": 2, "couple": 2, "pair": 2, "both": 2, "few": 2, "three": 3, "several": 3, "four": 4}
+NUMBERS = {
+    **{"one": 1, "two": 2, "couple": 2, "pair": 2, "both": 2, "few": 2, "three": 3, "several": 3, "four": 4},
+    **{"all": 3, "they": 3},  # of what was named
+}
 TOO_MANY = frozenset(
     "five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
     "thirty forty fifty sixty seventy eighty ninety dozen dozens hundred hundreds thousand thousands million millions "
@@ -97,13 +100,9 @@ class Lexicon:
         parts = ((word[:end], word[end:]) for end in range(LEAST_PART, len(word) - LEAST_PART + 1))
         return next((f"{first} {last}" for first, last in parts if {first, last} <= self.canonical.keys()), None)
 
-    def count(self, number: str) -> int:
-        """How many things a number asks for, limited to what is drawn."""
-        return min(asked_for(number), self.most_alike)
-
     def warnings(self, prompt: str) -> list[str]:
         """One sentence per part of the prompt that the model will not draw: unknown words (with the word probably
-        meant), negations, too many things of a kind, words that it cannot draw, another language."""
+        meant), negations, words that it cannot draw, another language."""
         unknown, words = self.unknown(prompt), self._affirmed(prompt)
         english = "the model knows only a small English vocabulary, and none of these words: "
         meant = {word: self.suggestion(word) for word in unknown}
@@ -111,8 +110,6 @@ class Lexicon:
         told = [english + ", ".join(unknown)] if foreign else [_unknown(*each) for each in meant.items()]
         left_out = [found.strip() for found in _NEGATED.findall(plain(prompt))] + [*filter(self._treeless, words)]
         told += [f"'{found}' is ignored: the model can draw things, but not leave them out" for found in left_out]
-        most = f"is too many: the model draws at most {self.most_alike} of a kind"
-        told += [f"'{word}' {most}" for word in words if is_number(word) and asked_for(word) > self.most_alike]
         return told + [f"'{word}' is ignored: {self.refused[word]}" for word in words if word in self.refused]
 
     def _foreign(self, unknown: Mapping[str, str | None], words: list[str]) -> bool:

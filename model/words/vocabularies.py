@@ -53,7 +53,7 @@ def warnings(prompt: str, spec: ModelSpec) -> list[str]:
         return []
     named, most = len(words.grammar.describe(prompt).things), spec.text_len - 1
     beyond = f"the prompt names {named} things, and the model draws only the first {most}"
-    return [*words.grammar.lexicon.warnings(prompt), *([beyond] if named > most else [])]
+    return [*words.grammar.warnings(prompt), *([beyond] if named > most else [])]
 
 
 def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
@@ -66,7 +66,9 @@ def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
         ahead = all(thing.place == "ahead" for thing in new)
         return ["what is ahead comes into view only when the camera moves there"] if ahead else []
     old, said = vars(words.grammar.describe(before)), vars(words.grammar.describe(after))
-    changed = {name for name, value in said.items() if name != "things" and value and value != old[name]}
+    changed = {
+        name for name, value in said.items() if name not in ("things", "ignored") and value and value != old[name]
+    }
     if changed == {"ground"}:
         return ["the new ground appears only where nothing is remembered yet, or together with a new thing"]
     return [] if changed else ["the prompt names nothing new: the view stays as it is"]

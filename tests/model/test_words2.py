@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.words.grammar2 import Thing, describe
+from model.words.grammar2 import GRAMMAR, Thing, describe
 from model.words.vocabulary2 import CANONICAL, EXAMPLES, LEXICON, SYNONYMS
 
 
@@ -50,8 +50,8 @@ def test_a_count_asks_for_as_many_phrases_up_to_the_most():
     assert describe("3 sheep on the left").things[-1] == Thing("sheep", place="left")
     assert len(describe("3 sheep").things) == 3
     assert len(describe("nine sheep").things) == 4
-    assert LEXICON.warnings("nine sheep") == ["'nine' is too many: the model draws at most 4 of a kind"]
-    assert LEXICON.warnings("two red houses") == []
+    assert GRAMMAR.warnings("nine sheep") == ["'nine' is too many: the model draws at most 4 of a kind"]
+    assert GRAMMAR.warnings("two red houses") == []
 
 
 def test_behind_and_in_front_are_distances_of_the_thing_before():
@@ -76,5 +76,5 @@ def test_another_language_is_told_so():
 
 @pytest.mark.parametrize("prompt", EXAMPLES)
 def test_examples_raise_no_complaint(prompt):
-    assert LEXICON.warnings(prompt) == []
+    assert GRAMMAR.warnings(prompt) == []
     assert all(word in CANONICAL for word in ("houses", "churches", "ponies", "roofs"))

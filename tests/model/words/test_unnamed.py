@@ -24,7 +24,10 @@ CACHE = CacheConfig(
 SPARSE = "a house on the left and a mill"
 seeds = st.integers(0, 2**31)
 colours = st.sampled_from(COLOURS) | st.none()
-things = st.builds(Thing, st.sampled_from(KINDS), colours, colours, st.sampled_from(PLACES) | st.none())
+places = st.sampled_from(PLACES) | st.none()
+things = st.builds(Thing, st.sampled_from(ROOFED), colours, colours, places) | st.builds(
+    Thing, st.sampled_from([kind for kind in KINDS if kind not in ROOFED]), colours, place=places
+)
 settings = st.builds(Description, st.sampled_from(LIGHTS), st.sampled_from(GROUNDS), st.lists(things, max_size=5))
 
 

@@ -61,6 +61,64 @@ def test_spellings_of_one_meaning_are_read_alike(prompt: str, things: list[Thing
     assert describe(prompt).things == things and told(prompt) == []
 
 
+RED, BLUE = Thing("house", "red"), Thing("house", "blue")
+RED_LEFT, BLUE_RIGHT = Thing("house", "red", place="left"), Thing("house", "blue", place="right")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things"),
+    [
+        ("a red and a blue house", [RED, BLUE]),
+        ("red and blue houses", [RED, BLUE]),
+        ("two red and a blue house", [RED, RED, BLUE]),
+        ("a red house and a blue one", [RED, BLUE]),
+        ("a mill, a red and a blue house", [Thing("mill"), RED, BLUE]),
+        ("two houses, one red and one blue", [RED, BLUE]),
+        ("two houses: red and blue", [RED, BLUE]),
+        ("a red house, another in blue", [RED, BLUE]),
+        ("a house and a mill, both white", [Thing("house", "white"), Thing("mill", "white")]),
+        ("all the mills are white", [Thing("mill", "white")] * 3),
+        ("two trees, one left, one right", [Thing("tree", place="left"), Thing("tree", place="right")]),
+        ("the left house is red, the right house is blue", [RED_LEFT, BLUE_RIGHT]),
+        ("a red house on the left and a blue one on the right", [RED_LEFT, BLUE_RIGHT]),
+        ("a red house and a mill. The house has a blue roof", [Thing("house", "red", "blue"), Thing("mill")]),
+        ("the roof of the red house is blue", [Thing("house", "red", "blue")]),
+        ("blue roofs on two red houses", [Thing("house", "red", "blue")] * 2),
+        ("a red house with a roof in blue", [Thing("house", "red", "blue")]),
+        ("a red house; then the camera pans right", [RED]),
+    ],
+)
+def test_several_things_of_a_kind_have_the_colors_and_places_that_are_said_of_each(
+    prompt: str, things: list[Thing]
+) -> None:
+    assert describe(prompt).things == things and told(prompt) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "why"),
+    [
+        ("a red meadow, a mill", "red", "not light or ground"),
+        ("a red green mill", "red", "one color"),
+        ("a red mill with white walls", "white", "one color"),
+        ("a tree with a red roof", "red", "a tree has one color"),
+        ("a mill on the left on the right", "right", "no thing is left"),
+        ("left", "left", "no thing is left"),
+        ("a dark blue mill", "dark", "shades"),
+        ("from day to night, a mill", "day", "one light, here 'night'"),
+        ("a mill in the snow, in the desert", "snow", "one ground, here 'desert'"),
+        ("at 12:30 a mill", "12", "counts no thing"),
+        ("no house; a blue one", "blue", "no thing is left"),
+    ],
+)
+def test_a_known_word_that_is_not_drawn_is_told(prompt: str, word: str, why: str) -> None:
+    sentences = [sentence for sentence in told(prompt) if sentence.startswith(f"'{word}' is ignored")]
+    assert len(sentences) == 1 and why in sentences[0]
+
+
+def test_a_color_of_what_cannot_be_drawn_goes_to_nothing_else() -> None:
+    assert describe("a house, a red car and a blue mill").things == [Thing("house"), Thing("mill", "blue")]
+
+
 def test_every_plural_of_a_thing_is_known() -> None:
     assert {CANONICAL[word] for word in ("cottages", "oaks", "lighthouses", "firs", "windmills")} == {
         *("house", "tree", "tower", "pine", "mill")

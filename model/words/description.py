@@ -1,0 +1,37 @@
+"""What a prompt says. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+ATTRIBUTES = ("colour", "accent", "place", "distance")
+
+
+@dataclass
+class Thing:
+    """A thing as one phrase describes it; None: not mentioned."""
+
+    kind: str
+    colour: str | None = None
+    accent: str | None = None
+    place: str | None = None
+    distance: str | None = None
+
+    def fits(self, known: Thing) -> bool:
+        """Whether this thing asks for nothing that ``known`` did not ask for; attributes that are not mentioned match
+        anything."""
+        same = all(getattr(self, name) in (None, getattr(known, name)) for name in ATTRIBUTES)
+        return self.kind == known.kind and same
+
+
+@dataclass
+class Description:
+    """Everything that a prompt says. ``later`` is the light that the present one turns into; ``ignored`` are
+    sentences about known words that are not drawn as they stand, such as the color of no thing."""
+
+    light: str | None = None
+    ground: str | None = None
+    things: list[Thing] = field(default_factory=list)
+    weather: str | None = None
+    later: str | None = None
+    ignored: list[str] = field(default_factory=list, compare=False)
