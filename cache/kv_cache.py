@@ -9,7 +9,7 @@ full, no shape and no host decision depends on its content: only the device know
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -256,13 +256,7 @@ class KVCache(CacheContents):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Load a snapshot of a cache with the same geometry. Raises CacheError, and changes nothing, if it does not
         fit."""
-        missing = {*self._store.tensors, "counters"} - state.keys()
-        if missing:
-            raise CacheError(f"the cache snapshot lacks {', '.join(sorted(missing))}")
-        if state["counters"].shape != (COUNTERS + self.layers,):
-            found = tuple(state["counters"].shape)
-            raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({COUNTERS + self.layers},)")
-        chunks, evicted, fell_back, *kept = (int(n) for n in state["counters"])
+        chunks, evicted, fell_back, *kept = counters_of(state, self._store.tensors, self.layers)
         if self._tier is not None:
             self._tier.check_fits(state, self._group)
         self._store.restore(state, kept, self._group)
@@ -285,3 +279,14 @@ class KVCache(CacheContents):
         )
         same = {"sink": self.sink, "recent": self.recent, "seed": self.seed}
         return reader.read(self.layers, evidence, chunk=self.chunks, **same)
+
+
+def counters_of(state: dict[str, Tensor], tensors: Iterable[str], layers: int) -> list[int]:
+    """The counters of a snapshot. Raises CacheError if it lacks them or one of ``tensors``."""
+    missing = {*tensors, "counters"} - state.keys()
+    if missing:
+        raise CacheError(f"the cache snapshot lacks {', '.join(sorted(missing))}")
+    if state["counters"].shape != (COUNTERS + layers,):
+        found = tuple(state["counters"].shape)
+        raise CacheError(f"snapshot tensor 'counters' has shape {found}, expected ({COUNTERS + layers},)")
+    return [int(number) for number in state["counters"]]

@@ -418,6 +418,28 @@ def queries() -> list[str]:
     return [line.expr for graphs in ROWS.values() for graph in graphs for line in graph.lines]
 
 
+VARIABLES = {  # name -> (label, metric whose labels are its values, their label)
+    "model": ("Model", "pafu_engine_state", "model_name"),
+    "instance": ("Server", 'pafu_engine_state{model_name=~"$model"}', "instance"),
+    "device": ("Device", f"pafu_worker_state{{{MODEL}}}", "device"),
+    "worker": ("Worker", f'pafu_worker_state{{{MODEL}, device=~"$device"}}', "worker"),
+}
+
+
+def variable(name: str) -> dashboard.QueryVariable:
+    """A choice at the top of the dashboard; several values may be chosen."""
+    title, metric, label = VARIABLES[name]
+    return (
+        dashboard.QueryVariable(name)
+        .label(title)
+        .datasource(SOURCE)
+        .query(f"label_values({metric}, {label})")
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .include_all(True)
+        .multi(True)
+    )
+
+
 def board_json() -> str:
     """The dashboard as JSON for Grafana."""
     board = (
@@ -428,43 +450,9 @@ def board_json() -> str:
         .time("now-1h", "now")
         .timezone("browser")
         .with_variable(dashboard.DatasourceVariable("source").label("Source").type("prometheus"))
-        .with_variable(
-            dashboard.QueryVariable("model")
-            .label("Model")
-            .datasource(SOURCE)
-            .query("label_values(pafu_engine_state, model_name)")
-            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .include_all(True)
-            .multi(True)
-        )
-        .with_variable(
-            dashboard.QueryVariable("instance")
-            .label("Server")
-            .datasource(SOURCE)
-            .query('label_values(pafu_engine_state{model_name=~"$model"}, instance)')
-            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .include_all(True)
-            .multi(True)
-        )
-        .with_variable(
-            dashboard.QueryVariable("device")
-            .label("Device")
-            .datasource(SOURCE)
-            .query(f"label_values(pafu_worker_state{{{MODEL}}}, device)")
-            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .include_all(True)
-            .multi(True)
-        )
-        .with_variable(
-            dashboard.QueryVariable("worker")
-            .label("Worker")
-            .datasource(SOURCE)
-            .query(f'label_values(pafu_worker_state{{{MODEL}, device=~"$device"}}, worker)')
-            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .include_all(True)
-            .multi(True)
-        )
     )
+    for name in VARIABLES:
+        board.with_variable(variable(name))
     for title, graphs in ROWS.items():
         row = dashboard.Row(title)
         board.with_row(row.repeat("worker") if title == REPEATED else row)

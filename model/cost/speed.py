@@ -13,7 +13,6 @@ import json
 import platform
 import statistics
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache import copies
 from cache.config import CacheConfig
+from model.cost.kernels import attempt, attention_kernels, ceilings, redundancy_kernels, wait
 from model.parts import build, settle
 from model.spec import ModelSpec, spec_named
 from model.stream.video_stream import VideoStream
-from model.transformer import attention
 from model.transformer.asking import AskingHead
 from model.transformer.dit import Block, CausalDiT, open_gates
 from model.transformer.fp8 import use_fp8, why_not
@@ -37,9 +35,7 @@ from model.transformer.salience import SalienceHead
 from model.weights import LoadedModel
 
 GIB = 2**30
-REPEATS = 10
-SIZE = 8192  # of the square products that measure a device's peak rate
-COPIED = 2**30
+DTYPE = torch.bfloat16
 
 
 class RandomText(nn.Module):
@@ -116,101 +112,6 @@ def random_parts(spec: ModelSpec, codec: str, device: torch.device, dtype: torch
     settled: dict[str, Any] = {name: settle(part, device, dtype) for name, part in parts.items()}
     heads: dict[str, Any] = {"salience": settle(salience, device, dtype), "asking": settle(asking, device, dtype)}
     return LoadedModel(spec, **settled, **heads, device=device, dtype=dtype, digest="random")
-
-
-class Clock:
-    """Milliseconds of device time per call: the median of several calls."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __call__(self, work: Callable[[], object], repeats: int = REPEATS) -> float:
-        for _ in range(3):
-            work()
-        took = []
-        for _ in range(repeats):
-            wait(self._device)
-            began = time.perf_counter()
-            work()
-            wait(self._device)
-            took.append(1e3 * (time.perf_counter() - began))
-        return statistics.median(took)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def ceilings(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The device's peak rates: products (TFLOP/s), copies (GB/s read and written), attention by kernel."""
-    clock, on_gpu = Clock(device), device.type == "cuda"
-    size = SIZE if on_gpu else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    found: dict[str, Any] = {"matmul_tflops": 2 * size**3 / clock(lambda: a @ b) / 1e9}
-    x = torch.randn(spec.tokens_per_chunk, spec.dim, device=device, dtype=dtype)
-    w = torch.randn(spec.ffn_dim, spec.dim, device=device, dtype=dtype)
-    flop = 2 * spec.tokens_per_chunk * spec.dim * spec.ffn_dim
-    found["ffn_tflops"] = flop / clock(lambda: F.linear(x, w)) / 1e9
-    if why_not(device) is None:
-        found |= attempt("fp8", lambda: fp8_ceilings(x, w, flop, clock))
-    source = torch.empty(COPIED if on_gpu else COPIED // 16, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    found["copy_gb_per_s"] = 2 * source.numel() / clock(lambda: target.copy_(source)) / 1e6
-    return found
-
-
-def fp8_ceilings(x: Tensor, w: Tensor, flop: int, clock: Clock) -> dict[str, float]:
-    from model.transformer.fp8 import Fp8Linear
-
-    layer = Fp8Linear(w, torch.zeros(w.shape[0], device=w.device, dtype=w.dtype))
-    small = x.to(torch.float8_e4m3fn)
-    scale = torch.ones(len(x), 1, device=x.device)
-
-    def product() -> Tensor:
-        return torch._scaled_mm(
-            small, layer.weight8.T, scale_a=scale, scale_b=layer.scale, out_dtype=x.dtype, use_fast_accum=True
-        )
-
-    exact = F.linear(x, w)
-    error = float((layer(x) - exact).float().norm() / exact.float().norm())
-    return {"fp8_ffn_tflops": flop / clock(product) / 1e9, "fp8_product_error": error}
-
-
-def attention_kernels(spec: ModelSpec, device: torch.device, dtype: torch.dtype, budget: float) -> dict[str, float]:
-    """TFLOP/s of a chunk's attention over a full cache, by kernel; ``attend`` then uses the fastest."""
-    chunk, heads, width = spec.tokens_per_chunk, spec.num_heads, spec.head_dim
-    tokens = chunk + round(budget * spec.tokens_per_latent)
-    q = torch.randn(1, chunk, heads, width, device=device, dtype=dtype)
-    k, v = (torch.randn(1, tokens, heads, width, device=device, dtype=dtype) for _ in range(2))
-    took = attention.choose_kernel(q, k, v)
-    return {name: 4 * chunk * tokens * heads * width / ms / 1e9 for name, ms in took.items()}
-
-
-def redundancy_kernels(spec: ModelSpec, device: torch.device, dtype: torch.dtype, budget: float) -> dict[str, Any]:
-    """One layer's pruning product over a full cache: plain, fused, and whether they agree."""
-    tokens = spec.tokens_per_chunk + round(budget * spec.tokens_per_latent)
-    directions = F.normalize(torch.randn(tokens, spec.dim, device=device), dim=1).to(dtype)
-    latents = torch.arange(tokens, device=device) // spec.tokens_per_latent
-    clock = Clock(device)
-    newest = directions[-spec.tokens_per_chunk :]
-    found: dict[str, Any] = {"plain_ms": clock(lambda: copies.copies_among(directions, newest, latents))}
-    fused = copies.fused_copies(device)
-    if fused is None:
-        return found
-    exact, ours = copies.copies_among(directions.float(), newest.float(), latents), fused(directions, newest, latents)
-    found["largest_difference"] = float((exact[0] - ours[0]).abs().max())
-    found["fused_ms"] = clock(lambda: fused(directions, newest, latents))
-    return found
-
-
-def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result, or the reason of its failure, so that one failure does not stop the suite."""
-    try:
-        return work()
-    except Exception as error:
-        traceback.print_exc()
-        return {f"{what}_failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
 
 
 def prepared(model: LoadedModel, mode: str) -> LoadedModel:
@@ -335,65 +236,88 @@ def fp8_error(spec: ModelSpec, model: LoadedModel) -> dict[str, float]:
     return {"fp8_latents_error": float((near - exact).float().norm() / exact.float().norm())}
 
 
-def run(
-    spec: ModelSpec,
-    codec: str,
-    device: torch.device,
-    out: Path,
-    minutes: float,
-    ways: tuple[Way, ...],
-    tell: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
-    """Measure row by row, the most important first, until the time is over; after each row, results are written and
-    ``tell`` is called."""
-    end = time.monotonic() + 60 * minutes
-    out.mkdir(parents=True, exist_ok=True)
-    dtype = torch.bfloat16
-    result: dict[str, Any] = {"about": about(spec, codec, device), "rows": [], "left_out": []}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    result["twins"] = attempt("twins", lambda: twins(device)) if device.type == "cuda" else {}
-    result["ceilings"] = attempt("ceilings", lambda: ceilings(spec, device, dtype))
-    if device.type == "cuda":
-        result["attention_tflops"] = attempt("attention", lambda: attention_kernels(spec, device, dtype, 6))
-        result["redundancy"] = attempt("redundancy", lambda: redundancy_kernels(spec, device, dtype, 6))
-        if not result["redundancy"].get("largest_difference", 1.0) < 0.02:
-            copies.fused_copies = lambda device: None  # type: ignore[assignment]
-    write(out, result)
-    model = random_parts(spec, codec, device, dtype)
-    model.dit.fuse()
-    for mode, group in by_mode(ways):
-        if mode == "fp8" and (reason := why_not(device)):
-            result["left_out"] += [f"{way.name}: {reason}" for way in group]
-            continue
-        if mode == "fp8":
-            known = attempt("fp8", lambda: fp8_error(spec, model))
-            result |= known
-            if "fp8_failed" in known:
-                result["left_out"] += [f"{way.name}: {known['fp8_failed']}" for way in group]
-                continue
-        ready = prepared(model, mode)
+class Suite:
+    """One run, row by row, the most important first, until the time is over. After each row, the results are written
+    to ``out`` and ``tell`` is called."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        codec: str,
+        device: torch.device,
+        out: Path,
+        minutes: float,
+        tell: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        self._spec, self._codec, self._device = spec, codec, device
+        self._out, self._tell = out, tell
+        self._end = time.monotonic() + 60 * minutes
+        self._result: dict[str, Any] = {"about": about(spec, codec, device), "rows": [], "left_out": []}
+
+    def run(self, ways: tuple[Way, ...]) -> dict[str, Any]:
+        """Measure the device, then ``ways``; returns the results."""
+        self._out.mkdir(parents=True, exist_ok=True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        self._measure_device()
+        self._write()
+        model = random_parts(self._spec, self._codec, self._device, DTYPE)
+        model.dit.fuse()
+        for mode, group in by_mode(ways):
+            if reason := self._why_not(mode, model):
+                self._leave_out(group, reason)
+            else:
+                self._measure_mode(prepared(model, mode), mode, group)
+        self._write()
+        draw(self._out, self._result)
+        return self._result
+
+    def _measure_device(self) -> None:
+        """Check the fast paths and measure the kernels; a fused kernel that is wrong is not used afterwards."""
+        spec, device, result = self._spec, self._device, self._result
+        on_gpu = device.type == "cuda"
+        result["twins"] = attempt("twins", lambda: twins(device)) if on_gpu else {}
+        result["ceilings"] = attempt("ceilings", lambda: ceilings(spec, device, DTYPE))
+        if on_gpu:
+            result["attention_tflops"] = attempt("attention", lambda: attention_kernels(spec, device, DTYPE, 6))
+            result["redundancy"] = attempt("redundancy", lambda: redundancy_kernels(spec, device, DTYPE, 6))
+            if not result["redundancy"].get("largest_difference", 1.0) < 0.02:
+                copies.fused_copies = lambda device: None  # type: ignore[assignment]
+
+    def _why_not(self, mode: str, model: LoadedModel) -> str | None:
+        """Why this mode cannot be measured. Mode fp8 changes the weights of ``model``, so it comes last."""
+        if mode != "fp8":
+            return None
+        if reason := why_not(self._device):
+            return reason
+        error = attempt("fp8", lambda: fp8_error(self._spec, model))
+        self._result |= error
+        return error.get("fp8_failed")
+
+    def _measure_mode(self, model: LoadedModel, mode: str, group: list[Way]) -> None:
         for way in group:
-            if time.monotonic() > end:
-                result["left_out"].append(f"{way.name}: no time left")
+            if time.monotonic() > self._end:
+                self._leave_out([way], "no time left")
                 continue
-            row = attempt(way.name, partial(measure, ready, way))
-            if "chunk_ms" in row and "matmul_tflops" in result["ceilings"]:
+            row = attempt(way.name, partial(measure, model, way))
+            peak = self._result["ceilings"].get("matmul_tflops")
+            if "chunk_ms" in row and peak is not None:
                 passes = sum(row["stages_ms"][name] for name in ("denoise", "clean"))
-                row["share_of_matmul_ceiling"] = (
-                    row["transformer_tflop"] * 1e3 / passes / result["ceilings"]["matmul_tflops"]
-                )
-            result["rows"].append(row)
-            tell(row)
-            write(out, result)
-        if time.monotonic() < end:
-            seen = attempt("profile", partial(profile, ready, group[-1]))
-            (out / f"profile_{mode}.txt").write_text(f"{group[-1].name}\n{seen.pop('table', '')}")
-            result.setdefault("kernels", {})[group[-1].name] = seen
-            write(out, result)
-    write(out, result)
-    draw(out, result)
-    return result
+                row["share_of_matmul_ceiling"] = row["transformer_tflop"] * 1e3 / passes / peak
+            self._result["rows"].append(row)
+            self._tell(row)
+            self._write()
+        if time.monotonic() < self._end:
+            seen = attempt("profile", partial(profile, model, group[-1]))
+            (self._out / f"profile_{mode}.txt").write_text(f"{group[-1].name}\n{seen.pop('table', '')}")
+            self._result.setdefault("kernels", {})[group[-1].name] = seen
+            self._write()
+
+    def _leave_out(self, ways: list[Way], reason: str) -> None:
+        self._result["left_out"] += [f"{way.name}: {reason}" for way in ways]
+
+    def _write(self) -> None:
+        (self._out / "speed.json").write_text(json.dumps(self._result, indent=2) + "\n")
 
 
 def by_mode(ways: tuple[Way, ...]) -> Iterator[tuple[str, list[Way]]]:
@@ -412,10 +336,6 @@ def about(spec: ModelSpec, codec: str, device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def write(out: Path, result: dict[str, Any]) -> None:
-    (out / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def draw(out: Path, result: dict[str, Any]) -> None:
@@ -468,15 +388,9 @@ def main() -> None:
     spec = spec_named(given.model)
     codec = given.codec or decoder_of(spec)
     ways = tuple(way for way in WAYS if way.mode in given.modes.split(","))
-    run(
-        spec,
-        codec,
-        torch.device(given.device),
-        given.out,
-        given.minutes,
-        ways,
-        lambda row: print(json.dumps(row), flush=True),
-    )
+    device = torch.device(given.device)
+    suite = Suite(spec, codec, device, given.out, given.minutes, lambda row: print(json.dumps(row), flush=True))
+    suite.run(ways)
 
 
 if __name__ == "__main__":

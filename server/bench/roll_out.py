@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from cache.config import CacheConfig
-from model.cost.speed import RandomText, wait
+from model.cost.kernels import wait
+from model.cost.speed import RandomText
 from model.spec import ModelSpec, spec_named
 from model.stream.video_stream import CLEAN, SEED_PRIME, VideoStream
 from model.transformer.dit import CausalDiT, open_gates

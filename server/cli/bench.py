@@ -61,7 +61,7 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str
         raise fail(f"there is no suite {name!r}; available: gpu", 2)
     import torch
 
-    from model.cost.speed import WAYS, decoder_of, run
+    from model.cost.speed import WAYS, Suite, decoder_of
     from model.spec import SpecError, spec_named
 
     if set(settings.device) & set(",+"):
@@ -79,7 +79,7 @@ def _suite(name: str, settings: Settings, minutes: float, out: Path, output: str
         def tell(row: Report) -> None:
             console.print(json.dumps(row), markup=False, soft_wrap=True)
 
-        return run(spec, decoder_of(spec), torch.device(wanted), out, minutes, WAYS, tell)
+        return Suite(spec, decoder_of(spec), torch.device(wanted), out, minutes, tell).run(WAYS)
 
     def show(report: Report, console: Console) -> None:
         left_out = f", {len(report['left_out'])} left out" if report["left_out"] else ""

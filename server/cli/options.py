@@ -1,11 +1,12 @@
-"""Settings as command options; name, type, help and variable come from the setting's field."""
+"""Command options from one definition: from settings, and from dataclasses that group them."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -23,7 +24,8 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator that adds these settings as options ("config": the settings file) to a command.
+    """Decorator that adds these settings as options ("config": the settings file) to a command. Name, type, help and
+    variable come from the setting's field.
 
     The command's first parameter ``settings`` receives flags over PAFU_* variables over the file over defaults. An
     invalid setting ends the command with one line.
@@ -35,16 +37,40 @@ def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
             flags = {name: given.pop(name) for name in names}
             command(settings_from(**flags), **given)
 
-        own = [
-            each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"
-        ]
+        own = [each for each in _parameters(command) if each.name != "settings"]
         options = [inspect.Parameter(name, _KEYWORD, default=None, annotation=option(name)) for name in names]
-        parameters = [each.replace(kind=_KEYWORD) for each in own] + options
-        with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_settings.__annotations__ = {each.name: each.annotation for each in parameters}
-        return with_settings
+        return _declared(with_settings, [*own, *options])
 
     return decorated
+
+
+def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: each parameter whose type is a dataclass becomes one option for each field of the dataclass."""
+    groups: dict[str, Any] = {
+        each.name: each.annotation for each in _parameters(command) if is_dataclass(each.annotation)
+    }
+
+    @functools.wraps(command)
+    def with_groups(**given: Any) -> None:
+        grouped = {
+            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
+        }
+        command(**grouped, **given)
+
+    expanded = [_parameters(each.annotation) if each.name in groups else [each] for each in _parameters(command)]
+    return _declared(with_groups, [option for options in expanded for option in options])
+
+
+def _parameters(takes: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(takes, eval_str=True).parameters.values())
+
+
+def _declared(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """``command``, which typer sees with these parameters."""
+    named = [each.replace(kind=_KEYWORD) for each in parameters]
+    command.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in named}
+    return command
 
 
 def option(name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from cache.config import CacheConfig
-from model.cost import speed
+from model.cost import kernels, speed
 from model.spec import TEST_TINY, TEST_WAN
 from model.stream.video_stream import VideoStream
 from model.transformer.dit import Block, CausalDiT
@@ -112,8 +112,7 @@ def test_fp8_products_are_near_and_a_device_without_them_is_told() -> None:
 
 
 def test_a_suite_writes_every_row_and_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "SIZE", 64)
-    monkeypatch.setattr(speed, "REPEATS", 1)
+    monkeypatch.setattr(kernels, "SIZE", 64)
     ways = (speed.Way("window", 3, "plain", 1), speed.Way("pafu", 3, "fp8", 1))
     monkeypatch.setattr(speed, "WAYS", ways)
     command = ["bench", "--suite", "gpu", "--model", "test-tiny", "--device", "cpu", "--out", str(tmp_path), "--json"]

@@ -1,12 +1,19 @@
-"""Promise: ``pafu distill salience``, ``pafu distill long`` and ``pafu eval`` report errors in one line."""
+"""Promises: ``pafu distill salience``, ``pafu distill long`` and ``pafu eval`` report errors in one line; an option
+that is not given has the default of its setting."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from model.distill.evaluation.compare import EvalSettings
+from model.distill.stages.long_stage import LongSettings
+from model.distill.stages.salience_stage import SalienceSettings
+from server.cli.distill import LongOptions, SalienceOptions, three_weights
+from server.cli.evaluate import TourOptions
 from server.cli.main import app
 
 PROMPTS = __file__  # any text
@@ -69,3 +76,17 @@ def test_a_mistake_is_one_clear_line(arguments: list[str], message: str, tmp_pat
     assert run.exit_code != 0 and run.exception is None or isinstance(run.exception, SystemExit)
     said = " ".join(run.stderr.split())
     assert "pafu: error:" in said and message in said, said
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [(SalienceOptions, SalienceSettings), (LongOptions, LongSettings), (TourOptions, EvalSettings)],
+)
+def test_an_option_that_is_not_given_has_the_default_of_its_setting(options, settings) -> None:
+    expected = {field.name: field.default for field in fields(settings)}
+    declared = {field.name: field.default for field in fields(options)}
+    if "weights" in declared:
+        declared["weights"] = three_weights(declared["weights"])
+    assert declared.keys() <= expected.keys()
+    restated = {name: value for name, value in declared.items() if value is not None}
+    assert restated == {name: expected[name] for name in restated}
