@@ -7,11 +7,12 @@ are decoded: no pickle, no class lookup by name.
 from __future__ import annotations
 
 import struct
-from typing import Annotated, cast
+from dataclasses import asdict
+from typing import Annotated
 
 import msgspec
 
-from cache.config import CacheConfig, PositionMode
+from cache.config import CacheConfig
 from model.stream.chunk_stats import ChunkStats, KeptTokens, figure
 from server.config import Settings, place_of
 
@@ -40,27 +41,11 @@ class CacheChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @classmethod
     def of(cls, cache: CacheConfig) -> CacheChoice:
-        return cls(
-            policy=cache.policy,
-            budget_latents=cache.budget_latents,
-            sink_latents=cache.sink_latents,
-            recent_latents=cache.recent_latents,
-            position_mode=cache.position_mode,
-            kv_dtype=cache.kv_dtype,
-            host_latents=cache.host_latents,
-        )
+        return cls(**asdict(cache))
 
     @property
     def config(self) -> CacheConfig:
-        return CacheConfig(
-            policy=self.policy,
-            budget_latents=self.budget_latents,
-            sink_latents=self.sink_latents,
-            recent_latents=self.recent_latents,
-            position_mode=cast(PositionMode, self.position_mode),
-            kv_dtype=self.kv_dtype,
-            host_latents=self.host_latents,
-        )
+        return CacheConfig(**msgspec.structs.asdict(self))
 
 
 # ---- front to worker

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from cache.group import Group
 
-MEMBER_COMMAND = module_command("server.worker.member")
+FOLLOWER_COMMAND = module_command("server.worker.follower")
 PATIENCE = 0.5  # of the front's, so that this worker ends with a reason before it is killed for its silence
 DEVICE_LOST = 70  # exit status, as of a worker with a device error (EX_SOFTWARE)
 LAST_WORDS = 1.0  # seconds in which a process that has ended is found out, and named
@@ -60,22 +60,18 @@ LAST_WORDS = 1.0  # seconds in which a process that has ended is found out, and 
 log = logging.getLogger("pafu.worker")
 
 
-class Abandoned(Exception):
-    """In the other processes: the worker has abandoned the chunk."""
-
-
-class Left(Exception):
-    """In the worker: it has abandoned the chunk; the cause says why."""
+class ChunkAbandoned(Exception):
+    """The worker has abandoned the chunk, in all processes of the group; in the worker itself, the cause says why."""
 
 
 def is_shared(error: Exception) -> bool:
     """Whether all processes raise this, from the same numbers; after anything else they have lost each other."""
     from model.stream.video_stream import NotFiniteError
 
-    return isinstance(error, (ValueError, NotFiniteError, Abandoned, Left))
+    return isinstance(error, (ValueError, NotFiniteError, ChunkAbandoned))
 
 
-class Member:
+class FollowerProcess:
     """Another process of the group, with one device. If it ends of its own accord, the worker ends."""
 
     def __init__(self, rank: int, device: str, group: str) -> None:
@@ -86,7 +82,7 @@ class Member:
         self.link = Link(ours)
         with theirs:
             self._process = subprocess.Popen(
-                [*MEMBER_COMMAND, str(theirs.fileno())],
+                [*FOLLOWER_COMMAND, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE,  # its end tells the process that the worker is gone
             )
@@ -127,18 +123,18 @@ class Member:
             os._exit(DEVICE_LOST)  # the step loop may wait for that process in the middle of an exchange
 
 
-class Members:
+class Followers:
     """The other processes, which do as this one does. Any thread may order; orders come one after the other."""
 
     def __init__(self, devices: list[str], configure: Configure) -> None:
-        self._each = [Member(rank, device, configure.device) for rank, device in enumerate(devices[1:], 1)]
+        self._each = [FollowerProcess(rank, device, configure.device) for rank, device in enumerate(devices[1:], 1)]
         self._lock = threading.RLock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._patience = PATIENCE * configure.patience
         with self._contained():
-            for member in self._each:
-                load = Load(configure=configure, device=member.device, rank=member.rank, size=len(devices))
-                member.link.send(load)
+            for follower in self._each:
+                load = Load(configure=configure, device=follower.device, rank=follower.rank, size=len(devices))
+                follower.link.send(load)
 
     def __len__(self) -> int:
         return len(self._each)
@@ -146,18 +142,18 @@ class Members:
     @property
     def free_bytes(self) -> int:
         """Of the device with the least."""
-        return min(member.free_bytes for member in self._each)
+        return min(follower.free_bytes for follower in self._each)
 
     def meet(self, device: torch.device, digest: str) -> Group:
         """Wait until all have loaded the same weights, and form the group. Raises StartError."""
         from model.group.ulysses import join
 
-        for member in self._each:
-            loaded = member.reply(None)
+        for follower in self._each:
+            loaded = follower.reply(None)
             if loaded.error:
-                raise StartError(f"{member.device}: {loaded.message}")
+                raise StartError(f"{follower.device}: {loaded.message}")
             if loaded.digest != digest:
-                raise StartError(f"{member.device} has loaded other weights; the files changed during the start")
+                raise StartError(f"{follower.device} has loaded other weights; the files changed during the start")
         folder = tempfile.TemporaryDirectory(prefix="pafu-group-")
         place = Path(folder.name) / "meeting"
         with self.ordered(Meet(place=str(place), patience=self._patience)):
@@ -173,13 +169,13 @@ class Members:
         """Let the others do ``order`` while this process does the same in the ``with`` block. Raises DeviceLost if not
         all ended alike."""
         with self._lock, self._contained():
-            for member in self._each:
-                member.link.send(order, more)
+            for follower in self._each:
+                follower.link.send(order, more)
             try:
                 yield
             except Exception as error:
                 if is_shared(error):
-                    self._agree(Abandoned.__name__ if isinstance(error, Left) else type(error).__name__)
+                    self._agree(type(error).__name__)
                 raise
             self._agree(None)
 
@@ -187,8 +183,8 @@ class Members:
         """Kill the other processes."""
         from model.group.ulysses import leave
 
-        for member in self._each:
-            member.end()
+        for follower in self._each:
+            follower.end()
         leave()
         if self._folder is not None:
             self._folder.cleanup()
@@ -200,16 +196,16 @@ class Members:
                 check()
         except BaseException as error:
             self._say(LEAVE)
-            raise Left from error
+            raise ChunkAbandoned from error
         self._say(GO)
 
     def _say(self, word: bytes) -> None:
-        for member in self._each:
-            member.link.send_bytes(word)
+        for follower in self._each:
+            follower.link.send_bytes(word)
 
     def _agree(self, ours: str | None) -> None:
-        for member in self._each:
-            member.agree(ours, self._patience)
+        for follower in self._each:
+            follower.agree(ours, self._patience)
 
     @contextlib.contextmanager
     def _contained(self) -> Iterator[None]:
@@ -229,29 +225,29 @@ class Members:
 class GroupStream:
     """A stream whose chunks all processes of the group generate together (server.worker.generator.Stream)."""
 
-    def __init__(self, number: int, stream: Any, members: Members) -> None:
+    def __init__(self, number: int, stream: Any, followers: Followers) -> None:
         self.number, self.own = number, stream
-        self._members = members
+        self._followers = followers
 
     def next_latents(self, before_pass: Callable[[], None] | None = None) -> Any:
-        members = self._members
+        followers = self._followers
         try:
-            with members.ordered(Next(stream=self.number)):
-                return self.own.next_latents(lambda: members.before_pass(before_pass))
-        except Left as left:
-            assert left.__cause__ is not None
-            raise left.__cause__ from None
+            with followers.ordered(Next(stream=self.number)):
+                return self.own.next_latents(lambda: followers.before_pass(before_pass))
+        except ChunkAbandoned as abandoned:
+            assert abandoned.__cause__ is not None
+            raise abandoned.__cause__ from None
 
     def decode(self, chunk: Any) -> Any:
         return self.own.decode(chunk)
 
     def set_prompt(self, text: str) -> None:
-        with self._members.ordered(Prompt(stream=self.number, text=text)):
+        with self._followers.ordered(Prompt(stream=self.number, text=text)):
             self.own.set_prompt(text)
 
     def set_camera(self, control: CameraControl) -> None:
         camera = Camera(speed=control.speed, cut_to=control.cut_to, rise=control.rise)
-        with self._members.ordered(Steer(stream=self.number, camera=camera)):
+        with self._followers.ordered(Steer(stream=self.number, camera=camera)):
             self.own.set_camera(control)
 
     def kept(self) -> KeptTokens:
@@ -262,73 +258,73 @@ class GroupStream:
 class GroupGenerator(ModelGenerator):
     """A Generator whose streams run on all devices of a group."""
 
-    def __init__(self, leader: ModelGenerator, configure: Configure, members: Members) -> None:
+    def __init__(self, leader: ModelGenerator, configure: Configure, followers: Followers) -> None:
         super().__init__(leader.model, leader.weights, configure.device, leader.versions)
-        self.join(members.meet(leader.torch_device, leader.digest))
+        self.join(followers.meet(leader.torch_device, leader.digest))
         log.info("the group %s has met: one process for each device", configure.device)
-        self._members = members
+        self._followers = followers
         self._opened = 0
         self._gone: list[int] = []  # streams that nobody holds any more; the others still do
 
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> Any:
         self._forget()
-        with self._members.ordered(Begin(stream=self._opened, prompt=prompt, seed=seed, cache=cache)):
+        with self._followers.ordered(Begin(stream=self._opened, prompt=prompt, seed=seed, cache=cache)):
             stream = super().open(prompt, seed, cache)
         return self._held(stream)
 
     def restore(self, snapshot: bytes) -> Any:
         self._forget()
-        with self._members.ordered(Restore(stream=self._opened, size=len(snapshot)), snapshot):
+        with self._followers.ordered(Restore(stream=self._opened, size=len(snapshot)), snapshot):
             stream = super().restore(snapshot)
         return self._held(stream)
 
     def snapshot(self, stream: Any) -> bytes:
-        with self._members.ordered(Snapshot(stream=stream.number)):
+        with self._followers.ordered(Snapshot(stream=stream.number)):
             return super().snapshot(stream.own)
 
     def begin_with(self, stream: Any, image: bytes) -> None:
         if not self.model.vae.encodes:  # the others would wait for the latents
             raise NoEncoder
-        with self._members.ordered(BeginWith(stream=stream.number, image=image)):
+        with self._followers.ordered(BeginWith(stream=stream.number, image=image)):
             super().begin_with(stream.own, image)
 
     def recall(self, stream: Any, past: Past) -> None:
-        with self._members.ordered(Recall(stream=stream.number, past=past)):
+        with self._followers.ordered(Recall(stream=stream.number, past=past)):
             super().recall(stream.own, past)
 
     def free_bytes(self) -> int:
         self._forget()
-        return min(super().free_bytes(), self._members.free_bytes)
+        return min(super().free_bytes(), self._followers.free_bytes)
 
     def release_memory(self) -> None:
         super().release_memory()
         self._forget()
 
     def _held(self, stream: Any) -> GroupStream:
-        held = GroupStream(self._opened, stream, self._members)
+        held = GroupStream(self._opened, stream, self._followers)
         weakref.finalize(held, self._gone.append, held.number)
         self._opened += 1
         return held
 
     def _forget(self) -> None:
         gone = [self._gone.pop() for _ in range(len(self._gone))]
-        with self._members.ordered(Forget(streams=gone)):
+        with self._followers.ordered(Forget(streams=gone)):
             pass
 
 
 def load(configure: Configure) -> Generator:
     """Load the model on the device, or the devices, that ``configure`` names. Raises StartError."""
     devices = configure.device.split("+")
-    members = Members(devices, configure)  # which load at the same time
+    followers = Followers(devices, configure)  # which load at the same time
     leader = load_generator(msgspec.structs.replace(configure, device=devices[0]))
-    return GroupGenerator(leader, configure, members) if members else leader
+    return GroupGenerator(leader, configure, followers) if followers else leader
 
 
 @contextlib.contextmanager
 def in_group(leader: ModelGenerator, configure: Configure) -> Iterator[ModelGenerator]:
     """A generator on all devices that ``configure`` names, of which the ``leader`` has the first, for a while."""
-    members = Members(configure.device.split("+"), configure)
+    followers = Followers(configure.device.split("+"), configure)
     try:
-        yield GroupGenerator(leader, configure, members) if members else leader
+        yield GroupGenerator(leader, configure, followers) if followers else leader
     finally:
-        members.end()
+        followers.end()

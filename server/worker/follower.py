@@ -1,4 +1,4 @@
-"""Another process of a device group: ``python -m server.worker.member FD``, which the group's worker starts.
+"""Another process of a device group: ``python -m server.worker.follower FD``, which the group's worker starts.
 
 It does what the worker orders, and ends when the worker does.
 """
@@ -41,12 +41,12 @@ from server.ipc.group import (  # noqa: E402
 )
 from server.telemetry import logs  # noqa: E402
 from server.worker.generator import ModelGenerator, StartError, load_generator  # noqa: E402
-from server.worker.group import Abandoned, is_shared  # noqa: E402
+from server.worker.group import ChunkAbandoned, is_shared  # noqa: E402
 
 log = logging.getLogger("pafu.worker")
 
 
-class Obedience:
+class Follower:
     """The model and the streams of this process."""
 
     def __init__(self, link: Link, load: Load, generator: ModelGenerator) -> None:
@@ -93,10 +93,10 @@ class Obedience:
 
     def _before_pass(self) -> None:
         if self._link.read(1) == LEAVE:
-            raise Abandoned
+            raise ChunkAbandoned
 
 
-def obey(link: Link) -> None:
+def follow_orders(link: Link) -> None:
     """Follow orders until the worker ends. Raises what the worker does not raise as well."""
     load = link.order()
     assert isinstance(load, Load)
@@ -107,13 +107,13 @@ def obey(link: Link) -> None:
     except StartError as error:
         link.send(Done(error="StartError", message=str(error)))
         return
-    following = Obedience(link, load, generator)
-    link.send(Done(digest=generator.digest, free_bytes=following.free_bytes()))
+    follower = Follower(link, load, generator)
+    link.send(Done(digest=generator.digest, free_bytes=follower.free_bytes()))
     while True:
         order = link.order()
         try:
-            following.follow(order)
-            done = Done(free_bytes=following.free_bytes() if isinstance(order, Forget) else 0)
+            follower.follow(order)
+            done = Done(free_bytes=follower.free_bytes() if isinstance(order, Forget) else 0)
         except Exception as error:
             if not is_shared(error):
                 raise
@@ -134,7 +134,7 @@ def main() -> int:
     watch.start()
     logs.configure("info", "text", process="worker")  # until the settings come
     try:
-        obey(Link(socket.socket(fileno=int(sys.argv[1]))))
+        follow_orders(Link(socket.socket(fileno=int(sys.argv[1]))))
     except LinkClosed:
         pass
     except Exception as error:
