@@ -60,7 +60,7 @@ class ObjectKey(NamedTuple):
         return f"{session}/" + "-".join(f"{part:08d}" for part in self)
 
 
-class TakenOver(OSError):
+class ClaimLost(OSError):
     """Another server has taken the session."""
 
 
@@ -92,7 +92,7 @@ class SharedJournal:
             self._fence = self._claims.take(self._session)
         elif not self._claims.keep(self._session, self._fence):
             self._stale = True
-            raise TakenOver("another server has taken the session")
+            raise ClaimLost("another server has taken the session")
         data = framed(msgspec.msgpack.encode(record))
         key = ObjectKey(self._fence, self._newest.generation + 1 if self._newest else 1, 0)
         self._objects.write(key.within(self._session), data)

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from server.jobs.claims import Claims
 from server.jobs.connections import Connections, database_url
 from server.jobs.files import open_files
-from server.live.shared import SharedJournal, SharedJournals, TakenOver
+from server.live.shared import ClaimLost, SharedJournal, SharedJournals
 from tests.server.failures.test_journal import KEEP, WISH, chunk_indices, coming_back, dialled, film, play, same
 
 
@@ -62,7 +62,7 @@ def test_what_a_server_writes_that_lost_the_session_is_never_read(places) -> Non
     one.append(Noted("late"))
     two.begin(Noted("two"))
     one.append(Noted("later"))
-    with pytest.raises(TakenOver):
+    with pytest.raises(ClaimLost):
         one.begin(Noted("one again"))
     assert not one.good
     one.drop()
