@@ -75,7 +75,7 @@ def test_its_commands_pull_convert_and_serve_it(
     _, _, *flags = serve.split()
     given = dict(zip((flag.removeprefix("--") for flag in flags[::2]), flags[1::2], strict=True))
     settings = load_settings(given)
-    assert settings.spec is spec and hub.locate(str(settings.weights), spec).exists()
+    assert settings.spec == spec and hub.locate(str(settings.weights), spec).exists()
     for command in convert:
         source = next((tmp_path / "hub").glob(f"models--*/snapshots/*/**/{command.split()[-1]}"))
         run = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out.safetensors")])
