@@ -108,7 +108,7 @@ def commit(cache: KVCache, policy: str, chunk: int) -> list[Tensor]:
     return expected
 
 
-def test_a_kernel_that_cannot_be_compiled_is_done_without_and_said_once(
+def test_a_kernel_that_cannot_be_compiled_is_not_used_and_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def uncompiled(keys: Tensor, directions: Tensor, latents: Tensor) -> Copies:

@@ -45,7 +45,7 @@ def test_each_dropped_token_goes_to_the_most_similar_kept_one_if_it_is_similar_e
     assert choice.merge.weights.tolist() == pytest.approx([weights.get(token, 0.0) for token in range(20)], abs=1e-5)
 
 
-def test_what_it_keeps_is_what_attention_keeps_and_nothing_is_merged_while_there_is_room() -> None:
+def test_it_keeps_what_attention_keeps_and_merges_nothing_while_there_is_room() -> None:
     given: dict[str, Any] = {"keys": torch.randn(9, 1, 2), "scores": torch.rand(9)}
     merging, attention = (policy_named(name).keep(candidates(9, **given)) for name in ("merging", "attention"))
     assert torch.equal(merging.indices, attention.indices)

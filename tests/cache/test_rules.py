@@ -160,7 +160,7 @@ def test_what_was_asked_for_outlives_what_is_plain_to_see() -> None:
     assert kept("asked", 4, scores=torch.tensor([0.9, 0.0, 0.0, 0.0]), **shape) == [0]
 
 
-def test_a_newer_copy_that_nobody_asked_for_does_not_replace_one_that_was() -> None:
+def test_an_unrequested_newer_copy_does_not_replace_a_requested_one() -> None:
     others = ((0, 1), (0, -1), (-1, 0))
     keys, values = keys_of((1, 0), (1, 0), *others), keys_of((3, 0), (3, 0), *((-1, 0) for _ in others))
     shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE}

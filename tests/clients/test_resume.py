@@ -53,7 +53,7 @@ async def test_a_stream_goes_on_by_itself_without_a_repeated_or_missing_picture(
     await server.empties()
 
 
-async def test_what_is_asked_while_the_connection_is_away_is_told_when_it_is_back(serve: Any) -> None:  # noqa: F811
+async def test_changes_made_while_disconnected_are_sent_after_reconnecting(serve: Any) -> None:  # noqa: F811
     server = await serve(**KEEP)
     async with cable_to(server.port) as cable, asyncio.timeout(PATIENCE):
         async with connect(cable.url, prompt="before", realtime=False) as stream:
@@ -78,7 +78,7 @@ async def test_what_is_asked_while_the_connection_is_away_is_told_when_it_is_bac
             assert stream.done is not None and stream.done.reason == "stopped"
 
 
-async def test_who_looks_on_comes_back_to_the_next_server_as_the_owner_does(serve: Any) -> None:  # noqa: F811
+async def test_a_watcher_reconnects_to_the_next_server_as_the_owner_does(serve: Any) -> None:  # noqa: F811
     """Whichever of the two reconnects first."""
     server = await serve(**KEEP)
     endless = {**WISH, "num_frames": None}

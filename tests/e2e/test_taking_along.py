@@ -119,7 +119,7 @@ async def test_two_policies_play_side_by_side_and_take_the_same_changes(visit: V
     assert visit.problems == []
 
 
-async def test_without_a_second_place_the_first_stream_goes_on_and_it_is_said(visit: Visit) -> None:
+async def test_without_a_second_place_the_first_stream_continues_and_the_page_says_so(visit: Visit) -> None:
     sockets: list[WebSocketRoute] = []
 
     async def route(socket: WebSocketRoute) -> None:

@@ -81,7 +81,7 @@ def test_a_stream_begins_with_a_large_picture(models: dict[int, LoadedModel]) ->
     assert np.abs(stream.next_chunk().pictures[0].astype(float) - picture).mean() < 12
 
 
-def test_other_sizes_and_weights_without_this_decoder_are_refused_with_what_there_is(tmp_path: Path) -> None:
+def test_other_sizes_and_weights_without_this_decoder_are_refused_and_the_error_lists_the_sizes(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="256x128 or 512x256"):
         PAFU_MINI.at(384, 192)
     shutil.copytree(SHIPPED["pafu-mini"], tmp_path / "old")

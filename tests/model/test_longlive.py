@@ -138,7 +138,7 @@ def test_its_published_code_lets_what_is_rewritten_see_what_came_later(model: Lo
     assert (causal[:, 15:] - as_published[:, 15:]).abs().max() > 1e-3
 
 
-def test_a_sink_older_than_the_trained_range_stands_where_the_reference_has_it(model: LoadedModel) -> None:
+def test_a_sink_older_than_the_trained_range_has_the_reference_s_position(model: LoadedModel) -> None:
     """In absolute mode; in relative mode no token is farther away than in training."""
     chunks, never = model.spec.trained_latents // CHUNK + 3, 1000
     reference = theirs(model, never, chunks)

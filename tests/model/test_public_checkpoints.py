@@ -204,7 +204,7 @@ def test_a_tiny_vae_may_be_a_decoder_alone_which_starts_with_no_picture(
         load_model(TEST_WAN, folder, beside=beside)
 
 
-def test_a_head_belongs_to_the_transformer_whatever_stands_beside_it(small: LoadedModel, tmp_path: Path) -> None:
+def test_a_head_belongs_to_the_transformer_whatever_files_are_beside_it(small: LoadedModel, tmp_path: Path) -> None:
     folder = public.write(tmp_path / "base", small)
     student = load_model(TEST_WAN, folder)
     save_head(tmp_path / "head.safetensors", SalienceHead(TEST_WAN), student.student, 1)

@@ -124,7 +124,7 @@ def encoder() -> Umt5:
     return made
 
 
-def test_text_states_are_those_of_transformers_and_zero_behind_the_words(encoder: Umt5) -> None:
+def test_text_states_are_those_of_transformers_and_zero_after_the_words(encoder: Umt5) -> None:
     config = UMT5Config(**{**encoder.encoder.config.to_dict()})
     reference = UMT5EncoderModel(config).eval()
     reference.load_state_dict(encoder.encoder.state_dict())

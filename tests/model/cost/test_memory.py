@@ -83,7 +83,7 @@ def test_each_weight_counts_once_and_a_text_encoder_that_visits_shares_the_worki
     assert plan(WAN_1_3B, CONFIG, torch.bfloat16).text == 2 * 5_680_910_336  # words and their embeddings are one tensor
 
 
-def test_what_a_frame_wise_student_s_codec_remembers_after_its_first_picture_counts() -> None:
+def test_the_memory_of_a_frame_wise_student_s_codec_after_its_first_picture_counts() -> None:
     spec = dataclasses.replace(TEST_WAN, chunk_latents=1)
     config = CacheConfig.filled_in("window", 6.0, None, None, 1)
     stream = VideoStream(random_model(spec, seed=0, dtype=torch.float32), "a cat", 1, config)

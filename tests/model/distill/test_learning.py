@@ -82,7 +82,7 @@ def test_what_a_past_evicted_never_comes_back():
         before = now
 
 
-def test_new_words_hide_what_is_in_sight_from_then_on_and_nothing_else():
+def test_new_words_hide_the_tokens_in_view_and_no_others():
     chunk = TEST_TINY.tokens_per_chunk
     new = torch.tensor([[False, False, True], [False, True, False]])
     positions = walked()

@@ -58,7 +58,7 @@ def test_a_layer_moves_by_its_parallax(name):
     assert np.unique(painter.parallax(here)[here.identity == 0]) == np.float16(LAYER[name].parallax)
 
 
-def test_what_stands_nearer_covers_and_uncovers_and_the_truth_knows_it():
+def test_nearer_things_cover_and_uncover_others_and_the_ground_truth_has_it():
     far, near = thing(0, "house", "main", 256), thing(1, "bush", "near", 256, "green", 2.5)
     alone = Painter(scene_of(far)).view(ORIGIN, "day", 0)
     painter = Painter(scene_of(far, near))

@@ -335,7 +335,7 @@ def test_chunks_of_which_only_host_memory_holds_tokens_count_as_remembered(strea
     assert chunks[-1].stats.cache_host_bytes == session.cache.host_nbytes > 0
 
 
-def test_what_the_cache_remembers_is_enough_to_recall_it_and_the_rest_is_named_forgotten(
+def test_the_remembered_chunks_suffice_to_recall_the_cache_and_the_others_are_named(
     stream: Callable[..., VideoStream],
 ) -> None:
     session, other = stream(), stream()

@@ -88,9 +88,7 @@ RED_LEFT, BLUE_RIGHT = Thing("house", "red", place="left"), Thing("house", "blue
         ("a red house; then the camera pans right", [RED]),
     ],
 )
-def test_several_things_of_a_kind_have_the_colors_and_places_that_are_said_of_each(
-    prompt: str, things: list[Thing]
-) -> None:
+def test_each_of_several_things_of_a_kind_has_its_own_color_and_place(prompt: str, things: list[Thing]) -> None:
     assert describe(prompt).things == things and told(prompt) == []
 
 
@@ -153,7 +151,7 @@ def test_a_count_asks_for_as_many_things_each_at_a_place_of_its_own() -> None:
     assert [thing.place for thing in arranged(describe("two mills ahead")).things] == ["ahead", "ahead"]
 
 
-def test_things_for_which_no_place_is_left_come_later_and_more_than_fit_are_told() -> None:
+def test_things_without_a_free_place_come_later_and_too_many_cause_a_warning() -> None:
     many = ", ".join(["a house"] * 9)
     places = [thing.place for thing in arranged(describe(many)).things]
     assert places == ["left", "middle", "right", *["ahead"] * 6]

@@ -46,7 +46,7 @@ def flat(routes) -> list[Any]:
     return found
 
 
-async def test_every_route_and_socket_of_the_app_refuses_who_shows_no_key(guarded) -> None:
+async def test_every_route_and_socket_of_the_app_refuses_callers_without_a_key(guarded) -> None:
     routes = flat(guarded.app.routes)
     assert {"/v1/models", "/health", "/v1/realtime/client_secrets", "/v1/realtime/video"} <= {r.path for r in routes}
     async with http(guarded) as client:

@@ -34,7 +34,7 @@ def test_a_bucket_never_gives_more_than_its_burst_and_its_rate(rate, burst, gaps
         assert 0 <= wait <= 1 / rate + 1e-9
 
 
-def test_who_spent_on_credit_waits_until_it_is_paid_however_long_it_was_quiet_before() -> None:
+def test_a_caller_in_debt_waits_until_it_is_paid_even_after_a_quiet_time() -> None:
     bucket = Bucket(rate=10, burst=5, now=0.0)
     assert bucket.spend(5, 1000.0) == 0.0, "the burst, and no more"
     assert bucket.spend(20, 1000.0) == pytest.approx(2.0)

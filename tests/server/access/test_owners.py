@@ -199,7 +199,7 @@ async def test_without_keys_all_is_one_caller(serve, viewer_of) -> None:
     assert (await other.resumed(server, resume_message(viewer))).messages[-1]["reason"] == "complete"
 
 
-async def test_a_removed_key_ends_its_sockets_its_tickets_and_what_nobody_can_come_back_to(
+async def test_a_removed_key_ends_its_sockets_its_tickets_and_the_sessions_of_an_owner_without_keys(
     serve, people, viewer_of, monkeypatch
 ) -> None:
     monkeypatch.setattr(app, "KEY_SECONDS", 0.01)
@@ -259,7 +259,7 @@ async def test_keys_of_one_owner_overlap_so_that_one_can_replace_another(serve, 
     assert (await again.resumed(server, resume_message(viewer))).messages[-1]["reason"] == "complete"
 
 
-async def test_what_was_made_before_the_server_had_keys_opens_to_the_owner_anonymous(
+async def test_sessions_and_videos_from_before_the_server_had_keys_belong_to_anonymous(
     serve, tmp_path, viewer_of
 ) -> None:
     before = await serve(data_dir=tmp_path / "data")

@@ -122,14 +122,14 @@ def test_a_store_that_cannot_be_reached_is_one_clear_line_and_not_its_password()
 
 
 @pytest.mark.parametrize("wrong", [("serve", "--nonsense"), ("--nonsense",), ("serve", "--port", "x"), ("keys", "add")])
-def test_wrong_usage_is_a_line_of_json_where_the_log_is(wrong) -> None:
+def test_wrong_usage_is_a_line_of_json_when_the_log_is(wrong) -> None:
     run = pafu(*wrong, PAFU_LOG_FORMAT="json")
     (line,) = run.stderr.splitlines()
     told = json.loads(line)
     assert (run.returncode, run.stdout, told["level"]) == (2, "", "error") and "--help" in told["message"]
 
 
-def test_the_flag_and_the_file_say_it_too_and_what_is_right_is_not_disturbed(tmp_path) -> None:
+def test_the_flag_and_the_file_select_json_too_and_valid_usage_is_not_affected(tmp_path) -> None:
     (tmp_path / "pafu.toml").write_text('log_format = "json"\n')
     for asked in (("--log-format=json",), ("--log-format", "json"), ("--config", str(tmp_path / "pafu.toml"))):
         assert json.loads(pafu("serve", *asked, "--nonsense").stderr)["level"] == "error"

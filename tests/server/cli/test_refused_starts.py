@@ -52,7 +52,7 @@ def test_nor_does_one_whose_port_is_taken(tmp_path: Path) -> None:
     assert "in use by another program" in ran.stderr and not list(tmp_path.iterdir())
 
 
-def test_who_looks_at_the_stores_creates_none_and_sees_those_that_are_there(tmp_path: Path) -> None:
+def test_checking_the_stores_creates_none_and_finds_existing_ones(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", videos=f"dir::file://{tmp_path}/videos")
     check(settings)
     assert {found for found, _ in known_stores(settings).values()} == {""}

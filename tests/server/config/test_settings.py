@@ -223,7 +223,7 @@ STRANGE = (" ", "x", "-1", "1e300", "inf", "nan", "9" * 40, "true", "\udcff", "a
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_whatever_a_variable_holds_it_works_or_is_told_in_one_line_with_its_name(monkeypatch, name) -> None:
+def test_any_value_of_a_variable_works_or_is_refused_in_one_line_with_its_name(monkeypatch, name) -> None:
     variable = f"PAFU_{name.upper()}"
     for value in STRANGE:
         monkeypatch.setenv(variable, value)

@@ -104,7 +104,7 @@ async def test_a_worker_that_starts_at_a_busy_moment_takes_no_place_away(tmp_pat
     assert engine.observer.metrics.read("pafu_sessions_limit") == 6
 
 
-async def test_a_start_in_a_busy_moment_is_made_good_by_what_chunks_really_take(tmp_path, fragment) -> None:
+async def test_a_limit_measured_at_a_busy_start_is_corrected_by_real_chunk_times(tmp_path, fragment) -> None:
     engine, worker = one_worker(Settings(model="test-tiny", device="cpu", data_dir=tmp_path))
     says(worker, ready(chunk_seconds=2.0))
     assert engine.status().capacity.sessions == worker.account.most == 1

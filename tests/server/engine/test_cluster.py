@@ -88,7 +88,7 @@ async def test_two_servers_see_one_account_and_one_takes_over_what_the_other_had
     await until(one, lambda: held(one) == [0, 0])
 
 
-async def test_of_a_server_that_falls_silent_nothing_stays_and_an_actor_that_nobody_needs_ends(monkeypatch) -> None:
+async def test_a_silent_server_frees_its_places_and_an_unused_actor_ends(monkeypatch) -> None:
     monkeypatch.setattr(host, "LOOK_SECONDS", 0.05)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     settings, over = Settings(model="test-tiny", device="cpu"), asyncio.Event()
@@ -226,7 +226,7 @@ async def test_a_node_without_weights_is_named(start_ray) -> None:
     assert "/srv/nowhere: dit.safetensors is missing" in front.status().message
 
 
-async def test_workers_that_nobody_uses_do_not_stand_in_the_way_of_a_server_with_other_settings(start_ray) -> None:
+async def test_a_server_with_other_settings_replaces_unused_workers(start_ray) -> None:
     """Neither those that could not start, nor those that serve other settings."""
     for settings, after in (({"weights": "/srv/nowhere"}, "failed"), ({}, "ready"), ({"model": "test-wan"}, "ready")):
         front = await start_ray(**settings)

@@ -125,7 +125,7 @@ async def test_finish_ends_behind_the_chunk_in_hand(start) -> None:
 
 
 @without_a_group
-async def test_a_session_that_is_closed_frees_its_place_and_wakes_who_waits_for_one(start) -> None:
+async def test_a_closed_session_frees_its_place_and_wakes_a_waiting_one(start) -> None:
     engine = await start(max_sessions=1)
     line = await engine.open(order(pictures=None))
     waiting = asyncio.create_task(engine.room_changed(PATIENCE))
@@ -137,7 +137,7 @@ async def test_a_session_that_is_closed_frees_its_place_and_wakes_who_waits_for_
 
 
 @without_a_group
-async def test_no_more_sessions_than_there_are_places_whatever_the_number_of_workers(start) -> None:
+async def test_any_number_of_workers_opens_no_more_sessions_than_there_are_places(start) -> None:
     engine = await start(max_sessions=3)
     await all_ready(engine)
     lines = [await engine.open(order(f"sess_{number}", pictures=None)) for number in range(3)]
@@ -166,7 +166,7 @@ async def test_what_the_worker_refuses_is_refused_and_holds_no_place(start, tmp_
     assert engine.status().sessions == 0 and engine.status().cache_held_bytes == 0
 
 
-async def test_a_live_session_takes_a_background_one_s_place_and_that_goes_on_later(
+async def test_a_live_session_takes_the_place_of_a_background_one_which_continues_later(
     start,
 ) -> None:
     engine = await start(max_sessions=1)
@@ -190,7 +190,7 @@ async def test_a_live_session_takes_a_background_one_s_place_and_that_goes_on_la
     assert [chunk.index for chunk in chunks] == list(range(memory.next_index, 6))
 
 
-async def test_a_dead_worker_s_session_hears_of_it_and_goes_on_behind_its_last_chunk(start) -> None:
+async def test_a_dead_worker_s_session_is_notified_and_continues_after_its_last_chunk(start) -> None:
     engine = await start()
     await all_ready(engine)
     line = await standing(engine, order(pictures=72, lead_seconds=0.1))

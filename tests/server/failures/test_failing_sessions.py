@@ -38,7 +38,7 @@ async def test_a_cache_that_is_full_ends_its_session_for_good(server, viewer_of,
 
 
 @pytest.mark.parametrize(("prompt", "code"), CODES)
-async def test_its_viewer_is_told_the_code_and_nobody_else_is_disturbed(server, viewer_of, prompt, code) -> None:
+async def test_its_viewer_is_told_the_code_and_no_other_is_affected(server, viewer_of, prompt, code) -> None:
     async with server.connect() as socket:
         viewer = viewer_of(socket)
         bystander = asyncio.create_task(server.watch(num_frames=50, seed=1))

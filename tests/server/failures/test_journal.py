@@ -117,7 +117,7 @@ async def test_kill_9_of_the_front_at_random_moments_costs_no_picture(killable, 
     assert list((tmp_path / "sessions").iterdir()) == []
 
 
-async def test_who_looks_on_comes_back_before_the_owner_does_and_waits_for_it(killable, viewer_of) -> None:
+async def test_a_watcher_reconnects_before_the_owner_and_waits_for_it(killable, viewer_of) -> None:
     server = killable(**KEEP)
     async with dialled(server.url, viewer_of) as owner:
         start = await owner.start(**WISH)
@@ -154,7 +154,7 @@ async def test_a_change_that_waits_when_the_front_is_killed_is_shown_by_the_next
     assert applied["event_id"] == "evt_1" and shows["stats"]["prompt"] == "after"
 
 
-async def test_what_the_viewer_has_and_the_disk_has_not_is_made_again_and_not_sent(
+async def test_chunks_that_the_viewer_has_but_the_disk_has_not_are_regenerated_and_not_sent(
     killable, viewer_of, tmp_path
 ) -> None:
     """After a power cut the last chunk may not be on disk."""
@@ -372,7 +372,7 @@ def change(number: int) -> Interact:
     return Interact(session="sess_0", event_id=f"evt_{number}", prompt="x" * number, camera=None, chunks=1)
 
 
-def test_whatever_a_kill_tears_off_the_whole_parts_before_it_are_read_and_added_to(tmp_path) -> None:
+def test_a_torn_last_part_is_dropped_and_the_whole_parts_before_it_are_read_and_extended(tmp_path) -> None:
     path = tmp_path / "x"
     file = JournalFile(path)
     file.begin(change(0))

@@ -41,7 +41,7 @@ def places(request, tmp_path):
 # ---- what is written
 
 
-def test_a_record_and_what_is_behind_it_come_back_and_older_ones_are_gone(places) -> None:
+def test_the_newest_record_and_its_entries_are_read_and_older_ones_are_gone(places) -> None:
     one = SharedJournal("sess_1", *places)
     for number in range(2):
         one.begin(Noted(f"record {number}"))
@@ -54,7 +54,7 @@ def test_a_record_and_what_is_behind_it_come_back_and_older_ones_are_gone(places
     assert not two.good, "it needs a record of its own first"
 
 
-def test_what_a_server_writes_that_lost_the_session_is_never_read(places) -> None:
+def test_writes_of_a_server_that_lost_the_session_are_never_read(places) -> None:
     one, two, three = (SharedJournal("sess_1", *places) for _ in range(3))
     one.begin(Noted("one"))
     two.claim()
@@ -71,7 +71,7 @@ def test_what_a_server_writes_that_lost_the_session_is_never_read(places) -> Non
     assert places[0].names("sess_1") == [] and three.used() is None
 
 
-def test_behind_a_part_that_is_missing_or_damaged_nothing_is_read(places) -> None:
+def test_nothing_is_read_after_a_missing_or_damaged_part(places) -> None:
     one = SharedJournal("sess_1", *places)
     one.begin(Noted("record"))
     for entry in "abc":
@@ -83,7 +83,7 @@ def test_behind_a_part_that_is_missing_or_damaged_nothing_is_read(places) -> Non
     assert noted(SharedJournal("sess_1", *places).claim()) == ["record"]
 
 
-def test_what_nobody_came_back_for_is_swept_and_what_is_in_use_stays(places) -> None:
+def test_abandoned_sessions_are_swept_and_those_in_use_stay(places) -> None:
     for name in ("sess_old", "sess_live"):
         SharedJournal(name, *places).begin(Noted(name))
     SharedJournals(*places).sweep(-1.0, {"sess_live"})
@@ -159,9 +159,7 @@ async def test_a_session_is_not_taken_without_its_token(fronts, viewer_of) -> No
     assert chunk_indices([viewer]) == list(range(20))
 
 
-async def test_while_the_store_does_not_answer_nobody_is_told_that_a_session_is_gone(
-    serve, viewer_of, tmp_path
-) -> None:
+async def test_while_the_store_does_not_answer_no_session_is_reported_as_gone(serve, viewer_of, tmp_path) -> None:
     shared = {"sessions": str(tmp_path / "shared"), "database": f"sqlite:///{tmp_path / 'gone' / 'jobs.sqlite'}"}
     server = await serve(**KEEP, **shared)
     (tmp_path / "gone").write_text("no folder")

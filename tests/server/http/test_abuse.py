@@ -228,7 +228,7 @@ class Costly(SmallReads):
         self.clock.now += self.cost * len(data)
 
 
-def test_who_is_costly_to_parse_is_read_in_smaller_pieces_and_all_such_rest_in_turn(monkeypatch) -> None:
+def test_connections_that_are_costly_to_parse_are_read_in_small_pieces_with_pauses(monkeypatch) -> None:
     clock = SimpleNamespace(now=0.0)
     clock.thread_time = clock.monotonic = lambda: clock.now
     monkeypatch.setattr(small_reads, "time", clock)
@@ -270,7 +270,7 @@ async def test_frames_that_are_invalid_close_the_socket_with_a_line_and_a_count(
     await server.works()
 
 
-async def test_what_is_sent_with_the_handshake_is_read_once_it_is_answered(server) -> None:
+async def test_data_sent_with_the_handshake_is_read_after_the_answer(server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(HANDSHAKE.encode() + text({"type": "session.ping"}) + frame(TEXT, b'{"type":', final=False))
     writer.write(frame(CONTINUATION, b'"session.ping"}'))

@@ -187,7 +187,7 @@ def test_a_public_path_that_no_route_has_ends_the_start() -> None:
     assert error.value.fields == ("public_paths",)
 
 
-async def test_a_proxy_in_the_environment_keeps_nobody_here_from_the_server(server, monkeypatch) -> None:
+async def test_a_proxy_in_the_environment_is_not_used_for_the_own_server(server, monkeypatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PAFU_PORT", str(server.port))

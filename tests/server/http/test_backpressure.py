@@ -37,7 +37,7 @@ async def test_a_viewer_who_never_reads_costs_a_second_of_video_at_most(serve) -
     await server.works()
 
 
-async def test_a_viewer_who_reads_and_reports_nothing_is_kept_no_video_for(serve) -> None:
+async def test_no_video_is_kept_for_a_viewer_who_reads_and_reports_nothing(serve) -> None:
     server = await serve(max_lead_seconds=1000)
     await server.engine.settled()
     wish = {**START, "streaming_buffer_seconds": 5}
@@ -71,7 +71,7 @@ async def test_a_connection_that_is_over_does_not_wait_for_a_viewer_who_never_re
         assert not server.front.viewers and not list(server.front.sessions)
 
 
-async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours(server, monkeypatch, caplog) -> None:
+async def test_a_client_that_closes_right_after_the_handshake_is_no_server_error(server, monkeypatch, caplog) -> None:
     """Handshake and close arrive in one packet: the session sees the close before the handshake is answered, which is
     not an error."""
     connect = BackpressureProtocol.handle_connect
@@ -94,7 +94,7 @@ async def test_who_says_goodbye_right_behind_the_handshake_is_no_mistake_of_ours
     await server.works()
 
 
-async def test_a_download_that_nobody_reads_is_let_go(serve) -> None:
+async def test_a_download_that_nobody_reads_is_closed(serve) -> None:
     server, ended = await serve(stall_timeout=0.5), asyncio.Event()
 
     async def endless(request):

@@ -45,7 +45,7 @@ async def test_an_address_has_so_many_connections_and_room_again_when_they_are_g
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_many_who_come_at_once_wait_in_the_system_and_are_not_sent_away(serve) -> None:
+async def test_many_simultaneous_connections_wait_in_the_backlog_and_are_not_refused(serve) -> None:
     """With a backlog of a few, the system drops the others' first packets, and each tries again after a second."""
     server = await serve()
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:

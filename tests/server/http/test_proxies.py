@@ -113,7 +113,7 @@ async def test_a_page_of_an_allowed_origin_may_use_every_route(serve) -> None:
         assert (await client.options("/v1/videos", headers={**asks, "origin": "https://evil.example.org"})).is_error
 
 
-async def test_head_is_answered_wherever_there_is_get_and_a_slash_behind_changes_nothing(server) -> None:
+async def test_every_get_route_answers_head_and_a_trailing_slash_changes_nothing(server) -> None:
     await server.engine.settled()
     paths = [path for path, methods in server.app.openapi()["paths"].items() if "get" in methods and "{" not in path]
     assert {"/v1/models", "/metrics", "/v1/videos", "/healthz"} <= set(paths)

@@ -412,7 +412,7 @@ async def test_a_caller_of_sync_who_hangs_up_wants_it_no_longer(http, server) ->
     await server.empties()
 
 
-async def test_with_an_idempotency_key_who_hangs_up_may_ask_again_for_the_same_video(http) -> None:
+async def test_with_an_idempotency_key_a_caller_who_hangs_up_can_request_the_same_video_again(http) -> None:
     headers, order = {"Idempotency-Key": "again"}, {"prompt": "sleep", "num_frames": 70}
     with pytest.raises(httpx.ReadTimeout):
         await http.post("/v1/videos/sync", json=order, headers=headers, timeout=0.5)
@@ -422,7 +422,7 @@ async def test_with_an_idempotency_key_who_hangs_up_may_ask_again_for_the_same_v
     assert [video["id"] for video in (await http.get("/v1/videos")).json()["data"]] == [made["id"]]
 
 
-async def test_a_full_queue_is_said_with_a_time_to_come_back(serve, tmp_path) -> None:
+async def test_a_full_queue_is_reported_with_a_time_to_retry(serve, tmp_path) -> None:
     server = await serve(data_dir=tmp_path, jobs_at_once=0, max_queued_jobs=2)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as http:
         replies = [await http.post("/v1/videos", json={"prompt": "a"}) for _ in range(3)]

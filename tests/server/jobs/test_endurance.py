@@ -222,7 +222,7 @@ async def test_a_chunk_that_does_not_end_in_time_is_left_and_the_job_given_back_
     assert (job.state, job.failures, job.chunks) == (JobState.QUEUED, 0, 1)
 
 
-async def test_a_second_signal_waits_for_no_chunk_and_the_next_server_goes_on_with_the_job(
+async def test_after_a_second_signal_no_chunk_is_finished_and_the_next_server_continues_the_job(
     serve, caller_of, tmp_path
 ) -> None:
     first = await serve(data_dir=tmp_path, job_lease_seconds=600.0, shutdown_timeout=3600.0)
@@ -457,7 +457,7 @@ async def test_results_go_when_they_are_too_many(kept) -> None:
     assert left() == "bc" and store.get("a") is None
 
 
-async def test_folders_that_nobody_knows_are_swept_after_a_while_and_not_before(kept, tmp_path) -> None:
+async def test_unknown_folders_are_swept_after_a_while_and_not_before(kept, tmp_path) -> None:
     clocks, sweeper, _, left = kept
     for name, age in (("old", sweeper_module.ORPHAN_SECONDS + 60), ("new", 0)):
         folder = tmp_path / "videos" / name

@@ -115,7 +115,7 @@ def test_of_two_who_take_over_at_once_one_wins(stores, order) -> None:
     assert (one.take_over(lease, beat) is None) != (two.take_over(lease, beat) is None)
 
 
-def test_a_chunk_told_twice_counts_once_and_out_of_order_not_at_all(store, order) -> None:
+def test_a_chunk_reported_twice_counts_once_and_out_of_order_not_at_all(store, order) -> None:
     add(store, order, "a")
     _, lease = store.claim("test-tiny")
     for _ in range(2):

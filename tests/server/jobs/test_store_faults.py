@@ -108,9 +108,7 @@ def test_a_postgresql_that_goes_and_comes_back(postgres, empty_postgres, order) 
         store.close()
 
 
-async def test_orders_against_a_locked_database_fail_side_by_side_and_not_behind_one_another(
-    serve, path, order, monkeypatch
-) -> None:
+async def test_requests_against_a_locked_database_fail_in_parallel(serve, path, order, monkeypatch) -> None:
     monkeypatch.setattr(connections_module, "BUSY_SECONDS", 0.5)
     monkeypatch.setattr(database_module, "TURN_WITHIN", 0.5)
     monkeypatch.setattr(database_module, "BELIEVED_AFTER", 600.0)

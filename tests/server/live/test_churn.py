@@ -49,7 +49,7 @@ async def settles(tmp_path: Path, before: dict[str, list[str]]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_visitors_leave_nothing_behind_and_do_not_disturb_who_stays(serve, tmp_path, caplog) -> None:
+async def test_visitors_leave_nothing_behind_and_do_not_affect_viewers_who_stay(serve, tmp_path, caplog) -> None:
     server = await serve(max_sessions=3, max_waiting=100, max_lead_seconds=1000, **KEEP)
     await server.works()
     before = held(tmp_path)

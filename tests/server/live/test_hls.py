@@ -63,7 +63,7 @@ def test_the_window_is_bounded_however_long_it_runs_and_older_pieces_are_gone() 
     assert window.segment(newest - KEPT + 1) is not None
 
 
-def test_whoever_joins_within_a_segment_and_who_misses_a_chunk_begin_there() -> None:
+def test_players_start_within_a_segment_when_they_join_or_miss_a_chunk() -> None:
     joined = filled(range(3, 9))
     assert joined.segment(1) == bytes([3]) and "#EXT-X-MEDIA-SEQUENCE:1\n" in joined.playlist()
     assert joined.playable
@@ -198,7 +198,7 @@ async def test_a_playlist_is_held_back_until_it_has_the_part_that_was_asked_for(
         assert gone.status_code == 404 and "read live.m3u8 again" in gone.json()["error"]["message"]
 
 
-async def test_who_pauses_makes_players_wait_with_a_word_and_nobody_keeps_a_window(server, viewer_of, monkeypatch):
+async def test_players_of_a_paused_session_are_told_to_wait_and_no_window_is_kept(server, viewer_of, monkeypatch):
     monkeypatch.setattr(hls_output, "FIRST_SECONDS", 0.2)
     monkeypatch.setattr(hls_output, "IDLE_SECONDS", 0.3)
     async with live(server, viewer_of) as owner:

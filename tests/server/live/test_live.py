@@ -367,7 +367,7 @@ async def test_shutting_down_tells_the_viewers_and_ends_the_worker(serve, viewer
 
 
 @pytest.mark.parametrize(("takes", "left"), [(0.0, 5.0), (2.5, 3.0), (7.0, 1.0)])
-async def test_what_takes_long_while_shutting_down_leaves_less_for_the_worker(serve, monkeypatch, takes, left) -> None:
+async def test_a_slow_step_of_the_shutdown_leaves_less_time_for_the_worker(serve, monkeypatch, takes, left) -> None:
     """shutdown_timeout is 1 s: the server ends 5 s after that, and the worker always gets a moment."""
     server = await serve(shutdown_timeout=1.0)
     await server.engine.settled()

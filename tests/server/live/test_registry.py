@@ -286,9 +286,7 @@ async def test_a_full_disk_costs_exactness_and_no_picture(serve, viewer_of) -> N
     assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
 
 
-async def test_nobody_takes_up_a_session_without_its_token_or_behind_what_is_kept(
-    serve, viewer_of, monkeypatch
-) -> None:
+async def test_a_session_is_resumed_only_with_its_token_and_from_a_kept_chunk(serve, viewer_of, monkeypatch) -> None:
     server = await serve(**KEEP)
     first = await begun(server, viewer_of)
     compared, compare = [], hmac.compare_digest
@@ -380,7 +378,7 @@ async def test_several_may_watch_one_session_and_only_its_owner_steers(server, v
         assert np.array_equal(guest.pictures()[:12], owner.pictures()[12 * begin : 12 * begin + 12])
 
 
-async def test_who_looks_on_and_stops_leaves_alone_and_hears_nothing_of_the_owners_changes(server, viewer_of) -> None:
+async def test_a_watcher_who_stops_ends_only_its_own_stream_and_hears_of_no_changes(server, viewer_of) -> None:
     async with server.connect() as one, server.connect() as two, server.connect() as three:
         owner, guest, stays = viewer_of(one), viewer_of(two), viewer_of(three)
         name = (await held_back(owner))["session_id"]
@@ -417,7 +415,7 @@ async def test_what_one_who_looks_on_was_sent_paces_nothing(server, monkeypatch)
     await session.stop()
 
 
-async def test_a_session_that_stands_paused_for_long_gives_up_its_memory_and_goes_on(serve, viewer_of) -> None:
+async def test_a_session_paused_for_long_frees_its_memory_and_can_continue(serve, viewer_of) -> None:
     server = await serve(keep_on_device=0.0, keep_on_disk=60.0)
     async with server.connect() as socket:
         viewer = viewer_of(socket)
@@ -497,7 +495,7 @@ async def test_the_memory_of_caches_decides_how_many_sessions_fit(serve, viewer_
     assert server.engine.status().cache_held_bytes == 0
 
 
-async def test_who_waits_for_a_place_is_told_its_position_and_gets_the_place_in_turn(serve, viewer_of) -> None:
+async def test_a_waiting_viewer_is_told_its_position_and_gets_its_place_in_turn(serve, viewer_of) -> None:
     server = await serve(max_sessions=1, max_waiting=2)
     async with server.connect() as a, server.connect() as b, server.connect() as c, server.connect() as d:
         first, second, third, fourth = (viewer_of(socket) for socket in (a, b, c, d))
@@ -526,7 +524,7 @@ async def test_a_session_that_nobody_watches_makes_room_for_one_that_somebody_do
     assert indices(first) + indices(second) == [0, 1, 2, 3, 4, 5]
 
 
-async def test_of_those_who_wait_for_their_viewers_the_one_that_waits_longest_makes_room(serve, viewer_of) -> None:
+async def test_of_the_sessions_without_a_viewer_the_one_idle_longest_makes_room(serve, viewer_of) -> None:
     server = await serve(**KEEP, max_sessions=2)
     async with server.connect() as socket:
         older = viewer_of(socket)
@@ -642,7 +640,7 @@ def test_only_the_server_s_user_looks_into_the_folder_of_sessions(tmp_path) -> N
     assert stat.S_IMODE((tmp_path / "sessions").stat().st_mode) == 0o700
 
 
-def test_old_files_of_sessions_are_swept_but_not_those_in_use_whatever_the_clock_says(tmp_path) -> None:
+def test_old_session_files_are_swept_except_those_in_use_whatever_the_clock_says(tmp_path) -> None:
     archive = Archive(tmp_path, keep=60.0, observer=Observer(TEST_TINY))
     used, lost, fresh = (f"sess_{number:016x}" for number in range(3))
     names = [f"{lost}.session", f"{lost}.safetensors", f"{lost}.session.7.part", f"{used}.safetensors", "notes.txt"]

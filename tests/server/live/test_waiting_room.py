@@ -90,7 +90,7 @@ async def test_first_come_first_served_but_sessions_that_have_begun_go_first(pla
     assert places.served == ["begun", "begun later", "a", "b"]
 
 
-async def test_a_place_that_is_free_is_theirs_who_wait_and_not_a_newcomer_s(places: Places, come) -> None:
+async def test_a_free_place_goes_to_waiting_viewers_before_newcomers(places: Places, come) -> None:
     await come("waits")
     places.free = 1
     await come("newcomer")
@@ -99,7 +99,7 @@ async def test_a_place_that_is_free_is_theirs_who_wait_and_not_a_newcomer_s(plac
     assert places.served == ["waits"]
 
 
-async def test_so_many_may_wait_and_those_who_have_begun_are_not_counted(places: Places, come) -> None:
+async def test_the_limit_on_waiting_viewers_does_not_count_started_sessions(places: Places, come) -> None:
     for name, started in (("a", False), ("begun", True), ("b", False)):
         assert not (await come(name, started)).done()
     with pytest.raises(PafuError) as refused:

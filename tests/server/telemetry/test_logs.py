@@ -91,7 +91,7 @@ def test_no_line_of_a_traceback_looks_like_one_of_the_log(written) -> None:
     assert all(line.isprintable() for line in others)
 
 
-def test_what_else_is_said_is_json_too_where_the_log_is(written) -> None:
+def test_all_other_output_is_json_when_the_log_is(written) -> None:
     stream = written()
     say("open http://127.0.0.1:8000")
     fail("no permission to listen")
@@ -237,7 +237,7 @@ async def test_the_worker_s_lines_name_the_session_and_the_request_that_they_are
     assert "Traceback" in line["error"]
 
 
-async def test_who_resumes_a_session_or_looks_on_logs_under_the_session_s_name(written, serve, viewer_of) -> None:
+async def test_resuming_or_watching_logs_under_the_session_s_id(written, serve, viewer_of) -> None:
     server, stream = await serve(keep_on_device=60), written()
     async with server.connect() as first, server.connect() as second:
         began = await viewer_of(first).start(num_frames=10_000)

@@ -129,7 +129,7 @@ def test_a_viewer_without_a_place_is_a_rejection(observer) -> None:
     assert read("pafu_session_rejections_total", reason="viewer_left") == 0
 
 
-def test_who_comes_back_or_looks_on_begins_no_session_and_has_no_first_chunk(observer, clock) -> None:
+def test_resuming_or_watching_starts_no_session_and_has_no_first_chunk(observer, clock) -> None:
     read = observer.metrics.read
     for owner in (True, False):
         viewer = observer.viewer()
@@ -284,7 +284,7 @@ async def test_metrics_are_served_and_requests_are_counted_by_route_not_by_path(
     assert server.engine.observer.metrics.read("pafu_errors_total", code="host_not_allowed") == 1
 
 
-async def test_a_session_is_seen_where_it_stands_from_its_viewer_s_leaving_to_its_coming_back(serve, viewer_of) -> None:
+async def test_a_suspended_session_is_listed_until_its_viewer_returns(serve, viewer_of) -> None:
     server = await serve(keep_on_device=3.0, keep_on_disk=600)
     read = server.engine.observer.metrics.read
 

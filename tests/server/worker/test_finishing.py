@@ -64,7 +64,7 @@ def test_the_next_chunk_begins_while_one_is_decoded_and_no_other(overlapped, hel
     assert line.of("a", messages.Ended)[0].reason == "complete"
 
 
-def test_what_arrives_is_byte_for_byte_what_one_step_after_the_other_makes(overlapped, pattern) -> None:
+def test_the_output_is_byte_for_byte_that_of_working_step_by_step(overlapped, pattern) -> None:
     line, worker = overlapped
     line.inbox = [order("one", "red", 1, pictures=40), order("two", "the camera pans left", 2, pictures=40)]
     until_over(worker)
@@ -107,7 +107,7 @@ def test_a_session_that_is_closed_while_its_chunk_is_decoded_sends_nothing_more(
     assert line.of("a", messages.Fragment) == [] and len(line.of("b", messages.Fragment)) == 1
 
 
-def test_pictures_that_fail_end_their_session_alone_behind_the_chunks_before(overlapped, held) -> None:
+def test_a_failed_decoding_ends_only_its_session_after_the_chunks_before(overlapped, held) -> None:
     line, worker = overlapped
     held.set()
     line.inbox = [order("bad", "blind"), order("good", pictures=60)]

@@ -64,7 +64,7 @@ def test_a_viewer_cannot_have_played_what_was_not_delivered() -> None:
     assert playout.playhead(0.0) == CHUNK
 
 
-def test_undelivered_media_counts_as_lead_so_a_viewer_who_does_not_read_is_not_generated_for() -> None:
+def test_undelivered_media_counts_as_lead_so_nothing_is_generated_for_a_viewer_who_does_not_read() -> None:
     playout = Playout(10.0)
     while playout.wait(0.0) == 0.0:
         begin_and_send(playout)

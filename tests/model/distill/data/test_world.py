@@ -117,7 +117,7 @@ def drawn_clips(count: int = 40) -> Batch:
     return Batch(frames[:, :, None, None, None], ids, frames, frames[:, :, None], lights)
 
 
-def test_what_is_said_holds_until_something_else_is_said_and_a_new_light_is_always_said():
+def test_a_prompt_holds_until_the_next_one_and_a_new_light_is_always_in_it():
     could = drawn_clips()
     told = said(np.random.default_rng(1), could)
     assert torch.equal(told.ids[:, 0], could.ids[:, 0])
