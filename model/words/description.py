@@ -17,6 +17,11 @@ class Thing:
     place: str | None = None
     distance: str | None = None
 
+    @property
+    def details(self) -> int:
+        """How many attributes are mentioned."""
+        return sum(getattr(self, name) is not None for name in ATTRIBUTES)
+
     def fits(self, known: Thing) -> bool:
         """Whether this thing asks for nothing that ``known`` did not ask for; attributes that are not mentioned match
         anything."""

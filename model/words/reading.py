@@ -29,6 +29,13 @@ class Grammar(WordClasses):
         return bool(self.new_things(before, after))
 
     def new_things(self, before: str, after: str) -> list[Thing]:
-        """The things that ``after`` names, and ``before`` does not with the same colours and place."""
-        known = self.describe(before).things
-        return [thing for thing in self.describe(after).things if not any(thing.fits(other) for other in known)]
+        """The things that ``after`` names, and ``before`` does not with the same colours and place; of two alike, the
+        second is new if there was one. Those that say most are compared first."""
+        known, new = self.describe(before).things, []
+        for thing in sorted(self.describe(after).things, key=lambda thing: -thing.details):
+            same = next((at for at, other in enumerate(known) if thing.fits(other)), None)
+            if same is None:
+                new.append(thing)
+            else:
+                del known[same]
+        return new

@@ -224,6 +224,8 @@ def test_a_word_that_is_negated_is_not_called_unknown_as_well() -> None:
         ("a desert, a red house", "the new ground"),
         ("a meadow at night, a red house", None),
         ("a desert, a blue house", None),
+        ("two red houses", None),
+        ("a house, a red house", None),
         ("a meadow by day, a mill ahead", "what is ahead"),
         ("a mill ahead; the camera pans right", None),
         ("a meadow at night, a mill ahead", "what is ahead"),

@@ -70,7 +70,8 @@ async def test_words_that_the_model_does_not_know_are_named_at_the_start_and_at_
             assert queued["unknown_words"] == []
             told.append(queued["warnings"])
             await viewer.until("session.interaction.applied")
-        assert told[0] == [] and told[1][0].startswith("'without a roof' is ignored")
+        assert told[0] == [] and len(told[1]) == 2 and told[1][0].startswith("the prompt names nothing new")
+        assert told[1][1].startswith("'without a roof' is ignored")
 
 
 async def test_a_change_is_queued_then_applied_at_a_chunk_and_shows_there(server, viewer_of) -> None:
