@@ -9,6 +9,7 @@ from model.words.lexicon import Lexicon, affirmed, asked_for, clauses, is_number
 
 _IS = ("is", "are", "was", "were")
 _NEW, _ONE = ("a", "an", "another"), ("one", "ones")
+_OTHERS = {"second", "third", "other"}
 _TOGETHER = ("both", "all", "they")  # speak of things that were named, also of several phrases
 _NO_THING = "no thing is left for it"
 _ONE_COLOUR = "a thing has one color, and a roof another"
@@ -125,8 +126,8 @@ class Reader:
         if word == "roofed" and "colour" in waiting.said:
             self._wait("accent", *waiting.said.pop("colour"))
         elif word == "roof" and "colour" in waiting.said:
-            colour = waiting.said.pop("colour")
-            if not self._give("accent", *colour):
+            colour, every = waiting.said.pop("colour"), len(self._group) if spelled.endswith("s") else None
+            if not self._give("accent", *colour, every):
                 self._wait("accent", *colour)
         elif word == "roof":
             self._bare_roof = True
@@ -168,9 +169,10 @@ class Reader:
 
     def _name(self, kind: str, usual: int) -> None:
         """As many new things as were asked for, ``usual`` if no number was said, with the words that wait for them, and
-        those of the colors before ("a red and a blue house")."""
+        those of the colors before ("a red and a blue house", but not "a red and blue house")."""
         waiting, self._waiting = self._waiting, _Waiting()
-        shared = self._shared if "colour" in waiting.said else []
+        several = usual > 1 or waiting.article or waiting.count
+        shared = self._shared if several and "colour" in waiting.said else []
         self._shared = self._shared[len(shared) :]
         self._drop_shared()
         self._group = [thing for each in shared for thing in self._alike(kind, each, 1)]
@@ -192,7 +194,7 @@ class Reader:
     def _named_before(self, kind: str, spelled: str, words: list[str]) -> Thing | None:
         """The thing that "the house" refers to: the last one of this kind that was named, and not at another place."""
         waiting, lexicon = self._waiting, self._words.lexicon
-        if waiting.article != "the" or waiting.count is not None or spelled in lexicon.plurals:
+        if waiting.article != "the" or waiting.count is not None or spelled in lexicon.plurals or _OTHERS & {*words}:
             return None
         said = Thing(kind, **{role: word for role, (word, _) in waiting.said.items()})
         places = {lexicon.canonical.get(word) for word in words} & {*self._words.places}

@@ -45,7 +45,7 @@ CANONICAL = folded(SYNONYMS, _PLURALS)
 _SILENT = frozenset(
     "a an the with in on of at to is are there it its by from over side some stands standing stand this that but any s "
     "landscape scene world view quiet calm camera picture slowly gently we see while show draw add please another ones "
-    "wall walls painted has have whose only just also very like bright them".split()
+    "wall walls painted has have whose only just also very like bright them first second third other single".split()
 )
 _REFUSED = {
     reason: words.split()

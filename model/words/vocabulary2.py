@@ -103,7 +103,7 @@ _SILENT = frozenset(
     "a an the with in on of at to is are there it its by from under over side some stands standing stand this that but "
     "landscape scene world view quiet calm camera picture slowly gently big tall small large little we see go goes "
     "come comes hot air while sky out way up down for way s be has have which where through slow old young "
-    "show draw add please another ones wall walls painted".split()
+    "show draw add please another ones wall walls painted first second third other single".split()
 )
 SUGGESTIONS = {
     "things": KINDS,

@@ -70,6 +70,8 @@ RED_LEFT, BLUE_RIGHT = Thing("house", "red", place="left"), Thing("house", "blue
     [
         ("a red and a blue house", [RED, BLUE]),
         ("red and blue houses", [RED, BLUE]),
+        ("the first house is red, the second house is blue", [RED, BLUE]),
+        ("two houses; the first is red, the other is blue", [RED, BLUE]),
         ("two red and a blue house", [RED, RED, BLUE]),
         ("a red house and a blue one", [RED, BLUE]),
         ("a mill, a red and a blue house", [Thing("mill"), RED, BLUE]),
@@ -83,6 +85,7 @@ RED_LEFT, BLUE_RIGHT = Thing("house", "red", place="left"), Thing("house", "blue
         ("a red house on the left and a blue one on the right", [RED_LEFT, BLUE_RIGHT]),
         ("a red house and a mill. The house has a blue roof", [Thing("house", "red", "blue"), Thing("mill")]),
         ("the roof of the red house is blue", [Thing("house", "red", "blue")]),
+        ("two red houses, blue roofs", [Thing("house", "red", "blue")] * 2),
         ("blue roofs on two red houses", [Thing("house", "red", "blue")] * 2),
         ("a red house with a roof in blue", [Thing("house", "red", "blue")]),
         ("a red house; then the camera pans right", [RED]),
@@ -97,6 +100,7 @@ def test_each_of_several_things_of_a_kind_has_its_own_color_and_place(prompt: st
     [
         ("a red meadow, a mill", "red", "not light or ground"),
         ("a red green mill", "red", "one color"),
+        ("a red and blue mill", "red", "no thing is left"),
         ("a red mill with white walls", "white", "one color"),
         ("a tree with a red roof", "red", "a tree has one color"),
         ("a mill on the left on the right", "right", "no thing is left"),
