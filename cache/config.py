@@ -21,6 +21,7 @@ SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience"
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
 HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
 RECALLING = frozenset({"retrieval"})  # policies with a tier in host memory
+POSED = frozenset({"fov", "retrieval"})  # policies that choose by what the camera sees
 PYRAMIDAL = frozenset({"pyramid"})  # policies with a budget per layer
 PYRAMID_BETA = 20  # the first layer's share is this many times less than twice the mean, the last one's 1 / this
 MERGING = frozenset({"merging"})  # policies that average stored rows
@@ -43,8 +44,11 @@ CACHE_SHARE = 0.7  # of the memory that a loaded model leaves free
 
 
 def row_bytes(width: int, dtype: str, kv_dtype: str = "auto") -> int:
-    """Bytes of one token's keys (or values) over all heads: ``width`` numbers, computed in ``dtype``."""
-    check_kv_dtype(kv_dtype, dtype)
+    """Bytes of one token's keys (or values) over all heads: ``width`` numbers, computed in ``dtype``. Whether such a
+    model can store them so is for ``check_kv_dtype``: admission also counts before a worker has told its dtype."""
+    check_kv_dtype("auto" if kv_dtype == "bf16" else kv_dtype, dtype)
+    if kv_dtype == "bf16":
+        return width * BYTES_PER_ELEMENT["bfloat16"]
     if bits := QUANTISED_BITS.get(kv_dtype):
         return -(-width // GROUP) * (GROUP * bits // 8 + SCALE_BYTES)
     return width * BYTES_PER_ELEMENT[dtype]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from cache.config import PositionMode
+from cache.config import POSED, PositionMode
+from cache.errors import PolicyError
 from model.camera import PANS, CameraLimits
 
 MOST_PIXELS = 4096  # per side
@@ -201,6 +202,14 @@ class ModelSpec:
     def _nearest_sigma(self, timestep: float) -> float:
         """The nearest of the public schedulers' 1000 noise levels."""
         return min((self._warp(1 - k / 1000) for k in range(1000)), key=lambda s: abs(1000 * s - timestep))
+
+    def check_policy(self, policy: str) -> None:
+        """Raise PolicyError for a cache policy that chooses by the camera's view if this model has no camera."""
+        if policy in POSED and self.camera is None:
+            raise PolicyError(
+                f"policy {policy!r} chooses by what the camera sees, and model {self.name!r} has no camera: "
+                "choose another policy, for example 'value_novelty'"
+            )
 
     def why_not_shared(self, devices: int) -> str | None:
         """Why a group of so many devices cannot share this model (cache.group), or None if it can."""

@@ -28,14 +28,9 @@ def new_cache(
     StreamError if the policy needs evidence that is unavailable. Only evaluations have ``foresight``, or hide the
     ``pose``, so that policies see keys that are not rotated by place."""
     spec = model.spec
-    needs = policy_named(config.policy).needs
-    head = HEAD_OF.get(config.policy)
-    if head is not None and getattr(model, head) is None:
-        raise StreamError(
-            f"cache policy {config.policy!r} needs a head for {head}, and these weights of {spec.name!r} have none: "
-            f"train one with `pafu distill {head}`, or choose a policy without one, for example 'value_novelty'"
-        )
-    if "future" in needs and not foresight:
+    if why := lacking(model).get(config.policy):
+        raise StreamError(why)
+    if "future" in policy_named(config.policy).needs and not foresight:
         raise StreamError(f"cache policy {config.policy!r} knows the future: it exists in evaluations only")
     return KVCache(
         geometry_of(spec, model.dtype, model.device, model.dit.group),
@@ -51,6 +46,16 @@ def new_cache(
         group=model.dit.group,
         host=round(config.host_latents * spec.tokens_per_latent),
     )
+
+
+def lacking(model: LoadedModel) -> dict[str, str]:
+    """The policies that need a head that these weights do not have, each with a message about it."""
+    return {
+        policy: f"cache policy {policy!r} needs a head for {head}, and these weights of {model.spec.name!r} have none: "
+        f"train one with `pafu distill {head}`, or choose a policy without one, for example 'value_novelty'"
+        for policy, head in HEAD_OF.items()
+        if getattr(model, head) is None
+    }
 
 
 def _unplaced(spec: ModelSpec, keys: Tensor, positions: Tensor) -> Tensor:

@@ -270,6 +270,7 @@ def long(
         settings = LongSettings(cache=cache.config(), **asdict(learning))
         parts = beside.parts()
         spec = known(model, parts.size)
+        spec.check_policy(cache.policy)
         dreams.scripts(spec, prompts, 1)  # reports missing prompts before anything is loaded
         check_training_memory(
             own, spec, partial(long_bytes, spec, settings), "--remembered, --streams, --budget or --size"

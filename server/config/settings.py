@@ -457,6 +457,7 @@ class Settings(Keys, Limits, Caches, Storage, Sessions, Server, BaseSettings):
         if budget is None:
             budget = self._usual_budget(spec)
         check_room(policy or usual, budget, 0, 0, "latent frames")  # also checks that sessions may use the policy
+        spec.check_policy(policy or usual)
         if sink is None and policy in (None, usual):
             sink = self.cache_sink_latents
         if sink is None and (policy or usual) == spec.cache_policy:

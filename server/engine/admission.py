@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
+from cache.config import check_kv_dtype, check_shared
+from cache.errors import PolicyError
 from model.spec import ModelSpec
 from server.config import ConfigError, Settings
 from server.config.devices import Slot
 from server.engine.placement import Load
 from server.errors import RETRY_AFTER, PafuError
-from server.ipc.messages import CacheChoice, Open
+from server.ipc.messages import CacheChoice, Open, Ready
 
 MIB = 2**20
 NARROWEST = "bfloat16"  # the smallest dtype a model may compute in
@@ -40,6 +42,16 @@ def cache_bytes(
     host = cache.config.host_bytes(**sizes) if devices[0] == "cpu" else 0
     held = cache.config.promised_bytes(**sizes, tokens_per_chunk=spec.tokens_per_chunk)
     return (spec.codec_bytes(dtype) if codec is None else codec) + held + host
+
+
+def refusal(spec: ModelSpec, cache: CacheChoice, ready: Ready, devices: Sequence[str]) -> str | None:
+    """Why this worker refuses every session with such a cache, or None."""
+    try:
+        check_kv_dtype(cache.kv_dtype, ready.dtype)
+        check_shared(cache.kv_dtype, spec.dim // len(devices), len(devices))
+    except PolicyError as error:
+        return str(error)
+    return ready.lacking.get(cache.policy)
 
 
 def in_real_time(spec: ModelSpec, chunk_seconds: float) -> int:

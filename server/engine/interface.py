@@ -143,6 +143,10 @@ class Engine(Protocol):
     async def wait_ready(self, timeout: float) -> None:
         """Wait until sessions can be opened. Raises PafuError not_ready, worker_failed or shutting_down."""
 
+    def check(self, cache: CacheChoice) -> None:
+        """Raises PafuError for a cache that no worker will ever take, before there is a session: cache_too_large, or
+        invalid_message if the model lacks what the cache needs. Workers that were never ready have not told."""
+
     async def open(self, order: Open) -> EngineSession:
         """Open a session on a worker.
 

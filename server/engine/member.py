@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from server.engine.admission import WIDEST, Account, Capacity, Speed, cache_bytes
+from server.engine.admission import WIDEST, Account, Capacity, Speed, cache_bytes, refusal
 from server.engine.assignment import Assignment
 from server.engine.interface import WorkerStatus
 from server.engine.line import Line
@@ -49,6 +49,7 @@ class Member:
         self._speed = Speed(self._spec, self._usual)  # kept across restarts
         self._observer, self._changed = observer, changed
         self._moving: set[str] = set()
+        self._told: Ready | None = None  # what the newest process that was ready told, kept across restarts
         self.supervisor = WorkerSupervisor(
             assignment.name,
             assignment.configure,
@@ -105,9 +106,12 @@ class Member:
 
     def cache_bytes(self, cache: CacheChoice) -> int:
         """Memory that a session with this cache holds on this worker."""
-        ready = self.supervisor.ready
-        dtype, codec = (ready.dtype, ready.codec_bytes) if ready else (WIDEST, None)
+        dtype, codec = (self._told.dtype, self._told.codec_bytes) if self._told else (WIDEST, None)
         return cache_bytes(self._spec, cache, dtype, self.slot.devices, codec)
+
+    def refusal(self, cache: CacheChoice) -> str | None:
+        """Why the worker refuses every session with this cache; None if it does not, or has never been ready."""
+        return refusal(self._spec, cache, self._told, self.slot.devices) if self._told else None
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         """Open a session that fits after closing the ``displaced`` ones. Raises PafuError if the worker refuses it."""
@@ -198,6 +202,7 @@ class Member:
 
     def _make_room(self, ready: Ready) -> None:
         """Set memory and session limits from the worker's Ready message."""
+        self._told = ready
         self.account.room = ready.cache_room_bytes
         if ready.chunk_seconds is not None:
             self._speed.measured(ready.chunk_seconds)

@@ -40,6 +40,9 @@ class PoolMember(Protocol):
     def cache_bytes(self, cache: CacheChoice) -> int:
         """Memory that a session with this cache holds on the worker."""
 
+    def refusal(self, cache: CacheChoice) -> str | None:
+        """Why the worker refuses every session with this cache; None if it does not, or this is not known yet."""
+
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         """Open a session that fits after closing the ``displaced`` ones. Raises PafuError if it is refused."""
 
@@ -81,12 +84,24 @@ class Pool:
         taken = [sessions for sessions in known if sessions is not None]
         return sum(taken) if taken else None
 
+    def check(self, cache: CacheChoice) -> None:
+        """Raises PafuError for a cache that no worker will ever take, as far as workers have been ready."""
+        known = [member for member in self.members if member.serving and member.account.room]
+        reasons = [member.refusal(cache) for member in known]
+        if reasons and all(reasons):
+            raise PafuError("invalid_message", str(reasons[0]), "extra_params.cache")
+        if known and all(member.cache_bytes(cache) > member.account.room for member in known):
+            raise self._no_place(cache)
+
+    def _no_place(self, cache: CacheChoice) -> PafuError:
+        serving = [member for member in self.members if member.serving and member.account.room]
+        return no_place(min(m.cache_bytes(cache) for m in self.members), [m.account for m in serving], self.most)
+
     def place(self, order: Open) -> tuple[PoolMember, list[str]]:
         """The worker for a session, and the background sessions to displace there. Raises PafuError if none fits."""
         if choice := self.choose(self.ready, order.cache, order.background, one_leaves=False):
             return choice
-        serving = [member for member in self.members if member.serving and member.account.room]
-        raise no_place(min(m.cache_bytes(order.cache) for m in self.members), [m.account for m in serving], self.most)
+        raise self._no_place(order.cache)
 
     def choose(
         self, among: Iterable[PoolMember], cache: CacheChoice, background: bool, one_leaves: bool

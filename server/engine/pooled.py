@@ -108,6 +108,10 @@ class PooledEngine:
         codes = {EngineState.FAILED: "worker_failed", EngineState.STOPPED: "shutting_down"}
         raise PafuError(codes.get(self.state, "not_ready"), f"no session can start: {self._message()}")
 
+    def check(self, cache: CacheChoice) -> None:
+        """Raises PafuError for a cache that no worker will ever take, as far as workers have been ready."""
+        self.pool.check(cache)
+
     async def open(self, order: Open) -> EngineSession:
         """Open the session on a worker. Raises PafuError if the server is full or the worker refuses."""
         if self.state is not EngineState.READY:

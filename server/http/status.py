@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from cache.config import SERVED_POLICIES
+from cache.config import POSED, SERVED_POLICIES
 from model.camera import CameraLimits
 from model.spec import ModelSpec
 from model.words.vocabularies import words_of
@@ -212,6 +212,7 @@ def version(engine: EngineStatus) -> Version:
 def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
     """The entry of /v1/models."""
     words, examples = vocabulary(spec)
+    lacking = {*(POSED if spec.camera is None else ()), *(name for ready in engine.ready for name in ready.lacking)}
     return Model(
         id=spec.name,
         width=spec.width,
@@ -231,7 +232,7 @@ def model(spec: ModelSpec, settings: Settings, engine: EngineStatus) -> Model:
             **(camera_limits(spec.camera) if spec.camera else {}),
         },
         cache_policy=settings.cache_policy or spec.cache_policy,
-        cache_policies=list(SERVED_POLICIES),
+        cache_policies=[policy for policy in SERVED_POLICIES if policy not in lacking],
         words=words,
         examples=examples,
     )

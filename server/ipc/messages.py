@@ -229,6 +229,7 @@ class Ready(Message, frozen=True, tag="ready"):
     versions: dict[str, str]
     chunk_seconds: float | None = None  # of a single session with the default cache; None: not measured
     codec_bytes: int | None = None  # that the video codec keeps for a session; None: what the spec says
+    lacking: dict[str, str] = {}  # cache policies that these weights cannot serve -> why
 
 
 class StartFailed(Message, frozen=True, tag="start_failed"):

@@ -69,6 +69,7 @@ class VideoService:
         self._database = Database(settings)
         self._storage = Storage(self._database)
         self._sources = SourceFiles(settings, self._storage)
+        self._engine = engine
         self._runner = Runner(settings, spec, engine, self._database)
         self._sweeper = Sweeper(settings, self._database)
         self._draining = False
@@ -172,7 +173,7 @@ class VideoService:
         if self._draining:
             raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
         job_id, caller, key = f"video_{secrets.token_hex(12)}", sender.caller, sender.key
-        await self._check_room(caller, key)
+        await self._check_accepted(order, caller, key)
         order, chunks = await bring(job_id) if bring else (order, [])
         context = NO_CONTEXT | self._traced(job_id, sender)
         order = msgspec.structs.replace(order, request=sender.request, **context)
@@ -180,7 +181,7 @@ class VideoService:
         new = False
         try:
             async with self._storage.ordering():  # otherwise concurrent requests would all see the last free place
-                await self._check_room(caller, key)
+                await self._check_accepted(order, caller, key)
                 job, new = await self._storage.ask(
                     lambda store: store.add(
                         job_id, caller.name, order, remixed_from=remixed_from, given=chunks, idempotency=idempotency
@@ -204,10 +205,12 @@ class VideoService:
         ids = {"job_id": job_id, "request_id": sender.request}
         return {**sender.context, "traceparent": self._observer.traces.ordered(ids, sender.context, self._spec.name)}
 
-    async def _check_room(self, caller: Caller, key: str | None) -> None:
-        """Raises PafuError if the job limits are reached, unless the idempotency key is known."""
+    async def _check_accepted(self, order: Order, caller: Caller, key: str | None) -> None:
+        """Raises PafuError if no worker will ever take the order's cache or if the job limits are reached, unless the
+        idempotency key is known."""
         if key is not None and await self._storage.ask(lambda store: store.has_key(caller.name, key)):
             return
+        self._engine.check(order.cache)
         most = self._settings.max_queued_jobs
         unfinished = await self._storage.ask(lambda store: store.unfinished())
         if unfinished >= most:

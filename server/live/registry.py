@@ -49,7 +49,9 @@ class SessionRegistry:
         return iter(list(self._live.values()))
 
     def create(self, order: Open, caller: Caller) -> tuple[LiveSession, str]:
-        """A new session, which starts once it has an owner, and its resume token. Raises PafuError session_limit."""
+        """A new session, which starts once it has an owner, and its resume token. Raises PafuError session_limit, or as
+        ``Engine.check``."""
+        self._engine.check(order.cache)
         counted = self._limits.acquire_session(caller)
         token = new_token()
         state = SessionState(order, hashed(token), caller.name, self._spec)

@@ -92,6 +92,10 @@ class Generator(Protocol):
     versions: dict[str, str]
     dtype: str  # of the caches
 
+    @property
+    def lacking(self) -> dict[str, str]:
+        """The cache policies that these weights cannot serve, each with the reason."""
+
     def open(self, prompt: str, seed: int, cache: CacheChoice) -> Stream: ...
     def snapshot(self, stream: Any) -> bytes:
         """A stream's complete state as safetensors."""
@@ -152,6 +156,12 @@ class ModelGenerator:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.model = model
         self._cores = torch.get_num_threads()
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        from model.stream.session_cache import lacking
+
+        return lacking(self.model)
 
     @property
     def torch_device(self) -> torch.device:

@@ -404,6 +404,7 @@ def serve(channel: Channel, load: Loader) -> int:
         dtype=generator.dtype,
         cache_room_bytes=configure.cache_room_bytes or _room(generator, configure),
         codec_bytes=generator.spec.codec_bytes(generator.dtype),
+        lacking=generator.lacking,
         versions=generator.versions,
         chunk_seconds=chunk_seconds,
     )

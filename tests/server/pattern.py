@@ -137,6 +137,7 @@ class PatternGenerator:
     device = "cpu"
     versions: dict[str, str] = {}
     dtype = "float32"
+    lacking = {"asked": "these weights have no head for 'asked'"}
 
     def __init__(self, model: str) -> None:
         self.spec = spec_named(model)

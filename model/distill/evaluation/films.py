@@ -229,6 +229,7 @@ def config_of(spec: ModelSpec, policy: str, budget: float) -> CacheConfig:
     own = policy == spec.cache_policy and budget == spec.cache_budget_latents
     sink = spec.cache_sink_latents if own else None
     try:
+        spec.check_policy(policy)
         return CacheConfig.filled_in(policy, budget, sink, None, spec.chunk_latents, spec.position_mode)
     except PolicyError as error:
         raise EvalError(str(error)) from error

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from server.engine.admission import WIDEST, Account, Capacity, cache_bytes
+from server.engine.admission import WIDEST, Account, Capacity, cache_bytes, refusal
 from server.engine.assignment import Assignment
 from server.engine.cluster.conversation import Conversation, Link
 from server.engine.cluster.messages import Admit, Drain, Heard, Hello, Move, Refused, Report, Said, Undrain
@@ -77,6 +77,11 @@ class RemoteMember:
         ready = self._report.status.ready if self._report is not None else None
         dtype, codec = (ready.dtype, ready.codec_bytes) if ready else (WIDEST, None)
         return cache_bytes(self._assignment.spec, cache, dtype, self.slot.devices, codec)
+
+    def refusal(self, cache: CacheChoice) -> str | None:
+        """Why the worker refuses every session with this cache; None if it does not, or is not known to be ready."""
+        ready = self._report.status.ready if self._report is not None else None
+        return refusal(self._assignment.spec, cache, ready, self.slot.devices) if ready else None
 
     async def open(self, order: Open, displaced: Sequence[str] = ()) -> Line:
         self._gone.discard(order.session)

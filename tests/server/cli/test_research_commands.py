@@ -30,6 +30,14 @@ PROMPTS = __file__  # any text
         (["eval", "--model", "self-forcing"], "needs prompts: write one per line (--prompts)"),
         (["eval", "--minutes", "1"], "--minutes are for models without a camera; pafu-mini is evaluated on tours"),
         (["distill", "long", "--policy", "lru"], "unknown cache policy 'lru'; known policies: full"),
+        (
+            ["distill", "long", "--policy", "fov", "--model", "test-wan", "--prompts", PROMPTS],
+            "policy 'fov' chooses by what the camera sees, and model 'test-wan' has no camera",
+        ),
+        (
+            ["eval", "--policies", "window,retrieval", "--model", "test-wan", "--prompts", PROMPTS],
+            "policy 'retrieval' chooses by what the camera sees, and model 'test-wan' has no camera",
+        ),
         (["distill", "long", "--budget", "0.5"], "cannot hold 0.0 sink + 1.0 recent latent frames"),
         (["distill", "long", "--model", "gpt"], "unknown model 'gpt'"),
         (["eval", "--policies", "lru"], "unknown policy 'lru'; known: full"),

@@ -33,6 +33,13 @@ def test_flags_win_over_variables_and_variables_over_defaults(monkeypatch) -> No
     assert (settings.port, settings.max_sessions) == (9001, 7)
 
 
+def test_a_policy_that_follows_the_camera_is_refused_for_a_model_without_one(monkeypatch) -> None:
+    monkeypatch.setenv("PAFU_CACHE_POLICY", "retrieval")
+    assert load_settings().cache().policy == "retrieval"
+    with pytest.raises(ConfigError, match="^PAFU_CACHE_POLICY: .*'test-wan' has no camera"):
+        load_settings({"model": "test-wan"})
+
+
 def test_a_misspelt_variable_is_named_with_the_nearest_known_one(monkeypatch) -> None:
     monkeypatch.setenv("PAFU_MAX_SESIONS", "7")
     with pytest.raises(ConfigError, match="PAFU_MAX_SESIONS.*PAFU_MAX_SESSIONS"):

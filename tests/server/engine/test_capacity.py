@@ -169,6 +169,17 @@ async def test_memory_counts_with_the_cache_that_sessions_usually_have(tmp_path)
     assert (engine.status().capacity.sessions, engine.status().capacity.limited_by) == (2, "memory")
 
 
+async def test_the_status_is_told_while_no_process_has_told_what_it_computes_in(tmp_path) -> None:
+    settings = Settings(model="test-tiny", data_dir=tmp_path, kv_dtype="bf16")
+    engine, worker = one_worker(settings)
+    says(worker, msgspec.structs.replace(ready(0.01), dtype="bfloat16"))
+    before = engine.status().capacity
+    worker.supervisor.ready = None  # as after its process died
+    assert engine.status().capacity == before
+    usual = CacheChoice.of(settings.cache())
+    assert cache_bytes(TEST_TINY, usual, "float32") >= cache_bytes(TEST_TINY, usual, "bfloat16")
+
+
 def test_evicted_tokens_in_host_memory_count_where_the_host_is_the_device(tmp_path) -> None:
     settings = Settings(model="test-tiny", data_dir=tmp_path, cache_policy="retrieval", cache_host_latents=9)
     choice = CacheChoice.of(settings.cache())

@@ -285,6 +285,8 @@ BAD = [
     ({"prompt": "a", "extra_params": {"cache": {"policy": "none"}}}, "invalid_message", "extra_params.cache"),
     ({"prompt": "a", "extra_params": {"cache": {"budget": 3}}}, "unknown_field", "extra_params.cache.budget"),
     ({"prompt": "a", "extra_params": {"cache": []}}, "invalid_message", "extra_params.cache"),
+    ({"prompt": "a", "extra_params": {"cache": {"policy": "asked"}}}, "invalid_message", "extra_params.cache"),
+    ({"prompt": "a", "extra_params": {"cache": {"kv_dtype": "bf16"}}}, "invalid_message", "extra_params.cache"),
     (
         {"prompt": "a", "num_frames": 48, "extra_params": {"cache": {"policy": "full", "budget_latents": 4}}},
         "invalid_message",

@@ -16,12 +16,14 @@ import urllib.error
 import urllib.request
 
 import av
+import httpx
 import numpy as np
 import pytest
 import websockets
 
 from model.spec import TEST_TINY, spec_named
 from server.access.limits import ANONYMOUS
+from server.config import Settings
 from server.engine.admission import Account, cache_bytes, no_place
 from server.engine.line import Line
 from server.ipc.messages import CacheChoice, Open
@@ -493,6 +495,29 @@ async def test_the_memory_of_caches_decides_how_many_sessions_fit(serve, viewer_
         huge = {"cache": {"policy": "window", "budget_latents": 100.0}}
         assert (await viewer_of(socket).start(extra_params=huge))["code"] == "cache_too_large"
     assert server.engine.status().cache_held_bytes == 0
+
+
+async def test_what_no_worker_will_ever_take_is_refused_at_once_and_a_job_in_the_words_of_a_session(
+    serve, viewer_of
+) -> None:
+    one = cache_bytes(spec_named("test-tiny"), CacheChoice.of(Settings(model="test-tiny").cache()), "float32")
+    server = await serve(max_sessions=1, cache_room_bytes=2 * one)
+    await server.engine.settled()
+    assert "asked" not in (await ask(server, "/v1/models"))[1]["data"][0]["cache_policies"]
+    impossible = {
+        "no head for 'asked'": {"policy": "asked"},
+        "'bf16' is for a model that computes in bfloat16": {"kv_dtype": "bf16"},
+        "request a smaller budget": {"budget_latents": 200},
+    }
+    async with server.connect() as taken, httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        await viewer_of(taken).start()
+        for words, cache in impossible.items():
+            fields = {"prompt": "a", "extra_params": {"cache": cache}}
+            async with server.connect() as socket:
+                told = await viewer_of(socket).start(**fields)  # with a possible cache it would wait for the place
+            error = (await http.post("/v1/videos", json=fields)).json()["error"]
+            assert words in told["message"] == error["message"]
+            assert told["code"] == error["code"] and told["param"] == error["param"]
 
 
 async def test_a_waiting_viewer_is_told_its_position_and_gets_its_place_in_turn(serve, viewer_of) -> None:

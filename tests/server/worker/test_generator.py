@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,16 @@ def test_the_head_that_is_named_serves_the_learned_policies(tmp_path: Path) -> N
     model, words = load_model("pafu-mini", None, "cpu", str(head))
     assert model.salience is not None and words == "shipped with pafu"
     ModelGenerator(model, words, "cpu", {}).open("a meadow", 1, LEARNED)
+
+
+def test_what_weights_without_heads_cannot_serve_is_told_before_anybody_asks() -> None:
+    model, words = load_model("pafu-mini", None, "cpu")
+    assert ModelGenerator(model, words, "cpu", {}).lacking == {}
+    headless = ModelGenerator(dataclasses.replace(model, salience=None), words, "cpu", {})
+    assert set(headless.lacking) == {"salience", "pafu"}
+    with pytest.raises(ValueError) as refused:
+        headless.open("a meadow", 1, LEARNED)
+    assert str(refused.value) == headless.lacking["pafu"]
 
 
 def test_a_head_of_another_student_keeps_the_worker_from_starting(tmp_path: Path) -> None:
