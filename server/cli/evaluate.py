@@ -54,7 +54,7 @@ class CellOptions:
 class TourOptions:
     """Fields of EvalSettings as options; None: the default, which ``--quick`` changes."""
 
-    tours: Annotated[int | None, typer.Option(min=1, help="tours per cell")] = None
+    tours: Annotated[int | None, typer.Option(min=0, help="tours per cell")] = None
     tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour, in chunks")] = None
     announced: Annotated[int | None, typer.Option(min=0, help="announced tours per cell, of the same length")] = None
     called: Annotated[int | None, typer.Option(min=0, help="tours per cell in which places are called back")] = None

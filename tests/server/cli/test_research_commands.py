@@ -40,6 +40,7 @@ PROMPTS = __file__  # any text
         ),
         (["distill", "long", "--budget", "0.5"], "cannot hold 0.0 sink + 1.0 recent latent frames"),
         (["distill", "long", "--model", "gpt"], "unknown model 'gpt'"),
+        (["eval", "--tours", "0", "--policies", "lru"], "unknown policy 'lru'; known: full"),
         (["eval", "--policies", "lru"], "unknown policy 'lru'; known: full"),
         (["eval", "--budgets", "one"], "budgets is 'one'; give latent frames like 1,1.5,2"),
         (["eval", "--head", "nowhere.safetensors"], "nowhere.safetensors is missing: train a head"),

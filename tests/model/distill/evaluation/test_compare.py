@@ -76,6 +76,16 @@ def model() -> LoadedModel:
     return random_model(SMALL, seed=0, dtype=torch.float32)
 
 
+def test_prompt_changes_can_be_measured_alone(model: LoadedModel, tmp_path: Path) -> None:
+    none = dict.fromkeys(("tours", "announced", "called", "absences", "mirrors", "drifts"), 0)
+    result = Evaluation(model, tmp_path, dataclasses.replace(FEW, policies=("window",), **none)).run(
+        Console(quiet=True)
+    )
+    full, window = result["summary"]
+    assert full["psnr"]["mean"] > window["psnr"]["mean"] and window["long_accuracy"] is None
+    assert "| window | 1.5 |" in markdown(result) and plots(result, tmp_path)
+
+
 def test_an_interval_holds_the_mean_and_narrows_with_more_streams() -> None:
     rng = np.random.default_rng(0)
     few, many = (measures.bootstrap(rng.normal(3, 1, n)) for n in (10, 1000))
