@@ -5,17 +5,17 @@ A live session is paced by its viewer: ``playhead`` and ``delivered`` feed the s
 
     resume_point = ResumePoint(spec, cache)  # server.live.resume_point
     order = Open(session=job_id, background=True, pictures=160, lead_seconds=math.inf, past=None, ...)
-    line = await engine.open(order)
-    async for event in line.events():
+    engine_session = await engine.open(order)
+    async for event in engine_session.events():
         match event:
             case Fragment():  # one chunk; event.data is its m4s fragment, the first with ftyp and moov in front
                 resume_point.add(event)  # event.past, event.camera: from which another worker can continue
                 ...  # store the fragment and resume_point.past() durably
-                await line.delivered(event.index)  # the worker then starts the next chunk
+                await engine_session.delivered(event.index)  # the worker then starts the next chunk
             case Ended(reason="complete"): ...  # all pictures are done
             case Ended(code="worker_failed" | "preempted"): ...  # open again with past=resume_point.past()
             case Ended(code=str()): ...  # failed permanently
-    await line.close()  # any time: stops before the model's next pass and frees the memory
+    await engine_session.close()  # any time: stops before the model's next pass and frees the memory
 
 Guarantees for a background session:
 

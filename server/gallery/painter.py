@@ -138,23 +138,25 @@ class Painter:
     async def _paint(self, scene: Scene) -> bytes | None:
         """Generate one thumbnail; None if a viewer needed the place. Raises ThumbnailFailed, or PafuError without a
         place."""
-        line = await self._engine.open(self._order(scene))
+        engine_session = await self._engine.open(self._order(scene))
         video = bytearray()
         try:
             if scene.speed:
                 camera = Camera(speed=scene.speed)
-                await line.interact(Interact(session=line.id, event_id="pan", prompt=None, camera=camera, chunks=1))
-            async for event in line.events():
+                await engine_session.interact(
+                    Interact(session=engine_session.id, event_id="pan", prompt=None, camera=camera, chunks=1)
+                )
+            async for event in engine_session.events():
                 match event:
                     case Fragment():
                         video += event.data
-                        await line.delivered(event.index)
+                        await engine_session.delivered(event.index)
                     case Ended(code="preempted"):
                         return None
                     case Ended(code=str()):
                         raise ThumbnailFailed(event.message)
         finally:
-            await line.close()
+            await engine_session.close()
         status, picture, errors = await answer_of(loop.COMMAND, bytes(video))
         if status:
             raise ThumbnailFailed(errors.decode(errors="replace")[-200:])

@@ -57,7 +57,7 @@ class Attempt:
         self, job: Job, lease: Lease, settings: Settings, spec: ModelSpec, engine: Engine, database: Database
     ) -> None:
         self.job, self.lease = job, lease
-        self.line: EngineSession | None = None
+        self.engine_session: EngineSession | None = None
         self.finishing = False  # whether to stop after the current chunk
         self._settings, self._spec, self._engine, self._database = settings, spec, engine, database
         self._lease_holder = LeaseHolder(lease, database, settings.job_lease_seconds)
@@ -72,7 +72,7 @@ class Attempt:
 
     def _silent_seconds(self) -> float:
         """Seconds since the worker's last message; 0 without a worker."""
-        return 0.0 if self.line is None else self.line.silent_seconds
+        return 0.0 if self.engine_session is None else self.engine_session.silent_seconds
 
     def cancel(self) -> None:
         """Abandon the current chunk and release the job, if it still exists."""
@@ -81,14 +81,14 @@ class Attempt:
     async def abandon(self) -> None:
         """The job was deleted: stop its worker before the model's next pass."""
         self.task.cancel()
-        if self.line is not None:
-            await self.line.close()
+        if self.engine_session is not None:
+            await self.engine_session.close()
 
     async def finish_chunk(self) -> None:
         """Release the job after the current chunk."""
         self.finishing = True
-        if self.line is not None:
-            await self.line.finish()
+        if self.engine_session is not None:
+            await self.engine_session.finish()
 
     async def _run(self) -> None:
         with logs.about(**self.ids):
@@ -128,8 +128,8 @@ class Attempt:
             await self._give_back(lost="internal server error; see the server's log")
         finally:
             heart.cancel()
-            if self.line is not None:
-                await self.line.close()
+            if self.engine_session is not None:
+                await self.engine_session.close()
 
     async def _make(self) -> None:
         count = chunks_of(self.job.order, self._spec)
@@ -150,17 +150,17 @@ class Attempt:
         past = await self._past()
         if past is not None:
             resume_point.resume(past)
-        line = await self._open(past, count)
-        if line is None:
+        engine_session = await self._open(past, count)
+        if engine_session is None:
             return False
         await self._lease_holder.ask(lambda store: store.admitted(self.lease))
-        async for event in line.events():
+        async for event in engine_session.events():
             if isinstance(event, Fragment):
                 began = time.monotonic()
                 await self._keep(event, resume_point)
                 if self._trace is not None:
                     self._trace.sent(event, time.monotonic() - began, stage="keep")
-                await line.delivered(event.index)
+                await engine_session.delivered(event.index)
             elif isinstance(event, Rejected):
                 raise JobFailed("interaction_failed", event.message)
             elif isinstance(event, Ended):
@@ -208,7 +208,7 @@ class Attempt:
             except PafuError:
                 return None
             try:
-                self.line = await self._engine.open(session)
+                self.engine_session = await self._engine.open(session)
             except PafuError as error:
                 if error.kind.code == "worker_failed":
                     raise AttemptLost(error.message) from None
@@ -216,7 +216,7 @@ class Attempt:
                     raise JobFailed(error.kind.code, error.message) from None
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                return self.line
+                return self.engine_session
         return None
 
     async def _keep(self, fragment: Fragment, resume_point: ResumePoint) -> None:

@@ -82,7 +82,7 @@ class Life:
     def __init__(self, state: SessionState, files: Persistence, waiting_room: WaitingRoom, settings: Settings) -> None:
         self.phase = Phase.IDLE
         self._id = state.id
-        self.line: EngineSession | None = None
+        self.engine_session: EngineSession | None = None
         self._state, self._audience, self._files = state, state.audience, files
         self._place_request = PlaceRequest(state, files, waiting_room)
         self._settings = settings
@@ -132,15 +132,15 @@ class Life:
             await self._until(Phase.QUEUED, Phase.ENDED)
             if self.phase is Phase.ENDED:
                 return
-            if (line := await self._open_or_wait()) is None:
+            if (engine_session := await self._open_or_wait()) is None:
                 continue
             try:  # the worker keeps a place until the session is closed, whatever happens
-                await self._restore(line)
-                ended = await self._relay(line)
+                await self._restore(engine_session)
+                ended = await self._relay(engine_session)
             finally:
-                self.line = None
+                self.engine_session = None
                 self._state.changes.worker_lost()
-                await line.close()
+                await engine_session.close()
             await self._after(ended)
             self._audience.publish()
 
@@ -161,28 +161,29 @@ class Life:
             self._audience.publish()
             return None
 
-    async def _restore(self, line: EngineSession) -> None:
+    async def _restore(self, engine_session: EngineSession) -> None:
         """Give the worker the session's playhead, changes and pause; record that a worker has it."""
-        self._audience.mime, self._audience.init, self.line = line.mime, line.init, line
+        self.engine_session = engine_session
+        self._audience.mime, self._audience.init = engine_session.mime, engine_session.init
         if self._metrics is not None:
             self._metrics.placed()
         self._enter(Phase.HELD if self._audience.idle else Phase.GENERATING)
         self._files.forget_snapshot()
         if self._audience.playhead is not None:
-            await line.playhead(self._audience.playhead)
+            await engine_session.playhead(self._audience.playhead)
         await self.hand_over_changes()
         if self.phase is Phase.HELD:
-            await line.pause()
+            await engine_session.pause()
         self._audience.publish()
         await self._files.begin()
 
-    async def _relay(self, line: EngineSession) -> Ended:
+    async def _relay(self, engine_session: EngineSession) -> Ended:
         """Process the worker's events until the session ends on this worker."""
-        async for event in line.events():
+        async for event in engine_session.events():
             match event:
                 case Fragment():
                     await self._files.add(event)
-                    await self._take(event, line)
+                    await self._take(event, engine_session)
                 case Rejected():
                     await self._files.add(event)
                     self._state.absorb(event)
@@ -191,13 +192,13 @@ class Life:
                     return event
         raise AssertionError("the last event is Ended")
 
-    async def _take(self, fragment: Fragment, line: EngineSession) -> None:
+    async def _take(self, fragment: Fragment, engine_session: EngineSession) -> None:
         self._state.absorb(fragment)
         self._losses.made_chunk()
         self._audience.publish()
         self._files.settle()
         if (owner := self._audience.owner) is not None and fragment.index < owner.cursor:
-            await line.delivered(fragment.index)  # the owner already received it, before a server crash
+            await engine_session.delivered(fragment.index)  # the owner already received it, before a server crash
 
     async def _after(self, ended: Ended) -> None:
         """After a worker ended the session: continue on another worker, stay parked, or end."""
@@ -225,8 +226,8 @@ class Life:
 
     async def hand_over_changes(self) -> None:
         """Send WAITING changes to the worker; without a worker, they keep waiting."""
-        while self.line is not None and (change := self._state.changes.take()):
-            await self.line.interact(change)
+        while self.engine_session is not None and (change := self._state.changes.take()):
+            await self.engine_session.interact(change)
 
     # ---- commands from outside
 
@@ -235,8 +236,8 @@ class Life:
         self._audience.publish()
         if self.phase is Phase.ENDED:
             return
-        if self.line is not None:
-            await self.line.jpeg(self._audience.wants_jpeg)
+        if self.engine_session is not None:
+            await self.engine_session.jpeg(self._audience.wants_jpeg)
         if self._audience.idle:
             await self._hold()
         else:
@@ -245,38 +246,38 @@ class Life:
     async def _hold(self) -> None:
         """Stop generating: paused, or no owner."""
         self.retention.start()
-        if self.line is None and self.phase is Phase.QUEUED:
+        if self.engine_session is None and self.phase is Phase.QUEUED:
             self._enter(Phase.IDLE)
-        elif self.line is not None and self.phase is Phase.GENERATING:
+        elif self.engine_session is not None and self.phase is Phase.GENERATING:
             self._enter(Phase.HELD)
-            await self.line.pause()
+            await self.engine_session.pause()
 
     async def _resume(self, rejoined: bool) -> None:
         """Generate for the owner."""
         self.retention.stop()
-        if self.line is None:
+        if self.engine_session is None:
             if self.phase is not Phase.STOPPING:
                 self._enter(Phase.QUEUED)
         elif self.phase is Phase.HELD or (rejoined and self.phase is Phase.GENERATING):
             self._enter(Phase.GENERATING)
-            await self.line.resume()
+            await self.engine_session.resume()
             await self.hand_over_changes()
 
     async def stop(self) -> None:
         """End after the current chunk."""
-        if self.line is None:
+        if self.engine_session is None:
             return self.finish(self.over("stopped"))
         if self.phase is not Phase.ENDED:
             self._enter(Phase.STOPPING)
-        await self.line.finish()
+        await self.engine_session.finish()
 
     async def park(self) -> None:
         """Write the state to disk and free the device. Returns when that is done or has failed."""
-        if self.line is None or self.phase is Phase.ENDED:
+        if self.engine_session is None or self.phase is Phase.ENDED:
             return
         if self.phase is not Phase.STOPPING:
             self._enter(Phase.PARKING)
-            await self.line.park(self._files.snapshot_path)
+            await self.engine_session.park(self._files.snapshot_path)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PARK_WITHIN):
                 await self._until(Phase.IDLE, Phase.QUEUED, Phase.ENDED)

@@ -38,9 +38,9 @@ class PlaceRequest:
     async def _wait(self) -> EngineSession:
         changes = self._state.changes
         order = msgspec.structs.replace(self._state.open_request(self._files.snapshot), changes=changes.pending)
-        line = await self._waiting_room.open(order, self._state.started, self._tell)
+        engine_session = await self._waiting_room.open(order, self._state.started, self._tell)
         changes.handed_over(order.changes)  # part of the open request, so the first chunk cannot precede them
-        return line
+        return engine_session
 
     def _tell(self, position: int, depth: int, seconds: float | None) -> None:
         """Tell the viewers the session's queue position when it changes."""

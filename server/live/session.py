@@ -145,7 +145,7 @@ class LiveSession:
     @property
     def on_device(self) -> bool:
         """Whether a worker holds memory for it."""
-        return self._life.line is not None
+        return self._life.engine_session is not None
 
     @property
     def restartable(self) -> bool:
@@ -192,9 +192,9 @@ class LiveSession:
             raise PafuError("chunk_gone", f"{reason}, {allowed}; a larger index skips lost chunks", "last_chunk_index")
         received = [fragment.index for fragment in replay.fragments if fragment.index < first]
         owner = self._audience.own(format, first)
-        if (line := self._life.line) is not None:
+        if (engine_session := self._life.engine_session) is not None:
             for index in received:  # received, but the worker may not know it yet
-                await line.delivered(index)
+                await engine_session.delivered(index)
         await self._life.settle(rejoined=True)
         return owner
 
@@ -222,14 +222,14 @@ class LiveSession:
         """A chunk was sent to a viewer; only the owner's progress counts."""
         if subscriber.owner:
             self._audience.delivered(fragment)
-            if (line := self._life.line) is not None:
-                await line.delivered(fragment.index)
+            if (engine_session := self._life.engine_session) is not None:
+                await engine_session.delivered(fragment.index)
 
     async def playhead(self, seconds: float) -> None:
         """The owner reports its playhead, in media seconds."""
         self._audience.played_to(seconds)
-        if (line := self._life.line) is not None:
-            await line.playhead(seconds)
+        if (engine_session := self._life.engine_session) is not None:
+            await engine_session.playhead(seconds)
 
     async def expect(self, change: Interact) -> None:
         """Accept and journal a change, which then waits for its chunk. Raises PafuError."""

@@ -53,11 +53,11 @@ class WaitingRoom:
         ahead = sum(other.started for other in self._waiting)
         self._waiting.insert(ahead if started else len(self._waiting), waiter)
         try:
-            line = await self._wait(waiter, order, started)
+            engine_session = await self._wait(waiter, order, started)
             if waiter.refused:
                 self._seconds_a_place.append((time.monotonic() - waiter.came) / waiter.first_position)
             self._admitted.append(time.monotonic())
-            return line
+            return engine_session
         finally:
             self._waiting.remove(waiter)
             self._tell()
@@ -69,9 +69,9 @@ class WaitingRoom:
             if self.closed:
                 raise PafuError("shutting_down", "the server is shutting down; try another or try again later")
             if not any(other.refused for other in self._waiting[: self._waiting.index(waiter)]):
-                line, refusal = await self._try(order, started)
-                if line is not None:
-                    return line
+                engine_session, refusal = await self._try(order, started)
+                if engine_session is not None:
+                    return engine_session
                 if await self._make_room():
                     continue
             if not waiter.refused:

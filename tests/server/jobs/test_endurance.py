@@ -198,7 +198,7 @@ async def in_hand(server, caller, video_id: str) -> None:
     await caller.begun(video_id)
     (attempt,) = server.front.jobs._runner._attempts.values()
     async with asyncio.timeout(120):
-        while attempt.line is None or not server.engine.status().sessions:
+        while attempt.engine_session is None or not server.engine.status().sessions:
             await asyncio.sleep(0.01)
 
 
@@ -356,7 +356,7 @@ async def test_a_job_that_kills_every_worker_is_given_up(serve, caller_of, tmp_p
     await caller.begun(video_id)
     for fence in (1, 2):
         async with asyncio.timeout(120):
-            while not any(a.lease.fence == fence and a.line is not None for a in runner._attempts.values()):
+            while not any(a.lease.fence == fence and a.engine_session is not None for a in runner._attempts.values()):
                 await asyncio.sleep(0.01)
         os.kill(server.engine.status().workers[0].pid, signal.SIGKILL)
     video = await caller.over(video_id)

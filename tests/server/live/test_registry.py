@@ -232,7 +232,7 @@ async def test_a_snapshot_without_its_record_is_not_mistaken_for_it(serve, viewe
     async with asyncio.timeout(PATIENCE):
         while session.next_index < 4:
             await asyncio.sleep(0.01)
-    await session._life.line.park(session._files.snapshot_path)  # the worker's half of parking, and no more
+    await session._life.engine_session.park(session._files.snapshot_path)  # the worker's half of parking, and no more
     async with asyncio.timeout(PATIENCE):
         while not list((tmp_path / "data").rglob("*.safetensors")):
             await asyncio.sleep(0.01)
