@@ -28,7 +28,7 @@ FRAME = struct.Struct(">II")  # length, CRC-32
 SHORT = 2**20  # bytes; a shorter log is not compacted
 MOST_BEHIND = 8  # if compaction fails, keep appending until the log is this many times its threshold
 WRITTEN_WITHIN = 1.0  # seconds; the longest that a chunk waits for the disk
-PATIENT = 2  # with this many writes pending, a chunk does not wait for its own
+PATIENT = 2  # with this many writes pending, a chunk does not wait for its own; a change does
 MOST_OWED = 16  # pending writes; with more, the disk counts as broken
 TRY_AGAIN = 10.0  # seconds between a failure and the next attempt
 
@@ -207,10 +207,10 @@ class Journal:
             await _wait(self._begin(self._file))
 
     async def add(self, entry: Entry) -> None:
-        """Append an entry. Waits for the write, unless many are pending."""
+        """Append an entry. Waits for the write; with many pending, a chunk does not, because it can be made again."""
         if self._file is None or not self._ready(self._file):
             return
-        patient = len(self._owed) < PATIENT
+        patient = isinstance(entry, Interact) or len(self._owed) < PATIENT
         written = self._submit(self._file.append, entry)
         if patient:
             await _wait(written)
