@@ -291,12 +291,12 @@ async def test_keyboard_alone_is_enough(visit: Visit) -> None:
     await page.keyboard.press("Enter")  # the skip link
     await page.wait_for_function("location.hash === '#prompt'")
     await page.keyboard.press("/")
-    assert await page.evaluate("document.activeElement.id") == "prompt"
+    await page.wait_for_function("document.activeElement.id === 'prompt'")
     await page.keyboard.press("Control+A")
     await page.keyboard.type("a desert at sunset, a white tower on the left")
     await page.keyboard.press("Enter")
     await visit.frames(12)
-    assert await page.evaluate("document.activeElement.id") == "stage"
+    await page.wait_for_function("document.activeElement.id === 'stage'")
     outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid", "the focus can be seen"
     await page.keyboard.press("s")
