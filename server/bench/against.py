@@ -24,7 +24,7 @@ from model.spec import spec_named
 from server.bench.roll_out import WHOLE, Setup, caches
 from server.process import module_command
 
-ROUNDS, SECONDS = 5, 20  # of both servers, and of video in each
+ROUNDS, SECONDS = 5, 60  # of both servers, and of video in each
 CHUNKS = 5  # measured of each roll-out, once its cache is full
 ALIKE = {"float32": 1e-3, "bfloat16": 0.1}  # largest difference between both sides' first latents
 OURS = Path(__file__).parents[2]
