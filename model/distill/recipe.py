@@ -18,7 +18,7 @@ from model.codec.vae import StreamingVAE
 from model.distill.data import dataset
 from model.distill.evaluation.evaluate import judge
 from model.distill.evaluation.probe import Probe, probe_accuracy, probe_stage, save_probe, shipped_probe
-from model.distill.stages.decoder_stage import decoder_stage
+from model.distill.stages.decoder_stage import decoder_name, decoder_stage
 from model.distill.stages.flow_stages import student_stage, teacher_stage, words_stage
 from model.distill.stages.long_stage import LongSettings, LongTuning
 from model.distill.stages.looks import judge_looks
@@ -149,9 +149,10 @@ def enlarge(weights: Path, run: Path, out: Path) -> None:
     """Write ``weights`` with the decoder of larger pictures trained in ``run`` to ``out``."""
     spec = PAFU_MINI.at(2 * PAFU_MINI.view_width, 2 * PAFU_MINI.view_height)
     vae = StreamingVAE(spec)
-    vae.load_state_dict(part_of(trained_weights(run, "decoder2"), "vae"))
+    name = decoder_name(2)
+    vae.load_state_dict(part_of(trained_weights(run, name), "vae"))
     shutil.copytree(weights, out, dirs_exist_ok=True)
-    add_decoder(out, spec, vae, saved_step(run / "decoder2.checkpoint.safetensors"))
+    add_decoder(out, spec, vae, saved_step(run / f"{name}.checkpoint.safetensors"))
 
 
 def repaint(student: Path, run: Path, out: Path) -> None:

@@ -80,7 +80,7 @@ class Server(Group):
     size: str | None = Field(
         default=None,
         pattern=r"^\d{1,5}x\d{1,5}$",
-        description="picture size, as 832x480; default: the model's own (pafu-mini: 512x256, and less work at 256x128)",
+        description="picture size, as 832x480; default: the model's own (pafu-mini: 512x256; 256x128 is less work)",
     )
     salience_head: Path | None = Field(default=None, description="salience head; default: the file next to the weights")
     engine: Literal["local", "ray"] = Field(
