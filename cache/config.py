@@ -15,13 +15,14 @@ from cache.errors import PolicyError
 PositionMode = Literal["relative", "absolute"]
 RULES = (
     *("attention", "h2o", "tova", "recent_query", "trig", "keydiff", "density", "rkv", "redundancy"),
-    *("value_novelty", "text_topk", "fov", "retrieval", "merging", "pyramid"),
+    *("value_novelty", "text_topk", "fov", "retrieval", "salient_retrieval", "merging", "pyramid"),
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
 HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
-RECALLING = frozenset({"retrieval"})  # policies with a tier in host memory
-POSED = frozenset({"fov", "retrieval"})  # policies that choose by what the camera sees
+RECALLING = frozenset({"retrieval", "salient_retrieval"})  # policies with a tier in host memory
+SALIENT = frozenset({"salient_retrieval"})  # of these, what stands out decides what comes back
+POSED = frozenset({"fov", *RECALLING})  # policies that choose by what the camera sees
 PYRAMIDAL = frozenset({"pyramid"})  # policies with a budget per layer
 PYRAMID_BETA = 20  # the first layer's share is this many times less than twice the mean, the last one's 1 / this
 MERGING = frozenset({"merging"})  # policies that average stored rows
@@ -106,11 +107,14 @@ def workspace_bytes(*, layers: int, heads: int, head_dim: int, budget: int, chun
     return layers * (2 * (budget + chunk) + chunk) * heads * head_dim * BYTES_PER_ELEMENT[dtype]
 
 
-def host_bytes(*, layers: int, heads: int, head_dim: int, slots: int, places: int, dtype: str) -> int:
+def host_bytes(
+    *, layers: int, heads: int, head_dim: int, slots: int, places: int, dtype: str, salient: bool = False
+) -> int:
     """Bytes of host memory for a tier of ``slots`` evicted tokens per layer, of which ``places`` come back at once:
-    keys and values as computed, positions and numbers."""
+    keys and values as computed, positions and numbers; if ``salient``, how far each stands out, and its number."""
     rows = 2 * heads * head_dim * BYTES_PER_ELEMENT[dtype]
-    return layers * ((slots + places) * rows + slots * (POSITION_BYTES + NUMBER_BYTES))
+    each = POSITION_BYTES + NUMBER_BYTES + (SCORE_BYTES + NUMBER_BYTES if salient else 0)
+    return layers * ((slots + places) * rows + slots * each)
 
 
 def places_of(policy: str, budget: int, sink: int, recent: int) -> int:
@@ -170,7 +174,7 @@ def check_host(policy: str, recent: float, host: float, unit: str) -> None:
             f"{unit}) and host memory for more than 0 {unit}"
         )
     if policy not in RECALLING and host:
-        raise PolicyError(f"only policy {' and '.join(sorted(RECALLING))} uses host memory, not {policy!r}")
+        raise PolicyError(f"only policies {' and '.join(sorted(RECALLING))} use host memory, not {policy!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +259,11 @@ class CacheConfig:
         if self.policy not in RECALLING:
             return 0
         slots, places = round(self.host_latents * tokens_per_latent), self.places(tokens_per_latent)
-        return host_bytes(layers=layers, heads=heads, head_dim=head_dim, slots=slots, places=places, dtype=dtype)
+        return host_bytes(
+            **{"layers": layers, "heads": heads, "head_dim": head_dim, "slots": slots, "places": places},
+            dtype=dtype,
+            salient=self.policy in SALIENT,
+        )
 
     def promised_bytes(
         self,

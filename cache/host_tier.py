@@ -17,7 +17,7 @@ from cache.group import Group
 from cache.policy import others
 from cache.storage import Geometry, Workspace, part_of
 from cache.token_store import TokenStore, reindexed
-from cache.views import best_in_view, least_missed
+from cache.views import best_in_view, least_missed, rows_of_frames, standing_out
 
 EMPTY = -1  # number of a slot without a token
 ROWS = ("keys", "values")
@@ -25,12 +25,45 @@ STATE = (*ROWS, "positions", "numbers")
 PREFIX = "host_"  # of the names in a snapshot
 
 
+class Standing:
+    """How far each token in host memory stands out from its row of its latent frame, computed once per token."""
+
+    def __init__(self, layers: int, slots: int) -> None:
+        self._far = torch.zeros(layers, slots)
+        self._known = torch.full((layers, slots), EMPTY, dtype=torch.int64)  # the token for which it was computed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        return self._far.nbytes + self._known.nbytes
+
+    def forget(self, layer: int | slice, slots: Tensor | slice) -> None:
+        """Other tokens are in ``slots`` now."""
+        self._known[layer, slots] = EMPTY
+
+    def of(self, layer: int, slots: Tensor, numbers: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+        """(n,) for the tokens in ``slots`` (n,) of a layer, of whose slots all ``numbers``, ``positions`` and
+        ``values`` are given. Rows with a new token are computed again as a whole."""
+        far, known = self._far[layer], self._known[layer]
+        new = known[slots] != numbers[slots]
+        if bool(new.any()):
+            rows = rows_of_frames(positions[slots])
+            touched = torch.isin(rows, rows[new])
+            some = slots[touched]
+            far[some] = standing_out(rows[touched], values[some].flatten(1).float())
+            known[some] = numbers[some]
+        return far[slots]
+
+
 class HostTier:
     """``slots`` evicted tokens of each layer, in the model's own dtype; at most ``places`` of them come back for a
     chunk. They stay here meanwhile, so nothing is copied twice. When all slots are full, latent frames whose view
-    others show give way, so a place is not lost because the camera stayed elsewhere."""
+    others show give way, so a place is not lost because the camera stayed elsewhere. ``salient``: frames count by what
+    stands out in them."""
 
-    def __init__(self, geometry: Geometry, slots: int, places: int, position_range: int | None) -> None:
+    def __init__(
+        self, geometry: Geometry, slots: int, places: int, position_range: int | None, salient: bool = False
+    ) -> None:
         on_gpu = torch.device(geometry.device).type == "cuda"
         host = replace(geometry, device="cpu")
         some = (geometry.layers, slots)
@@ -39,6 +72,7 @@ class HostTier:
         pinned = [each.pin_memory() if on_gpu else each for each in (*state, *brought)]
         self.keys, self.values, self.positions, self.numbers, self._back_keys, self._back_values = pinned
         self.places, self._range = places, position_range
+        self._standing = Standing(*some) if salient else None
         self._written = [torch.zeros(0, dtype=torch.int64)] * geometry.layers  # slots that the last ``take`` wrote
         self._copied = torch.cuda.Event() if on_gpu else None
 
@@ -46,6 +80,7 @@ class HostTier:
         """One layer as a tier of its own that shares the memory."""
         part = part_of(self, slice(layer, layer + 1))
         part._written = [self._written[layer]]
+        part._standing = None if self._standing is None else part_of(self._standing, slice(layer, layer + 1))
         return part
 
     @property
@@ -57,7 +92,8 @@ class HostTier:
     def nbytes(self) -> int:
         """Bytes of host memory."""
         state = (self.keys, self.values, self.positions, self.numbers)
-        return sum(tensor.nbytes for tensor in state) + self._back_keys.nbytes + self._back_values.nbytes
+        own = sum(tensor.nbytes for tensor in state) + self._back_keys.nbytes + self._back_values.nbytes
+        return own + (self._standing.nbytes if self._standing is not None else 0)
 
     def take(self, store: TokenStore, chunk: Workspace, kept: Sequence[Tensor]) -> None:
         """Copy the tokens that leave ``store`` and the open chunk: those of which ``kept`` has no index, (k,) per
@@ -73,6 +109,8 @@ class HostTier:
             self._put("values", layer, chunk.values[layer, :end][gone])
             self._put("positions", layer, store.positions[layer, :end][gone])
             self._put("numbers", layer, store.numbers[layer, :end][gone])
+            if self._standing is not None:
+                self._standing.forget(layer, self._written[layer])
         self._mark()
 
     def _room(self, counts: Sequence[int]) -> list[Tensor]:
@@ -85,7 +123,7 @@ class HostTier:
                 continue
             empty, full = (numbers == EMPTY).nonzero()[:count, 0], (numbers != EMPTY).nonzero()[:, 0]
             full = full[numbers[full].argsort()]
-            missed = full[least_missed(self.positions[layer, full], count - len(empty))]
+            missed = full[least_missed(self.positions[layer, full], count - len(empty), self._standing_of(layer, full))]
             rooms.append(torch.cat((empty, missed)).sort().values)
         return rooms
 
@@ -131,8 +169,15 @@ class HostTier:
         """Slots of the tokens that come back, oldest token first."""
         numbers = self.numbers[layer]
         newest_first = numbers.argsort(descending=True)[: int((numbers != EMPTY).sum())]
-        best = newest_first[best_in_view(self.positions[layer, newest_first], coming, self.places)]
+        standing = self._standing_of(layer, newest_first)
+        best = newest_first[best_in_view(self.positions[layer, newest_first], coming, self.places, standing)]
         return best[numbers[best].argsort()]
+
+    def _standing_of(self, layer: int, slots: Tensor) -> Tensor | None:
+        """How far the tokens in ``slots`` (n,) stand out, (n,); None if this does not count."""
+        if self._standing is None:
+            return None
+        return self._standing.of(layer, slots, self.numbers[layer], self.positions[layer], self.values[layer])
 
     def held_numbers(self) -> list[Tensor]:
         """Per layer, the numbers of the tokens that are here (n,)."""
@@ -174,6 +219,8 @@ class HostTier:
         for name in STATE:
             whole = state[PREFIX + name]
             getattr(self, name).copy_(group.own_heads(whole) if name in ROWS else whole)
+        if self._standing is not None:
+            self._standing.forget(slice(None), slice(None))
 
     def _mark(self) -> None:
         if self._copied is not None:

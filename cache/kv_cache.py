@@ -73,7 +73,9 @@ class KVCache(CacheContents):
         budgets = config.layer_budgets(policy, geometry.layers, budget, sink, recent)
         self._pruner = Pruner(policy, sink, group)
         self._store = TokenStore(geometry, budgets, kv_dtype, position_range)
-        self._tier = HostTier(geometry, host, places, position_range) if self._pruner.policy.recalls else None
+        salient = policy in config.SALIENT
+        recalls = self._pruner.policy.recalls
+        self._tier = HostTier(geometry, host, places, position_range, salient) if recalls else None
         self._group = group
         slots = max(budgets) + places + self.chunk
         self._workspace = workspace or Workspace(geometry, slots)

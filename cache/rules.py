@@ -30,7 +30,7 @@ from cache.policy import (
 )
 from cache.scoring import kernel_densities
 from cache.storage import added_up
-from cache.views import worth_of_views
+from cache.views import covering, worth_of_views
 
 HALF_LIFE = 0.9  # factor by which received attention decays per chunk
 RKV_LAMBDA = 0.1  # weight of attention against redundancy, as in R-KV (2505.24133)
@@ -98,7 +98,8 @@ class FieldOfView(Competing):
         together = latents[:, None] == latents
         left = torch.where(together, columns, torch.inf).amin(1)
         right = torch.where(together, columns, -torch.inf).amax(1)
-        return worth_of_views(latents, left, right, columns[-candidates.fresh :])  # one view, or a pan
+        shows = covering(left, right, columns[-candidates.fresh :])  # one view, or a pan
+        return worth_of_views(latents, shows)
 
 
 class Retrieval(Window):
@@ -108,6 +109,13 @@ class Retrieval(Window):
 
     name = "retrieval"
     recalls = True
+
+
+class SalientRetrieval(Retrieval):
+    """Ours: as ``retrieval``, but a latent frame shows a place only as far as its tokens there stand out from their
+    surroundings, so that fog before a house does not stand for the house."""
+
+    name = "salient_retrieval"
 
 
 class RecentQuery(Competing):

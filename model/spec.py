@@ -395,7 +395,7 @@ PAFU_MINI = ModelSpec(
     shift=5.0,
     trained_latents=24,
     max_prompt_chars=2000,
-    cache_policy="retrieval",
+    cache_policy="salient_retrieval",
     cache_budget_latents=6.0,
     cache_sink_latents=2.0,  # else the place where a stream began is lost in minutes (docs/method.md)
 )

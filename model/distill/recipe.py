@@ -19,9 +19,10 @@ from model.distill.data import dataset
 from model.distill.evaluation.evaluate import judge
 from model.distill.evaluation.probe import Probe, probe_accuracy, probe_stage, save_probe, shipped_probe
 from model.distill.stages.decoder_stage import decoder_name, decoder_stage
-from model.distill.stages.flow_stages import student_stage, teacher_stage, words_stage
+from model.distill.stages.flow_stages import steady_stage, student_stage, teacher_stage, words_stage
 from model.distill.stages.long_stage import LongSettings, LongTuning
 from model.distill.stages.looks import judge_looks
+from model.distill.stages.pasts import build_pasts
 from model.distill.stages.salience_stage import SalienceDistillation, SalienceSettings, load_teacher
 from model.distill.stages.vae_stage import basis_stage, vae_stage, vae_with_basis
 from model.distill.training.stage import Stage, part_of, plot_curve, saved_step, trained_weights
@@ -33,12 +34,15 @@ from model.weights import DESCRIPTION, SHIPPED, add_decoder, load_model, save_mo
 from model.words.text import TextEncoder
 
 # Training steps of the shipped weights; see model/weights_mini/README.md.
-STEPS = {"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "decoder": 5000, "decoder2": 2600}
-CLIPS, BEGINNINGS = 2304, 16_384  # clips of eight chunks, and of one
+STEPS = {
+    **{"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "steady": 1000},
+    **{"decoder": 5000, "decoder2": 2600},
+}
+CLIPS, BEGINNINGS, PASTS = 2304, 16_384, 768  # clips of eight chunks, of one, and of eight with pasts of the student's
 TRAINED = ("vae", "words", "teacher", "student")  # the parts of the shipped weights
 STAGES = (
     *("basis", "clips", "beginnings", "vae", "probe", "words", "teacher", "student"),
-    *("ship", "tune", "decoder", "decoder2", "looks", "judge"),
+    *("ship", "tune", "pasts", "steady", "decoder", "decoder2", "looks", "judge"),
 )
 TUNE_STEPS = 100
 TUNE_CACHE = CacheConfig.filled_in("pafu", 2.0, None, None, most=1.0)  # tighter than a server's cache should be
@@ -66,6 +70,9 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         "words": lambda n: words_stage(folder, n, device),
         "teacher": lambda n: teacher_stage(folder, n, device),
         "student": lambda n: student_stage(folder, n, device),
+        "steady": lambda n: steady_stage(
+            load_model(PAFU_MINI, tuned_student(folder), dtype=torch.float32), folder, n, device
+        ),
         "decoder": lambda n: decoder_stage(load_model(PAFU_MINI, student_folder(folder)), folder, n),
         "decoder2": lambda n: decoder_stage(load_model(PAFU_MINI, newest_folder(folder)), folder, n, detail=2),
     }
@@ -81,6 +88,8 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
         dataset.build(folder / name, vae_with_basis(folder).eval(), steps or BEGINNINGS, chunks=1)
     elif name == "ship":
         ship(folder)
+    elif name == "pasts":
+        build_pasts(folder / name, load_model(PAFU_MINI, tuned_student(folder), dtype=torch.float32), steps or PASTS)
     elif name == "tune":
         tune(folder, steps or TUNE_STEPS, device)
     elif name == "looks":
@@ -90,6 +99,8 @@ def _run_one(name: str, folder: Path, steps: int | None, device: torch.device) -
     if name == "probe":
         print(probe_accuracy(trained_probe(folder)))
         save_probe(trained_probe(folder), folder / "probe.safetensors")
+    if name == "steady":
+        settle(folder, torch.device(device))
     if name == "decoder":
         repaint(student_folder(folder), folder, painted_folder(folder))
     if name == "decoder2":
@@ -129,9 +140,14 @@ def tuned_folder(folder: Path) -> Path:
     return folder / "long" / "student"
 
 
-def student_folder(folder: Path) -> Path:
+def tuned_student(folder: Path) -> Path:
     """The folder of the tuned student if it exists, else of the one from stage ``ship``."""
     return tuned_folder(folder) if (tuned_folder(folder) / HEAD_FILE).is_file() else folder / "shipped"
+
+
+def student_folder(folder: Path) -> Path:
+    """The folder of the newest student, before its decoders are trained again."""
+    return folder / "settled" if (folder / "settled" / HEAD_FILE).is_file() else tuned_student(folder)
 
 
 def painted_folder(folder: Path) -> Path:
@@ -170,6 +186,18 @@ def repaint(student: Path, run: Path, out: Path) -> None:
     if model.asking is not None:
         steps = head_steps(student / ASKING_FILE)
         save_head(out / ASKING_FILE, model.asking, load_model(PAFU_MINI, out).digest, steps)
+
+
+def settle(folder: Path, device: torch.device) -> None:
+    """Write the student that stage ``steady`` trained, with a head of its own, to ``folder``/settled."""
+    before, out = tuned_student(folder), folder / "settled"
+    model, trained = load_model(PAFU_MINI, before, dtype=torch.float32), trained_weights(folder, "steady")
+    text, steps = cast(TextEncoder, model.text), json.loads((before / DESCRIPTION).read_text())["trained_steps"]
+    model.dit.load_state_dict(part_of(trained, "dit"))
+    text.load_state_dict(part_of(trained, "text"))
+    steps["steady"] = saved_step(folder / "steady.checkpoint.safetensors")
+    save_model(out, PAFU_MINI, model.dit, text, cast(StreamingVAE, model.vae), trained_steps=steps, dtype=torch.float16)
+    shutil.copy(_distil(folder, out, folder / "salience.settled", device), out)
 
 
 def tune(folder: Path, steps: int, device: torch.device) -> None:

@@ -11,6 +11,7 @@ from model.camera import CameraState, walk
 from model.parts import Motion
 from model.spec import ModelSpec
 from model.transformer.positions import world_positions
+from model.words.scenery import View
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class CameraPath:
     def chunk_positions(self, chunk: int) -> Tensor:
         """(tokens, 3) of the chunk of that number."""
         return self.positions(chunk * self.spec.chunk_latents)
+
+    def view(self) -> View:
+        """What the camera sees on its way, for the words of the chunk."""
+        return View(self.begins[0].offset, self.end.offset, self.spec.view_width)
 
     def control(self) -> Tensor | None:
         """(1, F, control_dim): speed to the right and down, whether positions are world positions, and whether the

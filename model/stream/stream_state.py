@@ -16,7 +16,7 @@ from cache.config import CacheConfig
 from model.camera import CameraState
 from model.weights import LoadedModel
 
-SNAPSHOT_FORMAT = 4
+SNAPSHOT_FORMAT = 5
 
 
 class StreamError(ValueError):
@@ -46,6 +46,8 @@ class StreamState:
     recent: deque[PastChunk]  # the newest chunks, as many as a new prompt may rewrite
     told: str | None = None  # the words of the newest chunk; None before the first
     written_under: str | None = None  # as ``told``: the words under which they are in the cache
+    named_at: int = 0  # where the camera was, in pixels, when the words last named a new thing
+    seen: frozenset[int] = frozenset()  # places that were in view; see model.words.scenery
     camera: CameraState = CameraState()
     index: int = 0
     vae_state: list[Tensor] | None = None
@@ -65,6 +67,8 @@ class StreamState:
             "prompt": self.prompt,
             "told": self.told,
             "written_under": self.written_under,
+            "named_at": self.named_at,
+            "seen": sorted(self.seen),
             "recent": [(past.index, past.prompt, dataclasses.asdict(past.camera)) for past in self.recent],
             "seed": self.seed,
             "index": self.index,
@@ -92,6 +96,8 @@ class StreamState:
             recent=deque(maxlen=model.spec.recache_chunks),
             told=told["told"],
             written_under=told["written_under"],
+            named_at=told["named_at"],
+            seen=frozenset(told["seen"]),
             camera=CameraState(**told["camera"]),
             index=told["index"],
             start=tensors["start"].to(model.device) if "start" in tensors else None,

@@ -173,6 +173,7 @@ class VideoStream:
         past = PastChunk(self._state.index, self._state.told or "", self._state.camera, latents)
         stats = self._describe(clock.seconds(), evicted, path.end, known)
         self._state.camera, self._state.index = path.end, self._state.index + 1
+        self._wording.remember(self._state, path)
         self._state.recent.append(past)
         remembered = tuple(sorted(cache.chunks_on_host().union(known.remembered)))
         return LatentChunk(past, path, remembered, stats)
@@ -204,6 +205,7 @@ class VideoStream:
             self._check_past(chunk, index)
             self._state.told, self._state.index, self._state.camera = chunk.prompt, chunk.index, chunk.camera
             path = self._write(chunk, self._wording.heed(self._cache, self._state))
+            self._wording.remember(self._state, path)
             self._state.vae_state = self._decode(chunk.latents.to(self._model.device), path)[1]
             self._state.recent.append(chunk)
         self._state.index, self._state.camera = index, camera

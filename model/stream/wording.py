@@ -13,6 +13,7 @@ from model.stream.stream_state import PastChunk, StreamState
 from model.transformer.dit import Context
 from model.transformer.recache import Finished, chunks_again, recache
 from model.weights import LoadedModel
+from model.words.scenery import shown
 from model.words.vocabularies import words_of
 
 HALF_A_COLUMN = 0.5
@@ -41,9 +42,23 @@ class Wording:
             self._recache(cache, state, before_pass)
             spec = self._model.spec
             ahead = CameraPath.of_chunk(spec, state.camera).chunk_positions(state.index)
-            follow_words(cache, spec, before or "", words, ahead)
+            if follow_words(cache, spec, before or "", words, ahead) or before is None:
+                state.named_at = state.camera.offset
             state.written_under = words
-        return self.context(words)
+        return self.context(self._told_here(state))
+
+    def remember(self, state: StreamState, path: CameraPath) -> None:
+        """Note which places a chunk with this path has shown."""
+        if (words := words_of(self._model.spec)) is not None and words.here is not None:
+            state.seen |= shown(state.told or "", path.view())
+
+    def _told_here(self, state: StreamState) -> str:
+        """The words for what the next chunk shows."""
+        words = words_of(self._model.spec)
+        if words is None or words.here is None:
+            return state.told or ""
+        view = CameraPath.of_chunk(self._model.spec, state.camera).view()
+        return words.here(state.told or "", state.seed, view, state.named_at, state.seen)
 
     def _recache(self, cache: KVCache, state: StreamState, before_pass: Callable[[], None] | None) -> None:
         """Rewrite the newest chunks for the new prompt, as many as the model's row says."""
@@ -60,11 +75,14 @@ class Wording:
         return Finished(past.index, past.latents.to(device), positions, None if control is None else control.to(device))
 
 
-def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> None:
+def follow_words(cache: KVCache, spec: ModelSpec, before: str, after: str, positions: Tensor) -> bool:
     """If prompt ``after`` names a thing that ``before`` does not, forget the tokens in view of the next chunk, at
-    ``positions`` (tokens, 3), so that it is redrawn from the prompt. Tokens out of view are kept."""
+    ``positions`` (tokens, 3), so that it is redrawn from the prompt. Tokens out of view are kept. Returns whether it
+    does."""
     words = words_of(spec)
-    if spec.redraws and words is not None and words.grammar.names_anew(before, after):
+    redraws = spec.redraws and words is not None and words.grammar.names_anew(before, after)
+    if redraws:
         sight = positions[:, 2]
         low, high = float(sight.min()) - HALF_A_COLUMN, float(sight.max()) + HALF_A_COLUMN
         cache.forget_where(lambda held, _: (held[:, 2] > low) & (held[:, 2] < high))
+    return redraws

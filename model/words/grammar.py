@@ -1,14 +1,14 @@
-"""What a prompt of pafu-mini says: light, ground, and things with their colors and places. No torch."""
+"""What a prompt of pafu-mini says: light, ground, fog, and things with their colors and places. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from model.words.reading import Description, Grammar, Thing
-from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES, ROOFED
+from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LEXICON, LIGHTS, PLACES, ROOFED, WEATHERS
 
 IN_SIGHT = ("left", "middle", "right")  # places of the first picture: one thing each
-GRAMMAR = Grammar(LEXICON, KINDS, COLOURS, LIGHTS, GROUNDS, PLACES, alone=IN_SIGHT, roofed=frozenset(ROOFED))
+GRAMMAR = Grammar(LEXICON, KINDS, COLOURS, LIGHTS, GROUNDS, PLACES, WEATHERS, alone=IN_SIGHT, roofed=frozenset(ROOFED))
 describe, names_anew = GRAMMAR.describe, GRAMMAR.names_anew
 __all__ = ["GRAMMAR", "IN_SIGHT", "Description", "Thing", "arranged", "describe", "names_anew"]
 

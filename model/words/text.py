@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from model.spec import ModelSpec
 from model.words.grammar import Description, Thing, arranged, describe
-from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS, PLACES
+from model.words.vocabulary import COLOURS, GROUNDS, KINDS, LIGHTS, PLACES, WEATHERS
 
-ROLES = {"kind": KINDS, "colour": COLOURS, "accent": COLOURS, "place": PLACES, "light": LIGHTS, "ground": GROUNDS}
+ROLES = {
+    **{"kind": KINDS, "colour": COLOURS, "accent": COLOURS, "place": PLACES},
+    **{"light": LIGHTS, "ground": GROUNDS, "weather": WEATHERS},
+}
 # Id 0 is "not mentioned". A color has two ids: one for a thing and one for its roof.
 SYMBOLS = {pair: i + 1 for i, pair in enumerate((role, word) for role, words in ROLES.items() for word in words)}
 SYMBOLS_PER_SLOT = 4
 
 
 def phrase_ids(prompt: str, slots: int) -> Tensor:
-    """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light and ground in the first slot, then one thing per slot, in
-    order. Things beyond the last slot are dropped."""
+    """Symbols (slots, SYMBOLS_PER_SLOT) of a prompt: light, ground and weather in the first slot, then one thing per
+    slot, in order. Things beyond the last slot are dropped."""
     return _ids(describe(prompt), slots)
 
 
@@ -36,7 +39,7 @@ def _ids(said: Description, slots: int) -> Tensor:
 
 
 def _scene_symbols(said: Description) -> list[int]:
-    return [_symbol("light", said.light), _symbol("ground", said.ground), 0, 0]
+    return [_symbol("light", said.light), _symbol("ground", said.ground), _symbol("weather", said.weather), 0]
 
 
 def _thing_symbols(thing: Thing) -> list[int]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import TypeVar
 
 from model.words.grammar import Description, Thing, arranged, describe
 from model.words.vocabulary import GROUNDS, LIGHTS, ROOFED
+
+T = TypeVar("T")
 
 # Colors that hold while they are in view, measured (docs/log.md): of walls, and of what stands on them. A red cap of a
 # mill turns blue within 24 seconds, a white roof of a tower yellow.
@@ -27,14 +30,14 @@ def completed(prompt: str, before: str | None, seed: int | None) -> str:
     """The prompt, with what it leaves open: as in the completed prompt ``before`` (None: the stream begins), else
     chosen by the seed (None: left open, for a stream that begins with a picture).
 
-    Light and ground stay; a thing that was named before keeps its colors and place. A completed prompt is not changed
-    further.
+    Light and ground stay, weather does not; a thing that was named before keeps its colors and place. A completed
+    prompt is not changed further.
     """
     said, known = describe(prompt), describe(before or "")
     light, ground = said.light or known.light, said.ground or known.ground
     if before is None and seed is not None:
-        light, ground = light or _chosen(LIGHTS, seed, "light"), ground or _chosen(GROUNDS, seed, "ground")
-    whole = arranged(Description(light, ground, _recognised(said.things, known.things)))
+        light, ground = light or chosen(LIGHTS, seed, "light"), ground or chosen(GROUNDS, seed, "ground")
+    whole = arranged(replace(said, light=light, ground=ground, things=_recognised(said.things, known.things)))
     if seed is not None:
         whole.things = [
             thing if thing in known.things else _colored(thing, seed, _ordinal(whole.things, place))
@@ -45,7 +48,7 @@ def completed(prompt: str, before: str | None, seed: int | None) -> str:
 
 def spoken(said: Description) -> str:
     """A prompt that ``describe`` reads as ``said``."""
-    setting = " ".join(word for word in (said.ground, said.light) if word)
+    setting = " ".join(word for word in (said.ground, said.light, said.weather) if word)
     return ", ".join(phrase for phrase in (setting, *(_phrase(thing) for thing in said.things)) if phrase)
 
 
@@ -79,14 +82,14 @@ def _ordinal(things: Sequence[Thing], place: int) -> int:
 def _colored(thing: Thing, seed: int, ordinal: int) -> Thing:
     """The thing with both its colors: a roof has another one than its walls."""
     about = (thing.kind, thing.place, ordinal)
-    colour = thing.colour or _chosen([each for each in STEADY if each != thing.accent], seed, "colour", *about)
+    colour = thing.colour or chosen([each for each in STEADY if each != thing.accent], seed, "colour", *about)
     accent = thing.accent
     if accent is None and thing.kind in ROOFED:
-        accent = _chosen([each for each in STEADY_ROOFS[thing.kind] if each != colour], seed, "accent", *about)
+        accent = chosen([each for each in STEADY_ROOFS[thing.kind] if each != colour], seed, "accent", *about)
     return replace(thing, colour=colour, accent=accent)
 
 
-def _chosen(options: Sequence[str], *about: object) -> str:
+def chosen(options: Sequence[T], *about: object) -> T:
     """One of the options; the same on every machine for the same ``about``."""
     digest = hashlib.sha256(repr(about).encode()).digest()
     return options[int.from_bytes(digest[:8]) % len(options)]

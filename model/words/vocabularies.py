@@ -7,23 +7,27 @@ from dataclasses import dataclass
 
 from model.camera import camera_from_prompt
 from model.spec import ModelSpec
-from model.words import grammar, grammar2, unnamed, vocabulary, vocabulary2
+from model.words import grammar, grammar2, scenery, unnamed, vocabulary, vocabulary2
 from model.words.reading import Grammar
 
 
 @dataclass(frozen=True)
 class Words:
     """grammar: what a prompt says, and which words are drawn. suggestions: known words by kind.
-    examples: whole prompts. completed(prompt, before, seed): what the model is told, see ``told``."""
+    examples: whole prompts. completed(prompt, before, seed): what the model is told, see ``told``.
+    here(told, seed, view, named_at, seen): what it is told of one chunk, see ``model.words.scenery``."""
 
     grammar: Grammar
     suggestions: Mapping[str, tuple[str, ...]]
     examples: tuple[str, ...]
     completed: Callable[[str, str | None, int | None], str] | None = None
+    here: Callable[[str, int, scenery.View, int, frozenset[int]], str] | None = None
 
 
 VOCABULARIES = {
-    "phrases": Words(grammar.GRAMMAR, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES, unnamed.completed),
+    "phrases": Words(
+        grammar.GRAMMAR, vocabulary.SUGGESTIONS, vocabulary.EXAMPLES, unnamed.completed, scenery.told_here
+    ),
     "phrases-2": Words(grammar2.GRAMMAR, vocabulary2.SUGGESTIONS, vocabulary2.EXAMPLES),
 }
 

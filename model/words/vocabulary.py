@@ -8,6 +8,7 @@ KINDS = ("house", "tree", "pine", "tower", "mill")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 LIGHTS = ("morning", "day", "sunset", "night")
 GROUNDS = ("meadow", "desert", "snow")
+WEATHERS = ("fog",)  # hides everything while a prompt says so
 PLACES = ("left", "middle", "right", "ahead")
 ROOFED = ("house", "tower", "mill")  # things with a second color
 
@@ -32,6 +33,7 @@ SYNONYMS = {
     "meadow": ("grass", "field", "fields", "grassland", "meadows", "summer"),
     "desert": ("sand", "sandy", "dunes", "beach"),
     "snow": ("snowy", "winter", "ice", "icy", "wintry"),
+    "fog": ("foggy", "mist", "misty", "haze", "hazy"),
     "left": (),
     "middle": ("centre", "center"),
     "right": (),
@@ -67,7 +69,7 @@ _REFUSED = {
         (
             "person people man men woman women child children girl boy cat cats dog dogs cow cows horse horses sheep "
             "bird birds boat boats ship car cars church barn castle bridge bridges lamp fence sky cloud clouds sun "
-            "moon star stars mountain mountains hill hills river lake sea ocean rain rains fog flower flowers forest "
+            "moon star stars mountain mountains hill hills river lake sea ocean rain rains flower flowers forest "
             "bush bushes road village city",
             f"the model draws only {', '.join(plural(kind) for kind in KINDS[:-1])} and {plural(KINDS[-1])}",
         ),
@@ -93,6 +95,7 @@ SUGGESTIONS = {
     "colours": COLOURS,
     "light": LIGHTS,
     "ground": GROUNDS,
+    "weather": WEATHERS,
     "places": ("on the left", "in the middle", "on the right", "ahead"),
     "camera": ("the camera pans right", "the camera pans left", "pans slowly right", "the camera holds still"),
 }

@@ -25,12 +25,13 @@ def memory(
     output: Annotated[str, typer.Option("-o", "--output", help="PNG file to write, - for stdout")] = "memory.png",
     policies: Annotated[
         str, typer.Option(help="cache policies to compare, separated by commas")
-    ] = "retrieval,sink_window",
+    ] = "salient_retrieval,sink_window",
     budget: Annotated[
         float | None, typer.Option(help="cache budget in latent frames; default: the model's own")
     ] = None,
-    away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the camera returns")] = 50.0,
+    away: Annotated[float, typer.Option(min=1, max=3600, help="seconds until the place is to be seen again")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same place")] = 1,
+    in_fog: Annotated[bool, typer.Option("--fog", help="the camera stays, and fog hides the place meanwhile")] = False,
 ) -> None:
     """Look at a place, pan away and return: writes the place before and after, one row per policy."""
     names = [name.strip() for name in policies.split(",") if name.strip()]
@@ -39,7 +40,7 @@ def memory(
 
     try:
         check(output, PICTURE)
-        seen = list(visits(settings, prompt, names, budget, away, seed))
+        seen = list(visits(settings, prompt, names, budget, away, seed, in_fog))
         with opened(output) as file:
             save_rows(seen, file)
     except (PafuError, GenerateError, ValueError) as error:
@@ -52,7 +53,7 @@ def memory(
         host = f" + {visit.host_bytes / 2**20:.1f} MiB of host memory" if visit.host_bytes else ""
         cache = f"{visit.cache_bytes / 2**20:.1f} MiB{host}"
         say(f"{visit.policy}: PSNR after the return {visit.likeness:.1f} dB, cache {cache}")
-    say(f"{output}: before, far away, and after {away:g} s, one row per policy. Clouds and sails move and lower PSNR")
+    say(f"{output}: before, {seen[0].hidden}, and after {away:g} s, one row per policy. What moves lowers PSNR")
 
 
 @app.callback()

@@ -58,6 +58,7 @@ class TourOptions:
     tour_chunks: Annotated[int | None, typer.Option(min=4, help="length of a tour, in chunks")] = None
     announced: Annotated[int | None, typer.Option(min=0, help="announced tours per cell, of the same length")] = None
     called: Annotated[int | None, typer.Option(min=0, help="tours per cell in which places are called back")] = None
+    veiled: Annotated[int | None, typer.Option(min=0, help="tours per cell in which fog comes and goes")] = None
     absences: Annotated[int | None, typer.Option(min=0, help="videos with an absence per cell")] = None
     changes: Annotated[int | None, typer.Option(min=0, help="videos with a prompt change per cell")] = None
     change_chunks: Annotated[

@@ -1,4 +1,5 @@
-"""Pan away and return with several cache policies; show the place before and after side by side."""
+"""Pan away and return, or let fog come and go, with several cache policies; show the place before and after side by
+side."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.camera import DEFAULT_SPEED, CameraControl, CameraState, advance
 from model.spec import SPECS, ModelSpec
-from model.words.vocabularies import warnings
+from model.words.vocabularies import warnings, words_of
 from server.cli.console import console, note
 from server.cli.generate import load
 from server.config import Settings
@@ -21,15 +22,19 @@ from server.live.client_messages import check_prompt
 from server.worker.generator import Stream
 
 LOOK_CHUNKS = 3  # chunks at the place, before and after
+UNNAMED = "the landscape"  # names nothing
 GAP, HEAD = 8, 22  # pixels between pictures, and above each for its caption
 PAPER, INK = (250, 246, 238), (40, 40, 48)
 
 
 @dataclass(frozen=True)
 class Trip:
-    """One control per chunk, and the chunks whose last picture is shown: before, far away and back."""
+    """One control and one prompt per chunk, and the chunks whose last picture is shown: before, hidden and back.
+    ``hidden``: what a picture of the second kind shows."""
 
     controls: tuple[CameraControl, ...]
+    prompts: tuple[str, ...]
+    hidden: str
     before: int
     away: int
     after: int
@@ -45,6 +50,7 @@ class Visit:
     after: np.ndarray
     cache_bytes: int
     host_bytes: int
+    hidden: str
 
     @property
     def likeness(self) -> float:
@@ -53,14 +59,31 @@ class Visit:
         return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
-def plan(spec: ModelSpec, away_seconds: float) -> Trip:
+def chunk_seconds(spec: ModelSpec) -> float:
+    """How long a chunk plays."""
+    return spec.chunk_latents * spec.temporal_stride / spec.fps
+
+
+def fog(spec: ModelSpec, prompt: str, seconds: float) -> Trip:
+    """Look, let fog hide everything for ``seconds``, look again; after the start nothing names the things. Raises
+    ValueError for a model that does not know fog."""
+    words = words_of(spec)
+    if words is None or "fog" not in words.grammar.weathers:
+        raise ValueError(f"{spec.name} does not know fog: let the camera leave instead (without --fog)")
+    hidden = max(1, round(seconds / chunk_seconds(spec)))
+    prompts = (prompt,) * LOOK_CHUNKS + (UNNAMED + " in fog",) * hidden + (UNNAMED,) * LOOK_CHUNKS
+    still = (CameraControl(speed=0),) * len(prompts)
+    return Trip(still, prompts, "in fog", LOOK_CHUNKS - 1, LOOK_CHUNKS + hidden - 1, len(prompts) - 1)
+
+
+def plan(spec: ModelSpec, prompt: str, away_seconds: float) -> Trip:
     """Look, pan right for half of ``away_seconds``, pan back the same way, look again."""
-    chunk_seconds = spec.chunk_latents * spec.temporal_stride / spec.fps
-    out = max(2, round(away_seconds / 2 / chunk_seconds))
+    out = max(2, round(away_seconds / 2 / chunk_seconds(spec)))
     look, away = [CameraControl(speed=0)] * LOOK_CHUNKS, [CameraControl(speed=DEFAULT_SPEED)] * out
     back = _way_back(spec, [*look, *away])
     controls = (*look, *away, *back, *look)
-    return Trip(controls, LOOK_CHUNKS - 1, LOOK_CHUNKS + out - 1, len(controls) - 1)
+    prompts = (prompt,) * len(controls)
+    return Trip(controls, prompts, "far away", LOOK_CHUNKS - 1, LOOK_CHUNKS + out - 1, len(controls) - 1)
 
 
 def _way_back(spec: ModelSpec, way_there: Sequence[CameraControl]) -> list[CameraControl]:
@@ -86,9 +109,16 @@ def _stops_in_time(spec: ModelSpec, state: CameraState, speed: int) -> bool:
 
 
 def visits(
-    settings: Settings, prompt: str, policies: Sequence[str], budget: float | None, away: float, seed: int
+    settings: Settings,
+    prompt: str,
+    policies: Sequence[str],
+    budget: float | None,
+    away: float,
+    seed: int,
+    in_fog: bool = False,
 ) -> Iterator[Visit]:
     """Yield a visit per policy, with progress bars. ``budget`` is in latent frames, ``away`` in seconds.
+    ``in_fog``: the camera stays, and fog hides the place.
 
     Raises PafuError, GenerateError or ValueError, with a message for the user.
     """
@@ -96,7 +126,8 @@ def visits(
     if not spec.camera:
         able = ", ".join(other.name for other in SPECS.values() if other.camera)
         raise ValueError(f"{spec.name} has no camera control; models with one: {able}")
-    prompt, trip = check_prompt(prompt, spec), plan(spec, away)
+    prompt = check_prompt(prompt, spec)
+    trip = fog(spec, prompt, away) if in_fog else plan(spec, prompt, away)
     for told in warnings(prompt, spec):
         note(told)
     choices = [CacheChoice.of(settings.cache(policy, budget)) for policy in policies]
@@ -114,12 +145,14 @@ def walk(stream: Stream, trip: Trip, policy: str, progress: Progress) -> Visit:
     shown: dict[int, np.ndarray] = {}
     cache_bytes = host_bytes = 0
     for index, control in enumerate(progress.track(trip.controls, description=policy)):
+        stream.set_prompt(trip.prompts[index])
         stream.set_camera(control)
         chunk = stream.decode(stream.next_latents())
         cache_bytes, host_bytes = chunk.stats.cache_bytes, chunk.stats.cache_host_bytes
         if index in (trip.before, trip.away, trip.after):
             shown[index] = chunk.pictures[-1]
-    return Visit(policy, shown[trip.before], shown[trip.away], shown[trip.after], cache_bytes, host_bytes)
+    pictures = (shown[trip.before], shown[trip.away], shown[trip.after])
+    return Visit(policy, *pictures, cache_bytes, host_bytes, trip.hidden)
 
 
 def save_rows(visits: Sequence[Visit], file: IO[bytes]) -> None:
@@ -130,7 +163,7 @@ def save_rows(visits: Sequence[Visit], file: IO[bytes]) -> None:
     draw = ImageDraw.Draw(sheet)
     for row, visit in enumerate(visits):
         top = GAP + row * (height + HEAD + GAP)
-        captions = (f"{visit.policy}: before", "far away", f"back again ({visit.likeness:.1f} dB)")
+        captions = (f"{visit.policy}: before", visit.hidden, f"back again ({visit.likeness:.1f} dB)")
         for column, (picture, caption) in enumerate(
             zip((visit.before, visit.away, visit.after), captions, strict=True)
         ):

@@ -12,7 +12,7 @@ import torch
 from cache.config import CacheConfig, host_bytes, promised_bytes
 from cache.errors import CacheError, PolicyError
 from cache.kv_cache import KVCache
-from cache.views import AGEING, best_in_view, least_missed
+from cache.views import AGEING, best_in_view, least_missed, rows_of_frames, standing_out
 
 Build = Callable[..., KVCache]
 CHUNK, FRAME, HOST, BUDGET, SINK, RECENT = 6, 2, 14, 11, 2, 4
@@ -147,6 +147,64 @@ def test_a_place_seen_once_is_not_lost_because_the_camera_stays_elsewhere() -> N
     assert gone.tolist() == list(range(2 * FRAME, 18 * FRAME)), "the place seen longest, oldest frames first"
 
 
+def scene(frames: int, foggy: range) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions and values of latent frames of one view, in which a house stands out at columns 1 and 2 of the lower of
+    two rows; in ``foggy`` frames nothing does."""
+    grid = torch.cartesian_prod(torch.arange(float(frames)), torch.arange(2.0), torch.arange(4.0))
+    house = (grid[:, 1] == 1) & ((grid[:, 2] == 1) | (grid[:, 2] == 2))
+    fog = (grid[:, 0] >= foggy.start) & (grid[:, 0] < foggy.stop)
+    values = torch.where(house & ~fog, 5.0, 0.1 * grid[:, 1])[:, None].expand(-1, 8) + fog[:, None].float()
+    return grid, values
+
+
+def test_what_stands_out_differs_from_its_surroundings_and_not_from_other_frames() -> None:
+    grid, values = scene(6, range(2, 6))
+    standing = standing_out(rows_of_frames(grid), values)
+    assert bool((standing[(grid[:, 0] < 2) & (grid[:, 1] == 1)] > 1).all()), "a house, and the gaps beside it"
+    assert float(standing[(grid[:, 0] >= 2) | (grid[:, 1] == 0)].max()) < 1e-9, "fog, however unlike the rest"
+
+
+def test_fog_before_a_house_does_not_stand_for_the_house() -> None:
+    grid, values = scene(12, range(3, 12))
+    newest_first = torch.arange(len(grid)).flip(0)
+    coming = grid[:8] + torch.tensor([12.0, 0.0, 0.0])
+
+    def frames(standing: torch.Tensor | None) -> set[int]:
+        best = best_in_view(grid[newest_first], coming, 2 * 8, standing)
+        return {int(grid[newest_first[index], 0]) for index in best}
+
+    assert frames(None) == {11, 10}, "the newest views of the place"
+    assert frames(standing_out(rows_of_frames(grid), values)[newest_first]) == {1, 2}, (
+        "the newest in which the house is to be seen"
+    )
+    gone = least_missed(grid, 9 * 8, standing_out(rows_of_frames(grid), values))
+    assert {int(grid[index, 0]) for index in gone} == set(range(3, 12)), "fog is what is missed least"
+
+
+def test_where_all_stand_out_alike_the_view_alone_decides() -> None:
+    grid, values = scene(12, range(0))
+    grid[:, 2] += 3 * (grid[:, 0] // 4)
+    coming, standing = grid[-8:], standing_out(rows_of_frames(grid), values)
+    order = torch.arange(len(grid)).flip(0)
+    assert torch.equal(best_in_view(grid[order], coming, 16, standing[order]), best_in_view(grid[order], coming, 16))
+    assert torch.equal(least_missed(grid, 40, standing), least_missed(grid, 40))
+
+
+def test_a_token_that_replaces_another_of_its_number_is_looked_at_again(small_cache: Build) -> None:
+    cache = small_cache(policy="salient_retrieval", budget=BUDGET, sink=SINK, recent=RECENT, host=100)
+    for first in (0, 100):
+        cache.forget_from(0)
+        cache.chunks = 0
+        for chunk in range(9):
+            plain(cache, chunk, first)
+    tier = cache._tier
+    assert tier is not None
+    slots = (tier.numbers[0] >= 0).nonzero()[:, 0]
+    known, rows = tier._standing_of(0, slots), rows_of_frames(tier.positions[0, slots])
+    assert known is not None and len(slots) > 20
+    torch.testing.assert_close(known, standing_out(rows, tier.values[0, slots].flatten(1)))
+
+
 def test_words_that_are_forgotten_are_also_forgotten_on_the_host(tiered: Build) -> None:
     cache = tiered(host=100)
     for chunk in range(5):
@@ -158,9 +216,10 @@ def test_words_that_are_forgotten_are_also_forgotten_on_the_host(tiered: Build) 
     assert min(place(int(number)) for number in put(cache, 5)[0] if number < 5 * CHUNK) >= 10
 
 
+@pytest.mark.parametrize("policy", ["retrieval", "salient_retrieval"])
 @pytest.mark.parametrize("kv_dtype", ["auto", "int4"])
-def test_a_restored_cache_goes_on_bit_for_bit(small_cache: Build, kv_dtype: str) -> None:
-    usual: dict[str, Any] = {"policy": "retrieval", "budget": BUDGET, "sink": SINK, "recent": RECENT, "host": HOST}
+def test_a_restored_cache_goes_on_bit_for_bit(small_cache: Build, kv_dtype: str, policy: str) -> None:
+    usual: dict[str, Any] = {"policy": policy, "budget": BUDGET, "sink": SINK, "recent": RECENT, "host": HOST}
     cache, twin = (small_cache(**usual, kv_dtype=kv_dtype) for _ in range(2))
     for chunk in range(6):
         plain(cache, chunk)
@@ -173,10 +232,10 @@ def test_a_restored_cache_goes_on_bit_for_bit(small_cache: Build, kv_dtype: str)
         twin.restore(state)
 
 
-def plain(cache: KVCache, chunk: int) -> torch.Tensor:
+def plain(cache: KVCache, chunk: int, first: int = 0) -> torch.Tensor:
     """Commit a chunk of random rows; returns all keys that it attends to."""
     cache.begin_chunk(positions(chunk))
-    rows = torch.randn(cache.layers, 1, CHUNK, 2, 4, generator=torch.Generator().manual_seed(chunk))
+    rows = torch.randn(cache.layers, 1, CHUNK, 2, 4, generator=torch.Generator().manual_seed(first + chunk))
     seen = [cache.extend(layer, rows[layer], -rows[layer])[0] for layer in range(cache.layers)]
     for layer in range(cache.layers):
         cache.store(layer, rows[layer])
@@ -213,12 +272,13 @@ def test_layers_that_are_written_one_after_the_other_have_tiers_of_their_own(tie
         twin.commit(chunk)
 
 
-def test_its_bytes_are_those_promised_and_the_device_stores_no_recalled_token(tiered: Build) -> None:
-    cache = tiered()
+@pytest.mark.parametrize("policy", ["retrieval", "salient_retrieval"])
+def test_its_bytes_are_those_promised_and_the_device_stores_no_recalled_token(tiered: Build, policy: str) -> None:
+    cache = tiered(policy=policy)
     sizes: dict[str, Any] = {"layers": 2, "heads": 2, "head_dim": 4, "dtype": "float32"}
-    assert cache.host_nbytes == host_bytes(**sizes, slots=HOST, places=PLACES)
+    assert cache.host_nbytes == host_bytes(**sizes, slots=HOST, places=PLACES, salient=policy != "retrieval")
     assert cache.nbytes == promised_bytes(**sizes, budget=SINK + RECENT, chunk=CHUNK)
-    config = CacheConfig.filled_in("retrieval", 5.5, 1, 2, most=3, host=7)
+    config = CacheConfig.filled_in(policy, 5.5, 1, 2, most=3, host=7)
     assert config.host_bytes(**sizes, tokens_per_latent=FRAME) == cache.host_nbytes
     assert config.promised_bytes(**sizes, tokens_per_latent=FRAME, tokens_per_chunk=CHUNK) == cache.nbytes
     assert CacheConfig.filled_in("pafu", 5.5, 1, 2, most=3, host=7).host_latents == 0
@@ -230,7 +290,7 @@ def test_its_bytes_are_those_promised_and_the_device_stores_no_recalled_token(ti
         ({"recent_latents": 0.0}, "it needs recent tokens"),
         ({"host_latents": 0.0}, "and host memory for more than 0"),
         ({"host_latents": float("nan")}, "host memory of nan latent frames"),
-        ({"policy": "pafu"}, "only policy retrieval uses host memory, not 'pafu'"),
+        ({"policy": "pafu"}, "only policies retrieval and salient_retrieval use host memory, not 'pafu'"),
     ],
 )
 def test_a_tier_without_sense_is_refused(change: dict[str, Any], message: str) -> None:

@@ -24,6 +24,7 @@ FEW = EvalSettings(
     tour_chunks=16,
     announced=2,
     called=0,
+    veiled=0,
     absences=0,
     changes=0,
     mirrors=0,

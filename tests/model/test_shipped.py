@@ -58,7 +58,7 @@ def test_another_seed_is_another_place(mini: LoadedModel) -> None:
 
 def test_the_shipped_head_tells_landmarks_from_their_surroundings(mini: LoadedModel) -> None:
     """Area under the curve of the scores of tokens that show a landmark against those that show none; .5 is chance."""
-    assert mini.salience is not None and mini.spec.cache_policy == "retrieval"
+    assert mini.salience is not None and mini.spec.cache_policy == "salient_retrieval"
     areas = []
     for n in range(3):
         clip = announced_tour_clip(n, 6)

@@ -72,7 +72,7 @@ def _unreserved(draw: Callable[[], str]) -> str:
 
 def caption(rng: np.random.Generator, scene: Scene, light: str, offsets: list[int]) -> str:
     """A prompt that always names things in the first view of the stretch ``offsets``."""
-    named = [_landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets[:1])[:MOST_NAMED]]
+    named = [landmark_phrase(rng, mark, place) for mark, place in in_view(scene, offsets[:1])[:MOST_NAMED]]
     head = f"{GROUND_PHRASES[scene.ground]} {LIGHT_PHRASES[light]}"
     return ", ".join(part for part in (head, " and ".join(named)) if part)
 
@@ -81,7 +81,7 @@ def random_prompt(rng: np.random.Generator, scene: Scene, light: str, offsets: l
     """A caption for a part of a tour, ``offsets`` (first-picture offset per latent frame, pixels)."""
     silent = rng.random() < 0.08
     shown = [] if silent else in_view(scene, offsets)
-    named = [_landmark_phrase(rng, mark, place) for mark, place in shown if rng.random() < 0.95][:MOST_NAMED]
+    named = [landmark_phrase(rng, mark, place) for mark, place in shown if rng.random() < 0.95][:MOST_NAMED]
     parts = [LIGHT_PHRASES[light]] if rng.random() < 0.95 else []
     parts += [GROUND_PHRASES[scene.ground]] if rng.random() < 0.95 else []
     head = " ".join(parts[::-1] if rng.random() < 0.5 else parts)
@@ -104,7 +104,8 @@ def in_view(scene: Scene, offsets: list[int]) -> list[tuple[Landmark, str]]:
     return seen + later
 
 
-def _landmark_phrase(rng: np.random.Generator, mark: Landmark, place: str) -> str:
+def landmark_phrase(rng: np.random.Generator, mark: Landmark, place: str) -> str:
+    """A landmark with its colors and place, of which some may be left out."""
     phrase = f"a {mark.colour} {mark.kind}" if rng.random() < 0.95 else f"a {mark.kind}"
     if mark.accent and rng.random() < 0.75:
         phrase += f" with a {mark.accent} roof"

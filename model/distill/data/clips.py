@@ -16,7 +16,7 @@ def random_tour(rng: np.random.Generator, chunks: int) -> list[CameraControl]:
         speeds = rng.choice([0, 0, SPEED_STEP, -SPEED_STEP], size=1).repeat(chunks)
         return [CameraControl(speed=int(s)) for s in speeds]
     if style == "return":
-        pace, turn = _random_pace(rng) * int(rng.choice([-1, 1])), chunks // 2
+        pace, turn = random_pace(rng) * int(rng.choice([-1, 1])), chunks // 2
         return [CameraControl(speed=pace if i < turn else -pace) for i in range(chunks)]
     return _waypoint_tour(rng, chunks)
 
@@ -50,10 +50,11 @@ def _speed_towards(rng: np.random.Generator, distance: int) -> int:
     if rng.random() < 0.12:
         return 0
     reach = SPEED_STEP * max(1, abs(distance) // (CHUNK_LATENTS * PICTURES_PER_LATENT * SPEED_STEP))
-    return int(np.sign(distance)) * min(_random_pace(rng), reach)
+    return int(np.sign(distance)) * min(random_pace(rng), reach)
 
 
-def _random_pace(rng: np.random.Generator) -> int:
+def random_pace(rng: np.random.Generator) -> int:
+    """A speed of the camera, pixels per picture."""
     return SPEED_STEP * int(rng.integers(1, MAX_SPEED // SPEED_STEP + 1))
 
 

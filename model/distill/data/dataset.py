@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from model.codec.vae import StreamingVAE, from_pictures
 from model.distill.data.captions import prompts_by_chunk
 from model.distill.data.clips import random_clip
 from model.distill.data.holdout import reserved
-from model.distill.data.world import CHUNK_LATENTS, Clip, render_views
+from model.distill.data.world import CHUNK_LATENTS, FOG, Clip, render_views
 from model.spec import PAFU_MINI
 from model.transformer.positions import grid_positions
 from model.words.text import phrase_ids
@@ -37,14 +38,20 @@ class Batch:
     ids: Tensor  # (B, G, slots, symbols) int64
     offsets: Tensor  # (B, F) float32, camera offset of each latent frame's view in pixels
     control: Tensor  # (B, F, 1) camera speed / MAX_SPEED
-    lights: Tensor  # (B, G) int64
+    lights: Tensor  # (B, G) int64, light and weather
+    past: Tensor | None = None  # like latents: what the student sees of the clip, if it is not the truth
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        return self._mapped(lambda tensor: tensor.to(device))
 
     def stills(self) -> Batch:
         """The first latent frame of every clip."""
-        return Batch(*(getattr(self, field.name)[:, :1] for field in dataclasses.fields(self)))
+        return self._mapped(lambda tensor: tensor[:, :1])
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        always = ("latents", "ids", "offsets", "control", "lights")
+        changed = {name: change(getattr(self, name)) for name in always}
+        return Batch(**changed, past=None if self.past is None else change(self.past))
 
     def new_words(self) -> Tensor:
         """(B, G) bool: chunks whose prompt differs from the previous chunk's; False for the first."""
@@ -62,13 +69,13 @@ def clip_of(seed: int, index: int, chunks: int = CHUNKS) -> Clip:
     return random_clip(np.random.default_rng((seed, chunks, index)), chunks)
 
 
-def clip_tensors(clip: Clip, vae: StreamingVAE, rng: np.random.Generator) -> dict[str, Tensor]:
-    """One clip as tensors, latents in half precision, with a possible prompt for every chunk."""
+def clip_tensors(clip: Clip, vae: StreamingVAE, said: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One clip as tensors, latents in half precision, with what is ``said`` of its chunks."""
     with torch.inference_mode():
         latents = vae.encode(from_pictures(torch.from_numpy(render_views(clip)))).contiguous()
     return {
         "latents": latents.half(),
-        **said_tensors(clip, rng),
+        **said,
         "offsets": torch.tensor([float(view_offset(o, s)) for o, s in zip(clip.offsets, clip.speeds, strict=True)]),
         "control": torch.tensor(clip.speeds, dtype=torch.float32)[:, None] / MAX_SPEED,
     }
@@ -77,10 +84,16 @@ def clip_tensors(clip: Clip, vae: StreamingVAE, rng: np.random.Generator) -> dic
 def said_tensors(clip: Clip, rng: np.random.Generator) -> dict[str, Tensor]:
     """The possible prompts of a clip's chunks, and their lights."""
     lights = [clip.segment_of(chunk).light for chunk in range(len(clip.offsets) // CHUNK_LATENTS)]
-    prompts = prompts_by_chunk(rng, clip.scene, lights, list(clip.offsets))
+    return told_tensors(clip, prompts_by_chunk(rng, clip.scene, lights, list(clip.offsets)))
+
+
+def told_tensors(clip: Clip, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """``prompts``, one per chunk of the clip, and the chunks' lights with their weather."""
+    segments = [clip.segment_of(chunk) for chunk in range(len(prompts))]
+    airs = [LIGHTS.index(each.light) + len(LIGHTS) * (each.weather == FOG) for each in segments]
     return {
         "ids": torch.stack([phrase_ids(prompt, PAFU_MINI.text_len) for prompt in prompts]).to(torch.uint8),
-        "lights": torch.tensor([LIGHTS.index(light) for light in lights], dtype=torch.uint8),
+        "lights": torch.tensor(airs, dtype=torch.uint8),
     }
 
 
@@ -99,7 +112,8 @@ def build(folder: Path, vae: StreamingVAE, clips: int, chunks: int = CHUNKS, see
 
 
 def _row(seed: int, index: int, chunks: int, vae: StreamingVAE) -> dict[str, Tensor]:
-    return clip_tensors(clip_of(seed, index, chunks), vae, np.random.default_rng((seed, chunks, index, 1)))
+    clip = clip_of(seed, index, chunks)
+    return clip_tensors(clip, vae, said_tensors(clip, np.random.default_rng((seed, chunks, index, 1))))
 
 
 class Clips:
@@ -138,6 +152,7 @@ class Clips:
             rows["offsets"].float(),
             rows["control"].float(),
             rows["lights"].long(),
+            rows["past"].float() if "past" in rows else None,
         )
 
 

@@ -4,13 +4,16 @@ In an open tour a camera moves through a scene of five to six screens, with seve
 only ground and light. In an announced tour it visits one place after another, and returns only to those whose landmarks
 the prompt named on the first visit: the prompt tells the future. In a called tour nothing is named on the first visit;
 later, while the camera is elsewhere, the prompt names what is at an earlier place, and the camera returns there. On a
-return the prompt names nothing, so only memory can restore a landmark. The stream gets the true latents of what was
-seen; its next pictures are compared with the truth, column by column, by how long a place was out of view.
+return the prompt names nothing, so only memory can restore a landmark. In a veiled tour the camera stays, and fog comes
+and goes: what the cache holds of it is newer than the landmarks, and at the same places. The stream gets the true
+latents of what was seen; its next pictures are compared with the truth, column by column, by how long a place was out
+of view or in fog.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,7 +26,17 @@ from model.codec.vae import StreamingVAE, from_pictures
 from model.distill.data.captions import GROUND_PHRASES, LIGHT_PHRASES, caption
 from model.distill.data.dataset import HELD_OUT_SEED
 from model.distill.data.script import Script
-from model.distill.data.world import CHUNK_LATENTS, WIDTH, Clip, Landmark, Scene, Segment, random_scene, render_views
+from model.distill.data.world import (
+    CHUNK_LATENTS,
+    FOG,
+    WIDTH,
+    Clip,
+    Landmark,
+    Scene,
+    Segment,
+    random_scene,
+    render_views,
+)
 from model.spec import ModelSpec
 from model.weights import LoadedModel
 from model.words.vocabulary import LIGHTS
@@ -46,6 +59,7 @@ CUT_SHARE, RETURN_SHARE, HOLD_SHARE = 0.12, 0.6, 0.05
 PACES = (12, 16)
 VISIT_CHUNKS = 2  # length of a visit in an announced tour
 VISIT_SPEEDS = (0, 0, SPEED_STEP, -SPEED_STEP)
+CLEAR_CHUNKS, FOG_CHUNKS = 2, (3, 7)  # of a veiled tour, before and after; fog lasts at least, and less than
 VISIT_SPACING = 1.5 * WIDTH  # pixels between places: no two are visible at once
 MOST_ANNOUNCED = 3  # places of a tour that will be seen again, at least one
 CALL = 0.8  # probability that a place is called back
@@ -179,6 +193,24 @@ def called_clip(rng: np.random.Generator, chunks: int) -> Clip:
     return Clip(scene, tuple(segments), tuple(offsets), tuple(speeds))
 
 
+def veiled_clip(rng: np.random.Generator, chunks: int) -> Clip:
+    """Places one after another, with a cut between them: at each fog comes, hides everything for three to six chunks,
+    and goes."""
+    stands, weathers = list[int](), list[str | None]()
+    while len(weathers) < chunks:
+        fog = int(rng.integers(*FOG_CHUNKS))
+        stay = [None] * CLEAR_CHUNKS + [FOG] * fog + [None] * CLEAR_CHUNKS
+        stands += [_stand(rng, len(set(stands)))] * len(stay)
+        weathers += stay
+    offsets = [stand for stand in stands[:chunks] for _ in range(CHUNK_LATENTS)]
+    scene = random_scene(rng, min(offsets) - WIDTH, max(offsets) + 2 * WIDTH)
+    light, segments = str(rng.choice(LIGHTS)), list[Segment]()
+    bare = _bare(scene, light)
+    for chunk, weather in enumerate(weathers[:chunks]):
+        segments.append(Segment(chunk, light, f"{bare} in fog", FOG) if weather else Segment(chunk, light, bare))
+    return Clip(scene, tuple(segments), tuple(offsets), (0,) * len(offsets))
+
+
 def _stand(rng: np.random.Generator, place: int) -> int:
     """The camera's position at a place (pixels): on both sides of the start, never twice at the same pixel."""
     side = 1 if place % 2 else -1
@@ -216,6 +248,11 @@ def called_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
     return called_clip(np.random.default_rng((seed, chunks, n, 2)), chunks)
 
 
+def veiled_tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
+    """The n-th held-out veiled tour."""
+    return veiled_clip(np.random.default_rng((seed, chunks, n, 3)), chunks)
+
+
 @torch.no_grad()
 def tour(model: LoadedModel, clip: Clip) -> Tour:
     """A clip's script, and the truth for its pictures."""
@@ -223,7 +260,8 @@ def tour(model: LoadedModel, clip: Clip) -> Tour:
     script = Script.of_clip(clip, spec)
     bare = dataclasses.replace(clip, scene=dataclasses.replace(clip.scene, landmarks=()))
     truth, empty = (_encoded(model, each) for each in (clip, bare))
-    return Tour(script, truth.cpu(), shown(model, truth), shown(model, empty), spans(script.views(spec), spec))
+    hidden = {chunk for chunk in range(script.chunks) if clip.segment_of(chunk).weather == FOG}
+    return Tour(script, truth.cpu(), shown(model, truth), shown(model, empty), spans(script.views(spec), spec, hidden))
 
 
 def _encoded(model: LoadedModel, clip: Clip) -> Tensor:
@@ -237,8 +275,9 @@ def shown(model: LoadedModel, latents: Tensor) -> Tensor:
     return cast(StreamingVAE, model.vae).view(latents.to(model.device, model.dtype)).float().cpu()
 
 
-def spans(views: list[int], spec: ModelSpec) -> Tensor:
-    """(F, W): for every column of every view, how long its place was out of view before its chunk began."""
+def spans(views: list[int], spec: ModelSpec, hidden: Collection[int] = ()) -> Tensor:
+    """(F, W): for every column of every view, how long its place was out of view before its chunk began. In ``hidden``
+    chunks nothing is seen."""
     last_seen: dict[int, int] = {}
     out = torch.zeros(len(views), spec.width, dtype=torch.int8)
     for chunk in range(len(views) // spec.chunk_latents):
@@ -247,7 +286,7 @@ def spans(views: list[int], spec: ModelSpec) -> Tensor:
             seen = [last_seen.get(x, -1) for x in range(views[frame], views[frame] + spec.width)]
             when = torch.tensor(seen)
             out[frame] = torch.where(when < 0, NEW, torch.where(when >= chunk - RECENT_CHUNKS, RECENT, LONG))
-        for frame in frames:
+        for frame in () if chunk in hidden else frames:
             last_seen.update(dict.fromkeys(range(views[frame], views[frame] + spec.width), chunk))
     return out
 

@@ -16,13 +16,13 @@ from PIL import Image, ImageDraw
 
 from model.distill.data.finish import FINISHERS, Brush
 from model.spec import PAFU_MINI
+from model.words.scenery import FIRST_PLACE, PLACE_SPACING
 from model.words.vocabulary import COLOURS, GROUNDS, KINDS, ROOFED
 
 WIDTH, HEIGHT = PAFU_MINI.width, PAFU_MINI.height
 PICTURES_PER_LATENT = PAFU_MINI.temporal_stride
 CHUNK_LATENTS = PAFU_MINI.chunk_latents
 GROUND_Y = 98  # the row of the landmarks' feet
-FIRST_PLACE, PLACE_SPACING = 48, 80  # pixels; landmarks are only at these places, three of them in the first picture
 OCCUPIED = 0.7  # share of the places with a landmark
 SIZE = 0.92
 CLOUD_DRIFT = 0.5  # pixels per picture
@@ -31,6 +31,8 @@ SMOKE_PHASES = 24
 SUPERSAMPLE = 2
 
 Rgb = tuple[int, int, int]
+Air = tuple[str, str]  # light and weather
+CLEAR, FOG = "clear", "fog"
 Pen = ImageDraw.ImageDraw
 RGB = {
     "red": (214, 48, 49),
@@ -54,6 +56,7 @@ TINT = {
     "sunset": (0.96, 0.80, 0.74),
     "night": (0.68, 0.70, 0.88),
 }
+FOG_RGB = ((196, 202, 208), (218, 221, 223))
 GROUND_RGB = {"meadow": (122, 176, 84), "desert": (226, 190, 126), "snow": (232, 238, 246)}
 HILL_RGB = {"meadow": (88, 142, 98), "desert": (196, 150, 104), "snow": (176, 192, 216)}
 TRUNK = (104, 72, 48)
@@ -94,11 +97,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Segment:
-    """From ``first_chunk`` until the next segment, one prompt is in force."""
+    """From ``first_chunk`` until the next segment, one prompt is in force. weather: "fog" hides everything."""
 
     first_chunk: int
     light: str
     prompt: str
+    weather: str = CLEAR
+
+    @property
+    def air(self) -> Air:
+        """Its light and weather."""
+        return self.light, self.weather
 
 
 @dataclass(frozen=True)
@@ -157,12 +166,12 @@ def render_views(clip: Clip, detail: int = 1) -> np.ndarray:
 
 def _render(clip: Clip, moments: list[tuple[int, int]], detail: int = 1) -> np.ndarray:
     """The pictures at (latent frame, pictures since its first)."""
-    strips = {light: _strip(clip.scene, light, detail) for light in {s.light for s in clip.segments}}
+    strips = {air: _strip(clip.scene, air, detail) for air in {s.air for s in clip.segments}}
     pictures = np.empty((len(moments), detail * HEIGHT, detail * WIDTH, 3), np.uint8)
     for index, (latent, part) in enumerate(moments):
         offset, time = clip.offsets[latent] + part * clip.speeds[latent], latent * PICTURES_PER_LATENT + part
-        light, before, mix = _light_at(clip, min(time, (latent + 1) * PICTURES_PER_LATENT - 1))
-        picture = _picture(clip.scene, strips[light], light, offset, time, detail)
+        air, before, mix = _air_at(clip, min(time, (latent + 1) * PICTURES_PER_LATENT - 1))
+        picture = _picture(clip.scene, strips[air], air, offset, time, detail)
         if mix < 1:
             earlier = _picture(clip.scene, strips[before], before, offset, time, detail)
             picture = (picture * mix + earlier * (1 - mix)).astype(np.uint8)
@@ -170,20 +179,23 @@ def _render(clip: Clip, moments: list[tuple[int, int]], detail: int = 1) -> np.n
     return pictures
 
 
-def _light_at(clip: Clip, index: int) -> tuple[str, str, float]:
-    """(light, previous light, progress of the change): a change takes one chunk."""
+def _air_at(clip: Clip, index: int) -> tuple[Air, Air, float]:
+    """(light and weather, the previous ones, progress of the change): a change takes one chunk."""
     per_chunk = CHUNK_LATENTS * PICTURES_PER_LATENT
     chunk = index // per_chunk
     segment = clip.segment_of(chunk)
     position = clip.segments.index(segment)
     if position == 0 or chunk > segment.first_chunk:
-        return segment.light, segment.light, 1.0
-    return segment.light, clip.segments[position - 1].light, (index % per_chunk + 1) / per_chunk
+        return segment.air, segment.air, 1.0
+    return segment.air, clip.segments[position - 1].air, (index % per_chunk + 1) / per_chunk
 
 
-def _strip(scene: Scene, light: str, detail: int) -> np.ndarray:
-    """The static part of the world under one light, (detail * HEIGHT, detail * (right - left), 3) uint8."""
-    scale, width = SUPERSAMPLE * detail, scene.right - scene.left
+def _strip(scene: Scene, air: Air, detail: int) -> np.ndarray:
+    """The static part of the world under one light, (detail * HEIGHT, detail * (right - left), 3) uint8; in fog only
+    the fog."""
+    scale, width, (light, weather) = SUPERSAMPLE * detail, scene.right - scene.left, air
+    if weather == FOG:
+        return _vertical(width * detail, HEIGHT * detail, *(_lit(tone, light) for tone in FOG_RGB))
     image = Image.fromarray(_sky(width * scale, HEIGHT * scale, light))
     draw = ImageDraw.Draw(image)
     if light == "night":
@@ -198,9 +210,13 @@ def _strip(scene: Scene, light: str, detail: int) -> np.ndarray:
 
 
 def _sky(width: int, height: int, light: str) -> np.ndarray:
-    top, bottom = (np.array(c, float) for c in SKY[light])
+    return _vertical(width, height, *SKY[light])
+
+
+def _vertical(width: int, height: int, upper: Rgb, lower: Rgb) -> np.ndarray:
+    """A vertical gradient, (height, width, 3) uint8."""
     mix = np.clip(np.arange(height) / (height * 0.7), 0, 1)[:, None]
-    column = (top * (1 - mix) + bottom * mix).astype(np.uint8)
+    column = (np.array(upper, float) * (1 - mix) + np.array(lower, float) * mix).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(column[:, None], (height, width, 3)))
 
 
@@ -274,9 +290,11 @@ _PAINTERS = {
 }
 
 
-def _picture(scene: Scene, strip: np.ndarray, light: str, offset: int, time: int, detail: int) -> np.ndarray:
-    left = offset - scene.left
+def _picture(scene: Scene, strip: np.ndarray, air: Air, offset: int, time: int, detail: int) -> np.ndarray:
+    left, (light, weather) = offset - scene.left, air
     picture = strip[:, detail * left : detail * (left + WIDTH)].copy()
+    if weather == FOG:
+        return picture
     for cloud in scene.clouds:
         x = int(cloud.x + CLOUD_DRIFT * time) - offset
         _blend(picture, _cloud_sprite(round(cloud.size * 10), light, detail), x * detail, cloud.y * detail)

@@ -35,6 +35,7 @@ from model.distill.data.tours import (
     tour,
     tour_clip,
     tour_seed,
+    veiled_tour_clip,
 )
 from model.distill.evaluation import measures
 from model.distill.evaluation.cost import cost
@@ -46,7 +47,12 @@ from model.distill.training.rollout import Foresight, Rollout
 from model.weights import LoadedModel
 
 SETTINGS_FILE = "eval.settings.json"
-TOURS = {"tour": tour_clip, "announced": announced_tour_clip, "called": called_tour_clip}
+TOURS = {
+    "tour": tour_clip,
+    "announced": announced_tour_clip,
+    "called": called_tour_clip,
+    "veiled": veiled_tour_clip,
+}
 LOOK_CHUNKS = 2  # length of a long video's start and end that are compared
 MIRROR_SPEED = 16
 # pixels per picture, chunk by chunk: away, back by the same way, and on to the other side
@@ -61,8 +67,7 @@ class EvalError(ValueError):
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Budgets are latent frames; chunks and streams are per cell. ``announced`` and ``called`` tours are as long as
-    open ones."""
+    """Budgets are latent frames; chunks and streams are per cell. All tours are as long as open ones."""
 
     policies: tuple[str, ...] = tuple(POLICY_NAMES)
     budgets: tuple[float, ...] = (1, 1.5, 2, 3, 4, 6)
@@ -70,6 +75,7 @@ class EvalSettings:
     tour_chunks: int = 24
     announced: int = 64
     called: int = 64
+    veiled: int = 64
     absences: int = 16
     changes: int = 16
     change_chunks: int = 16
@@ -103,6 +109,7 @@ QUICK = EvalSettings(
     tour_chunks=16,
     announced=3,
     called=3,
+    veiled=3,
     absences=2,
     changes=2,
     change_chunks=8,
@@ -176,7 +183,7 @@ class Evaluation:
     def _work(self) -> int:
         """The number of chunks of one cell, over all its streams."""
         s = self._settings
-        told = (s.tours + s.announced + s.called) * s.tour_chunks
+        told = (s.tours + s.announced + s.called + s.veiled) * s.tour_chunks
         told += s.mirrors * len(MIRRORED)
         return told + s.absences * len(ABSENCE) + s.changes * s.change_chunks + s.drifts * s.drift_chunks
 
@@ -194,9 +201,7 @@ class Evaluation:
         cell = {
             "policy": policy,
             "budget": budget,
-            "tour": self._tour_cell("tour", policy, budget),
-            "announced": self._tour_cell("announced", policy, budget),
-            "called": self._tour_cell("called", policy, budget),
+            **{kind: self._tour_cell(kind, policy, budget) for kind in TOURS},
             "absence": self._absence_cell(policy, budget),
             "change": self._change_cell(policy, budget),
             "mirror": self._mirror_cell(policy, budget),
@@ -220,8 +225,7 @@ class Evaluation:
         """Counts per tour and span, tours in batches; kind is one of TOURS."""
         settings, counts = self._settings, []
         if kind not in self._tours:
-            numbers = {"tour": settings.tours, "announced": settings.announced, "called": settings.called}
-            make, number = TOURS[kind], numbers[kind]
+            make, number = TOURS[kind], getattr(settings, "tours" if kind == "tour" else kind)
             self._tours[kind] = [tour(self._model, make(n, settings.tour_chunks, self._scenes)) for n in range(number)]
             self._foresight[kind] = [Foresight(self._model.spec, settings.tour_chunks) for _ in range(number)]
         tours, foresight = self._tours[kind], self._foresight[kind]
@@ -432,7 +436,7 @@ def summary_row(cell: dict[str, Any]) -> dict[str, Any]:
     for span in SPANS:
         row[f"{span}_accuracy"] = measures.bootstrap(*tour_counts(cell, span, "accuracy"))
     row["long_iou"] = measures.bootstrap(*tour_counts(cell, "long", "iou"))
-    for kind in ("announced", "called"):
+    for kind in ("announced", "called", "veiled"):
         row[f"{kind}_accuracy"] = measures.bootstrap(*tour_counts(cell, "long", "accuracy", kind))
     row["absence"] = measures.bootstrap(*absence_counts(cell))
     row["absence_chance"] = measures.bootstrap(*absence_counts(cell, "chance"))

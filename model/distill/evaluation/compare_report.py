@@ -15,6 +15,7 @@ MEMORY = {
     "long_accuracy": "long",
     "announced_accuracy": "announced",
     "called_accuracy": "called",
+    "veiled_accuracy": "after fog",
     "recent_accuracy": "recent",
     "new_accuracy": "new",
     "long_iou": "long IoU",
@@ -61,10 +62,13 @@ CURVES = {
     "long_accuracy": "landmarks unseen for long, share of correct pixels",
     "announced_accuracy": "landmarks of announced places, share of correct pixels",
     "called_accuracy": "landmarks of places that were called back, share of correct pixels",
+    "veiled_accuracy": "landmarks that were in fog, share of correct pixels",
     "recent_accuracy": "landmarks seen lately",
     "long_iou": "landmarks unseen for long, IoU",
     "psnr": "PSNR to the full cache (dB)",
 }
+NAMES = {"tour": "open tours", "announced": "announced tours", "called": "called tours", "veiled": "veiled tours"}
+NONE = "-"  # not measured
 STYLE = {
     "full": ("black", "-"),
     "oracle": ("grey", "--"),
@@ -85,20 +89,37 @@ def tables(result: dict[str, Any]) -> list[Table]:
     """Mean and 95 % interval of every measure, one row per cell, as several tables that fit a terminal of 80
     columns."""
     out = []
-    for title, columns in PARTS.items():
+    for title, columns in _measured(result).items():
         out.append(_table(f"{result['model']}, {_size(result)}: {title}", columns))
         for row in result["summary"]:
             out[-1].add_row(*_cells(row, columns))
     return out
 
 
+def _measured(result: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The columns of each part that have a value in some row, without parts that have none."""
+    parts = {
+        title: {
+            name: words
+            for name, words in columns.items()
+            if any(_value(row, name) != NONE for row in result["summary"])
+        }
+        for title, columns in PARTS.items()
+    }
+    return {title: columns for title, columns in parts.items() if columns}
+
+
 def _cells(row: dict[str, Any], columns: dict[str, str]) -> list[str]:
-    return [row["policy"], _budget(row), *(_price(row["cost"], n) if n in COST else cell(row[n]) for n in columns)]
+    return [row["policy"], _budget(row), *(_value(row, name) for name in columns)]
+
+
+def _value(row: dict[str, Any], name: str) -> str:
+    return _price(row["cost"], name) if name in COST else cell(row[name])
 
 
 def _price(cost: dict[str, float], name: str) -> str:
     if name not in cost:
-        return "-"
+        return NONE
     return f"{cost[name] / 2**20:.2f}" if name in SIZES else f"{1e3 * cost[name]:.1f}"
 
 
@@ -118,7 +139,7 @@ def _budget(row: dict[str, Any]) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """The same tables as Markdown."""
     lines = [f"{result['model']}, {_size(result)}, {result['device']}, {result['dtype']}"]
-    for title, columns in PARTS.items():
+    for title, columns in _measured(result).items():
         head = ["policy", "budget", *columns.values()]
         rows = [_cells(row, columns) for row in result["summary"]]
         lines += ["", f"## {title}", "", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))]
@@ -127,7 +148,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def cell(estimate: dict[str, float] | None) -> str:
     if estimate is None:
-        return "-"
+        return NONE
     mean, low, high = (estimate[name] for name in ("mean", "low", "high"))
     digits = 2 if abs(mean) < 10 else 1
     interval = "" if low != low else f" [{low:.{digits}f}, {high:.{digits}f}]"
@@ -142,7 +163,7 @@ def _size(result: dict[str, Any]) -> str:
 def verdicts(result: dict[str, Any], ours: str = "asked") -> list[str]:
     """Sentences on how far ``ours`` leads every other policy on long-unseen landmarks, on the same tours."""
     lines = []
-    for tours, name in (("tour", "open tours"), ("announced", "announced tours"), ("called", "called tours")):
+    for tours, name in NAMES.items():
         for budget in sorted({row["budget"] for row in result["summary"] if row["policy"] == ours}):
             for policy, gap in differences(result["cells"], ours, budget, tours).items():
                 sure = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "no significant difference"

@@ -42,6 +42,7 @@ LEAST_LEVEL = 0.3  # the sampler never uses less noise
 SAMPLER_STEPS = 0.8  # share of the chunks at one of the sampler's own timesteps
 RATE = 4e-3  # for vectors; matrices train at three times this rate
 GENTLE = 0.4  # the student's factor on the rate: it continues from the teacher, with few clips per step
+STEADY_RATE = 0.1 * RATE  # it has learned the rest already
 SAMPLES = 6
 SAMPLE_CACHE = CacheConfig(policy="full", budget_latents=9, sink_latents=0, recent_latents=0, position_mode="relative")
 
@@ -125,9 +126,9 @@ def student_loss(modules: nn.ModuleDict, batch: Batch, generator: torch.Generato
     timesteps, noise = timesteps.to(batch.latents.device), noise_like(batch.latents, generator)
     noisy = add_noise(batch.latents, noise, timesteps)
     blur = CONTEXT_NOISE * torch.rand(size, 1, 1, 1, 1, generator=generator).to(noise.device)
-    clean = batch.latents + blur * noise_like(noise, generator)
-    positions = batch.positions()
-    new = batch.new_words() & (torch.rand(batch.ids.shape[:2], generator=generator) < FORGET).to(noise.device)
+    clean = (batch.latents if batch.past is None else batch.past) + blur * noise_like(noise, generator)
+    positions, forget = batch.positions(), FORGET if batch.past is None else 0.0
+    new = batch.new_words() & (torch.rand(batch.ids.shape[:2], generator=generator) < forget).to(noise.device)
     past = random_past(generator, forgotten_in_sight(positions, new, SPEC).cpu(), SPEC, HOLES)
     both = encode_prompts(modules, batch.ids)
     velocity = modules["dit"](
@@ -151,6 +152,12 @@ STUDENT = (
     Lesson("clips", 8, student_loss, chunks=2),
     Lesson("clips", 2, student_loss),
 )
+STEADY = (
+    Lesson("pasts", 2, student_loss),
+    Lesson("beginnings", 24, beginning_loss),
+    Lesson("pasts", 2, student_loss),
+    Lesson("clips", 2, student_loss),
+)
 
 
 def flow_stage(
@@ -158,15 +165,15 @@ def flow_stage(
     folder: Path,
     steps: int,
     lessons: tuple[Lesson, ...],
-    after: str | None,
+    start: dict[str, Tensor] | None,
     rate: float,
     device: torch.device,
 ) -> Stage:
-    """Cycle through the lessons, starting from the weights of the stage ``after``."""
+    """Cycle through the lessons, from the weights ``start`` (None: fresh ones)."""
     sources = {source: Clips(folder / source) for source in {lesson.source for lesson in lessons}}
     modules = networks()
-    if after:
-        modules.load_state_dict(trained_weights(folder, after))
+    if start:
+        modules.load_state_dict(start)
     modules.to(device)
 
     def step_loss(step: int) -> Losses:
@@ -185,11 +192,21 @@ def words_stage(folder: Path, steps: int, device: torch.device) -> Stage:
 
 
 def teacher_stage(folder: Path, steps: int, device: torch.device) -> Stage:
-    return flow_stage("teacher", folder, steps, TEACHER, "words", RATE, device)
+    return flow_stage("teacher", folder, steps, TEACHER, trained_weights(folder, "words"), RATE, device)
 
 
 def student_stage(folder: Path, steps: int, device: torch.device) -> Stage:
-    return flow_stage("student", folder, steps, STUDENT, "teacher", GENTLE * RATE, device)
+    return flow_stage("student", folder, steps, STUDENT, trained_weights(folder, "teacher"), GENTLE * RATE, device)
+
+
+def steady_stage(model: LoadedModel, folder: Path, steps: int, device: torch.device) -> Stage:
+    """Train the student ``model`` on, with pasts that are not the truth (``model.distill.stages.pasts``)."""
+    start = {f"{name}.{key}": value.float() for name in ("dit", "text") for key, value in _state(model, name).items()}
+    return flow_stage("steady", folder, steps, STEADY, start, STEADY_RATE, device)
+
+
+def _state(model: LoadedModel, part: str) -> dict[str, Tensor]:
+    return cast(nn.Module, getattr(model, part)).state_dict()
 
 
 def as_model(weights: dict[str, Tensor], folder: Path) -> LoadedModel:

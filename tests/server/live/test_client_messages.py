@@ -152,7 +152,7 @@ def test_what_a_cache_protects_fits_the_budget_that_was_asked_for() -> None:
 def test_a_model_brings_the_policy_that_it_was_tuned_with() -> None:
     mini = start(model="pafu-mini")
     ours = protocol.check_start(mini, PAFU_MINI, Settings()).cache
-    assert (ours.policy, ours.budget_latents, ours.sink_latents) == ("retrieval", 6, 2)
+    assert (ours.policy, ours.budget_latents, ours.sink_latents) == ("salient_retrieval", 6, 2)
     settings = Settings(cache_policy="window", cache_budget_latents=9)
     assert protocol.check_start(mini, PAFU_MINI, settings).cache.policy == "window"
     with pytest.raises(PafuError, match="for evaluations only"):

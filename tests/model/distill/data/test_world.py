@@ -12,6 +12,7 @@ from model.distill.data.captions import in_view, place_of
 from model.distill.data.dataset import HELD_OUT_SEED, TRAIN_SEED, Batch, Clips, clip_of, said, said_tensors, stretches
 from model.distill.data.holdout import reserved
 from model.distill.data.world import (
+    FOG,
     GROUND_Y,
     RGB,
     TINT,
@@ -67,6 +68,15 @@ def test_a_detailed_picture_shows_the_same_world_with_finished_landmarks():
     assert detailed.shape == (2 * plain.shape[0], 2 * WIDTH, 3)
     assert apart[:, 170:].max() <= 2, "hills, sky and ground"
     assert 0.1 < (apart[GROUND_Y - 60 : GROUND_Y, 70:130] > 12).mean() < 0.8, "tiles, bars and shade"
+
+
+def test_fog_comes_over_a_chunk_hides_everything_and_leaves_it_as_it_was():
+    scene = scene_of(Landmark("tower", "red", "blue", 100), Landmark("pine", "green", None, 200))
+    segments = (Segment(0, "day", ""), Segment(1, "day", "", FOG), Segment(3, "day", ""))
+    views = render_views(Clip(scene, segments, (0,) * 12, (0,) * 12)).astype(float)
+    assert all(np.array_equal(view, views[0]) for view in (*views[1:3], *views[11:]))
+    assert np.abs(views[3] - views[0]).max() > np.abs(views[3] - views[5]).max() / 4, "it comes slowly"
+    assert np.ptp(views[6:9], axis=2).max() == 0, "only fog: every row has one color"
 
 
 @pytest.mark.parametrize("speed", [-16, -4, 0, 8, 16])

@@ -30,6 +30,7 @@ from model.distill.data.tours import (
     tour,
     tour_clip,
     tour_seed,
+    veiled_tour_clip,
 )
 from model.distill.evaluation import measures
 from model.distill.evaluation.compare import (
@@ -60,6 +61,7 @@ FEW = EvalSettings(
     tour_chunks=4,
     announced=2,
     called=2,
+    veiled=1,
     absences=1,
     mirrors=1,
     changes=1,
@@ -77,7 +79,7 @@ def model() -> LoadedModel:
 
 
 def test_prompt_changes_can_be_measured_alone(model: LoadedModel, tmp_path: Path) -> None:
-    none = dict.fromkeys(("tours", "announced", "called", "absences", "mirrors", "drifts"), 0)
+    none = dict.fromkeys(("tours", "announced", "called", "veiled", "absences", "mirrors", "drifts"), 0)
     result = Evaluation(model, tmp_path, dataclasses.replace(FEW, policies=("window",), **none)).run(
         Console(quiet=True)
     )
@@ -133,6 +135,11 @@ def test_columns_are_new_recent_or_long_unseen() -> None:
     assert (found[12] == LONG).all() and (found[15] == RECENT).all(), "two chunks ago is recent, three are long"
 
 
+def test_what_was_in_fog_is_long_unseen() -> None:
+    found = spans([0] * 18, dataclasses.replace(TEST_TINY, width=128), hidden={1, 2})
+    assert [int(found[frame, 0]) for frame in range(0, 18, 3)] == [NEW, RECENT, RECENT, LONG, RECENT, RECENT]
+
+
 def test_a_drawing_is_judged_by_its_landmarks() -> None:
     bare, there = torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 4, 8)
     there[..., 1:3] = 0.9  # a landmark two columns wide, in a picture that was seen long ago
@@ -177,6 +184,19 @@ def test_an_announced_tour_returns_to_named_places_only() -> None:
                 named[place] = names
     assert returns > 24 and strangers > 36
     assert announced_tour_clip(3, 24) == announced_tour_clip(3, 24) != announced_tour_clip(4, 24)
+
+
+def test_fog_comes_and_goes_while_the_camera_stays() -> None:
+    clips = [veiled_tour_clip(n, 24) for n in range(8)]
+    assert veiled_tour_clip(3, 24) == clips[3] != clips[4]
+    for clip in clips:
+        weathers = [clip.segment_of(chunk).weather for chunk in range(24)]
+        stays = [list(stay) for _, stay in itertools.groupby(range(24), clip.offsets[::3].__getitem__)]
+        assert weathers[:2] == ["clear"] * 2 and 2 <= len(stays) <= 4
+        for stay in stays[:-1]:
+            runs = [(air, len(list(run))) for air, run in itertools.groupby(weathers[chunk] for chunk in stay)]
+            assert [air for air, _ in runs] == ["clear", "fog", "clear"] and 3 <= runs[1][1] <= 6
+        assert not any(kind in segment.prompt for segment in clip.segments for kind in KINDS)
 
 
 def test_clips_to_learn_from_are_announced_in_turn_and_say_nothing_that_is_judged() -> None:
@@ -279,14 +299,16 @@ def test_learned_policies_are_left_out_without_a_head(model: LoadedModel, tmp_pa
 
 def counted(policy: str, right: list[int]) -> dict[str, object]:
     row = {span: [[r, 10, r, 12] for r in right] for span in ("new", "recent", "long")}
-    return {"policy": policy, "budget": 2.0, "tour": row, "announced": row, "called": row}
+    return {"policy": policy, "budget": 2.0, "tour": row, "announced": row, "called": row, "veiled": row}
 
 
 def test_verdicts_say_who_is_ahead_and_when_nobody_knows() -> None:
     cells = [counted("pafu", [8, 9, 8, 9]), counted("window", [1, 2, 1, 2]), counted("random", [8, 9, 9, 8])]
     result = {"cells": cells, "summary": [{"policy": "pafu", "budget": 2.0}]}
     ahead, unknown, *others = verdicts(result, "pafu")
-    assert [line.partition(",")[0] for line in others] == ["announced tours"] * 2 + ["called tours"] * 2
+    assert [line.partition(",")[0] for line in others] == ["announced tours"] * 2 + ["called tours"] * 2 + [
+        "veiled tours"
+    ] * 2
     assert "against window: +70.0 points [+70.0, +70.0], ahead" in ahead
     assert unknown.endswith("no significant difference")
     assert differences(json.loads(json.dumps(cells)), "salience", 2.0) == {}
