@@ -75,6 +75,9 @@ class TourOptions:
     ] = "report"
     pose: Annotated[bool, typer.Option(help="whether policies see keys rotated by position")] = True
     kv_dtype: Annotated[str, typer.Option(help="storage type of pruned caches: auto, int8, int4")] = "auto"
+    host_latents: Annotated[
+        float | None, typer.Option(help="host memory of policies that recall, in latent frames; default: a server's")
+    ] = None
 
 
 @dataclass(frozen=True)

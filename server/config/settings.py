@@ -241,7 +241,7 @@ class Caches(Group):
     cache_host_latents: float = Field(
         default=HOST_LATENTS,
         gt=0,
-        description="evicted latent frames that a session's host memory holds, for policies retrieval and salient_retrieval",
+        description="evicted latent frames that a session's host memory holds, for policies that recall",
     )
     cache_max_latents: float = Field(
         default=256.0, gt=0, description="largest cache budget, in latent frames, that a viewer may request"

@@ -87,6 +87,7 @@ class EvalSettings:
     seed: int = 0  # other values give other tours of the same split, and other noise
     pose: bool = True  # False: policies see keys that are not rotated by place, as in a model without a camera
     kv_dtype: str = "auto"  # of the pruned caches: "int8" and "int4" hold more tokens in the same bytes
+    host_latents: float | None = None  # host memory of policies that recall; None: what a server gives them
 
     def __post_init__(self) -> None:
         for policy in self.policies:
@@ -98,6 +99,8 @@ class EvalSettings:
             raise EvalError(f"seed is {self.seed}; it must be 0 or more")
         if not self.budgets or not all(0 < budget < math.inf for budget in self.budgets):
             raise EvalError(f"budgets are {self.budgets}; give latent frames above 0")
+        if self.host_latents is not None and not 0 < self.host_latents < math.inf:
+            raise EvalError(f"host memory is {self.host_latents} latent frames; it must be above 0")
         if min(self.tour_chunks, self.change_chunks, self.drift_chunks) < 4:
             raise EvalError("videos need at least 4 chunks to test a cache")
 
@@ -120,12 +123,19 @@ QUICK = EvalSettings(
 )
 
 
-def cell_config(policy: str, budget: float, chunks: int, chunk_latents: int, kv_dtype: str = "auto") -> CacheConfig:
+def cell_config(
+    policy: str,
+    budget: float,
+    chunks: int,
+    chunk_latents: int,
+    kv_dtype: str = "auto",
+    host: float | None = None,
+) -> CacheConfig:
     """The cache of a cell: a quarter of the budget for recent tokens (at most a latent frame), and the same for the
     sinks of policy "sink_window"."""
     if policy == FULL:
         return CacheConfig.filled_in(policy, chunks * chunk_latents, 0.0, 0.0, most=0.0)
-    return CacheConfig.filled_in(policy, budget, None, None, most=1.0, kv_dtype=kv_dtype)
+    return CacheConfig.filled_in(policy, budget, None, None, most=1.0, kv_dtype=kv_dtype, host=host)
 
 
 class Evaluation:
@@ -236,7 +246,8 @@ class Evaluation:
         return {name: [c[name] for c in counts] for name in (*SPANS, "lcm")}
 
     def _config(self, policy: str, budget: float, chunks: int) -> CacheConfig:
-        return cell_config(policy, budget, chunks, self._model.spec.chunk_latents, self._settings.kv_dtype)
+        settings, frames = self._settings, self._model.spec.chunk_latents
+        return cell_config(policy, budget, chunks, frames, settings.kv_dtype, settings.host_latents)
 
     def _tour_batch(
         self, kind: str, tours: Sequence[Tour], foresight: Sequence[Foresight], config: CacheConfig, first: int

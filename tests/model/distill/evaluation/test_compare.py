@@ -325,12 +325,18 @@ def test_cells_get_equal_budgets() -> None:
     )
 
 
+def test_host_memory_is_for_policies_that_recall() -> None:
+    host = {policy: cell_config(policy, 6, 24, 3, host=24).host_latents for policy in ("pafu", "retrieval")}
+    assert host == {"pafu": 0, "retrieval": 24}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"policies": ("lru",)}, "unknown policy 'lru'; known: full"),
         ({"budgets": (0.0,)}, "give latent frames above 0"),
         ({"budgets": (2.0, float("nan"))}, "give latent frames above 0"),
+        ({"host_latents": 0.0}, "host memory is 0.0 latent frames"),
         ({"tour_chunks": 2}, "need at least 4 chunks"),
     ],
 )
