@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ATTRIBUTES = ("colour", "accent", "place", "distance")
@@ -9,13 +10,15 @@ ATTRIBUTES = ("colour", "accent", "place", "distance")
 
 @dataclass
 class Thing:
-    """A thing as one phrase describes it; None: not mentioned."""
+    """A thing as one phrase describes it; None: not mentioned. other: the word that calls it another
+    one, as in "another mill" and "a second mill"."""
 
     kind: str
     colour: str | None = None
     accent: str | None = None
     place: str | None = None
     distance: str | None = None
+    other: str | None = field(default=None, compare=False)
 
     @property
     def details(self) -> int:
@@ -27,6 +30,19 @@ class Thing:
         anything."""
         same = all(getattr(self, name) in (None, getattr(known, name)) for name in ATTRIBUTES)
         return self.kind == known.kind and same
+
+
+def beyond_the_known(things: Sequence[Thing]) -> set[int]:
+    """Which of a prompt's things are others than those known before it: "another mill", but not in "a mill and another
+    mill", where it is another than the first."""
+    kinds: set[str] = set()
+    found = set()
+    for at, thing in enumerate(things):
+        if thing.other and thing.kind not in kinds:
+            found.add(at)
+        else:
+            kinds.add(thing.kind)
+    return found
 
 
 @dataclass

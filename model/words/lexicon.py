@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from model.camera import without_camera
+from model.words.negation import MARK, NEGATIONS, Negated, negated
+from model.words.phrases import FILLERS, rewritten, weights
 from model.words.spelling import nearest
 
 NUMBERS = {
@@ -24,8 +26,6 @@ TOO_MANY = frozenset(
     "thirty forty fifty sixty seventy eighty ninety dozen dozens hundred hundreds thousand thousands million millions "
     "many lots plenty numerous countless".split()
 )
-NEGATIONS = frozenset("no not non without never nor none neither nothing zero 0 cannot minus except excluding".split())
-LEAVE_OUT = ("remove", "hide", "delete", "avoid", "lacking", "instead of", "rather than", "other than", "free of")
 FOREIGN = frozenset(  # common words of other languages that are no English words
     "und ein eine einen einem einer mit auf der das ist nicht kein keine ohne et un une le la les des avec sur dans "
     "est los las una con del il gli di de een het nie och og".split()
@@ -33,12 +33,10 @@ FOREIGN = frozenset(  # common words of other languages that are no English word
 MANY = 99  # stands for any number that is too large
 LEAST_PART = 3  # letters of the parts of a compound, as in "wind mill" and "redhouse"
 
-_NUMBER = re.compile(rf"\d+|{'|'.join(sorted(TOO_MANY | NUMBERS.keys()))}")
-_CONTRACTED = r"(?:is|are|was|were|do|does|did|has|have|ca|wo|could|should|would)n'?t"
-_NEGATION = "|".join((_CONTRACTED, *LEAVE_OUT, *sorted(NEGATIONS)))
-_NEGATED = re.compile(rf"\b(?:{_NEGATION})\b[^,;.:!?&+|\n]*?(?=[,;.:!?&+|\n]|\band\b|\bbut\b|$)")
-_BREAK = re.compile(r"(?<!\d)[,.]|[,.](?!\d)|[;:!?&+|\n]|\band\b")
-_QUOTES = str.maketrans("’‘´`ʼ′", "''''''")
+_NUMBER = re.compile(rf"\d+|\d{{1,3}}(?:,\d{{3}})+|{'|'.join(sorted(TOO_MANY | NUMBERS.keys()))}")
+_BREAK = re.compile(r"((?<!\d)[,.]|[,.](?!\d)|[;:!?&+|\n]|(?<!\d)/|/(?!\d)|\band\b)")
+_SIGNS = str.maketrans({**dict.fromkeys("’‘´`ʼ′", "'"), MARK: " "})
+_UNDECIDED = "the model does not choose"
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,17 @@ class Lexicon:
 
     @cached_property
     def _known(self) -> frozenset[str]:
-        return frozenset(self.canonical) | self.silent | self.refused.keys() | NUMBERS.keys() | TOO_MANY | NEGATIONS
+        return self._spellable | self.refused.keys() | FILLERS | {"or"}
+
+    @cached_property
+    def _spellable(self) -> frozenset[str]:
+        """Known words that are worth a suggestion."""
+        return frozenset(self.canonical) | self.silent | NUMBERS.keys() | TOO_MANY | NEGATIONS
 
     @cached_property
     def _ranks(self) -> dict[str, int]:
-        """Known words, but for refused ones: which of several is suggested first, canonical words before all others."""
-        ranks = (self._known - self.refused.keys(), NUMBERS, self.canonical, set(self.canonical.values()))
+        """Which of several known words is suggested first: canonical words before all others."""
+        ranks = (self._spellable - self.refused.keys(), NUMBERS, self.canonical, set(self.canonical.values()))
         return {word: -rank for rank, words in enumerate(ranks) for word in words}
 
     def words(self, text: str) -> list[str]:
@@ -84,7 +87,23 @@ class Lexicon:
 
     def _affirmed(self, prompt: str) -> list[str]:
         """The words of the prompt that are not negated, each once."""
-        return list(dict.fromkeys(word for clause in clauses(affirmed(prompt)) for word in self.words(clause)))
+        words = (word for clause in clauses(self.affirmed(prompt)) for word in self.words(clause))
+        return list(dict.fromkeys(word for word in words if not word.startswith(MARK)))
+
+    def affirmed(self, prompt: str) -> str:
+        """``plain`` with a mark in place of each negated part, see ``negation``."""
+        text, kept, end = plain(prompt), [], 0
+        for part in self._negated(text):
+            kept += [text[end : part.start], f" {MARK}{part.noun} "]
+            end = part.end
+        return "".join([*kept, text[end:]])
+
+    def _negated(self, text: str) -> list[Negated]:
+        return negated(text, self.canonical, self.plurals)
+
+    def is_silent(self, word: str) -> bool:
+        """Whether the word says nothing of the picture."""
+        return word in self.silent or word in FILLERS
 
     def _knows(self, word: str) -> bool:
         return word in self._known or is_number(word) or self._treeless(word)
@@ -108,24 +127,32 @@ class Lexicon:
         meant = {word: self.suggestion(word) for word in unknown}
         foreign = self._foreign(meant, words)
         told = [english + ", ".join(unknown)] if foreign else [_unknown(*each) for each in meant.items()]
-        left_out = [found.strip() for found in _NEGATED.findall(plain(prompt))] + [*filter(self._treeless, words)]
+        text = plain(prompt)
+        left_out = [text[part.start : part.end].strip() for part in self._negated(text) if not part.understood]
+        left_out += filter(self._treeless, words)
         told += [f"'{found}' is ignored: the model can draw things, but not leave them out" for found in left_out]
-        return told + [f"'{word}' is ignored: {self.refused[word]}" for word in words if word in self.refused]
+        told += [f"'{each}' is ignored: the model does not weigh words" for each in weights(folded_signs(prompt))]
+        refused = {"or": _UNDECIDED, **self.refused}
+        return told + [f"'{word}' is ignored: {refused[word]}" for word in words if word in refused]
 
     def _foreign(self, unknown: Mapping[str, str | None], words: list[str]) -> bool:
-        """Whether the prompt is, at least in part, in another language: it has several unknown words, and common words
-        of another language among them, or few words are known or resemble known ones. ``unknown``: the known words that
-        unknown ones resemble."""
+        """Whether the prompt is, at least in part, in another language: a word in another script, or several unknown
+        words, and common words of another language among them, or few known words or similar ones. ``unknown``:
+        the known words that unknown ones resemble."""
         strange = [word for word, meant in unknown.items() if meant is None]
-        other_script = any(word.isalpha() and not word.isascii() for word in strange)
-        if len(unknown) > 1 and FOREIGN & unknown.keys():
+        if any(map(_in_other_script, strange)) or (len(unknown) > 1 and FOREIGN & unknown.keys()):
             return True
-        most = len(strange) > len(words) / 2 and (len(strange) > 1 or other_script)
+        most = len(strange) > len(words) / 2 and len(strange) > 1
         return most or bool(strange) and len(unknown) > 1 and not any(self._knows(word) for word in words)
 
 
 def _unknown(word: str, meant: str | None) -> str:
     return f"the model does not know '{word}'" + (f"; did you mean '{meant}'?" if meant else "")
+
+
+def _in_other_script(word: str) -> bool:
+    """Whether the word begins with a letter that is not Latin."""
+    return word[0].isalpha() and "LATIN" not in unicodedata.name(word[0], "")
 
 
 def is_number(word: str) -> bool:
@@ -135,34 +162,40 @@ def is_number(word: str) -> bool:
 
 def asked_for(number: str) -> int:
     """How many things a number asks for; MANY if it is too many."""
-    if number in TOO_MANY or len(number) > 1 and number.isdecimal():
-        return MANY
-    return int(number) if number.isdecimal() else NUMBERS[number]
+    if number in NUMBERS:
+        return NUMBERS[number]
+    digits = number.replace(",", "").lstrip("0") or "0"
+    return int(digits) if digits.isdecimal() and len(digits) < len(str(MANY)) else MANY
+
+
+def folded_signs(prompt: str) -> str:
+    """The prompt in lower case and in plain letters and quotes: "Ｒｅｄ" is "red"."""
+    return unicodedata.normalize("NFKC", prompt.translate(_SIGNS)).lower()
 
 
 def plain(prompt: str) -> str:
-    """The prompt in lower case and in plain letters ("Ｒｅｄ" is "red"), without its camera phrases."""
-    return without_camera(unicodedata.normalize("NFKC", prompt.translate(_QUOTES))).lower()
+    """``folded_signs`` without camera phrases, and with set phrases in plain words."""
+    return rewritten(without_camera(folded_signs(prompt)))
 
 
-def affirmed(prompt: str) -> str:
-    """``plain`` without negated parts: a negation extends to the end of its clause."""
-    return _NEGATED.sub(" ", plain(prompt))
-
-
-def clauses(text: str) -> list[str]:
-    """A plain text at its punctuation, except in numbers, and at "and"."""
+def pieces(text: str) -> list[str]:
+    """A plain text at its punctuation, except in numbers, and at "and": clauses, with what separates them between."""
     return _BREAK.split(text)
 
 
+def clauses(text: str) -> list[str]:
+    """The clauses among the ``pieces`` of a text."""
+    return pieces(text)[::2]
+
+
 def cut(text: str) -> list[str]:
-    """The words of a text: runs of letters of any script, digits and marks ("h0use" and "3.5" are words); an emoji or
-    other pictogram is a word of its own."""
+    """The words of a text: runs of letters of any script, digits and marks ("h0use", "3.5", "1/2"); an emoji or other
+    pictogram is a word of its own, and the mark of a negated part begins one."""
     words, letters = [], ""
     for place, sign in enumerate(text + " "):
         kind = unicodedata.category(sign)
-        within = kind[0] == "M" or sign in ".," and letters[-1:].isdigit() and text[place + 1 : place + 2].isdigit()
-        if kind[0] in "LN" or (letters and within):
+        within = kind[0] == "M" or sign in ".,/⁄" and letters[-1:].isdigit() and text[place + 1 : place + 2].isdigit()
+        if kind[0] in "LN" or sign == MARK or (letters and within):
             letters += sign
             continue
         words += [letters] if letters else []

@@ -6,8 +6,9 @@ A model receives phrases, not words: attention layers would need far more traini
 
 from __future__ import annotations
 
-from model.words.description import Description, Thing
-from model.words.reader import Reader, WordClasses
+from model.words.clauses import WordClasses
+from model.words.description import Description, Thing, beyond_the_known
+from model.words.reader import Reader
 
 __all__ = ["Description", "Grammar", "Thing"]
 
@@ -28,14 +29,17 @@ class Grammar(WordClasses):
         """Whether ``after`` names a thing that ``before`` does not name with the same colours and place."""
         return bool(self.new_things(before, after))
 
-    def new_things(self, before: str, after: str) -> list[Thing]:
-        """The things that ``after`` names, and ``before`` does not with the same colours and place; of two alike, the
-        second is new if there was one. Those that say most are compared first."""
-        known, new = self.describe(before).things, []
-        for thing in sorted(self.describe(after).things, key=lambda thing: -thing.details):
-            same = next((at for at, other in enumerate(known) if thing.fits(other)), None)
+    def new_things(self, before: str, after: str) -> list[int]:
+        """Which of the things that ``after`` names, in order, ``before`` does not name with the same colours and place;
+        of two alike, the second is new if there was one, and "another mill" is new. Those that say most are compared
+        first."""
+        known, things, new = self.describe(before).things, self.describe(after).things, []
+        strangers = beyond_the_known(things)
+        for at in sorted(range(len(things)), key=lambda at: -things[at].details):
+            fits = [one for one, other in enumerate(known) if things[at].fits(other)]
+            same = next((one for one in fits if at not in strangers or known[one].other == things[at].other), None)
             if same is None:
-                new.append(thing)
+                new.append(at)
             else:
                 del known[same]
-        return new
+        return sorted(new)

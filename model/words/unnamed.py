@@ -7,10 +7,13 @@ cache keeps (docs/log.md), and draws a haze where no light or ground is named. S
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import TypeVar
 
+from model.spec import PAFU_MINI
+from model.words.clauses import ORDINALS
+from model.words.description import beyond_the_known
 from model.words.grammar import Description, Thing, arranged, describe
 from model.words.vocabulary import GROUNDS, LIGHTS, ROOFED
 
@@ -25,13 +28,15 @@ STEADY_ROOFS = {
     "mill": ("yellow", "green", "blue"),
 }
 
+MOST_THINGS = PAFU_MINI.text_len - 1  # more are not drawn
+
 
 def completed(prompt: str, before: str | None, seed: int | None) -> str:
     """The prompt, with what it leaves open: as in the completed prompt ``before`` (None: the stream begins), else
     chosen by the seed (None: left open, for a stream that begins with a picture).
 
-    Light and ground stay, weather does not; a thing that was named before keeps its colors and place. A completed
-    prompt is not changed further.
+    Light and ground stay, weather does not; a thing that was named before keeps its colors and place, and "another
+    mill" leaves all known things where they are. A completed prompt is not changed further.
     """
     said, known = describe(prompt), describe(before or "")
     light, ground = said.light or known.light, said.ground or known.ground
@@ -53,30 +58,42 @@ def spoken(said: Description) -> str:
 
 
 def _phrase(thing: Thing) -> str:
-    words = [thing.colour, thing.kind, thing.accent and f"with {thing.accent} roof", thing.place]
+    other = f"a {thing.other}" if thing.other in ORDINALS else thing.other
+    words = [other, thing.colour, thing.kind, thing.accent and f"with {thing.accent} roof", thing.place]
     return " ".join(word for word in words if word)
 
 
 def _recognised(things: Sequence[Thing], known: Sequence[Thing]) -> list[Thing]:
     """The things, each with the attributes of a known one that fits it; those that say most of themselves choose
-    first, and of several that fit take the one that was named at the same place in the prompt, or near it."""
+    first, and of several that fit take the one that was named at the same place in the prompt, or near it. If one of
+    them is another than the known ones, these stay, in their order, before the new ones."""
     free, found = set(range(len(known))), list(things)
-    for place in sorted(range(len(found)), key=lambda place: -len(_mentioned(found[place]))):
-        said = _mentioned(found[place])
-        fits = [index for index in free if said.items() <= _mentioned(known[index]).items()]
+    strangers, where = beyond_the_known(things), dict[int, int]()
+    for place in sorted(range(len(found)), key=lambda place: -found[place].details):
+        thing, new = found[place], place in strangers
+        fits = [at for at in free if thing.fits(known[at]) and (not new or known[at].other == thing.other)]
         if fits:
-            nearest = min(fits, key=lambda index: (abs(index - place), index))
-            found[place] = known[nearest]
+            where[place] = nearest = min(fits, key=lambda at: (abs(at - place), at))
+            found[place] = replace(known[nearest], other=thing.other)
             free.remove(nearest)
-    return found
+    return _with_the_known(found, where, strangers, known) if strangers else found
 
 
-def _mentioned(thing: Thing) -> dict[str, str]:
-    return {each.name: value for each in fields(thing) if (value := getattr(thing, each.name))}
+def _with_the_known(
+    found: Sequence[Thing], where: Mapping[int, int], strangers: Set[int], known: Sequence[Thing]
+) -> list[Thing]:
+    """The known things, as many as can be drawn, and then the new ones of ``found``. where: which of ``found`` is which
+    known one. Those that the prompt names in full need not be kept as well."""
+    new = [thing for place, thing in enumerate(found) if place not in where]
+    named = [thing for place, thing in enumerate(found) if place not in strangers]
+    recognised = {at: found[place] for place, at in where.items()}
+    stay = (at for at in range(len(known)) if at in recognised or not any(map(known[at].fits, named)))
+    old = [recognised.get(at, replace(known[at], other=None)) for at in stay]
+    return old[: max(0, MOST_THINGS - len(new))] + new
 
 
 def _ordinal(things: Sequence[Thing], place: int) -> int:
-    return sum(thing.kind == things[place].kind for thing in things[:place])
+    return sum(thing.kind == things[place].kind for thing in things[:place]) + bool(things[place].other)
 
 
 def _colored(thing: Thing, seed: int, ordinal: int) -> Thing:

@@ -67,7 +67,7 @@ def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
     if words is None or camera_from_prompt(after):
         return []
     if new := words.grammar.new_things(before, after):
-        ahead = all(thing.place == "ahead" for thing in new)
+        ahead = all(place == "ahead" for place in _places(words, before, after, new))
         return ["what is ahead comes into view only when the camera moves there"] if ahead else []
     old, said = vars(words.grammar.describe(before)), vars(words.grammar.describe(after))
     changed = {
@@ -76,3 +76,14 @@ def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
     if changed == {"ground"}:
         return ["the new ground appears only where nothing is remembered yet, or together with a new thing"]
     return [] if changed else ["the prompt names nothing new: the view stays as it is"]
+
+
+def _places(words: Words, before: str, after: str, which: list[int]) -> list[str | None]:
+    """The places of some of the things that ``after`` names, as the model is told them: without a place in view, they
+    are ahead."""
+    things = words.grammar.describe(after).things
+    if words.completed is None:
+        return [things[at].place for at in which]
+    whole = words.grammar.describe(words.completed(after, words.completed(before, None, None), None)).things
+    kept = len(whole) != len(things)  # before the new ones
+    return [thing.place for thing in whole[-len(which) :]] if kept else [whole[at].place for at in which]

@@ -102,6 +102,11 @@ class LiveSession:
         return self._state.prompt
 
     @property
+    def told(self) -> str:
+        """What the model was told for the newest chunk: the prompt, and what it leaves open."""
+        return self._state.told
+
+    @property
     def next_index(self) -> int:
         """Index of the next chunk to generate."""
         return self._state.next_index

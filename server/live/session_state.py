@@ -60,6 +60,11 @@ class SessionState:
         """Prompt of the newest chunk, or of the first before there is one."""
         return self.newest.stats.prompt if self.newest is not None else self.order.prompt
 
+    @property
+    def told(self) -> str:
+        """What the model was told for the newest chunk: the prompt, and what it leaves open."""
+        return (self.newest.stats.told if self.newest is not None else "") or self.prompt
+
     def absorb(self, entry: Fragment | Interact | Rejected) -> None:
         """Apply a chunk, change or rejection to the state."""
         match entry:

@@ -134,7 +134,7 @@ class Steering:
         """Unknown words of a new prompt, and a warning for each thing that will not be in the picture."""
         if prompt is None:
             return [], []
-        unseen = not_in_sight(self._session.prompt, prompt, self._spec)
+        unseen = not_in_sight(self._session.told, prompt, self._spec)
         return unknown_words(prompt, self._spec), unseen + warnings(prompt, self._spec)
 
     def _change(self, interaction: client_messages.Interaction) -> Interact:

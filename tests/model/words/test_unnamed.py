@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from cache.config import CacheConfig
 from model.spec import TEST_TINY, spec_named
 from model.stream.video_stream import VideoStream
 from model.weights import LoadedModel, random_model
-from model.words.grammar import Description, Thing, describe
+from model.words.grammar import GRAMMAR, Description, Thing, describe
 from model.words.unnamed import completed, spoken
 from model.words.vocabularies import told
 from model.words.vocabulary import COLOURS, EXAMPLES, GROUNDS, KINDS, LIGHTS, PLACES, ROOFED
@@ -90,6 +91,44 @@ def test_the_one_that_says_most_is_recognised_first() -> None:
     first = completed("a red house on the left and a blue house on the right", None, 1)
     later = describe(completed("a house and a red house", first, 1))
     assert [thing.colour for thing in later.things] == ["blue", "red"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [
+        ("a mill", "another mill", 1),
+        ("a white mill on the left", "a second mill", 1),
+        ("a red house and a mill", "one more house", 2),
+        ("a red house and a mill", "add a red house", 2),
+        ("two houses", "another red house at night", 2),
+        ("a house, a mill, a tree", "an additional tower", 3),
+        ("a house and a mill", "a house and another mill", 2),
+    ],
+)
+def test_another_thing_is_new_and_the_known_ones_stay(before: str, after: str, known: int) -> None:
+    first = completed(before, None, 7)
+    later = completed(after, first, 7)
+    old, new = describe(first).things, describe(later).things
+    assert len(new) == known + 1 and new[-1].kind in after
+    assert [(each.kind, each.colour, each.accent) for each in new[:-1]] == [
+        (each.kind, each.colour, each.accent) for each in old
+    ]
+    assert all(replace(new[-1], place=None) != replace(each, place=None) for each in old), "it differs"
+    assert GRAMMAR.names_anew(first, later) and GRAMMAR.new_things(before, after) == [len(describe(after).things) - 1]
+    assert completed(after, later, 7) == later == completed(later, first, 7), "the next chunk adds no third one"
+
+
+def test_a_third_one_is_another_than_the_second() -> None:
+    words = completed("a mill", None, 7)
+    for prompt in ("a second mill", "a third mill"):
+        words = completed(prompt, words, 7)
+    assert len(describe(words).things) == 3 and len({each.place for each in describe(words).things}) == 3
+
+
+@pytest.mark.parametrize("after", ["a house and another house", "the second house", "the other house at night"])
+def test_a_second_one_that_is_known_is_not_new(after: str) -> None:
+    first = completed("a red house and another house", None, 7)
+    assert not GRAMMAR.names_anew(first, completed(after, first, 7))
 
 
 def test_models_without_a_vocabulary_are_told_the_prompt() -> None:

@@ -134,7 +134,6 @@ def test_every_plural_of_a_thing_is_known() -> None:
         ("no mill, a red house", "no mill"),
         ("a red house; there isn't a tower", "isn't a tower"),
         ("don’t draw trees, a red house", "don't draw trees"),
-        ("a red house instead of a mill", "instead of a mill"),
         ("remove the mill, a red house", "remove the mill"),
         ("a treeless meadow and a red house", "treeless"),
         ("a meadow free of trees & a red house", "free of trees"),

@@ -1,0 +1,163 @@
+"""Which parts of a prompt are negated, and how far each negation extends. No torch."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+NEGATIONS = frozenset(
+    "no not non without never nor none neither nothing zero 0 cannot minus except excluding sans".split()
+)
+LEAVE_OUT = (
+    *(
+        "remove",
+        "hide",
+        "delete",
+        "avoid",
+        "omit",
+        "exclude",
+        "erase",
+        "skip",
+        "forget",
+        "drop",
+        "lacking",
+        "leave out",
+        "get rid of",
+    ),
+    *("take away", "apart from", "other than", "devoid of", "free of"),
+)
+REPLACED = ("instead of", "rather than", "replace", "swap")  # the other thing is drawn: nothing is lost
+MARK = "¬"  # stands for a negated part of a text, followed by what it spoke of: "¬house"
+NEAR = 8  # words: how far "but with a blue one" is looked at
+
+_CONTRACTED = r"(?:do|does|did) not|(?:is|are|was|were|do|does|did|has|have|ca|wo|could|should|would|must|need)n'?t"
+_ALL_BUT = r"(?:every|any)(?:thing|one|where)?(?: [a-z]+)? but|all but"
+_NO_THINGS = r"(?<![\d.,])0(?![.,:]?\d)"
+_STARTS = "|".join((_ALL_BUT, _CONTRACTED, *LEAVE_OUT, *REPLACED, *sorted(NEGATIONS - {"0"}), _NO_THINGS))
+_LAST = r"negative(?: prompt)?(?=\s*:)|negative prompt"  # the rest of the line is negated
+_START = re.compile(rf"\b(?:(?P<last>{_LAST})|{_STARTS})\b")
+_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[,;.:!?&+|/\n()\[\]]")
+_ADVERB = re.compile(rf"(?:{_CONTRACTED}|not|non|never)\Z")
+_SOFT = {",", "and", "/", "&"}
+_ENDS = {",", "and", "but", *";.:!?&+|/\n()[]"}
+_ARTICLES = {"a", "an", "the", "another"}
+_BEGINS = _ARTICLES | {"draw", "show", "add", "put", "there"}
+_COUNTS = {"one", "two", "three", "four"}
+_PREPOSITIONS = {"with", "on", "in", "at", "by"}
+_OR = {"or", "nor"}
+_LISTS = _OR | {"any", "other"}
+
+
+@dataclass(frozen=True)
+class Negated:
+    """Characters ``start`` to ``end`` of a text are negated. noun: the kind, roof or "one" that they speak
+    of last, if the prompt goes on to say what is meant in its place. understood: that is all there is to say."""
+
+    start: int
+    end: int
+    noun: str
+    understood: bool
+
+
+def negated(text: str, canonical: Mapping[str, str], plurals: frozenset[str]) -> list[Negated]:
+    """The negated parts of a plain text, in order."""
+    finder = _Finder(text, canonical, plurals)
+    found: list[Negated] = []
+    for start in _START.finditer(text):
+        if not found or start.start() >= found[-1].end:
+            found.append(finder.part(start))
+    return found
+
+
+class _Finder:
+    """How far each negation of one text extends."""
+
+    def __init__(self, text: str, canonical: Mapping[str, str], plurals: frozenset[str]) -> None:
+        self._text, self._canonical, self._plurals = text, canonical, plurals
+        self._nouns = {canonical[word] for word in plurals} | {"roof"}
+        self._spans = [match.span() for match in _TOKEN.finditer(text)]
+        self._words = [text[start:end] for start, end in self._spans]
+        self._starts = [start for start, _ in self._spans]
+
+    def part(self, start: re.Match[str]) -> Negated:
+        """The negated part that begins with ``start``."""
+        if start["last"]:
+            end = self._text.find("\n", start.end())
+            return Negated(start.start(), end if end >= 0 else len(self._text), "", False)
+        first = bisect_left(self._starts, start.end())
+        first += self._words[first : first + 1] == [":"]  # "avoid: trees"
+        if _ADVERB.match(start[0]) and self._is_adjective(start, first):
+            last = first + 1
+        else:
+            last = self._end(first, start[0])
+        until = self._spans[last - 1][1] if last > first else start.end()
+        replaced, noun = start[0] in REPLACED, self._noun(first, last)
+        following = self._words[last : last + NEAR]
+        corrected = "but" in (following[:1] if following[:1] != [","] else following[1:2])
+        another = not {"one", "ones"}.isdisjoint(following)
+        understood = replaced or (corrected and (another or bool(_ADVERB.match(start[0]))))
+        return Negated(start.start(), until, noun if replaced or corrected or noun == "roof" else "", understood)
+
+    def _is_adjective(self, start: re.Match[str], first: int) -> bool:
+        """Whether a single word is negated, as in "a non-red house" and "a not red house"."""
+        before = bisect_left(self._starts, start.start()) - 1
+        after_article = before >= 0 and self._words[before] in _ARTICLES
+        adjective = first < len(self._words) and self._words[first] not in _ENDS | _ARTICLES | _PREPOSITIONS
+        return adjective and (start[0] == "non" or after_article)
+
+    def _end(self, first: int, start: str) -> int:
+        """The token after the part: where the clause or the noun phrase ends, or after a list of plurals."""
+        stops = {"with", "by", "for"} if start in ("replace", "swap") else set()
+        bare, noun = bool(_ADVERB.match(start)), False
+        for at in range(first, len(self._words)):
+            word, before = self._words[at], self._words[at - 1] if at > first else ""
+            if word in _ENDS:
+                return self._list_end(first, at) if word in _SOFT and at > first else at
+            if word in stops or self._begins(word, self._canonical.get(before, "")):
+                return at
+            if bare and not noun and word in _PREPOSITIONS and before:
+                return at
+            noun = noun or word in _ARTICLES or self._canonical.get(word) in self._nouns
+            if self._canonical.get(word) == "roof" and not self._lists(at + 1):
+                return at + 1
+        return len(self._words)
+
+    def _begins(self, word: str, before: str) -> bool:
+        """Whether another noun phrase begins with ``word``."""
+        return bool(before) and word in _BEGINS or before in self._nouns and word in _COUNTS
+
+    def _lists(self, at: int) -> bool:
+        return at < len(self._words) and self._words[at] in (*_LISTS, *_SOFT)
+
+    def _list_end(self, first: int, at: int) -> int:
+        """Where a negated list of bare nouns ends, as in "no trees, mills or people"; else ``at``. A noun in the
+        singular belongs to it only with "or"."""
+        if not _ARTICLES.isdisjoint(self._words[first:at]):
+            return at
+        plural, end = self._is_plural(self._words[at - 1]), at
+        while at < len(self._words) and self._words[at] in _SOFT:
+            begin = at = at + 1
+            while at < len(self._words) and self._words[at] not in _ENDS:
+                at += 1
+            item = self._words[begin:at]
+            if item and not self._is_bare(item):
+                break
+            if not _OR.isdisjoint(item) or (plural and item and self._is_plural(item[-1])):
+                end = at
+        return end
+
+    def _is_bare(self, item: list[str]) -> bool:
+        nouns = [word for word in item if word not in _LISTS]
+        return all(map(self._is_listable, nouns)) and len(nouns) <= 1 + sum(word in _OR for word in item)
+
+    def _is_plural(self, word: str) -> bool:
+        return word in self._plurals or word == "people" or (word not in self._canonical and word[-1:] == "s")
+
+    def _is_listable(self, word: str) -> bool:
+        return self._canonical.get(word) in self._nouns or word not in self._canonical and word not in NEGATIONS
+
+    def _noun(self, first: int, last: int) -> str:
+        nouns = [self._canonical.get(word, word) for word in self._words[first:last]]
+        return next((noun for noun in reversed(nouns) if noun in self._nouns or noun in ("one", "ones")), "")
