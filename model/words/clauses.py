@@ -149,9 +149,23 @@ class Clause:
         colours = {*self.classes.colours}
         return self.word(at) == "roof" and self.word(at - 1) not in colours and colours.isdisjoint(self.words[at:])
 
+    @cached_property
+    def names_thing(self) -> bool:
+        """Whether it names a kind of thing."""
+        return not {*self.classes.kinds}.isdisjoint(self.words)
+
+    @cached_property
+    def item_end(self) -> int:
+        """Where it ends as an item of a list: before the roof of "a red roof", which the last item names for all."""
+        last = len(self.words) - 1
+        return last if self.word(last) == "roof" and self.colored(last - 1) else last + 1
+
     def leads_to_one_more(self, following: Clause) -> bool:
-        """Whether ``following`` names the color of another roof, as in "with a red and a blue roof"."""
-        article = self.word(len(self.words) - 2) in ARTICLES and self.trailing == 1
+        """Whether ``following`` names the color of another roof, as in "with a red and a blue roof" and in "with a red
+        roof and a blue roof"."""
+        article = self.word(self.item_end - 2) in ARTICLES and self.colored(self.item_end - 1)
+        if self.item_end < len(self.words) and following.names_thing:
+            return False  # "with a red roof and a blue roof on the mill"
         return article and following.word(0) in ARTICLES and following.word(2) == "roof" and following.colored(1)
 
     def colored(self, at: int) -> bool:
@@ -167,7 +181,8 @@ def clauses(text: str, classes: WordClasses) -> Iterator[Clause]:
     before = ""
     for part, joined in zip(parts, joins, strict=True):
         before = before if whole else part.before
-        whole += [LISTED, *part.spelled[part.word(0) in ARTICLES :]] if whole else part.spelled
+        item = part.spelled[: part.item_end] if joined else part.spelled
+        whole += [LISTED, *item[part.word(0) in ARTICLES :]] if whole else item
         if not joined:
             yield Clause.of(whole, classes, before)
             whole = []

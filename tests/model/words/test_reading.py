@@ -49,6 +49,10 @@ def told(prompt: str) -> list[str]:
         ("two towers with red/blue tops", [tower(None, "red"), tower(None, "blue")]),
         ("red and blue roofs on two houses", [house(None, "red"), house(None, "blue")]),
         ("two houses with a red and a blue roof", [house(None, "red"), house(None, "blue")]),
+        ("two houses with a red roof and a blue roof", [house(None, "red"), house(None, "blue")]),
+        ("two towers with a red top, a blue top", [tower(None, "red"), tower(None, "blue")]),
+        ("three mills: a red cap, a blue cap, a white cap", [mill(None, each) for each in ("red", "blue", "white")]),
+        ("a house and a mill with a red roof and a blue cap", [house(None, "red"), mill(None, "blue")]),
     ],
 )
 def test_a_list_of_colors_gives_one_to_each_of_several(prompt: str, things: list[Thing]) -> None:
@@ -59,6 +63,7 @@ def test_a_list_of_colors_gives_one_to_each_of_several(prompt: str, things: list
     ("prompt", "word"),
     [
         ("a house with a red and blue roof", "red"),
+        ("a house with a red roof and a blue roof", "blue"),
         ("two houses with red, blue and green roofs", "green"),
         ("two trees with red and blue roofs", "blue"),
         ("red and blue roofs", "blue"),
@@ -176,6 +181,7 @@ def test_a_large_number_is_told_once(prompt: str) -> None:
         ("I would like to see a red house with a blue roof, please.", [house("red", "blue")]),
         ("Could you show me a mill and generate a video of it?", [mill()]),
         ("a mill white with a cap red", [mill("white", "red")]),
+        ("a house with a red roof and a blue roof on the mill", [house(None, "red"), mill(None, "blue")]),
         ("a house that is red with a roof that is blue", [house("red", "blue")]),
         ("house: red, roof: blue", [house("red", "blue")]),
         ("roof of the house: red; cap of the mill: yellow", [house(None, "red"), mill(None, "yellow")]),
