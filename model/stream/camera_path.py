@@ -42,7 +42,8 @@ class CameraPath:
 
     def view(self) -> View:
         """What the camera sees on its way, for the words of the chunk."""
-        return View(self.begins[0].offset, self.end.offset, self.spec.view_width)
+        first = self.begins[0]
+        return View(first.offset, self.end.offset, self.spec.view_width, first.jumped)
 
     def control(self) -> Tensor | None:
         """(1, F, control_dim): speed to the right and down, whether positions are world positions, and whether the

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from model.words.grammar import describe
+from model.words.grammar import IN_SIGHT, describe
 from model.words.reading import Thing
 from model.words.unnamed import STEADY, STEADY_ROOFS, chosen, spoken
 from model.words.vocabulary import KINDS, ROOFED
@@ -22,11 +22,12 @@ LOOK_AHEAD = 2  # chunks
 @dataclass(frozen=True)
 class View:
     """What the camera sees during a chunk, in pixels: its left edge at the beginning and at the end, and the picture's
-    width."""
+    width. jumped: it was cut here."""
 
     begin: int
     end: int
     width: int
+    jumped: bool = False
 
     def shows(self, place: int) -> bool:
         """Whether the middle of ``place`` is in view at the end."""
@@ -55,7 +56,10 @@ def told_here(told: str, seed: int, view: View, named_at: int, seen: frozenset[i
         return told
     near = abs(view.begin - named_at) < view.width
     things = [thing for thing in said.things if near or thing.place in (None, "ahead")]
-    if not any(thing.place == "ahead" for thing in things):
+    if view.jumped and not things:
+        here = [place for place in _places(view.begin, view.begin + view.width) if place not in seen]
+        things = [replace(scenery(seed, place), place=third(_column(place) - view.begin, view.width)) for place in here]
+    elif not any(thing.place == "ahead" for thing in things):
         new = [place for place in view.coming if place not in seen][:MOST]
         things += [scenery(seed, place) for place in new]
     return told if things == said.things else spoken(replace(said, things=things))
@@ -73,6 +77,11 @@ def scenery(seed: int, place: int) -> Thing:
     colour = chosen(STEADY, seed, "colour", place)
     roofs = [each for each in STEADY_ROOFS.get(kind, ()) if each != colour]
     return Thing(kind, colour, chosen(roofs, seed, "accent", place) if kind in ROOFED else None, "ahead")
+
+
+def third(column: float, width: int) -> str:
+    """The place of a picture's ``column`` in the words of a prompt."""
+    return IN_SIGHT[min(2, int(3 * column / width))]
 
 
 def _column(place: int) -> int:

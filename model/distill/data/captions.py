@@ -9,6 +9,7 @@ import numpy as np
 
 from model.camera import DEFAULT_SPEED
 from model.spec import PAFU_MINI
+from model.words.scenery import third
 from model.words.vocabulary import LIGHTS, SYNONYMS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def place_of(x: float) -> str | None:
     """The third of the picture at screen column ``x`` (pixels), or None outside the picture."""
     if not EDGE <= x <= WIDTH - EDGE:
         return None
-    return ("left", "middle", "right")[min(2, int(3 * x / WIDTH))]
+    return third(x, WIDTH)
 
 
 def random_segments(rng: np.random.Generator, scene: Scene, offsets: list[int]) -> tuple[Segment, ...]:

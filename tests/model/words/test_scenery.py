@@ -64,6 +64,15 @@ def test_the_same_thing_stands_at_a_place_from_both_sides(seed: int, place: int)
     assert [describe(words).things for words in told] == [[scenery(seed, place)]] * 2
 
 
+@given(seeds, st.integers(-3000, 3000))
+def test_a_cut_to_a_new_place_names_what_stands_there_by_thirds(seed: int, offset: int) -> None:
+    view = View(offset, offset, WIDTH, jumped=True)
+    things = describe(told_here("meadow day", seed, view, 0, frozenset())).things
+    assert len(things) == len(view.shown) >= 3 and {thing.place for thing in things} == {"left", "middle", "right"}
+    assert told_here("meadow day", seed, view, 0, view.shown) == "meadow day", "back at a place that was in view"
+    assert told_here(TOLD, seed, view, offset, frozenset()) == TOLD, "a prompt that names what is to be seen here"
+
+
 @pytest.mark.parametrize("words", ["meadow day, green pine ahead", "meadow day fog, red tree left"])
 def test_a_prompt_that_says_what_is_ahead_or_that_nothing_is_to_be_seen_is_left_as_it_is(words: str) -> None:
     assert all(told_here(words, seed, PAN, 0, frozenset()) == words for seed in range(20))
