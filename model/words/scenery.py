@@ -75,7 +75,7 @@ def scenery(seed: int, place: int) -> Thing:
     draws a faint one."""
     kind = chosen(KINDS, seed, "kind", place)
     colour = chosen(STEADY, seed, "colour", place)
-    roofs = [each for each in STEADY_ROOFS.get(kind, ()) if each != colour]
+    roofs = [each for each in STEADY_ROOFS if each != colour]
     return Thing(kind, colour, chosen(roofs, seed, "accent", place) if kind in ROOFED else None, "ahead")
 
 

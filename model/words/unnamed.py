@@ -19,14 +19,10 @@ from model.words.vocabulary import GROUNDS, LIGHTS, ROOFED
 
 T = TypeVar("T")
 
-# Colors that hold while they are in view, measured (docs/log.md): of walls, and of what stands on them. A red cap of a
-# mill turns blue within 24 seconds, a white roof of a tower yellow.
+# Colors that hold while they are in view, measured (docs/log.md): of walls, and of what stands on them. A white roof of
+# a tower may turn yellow.
 STEADY = ("red", "yellow", "green", "blue", "white")
-STEADY_ROOFS = {
-    "house": ("red", "yellow", "green", "blue"),
-    "tower": ("red", "yellow", "green", "blue"),
-    "mill": ("yellow", "green", "blue"),
-}
+STEADY_ROOFS = ("red", "yellow", "green", "blue")
 
 MOST_THINGS = PAFU_MINI.text_len - 1  # more are not drawn
 
@@ -102,7 +98,7 @@ def _colored(thing: Thing, seed: int, ordinal: int) -> Thing:
     colour = thing.colour or chosen([each for each in STEADY if each != thing.accent], seed, "colour", *about)
     accent = thing.accent
     if accent is None and thing.kind in ROOFED:
-        accent = chosen([each for each in STEADY_ROOFS[thing.kind] if each != colour], seed, "accent", *about)
+        accent = chosen([each for each in STEADY_ROOFS if each != colour], seed, "accent", *about)
     return replace(thing, colour=colour, accent=accent)
 
 
