@@ -69,13 +69,12 @@ def test_seeds_choose_differently_and_a_roof_differs_from_its_walls() -> None:
 
 
 def test_only_colors_that_hold_are_chosen() -> None:
-    """Measured by model/distill/evaluation/steadiness.py: a mill's red cap turns blue, a tower's white roof yellow."""
+    """Measured by model/distill/evaluation/steadiness.py: a white roof may turn yellow."""
     things = [
         each for seed in range(200) for each in describe(completed("a house, a tower, a mill", None, seed)).things
     ]
     assert {each.colour for each in things} == {"red", "yellow", "green", "blue", "white"}
-    assert {each.accent for each in things if each.kind == "mill"} == {"yellow", "green", "blue"}
-    assert {each.accent for each in things if each.kind != "mill"} == {"red", "yellow", "green", "blue"}
+    assert {each.accent for each in things} == {"red", "yellow", "green", "blue"}
 
 
 def test_later_words_change_only_what_they_name() -> None:
