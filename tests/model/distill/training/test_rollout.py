@@ -34,12 +34,13 @@ def script(speeds: list[int], prompts: list[str]) -> Script:
     return Script(tuple(prompts), tuple(offsets), tuple(taken))
 
 
-SCRIPTS = [  # roll-outs are told prompts as they stand, so these leave nothing open
+SCRIPTS = [  # roll-outs are told prompts as they stand, so these leave nothing open, nor what is ahead
     script(
         [0, 8, -16, 8],
-        ["a meadow by day, a red house with a blue roof"] * 2 + ["a meadow by night, a blue tower with a red roof"] * 2,
+        ["a meadow by day, a red house with a blue roof on the left, a green pine ahead"] * 2
+        + ["a meadow by night, a blue tower with a red roof on the left, a green pine ahead"] * 2,
     ),
-    script([16, 16, -16, -16], ["a desert at sunset"] * 4),
+    script([16, 16, -16, -16], ["a desert at sunset, a green pine ahead"] * 4),
 ]
 
 
