@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import CacheError
-from cache.group import Group
+from cache.group import ALONE, Group
 from cache.policy import others
 from cache.storage import Geometry, Workspace, part_of
 from cache.token_store import TokenStore, reindexed
@@ -28,7 +28,8 @@ PREFIX = "host_"  # of the names in a snapshot
 class Standing:
     """How far each token in host memory stands out from its row of its latent frame, computed once per token."""
 
-    def __init__(self, layers: int, slots: int) -> None:
+    def __init__(self, layers: int, slots: int, group: Group, device: torch.device | str) -> None:
+        self._group, self._device = group, device
         self._far = torch.zeros(layers, slots)
         self._known = torch.full((layers, slots), EMPTY, dtype=torch.int64)  # the token for which it was computed
 
@@ -50,9 +51,15 @@ class Standing:
             rows = rows_of_frames(positions[slots])
             touched = torch.isin(rows, rows[new])
             some = slots[touched]
-            far[some] = standing_out(rows[touched], values[some].flatten(1).float())
+            far[some] = self._over_all_heads(standing_out(rows[touched], values[some].flatten(1).float()))
             known[some] = numbers[some]
         return far[slots]
+
+    def _over_all_heads(self, own: Tensor) -> Tensor:
+        """(n,): the sum over the processes of the group, each of which has some heads; exchanged on the device."""
+        if self._group.size == 1:
+            return own
+        return self._group.all_heads(own.to(self._device)[:, None, None]).sum((1, 2)).cpu()
 
 
 class HostTier:
@@ -62,7 +69,13 @@ class HostTier:
     stands out in them."""
 
     def __init__(
-        self, geometry: Geometry, slots: int, places: int, position_range: int | None, salient: bool = False
+        self,
+        geometry: Geometry,
+        slots: int,
+        places: int,
+        position_range: int | None,
+        salient: bool = False,
+        group: Group = ALONE,
     ) -> None:
         on_gpu = torch.device(geometry.device).type == "cuda"
         host = replace(geometry, device="cpu")
@@ -72,7 +85,7 @@ class HostTier:
         pinned = [each.pin_memory() if on_gpu else each for each in (*state, *brought)]
         self.keys, self.values, self.positions, self.numbers, self._back_keys, self._back_values = pinned
         self.places, self._range = places, position_range
-        self._standing = Standing(*some) if salient else None
+        self._standing = Standing(*some, group, geometry.device) if salient else None
         self._written = [torch.zeros(0, dtype=torch.int64)] * geometry.layers  # slots that the last ``take`` wrote
         self._copied = torch.cuda.Event() if on_gpu else None
 

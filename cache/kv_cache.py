@@ -75,7 +75,7 @@ class KVCache(CacheContents):
         self._store = TokenStore(geometry, budgets, kv_dtype, position_range)
         salient = policy in config.SALIENT
         recalls = self._pruner.policy.recalls
-        self._tier = HostTier(geometry, host, places, position_range, salient) if recalls else None
+        self._tier = HostTier(geometry, host, places, position_range, salient, group) if recalls else None
         self._group = group
         slots = max(budgets) + places + self.chunk
         self._workspace = workspace or Workspace(geometry, slots)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cache.config import SERVED_POLICIES, CacheConfig
+from cache.config import RECALLING, SERVED_POLICIES, CacheConfig
 from model.camera import CameraState
 from model.group.shared_parts import shared
 from model.group.ulysses import join
@@ -25,7 +25,7 @@ USUAL = CacheConfig(policy="pafu", budget_latents=5, sink_latents=1, recent_late
 CASES = {policy: {"policy": policy} for policy in SERVED_POLICIES} | {
     "window": {"policy": "window", "sink_latents": 0},
     "full": {"policy": "full", "budget_latents": 24},
-    "retrieval": {"policy": "retrieval", "host_latents": 6},
+    **{policy: {"policy": policy, "host_latents": 6} for policy in RECALLING},
     "int8": {"kv_dtype": "int8"},
     "int4": {"policy": "value_novelty", "kv_dtype": "int4"},
     "uneven": {"policy": "value_novelty"},

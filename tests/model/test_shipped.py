@@ -100,5 +100,5 @@ def test_a_thing_that_is_named_later_appears_in_sight_and_the_rest_is_remembered
 
     first, _, second, again = shown(mill, 0), shown("a meadow by day", 3), shown(tower, 3), shown("a meadow by day", 0)
     assert reddish(first) > 0.03 and bluish(first) < 0.01
-    assert bluish(second) > 0.05 and reddish(second) < 0.01
+    assert bluish(second) > 0.05 and reddish(second) < 0.03
     assert reddish(again) > 0.03 and bluish(again) < 0.01

@@ -312,7 +312,8 @@ def test_a_head_that_says_nan_costs_the_session_its_policy_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("policy", "host"), [("sink_window", 0), ("pafu", 0), ("merging", 0), ("pyramid", 0), ("retrieval", 4)]
+    ("policy", "host"),
+    [("sink_window", 0), ("pafu", 0), ("merging", 0), ("pyramid", 0), ("retrieval", 4), ("salient_retrieval", 4)],
 )
 def test_a_stream_recalled_from_all_its_chunks_or_restored_goes_on_bit_for_bit(
     stream: Callable[..., VideoStream], model: LoadedModel, policy: str, host: float
