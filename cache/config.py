@@ -260,7 +260,11 @@ class CacheConfig:
             return 0
         slots, places = round(self.host_latents * tokens_per_latent), self.places(tokens_per_latent)
         return host_bytes(
-            **{"layers": layers, "heads": heads, "head_dim": head_dim, "slots": slots, "places": places},
+            layers=layers,
+            heads=heads,
+            head_dim=head_dim,
+            slots=slots,
+            places=places,
             dtype=dtype,
             salient=self.policy in SALIENT,
         )
