@@ -147,6 +147,16 @@ def advance(state: CameraState, latents: int, pictures_per_latent: int = 4) -> t
     return state, [begin.offset for begin in begins], [begin.speed for begin in begins]
 
 
+def follow(controls: Sequence[CameraControl], width: int, latents: int) -> tuple[list[int], list[int]]:
+    """A camera that starts at 0 and obeys each of ``controls`` for ``latents`` latent frames; ``width`` is the view's.
+    Returns for each latent frame the offset of its first picture and its speed."""
+    state, offsets, speeds = CameraState(), list[int](), list[int]()
+    for control in controls:
+        state, begun, taken = advance(state.steered(control, width), latents)
+        offsets, speeds = offsets + begun, speeds + taken
+    return offsets, speeds
+
+
 def view_offset(offset: int, speed: int, pictures_per_latent: int = 4) -> int:
     """The offset of a latent frame's view: where the camera is at the end of its pictures."""
     return offset + pictures_per_latent * speed

@@ -12,6 +12,7 @@ from model.camera import (
     CameraState,
     advance,
     camera_from_prompt,
+    follow,
 )
 from model.words.grammar import Thing, describe
 
@@ -53,3 +54,10 @@ def test_speed_ramps_and_never_passes_its_limits():
 def test_a_control_out_of_range_is_refused_with_what_is_allowed(control):
     with pytest.raises(CameraError, match="allowed"):
         CameraControl(**control)
+
+
+def test_a_camera_follows_its_controls_without_a_break_between_them():
+    offsets, speeds = follow([CameraControl(speed=8), CameraControl(speed=8), CameraControl(cut_to=2.0)], 256, 3)
+    assert speeds[2:6] == [8, 8, 8, 8], "the second control goes on at the speed that the first one reached"
+    assert [after - before for before, after in zip(offsets[2:5], offsets[3:6], strict=True)] == [4 * 8] * 3
+    assert offsets[6] == 2 * 256, "a cut"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.camera import MAX_SPEED, SPEED_STEP, CameraControl, CameraState, advance
+from model.camera import MAX_SPEED, SPEED_STEP, CameraControl, CameraState, advance, follow
 from model.distill.data.captions import random_segments
 from model.distill.data.world import CHUNK_LATENTS, PICTURES_PER_LATENT, WIDTH, Clip, random_scene
 
@@ -60,11 +60,7 @@ def random_pace(rng: np.random.Generator) -> int:
 
 def random_clip(rng: np.random.Generator, chunks: int = 8) -> Clip:
     """A random scene with a tour and its prompts."""
-    state, offsets, speeds = CameraState(), [], []
-    for control in random_tour(rng, chunks):
-        state, o, s = advance(state.steered(control, WIDTH), CHUNK_LATENTS)
-        offsets += o
-        speeds += s
+    offsets, speeds = follow(random_tour(rng, chunks), WIDTH, CHUNK_LATENTS)
     margin = 64 + PICTURES_PER_LATENT * MAX_SPEED
     scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
     return Clip(scene, random_segments(rng, scene, offsets), tuple(offsets), tuple(speeds))

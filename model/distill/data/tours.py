@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.camera import PLACE_STEP, SPEED_STEP, CameraControl, CameraState, advance
+from model.camera import PLACE_STEP, SPEED_STEP, CameraControl, CameraState, advance, follow
 from model.codec.vae import StreamingVAE, from_pictures
 from model.distill.data.captions import GROUND_PHRASES, LIGHT_PHRASES, caption
 from model.distill.data.dataset import HELD_OUT_SEED
@@ -121,11 +121,7 @@ def _speed(rng: np.random.Generator, distance: float) -> int:
 def tour_clip(n: int, chunks: int, seed: int = TOUR_SEED) -> Clip:
     """The n-th held-out tour as a clip of the training world."""
     rng = np.random.default_rng((seed, chunks, n))
-    state, offsets, speeds = CameraState(), [], []
-    for control in tour_controls(rng, chunks):
-        state, o, s = advance(state.steered(control, WIDTH), CHUNK_LATENTS)
-        offsets += o
-        speeds += s
+    offsets, speeds = follow(tour_controls(rng, chunks), WIDTH, CHUNK_LATENTS)
     margin = 2 * WIDTH
     scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
     light = str(rng.choice(LIGHTS))

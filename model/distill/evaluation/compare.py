@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cache.config import HEAD_OF, POLICY_NAMES, CacheConfig
-from model.camera import CameraControl, CameraState, advance
+from model.camera import CameraControl, follow
 from model.distill.data.script import Script
 from model.distill.data.tours import (
     SPANS,
@@ -397,11 +397,7 @@ def _panned(prompts: tuple[str, ...], speeds: list[int], width: int) -> Script:
 def _steered(prompts: tuple[str, ...], controls: list[CameraControl], width: int) -> Script:
     from model.distill.data.world import CHUNK_LATENTS
 
-    state, offsets, taken = CameraState(), [], []
-    for control in controls:
-        state, o, s = advance(state.steered(control, width), CHUNK_LATENTS)
-        offsets += o
-        taken += s
+    offsets, taken = follow(controls, width, CHUNK_LATENTS)
     return Script(prompts, tuple(offsets), tuple(taken))
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cache.config import CacheConfig
-from model.camera import CameraControl, CameraState, advance
+from model.camera import CameraControl, follow
 from model.codec.vae import StreamingVAE, from_pictures
 from model.distill.data.captions import GROUND_PHRASES, LIGHT_PHRASES, MOST_NAMED, in_view, landmark_phrase
 from model.distill.data.clips import random_pace, random_tour
@@ -178,10 +178,7 @@ def _fog(rng: np.random.Generator) -> tuple[int, int]:
 
 def _clip(rng: np.random.Generator, controls: Sequence[CameraControl], fog: tuple[int, int] | None) -> Clip:
     """A clip along ``controls``, one per chunk. Its first prompt names what is in view."""
-    state, offsets, speeds = CameraState(), list[int](), list[int]()
-    for control in controls:
-        state, o, s = advance(state.steered(control, WIDTH), CHUNK_LATENTS)
-        offsets, speeds = offsets + o, speeds + s
+    offsets, speeds = follow(controls, WIDTH, CHUNK_LATENTS)
     margin = WIDTH
     scene = random_scene(rng, min(offsets) - margin, max(offsets) + WIDTH + margin)
     return Clip(scene, _segments(rng, scene, offsets, fog), tuple(offsets), tuple(speeds))
