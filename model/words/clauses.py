@@ -20,7 +20,9 @@ VERBS = (*PLURAL_VERBS, "is", "was", "has")
 ENDS_COLOR = (*OWNS, "whose", "that", "which")  # no color before these describes a thing after them
 PREPOSITIONS = ("on", "to", "at", "from", "of", "in")
 _SOFT = {",", "and", "&", "+", "/"}
+RELATIONS = frozenset("behind near next beside between above below under opposite against along around beyond".split())
 ARTICLES = ("a", "an")
+DETERMINERS = (*ARTICLES, "another", "the", "these", "those")
 
 
 Word = tuple[str, str]  # in canonical form, and as it is spelled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.words.clauses import LINKS, LISTED, OWNS, PREPOSITIONS, Clause
+from model.words.clauses import DETERMINERS, LINKS, LISTED, OWNS, PREPOSITIONS, RELATIONS, Clause
 
 
 class Cursor:
@@ -48,6 +48,19 @@ class Cursor:
     def in_list(self) -> bool:
         """Whether the word is part of a list, as each color of "red and blue roofs" is."""
         return LISTED in (self.following, self.before())
+
+    def names_thing(self, distance: int) -> bool:
+        """Whether the words from so many words after name a kind, as "the red mill" does."""
+        at = self._at + distance + (self.clause.word(self._at + distance) in DETERMINERS)
+        return self.clause.word(at) in self.clause.classes.kinds or (
+            at < len(self.clause.words) and self.clause.heads[at]
+        )
+
+    @property
+    def ends_color(self) -> bool:
+        """Whether no color before the word describes what follows it; one does in "red on the roof"."""
+        ends = self.word in (*DETERMINERS, *PREPOSITIONS) or self.spelled in RELATIONS
+        return ends and "roof" not in (self.following, self.clause.word(self._at + 2))
 
     @property
     def heads(self) -> bool:
