@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.words.clauses import DETERMINERS, LINKS, LISTED, OWNS, PREPOSITIONS, RELATIONS, Clause
+from model.words.clauses import CHANGES, DETERMINERS, LINKS, LISTED, OWNS, PREPOSITIONS, RELATIONS, VERBS, Clause
 
 
 class Cursor:
     """Goes through the words of ``clause``. last: the word before that is no link, "" at the beginning. owns: whether
-    the words before said "with" or "has", and no preposition after it. denied: the kind, roof or "one" that the clause
-    denies before it says what is meant."""
+    the words before said "with" or "has", and no preposition after it. after_verb: whether they said that something is,
+    or becomes, so. denied: the kind, roof or "one" that the clause denies before it says what is meant."""
 
     def __init__(self, clause: Clause, denied: str = "") -> None:
         self.clause, self.denied = clause, denied
-        self.last, self.owns = "", False
+        self.last, self.owns, self.after_verb = "", False, False
         self._at = 0
 
     def words(self) -> Iterator[str]:
@@ -23,6 +23,7 @@ class Cursor:
             self._at = at
             self.owns = (self.owns or word in OWNS) and word not in PREPOSITIONS
             yield word
+            self.after_verb = self.after_verb or word in CHANGES or word in VERBS
             self.last = self.last if word in LINKS or word == LISTED else word
 
     @property

@@ -179,9 +179,10 @@ class _Finder:
 
     def _list_end(self, first: int, at: int) -> int:
         """Where a negated list of bare nouns ends, as in "no trees, mills or people"; else ``at``. A noun in the
-        singular belongs to it only with "or"."""
+        singular belongs to it only with "or" and after a colon."""
         if not _ARTICLES.isdisjoint(self._words[first:at]):
             return at
+        after_colon = first > 0 and self._words[first - 1] == ":"  # "exclude: mill, tower"
         plural, end = self._is_plural(self._words[at - 1]), at
         while at < len(self._words) and self._words[at] in _SOFT:
             begin = at = at + 1
@@ -190,7 +191,8 @@ class _Finder:
             item = self._words[begin:at]
             if item and not self._is_bare(item):
                 break
-            if not _OR.isdisjoint(item) or (plural and item and self._is_plural(item[-1])):
+            plurals = plural and item and self._is_plural(item[-1])
+            if plurals or (after_colon and item) or not _OR.isdisjoint(item):
                 end = at
         return end
 

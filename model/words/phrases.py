@@ -12,8 +12,9 @@ FILLERS = frozenset(  # English words that say nothing of the picture; each worl
     "featuring include includes including sit sits sitting located placed situated positioned seen see visible "
     "appear appears appearing show shows showing come comes coming coloured colored colour color colours colors "
     "side sides more extra additional new former latter last maybe perhaps possibly either having respectively late "
-    "turn turns turned become becomes became change changes changed into put give gives go goes keep keeps begins "
-    "starts makes walled lighting place weather ground setting than yet got prompt time thank thanks there".split()
+    "turn turns turned turning become becomes became change changes changed into put give gives go goes keep keeps "
+    "begins starts makes walled lighting place weather ground setting than his her hers again "
+    "yet got prompt time thank thanks there".split()
 )
 _COUNTS = ("one", "two", "three", "four")
 _NUMBER = rf"(?:\d{{1,3}}|{'|'.join(_COUNTS)})"
@@ -35,6 +36,9 @@ _WORDS = (  # pattern, plain words
     (r"\b(?:without (?:a |any )?doubt|no (?:doubt|problem))\b", " "),
     (r"\bw/(?:o|out)\b", "without"),
     (r"\bw/ ?(?=\w)", "with "),
+    (r"\b([a-z]+) ?[:=] ?(?:none|no|0|zero)(?=\s*(?:[,;.\n]|$))", r"no \1"),
+    (r"(?<=\S )-(?=[a-z]+(?:[\s,;.]|$))", ", no "),  # "house -mill"
+    (r"\b([a-z]+)-free\b", r"\1less"),
     (r"\bhalf[- ](?:a[- ])?dozen\b", "dozen"),
     (r"(?<=[a-z]) then\b", ", then"),  # not said of the thing before
     (r"\b(?:from (?:the )?)?left to (?:the )?right\b", " "),  # the order in which things without a place stand

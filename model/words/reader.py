@@ -40,6 +40,7 @@ class Reader:
         self._roofs = Roofs(words, self._waiting, self._subject, self._ignored)
         self._pronouns = Pronouns(words, self._named, self._waiting, self._subject, self._nouns, self._roofs)
         self._strange = False  # whether the clause has a word that says nothing known, after its last color
+        self._unknown = False  # the same, anywhere in the clause
 
     def read(self, prompt: str) -> Description:
         """Unknown and negated words are ignored; a later light or ground replaces an earlier one."""
@@ -84,12 +85,12 @@ class Reader:
         self._subject.begin_clause(clause)
         self._roofs.begin_clause()
         self._setting.begin_clause()
-        self._strange = False
+        self._strange = self._unknown = False
 
     def _word(self, cursor: Cursor) -> None:
         word, spelled, following = cursor.word, cursor.spelled, cursor.following
         if cursor.ends_color:
-            self._end_color()
+            self._end_color(cursor)
         if spelled.startswith(MARK):
             cursor.denied = spelled.removeprefix(MARK) or cursor.denied
             if cursor.denied == "roof":
@@ -112,12 +113,12 @@ class Reader:
         self._places.meet(cursor)
         return self._nouns.read(cursor)
 
-    def _end_color(self) -> None:
+    def _end_color(self, cursor: Cursor) -> None:
         """The color before describes nothing that follows, as in "a house painted red behind a mill": it is that of the
         thing before, or of an unknown word, which is told."""
         if self._strange:
             self._waiting.take_colour()
-        elif self._subject.own:
+        elif self._subject.own or (self._subject.group and cursor.after_verb and not self._unknown):
             self._roofs.give_color_before()
 
     def _colour(self, colour: Word, cursor: Cursor) -> None:
@@ -157,7 +158,8 @@ class Reader:
         elif self._setting.read(word, spelled):
             self._end_of_setting(word)
         else:
-            self._strange = self._strange or not words.lexicon.is_silent(word)
+            strange = not words.lexicon.is_silent(word)
+            self._strange, self._unknown = self._strange or strange, self._unknown or strange
 
     def _end_of_setting(self, word: str) -> None:
         """The article and the color before a word of the setting are no thing's."""
@@ -179,7 +181,7 @@ class Reader:
             self._waiting.share(ended.as_item)
             return
         if colour := ended.said.pop("colour", None):
-            self._settle_colour(colour, ended, denied)
+            self._settle_colour(colour, ended, cursor)
         for role, said in ended.said.items():
             if not self._subject.give(role, said, ended.count):
                 self._waiting.wait(role, said)
@@ -189,12 +191,19 @@ class Reader:
         group = self._subject.group
         return ended.article in NEW or (ended.has_number and len(group) < 2) or not group
 
-    def _settle_colour(self, colour: Word, ended: Modifiers, denied: str) -> None:
-        group = self._subject.group
+    def _is_of_unknown(self, clause: Clause) -> bool:
+        """Whether a clause says the color of an unknown thing: "the sky is blue", "a house whose door is blue"."""
+        says = (clause.has_verb or clause.changes) and not (self._roofs.bare or self._roofs.bare_wall)
+        return self._unknown and says and (not self._subject.own or "whose" in clause.words)
+
+    def _settle_colour(self, colour: Word, ended: Modifiers, cursor: Cursor) -> None:
+        group, denied = self._subject.group, cursor.denied
         begins = self._begins_phrase(ended) and denied not in ("roof", *ONE)
         of_roof = self._roofs.bare or denied == "roof"
         if not group and (of_roof or self._roofs.bare_wall):
             self._waiting.wait_list("accent" if of_roof else "colour", [colour])
+        elif self._is_of_unknown(cursor.clause):
+            self._ignored.ignore(colour[1], NO_THING)
         elif self._strange or (of_roof and self._subject.give("accent", colour)):
             return  # the color of an unknown word, which is told
         elif begins or not group:

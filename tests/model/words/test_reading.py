@@ -170,6 +170,10 @@ def test_a_negation_with_what_is_meant_instead_is_understood(prompt: str, things
         ("a red house; the mill is no longer there", [RED], "the mill is no longer there"),
         ("take the mill away and show a red house", [RED], "take the mill away"),
         ("a red house and fewer trees", [RED], "fewer trees"),
+        ("a red house; exclude: mill, tower", [RED], "exclude: mill, tower"),
+        ("trees: none, house: red", [RED], "no trees"),
+        ("red house -mill", [RED], "no mill"),
+        ("a tree-free meadow, a red house", [RED], "treeless"),
     ],
 )
 def test_a_negation_reaches_as_far_as_it_is_meant_and_is_told(prompt: str, things: list[Thing], left_out: str) -> None:
@@ -226,6 +230,10 @@ def test_a_large_number_is_told_once(prompt: str) -> None:
         ("a house painted red at night", [RED]),
         ("on the left a house in red on the right a mill", [house("red", place="left"), mill(place="right")]),
         ("the roof of the house turns blue in the snow", [house(None, "blue")]),
+        ("turn the red house blue", [BLUE]),
+        ("a red house; make it blue", [BLUE]),
+        ("change the house from red to blue", [BLUE]),
+        ("a red house with a white roof; the roof turns blue at night", [house("red", "blue")]),
         ("put a mill on the right, give the mill a red cap", [mill(None, "red", "right")]),
         ("subject: a mill; lighting: sunset; weather: fog", [mill()]),
         ("trees on both sides", [Thing("tree", place="left"), Thing("tree", place="right")]),
@@ -281,6 +289,14 @@ def test_what_comes_ahead_because_no_place_is_left_is_not_in_sight() -> None:
     assert "only when the camera moves" in sentence
     assert not_in_sight(before, "another tower", PAFU_MINI) == [sentence]
     assert not_in_sight("a house, a mill", "another tower", PAFU_MINI) == []
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a red house, the sky is blue", "a house; make the sky blue", "a house whose door is blue"]
+)
+def test_the_color_of_an_unknown_thing_is_told_and_goes_to_no_other(prompt: str) -> None:
+    assert describe(prompt).things[0].colour in (None, "red")
+    assert "'blue' is ignored: no thing is left for it" in told(prompt)
 
 
 def test_fog_that_goes_changes_the_view() -> None:
