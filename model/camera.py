@@ -168,7 +168,7 @@ _VERB = (
 )
 _PACE = r"(?:\s+(?P<{0}>slowly|gently|fast|quickly))?"
 _MOVE = re.compile(
-    rf"\b(?:camera|{_VERB}){_PACE.format('before')}(?:\s+back)?\s+(?:to\s+the\s+)?(?P<side>left|right)\b{_PACE.format('after')}",
+    rf"\b(?:camera|{_VERB}){_PACE.format('before')}(?:\s+back)?(?:\s+from\s+(?:the\s+)?(?:left|right))?\s+(?:to\s+(?:the\s+)?)?(?P<side>left|right)\b{_PACE.format('after')}",
     re.I,
 )
 _HOLD = re.compile(

@@ -17,10 +17,13 @@ MORE = ("more", "extra", "additional", "new")
 OWNS = ("with", "has", "have", "having")
 PLURAL_VERBS = ("are", "were", "have")
 VERBS = (*PLURAL_VERBS, "is", "was", "has")
+CHANGES = frozenset("turn turns turned turning become becomes became change changes changed make makes".split())
 ENDS_COLOR = (*OWNS, "whose", "that", "which")  # no color before these describes a thing after them
 PREPOSITIONS = ("on", "to", "at", "from", "of", "in")
 _SOFT = {",", "and", "&", "+", "/"}
+RELATIONS = frozenset("behind near next beside between above below under opposite against along around beyond".split())
 ARTICLES = ("a", "an")
+DETERMINERS = (*ARTICLES, "another", "the", "these", "those")
 
 
 Word = tuple[str, str]  # in canonical form, and as it is spelled
@@ -81,6 +84,11 @@ class Clause:
     def has_verb(self) -> bool:
         """Whether it says what is: "a house and a mill are red"."""
         return not {*VERBS}.isdisjoint(self.words)
+
+    @cached_property
+    def changes(self) -> bool:
+        """Whether it says that something gets another color: "turn the red house blue"."""
+        return not CHANGES.isdisjoint(self.words)
 
     @cached_property
     def heads(self) -> list[bool]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.words.clauses import LINKS, LISTED, OWNS, PREPOSITIONS, Clause
+from model.words.clauses import CHANGES, DETERMINERS, LINKS, LISTED, OWNS, PREPOSITIONS, RELATIONS, VERBS, Clause
 
 
 class Cursor:
     """Goes through the words of ``clause``. last: the word before that is no link, "" at the beginning. owns: whether
-    the words before said "with" or "has", and no preposition after it. denied: the kind, roof or "one" that the clause
-    denies before it says what is meant."""
+    the words before said "with" or "has", and no preposition after it. after_verb: whether they said that something is,
+    or becomes, so. denied: the kind, roof or "one" that the clause denies before it says what is meant."""
 
     def __init__(self, clause: Clause, denied: str = "") -> None:
         self.clause, self.denied = clause, denied
-        self.last, self.owns = "", False
+        self.last, self.owns, self.after_verb = "", False, False
         self._at = 0
 
     def words(self) -> Iterator[str]:
@@ -23,6 +23,7 @@ class Cursor:
             self._at = at
             self.owns = (self.owns or word in OWNS) and word not in PREPOSITIONS
             yield word
+            self.after_verb = self.after_verb or word in CHANGES or word in VERBS
             self.last = self.last if word in LINKS or word == LISTED else word
 
     @property
@@ -48,6 +49,19 @@ class Cursor:
     def in_list(self) -> bool:
         """Whether the word is part of a list, as each color of "red and blue roofs" is."""
         return LISTED in (self.following, self.before())
+
+    def names_thing(self, distance: int) -> bool:
+        """Whether the words from so many words after name a kind, as "the red mill" does."""
+        at = self._at + distance + (self.clause.word(self._at + distance) in DETERMINERS)
+        return self.clause.word(at) in self.clause.classes.kinds or (
+            at < len(self.clause.words) and self.clause.heads[at]
+        )
+
+    @property
+    def ends_color(self) -> bool:
+        """Whether no color before the word describes what follows it; one does in "red on the roof"."""
+        ends = self.word in (*DETERMINERS, *PREPOSITIONS) or self.spelled in RELATIONS
+        return ends and "roof" not in (self.following, self.clause.word(self._at + 2))
 
     @property
     def heads(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
 
 ATTRIBUTES = ("colour", "accent", "place", "distance")
 
@@ -30,6 +30,32 @@ class Thing:
         anything."""
         same = all(getattr(self, name) in (None, getattr(known, name)) for name in ATTRIBUTES)
         return self.kind == known.kind and same
+
+
+def recognised(things: Sequence[Thing], known: Sequence[Thing]) -> dict[int, int]:
+    """Which of a prompt's things are which of the known ones, by index. Those that say most of themselves choose first,
+    and of several that fit take the one that was named at the same place in the prompt, or near it.
+
+    Others than the known ones are new, all of them, except under the prompt that has added them: then each known one
+    that it added is called another one by the same word.
+    """
+    strangers = beyond_the_known(things)
+    found = _fitting(things, known, strangers)
+    added = sum(thing.other is not None for thing in known)
+    if strangers <= found.keys() and len(strangers) == added:
+        return found
+    return _fitting(things, [replace(thing, other=None) for thing in known], strangers)
+
+
+def _fitting(things: Sequence[Thing], known: Sequence[Thing], strangers: Set[int]) -> dict[int, int]:
+    free, found = set(range(len(known))), dict[int, int]()
+    for place in sorted(range(len(things)), key=lambda place: -things[place].details):
+        thing, new = things[place], place in strangers
+        fits = [at for at in free if thing.fits(known[at]) and (not new or known[at].other == thing.other)]
+        if fits:
+            found[place] = min(fits, key=lambda at: (abs(at - place), at))
+            free.remove(found[place])
+    return found
 
 
 def beyond_the_known(things: Sequence[Thing]) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 NO_THING = "no thing is left for it"
+SIDE_BY_SIDE = "things stand side by side; say left, middle, right or ahead"
 ONE_COLOUR = "a thing has one color, and a roof another"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from model.camera import without_camera
-from model.words.negation import MARK, NEGATIONS, Negated, negated
+from model.words.negation import MARK, NEGATIONS, Known, Negated, negated
 from model.words.phrases import FILLERS, rewritten, weights
 from model.words.spelling import nearest
 
@@ -24,7 +24,7 @@ NUMBERS = {
 TOO_MANY = frozenset(
     "five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
     "thirty forty fifty sixty seventy eighty ninety dozen dozens hundred hundreds thousand thousands million millions "
-    "many lots plenty numerous countless".split()
+    "many lot lots plenty numerous countless".split()
 )
 FOREIGN = frozenset(  # common words of other languages that are no English words
     "und ein eine einen einem einer mit auf der das ist nicht kein keine ohne et un une le la les des avec sur dans "
@@ -44,7 +44,7 @@ class Lexicon:
     """canonical: every drawable word and its canonical form. silent: words that are ignored without a warning.
     most_alike: the most things that one phrase may ask for. refused: words that are understood but not drawn, and
     why. plurals: the plurals among the drawable words. trees: kinds after which "tree" says nothing more, as in "pine
-    tree"."""
+    tree". settings: lights, grounds and weathers. passing: those of them that are drawn only while a prompt says so."""
 
     canonical: Mapping[str, str]
     silent: frozenset[str]
@@ -52,6 +52,8 @@ class Lexicon:
     refused: Mapping[str, str] = field(default_factory=dict)
     plurals: frozenset[str] = frozenset()
     trees: frozenset[str] = frozenset()
+    settings: frozenset[str] = frozenset()
+    passing: frozenset[str] = frozenset()
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -99,7 +101,7 @@ class Lexicon:
         return "".join([*kept, text[end:]])
 
     def _negated(self, text: str) -> list[Negated]:
-        return negated(text, self.canonical, self.plurals)
+        return negated(text, Known(self.canonical, self.plurals, self.settings, self.passing))
 
     def is_silent(self, word: str) -> bool:
         """Whether the word says nothing of the picture."""

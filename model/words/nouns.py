@@ -33,9 +33,10 @@ class Nouns:
     def name(self, kind: str, usual: int) -> None:
         """As many new things as were asked for, ``usual`` if no number was said, with the words that wait for them, and
         those of the colors before ("a red and a blue house", but not "a red and blue house")."""
-        modifiers = self._waiting.take()
+        modifiers = self._waiting.modifiers
         several = usual > 1 or bool(modifiers.article or modifiers.count)
-        shared = self._waiting.take_shared(several and "colour" in modifiers.said)
+        shared = self._waiting.take_shared(several and not modifiers.said.keys().isdisjoint(("colour", "accent")))
+        modifiers = self._waiting.take()
         group = [thing for each in shared for thing in self._alike(kind, each, 1)]
         group += self._alike(kind, modifiers, 1 if shared else usual)
         self._named.named(group)

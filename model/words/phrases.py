@@ -12,6 +12,8 @@ FILLERS = frozenset(  # English words that say nothing of the picture; each worl
     "featuring include includes including sit sits sitting located placed situated positioned seen see visible "
     "appear appears appearing show shows showing come comes coming coloured colored colour color colours colors "
     "side sides more extra additional new former latter last maybe perhaps possibly either having respectively late "
+    "turn turns turned turning become becomes became change changes changed into put give gives go goes keep keeps "
+    "begins starts makes walled lighting place weather ground setting than his her hers again "
     "yet got prompt time thank thanks there".split()
 )
 _COUNTS = ("one", "two", "three", "four")
@@ -28,20 +30,32 @@ _WORDS = (  # pattern, plain words
     (r"\bon (?:both|each|either) sides?\b", "on the left and right"),
     (r"\bothers\b|(?<=\bthe )rest\b", "other ones"),
     (r"\bin (?:the )?place of\b", "instead of"),
-    (r"\bno longer\b", "not"),
     (r"\bwhy not\b", " "),
     (r"\b(?:snow-(?=white)|grass-(?=green)|blood-(?=red))", ""),
     (r"(?:\s-+\s|\s*[–—]\s*)", ", "),
     (r"\b(?:without (?:a |any )?doubt|no (?:doubt|problem))\b", " "),
     (r"\bw/(?:o|out)\b", "without"),
     (r"\bw/ ?(?=\w)", "with "),
-    (r"\ba lot\b", "lots"),
+    (r"\b([a-z]+) ?[:=] ?(?:none|no|0|zero)(?=\s*(?:[,;.\n]|$))", r"no \1"),
+    (r"(?<=\S )-(?=[a-z]+(?:[\s,;.]|$))", ", no "),  # "house -mill"
+    (r"\b([a-z]+)-free\b", r"\1less"),
+    (r"\bhalf[- ](?:a[- ])?dozen\b", "dozen"),
+    (r"(?<=[a-z]) then\b", ", then"),  # not said of the thing before
+    (r"\b(?:from (?:the )?)?left to (?:the )?right\b", " "),  # the order in which things without a place stand
+    (r"\b(?:light|subject|time of day|season) ?[:=]", " "),
+    (r"\bsun (?:is )?(?:sets?|setting|(?:goes|going) down)\b|\bsetting sun\b|\bsundown\b", "sunset"),
+    (r"\bsun (?:is )?(?:rises?|rising|(?:comes|coming) up)\b|\brising sun\b|\bdaybreak\b", "sunrise"),
+    (r"\b(night|evening|morning|dawn|dusk) (?:falls|comes|breaks|begins)\b|\b(night)fall\b", r"\1\2"),
     (r"\bfollowed by\b", ", then"),
     (r"\btopped with\b", "with"),
     (r"(?<!snow[- ])\b(?:capped|topped)\b", "roofed"),
     (r"\bon top of\b", "atop"),
     (r"\b(?:at|in) the (?:top|bottom)\b", "above"),
     (r"\b(morning|evening|sunset|sunrise|dawn|dusk|night|twilight) light\b", r"\1"),
+    (r"\b(?:all|that's|you're) right\b", " "),
+    (r"(?<!the )\bright (?=(?:now|away|after|before|behind|beside|next)\b)", " "),
+    (r"(?<!the )\bright (?=(?:in|at|on) the (?:left|right|middle|cent(?:er|re))\b)", " "),
+    (r"\b(?:in )?the middle of (?:the )?(?=(?:night|day|morning|winter|summer)\b)", " "),
     (r"\b1st\b", "first"),
     (r"\b2nd\b", "second"),
     (r"\b3rd\b", "third"),

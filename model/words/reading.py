@@ -7,7 +7,7 @@ A model receives phrases, not words: attention layers would need far more traini
 from __future__ import annotations
 
 from model.words.clauses import WordClasses
-from model.words.description import Description, Thing, beyond_the_known
+from model.words.description import Description, Thing, recognised
 from model.words.reader import Reader
 
 __all__ = ["Description", "Grammar", "Thing"]
@@ -31,15 +31,7 @@ class Grammar(WordClasses):
 
     def new_things(self, before: str, after: str) -> list[int]:
         """Which of the things that ``after`` names, in order, ``before`` does not name with the same colours and place;
-        of two alike, the second is new if there was one, and "another mill" is new. Those that say most are compared
-        first."""
-        known, things, new = self.describe(before).things, self.describe(after).things, []
-        strangers = beyond_the_known(things)
-        for at in sorted(range(len(things)), key=lambda at: -things[at].details):
-            fits = [one for one, other in enumerate(known) if things[at].fits(other)]
-            same = next((one for one in fits if at not in strangers or known[one].other == things[at].other), None)
-            if same is None:
-                new.append(at)
-            else:
-                del known[same]
-        return sorted(new)
+        of two alike, the second is new if there was one, and "another mill" is new."""
+        things = self.describe(after).things
+        found = recognised(things, self.describe(before).things)
+        return [at for at in range(len(things)) if at not in found]

@@ -30,9 +30,9 @@ class Roofs:
         """The prompt speaks of a roof, or of one that it denies."""
         self.mentioned = True
 
-    def roofed(self) -> None:
-        """ "Red-roofed": the color before is the roof's."""
-        if colour := self._waiting.take_colour():
+    def roofed(self, before: str) -> None:
+        """ "Red slate-roofed": the color that waits is the roof's, unless the word ``before`` is a color."""
+        if before not in self._words.colours and (colour := self._waiting.take_colour()):
             self._waiting.wait("accent", colour)
 
     def roof(self, spelled: str, before: str) -> None:

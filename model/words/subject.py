@@ -17,7 +17,7 @@ class Subject:
     def __init__(self, words: WordClasses, named: Named, ignored: Ignored) -> None:
         self._words, self._named, self._ignored = words, named, ignored
         self.group: list[Thing] = []
-        self.own = self.referred = False
+        self.own = self.referred = self._changes = False
         self._next = 0  # the thing of the group that a later clause speaks of
         self._joined: list[Thing] = []  # of the clauses before, which "and" joins: "a house and a mill are red"
 
@@ -25,6 +25,7 @@ class Subject:
         """A clause begins; it may go on to speak of the same things."""
         self._joined = self._joined if clause.before in (",", "and") else []
         self.own = self.referred = False
+        self._changes = clause.changes
 
     def end_clause(self, clause: Clause) -> None:
         """A clause ends; the next one may speak of its things as well."""
@@ -41,9 +42,14 @@ class Subject:
 
     def give(self, role: str, said: Word, count: int | None = None) -> bool:
         """Give an attribute to all things of the clause's own phrase, or to the first if only one can have it, or to
-        the things of an earlier phrase that the clause speaks of. False if none of them lacks it."""
+        the things of an earlier phrase that the clause speaks of. False if none of them lacks it, unless the clause
+        says that their color changes."""
         things = self.group if self.own else self._spoken_of(role, count)
-        if not things or getattr(things[0], role):
+        if self._changes and role in ("colour", "accent"):
+            things = things or self.group
+        elif things and getattr(things[0], role):
+            return False
+        if not things:
             return False
         for thing in things[:1] if said[0] in self._words.alone else things:
             if role != "accent" or self.has_roof(thing.kind, said[1]):

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from model.spec import PAFU_MINI
 from model.words.clauses import ORDINALS
-from model.words.description import beyond_the_known
+from model.words.description import beyond_the_known, recognised
 from model.words.grammar import Description, Thing, arranged, describe
 from model.words.vocabulary import GROUNDS, LIGHTS, ROOFED
 
@@ -32,7 +32,7 @@ def completed(prompt: str, before: str | None, seed: int | None) -> str:
     chosen by the seed (None: left open, for a stream that begins with a picture).
 
     Light and ground stay, weather does not; a thing that was named before keeps its colors and place, and "another
-    mill" leaves all known things where they are. A completed prompt is not changed further.
+    mill" leaves all known things where they are. A completed prompt names the same when it is completed again.
     """
     said, known = describe(prompt), describe(before or "")
     light, ground = said.light or known.light, said.ground or known.ground
@@ -60,18 +60,13 @@ def _phrase(thing: Thing) -> str:
 
 
 def _recognised(things: Sequence[Thing], known: Sequence[Thing]) -> list[Thing]:
-    """The things, each with the attributes of a known one that fits it; those that say most of themselves choose
-    first, and of several that fit take the one that was named at the same place in the prompt, or near it. If one of
-    them is another than the known ones, these stay, in their order, before the new ones."""
-    free, found = set(range(len(known))), list(things)
-    strangers, where = beyond_the_known(things), dict[int, int]()
-    for place in sorted(range(len(found)), key=lambda place: -found[place].details):
-        thing, new = found[place], place in strangers
-        fits = [at for at in free if thing.fits(known[at]) and (not new or known[at].other == thing.other)]
-        if fits:
-            where[place] = nearest = min(fits, key=lambda at: (abs(at - place), at))
-            found[place] = replace(known[nearest], other=thing.other)
-            free.remove(nearest)
+    """The things, each with the attributes of the known one that it is. If one of them is another than the known ones,
+    these stay, in their order, before the new ones. Only what this prompt adds is called another one."""
+    strangers, where = beyond_the_known(things), recognised(things, known)
+    found = [
+        replace(known[where[place]] if place in where else thing, other=thing.other if place in strangers else None)
+        for place, thing in enumerate(things)
+    ]
     return _with_the_known(found, where, strangers, known) if strangers else found
 
 

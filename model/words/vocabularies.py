@@ -70,9 +70,8 @@ def not_in_sight(before: str, after: str, spec: ModelSpec) -> list[str]:
         ahead = all(place == "ahead" for place in _places(words, before, after, new))
         return ["what is ahead comes into view only when the camera moves there"] if ahead else []
     old, said = vars(words.grammar.describe(before)), vars(words.grammar.describe(after))
-    changed = {
-        name for name, value in said.items() if name not in ("things", "ignored") and value and value != old[name]
-    }
+    changed = {name for name in ("light", "ground", "later") if said[name] not in (None, old[name])}
+    changed |= {"weather"} if said["weather"] != old["weather"] else set()  # it does not stay
     if changed == {"ground"}:
         return ["the new ground appears only where nothing is remembered yet, or together with a new thing"]
     return [] if changed else ["the prompt names nothing new: the view stays as it is"]

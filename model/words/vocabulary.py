@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.words.ignored import SIDE_BY_SIDE
 from model.words.lexicon import Lexicon, folded, plural, plurals_of
 
 KINDS = ("house", "tree", "pine", "tower", "mill")
@@ -55,7 +56,7 @@ _REFUSED = {
         (
             "behind front background foreground far near distance distant close nearby between beside next above below "
             "under beneath underneath inside within around among amid opposite against along across atop",
-            "things stand side by side; say left, middle, right or ahead",
+            SIDE_BY_SIDE,
         ),
         (
             "big tall small large little huge tiny giant gigantic enormous massive short wide narrow bigger smaller "
@@ -63,19 +64,26 @@ _REFUSED = {
             "sizes cannot be chosen",
         ),
         (
-            "black brown grey gray silver beige turquoise cyan teal maroon colorful colourful",
+            "black brown grey gray silver gold beige turquoise cyan teal maroon colorful colourful multicolored "
+            "multicoloured rainbow striped reddish bluish greenish yellowish greyish grayish",
             f"the colors are {', '.join(COLOURS[:-1])} and {COLOURS[-1]}",
         ),
         (
             "person people man men woman women child children girl boy cat cats dog dogs cow cows horse horses sheep "
             "bird birds boat boats ship car cars church barn castle bridge bridges lamp fence sky cloud clouds sun "
-            "moon star stars mountain mountains hill hills river lake sea ocean rain rains flower flowers forest "
-            "bush bushes road village city",
+            "moon star stars mountain mountains hill hills river lake sea ocean flower flowers forest palm palms "
+            "cactus snowman bush bushes road village city",
             f"the model draws only {', '.join(plural(kind) for kind in KINDS[:-1])} and {plural(KINDS[-1])}",
         ),
         (
+            "rain rains rainy raining storm stormy snowfall snowing snows cloudy overcast wind windy",
+            "fog is the only weather",
+        ),
+        ("light", "neither shades nor lamps can be chosen"),
+        (
             "zoom zooms zooming tilt tilts tilting up down upward upwards downward downwards forward forwards backward "
-            "backwards fly flies flying rotate rotates rotating rise rises rising pan pans panning move moves moving",
+            "backwards fly flies flying rotate rotates rotating rise rises rising pan pans panning move moves moving "
+            "walk walks walking toward towards approach approaches approaching",
             "the camera pans left or right, or holds still",
         ),
     )
@@ -88,6 +96,8 @@ LEXICON = Lexicon(
     {word: reason for reason, words in _REFUSED.items() for word in words},
     frozenset({plural(word) for kind in KINDS for word in (kind, *SYNONYMS[kind])} & CANONICAL.keys()),
     frozenset({"tree", "pine"}),
+    frozenset((*LIGHTS, *GROUNDS, *WEATHERS)),
+    frozenset(WEATHERS),
 )
 
 SUGGESTIONS = {

@@ -126,4 +126,5 @@ LEXICON = Lexicon(
     MOST_ALIKE,
     plurals=frozenset(word for word, token in _PLURALS.items() if token in KINDS),
     trees=frozenset({"tree", "pine", "palm"}),
+    settings=frozenset((*LIGHTS, *GROUNDS, *WEATHERS)),
 )

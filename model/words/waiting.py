@@ -40,6 +40,12 @@ class Modifiers:
         return self.count is not None and self.counted not in TOGETHER
 
     @property
+    def as_item(self) -> Modifiers:
+        """Only the colors and the number, as an item of a list shares them with a later noun."""
+        colors = {role: said for role, said in self.said.items() if role in ("colour", "accent")}
+        return Modifiers(colors, count=self.count if self.has_number else None, counted=self.counted)
+
+    @property
     def attributes(self) -> dict[str, str]:
         """The attributes in canonical form."""
         return {role: word for role, (word, _) in self.said.items()}
@@ -117,13 +123,23 @@ class Waiting:
         self._shared.append(modifiers)
 
     def take_shared(self, wanted: bool) -> list[Modifiers]:
-        """What the clauses before share with this noun; it is dropped, and told, if it is not ``wanted``."""
+        """What the clauses before share with this noun. If it is not ``wanted``, a roof waits for the noun itself, as
+        in "a red-roofed, white house"; a color is dropped, and told."""
         shared, self._shared = self._shared, []
         if wanted:
             return shared
         for each in shared:
-            self._ignored.ignore(each.said["colour"][1], NO_THING)
+            if "colour" in each.said:
+                self._ignored.ignore(each.said["colour"][1], NO_THING)
+            if "accent" in each.said:
+                self._wait_before("accent", each.said["accent"])
         return []
+
+    def _wait_before(self, role: str, said: Word) -> None:
+        later = self.modifiers.said.pop(role, None)
+        self.wait(role, said)
+        if later:
+            self.wait(role, later)
 
     def end_clause(self) -> Modifiers:
         """What no noun of the clause took; lists of colors wait on."""

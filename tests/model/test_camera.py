@@ -22,6 +22,8 @@ from model.words.grammar import Thing, describe
     [
         ("a red house; the camera pans right", 8),
         ("the camera pans slowly left", -4),
+        ("the camera pans from left to right", 8),
+        ("pan slowly from the right to the left", -4),
         ("pans left fast", -16),
         ("moving back to the right", 8),
         ("A meadow. The camera holds still.", 0),

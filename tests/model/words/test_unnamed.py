@@ -114,7 +114,25 @@ def test_another_thing_is_new_and_the_known_ones_stay(before: str, after: str, k
     ]
     assert all(replace(new[-1], place=None) != replace(each, place=None) for each in old), "it differs"
     assert GRAMMAR.names_anew(first, later) and GRAMMAR.new_things(before, after) == [len(describe(after).things) - 1]
-    assert completed(after, later, 7) == later == completed(later, first, 7), "the next chunk adds no third one"
+    assert completed(after, later, 7) == later, "the next chunk adds no third one"
+    assert describe(completed(later, first, 7)).things == new
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [
+        ("a mill", "another mill and another mill", 1),
+        ("another mill", "another mill, another mill", 1),
+        ("a mill and another mill", "another mill", 2),
+        ("a house and another mill", "another mill and another mill", 2),
+        ("a house, another house and another mill", "one more house and another mill", 3),
+    ],
+)
+def test_every_other_thing_that_a_prompt_names_is_new(before: str, after: str, known: int) -> None:
+    first = completed(before, None, 7)
+    later = completed(after, first, 7)
+    assert len(describe(later).things) == known + len(describe(after).things)
+    assert completed(after, later, 7) == later, "the next chunk adds none"
 
 
 def test_a_third_one_is_another_than_the_second() -> None:
