@@ -47,6 +47,8 @@ class CandidateReader:
         layer = dealt[self.group.rank]
         store, end = self.store, self._filled(layer)
         others = {**given, **evidence.of_layer(layer)}
+        if "asked" in others:
+            others["asked"] = torch.maximum(store.asked[layer, :end], others["asked"])
         return Candidates(
             positions=store.positions[layer, :end],
             numbers=store.numbers[layer, :end],

@@ -19,7 +19,7 @@ RULES = (
 )
 SERVED_POLICIES = ("full", "window", "sink_window", "random", *RULES, "salience", "pafu", "asked")
 POLICY_NAMES = (*SERVED_POLICIES, "oracle")  # the oracle needs the future, so only evaluations offer it
-HEAD_OF = {"salience": "salience", "pafu": "salience", "asked": "asking"}  # learned policies and their heads
+HEADS_OF = {"salience": ("salience",), "pafu": ("salience",), "asked": ("salience", "asking")}  # of learned policies
 RECALLING = frozenset({"retrieval", "salient_retrieval"})  # policies with a tier in host memory
 SALIENT = frozenset({"salient_retrieval"})  # of these, what stands out decides what comes back
 POSED = frozenset({"fov", *RECALLING})  # policies that choose by what the camera sees
@@ -39,6 +39,7 @@ SCALE_BYTES = 2  # bfloat16
 POSITION_BYTES = 3 * 4  # (t, h, w) float32
 NUMBER_BYTES = 8  # int64
 SCORE_BYTES = 4  # float32
+ASKED_BYTES = 4  # float32
 NEAREST = 8  # newer copies that a token remembers; see cache.copies
 COPY_BYTES = NEAREST * (4 + 4)  # cosine float32, place int32
 CACHE_SHARE = 0.7  # of the memory that a loaded model leaves free
@@ -95,9 +96,10 @@ def promised_bytes(
     kv_dtype: str = "auto",
 ) -> int:
     """Bytes that a session's cache allocates, once, for its whole life: keys and values of ``budget`` tokens per layer
-    with their scales, plus positions, numbers, scores and copies of these tokens and of the open chunk."""
+    with their scales, plus positions, numbers, scores, copies and answers about prompts of these tokens and of the
+    open chunk."""
     rows = 2 * row_bytes(heads * head_dim, dtype, kv_dtype)
-    about = POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES + COPY_BYTES
+    about = POSITION_BYTES + NUMBER_BYTES + SCORE_BYTES + COPY_BYTES + ASKED_BYTES
     return layers * (budget * rows + (budget + chunk) * about)
 
 

@@ -27,7 +27,7 @@ COPIES = frozenset({"keys", "copies"})
 COPIES_AND_VALUES = frozenset({"keys", "copies", "values"})
 SHARPNESS = 2  # exponent of the salience odds; chosen by measurement (docs/method.md)
 VALUE_POWER = 4  # exponent of a value's distance; chosen on clips that no reported table uses
-NAMED = 4  # extra weight of a token that a prompt has certainly named
+NAMED = 12  # extra weight of a token that a prompt has certainly named; chosen on split tune (docs/log.md)
 SURE = 1e-4  # scores are clamped to [SURE, 1 - SURE]
 
 
@@ -41,7 +41,7 @@ class Evidence:
     strongest: Sequence[Tensor] | None = None  # per layer (n,): attention received in the head that gives it most
     affinity: Sequence[Tensor] | None = None  # per layer (n,): mean over heads and queries of q k / sqrt(D), rotated
     expected: Sequence[Tensor] | None = None  # per layer (n,): product with later queries, see ``expected_affinity``
-    asked: Sequence[Tensor] | None = None  # per layer (n,): how surely the prompt names what the token shows, in [0, 1]
+    asked: Sequence[Tensor] | None = None  # per layer (n,): how surely this prompt names what the token shows, [0, 1]
     told: Sequence[Tensor] | None = None  # per layer (n,): as affinity, but with the keys of the prompt's words
     future: Sequence[Tensor] | None = None  # per layer (n,): attention that each token will receive in the future
 
@@ -86,7 +86,7 @@ class Candidates:
     strongest: Tensor | None = None  # (n,)
     affinity: Tensor | None = None  # (n,)
     expected: Tensor | None = None  # (n,)
-    asked: Tensor | None = None  # (n,)
+    asked: Tensor | None = None  # (n,): the highest of this prompt and those before
     told: Tensor | None = None  # (n,)
     future: Tensor | None = None  # (n,)
 
@@ -289,36 +289,30 @@ class Salience(Competing):
 
 class Pafu(Competing):
     """Odds of the salience score x novelty: a token that a newer one repeats is worth nothing, however salient. The
-    head gives every chunk the same share of high scores. Odds stretch scores near 0 and 1, so a clear score outweighs
-    partial redundancy."""
+    head gives every chunk the same share of high scores."""
 
     name = "pafu"
     needs = frozenset({"salience"})
     reads = COPIES
 
     def worth(self, candidates: Candidates) -> Tensor:
-        score = candidates.scores.clamp(SURE, 1 - SURE)
-        return (score / (1 - score)) ** SHARPNESS * novelty(candidates)
+        return odds(candidates) * novelty(candidates)
 
 
 class Asked(Competing):
-    """Keeps values far from the mean, with more weight the surer the asking head is that a prompt has named them,
-    unless a newer token of at least the same weight repeats them.
+    """As ``pafu``, for values far from the mean, with more weight the surer the asking head is that a prompt has named
+    what the token shows. A newer copy of lower weight counts less.
 
-    Every commit compares the current prompt with all tokens, so a prompt may also name something seen long ago. A token
-    keeps the highest score it ever got.
+    Every commit compares the current prompt with all tokens, so a prompt may also name something seen long ago.
     """
 
     name = "asked"
-    needs = frozenset({"asked"})
+    needs = frozenset({"salience", "asked"})
     reads = COPIES_AND_VALUES
 
-    def update(self, candidates: Candidates) -> Tensor:
-        return torch.maximum(candidates.scores, given(candidates.asked, "asked"))
-
     def worth(self, candidates: Candidates) -> Tensor:
-        weight = 1 + NAMED * candidates.scores
-        return distinctness(candidates) ** VALUE_POWER * weight * novelty(candidates, weight)
+        weight = 1 + NAMED * given(candidates.asked, "asked")
+        return odds(candidates) * distinctness(candidates) ** VALUE_POWER * weight * novelty(candidates, weight)
 
 
 class Oracle(Competing):
@@ -341,6 +335,13 @@ def others(indices: Tensor, count: int) -> Tensor:
 def everything(candidates: Candidates) -> Choice:
     """Keep all candidates."""
     return Choice(torch.arange(candidates.count, device=candidates.numbers.device))
+
+
+def odds(candidates: Candidates) -> Tensor:
+    """The odds of the salience head's scores, (n,), sharpened. They stretch scores near 0 and 1, so a clear score
+    outweighs partial redundancy."""
+    score = candidates.scores.clamp(SURE, 1 - SURE)
+    return (score / (1 - score)) ** SHARPNESS
 
 
 def novelty(candidates: Candidates, weight: Tensor | None = None) -> Tensor:

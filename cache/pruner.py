@@ -12,7 +12,7 @@ from torch import Tensor
 from cache.config import FALLBACK_POLICY
 from cache.errors import CacheError
 from cache.group import ALONE, Group
-from cache.policy import Candidates, Choice, Merge, Policy
+from cache.policy import Candidates, Choice, Merge, Policy, given
 from cache.registry import policy_named
 
 
@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
 
     kept: list[Tensor]  # (k,) int64, sorted
     merges: list[Merge]  # empty under a policy that merges nothing
-    told: dict[str, list[Tensor]]  # (n, ...): the new scores and, if the policy reads them, copies
+    told: dict[str, list[Tensor]]  # (n, ...): the new scores and, if the policy uses them, ``asked`` and copies
 
 
 class Pruner:
@@ -59,7 +59,7 @@ class Pruner:
         a time.
         """
         policy = self.policy
-        scores, kept, judged, copies, merges = [], [], [], [], list[Merge]()
+        scores, kept, judged, asked, copies, merges = [], [], [], [], [], list[Merge]()
         ends = []
         for each in candidates:
             scored = dataclasses.replace(each, scores=policy.update(each))
@@ -69,13 +69,14 @@ class Pruner:
             scores.append(scored.scores)
             judged += [] if choice.sound is None else [choice.sound]
             merges += [] if choice.merge is None else [choice.merge]
+            asked += [given(scored.asked, "asked")] if "asked" in policy.needs else []
             copies += [scored.copies] if "copies" in policy.reads else []
         if judged or policy.needs:
             self._sound = self._group.all(torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all())
             kept = [torch.where(self._sound, *rows) for rows in zip(kept, ends, strict=True)]
-            scores = [torch.where(self._sound, row, 0) for row in scores]
+            scores, asked = ([torch.where(self._sound, row, 0) for row in rows] for rows in (scores, asked))
             merges = [each.unless(self._sound) for each in merges]
-        told = {"scores": scores}
+        told = {"scores": scores} | ({"asked": asked} if asked else {})
         if copies:
             told |= {"copy_cosines": [each.cosines for each in copies], "copy_places": [each.places for each in copies]}
         collected = {name: self._group.collected(rows, counts) for name, rows in told.items()}

@@ -1,4 +1,4 @@
-"""A session's tokens by layer: keys, values, positions, numbers and scores, in slots that are allocated once.
+"""A session's tokens by layer: keys, values and what is known about them (ABOUT), in slots that are allocated once.
 
 Each layer holds its committed tokens, oldest first, then what is known about the open chunk (ABOUT). This
 module does not decide which tokens are kept.
@@ -20,7 +20,14 @@ from cache.group import Group
 from cache.policy import Merge
 from cache.storage import Geometry, Slots, Workspace, at_once, gathered, part_of, rows_of
 
-ABOUT = ("positions", "numbers", "scores", "copy_cosines", "copy_places")  # of committed tokens and of the open chunk
+ABOUT = (
+    "positions",
+    "numbers",
+    "scores",
+    "asked",
+    "copy_cosines",
+    "copy_places",
+)  # of committed tokens and of the open chunk
 HEADS = 2  # dimension of the heads in stored rows, quantised or not
 
 
@@ -36,6 +43,7 @@ class TokenStore:
         self.positions = Slots(lengths, torch.zeros(slots, 3, device=device))  # (t, h, w) as given
         self.numbers = Slots(lengths, torch.zeros(slots, dtype=torch.int64, device=device))  # since the stream began
         self.scores = Slots(lengths, torch.zeros(slots, device=device))
+        self.asked = Slots(lengths, torch.zeros(slots, device=device))  # how surely any prompt so far named it
         self.copy_cosines = Slots(lengths, torch.zeros(slots, NEAREST, device=device))  # see cache.copies
         nowhere = torch.full((slots, NEAREST), NOWHERE, dtype=torch.int32, device=device)
         self.copy_places = Slots(lengths, nowhere)
@@ -90,6 +98,7 @@ class TokenStore:
             self.positions[some, tail] = positions
             self.numbers[some, tail] = numbers
             self.scores[some, tail] = 0
+            self.asked[some, tail] = 0
             self.copy_places[some, tail] = NOWHERE
 
     def times(self, layers: slice, filled: int) -> Tensor:

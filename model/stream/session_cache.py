@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from cache.config import HEAD_OF, CacheConfig
+from cache.config import HEADS_OF, CacheConfig
 from cache.kv_cache import KVCache
 from cache.registry import policy_named
 from model.spec import ModelSpec
@@ -53,7 +53,8 @@ def lacking(model: LoadedModel) -> dict[str, str]:
     return {
         policy: f"cache policy {policy!r} needs a head for {head}, and these weights of {model.spec.name!r} have none: "
         f"train one with `pafu distill {head}`, or choose a policy without one, for example 'value_novelty'"
-        for policy, head in HEAD_OF.items()
+        for policy, heads in HEADS_OF.items()
+        for head in reversed(heads)
         if getattr(model, head) is None
     }
 

@@ -16,7 +16,7 @@ from cache.config import CacheConfig
 from model.camera import CameraState
 from model.weights import LoadedModel
 
-SNAPSHOT_FORMAT = 5
+SNAPSHOT_FORMAT = 6
 
 
 class StreamError(ValueError):

@@ -12,6 +12,7 @@ from cache.errors import CacheCorrupt, CacheError, CacheFull
 from cache.kv_cache import KVCache
 from cache.policy import Choice, Evidence
 from cache.storage import Geometry, Workspace
+from tests.cache.conftest import evidence_for
 
 Build = Callable[..., KVCache]
 Put = Callable[..., torch.Tensor]
@@ -56,6 +57,18 @@ def test_scores_stay_with_their_tokens(small_cache: Build, put_chunk: Put) -> No
     for chunk in range(3):
         put_chunk(cache, chunk, torch.arange(12.0).view(2, 6) + 100 * chunk)
     assert cache.snapshot()["scores"][1].tolist() == [6, 7, 110, 111, 206, 207, 208, 209, 210, 211]
+
+
+def test_what_a_prompt_once_named_stays_named(small_cache: Build, put_chunk: Put) -> None:
+    cache = small_cache(policy="asked", budget=18)
+    said = []
+    for chunk in range(3):
+        said.append(evidence_for(cache, chunk).asked)
+        put_chunk(cache, chunk)
+    cache.settle()
+    for layer, named in enumerate(cache.snapshot()["asked"]):
+        rows = [torch.nn.functional.pad(each[layer], (0, 18 - len(each[layer]))) for each in said]
+        assert torch.equal(named, torch.stack(rows).amax(0))
 
 
 def test_a_chunk_without_scores_does_not_inherit_those_of_evicted_tokens(small_cache: Build, put_chunk: Put) -> None:

@@ -191,11 +191,11 @@ def test_budgets_are_latent_frames_and_may_be_fractional() -> None:
 
 def test_promised_bytes_follow_from_the_geometry() -> None:
     slots = 2 * (10 + 6)
-    assert promised_bytes(layers=2, heads=2, head_dim=4, budget=10, chunk=6, dtype="bfloat16") == 640 + slots * 88
+    assert promised_bytes(layers=2, heads=2, head_dim=4, budget=10, chunk=6, dtype="bfloat16") == 640 + slots * 92
     promise = config().promised_bytes(
         layers=8, heads=4, head_dim=64, tokens_per_latent=60, tokens_per_chunk=180, dtype="bfloat16"
     )
-    assert promise == 8 * (360 * 2 * 256 * 2 + (360 + 180) * 88)
+    assert promise == 8 * (360 * 2 * 256 * 2 + (360 + 180) * 92)
     with pytest.raises(PolicyError, match="unknown cache dtype 'int3'"):
         promised_bytes(layers=1, heads=1, head_dim=2, budget=1, chunk=1, dtype="int3")
 

@@ -155,20 +155,23 @@ def test_fields_of_view_cover_what_is_coming_one_after_the_other() -> None:
 def test_what_was_asked_for_outlives_what_is_plain_to_see() -> None:
     keys = keys_of((1, 0), (0, 1), (-1, 0), (0, -1))
     values = keys_of((3, 0), (0, 3.3), (0, -2), (-2, 0))
+    alike = {"scores": torch.full((4,), 0.5)}
+    shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE, **alike}
+    assert kept("asked", 4, asked=torch.zeros(4), **shape) == [1]
+    assert kept("asked", 4, asked=torch.tensor([0.9, 0.0, 0.0, 0.0]), **shape) == [0]
+
+
+def test_of_what_nobody_asked_for_the_more_salient_stays() -> None:
+    keys, values = keys_of((1, 0), (0, 1), (-1, 0), (0, -1)), keys_of((3, 0), (0, 3.3), (0, -2), (-2, 0))
     shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE}
-    assert kept("asked", 4, scores=torch.zeros(4), **shape) == [1]
-    assert kept("asked", 4, scores=torch.tensor([0.9, 0.0, 0.0, 0.0]), **shape) == [0]
+    assert kept("asked", 4, asked=torch.zeros(4), scores=torch.tensor([0.8, 0.5, 0.5, 0.5]), **shape) == [0]
 
 
 def test_an_unrequested_newer_copy_does_not_replace_a_requested_one() -> None:
     others = ((0, 1), (0, -1), (-1, 0))
     keys, values = keys_of((1, 0), (1, 0), *others), keys_of((3, 0), (3, 0), *((-1, 0) for _ in others))
-    shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE}
-    assert kept("asked", 5, scores=torch.zeros(5), **shape) == [1]
-    assert kept("asked", 5, scores=torch.tensor([0.9, 0.0, 0.0, 0.0, 0.0]), **shape) == [0]
-    assert kept("asked", 5, scores=torch.tensor([0.9, 0.9, 0.0, 0.0, 0.0]), **shape) == [1], "copies alike: the newer"
-
-
-def test_an_answer_is_kept_for_good() -> None:
-    answers = {"scores": torch.tensor([0.7, 0.1, 0.0]), "asked": torch.tensor([0.2, 0.4, 0.3])}
-    assert policy_named("asked").update(candidates(3, **answers)).tolist() == pytest.approx([0.7, 0.4, 0.3])
+    alike = {"scores": torch.full((5,), 0.5)}
+    shape: dict[str, Any] = {"keys": keys, "read_values": lambda: values, "budget": 1, **NO_ONE, **alike}
+    assert kept("asked", 5, asked=torch.zeros(5), **shape) == [1]
+    assert kept("asked", 5, asked=torch.tensor([0.9, 0.0, 0.0, 0.0, 0.0]), **shape) == [0]
+    assert kept("asked", 5, asked=torch.tensor([0.9, 0.9, 0.0, 0.0, 0.0]), **shape) == [1], "copies alike: the newer"

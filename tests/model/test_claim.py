@@ -52,7 +52,8 @@ def test_a_salience_head_leads_the_rule_on_open_tours(shares: dict[tuple[str, st
     assert shares["pafu", "tour"] > shares["value_novelty", "tour"] + 0.08
 
 
-def test_a_head_that_asks_the_prompt_leads_on_announced_tours(shares: dict[tuple[str, str], float]) -> None:
+def test_heads_that_also_ask_the_prompt_lead_on_open_and_announced_tours(shares: dict[tuple[str, str], float]) -> None:
+    assert shares["asked", "tour"] > shares["value_novelty", "tour"] + 0.1
     assert shares["asked", "announced"] > shares["value_novelty", "announced"] + 0.15
     assert shares["asked", "announced"] > shares["pafu", "announced"]
 

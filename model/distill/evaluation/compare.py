@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cache.config import HEAD_OF, POLICY_NAMES, CacheConfig
+from cache.config import HEADS_OF, POLICY_NAMES, CacheConfig
 from model.camera import CameraControl, follow
 from model.distill.data.script import Script
 from model.distill.data.tours import (
@@ -170,7 +170,7 @@ class Evaluation:
         return [(FULL, everything)] + [(policy, budget) for budget in self._settings.budgets for policy in pruning]
 
     def _has_head(self, policy: str) -> bool:
-        return policy not in HEAD_OF or getattr(self._model, HEAD_OF[policy]) is not None
+        return None not in [getattr(self._model, head) for head in HEADS_OF.get(policy, ())]
 
     def _about(self) -> dict[str, Any]:
         return {

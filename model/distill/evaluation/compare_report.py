@@ -73,7 +73,7 @@ STYLE = {
     "full": ("black", "-"),
     "oracle": ("grey", "--"),
     "asked": ("#d1495b", "-"),
-    "spread": ("#66a182", "-"),
+    "salient_retrieval": ("#66a182", "-"),
     "value_novelty": ("#2e4057", "--"),
     "pafu": ("#d1495b", ":"),
     "salience": ("#edae49", "-"),

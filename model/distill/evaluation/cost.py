@@ -7,7 +7,7 @@ import time
 import numpy as np
 import torch
 
-from cache.config import HEAD_OF, CacheConfig
+from cache.config import HEADS_OF, CacheConfig
 from model.distill.evaluation.free_videos import SEED
 from model.stream.video_stream import VideoStream
 from model.transformer.attention import prompt_keys
@@ -28,20 +28,20 @@ def cost(model: LoadedModel, config: CacheConfig, chunks: int) -> dict[str, floa
     total, clean, prune = np.median(seconds[-TIMED:], axis=0)
     found = {"chunk": float(total), "clean": float(clean), "prune": float(prune), "bytes": stream.cache.nbytes}
     found |= {"host": stream.cache.host_nbytes}
-    return found | ({"head": head_seconds(model, stream, config.policy)} if config.policy in HEAD_OF else {})
+    return found | ({"head": head_seconds(model, stream, config.policy)} if config.policy in HEADS_OF else {})
 
 
 def head_seconds(model: LoadedModel, stream: VideoStream, policy: str) -> float:
-    """Seconds of the policy's head for one chunk over all layers: the median of 20 runs."""
+    """Seconds of the policy's heads for one chunk over all layers: the median of 20 runs."""
     cache, seconds = stream.cache, []
     heads, told = model.heads, prompt_keys(model.dit.encode_context(model.text.encode(PROMPT)[None, None]))
     held = [cache.committed(layer) for layer in range(cache.layers)]
     for _ in range(20):
         began = time.perf_counter()
         for layer, (keys, values) in enumerate(held):
-            if HEAD_OF[policy] == "asking" and heads.asking is not None:
+            if "asking" in HEADS_OF[policy] and heads.asking is not None:
                 heads.asking.asked(layer, torch.cat((values, values[: cache.chunk])), told[layer]).cpu()
-            elif heads.salience is not None:
+            if heads.salience is not None:
                 heads.salience.score(layer, keys[: cache.chunk], values[: cache.chunk]).cpu()
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cache.config import HEAD_OF, CacheConfig
+from cache.config import HEADS_OF, CacheConfig
 from model.camera import CameraControl, CameraState, advance, camera_from_prompt, view_offset
 from model.distill.data.world import WIDTH
 from model.distill.evaluation.judge import (
@@ -73,8 +73,8 @@ def picture_offsets(begin: CameraState, pictures: int, per_latent: int = 4, wait
 def served_cache(model: LoadedModel) -> CacheConfig:
     """The server's default cache; without a head, a window of the same size."""
     spec = model.spec
-    head = HEAD_OF.get(spec.cache_policy)
-    policy = spec.cache_policy if head is None or getattr(model, head) is not None else "sink_window"
+    heads = [getattr(model, head) for head in HEADS_OF.get(spec.cache_policy, ())]
+    policy = "sink_window" if None in heads else spec.cache_policy
     return CacheConfig.filled_in(policy, spec.cache_budget_latents, None, None, most=spec.chunk_latents)
 
 

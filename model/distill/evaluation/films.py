@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cache.config import HEAD_OF, SERVED_POLICIES, CacheConfig
+from cache.config import HEADS_OF, SERVED_POLICIES, CacheConfig
 from cache.errors import PolicyError
 from model.distill.evaluation import measures
 from model.distill.evaluation.compare import EvalError
@@ -128,7 +128,7 @@ class Films:
         self._model, self._out, self._settings = model, out, settings
         cells = [(p, b, m) for m in settings.minutes for b in settings.budgets for p in settings.policies]
         self._cells = list(dict.fromkeys(cells))
-        headless = [policy for policy, head in HEAD_OF.items() if getattr(model, head) is None]
+        headless = [policy for policy, heads in HEADS_OF.items() if None in [getattr(model, head) for head in heads]]
         if asked := [policy for policy in settings.policies if policy in headless]:
             raise EvalError(f"{' and '.join(asked)} needs a head of this model: name one (--head), or leave them out")
         for policy, budget, _ in self._cells:

@@ -76,16 +76,17 @@ def test_a_model_takes_the_head_of_its_folder(head: AskingHead, model: LoadedMod
 def test_without_a_head_the_policy_says_what_to_do(model: LoadedModel) -> None:
     with pytest.raises(StreamError, match="'asked' needs a head for asking, .* `pafu distill asking`"):
         VideoStream(dataclasses.replace(model, asking=None), "", 0, ASKED)
+    with pytest.raises(StreamError, match="'asked' needs a head for salience, .* `pafu distill salience`"):
+        VideoStream(dataclasses.replace(model, salience=None), "", 0, ASKED)
 
 
 def test_a_stream_asks_its_prompt_about_everything_that_it_holds(model: LoadedModel) -> None:
-    """A token's score is the highest of all prompts so far: a later prompt raises those of older tokens."""
+    """The cache holds the highest answer of all prompts so far: a later prompt raises those of older tokens."""
     stream = VideoStream(model, "a red house", 3, dataclasses.replace(ASKED, budget_latents=9.0))
     for _ in range(2):
         stream.next_chunk()
-    before = [scores.clone() for scores in stream.cache.retained_scores()]
+    before = stream.cache.snapshot()["asked"]
     stream.set_prompt("a meadow at night")
     stream.next_chunk()
-    for layer, old in enumerate(before):
-        new = stream.cache.retained_scores()[layer][: len(old)]
-        assert bool((new >= old).all()) and bool((new > old).any())
+    for old, new in zip(before, stream.cache.snapshot()["asked"], strict=True):
+        assert bool((new[: len(old)] >= old).all()) and bool((new[: len(old)] > old).any())
