@@ -288,20 +288,21 @@ class Salience(Competing):
 
 
 class Pafu(Competing):
-    """Odds of the salience score x novelty: a token that a newer one repeats is worth nothing, however salient. The
-    head gives every chunk the same share of high scores."""
+    """Odds of the salience score x distance of the value from the mean x novelty: a token that a newer one repeats is
+    worth nothing, however salient. The head gives every chunk the same share of high scores; the distance says how much
+    there is to remember."""
 
     name = "pafu"
     needs = frozenset({"salience"})
-    reads = COPIES
+    reads = COPIES_AND_VALUES
 
     def worth(self, candidates: Candidates) -> Tensor:
-        return odds(candidates) * novelty(candidates)
+        return salient(candidates) * novelty(candidates)
 
 
 class Asked(Competing):
-    """As ``pafu``, for values far from the mean, with more weight the surer the asking head is that a prompt has named
-    what the token shows. A newer copy of lower weight counts less.
+    """As ``pafu``, with more weight the surer the asking head is that a prompt has named what the token shows. A newer
+    copy of lower weight counts less.
 
     Every commit compares the current prompt with all tokens, so a prompt may also name something seen long ago.
     """
@@ -312,7 +313,7 @@ class Asked(Competing):
 
     def worth(self, candidates: Candidates) -> Tensor:
         weight = 1 + NAMED * given(candidates.asked, "asked")
-        return odds(candidates) * distinctness(candidates) ** VALUE_POWER * weight * novelty(candidates, weight)
+        return salient(candidates) * weight * novelty(candidates, weight)
 
 
 class Oracle(Competing):
@@ -337,11 +338,11 @@ def everything(candidates: Candidates) -> Choice:
     return Choice(torch.arange(candidates.count, device=candidates.numbers.device))
 
 
-def odds(candidates: Candidates) -> Tensor:
-    """The odds of the salience head's scores, (n,), sharpened. They stretch scores near 0 and 1, so a clear score
-    outweighs partial redundancy."""
+def salient(candidates: Candidates) -> Tensor:
+    """The sharpened odds of the salience head's scores x the sharpened distance of the values, (n,). Odds stretch
+    scores near 0 and 1, so a clear score outweighs partial redundancy."""
     score = candidates.scores.clamp(SURE, 1 - SURE)
-    return (score / (1 - score)) ** SHARPNESS
+    return (score / (1 - score)) ** SHARPNESS * distinctness(candidates) ** VALUE_POWER
 
 
 def novelty(candidates: Candidates, weight: Tensor | None = None) -> Tensor:
@@ -351,11 +352,12 @@ def novelty(candidates: Candidates, weight: Tensor | None = None) -> Tensor:
 
 
 def distinctness(candidates: Candidates) -> Tensor:
-    """Each value's distance from the mean value, divided by the mean distance: (n,)."""
+    """Each value's distance from the mean value, divided by the mean distance: (n,); 1 if all values are equal."""
     values = candidates.values.flatten(1)
     mean = values.mean(0, dtype=torch.float32).to(values.dtype)
     distance = torch.linalg.vector_norm(values - mean, dim=1, dtype=torch.float32)
-    relative: Tensor = distance / distance.mean()
+    nothing = torch.finfo(distance.dtype).tiny
+    relative: Tensor = (distance + nothing) / (distance.mean() + nothing)
     return relative
 
 

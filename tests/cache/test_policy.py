@@ -126,6 +126,13 @@ def test_a_clear_case_outweighs_a_partial_copy() -> None:
     assert kept("redundancy", 3, scores=scores, keys=places, budget=2, sink=0, recent=1) == [1, 2]
 
 
+@pytest.mark.parametrize("policy", ["pafu", "asked"])
+def test_of_equally_salient_tokens_those_that_show_more_stay(policy: str) -> None:
+    values = torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 0.0], [-4.0, 0.0]]).unsqueeze(1)
+    given: dict[str, Any] = {"scores": torch.full((4,), 0.5), "asked": torch.zeros(4), "read_values": lambda: values}
+    assert kept(policy, 4, keys=spread(0, 90, 180, 270), budget=2, sink=0, recent=0, **given) == [2, 3]
+
+
 def test_scores_of_nothing_and_everything_are_still_ranked() -> None:
     scores = torch.tensor([1.0, 0.0, 1.0, 0.0])
     assert kept("pafu", 4, scores=scores, keys=spread(0, 90, 180, 270), budget=3, sink=0, recent=1) == [0, 2, 3]
