@@ -43,7 +43,7 @@ class StreamingVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.zeros(values, spec.latent_channels))
         self.register_buffer("scale", torch.ones(spec.latent_channels))
-        self.decoder = Decoder(spec.latent_channels, *LAYERS[spec.detail], channels=3)
+        self.decoder = Decoder(spec.latent_channels, *LAYERS[spec.detail], channels=3, flat=self.detail > 1)
 
     def settle(self, device: torch.device, dtype: torch.dtype) -> StreamingVAE:
         """Use the channels-last layout: convolutions are a quarter faster, on CPUs and GPUs."""

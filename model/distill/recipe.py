@@ -36,7 +36,7 @@ from model.words.text import TextEncoder
 # Training steps of the shipped weights; see model/weights_mini/README.md.
 STEPS = {
     **{"vae": 900, "probe": 600, "words": 400, "teacher": 300, "student": 2000, "steady": 1000},
-    **{"decoder": 5000, "decoder2": 2600},
+    **{"decoder": 5000, "decoder2": 6800},
 }
 CLIPS, BEGINNINGS, PASTS = 2304, 16_384, 768  # clips of eight chunks, of one, and of eight with pasts of the student's
 TRAINED = ("vae", "words", "teacher", "student")  # the parts of the shipped weights
