@@ -52,9 +52,10 @@ async def after_chunks(viewer, count: int) -> None:
 
 
 def same_film(one, two) -> bool:
-    """Whether all pictures are equal up to the differences of a fresh encoder."""
+    """Whether all pictures are equal up to the differences of a fresh encoder: 1.6 in the first of pafu-mini's sharp
+    pictures. The next picture of a pan differs by 6."""
     pair = (one.pictures().astype(int), two.pictures().astype(int))
-    return pair[0].shape == pair[1].shape and np.abs(pair[0] - pair[1]).mean(axis=(1, 2, 3)).max() < 1.5
+    return pair[0].shape == pair[1].shape and np.abs(pair[0] - pair[1]).mean(axis=(1, 2, 3)).max() < 2.5
 
 
 async def test_a_session_goes_on_when_a_process_of_its_group_is_killed_or_hangs(serve, viewer_of) -> None:
