@@ -30,7 +30,7 @@ def test_what_weights_without_heads_cannot_serve_is_told_before_anybody_asks() -
     model, words = load_model("pafu-mini", None, "cpu")
     assert ModelGenerator(model, words, "cpu", {}).lacking == {}
     headless = ModelGenerator(dataclasses.replace(model, salience=None), words, "cpu", {})
-    assert set(headless.lacking) == {"salience", "pafu"}
+    assert set(headless.lacking) == {"salience", "pafu", "asked"}
     with pytest.raises(ValueError) as refused:
         headless.open("a meadow", 1, LEARNED)
     assert str(refused.value) == headless.lacking["pafu"]
