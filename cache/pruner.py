@@ -72,7 +72,8 @@ class Pruner:
             asked += [given(scored.asked, "asked")] if "asked" in policy.needs else []
             copies += [scored.copies] if "copies" in policy.reads else []
         if judged or policy.needs:
-            self._sound = self._group.all(torch.stack([*judged, *(row.isfinite().all() for row in scores)]).all())
+            finite = (row.isfinite().all() for row in (*scores, *asked))
+            self._sound = self._group.all(torch.stack([*judged, *finite]).all())
             kept = [torch.where(self._sound, *rows) for rows in zip(kept, ends, strict=True)]
             scores, asked = ([torch.where(self._sound, row, 0) for row in rows] for rows in (scores, asked))
             merges = [each.unless(self._sound) for each in merges]

@@ -20,14 +20,8 @@ from cache.group import Group
 from cache.policy import Merge
 from cache.storage import Geometry, Slots, Workspace, at_once, gathered, part_of, rows_of
 
-ABOUT = (
-    "positions",
-    "numbers",
-    "scores",
-    "asked",
-    "copy_cosines",
-    "copy_places",
-)  # of committed tokens and of the open chunk
+# of committed tokens and of the open chunk
+ABOUT = ("positions", "numbers", "scores", "asked", "copy_cosines", "copy_places")
 HEADS = 2  # dimension of the heads in stored rows, quantised or not
 
 
@@ -224,6 +218,7 @@ class TokenStore:
             keys, values = self.committed(layer)
             held = {"keys": keys, "values": values}
             held |= {"positions": self.positions[layer, :kept], "scores": self.scores[layer, :kept]}
+            held |= {"asked": self.asked[layer, :kept]}
             for name, tensor in held.items():
                 if not bool(tensor.isfinite().all()):
                     raise CacheCorrupt(f"layer {layer}: {name} contain a number that is not finite")

@@ -187,6 +187,7 @@ def test_a_policy_is_not_served_without_what_it_needs(small_cache: Build, policy
         ("attention", {"attention": [torch.full((6,), torch.nan), torch.zeros(6)]}),
         ("salience", {"salience": torch.full((2, 6), torch.inf)}),
         ("pafu", {"salience": torch.full((2, 6), torch.nan)}),
+        ("asked", {"salience": torch.zeros(2, 6), "asked": [torch.full((6,), torch.nan), torch.zeros(6)]}),
     ],
 )
 def test_scores_that_are_no_numbers_make_the_session_fall_back_for_good(
